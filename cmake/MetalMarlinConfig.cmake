@@ -1,0 +1,10 @@
+# find_package(MetalMarlin) gives MetalMarlin::metal_marlin.
+include(CMakeFindDependencyMacro)
+list(PREPEND CMAKE_MODULE_PATH ${CMAKE_CURRENT_LIST_DIR})
+find_dependency(fmt)
+find_dependency(nlohmann_json)
+find_dependency(Threads)
+find_dependency(PCRE2)
+find_dependency(Utf8proc)
+list(POP_FRONT CMAKE_MODULE_PATH)
+include(${CMAKE_CURRENT_LIST_DIR}/MetalMarlinTargets.cmake)

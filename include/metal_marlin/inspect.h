@@ -1,0 +1,45 @@
+/// \file
+/// Looking at a model on disk, and at this build.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "metal_marlin/format.h"
+
+namespace metal_marlin {
+
+struct InspectedTensor {
+  std::string name;
+  std::vector<std::int64_t> shape;
+  std::string stored_as;  ///< "BF16", "Q4_1", "fp4" ...
+  std::string group;      ///< of quantized tensors: "32", "row" ..., else empty
+  std::string scale_type;
+  std::size_t bytes = 0;
+  double bits_per_weight = 0;
+};
+
+struct Inspection {
+  std::string kind;  ///< as ModelInfo::kind
+  std::string architecture;
+  std::string config_json;
+  std::vector<InspectedTensor> tensors;
+  std::int64_t weights = 0;
+  std::size_t bytes = 0;
+};
+
+/// Reads headers only. \throws Error naming what is wrong.
+Inspection inspect(const std::filesystem::path& path);
+
+struct Status {
+  std::string version;
+  std::vector<std::string> backends;
+  std::vector<std::string> instruction_sets;  ///< of the cpu backend here, best first
+  int threads = 0;
+  std::vector<std::string> formats;
+  std::vector<std::string> architectures;
+};
+Status status();
+
+}  // namespace metal_marlin

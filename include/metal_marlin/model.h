@@ -1,0 +1,124 @@
+/// \file
+/// Loading a model and running batches of sequences through it.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "metal_marlin/tokenizer.h"
+
+namespace metal_marlin {
+
+struct LoadOptions {
+  /// Threads for loading and running; 0: one per usable core.
+  int threads = 0;
+  /// f32 activations and cache: the numbers of the model as it is stored.
+  /// Otherwise activations take 8 bits per block of 32 where weights are
+  /// integers, and the cache is f16.
+  bool exact = false;
+  /// One of the instruction sets that `metal-marlin status` lists; empty: best.
+  std::string instruction_set;
+  /// GGUF K-quants and IQ4_XS become f16 instead of int8 group 32.
+  bool gguf_to_f16 = false;
+  /// Called with what the user should know.
+  std::function<void(const std::string&)> notice;
+};
+
+struct ModelInfo {
+  std::string architecture;
+  std::string kind;  ///< "dense", "metal-marlin", "compressed-tensors", "GGUF"
+  std::int64_t vocab = 0;
+  std::int64_t layers = 0;
+  std::int64_t hidden = 0;
+  std::int64_t max_positions = 0;
+  std::size_t weight_bytes = 0;  ///< in memory
+  std::vector<TokenId> end_tokens;
+  std::string instruction_set;
+  int threads = 0;
+};
+
+/// A loaded model; immutable, shared by its sessions.
+class Model {
+ public:
+  /// \param path a Hugging Face folder, a quantized folder or a GGUF file.
+  /// \throws Error naming file and tensor or field; (kOutOfMemory) before
+  /// loading, when the weights would not fit.
+  static std::shared_ptr<const Model> load(const std::filesystem::path& path, const LoadOptions& options = {});
+  ~Model();
+  Model(const Model&) = delete;
+  Model& operator=(const Model&) = delete;
+
+  [[nodiscard]] const ModelInfo& info() const;
+  /// \throws Error (kNotFound) when the model has none.
+  [[nodiscard]] std::shared_ptr<const Tokenizer> tokenizer() const;
+
+ private:
+  friend class Session;
+  struct Impl;
+  explicit Model(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+struct SessionOptions {
+  int max_sequences = 1;
+  /// Tokens that all sequences together can hold; 0: the model's context length
+  /// for each.
+  std::int64_t cache_tokens = 0;
+  int batch_tokens = 512;  ///< Most tokens in one pass; longer input is cut up.
+  int batch_logits = 16;   ///< Most logits rows in one pass.
+};
+
+using SequenceId = int;
+
+/// New tokens of one sequence.
+struct SequenceInput {
+  SequenceId sequence = 0;
+  std::span<const TokenId> tokens;
+  /// Logits are wanted from this token on; the default is the last one only.
+  std::size_t logits_from = SIZE_MAX;
+};
+
+/// Logits that a step computed; valid during the call that delivers them.
+struct LogitsRow {
+  int input = 0;          ///< index into the step's inputs
+  std::size_t token = 0;  ///< index into that input's tokens
+  std::span<const float> values;  ///< [vocab]
+};
+using LogitsSink = std::function<void(std::span<const LogitsRow>)>;
+
+/// Sequences in progress with their key-value cache. Not for concurrent use,
+/// but for cancel().
+class Session {
+ public:
+  Session(std::shared_ptr<const Model> model, const SessionOptions& options = {});
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  /// \throws Error (kInvalidArgument) when max_sequences are open.
+  SequenceId open();
+  void close(SequenceId sequence);
+  /// Tokens a sequence holds.
+  [[nodiscard]] std::int64_t length(SequenceId sequence) const;
+  /// Forgets all tokens from `length` on.
+  void truncate(SequenceId sequence, std::int64_t length);
+
+  /// Appends tokens to sequences, each any number of them: prefill and decode
+  /// are the same call. \throws Error (kInvalidArgument) for an id outside the
+  /// vocabulary or a full cache, before anything is changed; (kCancelled).
+  void step(std::span<const SequenceInput> inputs, const LogitsSink& sink);
+  /// Makes a step that runs in another thread stop between passes. The step's
+  /// sequences then hold the tokens of the passes that were finished.
+  void cancel();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace metal_marlin

@@ -1,0 +1,61 @@
+/// \file
+/// Quantizing a model into a folder that Hugging Face tools recognise.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "metal_marlin/format.h"
+
+namespace metal_marlin {
+
+struct QuantizeProgress {
+  std::string tensor;           ///< being worked on
+  std::int64_t done_weights = 0;
+  std::int64_t total_weights = 0;
+};
+
+struct QuantizeOptions {
+  FormatSpec spec;  ///< of the linear layers
+  /// Of embeddings and the output head; nothing keeps them as they are.
+  std::optional<FormatSpec> embedding = default_spec(Format::kInt8);
+  /// ECMAScript regular expressions, searched for in weight names. Where
+  /// include is not empty, linear layers that match none of it stay as they
+  /// are; whatever matches exclude stays as it is.
+  std::vector<std::string> include;
+  std::vector<std::string> exclude;
+  int threads = 0;  ///< 0: one per usable core. The result does not depend on it.
+  std::size_t shard_bytes = std::size_t{5} << 30;
+  bool overwrite = false;  ///< Replace an existing destination.
+  std::function<bool(const QuantizeProgress&)> progress;  ///< false: stop
+  std::function<void(const std::string&)> notice;
+};
+
+struct QuantizedTensor {
+  std::string name;
+  std::vector<std::int64_t> shape;
+  std::string source;  ///< "BF16", "Q4_1" ...
+  std::string format;  ///< "fp4" ..., or the element type of a tensor that was kept
+  std::int64_t weights = 0;
+  std::size_t source_bytes = 0;
+  std::size_t bytes = 0;
+  /// Root of the squared error over the squared weights; 0 for kept tensors.
+  double relative_error = 0;
+};
+
+struct QuantizeReport {
+  std::vector<QuantizedTensor> tensors;
+  std::string quant_method;
+  double seconds = 0;
+};
+
+/// Reads `source` (folder or GGUF file) a tensor at a time and writes the folder
+/// `destination`, which appears only when it is complete.
+/// \throws Error naming file, tensor or option; (kCancelled).
+QuantizeReport quantize(const std::filesystem::path& source, const std::filesystem::path& destination,
+                        const QuantizeOptions& options);
+
+}  // namespace metal_marlin

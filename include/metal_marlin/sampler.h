@@ -1,0 +1,55 @@
+/// \file
+/// Choosing the next token from logits.
+#pragma once
+
+#include <cstdint>
+#include <random>
+#include <span>
+#include <vector>
+
+#include "metal_marlin/tokenizer.h"
+
+namespace metal_marlin {
+
+/// Applied in this order: repetition penalty, temperature, top-k, top-p, min-p.
+struct SamplerOptions {
+  float temperature = 0;        ///< 0: always the largest logit
+  int top_k = 0;                ///< keep the k likeliest; 0: all
+  float top_p = 1;              ///< keep the likeliest whose sum reaches p (arXiv 1904.09751)
+  float min_p = 0;              ///< keep those at least min_p times the likeliest (arXiv 2407.01082)
+  float repeat_penalty = 1;     ///< divides positive, multiplies negative logits (arXiv 1909.05858)
+  std::uint64_t seed = 0;
+};
+
+/// \throws Error (kInvalidArgument) naming the option.
+void validate(const SamplerOptions& options);
+
+/// Reproducible: the same seed and logits give the same tokens, whatever the
+/// number of threads. Ties go to the lower id.
+class Sampler {
+ public:
+  explicit Sampler(const SamplerOptions& options);
+  /// Counts a token (of the prompt, say) for the repetition penalty.
+  void accept(TokenId id);
+  /// Picks a token and counts it.
+  TokenId sample(std::span<const float> logits);
+
+ private:
+  struct Candidate {
+    TokenId id;
+    float weight;
+  };
+  void fill(std::span<const float> logits);
+  void keep_top_k();
+  void keep_top_p();
+  void keep_min_p();
+  TokenId draw();
+
+  SamplerOptions options_;
+  std::mt19937_64 random_;
+  std::vector<bool> seen_;
+  std::vector<TokenId> seen_ids_;
+  std::vector<Candidate> candidates_;
+};
+
+}  // namespace metal_marlin

@@ -1,0 +1,74 @@
+/// \file
+/// Text to token ids and back.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace metal_marlin {
+
+using TokenId = std::int32_t;
+
+struct EncodeOptions {
+  /// Add what the model's template adds around a single text (such as BOS).
+  bool add_special = true;
+  /// Recognise special tokens written out in the text. Other added tokens
+  /// always are.
+  bool parse_special = true;
+};
+
+/// A tokenizer as `tokenizer.json` describes it: byte-pair encoding, byte-level
+/// or with byte fallback. The ids are those of the `tokenizers` library.
+/// Immutable and usable from many threads at once.
+class Tokenizer {
+ public:
+  /// \param json text of a tokenizer.json; \param where its name in errors.
+  /// \throws Error (kCorruptFile, kUnsupported) naming the field.
+  static std::shared_ptr<const Tokenizer> from_json(std::string_view json, const std::string& where);
+  /// From a model folder (its tokenizer.json) or a GGUF file (its metadata).
+  /// \throws Error (kNotFound) when the model has no tokenizer.
+  static std::shared_ptr<const Tokenizer> load(const std::filesystem::path& model);
+
+  ~Tokenizer();
+  Tokenizer(const Tokenizer&) = delete;
+  Tokenizer& operator=(const Tokenizer&) = delete;
+
+  /// Invalid UTF-8 is read as U+FFFD, one for each maximal invalid part.
+  [[nodiscard]] std::vector<TokenId> encode(std::string_view text, const EncodeOptions& options = {}) const;
+  /// The text of ids; unknown ids are skipped.
+  [[nodiscard]] std::string decode(std::span<const TokenId> ids, bool skip_special = true) const;
+  [[nodiscard]] std::optional<TokenId> find(std::string_view token) const;
+  [[nodiscard]] bool is_special(TokenId id) const;
+  /// One more than the largest id.
+  [[nodiscard]] std::int64_t vocab_size() const;
+
+ private:
+  friend class Detokenizer;
+  struct Impl;
+  explicit Tokenizer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+/// Turns ids into text as they arrive; never emits part of a UTF-8 character.
+class Detokenizer {
+ public:
+  explicit Detokenizer(std::shared_ptr<const Tokenizer> tokenizer, bool skip_special = true);
+  /// The text that `id` completes; may be empty.
+  std::string push(TokenId id);
+  /// What is left at the end; an unfinished character becomes U+FFFD.
+  std::string finish();
+
+ private:
+  std::shared_ptr<const Tokenizer> tokenizer_;
+  bool skip_special_;
+  bool first_ = true;
+  std::string pending_;
+};
+
+}  // namespace metal_marlin

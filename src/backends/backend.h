@@ -1,0 +1,68 @@
+// What a backend is to the runtime.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "io/checkpoint.h"
+#include "ops/plan.h"
+
+namespace metal_marlin {
+
+enum class Activations : std::uint8_t {
+  kInt8,  // blocks of 32 in 8 bits where the weights are integers
+  kF32,   // exact
+};
+
+enum class CacheType : std::uint8_t { kF16, kF32 };
+
+// New tokens of one sequence in a batch.
+struct SequenceSlice {
+  int first = 0;           // index of its first token in the batch
+  int count = 0;
+  std::int64_t past = 0;   // positions already cached
+  std::span<const std::int32_t> pages;  // cache pages, in order, enough for past + count
+};
+
+struct Batch {
+  std::span<const std::int32_t> tokens;
+  std::span<const SequenceSlice> sequences;
+  std::span<const int> selected;  // tokens whose logits are wanted, ascending
+};
+
+struct RunnerLimits {
+  int tokens = 512;    // per step
+  int selected = 1;    // logits rows per step
+  int sequences = 1;   // per step
+  int pages = 0;       // of the cache
+};
+
+// Positions a page of the cache holds.
+constexpr int kCachePageTokens = 16;
+
+// A prepared model's mutable part: workspace and cache.
+class Runner {
+ public:
+  virtual ~Runner() = default;
+  Runner() = default;
+  Runner(const Runner&) = delete;
+  Runner& operator=(const Runner&) = delete;
+  // Runs the plan; allocates nothing. The logits, [selected, vocab], stay valid
+  // until the next step. The batch must be within the limits.
+  virtual const float* step(const Batch& batch) = 0;
+};
+
+// A plan with its weights, ready to run; immutable.
+class PreparedModel {
+ public:
+  virtual ~PreparedModel() = default;
+  PreparedModel() = default;
+  PreparedModel(const PreparedModel&) = delete;
+  PreparedModel& operator=(const PreparedModel&) = delete;
+  [[nodiscard]] virtual std::unique_ptr<Runner> make_runner(const RunnerLimits& limits, CacheType cache) const = 0;
+  [[nodiscard]] virtual std::size_t weight_bytes() const = 0;
+};
+
+}  // namespace metal_marlin

@@ -1,0 +1,61 @@
+#include "backends/cpu/kernels.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+#include <vector>
+
+#include "metal_marlin/error.h"
+
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
+namespace metal_marlin::cpu {
+
+extern const Kernels kPlainKernels;
+#if defined(__x86_64__)
+extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx512Kernels;
+#elif defined(__aarch64__)
+extern const Kernels kNeonKernels;
+#endif
+
+namespace {
+
+std::vector<const Kernels*> detect() {
+  std::vector<const Kernels*> tables;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
+    tables.push_back(&kAvx512Kernels);
+  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+    tables.push_back(&kAvx2Kernels);
+  }
+#elif defined(__aarch64__)
+  if ((getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0) tables.push_back(&kNeonKernels);
+#endif
+  tables.push_back(&kPlainKernels);
+  return tables;
+}
+
+}  // namespace
+
+std::span<const Kernels* const> available_kernels() {
+  static const std::vector<const Kernels*> tables = detect();
+  return tables;
+}
+
+const Kernels& find_kernels(const char* name) {
+  std::string known;
+  for (const Kernels* const table : available_kernels()) {
+    if (std::strcmp(table->name, name) == 0) return *table;
+    known += fmt::format("{}{}", known.empty() ? "" : ", ", table->name);
+  }
+  throw Error(ErrorCode::kUnsupported, fmt::format("instruction set '{}', expected one of {}", name, known));
+}
+
+}  // namespace metal_marlin::cpu

@@ -1,0 +1,119 @@
+// The CPU kernels' interface: what differs between instruction sets, and
+// nothing else. Each kernels_*.cpp is compiled with its own flags and gives one
+// table; the backend picks one at start-up.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace metal_marlin::cpu {
+
+constexpr int kPanelRows = 16;   // outputs computed together
+constexpr int kBlock = 32;       // inputs that share an activation scale
+constexpr int kChunks = 8;       // groups of 4 inputs in a block
+constexpr int kPageTokens = 16;  // positions in a page of the cache
+constexpr int kKeyBlock = 64;    // keys whose scores are held at once
+
+// Kernel layout of a weight matrix (panel_matrix.h makes it). Rows are taken in
+// panels of 16, inputs in blocks of 32. For codes of b bits a block takes 64*b
+// bytes in planes of 4, 2 or 1 bits; in a plane of p bits, chunk c of 4 inputs
+// is bits [p*(c mod 8/p), +p) of bytes 64*(c / (8/p)) + 4*row + input.
+enum class PanelKind : std::uint8_t { kCodes2, kCodes3, kCodes4, kCodes5, kCodes6, kCodes8, kE4m3, kE5m2, kF16, kBf16, kF32 };
+enum class PanelScale : std::uint8_t { kNone, kF16, kBf16, kF32, kE8m0 };
+
+struct PanelView {
+  PanelKind kind = PanelKind::kF32;
+  PanelScale scale_type = PanelScale::kNone;
+  bool integer = false;    // elements are small integers times level_scale
+  bool table = false;      // codes index `levels`
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  std::int64_t blocks = 0;
+  std::int64_t groups = 0;
+  std::int64_t group = 0;  // inputs that share a scale: 16, a multiple of 32, or >= cols
+  std::size_t panel_bytes = 0;
+  const std::uint8_t* codes = nullptr;
+  const void* scales = nullptr;         // [panels][groups][16]
+  const void* minima = nullptr;         // likewise, null for none
+  const std::uint8_t* zeros = nullptr;  // likewise, integer zero points
+  float multiplier = 1;                 // on every scale
+  float level_scale = 1;                // element = level * level_scale
+  float offset = 0;                     // element = code - offset, without a table
+  float levels[16] = {};                // integral where `integer`
+};
+
+// 32 activations in 8 bits; sums are of the dequantized values.
+struct Q8Block {
+  float scale;
+  float sum;
+  float low_sum;   // first 16
+  float high_sum;  // last 16
+  std::int8_t q[kBlock];
+};
+
+// One panel of 16 outputs for some tokens. With `gate`, the result is
+// silu(gate * x) * (matrix * x).
+struct LinearTile {
+  const PanelView* matrix;
+  const PanelView* gate;  // null: plain
+  std::int64_t panel;
+  std::int64_t tokens;
+  const Q8Block* q8;  // 8-bit activations, or
+  const float* x;     // f32 ones, padded with zeros to whole blocks
+  std::int64_t x_stride;  // between tokens, in elements of the type
+  float* out;
+  std::int64_t out_stride;
+  const float* bias;       // null: none
+  const float* gate_bias;
+  bool accumulate;  // add to `out`
+  float* scratch;   // scratch_floats(matrix) floats, twice with a gate
+};
+inline std::int64_t scratch_floats(const PanelView& matrix) { return matrix.groups * kPanelRows * 2; }
+
+// The queries of a few consecutive tokens of one sequence that share a key
+// head. A page of the cache holds keys as [head_dim][16] and values as
+// [16][padded_dim], in f16 or f32.
+struct AttentionTile {
+  const float* q;
+  std::int64_t q_stride;
+  float* out;
+  std::int64_t out_stride;
+  int tokens;
+  int group;  // query heads
+  int head_dim;
+  int padded_dim;  // head_dim rounded up to 16
+  float scale;
+  std::int64_t first_position;
+  std::int64_t window;  // 0: none
+  const std::int32_t* pages;
+  const std::byte* cache;  // of this layer and head
+  std::size_t page_stride;
+  bool f16;
+  float* scratch;  // attention_scratch_floats(...)
+};
+inline std::int64_t attention_scratch_floats(std::int64_t rows, std::int64_t head_dim, std::int64_t padded_dim) {
+  return rows * (head_dim + padded_dim + kKeyBlock + 2);
+}
+
+struct Kernels {
+  const char* name;
+  void (*linear_q8)(const LinearTile&);
+  void (*linear_f32)(const LinearTile&);
+  // ceil(n / 32) blocks; missing elements are zero.
+  void (*quantize_q8)(const float* x, std::int64_t n, Q8Block* out);
+  void (*rms_norm)(const float* x, const float* weight, std::int64_t n, float eps, float* out);
+  void (*swiglu)(const float* gate, const float* up, std::int64_t n, float* out);
+  void (*add)(float* x, const float* y, std::int64_t n);
+  // x: [heads][head_dim]; cosines, sines: [head_dim / 2]
+  void (*rope)(float* x, std::int64_t heads, std::int64_t head_dim, const float* cosines, const float* sines);
+  void (*store_kv)(const float* k, const float* v, int slot, int head_dim, int padded_dim, bool f16, std::byte* page);
+  void (*attention)(const AttentionTile&);
+};
+
+// Tables this processor can run, best first; the last is plain C++.
+std::span<const Kernels* const> available_kernels();
+// \throws Error (kUnsupported) naming those that can run.
+const Kernels& find_kernels(const char* name);
+
+}  // namespace metal_marlin::cpu

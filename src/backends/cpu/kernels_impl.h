@@ -1,0 +1,548 @@
+// The kernels' one text. A kernels_*.cpp first includes a simd_*.h that defines
+// the vector types and operations, then this. Nothing here may call an inline
+// function from elsewhere: the linker could pick this file's copy, compiled for
+// a newer processor, for everybody.
+//
+// Vector types: F32 and I32 of 16 lanes, U8 of 64. kUnsignedDot says that dot4
+// takes weights as unsigned bytes; levels of a table are then stored plus 128.
+
+#include "backends/cpu/kernels.h"
+
+namespace metal_marlin::cpu {
+namespace {
+
+constexpr float kMinusInfinity = -__builtin_inff();
+
+inline std::int64_t lesser(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+inline std::int64_t greater(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
+
+// exp by 2^n * p(r), |r| <= ln(2)/2, relative error below 2e-7.
+inline F32 f_exp(F32 x) {
+  x = f_min(f_max(x, f_set(-87.0F)), f_set(88.0F));
+  const F32 n = f_round(f_mul(x, f_set(1.44269504088896F)));
+  F32 r = f_fma(n, f_set(-0.693359375F), x);
+  r = f_fma(n, f_set(2.12194440e-4F), r);
+  F32 p = f_set(1.9875691500e-4F);
+  p = f_fma(p, r, f_set(1.3981999507e-3F));
+  p = f_fma(p, r, f_set(8.3334519073e-3F));
+  p = f_fma(p, r, f_set(4.1665795894e-2F));
+  p = f_fma(p, r, f_set(1.6666665459e-1F));
+  p = f_fma(p, r, f_set(5.0000001201e-1F));
+  p = f_add(f_fma(p, f_mul(r, r), r), f_set(1.0F));
+  return f_scale2(p, n);
+}
+
+// exp, but exactly zero far below (and at minus infinity).
+inline F32 f_exp_or_zero(F32 x) { return f_zero_below(f_exp(x), x, -87.0F); }
+
+inline F32 f_silu(F32 x) { return f_div(x, f_add(f_set(1.0F), f_exp(f_sub(f_set(0.0F), x)))); }
+
+// ---- weights ---------------------------------------------------------------
+
+// Chunk `c` of a plane of kWidth bits, moved to bit kPlace of each byte.
+template <int kWidth, int kPlace>
+inline U8 plane_chunk(const std::uint8_t* plane, int c) {
+  constexpr int kPer = 8 / kWidth;
+  constexpr int kMask = ((1 << kWidth) - 1) << kPlace;
+  const U8 bytes = u_load(plane + 64 * (c / kPer));
+  const int shift = (c % kPer) * kWidth;
+  return u_and(shift >= kPlace ? u_shr(bytes, shift - kPlace) : u_shl(bytes, kPlace - shift), kMask);
+}
+
+// Codes of chunk `c`, one a byte.
+template <PanelKind kKind>
+inline U8 unpack_chunk(const std::uint8_t* block, int c) {
+  if constexpr (kKind == PanelKind::kCodes2) return plane_chunk<2, 0>(block, c);
+  if constexpr (kKind == PanelKind::kCodes3) return u_or(plane_chunk<2, 0>(block, c), plane_chunk<1, 2>(block + 128, c));
+  if constexpr (kKind == PanelKind::kCodes4) return plane_chunk<4, 0>(block, c);
+  if constexpr (kKind == PanelKind::kCodes5) return u_or(plane_chunk<4, 0>(block, c), plane_chunk<1, 4>(block + 256, c));
+  if constexpr (kKind == PanelKind::kCodes6) return u_or(plane_chunk<4, 0>(block, c), plane_chunk<2, 4>(block + 256, c));
+  return u_load(block + 64 * c);
+}
+
+template <PanelKind kKind>
+constexpr int code_bits() {
+  switch (kKind) {
+    case PanelKind::kCodes2: return 2;
+    case PanelKind::kCodes3: return 3;
+    case PanelKind::kCodes4: return 4;
+    case PanelKind::kCodes5: return 5;
+    case PanelKind::kCodes6: return 6;
+    case PanelKind::kF16:
+    case PanelKind::kBf16: return 16;
+    case PanelKind::kF32: return 32;
+    default: return 8;
+  }
+}
+
+inline F32 load_scale(const PanelView& m, const void* values, std::int64_t at) {
+  switch (m.scale_type) {
+    case PanelScale::kF16: return f_load_f16(static_cast<const std::uint16_t*>(values) + at);
+    case PanelScale::kBf16: return f_load_bf16(static_cast<const std::uint16_t*>(values) + at);
+    case PanelScale::kE8m0: return f_load_e8m0(static_cast<const std::uint8_t*>(values) + at);
+    default: return f_load(static_cast<const float*>(values) + at);
+  }
+}
+
+// Per group and row: a weight is scale * code + base, codes as the integer dot
+// product (integer_dot) or the f32 decoder sees them. Layout [groups][2][16].
+inline void expand_scales(const PanelView& m, std::int64_t panel, bool integer_dot, float* scratch) {
+  if (m.scale_type == PanelScale::kNone) return;
+  float offset = 0;
+  if (integer_dot) offset = m.table ? (kUnsignedDot ? 128.0F : 0.0F) : m.offset;
+  if (integer_dot && !kUnsignedDot && m.kind == PanelKind::kCodes8) offset = 0;  // made signed on the way
+  const F32 factor = f_set(m.multiplier * (integer_dot ? m.level_scale : 1.0F));
+  const F32 minus_offset = f_set(-offset);
+  for (std::int64_t g = 0; g < m.groups; ++g) {
+    const std::int64_t at = (panel * m.groups + g) * kPanelRows;
+    const F32 scale = f_mul(load_scale(m, m.scales, at), factor);
+    F32 base = f_mul(scale, minus_offset);
+    if (m.minima != nullptr) base = f_add(base, load_scale(m, m.minima, at));
+    if (m.zeros != nullptr) base = f_sub(base, f_mul(scale, f_load_u8(m.zeros + at)));
+    f_store(scratch + g * 2 * kPanelRows, scale);
+    f_store(scratch + g * 2 * kPanelRows + kPanelRows, base);
+  }
+}
+
+inline std::int64_t group_of(const PanelView& m, std::int64_t block) {
+  return m.groups == 1 ? 0 : block * kBlock / m.group;
+}
+
+// ---- 8-bit activations -----------------------------------------------------
+
+template <PanelKind kKind, bool kTable, bool kHalves, int kTokens>
+inline void q8_panel(const PanelView& m, const std::uint8_t* codes, const float* scales, const U8 table,
+                     const Q8Block* x, std::int64_t stride, F32* acc) {
+  constexpr std::int64_t kBlockBytes = 64 * code_bits<kKind>();
+  for (std::int64_t b = 0; b < m.blocks; ++b, codes += kBlockBytes) {
+    U8 w[kChunks];
+#pragma GCC unroll 8
+    for (int c = 0; c < kChunks; ++c) {
+      w[c] = unpack_chunk<kKind>(codes, c);
+      if constexpr (kTable) w[c] = u_table(table, w[c]);
+      if constexpr (kKind == PanelKind::kCodes8 && !kUnsignedDot) w[c] = u_flip_sign(w[c]);
+    }
+    const float* const low = scales + (kHalves ? 2 * b : group_of(m, b)) * 2 * kPanelRows;
+    const bool last_half = kHalves && 2 * b + 1 >= m.groups;
+    const float* const high = last_half ? low : low + 2 * kPanelRows;
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) {
+      const Q8Block& xb = x[t * stride + b];
+      if constexpr (kHalves) {
+        I32 d0 = i_zero();
+        I32 d1 = i_zero();
+#pragma GCC unroll 4
+        for (int c = 0; c < 4; ++c) d0 = i_dot4(d0, w[c], xb.q + 4 * c);
+#pragma GCC unroll 4
+        for (int c = 4; c < 8; ++c) d1 = i_dot4(d1, w[c], xb.q + 4 * c);
+        const F32 xs = f_set(xb.scale);
+        acc[t] = f_fma(f_mul(f_load(low), xs), i_to_f(d0), acc[t]);
+        acc[t] = f_fma(f_mul(f_load(high), xs), i_to_f(d1), acc[t]);
+        acc[t] = f_fma(f_load(low + kPanelRows), f_set(xb.low_sum), acc[t]);
+        acc[t] = f_fma(f_load(high + kPanelRows), f_set(xb.high_sum), acc[t]);
+      } else {
+        I32 d = i_zero();
+#pragma GCC unroll 8
+        for (int c = 0; c < kChunks; ++c) d = i_dot4(d, w[c], xb.q + 4 * c);
+        acc[t] = f_fma(f_mul(f_load(low), f_set(xb.scale)), i_to_f(d), acc[t]);
+        acc[t] = f_fma(f_load(low + kPanelRows), f_set(xb.sum), acc[t]);
+      }
+    }
+  }
+}
+
+inline U8 integer_table(const PanelView& m) {
+  std::uint8_t bytes[16];
+  for (int i = 0; i < 16; ++i) bytes[i] = static_cast<std::uint8_t>(static_cast<int>(m.levels[i]) + (kUnsignedDot ? 128 : 0));
+  return u_repeat16(bytes);
+}
+
+template <int kTokens, PanelKind kKind, bool kTable>
+inline void q8_groups(const PanelView& m, const std::uint8_t* codes, const float* scales, U8 table, const Q8Block* x,
+                      std::int64_t stride, F32* acc) {
+  if (m.group == 16 && m.groups > 1) {
+    q8_panel<kKind, kTable, true, kTokens>(m, codes, scales, table, x, stride, acc);
+  } else {
+    q8_panel<kKind, kTable, false, kTokens>(m, codes, scales, table, x, stride, acc);
+  }
+}
+
+template <int kTokens>
+void q8_dispatch(const PanelView& m, std::int64_t panel, const float* scales, const Q8Block* x, std::int64_t stride, F32* acc) {
+  const std::uint8_t* const codes = m.codes + static_cast<std::size_t>(panel) * m.panel_bytes;
+  const U8 table = integer_table(m);
+  switch (m.kind) {
+    case PanelKind::kCodes2: return q8_groups<kTokens, PanelKind::kCodes2, false>(m, codes, scales, table, x, stride, acc);
+    case PanelKind::kCodes3: return q8_groups<kTokens, PanelKind::kCodes3, false>(m, codes, scales, table, x, stride, acc);
+    case PanelKind::kCodes4:
+      if (m.table) return q8_groups<kTokens, PanelKind::kCodes4, true>(m, codes, scales, table, x, stride, acc);
+      return q8_groups<kTokens, PanelKind::kCodes4, false>(m, codes, scales, table, x, stride, acc);
+    case PanelKind::kCodes5: return q8_groups<kTokens, PanelKind::kCodes5, false>(m, codes, scales, table, x, stride, acc);
+    case PanelKind::kCodes6: return q8_groups<kTokens, PanelKind::kCodes6, false>(m, codes, scales, table, x, stride, acc);
+    default: return q8_groups<kTokens, PanelKind::kCodes8, false>(m, codes, scales, table, x, stride, acc);
+  }
+}
+
+// ---- f32 activations -------------------------------------------------------
+
+// Elements of 4 inputs of a chunk, or one input of a dense matrix.
+template <PanelKind kKind, bool kTable>
+inline F32 code_element(const PanelView& m, U8 codes, int j) {
+  const I32 code = i_and(i_shr(u_as_i(codes), 8 * j), 255);
+  if constexpr (kKind == PanelKind::kE4m3 || kKind == PanelKind::kE5m2) {
+    constexpr int kShift = kKind == PanelKind::kE4m3 ? 20 : 21;
+    const F32 unscaled = i_as_f(i_or(i_shl(i_and(code, 0x7F), kShift), i_shl(i_and(code, 0x80), 24)));
+    return f_mul(unscaled, f_set(kKind == PanelKind::kE4m3 ? 0x1p120F : 0x1p112F));
+  } else if constexpr (kTable) {
+    return f_mul(f_table(m.levels, code), f_set(m.level_scale));
+  } else {
+    return f_sub(i_to_f(code), f_set(m.offset));
+  }
+}
+
+template <PanelKind kKind, bool kTable, int kTokens>
+inline void f32_codes(const PanelView& m, const std::uint8_t* codes, const float* scales, const float* x,
+                      std::int64_t stride, F32* acc) {
+  constexpr std::int64_t kBlockBytes = 64 * code_bits<kKind>();
+  const bool halves = m.group == 16 && m.groups > 1;
+  for (std::int64_t b = 0; b < m.blocks; ++b, codes += kBlockBytes) {
+    const float* group = scales + (halves ? 2 * b : group_of(m, b)) * 2 * kPanelRows;
+    for (int c = 0; c < kChunks; ++c) {
+      if (halves && c == 4 && 2 * b + 1 < m.groups) group += 2 * kPanelRows;
+      const F32 scale = f_load(group);
+      const F32 base = f_load(group + kPanelRows);
+      const U8 chunk = unpack_chunk<kKind>(codes, c);
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        const F32 w = f_fma(code_element<kKind, kTable>(m, chunk, j), scale, base);
+        const float* const at = x + b * kBlock + 4 * c + j;
+#pragma GCC unroll 8
+        for (int t = 0; t < kTokens; ++t) acc[t] = f_fma(w, f_set(at[t * stride]), acc[t]);
+      }
+    }
+  }
+}
+
+template <PanelKind kKind, int kTokens>
+inline void f32_dense(const PanelView& m, const std::uint8_t* codes, const float* x, std::int64_t stride, F32* acc) {
+  for (std::int64_t k = 0; k < m.cols; ++k) {
+    F32 w;
+    if constexpr (kKind == PanelKind::kF16) {
+      w = f_load_f16(reinterpret_cast<const std::uint16_t*>(codes) + k * kPanelRows);
+    } else if constexpr (kKind == PanelKind::kBf16) {
+      w = f_load_bf16(reinterpret_cast<const std::uint16_t*>(codes) + k * kPanelRows);
+    } else {
+      w = f_load(reinterpret_cast<const float*>(codes) + k * kPanelRows);
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) acc[t] = f_fma(w, f_set(x[t * stride + k]), acc[t]);
+  }
+}
+
+template <int kTokens>
+void f32_dispatch(const PanelView& m, std::int64_t panel, const float* scales, const float* x, std::int64_t stride, F32* acc) {
+  const std::uint8_t* const codes = m.codes + static_cast<std::size_t>(panel) * m.panel_bytes;
+  switch (m.kind) {
+    case PanelKind::kCodes2:
+      if (m.table) return f32_codes<PanelKind::kCodes2, true, kTokens>(m, codes, scales, x, stride, acc);
+      return f32_codes<PanelKind::kCodes2, false, kTokens>(m, codes, scales, x, stride, acc);
+    case PanelKind::kCodes3:
+      if (m.table) return f32_codes<PanelKind::kCodes3, true, kTokens>(m, codes, scales, x, stride, acc);
+      return f32_codes<PanelKind::kCodes3, false, kTokens>(m, codes, scales, x, stride, acc);
+    case PanelKind::kCodes4:
+      if (m.table) return f32_codes<PanelKind::kCodes4, true, kTokens>(m, codes, scales, x, stride, acc);
+      return f32_codes<PanelKind::kCodes4, false, kTokens>(m, codes, scales, x, stride, acc);
+    case PanelKind::kCodes5: return f32_codes<PanelKind::kCodes5, false, kTokens>(m, codes, scales, x, stride, acc);
+    case PanelKind::kCodes6: return f32_codes<PanelKind::kCodes6, false, kTokens>(m, codes, scales, x, stride, acc);
+    case PanelKind::kCodes8: return f32_codes<PanelKind::kCodes8, false, kTokens>(m, codes, scales, x, stride, acc);
+    case PanelKind::kE4m3: return f32_codes<PanelKind::kE4m3, false, kTokens>(m, codes, scales, x, stride, acc);
+    case PanelKind::kE5m2: return f32_codes<PanelKind::kE5m2, false, kTokens>(m, codes, scales, x, stride, acc);
+    case PanelKind::kF16: return f32_dense<PanelKind::kF16, kTokens>(m, codes, x, stride, acc);
+    case PanelKind::kBf16: return f32_dense<PanelKind::kBf16, kTokens>(m, codes, x, stride, acc);
+    case PanelKind::kF32: return f32_dense<PanelKind::kF32, kTokens>(m, codes, x, stride, acc);
+  }
+}
+
+// ---- one panel for all tokens ----------------------------------------------
+
+inline F32 load_bias(const float* bias, std::int64_t panel, int valid) {
+  return bias == nullptr ? f_set(0.0F) : f_load_part(bias + panel * kPanelRows, valid);
+}
+
+template <bool kQ8, int kTokens>
+inline void linear_tokens(const LinearTile& tile, std::int64_t first, int valid) {
+  F32 acc[kTokens];
+  F32 gate[kTokens];
+  const auto run = [&](const PanelView& m, const float* scales, F32* sums) {
+    for (int t = 0; t < kTokens; ++t) sums[t] = f_set(0.0F);
+    if constexpr (kQ8) {
+      q8_dispatch<kTokens>(m, tile.panel, scales, tile.q8 + first * tile.x_stride, tile.x_stride, sums);
+    } else {
+      f32_dispatch<kTokens>(m, tile.panel, scales, tile.x + first * tile.x_stride, tile.x_stride, sums);
+    }
+  };
+  run(*tile.matrix, tile.scratch, acc);
+  if (tile.gate != nullptr) run(*tile.gate, tile.scratch + scratch_floats(*tile.matrix), gate);
+  const F32 bias = load_bias(tile.bias, tile.panel, valid);
+  for (int t = 0; t < kTokens; ++t) {
+    F32 y = f_add(acc[t], bias);
+    if (tile.gate != nullptr) y = f_mul(y, f_silu(f_add(gate[t], load_bias(tile.gate_bias, tile.panel, valid))));
+    float* const out = tile.out + (first + t) * tile.out_stride + tile.panel * kPanelRows;
+    if (tile.accumulate) y = f_add(y, f_load_part(out, valid));
+    f_store_part(out, y, valid);
+  }
+}
+
+template <bool kQ8>
+void linear(const LinearTile& tile) {
+  expand_scales(*tile.matrix, tile.panel, kQ8, tile.scratch);
+  if (tile.gate != nullptr) expand_scales(*tile.gate, tile.panel, kQ8, tile.scratch + scratch_floats(*tile.matrix));
+  const int valid = static_cast<int>(lesser(kPanelRows, tile.matrix->rows - tile.panel * kPanelRows));
+  std::int64_t t = 0;
+  for (; t + 8 <= tile.tokens; t += 8) linear_tokens<kQ8, 8>(tile, t, valid);
+  for (; t + 4 <= tile.tokens; t += 4) linear_tokens<kQ8, 4>(tile, t, valid);
+  for (; t < tile.tokens; ++t) linear_tokens<kQ8, 1>(tile, t, valid);
+}
+
+// ---- vectors ---------------------------------------------------------------
+
+void quantize_q8(const float* x, std::int64_t n, Q8Block* out) {
+  for (std::int64_t begin = 0; begin < n; begin += kBlock, ++out) {
+    const int left = static_cast<int>(lesser(n - begin, kBlock));
+    const F32 a = f_load_part(x + begin, static_cast<int>(lesser(left, 16)));
+    const F32 b = left > 16 ? f_load_part(x + begin + 16, left - 16) : f_set(0.0F);
+    const float largest = f_reduce_max(f_max(f_abs(a), f_abs(b)));
+    const float scale = largest / 127.0F;
+    const F32 inverse = f_set(largest > 0 ? 127.0F / largest : 0.0F);
+    out->scale = scale;
+    const F32 qa = f_round(f_mul(a, inverse));
+    const F32 qb = f_round(f_mul(b, inverse));
+    f_store_i8(out->q, qa);
+    f_store_i8(out->q + 16, qb);
+    out->low_sum = scale * f_reduce_add(qa);
+    out->high_sum = scale * f_reduce_add(qb);
+    out->sum = out->low_sum + out->high_sum;
+  }
+}
+
+void rms_norm(const float* x, const float* weight, std::int64_t n, float eps, float* out) {
+  F32 squares = f_set(0.0F);
+  for (std::int64_t i = 0; i < n; i += 16) {
+    const F32 v = f_load_part(x + i, static_cast<int>(lesser(16, n - i)));
+    squares = f_fma(v, v, squares);
+  }
+  const F32 factor = f_set(1.0F / __builtin_sqrtf(f_reduce_add(squares) / static_cast<float>(n) + eps));
+  for (std::int64_t i = 0; i < n; i += 16) {
+    const int left = static_cast<int>(lesser(16, n - i));
+    f_store_part(out + i, f_mul(f_mul(f_load_part(x + i, left), factor), f_load_part(weight + i, left)), left);
+  }
+}
+
+void swiglu(const float* gate, const float* up, std::int64_t n, float* out) {
+  for (std::int64_t i = 0; i < n; i += 16) {
+    const int left = static_cast<int>(lesser(16, n - i));
+    f_store_part(out + i, f_mul(f_silu(f_load_part(gate + i, left)), f_load_part(up + i, left)), left);
+  }
+}
+
+void add(float* x, const float* y, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; i += 16) {
+    const int left = static_cast<int>(lesser(16, n - i));
+    f_store_part(x + i, f_add(f_load_part(x + i, left), f_load_part(y + i, left)), left);
+  }
+}
+
+void rope(float* x, std::int64_t heads, std::int64_t head_dim, const float* cosines, const float* sines) {
+  const std::int64_t half = head_dim / 2;
+  for (std::int64_t h = 0; h < heads; ++h, x += head_dim) {
+    for (std::int64_t i = 0; i < half; i += 16) {
+      const int left = static_cast<int>(lesser(16, half - i));
+      const F32 a = f_load_part(x + i, left);
+      const F32 b = f_load_part(x + half + i, left);
+      const F32 cosine = f_load_part(cosines + i, left);
+      const F32 sine = f_load_part(sines + i, left);
+      f_store_part(x + i, f_sub(f_mul(a, cosine), f_mul(b, sine)), left);
+      f_store_part(x + half + i, f_add(f_mul(b, cosine), f_mul(a, sine)), left);
+    }
+  }
+}
+
+// ---- attention -------------------------------------------------------------
+
+void store_kv(const float* k, const float* v, int slot, int head_dim, int padded_dim, bool f16, std::byte* page) {
+  for (int d = 0; d < head_dim; d += 16) {
+    const int left = static_cast<int>(lesser(16, head_dim - d));
+    const F32 key = f_load_part(k + d, left);
+    const F32 value = f_load_part(v + d, left);
+    if (f16) {
+      std::uint16_t keys[16];
+      f_store_f16(keys, key);
+      auto* const halves = reinterpret_cast<std::uint16_t*>(page);
+      for (int i = 0; i < left; ++i) halves[(d + i) * kPageTokens + slot] = keys[i];
+      f_store_f16(halves + head_dim * kPageTokens + slot * padded_dim + d, value);
+    } else {
+      auto* const floats = reinterpret_cast<float*>(page);
+      for (int i = 0; i < left; ++i) floats[(d + i) * kPageTokens + slot] = k[d + i];
+      f_store(floats + head_dim * kPageTokens + slot * padded_dim + d, value);
+    }
+  }
+}
+
+template <bool kF16>
+inline F32 load_cache(const std::byte* base, std::int64_t at) {
+  if constexpr (kF16) return f_load_f16(reinterpret_cast<const std::uint16_t*>(base) + at);
+  return f_load(reinterpret_cast<const float*>(base) + at);
+}
+
+struct AttentionScratch {
+  float* q;       // [rows][head_dim], scaled
+  float* scores;  // [rows][kKeyBlock]
+  float* out;     // [rows][padded_dim]
+  float* top;     // [rows], running maximum
+  float* sum;     // [rows]
+};
+
+template <bool kF16, int kRows>
+inline void scores_of_page(const AttentionTile& tile, const AttentionScratch& s, int row, const std::byte* page, int column) {
+  F32 acc[kRows];
+  for (int r = 0; r < kRows; ++r) acc[r] = f_set(0.0F);
+  for (int d = 0; d < tile.head_dim; ++d) {
+    const F32 key = load_cache<kF16>(page, static_cast<std::int64_t>(d) * kPageTokens);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) acc[r] = f_fma(f_set(s.q[(row + r) * tile.head_dim + d]), key, acc[r]);
+  }
+  for (int r = 0; r < kRows; ++r) f_store(s.scores + (row + r) * kKeyBlock + column, acc[r]);
+}
+
+template <bool kF16, int kRows>
+inline void values_of_block(const AttentionTile& tile, const AttentionScratch& s, int row, std::int64_t first_page, int keys) {
+  const std::int64_t values = static_cast<std::int64_t>(tile.head_dim) * kPageTokens;
+  for (int d = 0; d < tile.padded_dim; d += 16) {
+    F32 acc[kRows];
+    for (int r = 0; r < kRows; ++r) acc[r] = f_load(s.out + (row + r) * tile.padded_dim + d);
+    for (int key = 0; key < keys; ++key) {
+      const std::byte* const page = tile.cache + static_cast<std::size_t>(tile.pages[first_page + key / kPageTokens]) * tile.page_stride;
+      const F32 value = load_cache<kF16>(page, values + (key % kPageTokens) * tile.padded_dim + d);
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) acc[r] = f_fma(f_set(s.scores[(row + r) * kKeyBlock + key]), value, acc[r]);
+    }
+    for (int r = 0; r < kRows; ++r) f_store(s.out + (row + r) * tile.padded_dim + d, acc[r]);
+  }
+}
+
+// Scores of one row against a block of keys become weights; the running
+// maximum, sum and output are brought to the new maximum.
+inline void softmax_row(const AttentionTile& tile, const AttentionScratch& s, int row, std::int64_t first_key, int keys) {
+  const std::int64_t position = tile.first_position + row / tile.group;
+  const std::int64_t end = position + 1;
+  const std::int64_t begin = tile.window > 0 ? greater(0, end - tile.window) : 0;
+  float* const scores = s.scores + row * kKeyBlock;
+  for (int i = 0; i < keys; ++i) {
+    if (first_key + i < begin || first_key + i >= end) scores[i] = kMinusInfinity;
+  }
+  F32 largest = f_load(scores);
+  for (int i = 16; i < keys; i += 16) largest = f_max(largest, f_load(scores + i));
+  const float top = f_reduce_max(largest) > s.top[row] ? f_reduce_max(largest) : s.top[row];
+  if (top == kMinusInfinity) {  // nothing visible yet
+    for (int i = 0; i < keys; ++i) scores[i] = 0;
+    return;
+  }
+  F32 sum = f_set(0.0F);
+  const F32 shift = f_set(top);
+  for (int i = 0; i < keys; i += 16) {
+    const F32 weight = f_exp_or_zero(f_sub(f_load(scores + i), shift));
+    f_store(scores + i, weight);
+    sum = f_add(sum, weight);
+  }
+  const F32 correction = f_exp_or_zero(f_set(s.top[row] - top));
+  s.sum[row] = s.sum[row] * f_first(correction) + f_reduce_add(sum);
+  s.top[row] = top;
+  for (int d = 0; d < tile.padded_dim; d += 16) {
+    float* const out = s.out + row * tile.padded_dim + d;
+    f_store(out, f_mul(f_load(out), correction));
+  }
+}
+
+template <typename Work>
+inline void by_rows(int rows, const Work& work) {
+  int row = 0;
+  for (; row + 4 <= rows; row += 4) work.template run<4>(row);
+  if (rows - row == 3) work.template run<3>(row);
+  if (rows - row == 2) work.template run<2>(row);
+  if (rows - row == 1) work.template run<1>(row);
+}
+
+template <bool kF16>
+struct ScoreWork {
+  const AttentionTile& tile;
+  const AttentionScratch& s;
+  const std::byte* page;
+  int column;
+  template <int kRows>
+  void run(int row) const {
+    scores_of_page<kF16, kRows>(tile, s, row, page, column);
+  }
+};
+
+template <bool kF16>
+struct ValueWork {
+  const AttentionTile& tile;
+  const AttentionScratch& s;
+  std::int64_t first_page;
+  int keys;
+  template <int kRows>
+  void run(int row) const {
+    values_of_block<kF16, kRows>(tile, s, row, first_page, keys);
+  }
+};
+
+template <bool kF16>
+void attend(const AttentionTile& tile) {
+  const int rows = tile.tokens * tile.group;
+  AttentionScratch s{};
+  s.q = tile.scratch;
+  s.scores = s.q + rows * tile.head_dim;
+  s.out = s.scores + rows * kKeyBlock;
+  s.top = s.out + rows * tile.padded_dim;
+  s.sum = s.top + rows;
+  for (int row = 0; row < rows; ++row) {
+    const float* const q = tile.q + (row / tile.group) * tile.q_stride + (row % tile.group) * tile.head_dim;
+    for (int d = 0; d < tile.head_dim; ++d) s.q[row * tile.head_dim + d] = q[d] * tile.scale;
+    for (int d = 0; d < tile.padded_dim; ++d) s.out[row * tile.padded_dim + d] = 0;
+    s.top[row] = kMinusInfinity;
+    s.sum[row] = 0;
+  }
+  const std::int64_t end = tile.first_position + tile.tokens;
+  const std::int64_t oldest = tile.window > 0 ? greater(0, tile.first_position + 1 - tile.window) : 0;
+  for (std::int64_t key = oldest / kPageTokens * kPageTokens; key < end; key += kKeyBlock) {
+    const int keys = static_cast<int>(lesser(kKeyBlock, (end - key + kPageTokens - 1) / kPageTokens * kPageTokens));
+    for (int i = 0; i < keys; i += kPageTokens) {
+      const std::byte* const page = tile.cache + static_cast<std::size_t>(tile.pages[(key + i) / kPageTokens]) * tile.page_stride;
+      by_rows(rows, ScoreWork<kF16>{tile, s, page, i});
+    }
+    for (int row = 0; row < rows; ++row) softmax_row(tile, s, row, key, keys);
+    // Keys past the end have weight zero but may be uninitialised: leave them out.
+    const int present = static_cast<int>(lesser(keys, end - key));
+    by_rows(rows, ValueWork<kF16>{tile, s, key / kPageTokens, present});
+  }
+  for (int row = 0; row < rows; ++row) {
+    const float inverse = s.sum[row] > 0 ? 1.0F / s.sum[row] : 0.0F;
+    float* const out = tile.out + (row / tile.group) * tile.out_stride + (row % tile.group) * tile.head_dim;
+    for (int d = 0; d < tile.head_dim; ++d) out[d] = s.out[row * tile.padded_dim + d] * inverse;
+  }
+}
+
+void attention(const AttentionTile& tile) {
+  if (tile.f16) {
+    attend<true>(tile);
+  } else {
+    attend<false>(tile);
+  }
+}
+
+constexpr Kernels make_kernels(const char* name) {
+  return {name, linear<true>, linear<false>, quantize_q8, rms_norm, swiglu, add, rope, store_kv, attention};
+}
+
+}  // namespace
+}  // namespace metal_marlin::cpu

@@ -1,0 +1,10 @@
+#include "backends/cpu/simd_neon.h"
+
+#include "backends/cpu/kernels_impl.h"
+
+namespace metal_marlin::cpu {
+
+extern const Kernels kNeonKernels;
+const Kernels kNeonKernels = make_kernels("neon");
+
+}  // namespace metal_marlin::cpu

@@ -1,0 +1,331 @@
+#include "backends/cpu/panel_matrix.h"
+
+#include <fmt/format.h>
+#include <sys/mman.h>
+
+#include <array>
+#include <cmath>
+#include <cstring>
+
+#include "formats/codec.h"
+#include "formats/small_floats.h"
+#include "metal_marlin/error.h"
+#include "runtime/thread_pool.h"
+
+namespace metal_marlin::cpu {
+namespace {
+
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
+
+std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
+
+int code_bits(PanelKind kind) {
+  switch (kind) {
+    case PanelKind::kCodes2: return 2;
+    case PanelKind::kCodes3: return 3;
+    case PanelKind::kCodes4: return 4;
+    case PanelKind::kCodes5: return 5;
+    case PanelKind::kCodes6: return 6;
+    case PanelKind::kF16:
+    case PanelKind::kBf16: return 16;
+    case PanelKind::kF32: return 32;
+    default: return 8;
+  }
+}
+
+PanelKind code_kind(Format format) {
+  switch (format) {
+    case Format::kFp8E4M3: return PanelKind::kE4m3;
+    case Format::kFp8E5M2: return PanelKind::kE5m2;
+    default: break;
+  }
+  switch (format_info(format).bits) {
+    case 2: return PanelKind::kCodes2;
+    case 3: return PanelKind::kCodes3;
+    case 4: return PanelKind::kCodes4;
+    case 5: return PanelKind::kCodes5;
+    case 6: return PanelKind::kCodes6;
+    default: return PanelKind::kCodes8;
+  }
+}
+
+// Widths of the planes of a code, low bits first.
+std::array<int, 2> plane_widths(int bits) {
+  switch (bits) {
+    case 3: return {2, 1};
+    case 5: return {4, 1};
+    case 6: return {4, 2};
+    default: return {bits, 0};
+  }
+}
+
+// Puts the code of (row, input of the block) into a zeroed block.
+void put_code(std::uint8_t* block, int bits, int row, int input, unsigned code) {
+  const int chunk = input / 4;
+  const int byte = 4 * row + input % 4;
+  for (const int width : plane_widths(bits)) {
+    if (width == 0) break;
+    const int per = 8 / width;
+    const unsigned part = code & ((1U << width) - 1);
+    std::uint8_t& target = block[64 * (chunk / per) + byte];
+    target = static_cast<std::uint8_t>(target | part << (chunk % per * width));
+    code >>= width;
+    block += 64 * width;
+  }
+}
+
+unsigned get_code(const std::uint8_t* block, int bits, int row, int input) {
+  const int chunk = input / 4;
+  const int byte = 4 * row + input % 4;
+  unsigned code = 0;
+  int place = 0;
+  for (const int width : plane_widths(bits)) {
+    if (width == 0) break;
+    const int per = 8 / width;
+    const unsigned part = block[64 * (chunk / per) + byte] >> (chunk % per * width) & ((1U << width) - 1);
+    code |= part << place;
+    place += width;
+    block += 64 * width;
+  }
+  return code;
+}
+
+DType dense_type(DType stored) {
+  switch (stored) {
+    case DType::kF16:
+    case DType::kBf16: return stored;
+    case DType::kF8E4M3:
+    case DType::kF8E5M2: return DType::kF16;  // holds them exactly
+    default: return DType::kF32;
+  }
+}
+
+PanelScale scale_kind(ScaleType type) {
+  switch (type) {
+    case ScaleType::kF16:
+    case ScaleType::kE4m3: return PanelScale::kF16;  // holds E4M3 exactly
+    case ScaleType::kBf16: return PanelScale::kBf16;
+    case ScaleType::kF32: return PanelScale::kF32;
+    case ScaleType::kE8m0: return PanelScale::kE8m0;
+  }
+  return PanelScale::kF32;
+}
+
+std::size_t scale_bytes(PanelScale type) {
+  switch (type) {
+    case PanelScale::kE8m0: return 1;
+    case PanelScale::kF32: return 4;
+    default: return 2;
+  }
+}
+
+void store_scale(PanelScale type, std::byte* values, std::size_t at, float scale) {
+  if (type == PanelScale::kE8m0) {
+    // Rows of padding have scale 0, which becomes the smallest power of two;
+    // nothing reads their outputs.
+    values[at] = static_cast<std::byte>(scale == 0 ? 0 : std::ilogb(scale) + 127);
+  } else if (type == PanelScale::kF32) {
+    std::memcpy(values + at * 4, &scale, 4);
+  } else {
+    const std::uint16_t half = type == PanelScale::kF16 ? f32_to_f16(scale) : f32_to_bf16(scale);
+    std::memcpy(values + at * 2, &half, 2);
+  }
+}
+
+float load_scale(PanelScale type, const void* values, std::size_t at) {
+  if (type == PanelScale::kE8m0) return e8m0_to_f32(static_cast<const std::uint8_t*>(values)[at]);
+  if (type == PanelScale::kF32) return static_cast<const float*>(values)[at];
+  const std::uint16_t half = static_cast<const std::uint16_t*>(values)[at];
+  return type == PanelScale::kF16 ? f16_to_f32(half) : bf16_to_f32(half);
+}
+
+}  // namespace
+
+AlignedBuffer::AlignedBuffer(std::size_t bytes) : size_(bytes) {
+  if (bytes == 0) return;
+  const std::size_t alignment = bytes >= 4 * kHugePage ? kHugePage : 64;
+  const std::size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+  data_.reset(static_cast<std::byte*>(std::aligned_alloc(alignment, rounded)));
+  if (!data_) throw Error(ErrorCode::kOutOfMemory, fmt::format("cannot allocate {} bytes", bytes));
+  if (alignment == kHugePage) madvise(data_.get(), rounded, MADV_HUGEPAGE);
+}
+
+PanelMatrix::PanelMatrix(const std::string& name, const Weight& weight, std::int64_t rows, std::int64_t cols,
+                         ThreadPool& pool) {
+  view_.rows = rows;
+  view_.cols = cols;
+  view_.blocks = (cols + kBlock - 1) / kBlock;
+  if (weight.packed()) {
+    const auto& packed = std::get<PackedView>(weight.view);
+    describe(packed);
+    check_scales(name, packed);
+    pack_codes(packed, pool);
+  } else {
+    pack_dense(std::get<DenseView>(weight.view), pool);
+  }
+}
+
+void PanelMatrix::pack_dense(const DenseView& dense, ThreadPool& pool) {
+  const DType type = dense_type(dense.dtype);
+  view_.kind = type == DType::kF16 ? PanelKind::kF16 : type == DType::kBf16 ? PanelKind::kBf16 : PanelKind::kF32;
+  const std::size_t element = dtype_bytes(type);
+  view_.panel_bytes = static_cast<std::size_t>(view_.cols) * kPanelRows * element;
+  codes_ = AlignedBuffer(view_.panel_bytes * static_cast<std::size_t>(panels()));
+  view_.codes = codes_.as<const std::uint8_t>();
+  const bool copy = type == dense.dtype;
+  const auto cols = static_cast<std::size_t>(view_.cols);
+  pool.parallel_for(panels(), 1, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<float> values(cols);
+    for (std::int64_t panel = begin; panel < end; ++panel) {
+      std::byte* const out = codes_.data() + static_cast<std::size_t>(panel) * view_.panel_bytes;
+      std::memset(out, 0, view_.panel_bytes);
+      for (std::size_t r = 0; r < kPanelRows; ++r) {
+        const auto row = static_cast<std::size_t>(panel) * kPanelRows + r;
+        if (static_cast<std::int64_t>(row) >= view_.rows) break;
+        if (!copy) convert_to_f32(dense.dtype, dense.bytes, row * cols, cols, values.data());
+        for (std::size_t k = 0; k < cols; ++k) {
+          std::byte* const target = out + (k * kPanelRows + r) * element;
+          if (copy) {
+            std::memcpy(target, dense.bytes.data() + (row * cols + k) * element, element);
+          } else if (type == DType::kF32) {
+            std::memcpy(target, &values[k], element);
+          } else {
+            const std::uint16_t half = f32_to_f16(values[k]);
+            std::memcpy(target, &half, element);
+          }
+        }
+      }
+    }
+  });
+}
+
+void PanelMatrix::describe(const PackedView& packed) {
+  const FormatSpec& spec = packed.spec;
+  view_.kind = code_kind(spec.format);
+  view_.scale_type = scale_kind(spec.scale_type);
+  view_.groups = spec.groups(packed.cols);
+  view_.group = spec.group_size(packed.cols);
+  view_.panel_bytes = static_cast<std::size_t>(view_.blocks) * 64 * static_cast<std::size_t>(code_bits(view_.kind));
+  view_.multiplier = spec.format == Format::kNvfp4 ? 1.0F / packed.global_scale : 1.0F;
+  const std::span<const float> levels = decode_table(spec.format);
+  switch (spec.format) {
+    case Format::kFp4:
+    case Format::kMxfp4:
+    case Format::kNvfp4:  // halves: twice the value is an integer
+      view_.table = view_.integer = true;
+      view_.level_scale = 0.5F;
+      for (std::size_t i = 0; i < levels.size(); ++i) view_.levels[i] = 2 * levels[i];
+      break;
+    case Format::kIq4Nl:
+      view_.integer = true;
+      [[fallthrough]];
+    case Format::kNf4:
+    case Format::kNf3:
+    case Format::kNf2:
+      view_.table = true;
+      for (std::size_t i = 0; i < levels.size(); ++i) view_.levels[i] = levels[i];
+      break;
+    case Format::kFp8E4M3:
+    case Format::kFp8E5M2: break;
+    case Format::kU4:
+    case Format::kU5: view_.integer = true; break;
+    default:
+      view_.integer = true;
+      view_.offset = static_cast<float>(1 << (format_info(spec.format).bits - 1));
+  }
+}
+
+void PanelMatrix::check_scales(const std::string& name, const PackedView& packed) const {
+  for (std::int64_t row = 0; row < packed.rows; ++row) {
+    for (std::int64_t group = 0; group < view_.groups; ++group) {
+      if (std::isfinite(packed.scale(row, group)) && std::isfinite(packed.minimum(row, group))) continue;
+      throw Error(ErrorCode::kCorruptFile, fmt::format("tensor {}: the scale of row {}, group {} is not finite", name, row, group));
+    }
+  }
+  if (!std::isfinite(packed.global_scale) || packed.global_scale <= 0) {
+    throw Error(ErrorCode::kCorruptFile, fmt::format("tensor {}: global scale {}, expected a positive number", name, packed.global_scale));
+  }
+  if (view_.kind != PanelKind::kE4m3 && view_.kind != PanelKind::kE5m2) return;
+  const std::span<const float> levels = decode_table(packed.spec.format);
+  for (const std::byte code : packed.codes) {
+    if (!std::isfinite(levels[std::to_integer<std::size_t>(code)])) {
+      throw Error(ErrorCode::kCorruptFile, fmt::format("tensor {}: holds an element that is not finite", name));
+    }
+  }
+}
+
+void PanelMatrix::pack_codes(const PackedView& packed, ThreadPool& pool) {
+  const auto count = static_cast<std::size_t>(panels());
+  const auto groups = static_cast<std::size_t>(view_.groups);
+  codes_ = AlignedBuffer(view_.panel_bytes * count);
+  scales_ = AlignedBuffer(count * groups * kPanelRows * scale_bytes(view_.scale_type));
+  if (packed.spec.zero == ZeroKind::kMinimum) minima_ = AlignedBuffer(scales_.size());
+  if (packed.spec.zero == ZeroKind::kInteger) zeros_ = AlignedBuffer(count * groups * kPanelRows);
+  view_.codes = codes_.as<const std::uint8_t>();
+  view_.scales = scales_.data();
+  view_.minima = minima_.data();
+  view_.zeros = zeros_.as<const std::uint8_t>();
+  const int bits = code_bits(view_.kind);
+  pool.parallel_for(panels(), 1, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<std::uint8_t> codes(static_cast<std::size_t>(view_.cols));
+    for (std::int64_t panel = begin; panel < end; ++panel) {
+      auto* const out = codes_.as<std::uint8_t>() + static_cast<std::size_t>(panel) * view_.panel_bytes;
+      std::memset(out, 0, view_.panel_bytes);
+      for (int r = 0; r < kPanelRows; ++r) {
+        const std::int64_t row = panel * kPanelRows + r;
+        const bool real = row < view_.rows;
+        if (real) packed.unpack_row(row, codes.data());
+        for (std::int64_t k = 0; real && k < view_.cols; ++k) {
+          put_code(out + static_cast<std::size_t>(k / kBlock * 64 * bits), bits, r, static_cast<int>(k % kBlock), codes[static_cast<std::size_t>(k)]);
+        }
+        for (std::int64_t group = 0; group < view_.groups; ++group) {
+          const auto at = static_cast<std::size_t>((panel * view_.groups + group) * kPanelRows + r);
+          store_scale(view_.scale_type, scales_.data(), at, real ? packed.scale(row, group) : 0.0F);
+          if (view_.minima != nullptr) store_scale(view_.scale_type, minima_.data(), at, real ? packed.minimum(row, group) : 0.0F);
+          if (view_.zeros != nullptr) zeros_.data()[at] = static_cast<std::byte>(real ? packed.zero(row, group) : 0);
+        }
+      }
+    }
+  });
+}
+
+void PanelMatrix::decode_row(std::int64_t row, float* out) const {
+  const std::int64_t panel = row / kPanelRows;
+  const int r = static_cast<int>(row % kPanelRows);
+  const std::uint8_t* const data = view_.codes + static_cast<std::size_t>(panel) * view_.panel_bytes;
+  const int bits = code_bits(view_.kind);
+  if (view_.scale_type == PanelScale::kNone) {
+    for (std::int64_t k = 0; k < view_.cols; ++k) {
+      const auto at = static_cast<std::size_t>(k * kPanelRows + r);
+      if (view_.kind == PanelKind::kF32) {
+        std::memcpy(&out[k], data + at * 4, 4);
+      } else {
+        std::uint16_t half = 0;
+        std::memcpy(&half, data + at * 2, 2);
+        out[k] = view_.kind == PanelKind::kF16 ? f16_to_f32(half) : bf16_to_f32(half);
+      }
+    }
+    return;
+  }
+  for (std::int64_t k = 0; k < view_.cols; ++k) {
+    const auto at = static_cast<std::size_t>((panel * view_.groups + k / view_.group) * kPanelRows + r);
+    const unsigned code = get_code(data + static_cast<std::size_t>(k / kBlock * 64 * bits), bits, r, static_cast<int>(k % kBlock));
+    float element = static_cast<float>(code) - view_.offset;
+    if (view_.table) element = view_.levels[code] * view_.level_scale;
+    if (view_.kind == PanelKind::kE4m3) element = e4m3_to_f32(static_cast<std::uint8_t>(code));
+    if (view_.kind == PanelKind::kE5m2) element = e5m2_to_f32(static_cast<std::uint8_t>(code));
+    if (view_.zeros != nullptr) element -= static_cast<float>(view_.zeros[at]);
+    out[k] = load_scale(view_.scale_type, view_.scales, at) * view_.multiplier * element;
+    if (view_.minima != nullptr) out[k] += load_scale(view_.scale_type, view_.minima, at);
+  }
+}
+
+std::size_t panel_bytes_estimate(const WeightInfo& weight) {
+  if (weight.shape.size() != 2) return static_cast<std::size_t>(element_count(weight.shape).value_or(0)) * sizeof(float);
+  const std::int64_t rows = round_up(weight.shape[0], kPanelRows);
+  if (!weight.packed) return static_cast<std::size_t>(rows * weight.shape[1]) * dtype_bytes(dense_type(weight.dtype));
+  const std::int64_t cols = round_up(weight.shape[1], kBlock);
+  return PackedLayout(*weight.packed, rows, cols).total_bytes();
+}
+
+}  // namespace metal_marlin::cpu

@@ -1,0 +1,282 @@
+#include "backends/cpu/program.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "metal_marlin/error.h"
+
+namespace metal_marlin::cpu {
+namespace {
+
+class Compiler {
+ public:
+  Compiler(Program& program, const Checkpoint& checkpoint, ThreadPool& pool, Activations activations)
+      : program_(program), checkpoint_(checkpoint), pool_(pool), activations_(activations) {}
+
+  void run() {
+    load_weights();
+    for (at_ = 0; at_ < ops().size();) fuse_next();
+    for (const Step& step : program_.steps) {
+      if (const auto* const linear = std::get_if<LinearStep>(&step)) measure(*linear);
+    }
+  }
+
+ private:
+  [[nodiscard]] const std::vector<Op>& ops() const { return program_.plan.ops; }
+  template <typename T>
+  [[nodiscard]] const T* peek(std::size_t ahead) const {
+    return at_ + ahead < ops().size() ? std::get_if<T>(&ops()[at_ + ahead]) : nullptr;
+  }
+  [[nodiscard]] std::int64_t width(BufferId id) const { return program_.plan.buffers[static_cast<std::size_t>(id)].width; }
+
+  // Whether no op from `from` on reads the buffer before writing it anew; a
+  // fused step may then drop it. Ops that write a buffer in place also read it.
+  [[nodiscard]] bool dead_after(BufferId id, std::size_t from) const {
+    for (std::size_t i = from; i < ops().size(); ++i) {
+      const Op& op = ops()[i];
+      if (const auto* const o = std::get_if<RmsNormOp>(&op)) {
+        if (o->in == id) return false;
+        if (o->out == id) return true;
+      } else if (const auto* const linear = std::get_if<LinearOp>(&op)) {
+        if (linear->in == id) return false;
+        if (linear->out == id) return true;
+      } else if (const auto* const rope = std::get_if<RopeOp>(&op)) {
+        if (rope->x == id) return false;
+      } else if (const auto* const attention = std::get_if<AttentionOp>(&op)) {
+        if (attention->q == id || attention->k == id || attention->v == id) return false;
+        if (attention->out == id) return true;
+      } else if (const auto* const swiglu = std::get_if<SwigluOp>(&op)) {
+        if (swiglu->gate == id || swiglu->up == id) return false;
+        if (swiglu->out == id) return true;
+      } else if (const auto* const add = std::get_if<AddOp>(&op)) {
+        if (add->x == id || add->y == id) return false;
+      } else if (const auto* const select = std::get_if<SelectOp>(&op)) {
+        if (select->in == id) return false;
+        if (select->out == id) return true;
+      }
+    }
+    return id != program_.plan.logits;
+  }
+
+  void load_weights() {
+    for (const PlannedWeight& planned : planned_weights(program_.plan)) {
+      const WeightInfo* const info = checkpoint_.find(planned.name);
+      if (info == nullptr) {
+        throw Error(ErrorCode::kNotFound, fmt::format("{}: tensor {} is missing", checkpoint_.where(), planned.name));
+      }
+      if (info->shape != planned.shape) {
+        throw Error(ErrorCode::kCorruptFile,
+                    fmt::format("{}: tensor {}: shape {}, the configuration asks for {}", checkpoint_.where(planned.name),
+                                planned.name, shape_text(info->shape), shape_text(planned.shape)));
+      }
+      if (!info->packed && !is_float(info->dtype)) {
+        throw Error(ErrorCode::kUnsupported, fmt::format("{}: tensor {}: type {}, expected a floating-point type",
+                                                         checkpoint_.where(planned.name), planned.name, dtype_name(info->dtype)));
+      }
+      const Weight weight = checkpoint_.load(planned.name, pool_);
+      if (planned.matrix) {
+        program_.matrices[planned.name] =
+            std::make_unique<PanelMatrix>(planned.name, weight, planned.shape[0], planned.shape[1], pool_);
+      } else {
+        auto& vector = program_.vectors[planned.name];
+        vector.resize(static_cast<std::size_t>(planned.shape[0]));
+        weight.decode_row(0, planned.shape[0], vector.data());
+      }
+    }
+  }
+
+  [[nodiscard]] const float* vector(const std::string& name) const {
+    return name.empty() ? nullptr : program_.vectors.at(name).data();
+  }
+  [[nodiscard]] const PanelMatrix* matrix(const std::string& name) const { return program_.matrices.at(name).get(); }
+  [[nodiscard]] bool q8(const PanelMatrix* m) const { return activations_ == Activations::kInt8 && m->view().integer; }
+
+  void fuse_next() {
+    if (fuse_attention() || fuse_linears()) return;
+    const Op& op = ops()[at_];
+    if (const auto* const embedding = std::get_if<EmbeddingOp>(&op)) {
+      program_.steps.emplace_back(EmbeddingStep{matrix(embedding->weight), embedding->out});
+    } else if (const auto* const norm = std::get_if<RmsNormOp>(&op)) {
+      program_.steps.emplace_back(NormStep{norm->in, norm->out, vector(norm->weight), norm->width, norm->eps});
+    } else if (const auto* const rope = std::get_if<RopeOp>(&op)) {
+      program_.steps.emplace_back(*rope);
+    } else if (const auto* const swiglu = std::get_if<SwigluOp>(&op)) {
+      program_.steps.emplace_back(*swiglu);
+    } else if (const auto* const add = std::get_if<AddOp>(&op)) {
+      program_.steps.emplace_back(*add);
+    } else if (const auto* const select = std::get_if<SelectOp>(&op)) {
+      program_.steps.emplace_back(*select);
+    } else {
+      throw Error(ErrorCode::kUnsupported, "the cpu backend has no kernel for: " + metal_marlin::describe(op));
+    }
+    ++at_;
+  }
+
+  // [rms_norm q] [rms_norm k] [rope q] [rope k] attention, in any order.
+  bool fuse_attention() {
+    std::size_t length = 0;
+    while (peek<RmsNormOp>(length) != nullptr || peek<RopeOp>(length) != nullptr) ++length;
+    const auto* const attention = peek<AttentionOp>(length);
+    if (attention == nullptr) return false;
+    AttentionStep step;
+    step.op = *attention;
+    for (std::size_t i = 0; i < length; ++i) {
+      if (const auto* const norm = peek<RmsNormOp>(i)) {
+        const bool is_q = norm->in == attention->q;
+        // A norm after a rotation of the same buffer is not what the step does.
+        if (norm->in != norm->out || norm->width != attention->head_dim || (!is_q && norm->in != attention->k) ||
+            (is_q ? step.rope_q : step.rope_k)) {
+          return false;
+        }
+        (is_q ? step.q_norm : step.k_norm) = vector(norm->weight);
+        step.eps = norm->eps;
+      } else {
+        const auto* const rope = peek<RopeOp>(i);
+        const bool is_q = rope->x == attention->q;
+        if (!is_q && rope->x != attention->k) return false;
+        (is_q ? step.rope_q : step.rope_k) = true;
+      }
+    }
+    program_.steps.emplace_back(step);
+    at_ += length + 1;
+    return true;
+  }
+
+  // [rms_norm] linear+ [swiglu] or [rms_norm] linear [add].
+  bool fuse_linears() {
+    std::size_t length = 0;
+    const auto* const norm = peek<RmsNormOp>(0);
+    const auto* first = peek<LinearOp>(0);
+    if (first == nullptr && norm != nullptr && norm->width == width(norm->in)) {
+      first = peek<LinearOp>(1);
+      length = 1;
+    }
+    if (first == nullptr || (length == 1 && first->in != norm->out)) return false;
+    LinearStep step;
+    std::vector<const LinearOp*> linears;
+    for (const LinearOp* op = first; op != nullptr && op->in == first->in; op = peek<LinearOp>(length)) {
+      linears.push_back(op);
+      ++length;
+    }
+    step.in = first->in;
+    if (norm != nullptr) {
+      // Keep the norm apart where somebody else reads its result.
+      if (!dead_after(norm->out, at_ + length)) return false;
+      step.in = norm->in;
+      step.norm = vector(norm->weight);
+      step.eps = norm->eps;
+    }
+    const auto* const swiglu = peek<SwigluOp>(length);
+    const auto* const add = peek<AddOp>(length);
+    if (swiglu != nullptr && linears.size() == 2 && linears[0]->out == swiglu->gate && linears[1]->out == swiglu->up &&
+        dead_after(swiglu->gate, at_ + length + 1) && dead_after(swiglu->up, at_ + length + 1)) {
+      const PanelMatrix* const gate = matrix(linears[0]->weight);
+      const PanelMatrix* const up = matrix(linears[1]->weight);
+      if (q8(gate) == q8(up)) {
+        step.parts.push_back({up, gate, vector(linears[1]->bias), vector(linears[0]->bias), swiglu->out, false, q8(up)});
+        ++length;
+      }
+    } else if (add != nullptr && linears.size() == 1 && add->y == linears[0]->out && dead_after(add->y, at_ + length + 1)) {
+      const PanelMatrix* const m = matrix(linears[0]->weight);
+      step.parts.push_back({m, nullptr, vector(linears[0]->bias), nullptr, add->x, true, q8(m)});
+      ++length;
+    }
+    if (step.parts.empty()) {
+      for (const LinearOp* const op : linears) {
+        const PanelMatrix* const m = matrix(op->weight);
+        step.parts.push_back({m, nullptr, vector(op->bias), nullptr, op->out, false, q8(m)});
+      }
+    }
+    program_.steps.emplace_back(std::move(step));
+    at_ += length;
+    return true;
+  }
+
+  void measure(const LinearStep& step) {
+    for (const LinearPart& part : step.parts) {
+      std::int64_t scratch = scratch_floats(part.matrix->view());
+      if (part.gate != nullptr) scratch += scratch_floats(part.gate->view());
+      program_.linear_scratch = std::max(program_.linear_scratch, scratch);
+      program_.widest_input = std::max(program_.widest_input, part.matrix->view().blocks * kBlock);
+    }
+  }
+
+  Program& program_;
+  const Checkpoint& checkpoint_;
+  ThreadPool& pool_;
+  Activations activations_;
+  std::size_t at_ = 0;
+};
+
+// The buffers a step reads or writes.
+std::vector<BufferId> touched(const Step& step) {
+  if (const auto* const s = std::get_if<EmbeddingStep>(&step)) return {s->out};
+  if (const auto* const s = std::get_if<NormStep>(&step)) return {s->in, s->out};
+  if (const auto* const s = std::get_if<AttentionStep>(&step)) return {s->op.q, s->op.k, s->op.v, s->op.out};
+  if (const auto* const s = std::get_if<RopeStep>(&step)) return {s->x};
+  if (const auto* const s = std::get_if<SwigluStep>(&step)) return {s->gate, s->up, s->out};
+  if (const auto* const s = std::get_if<AddStep>(&step)) return {s->x, s->y};
+  if (const auto* const s = std::get_if<SelectStep>(&step)) return {s->in, s->out};
+  const auto& linear = std::get<LinearStep>(step);
+  std::vector<BufferId> out{linear.in};
+  for (const LinearPart& part : linear.parts) out.push_back(part.out);
+  return out;
+}
+
+}  // namespace
+
+Program compile(Plan plan, const Checkpoint& checkpoint, ThreadPool& pool, Activations activations) {
+  Program program;
+  program.plan = std::move(plan);
+  Compiler(program, checkpoint, pool, activations).run();
+  return program;
+}
+
+WorkspaceLayout lay_out(const Program& program, const RunnerLimits& limits) {
+  struct Block {
+    std::size_t buffer;
+    int first;
+    int last;
+    std::int64_t size;
+  };
+  std::vector<Block> blocks(program.plan.buffers.size());
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    const Buffer& buffer = program.plan.buffers[i];
+    const std::int64_t rows = buffer.selected ? limits.selected : limits.tokens;
+    blocks[i] = {i, -1, -1, (rows * buffer.width + 15) / 16 * 16};
+  }
+  for (int i = 0; i < static_cast<int>(program.steps.size()); ++i) {
+    for (const BufferId id : touched(program.steps[static_cast<std::size_t>(i)])) {
+      Block& block = blocks[static_cast<std::size_t>(id)];
+      if (block.first < 0) block.first = i;
+      block.last = i;
+    }
+  }
+  blocks[static_cast<std::size_t>(program.plan.logits)].last = static_cast<int>(program.steps.size());
+  WorkspaceLayout layout;
+  layout.offsets.assign(blocks.size(), -1);
+  std::erase_if(blocks, [](const Block& block) { return block.first < 0; });
+  std::sort(blocks.begin(), blocks.end(), [](const Block& a, const Block& b) { return a.size > b.size; });
+  std::vector<Block> placed;
+  for (const Block& block : blocks) {
+    std::int64_t offset = 0;
+    for (bool moved = true; moved;) {  // past every placed block that lives at the same time
+      moved = false;
+      for (const Block& other : placed) {
+        const std::int64_t at = layout.offsets[other.buffer];
+        const bool together = block.first <= other.last && other.first <= block.last;
+        if (together && offset < at + other.size && at < offset + block.size) {
+          offset = at + other.size;
+          moved = true;
+        }
+      }
+    }
+    layout.offsets[block.buffer] = offset;
+    layout.floats = std::max(layout.floats, offset + block.size);
+    placed.push_back(block);
+  }
+  return layout;
+}
+
+}  // namespace metal_marlin::cpu

@@ -1,0 +1,88 @@
+// A plan compiled for the CPU: neighbouring ops fused into steps, weights bound,
+// workspace laid out.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "backends/backend.h"
+#include "backends/cpu/panel_matrix.h"
+
+namespace metal_marlin::cpu {
+
+struct EmbeddingStep {
+  const PanelMatrix* weight;
+  BufferId out;
+};
+
+struct NormStep {
+  BufferId in;
+  BufferId out;
+  const float* weight;
+  std::int64_t width;
+  float eps;
+};
+
+// One matrix of a LinearStep; with a gate the output is silu(gate x) * (matrix x).
+struct LinearPart {
+  const PanelMatrix* matrix;
+  const PanelMatrix* gate = nullptr;
+  const float* bias = nullptr;
+  const float* gate_bias = nullptr;
+  BufferId out = -1;
+  bool accumulate = false;
+  bool q8 = false;
+};
+
+// Linears that read the same input, with the norm before them.
+struct LinearStep {
+  BufferId in;
+  const float* norm = nullptr;  // null: none
+  float eps = 0;
+  std::vector<LinearPart> parts;
+};
+
+// Attention with the head norms and rotations before it.
+struct AttentionStep {
+  AttentionOp op;
+  const float* q_norm = nullptr;
+  const float* k_norm = nullptr;
+  float eps = 0;
+  bool rope_q = false;
+  bool rope_k = false;
+};
+
+using RopeStep = RopeOp;
+using SwigluStep = SwigluOp;
+using AddStep = AddOp;
+using SelectStep = SelectOp;
+
+using Step = std::variant<EmbeddingStep, NormStep, LinearStep, AttentionStep, RopeStep, SwigluStep, AddStep, SelectStep>;
+
+struct Program {
+  Plan plan;
+  std::vector<Step> steps;
+  std::map<std::string, std::unique_ptr<PanelMatrix>> matrices;
+  std::map<std::string, std::vector<float>> vectors;
+  // Widest input of a linear, rounded up to whole blocks, and scratch per thread.
+  std::int64_t widest_input = 0;
+  std::int64_t linear_scratch = 0;
+};
+
+// Where each buffer lies in a workspace, in floats; -1 for buffers that fusion
+// made unnecessary.
+struct WorkspaceLayout {
+  std::vector<std::int64_t> offsets;
+  std::int64_t floats = 0;
+};
+
+// Loads the weights and fuses.
+Program compile(Plan plan, const Checkpoint& checkpoint, ThreadPool& pool, Activations activations);
+
+// Buffers whose lifetimes do not meet share memory.
+WorkspaceLayout lay_out(const Program& program, const RunnerLimits& limits);
+
+}  // namespace metal_marlin::cpu

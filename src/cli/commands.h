@@ -1,0 +1,38 @@
+// The subcommands of metal-marlin.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <string>
+
+#include "metal_marlin/model.h"
+
+namespace metal_marlin::cli {
+
+// Each adds its subcommand with a callback that runs it.
+void add_quantize(CLI::App& app);
+void add_generate(CLI::App& app);
+void add_tokenize(CLI::App& app);
+void add_logits(CLI::App& app);
+void add_inspect(CLI::App& app);
+void add_eval(CLI::App& app);
+void add_status(CLI::App& app);
+
+// Options that every command which loads a model has.
+struct ModelFlags {
+  std::string path;
+  LoadOptions load;
+  void add(CLI::App& command);
+};
+
+// Whether Ctrl-C was pressed; the handler is installed by main.
+bool interrupted();
+
+// Prints a notice to the standard error.
+void print_notice(const std::string& text);
+
+std::string read_text(const std::string& path);  // "-": standard input
+// A JSON list of token ids.
+std::vector<TokenId> read_ids(const std::string& path);
+
+}  // namespace metal_marlin::cli

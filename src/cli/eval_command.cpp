@@ -1,0 +1,87 @@
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "cli/commands.h"
+#include "cli/progress_bar.h"
+#include "metal_marlin/evaluate.h"
+
+namespace metal_marlin::cli {
+namespace {
+
+struct Flags {
+  ModelFlags model;
+  std::string text_file;
+  std::string reference;
+  std::size_t max_tokens = 0;
+  bool json = false;
+  EvaluateOptions options;
+};
+
+void print_json(const Evaluation& result, const Flags& flags) {
+  nlohmann::ordered_json out = {{"perplexity", result.perplexity},
+                                {"perplexity_error", result.perplexity_error},
+                                {"nll", result.nll},
+                                {"context", flags.options.context},
+                                {"stride", flags.options.stride},
+                                {"windows", result.windows},
+                                {"scored_tokens", result.scored_tokens},
+                                {"tokens_per_second", result.tokens_per_second}};
+  if (result.divergence) {
+    out["reference"] = {{"mean_kl", result.divergence->mean_kl},
+                        {"mean_kl_error", result.divergence->mean_kl_error},
+                        {"top1_agreement", result.divergence->top1_agreement},
+                        {"perplexity", result.divergence->reference_perplexity}};
+  }
+  fmt::print("{}\n", out.dump(2));
+}
+
+void print_text(const Evaluation& result) {
+  fmt::print("perplexity {:.4f} +- {:.4f} over {} tokens in {} windows, {:.1f} tokens/s\n", result.perplexity,
+             result.perplexity_error, result.scored_tokens, result.windows, result.tokens_per_second);
+  if (!result.divergence) return;
+  fmt::print("reference perplexity {:.4f}, mean KL divergence {:.6f} +- {:.6f}, top-1 agreement {:.2f}%\n",
+             result.divergence->reference_perplexity, result.divergence->mean_kl, result.divergence->mean_kl_error,
+             100 * result.divergence->top1_agreement);
+}
+
+void run(Flags& flags) {
+  const auto model = Model::load(flags.model.path, flags.model.load);
+  if (!flags.reference.empty()) flags.options.reference = Model::load(flags.reference, flags.model.load);
+  std::vector<TokenId> tokens = model->tokenizer()->encode(read_text(flags.text_file));
+  if (flags.max_tokens > 0 && tokens.size() > flags.max_tokens) tokens.resize(flags.max_tokens);
+  Evaluation result;
+  {
+    ProgressBar bar("eval", "windows");
+    flags.options.progress = [&](std::int64_t done, std::int64_t total) {
+      bar.update(static_cast<double>(done), static_cast<double>(total));
+      return !interrupted();
+    };
+    result = evaluate(model, tokens, flags.options);
+  }
+  if (flags.json) {
+    print_json(result, flags);
+  } else {
+    print_text(result);
+  }
+}
+
+}  // namespace
+
+void add_eval(CLI::App& app) {
+  auto* const command = app.add_subcommand("eval", "Measure perplexity, and divergence from a reference model");
+  auto flags = std::make_shared<Flags>();
+  flags->model.add(*command);
+  command->add_option("--text", flags->text_file, "text file; -: standard input")->required();
+  command->add_option("--context", flags->options.context, "tokens in a window")->check(CLI::Range(2, 1 << 24))->capture_default_str();
+  command->add_option("--stride", flags->options.stride, "0: disjoint windows, second half scored; else windows advance by this")
+      ->check(CLI::Range(0, 1 << 24))
+      ->capture_default_str();
+  command->add_option("--max-tokens", flags->max_tokens, "use only the first tokens of the text; 0: all")->capture_default_str();
+  command->add_option("--reference", flags->reference, "model to compare with, token by token");
+  command->add_flag("--json", flags->json, "print JSON");
+  command->footer("Example:\n  metal-marlin eval Qwen3-4B-fp4 --text wiki.test.raw --context 512 --reference Qwen3-4B");
+  command->callback([flags] { run(*flags); });
+}
+
+}  // namespace metal_marlin::cli

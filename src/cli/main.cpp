@@ -1,0 +1,111 @@
+// metal-marlin: the command line.
+#include <fmt/format.h>
+
+#include <array>
+#include <csignal>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+
+#include "cli/commands.h"
+#include "metal_marlin/error.h"
+#include "metal_marlin/inspect.h"
+
+namespace metal_marlin::cli {
+namespace {
+
+volatile std::sig_atomic_t interrupt_count = 0;
+
+// The first Ctrl-C asks for a clean end; the second does not ask.
+void on_interrupt(int) {
+  interrupt_count = interrupt_count + 1;
+  if (interrupt_count > 1) std::_Exit(130);
+}
+
+}  // namespace
+
+bool interrupted() { return interrupt_count > 0; }
+
+void print_notice(const std::string& text) { fmt::print(stderr, "note: {}\n", text); }
+
+std::string read_text(const std::string& path) {
+  if (path == "-") return {std::istreambuf_iterator<char>(std::cin), {}};
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw Error(ErrorCode::kNotFound, fmt::format("{}: cannot open", path));
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+std::vector<TokenId> read_ids(const std::string& path) {
+  const nlohmann::json json = nlohmann::json::parse(read_text(path), nullptr, false);
+  std::vector<TokenId> ids;
+  bool good = json.is_array();
+  for (std::size_t i = 0; good && i < json.size(); ++i) {
+    good = json[i].is_number_integer() && json[i].get<std::int64_t>() >= 0 && json[i].get<std::int64_t>() <= INT32_MAX;
+    if (good) ids.push_back(json[i].get<TokenId>());
+  }
+  if (!good) throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: expected a JSON list of token ids", path));
+  return ids;
+}
+
+void ModelFlags::add(CLI::App& command) {
+  load.notice = print_notice;
+  command.add_option("model", path, "Hugging Face folder, quantized folder or GGUF file")->required();
+  command.add_option("--threads", load.threads, "threads; 0: one per usable core")->check(CLI::Range(0, 4096));
+  command.add_flag("--exact", load.exact, "f32 activations and cache instead of 8-bit activations and an f16 cache");
+  command.add_option("--instruction-set", load.instruction_set, "one that `metal-marlin status` lists; default: the best");
+  command.add_flag("--gguf-f16", load.gguf_to_f16, "load GGUF K-quants and IQ4_XS as f16 instead of int8");
+}
+
+int run(int argc, char** argv) {
+  CLI::App app{"Quantized language models: quantize, inspect, evaluate, generate."};
+  app.name("metal-marlin");
+  app.set_version_flag("--version", status().version);
+  app.require_subcommand(1);
+  app.footer(
+      "Examples:\n"
+      "  metal-marlin quantize Qwen3-4B -o Qwen3-4B-fp4 --format fp4\n"
+      "  metal-marlin generate Qwen3-4B-fp4 -p 'Once upon a time' -n 64\n"
+      "Exit codes: 0 done, 2 wrong argument, 3 something is missing, 4 corrupt file, 5 not supported,\n"
+      "  6 the system refused a read or write, 7 not enough memory, 8 or 130 cancelled, 9 internal error.");
+  add_quantize(app);
+  add_generate(app);
+  add_tokenize(app);
+  add_logits(app);
+  add_inspect(app);
+  add_eval(app);
+  add_status(app);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    const int code = app.exit(error);
+    return code == 0 ? 0 : static_cast<int>(ErrorCode::kInvalidArgument);
+  }
+  return interrupted() ? 130 : 0;
+}
+
+}  // namespace metal_marlin::cli
+
+int main(int argc, char** argv) {
+  struct sigaction action {};
+  action.sa_handler = metal_marlin::cli::on_interrupt;
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
+  try {
+    return metal_marlin::cli::run(argc, argv);
+  } catch (const metal_marlin::Error& error) {
+    if (error.code() == metal_marlin::ErrorCode::kCancelled && metal_marlin::cli::interrupted()) {
+      fmt::print(stderr, "\ninterrupted\n");
+      return 130;
+    }
+    fmt::print(stderr, "error: {}\n", error.what());
+    return static_cast<int>(error.code());
+  } catch (const std::bad_alloc&) {
+    fmt::print(stderr, "error: out of memory\n");
+    return static_cast<int>(metal_marlin::ErrorCode::kOutOfMemory);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "error: internal: {}\n", error.what());
+    return static_cast<int>(metal_marlin::ErrorCode::kInternal);
+  }
+}

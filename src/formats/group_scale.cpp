@@ -1,0 +1,255 @@
+#include "formats/group_scale.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "formats/codec.h"
+#include "formats/small_floats.h"
+
+namespace metal_marlin {
+namespace {
+
+// Rounded elements c of x / scale, and the sums that a least-squares scale needs.
+struct Trial {
+  double squared_error = 0;
+  double xc = 0;  // sum x * c
+  double cc = 0;  // sum c * c
+};
+
+class GroupSearch {
+ public:
+  GroupSearch(const FormatSpec& spec, std::span<const float> x, float global_scale)
+      : spec_(spec), x_(x), global_(global_scale), scaled_(x.size()), rounded_(x.size()) {}
+
+  GroupFit run() {
+    const auto [low, high] = std::minmax_element(x_.begin(), x_.end());
+    low_ = *low;
+    high_ = *high;
+    if (low_ == 0 && high_ == 0) return zero_group();
+    if (spec_.zero != ZeroKind::kNone) return search_asymmetric();
+    return search_symmetric();
+  }
+
+ private:
+  [[nodiscard]] GroupFit zero_group() const {
+    GroupFit fit;
+    if (spec_.scale_type == ScaleType::kE8m0) fit.scale = 0x1p-127F;
+    return fit;
+  }
+
+  Trial evaluate(float scale) {
+    const float factor = effective_scale(spec_, scale, global_);
+    const float inverse = factor == 0 ? 0.0F : 1.0F / factor;
+    const std::size_t n = x_.size();
+    for (std::size_t i = 0; i < n; ++i) scaled_[i] = std::clamp(x_[i] * inverse, -1e6F, 1e6F);
+    round_to_elements(spec_.format, scaled_, rounded_.data());
+    float error = 0;
+    float xc = 0;
+    float cc = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+      const float difference = x_[i] - factor * rounded_[i];
+      error += difference * difference;
+      xc += x_[i] * rounded_[i];
+      cc += rounded_[i] * rounded_[i];
+    }
+    return {error, xc, cc};
+  }
+
+  // Tries a stored scale; keeps it if it is better. Returns the least-squares
+  // scale for the codes that it led to.
+  float attempt(float scale, GroupFit& best) {
+    const float stored = round_scale(spec_.scale_type, scale);
+    if (!std::isfinite(stored) || stored == 0) return 0;
+    const Trial trial = evaluate(stored);
+    if (trial.squared_error < best.squared_error) {
+      best.squared_error = trial.squared_error;
+      best.scale = stored;
+    }
+    return trial.cc == 0 ? 0 : static_cast<float>(trial.xc / trial.cc) * global_;
+  }
+
+  GroupFit search_symmetric() {
+    GroupFit best = zero_group();
+    best.squared_error = std::numeric_limits<double>::max();
+    const float largest = std::max(-low_, high_);
+    if (spec_.scale_type == ScaleType::kE8m0) return search_exponent(largest, best);
+    for (const float base : base_scales(largest)) {
+      if (spec_.scale_type == ScaleType::kE4m3) {
+        search_e4m3(base * global_, best);
+        continue;
+      }
+      const bool wide = format_info(spec_.format).bits >= 8;
+      const int steps = wide ? 2 : 14;
+      float at_best = 0;
+      for (int i = 0; i <= steps; ++i) {
+        const float factor = wide ? 1.0F - 0.01F * static_cast<float>(i) : 1.08F - 0.04F * static_cast<float>(i);
+        const double before = best.squared_error;
+        const float refined = attempt(base * factor, best);
+        if (best.squared_error < before) at_best = refined;
+        if (best.squared_error == 0) return best;
+      }
+      for (int i = 0; i < 2 && at_best != 0; ++i) at_best = attempt(at_best, best);
+    }
+    if (best.squared_error == std::numeric_limits<double>::max()) {  // every scale rounds to zero
+      best.scale = 0;
+      best.squared_error = evaluate(0).squared_error;
+    }
+    return best;
+  }
+
+  // Scales that map the largest magnitude to the end of the element range. For
+  // two's-complement ranges the longer end is the negative one, so both signs.
+  [[nodiscard]] std::vector<float> base_scales(float largest) const {
+    switch (spec_.format) {
+      case Format::kFp4:
+      case Format::kMxfp4:
+      case Format::kNvfp4: return {largest / 6};
+      case Format::kNf4:
+      case Format::kNf3: return {largest};
+      case Format::kNf2: return {largest, -largest};
+      case Format::kFp8E4M3: return {largest / 448};
+      case Format::kFp8E5M2: return {largest / 57344};
+      case Format::kInt8: return {largest / 127};
+      case Format::kIq4Nl: return {largest / 127, largest / -127};
+      default: {
+        const auto end = static_cast<float>(1 << (format_info(spec_.format).bits - 1));
+        return {-low_ >= high_ ? largest / end : -largest / end, largest / (end - 1), -largest / (end - 1)};
+      }
+    }
+  }
+
+  // The OCP rule's exponent, floor(log2(max)) - 2, and its neighbours.
+  GroupFit search_exponent(float largest, GroupFit best) {
+    const int exponent = std::ilogb(largest) - 2;
+    for (const int candidate : {exponent, exponent + 1, exponent - 1}) {
+      attempt(std::ldexp(1.0F, std::clamp(candidate, -127, 127)), best);
+    }
+    return best;
+  }
+
+  void search_e4m3(float base, GroupFit& best) {
+    const int middle = f32_to_e4m3(base);
+    for (int code = std::max(middle - 5, 1); code <= std::min(middle + 2, 0x7E); ++code) {
+      attempt(e4m3_to_f32(static_cast<std::uint8_t>(code)), best);
+    }
+  }
+
+  void attempt_asymmetric(float scale, float offset, GroupFit& best) {
+    for (int iteration = 0; iteration < 3; ++iteration) {
+      GroupFit fit;
+      fit.scale = round_scale(spec_.scale_type, scale);
+      if (fit.scale == 0 || !std::isfinite(fit.scale)) return;
+      const auto top = static_cast<float>((1 << format_info(spec_.format).bits) - 1);
+      if (spec_.zero == ZeroKind::kInteger) {
+        fit.zero = static_cast<std::uint8_t>(std::clamp(std::nearbyint(-offset / fit.scale), 0.0F, top));
+      } else {
+        fit.minimum = round_scale(spec_.scale_type, offset);
+      }
+      const float shift = spec_.zero == ZeroKind::kInteger ? -fit.scale * static_cast<float>(fit.zero) : fit.minimum;
+      const std::size_t n = x_.size();
+      const float inverse = 1.0F / fit.scale;
+      for (std::size_t i = 0; i < n; ++i) scaled_[i] = std::clamp((x_[i] - shift) * inverse, -1e6F, 1e6F);
+      round_to_elements(spec_.format, scaled_, rounded_.data());
+      double error = 0;
+      double sums[4] = {0, 0, 0, 0};  // c, c*c, x, x*c
+      for (std::size_t i = 0; i < n; ++i) {
+        const double difference = x_[i] - decode(fit, rounded_[i]);
+        error += difference * difference;
+        sums[0] += rounded_[i];
+        sums[1] += static_cast<double>(rounded_[i]) * rounded_[i];
+        sums[2] += x_[i];
+        sums[3] += static_cast<double>(x_[i]) * rounded_[i];
+      }
+      if (error < best.squared_error) {
+        best = fit;
+        best.squared_error = error;
+      }
+      const auto count = static_cast<double>(n);
+      const double determinant = count * sums[1] - sums[0] * sums[0];
+      if (error == 0 || determinant <= 0) return;
+      scale = static_cast<float>((count * sums[3] - sums[0] * sums[2]) / determinant);
+      offset = static_cast<float>((sums[2] - static_cast<double>(scale) * sums[0]) / count);
+    }
+  }
+
+  [[nodiscard]] float decode(const GroupFit& fit, float element) const {
+    if (spec_.zero == ZeroKind::kInteger) return fit.scale * (element - static_cast<float>(fit.zero));
+    return fit.scale * element + fit.minimum;
+  }
+
+  GroupFit search_asymmetric() {
+    GroupFit best;
+    best.squared_error = std::numeric_limits<double>::max();
+    const auto top = static_cast<float>((1 << format_info(spec_.format).bits) - 1);
+    const bool integer = spec_.zero == ZeroKind::kInteger;
+    const float low = integer ? std::min(low_, 0.0F) : low_;
+    const float high = integer ? std::max(high_, 0.0F) : high_;
+    if (low == high) return constant_group(low);
+    for (int i = 0; i <= 8 && best.squared_error != 0; ++i) {
+      const float shrink = 0.02F * static_cast<float>(i) * (high - low);
+      attempt_asymmetric((high - low - shrink) / top, low + shrink / 2, best);
+    }
+    if (best.squared_error == std::numeric_limits<double>::max()) return constant_group((low + high) / 2);
+    return best;
+  }
+
+  // Every weight is (nearly) the same: the minimum alone holds it.
+  [[nodiscard]] GroupFit constant_group(float value) const {
+    GroupFit fit;
+    if (spec_.zero == ZeroKind::kMinimum) fit.minimum = round_scale(spec_.scale_type, value);
+    for (const float x : x_) fit.squared_error += (x - fit.minimum) * (x - fit.minimum);
+    return fit;
+  }
+
+  const FormatSpec& spec_;
+  std::span<const float> x_;
+  float global_;
+  float low_ = 0;
+  float high_ = 0;
+  std::vector<float> scaled_;
+  std::vector<float> rounded_;
+};
+
+}  // namespace
+
+float round_scale(ScaleType type, float scale) {
+  switch (type) {
+    case ScaleType::kF16: return f16_to_f32(f32_to_f16(std::clamp(scale, -65504.0F, 65504.0F)));
+    case ScaleType::kBf16: {
+      const float rounded = bf16_to_f32(f32_to_bf16(scale));
+      return std::isinf(rounded) ? std::copysign(bf16_to_f32(0x7F7F), scale) : rounded;
+    }
+    case ScaleType::kE4m3: return e4m3_to_f32(f32_to_e4m3(scale));
+    default: return scale;
+  }
+}
+
+float nvfp4_global_scale(float largest) {
+  if (largest == 0) return 1;
+  return std::clamp(6.0F * 448.0F / largest, std::numeric_limits<float>::min(), 0x1p120F);
+}
+
+float effective_scale(const FormatSpec& spec, float stored_scale, float global_scale) {
+  return spec.format == Format::kNvfp4 ? stored_scale / global_scale : stored_scale;
+}
+
+GroupFit fit_group(const FormatSpec& spec, std::span<const float> x, float global_scale) {
+  return GroupSearch(spec, x, global_scale).run();
+}
+
+void encode_group(const FormatSpec& spec, std::span<const float> x, const GroupFit& fit, float global_scale,
+                  std::uint8_t* codes) {
+  const float factor = effective_scale(spec, fit.scale, global_scale);
+  const float inverse = factor == 0 ? 0.0F : 1.0F / factor;
+  const float shift = spec.zero == ZeroKind::kInteger ? -fit.scale * static_cast<float>(fit.zero) : fit.minimum;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    codes[i] = inverse == 0 ? (spec.zero == ZeroKind::kNone ? zero_code(spec.format) : fit.zero)
+                            : encode(spec.format, (x[i] - shift) * inverse);
+    if (spec.format == Format::kInt8) codes[i] = std::max<std::uint8_t>(codes[i], 1);
+  }
+}
+
+}  // namespace metal_marlin

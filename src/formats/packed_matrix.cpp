@@ -1,0 +1,246 @@
+#include "formats/packed_matrix.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "formats/codec.h"
+#include "formats/group_scale.h"
+#include "formats/small_floats.h"
+#include "metal_marlin/error.h"
+#include "runtime/thread_pool.h"
+
+namespace metal_marlin {
+namespace {
+
+std::size_t packed_bytes(std::int64_t n, int bits) { return (static_cast<std::size_t>(n) * static_cast<std::size_t>(bits) + 7) / 8; }
+
+template <typename T>
+T load(std::span<const std::byte> bytes, std::size_t index) {
+  T value;
+  std::memcpy(&value, bytes.data() + index * sizeof(T), sizeof(T));
+  return value;
+}
+
+template <typename T>
+void store(std::vector<std::byte>& bytes, std::size_t index, T value) {
+  std::memcpy(bytes.data() + index * sizeof(T), &value, sizeof(T));
+}
+
+float load_scale(ScaleType type, std::span<const std::byte> bytes, std::size_t index) {
+  switch (type) {
+    case ScaleType::kF16: return f16_to_f32(load<std::uint16_t>(bytes, index));
+    case ScaleType::kBf16: return bf16_to_f32(load<std::uint16_t>(bytes, index));
+    case ScaleType::kF32: return load<float>(bytes, index);
+    case ScaleType::kE8m0: return e8m0_to_f32(load<std::uint8_t>(bytes, index));
+    case ScaleType::kE4m3: return e4m3_to_f32(load<std::uint8_t>(bytes, index));
+  }
+  return 0;
+}
+
+void store_scale(ScaleType type, std::vector<std::byte>& bytes, std::size_t index, float value) {
+  switch (type) {
+    case ScaleType::kF16: return store(bytes, index, f32_to_f16(value));
+    case ScaleType::kBf16: return store(bytes, index, f32_to_bf16(value));
+    case ScaleType::kF32: return store(bytes, index, value);
+    case ScaleType::kE8m0: return store(bytes, index, static_cast<std::uint8_t>(value == 0 ? 0 : std::ilogb(value) + 127));
+    case ScaleType::kE4m3: return store(bytes, index, f32_to_e4m3(value));
+  }
+}
+
+void check_part(std::string_view name, std::string_view part, std::size_t found, std::size_t expected) {
+  if (found == expected) return;
+  throw Error(ErrorCode::kCorruptFile, fmt::format("tensor {}: {} take {} bytes, expected {}", name, part, found, expected));
+}
+
+struct RowResult {
+  double squared_error = 0;
+  double squared_weight = 0;
+};
+
+RowResult quantize_row(PackedMatrix& matrix, std::int64_t row, std::span<const float> weights, std::uint8_t* codes) {
+  RowResult result;
+  const std::int64_t size = matrix.spec.group_size(matrix.cols);
+  for (std::int64_t group = 0; group < matrix.spec.groups(matrix.cols); ++group) {
+    const auto begin = static_cast<std::size_t>(group * size);
+    const auto x = weights.subspan(begin, std::min(static_cast<std::size_t>(size), weights.size() - begin));
+    const GroupFit fit = fit_group(matrix.spec, x, matrix.global_scale);
+    matrix.set_scale(row, group, fit.scale);
+    if (matrix.spec.zero == ZeroKind::kMinimum) matrix.set_minimum(row, group, fit.minimum);
+    if (matrix.spec.zero == ZeroKind::kInteger) matrix.set_zero(row, group, fit.zero);
+    encode_group(matrix.spec, x, fit, matrix.global_scale, codes + begin);
+    result.squared_error += fit.squared_error;
+  }
+  for (const float w : weights) result.squared_weight += static_cast<double>(w) * w;
+  const std::size_t bytes = packed_bytes(matrix.cols, format_info(matrix.spec.format).bits);
+  pack_codes(format_info(matrix.spec.format).bits, {codes, weights.size()},
+             matrix.codes.data() + static_cast<std::size_t>(row) * bytes);
+  return result;
+}
+
+void check_finite(std::int64_t row, std::span<const float> weights) {
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    if (std::isfinite(weights[i])) continue;
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("weight [{}, {}] is {}, expected a finite number", row, i, weights[i]));
+  }
+}
+
+}  // namespace
+
+std::size_t scale_type_bytes(ScaleType type) {
+  switch (type) {
+    case ScaleType::kF32: return 4;
+    case ScaleType::kF16:
+    case ScaleType::kBf16: return 2;
+    default: return 1;
+  }
+}
+
+PackedLayout::PackedLayout(const FormatSpec& spec, std::int64_t rows, std::int64_t cols) {
+  const int bits = format_info(spec.format).bits;
+  const std::int64_t groups = spec.groups(cols);
+  code_row_bytes = packed_bytes(cols, bits);
+  scale_row_bytes = static_cast<std::size_t>(groups) * scale_type_bytes(spec.scale_type);
+  zero_row_bytes = spec.zero == ZeroKind::kMinimum   ? scale_row_bytes
+                   : spec.zero == ZeroKind::kInteger ? packed_bytes(groups, bits)
+                                                     : 0;
+  code_bytes = static_cast<std::size_t>(rows) * code_row_bytes;
+  scale_bytes = static_cast<std::size_t>(rows) * scale_row_bytes;
+  zero_bytes = static_cast<std::size_t>(rows) * zero_row_bytes;
+  global_bytes = spec.format == Format::kNvfp4 ? sizeof(float) : 0;
+}
+
+void pack_codes(int bits, std::span<const std::uint8_t> codes, std::byte* out) {
+  std::uint32_t pending = 0;
+  int filled = 0;
+  for (const std::uint8_t code : codes) {
+    pending |= static_cast<std::uint32_t>(code) << filled;
+    filled += bits;
+    while (filled >= 8) {
+      *out++ = static_cast<std::byte>(pending & 0xFFU);
+      pending >>= 8;
+      filled -= 8;
+    }
+  }
+  if (filled > 0) *out = static_cast<std::byte>(pending & 0xFFU);
+}
+
+void unpack_codes(int bits, const std::byte* packed, std::size_t n, std::uint8_t* codes) {
+  const std::uint32_t mask = (1U << bits) - 1;
+  std::uint32_t pending = 0;
+  int filled = 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    if (filled < bits) {
+      pending |= static_cast<std::uint32_t>(*packed++) << filled;
+      filled += 8;
+    }
+    codes[i] = static_cast<std::uint8_t>(pending & mask);
+    pending >>= bits;
+    filled -= bits;
+  }
+}
+
+float PackedView::scale(std::int64_t row, std::int64_t group) const {
+  return load_scale(spec.scale_type, scales, static_cast<std::size_t>(row * spec.groups(cols) + group));
+}
+
+float PackedView::minimum(std::int64_t row, std::int64_t group) const {
+  if (spec.zero != ZeroKind::kMinimum) return 0;
+  return load_scale(spec.scale_type, zeros, static_cast<std::size_t>(row * spec.groups(cols) + group));
+}
+
+int PackedView::zero(std::int64_t row, std::int64_t group) const {
+  if (spec.zero != ZeroKind::kInteger) return 0;
+  const int bits = format_info(spec.format).bits;
+  const std::size_t row_bytes = packed_bytes(spec.groups(cols), bits);
+  const std::size_t bit = static_cast<std::size_t>(group) * static_cast<std::size_t>(bits);
+  const std::size_t at = static_cast<std::size_t>(row) * row_bytes + bit / 8;
+  std::uint32_t word = std::to_integer<std::uint32_t>(zeros[at]);
+  if (at + 1 < zeros.size()) word |= std::to_integer<std::uint32_t>(zeros[at + 1]) << 8;
+  return static_cast<int>((word >> (bit % 8)) & ((1U << bits) - 1));
+}
+
+void PackedView::unpack_row(std::int64_t row, std::uint8_t* out) const {
+  const int bits = format_info(spec.format).bits;
+  unpack_codes(bits, codes.data() + static_cast<std::size_t>(row) * packed_bytes(cols, bits),
+               static_cast<std::size_t>(cols), out);
+}
+
+void PackedView::decode_row(std::int64_t row, float* out) const {
+  std::vector<std::uint8_t> unpacked(static_cast<std::size_t>(cols));
+  unpack_row(row, unpacked.data());
+  const std::span<const float> table = decode_table(spec.format);
+  const std::int64_t size = spec.group_size(cols);
+  for (std::int64_t begin = 0, group = 0; begin < cols; begin += size, ++group) {
+    const float factor = effective_scale(spec, scale(row, group), global_scale);
+    const float base = minimum(row, group);
+    const auto offset = static_cast<float>(zero(row, group));
+    for (std::int64_t i = begin; i < std::min(begin + size, cols); ++i) {
+      out[i] = factor * (table[unpacked[static_cast<std::size_t>(i)]] - offset) + base;
+    }
+  }
+}
+
+void PackedView::check_sizes(std::string_view name) const {
+  const PackedLayout layout(spec, rows, cols);
+  check_part(name, "packed codes", codes.size(), layout.code_bytes);
+  check_part(name, "scales", scales.size(), layout.scale_bytes);
+  check_part(name, "zeros", zeros.size(), layout.zero_bytes);
+}
+
+PackedMatrix::PackedMatrix(const FormatSpec& matrix_spec, std::int64_t matrix_rows, std::int64_t matrix_cols)
+    : spec(matrix_spec), rows(matrix_rows), cols(matrix_cols) {
+  const PackedLayout layout(spec, rows, cols);
+  codes.resize(layout.code_bytes);
+  scales.resize(layout.scale_bytes);
+  zeros.resize(layout.zero_bytes);
+}
+
+void PackedMatrix::set_scale(std::int64_t row, std::int64_t group, float value) {
+  store_scale(spec.scale_type, scales, static_cast<std::size_t>(row * spec.groups(cols) + group), value);
+}
+
+void PackedMatrix::set_minimum(std::int64_t row, std::int64_t group, float value) {
+  store_scale(spec.scale_type, zeros, static_cast<std::size_t>(row * spec.groups(cols) + group), value);
+}
+
+void PackedMatrix::set_zero(std::int64_t row, std::int64_t group, int value) {
+  const int bits = format_info(spec.format).bits;
+  const std::size_t row_bytes = packed_bytes(spec.groups(cols), bits);
+  const std::size_t bit = static_cast<std::size_t>(group) * static_cast<std::size_t>(bits);
+  const std::size_t at = static_cast<std::size_t>(row) * row_bytes + bit / 8;
+  const auto spread = static_cast<std::uint32_t>(value) << (bit % 8);
+  const auto mask = ((1U << bits) - 1) << (bit % 8);
+  zeros[at] = (zeros[at] & ~static_cast<std::byte>(mask & 0xFFU)) | static_cast<std::byte>(spread & 0xFFU);
+  if ((mask >> 8) != 0) {
+    zeros[at + 1] = (zeros[at + 1] & ~static_cast<std::byte>(mask >> 8)) | static_cast<std::byte>(spread >> 8);
+  }
+}
+
+PackedMatrix quantize_matrix(const FormatSpec& spec, std::int64_t rows, std::int64_t cols, const RowReader& read,
+                             float global_scale, ThreadPool& pool, QuantizeStats* stats) {
+  validate(spec);
+  PackedMatrix matrix(spec, rows, cols);
+  matrix.global_scale = global_scale;
+  std::vector<RowResult> results(static_cast<std::size_t>(rows));
+  pool.parallel_for(rows, 8, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<float> weights(static_cast<std::size_t>(cols));
+    std::vector<std::uint8_t> codes(static_cast<std::size_t>(cols));
+    for (std::int64_t row = begin; row < end; ++row) {
+      read(row, weights.data());
+      check_finite(row, weights);
+      results[static_cast<std::size_t>(row)] = quantize_row(matrix, row, weights, codes.data());
+    }
+  });
+  if (stats != nullptr) {
+    for (const RowResult& result : results) {
+      stats->squared_error += result.squared_error;
+      stats->squared_weight += result.squared_weight;
+    }
+  }
+  return matrix;
+}
+
+}  // namespace metal_marlin

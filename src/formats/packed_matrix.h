@@ -1,0 +1,93 @@
+// The canonical packed layout of a quantized [rows, cols] matrix, as files hold
+// it (docs/file-format.md). Per row, codes form one little-endian bit stream:
+// code i occupies bits [i*b, (i+1)*b), so 32 codes take 4*b bytes; rows start on
+// whole bytes. Scales (and minima) are [rows, groups]; integer zeros are packed
+// per row like codes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "metal_marlin/format.h"
+
+namespace metal_marlin {
+
+class ThreadPool;
+
+// Sizes in bytes of the parts.
+struct PackedLayout {
+  PackedLayout(const FormatSpec& spec, std::int64_t rows, std::int64_t cols);
+  std::size_t code_row_bytes;
+  std::size_t scale_row_bytes;
+  std::size_t zero_row_bytes;  // minima or integer zeros, 0 where there are none
+  std::size_t code_bytes;
+  std::size_t scale_bytes;
+  std::size_t zero_bytes;
+  std::size_t global_bytes;  // NVFP4's f32
+  [[nodiscard]] std::size_t total_bytes() const { return code_bytes + scale_bytes + zero_bytes + global_bytes; }
+};
+
+std::size_t scale_type_bytes(ScaleType type);
+
+// A quantized matrix whose bytes lie elsewhere (a mapped file, a PackedMatrix).
+struct PackedView {
+  FormatSpec spec;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  float global_scale = 1;
+  std::span<const std::byte> codes;
+  std::span<const std::byte> scales;
+  std::span<const std::byte> zeros;
+
+  [[nodiscard]] float scale(std::int64_t row, std::int64_t group) const;    // as stored
+  [[nodiscard]] float minimum(std::int64_t row, std::int64_t group) const;  // 0 without minima
+  [[nodiscard]] int zero(std::int64_t row, std::int64_t group) const;       // 0 without integer zeros
+  // Unpacks the codes of a row, one a byte.
+  void unpack_row(std::int64_t row, std::uint8_t* out) const;
+  // The weights of a row, in f32.
+  void decode_row(std::int64_t row, float* out) const;
+  // \throws Error (kCorruptFile) when a part's size is not what the layout says.
+  void check_sizes(std::string_view name) const;
+};
+
+// Owns its bytes.
+struct PackedMatrix {
+  PackedMatrix() = default;
+  PackedMatrix(const FormatSpec& matrix_spec, std::int64_t matrix_rows, std::int64_t matrix_cols);
+
+  FormatSpec spec;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  float global_scale = 1;
+  std::vector<std::byte> codes;
+  std::vector<std::byte> scales;
+  std::vector<std::byte> zeros;
+
+  [[nodiscard]] PackedView view() const { return {spec, rows, cols, global_scale, codes, scales, zeros}; }
+  void set_scale(std::int64_t row, std::int64_t group, float value);
+  void set_minimum(std::int64_t row, std::int64_t group, float value);
+  void set_zero(std::int64_t row, std::int64_t group, int value);
+};
+
+// Packs `bits`-wide codes into a little-endian bit stream of ceil(n*bits/8) bytes.
+void pack_codes(int bits, std::span<const std::uint8_t> codes, std::byte* out);
+void unpack_codes(int bits, const std::byte* packed, std::size_t n, std::uint8_t* codes);
+
+// Fills `out` with row `row` of a matrix in f32.
+using RowReader = std::function<void(std::int64_t row, float* out)>;
+
+struct QuantizeStats {
+  double squared_error = 0;   // sum over weights
+  double squared_weight = 0;  // sum over weights
+};
+
+// Round-to-nearest quantization with the group scale search. The result does
+// not depend on the number of threads. global_scale is NVFP4's divisor.
+// \throws Error (kInvalidArgument) at a NaN or infinite weight, naming its place.
+PackedMatrix quantize_matrix(const FormatSpec& spec, std::int64_t rows, std::int64_t cols, const RowReader& read,
+                             float global_scale, ThreadPool& pool, QuantizeStats* stats = nullptr);
+
+}  // namespace metal_marlin

@@ -1,0 +1,36 @@
+#include "io/checkpoint.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "io/checkpoint_kinds.h"
+#include "metal_marlin/error.h"
+
+namespace metal_marlin {
+
+void Weight::decode_row(std::int64_t row, std::int64_t cols, float* out) const {
+  if (const auto* const matrix = std::get_if<PackedView>(&view)) {
+    matrix->decode_row(row, out);
+  } else {
+    const auto& dense = std::get<DenseView>(view);
+    convert_to_f32(dense.dtype, dense.bytes, static_cast<std::size_t>(row * cols), static_cast<std::size_t>(cols), out);
+  }
+}
+
+const WeightInfo* Checkpoint::find(const std::string& name) const {
+  const auto& all = weights();
+  const auto found = std::lower_bound(all.begin(), all.end(), name,
+                                      [](const WeightInfo& info, const std::string& key) { return info.name < key; });
+  return found == all.end() || found->name != name ? nullptr : &*found;
+}
+
+std::unique_ptr<Checkpoint> open_checkpoint(const std::filesystem::path& path, const CheckpointOptions& options) {
+  if (!std::filesystem::exists(path)) {
+    throw Error(ErrorCode::kNotFound, fmt::format("{}: no such file or folder", path.string()));
+  }
+  if (std::filesystem::is_directory(path)) return open_hf_checkpoint(path);
+  return open_gguf_checkpoint(path, options);
+}
+
+}  // namespace metal_marlin

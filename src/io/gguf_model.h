@@ -1,0 +1,25 @@
+// A GGUF file's metadata and tensor names as the Hugging Face files give them.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "io/gguf.h"
+#include "io/json.h"
+
+namespace metal_marlin {
+
+// config.json of the model. \throws Error naming the key that is missing or the
+// architecture that we do not know.
+Json gguf_config_json(const Gguf& gguf);
+
+// The Hugging Face name of a tensor; nothing for tensors without one
+// (rope_freqs.weight, which the config already holds).
+std::optional<std::string> gguf_tensor_name(const std::string& name);
+
+// GGUF stores q and k of the llama architecture with the two halves of each
+// head interleaved. The row of the file that holds row `row` of the original.
+std::int64_t gguf_rope_row(std::int64_t row, std::int64_t head_dim);
+bool gguf_permutes(const Json& config, const std::string& hf_name);
+
+}  // namespace metal_marlin

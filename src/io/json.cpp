@@ -1,0 +1,96 @@
+#include "io/json.h"
+
+#include <fmt/format.h>
+
+#include "io/mapped_file.h"
+#include "metal_marlin/error.h"
+
+namespace metal_marlin {
+
+Json parse_json(std::string_view text, const std::string& where) {
+  try {
+    return Json::parse(text.begin(), text.end());
+  } catch (const Json::exception& error) {
+    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: not valid JSON: {}", where, error.what()));
+  }
+}
+
+Json read_json_file(const std::filesystem::path& path) {
+  const MappedFile file(path);
+  return parse_json({reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()}, path.string());
+}
+
+JsonObject::JsonObject(const Json& value, std::string where) : value_(&value), where_(std::move(where)) {
+  if (!value.is_object()) {
+    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: found {}, expected an object", where_, value.type_name()));
+  }
+}
+
+void JsonObject::wrong(const char* key, std::string_view expected) const {
+  const auto found = value_->find(key);
+  std::string text = "nothing";
+  if (found != value_->end()) {
+    text = found->dump(-1, ' ', false, Json::error_handler_t::replace);
+    if (text.size() > 60) text = text.substr(0, 57) + "...";
+  }
+  throw Error(found == value_->end() ? ErrorCode::kNotFound : ErrorCode::kCorruptFile,
+              fmt::format("{}: field {} is {}, expected {}", where_, key, text, expected));
+}
+
+bool JsonObject::has(const char* key) const {
+  const auto found = value_->find(key);
+  return found != value_->end() && !found->is_null();
+}
+
+const Json& JsonObject::at(const char* key) const {
+  if (!has(key)) wrong(key, "a value");
+  return *value_->find(key);
+}
+
+JsonObject JsonObject::object(const char* key) const {
+  if (!has(key) || !value_->find(key)->is_object()) wrong(key, "an object");
+  return {*value_->find(key), where_ + ": " + key};
+}
+
+std::int64_t JsonObject::integer(const char* key) const {
+  if (!has(key)) wrong(key, "an integer");
+  const Json& value = *value_->find(key);
+  if (!value.is_number_integer() || (value.is_number_unsigned() && value.get<std::uint64_t>() > INT64_MAX)) {
+    wrong(key, "an integer");
+  }
+  return value.get<std::int64_t>();
+}
+
+std::int64_t JsonObject::integer_or(const char* key, std::int64_t fallback) const {
+  return has(key) ? integer(key) : fallback;
+}
+
+std::int64_t JsonObject::bounded(const char* key, std::int64_t low, std::int64_t high) const {
+  const std::int64_t value = integer(key);
+  if (value < low || value > high) wrong(key, fmt::format("an integer from {} to {}", low, high));
+  return value;
+}
+
+double JsonObject::number(const char* key) const {
+  if (!has(key) || !value_->find(key)->is_number()) wrong(key, "a number");
+  return value_->find(key)->get<double>();
+}
+
+double JsonObject::number_or(const char* key, double fallback) const { return has(key) ? number(key) : fallback; }
+
+bool JsonObject::boolean_or(const char* key, bool fallback) const {
+  if (!has(key)) return fallback;
+  if (!value_->find(key)->is_boolean()) wrong(key, "true or false");
+  return value_->find(key)->get<bool>();
+}
+
+std::string JsonObject::string(const char* key) const {
+  if (!has(key) || !value_->find(key)->is_string()) wrong(key, "a string");
+  return value_->find(key)->get<std::string>();
+}
+
+std::string JsonObject::string_or(const char* key, const std::string& fallback) const {
+  return has(key) ? string(key) : fallback;
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,47 @@
+// JSON parsing with errors that name the file and the field.
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+namespace metal_marlin {
+
+using Json = nlohmann::json;
+using OrderedJson = nlohmann::ordered_json;
+
+// \throws Error (kCorruptFile) naming `where` and the position.
+Json parse_json(std::string_view text, const std::string& where);
+// \throws Error (kNotFound, kIo, kCorruptFile) naming the path.
+Json read_json_file(const std::filesystem::path& path);
+
+// Typed access to the fields of an object, each with an error that says what
+// was found and what was expected.
+class JsonObject {
+ public:
+  // `where` names the file, and the path inside it, in errors.
+  JsonObject(const Json& value, std::string where);
+
+  [[nodiscard]] bool has(const char* key) const;  // present and not null
+  [[nodiscard]] const Json& at(const char* key) const;
+  [[nodiscard]] JsonObject object(const char* key) const;
+  [[nodiscard]] std::int64_t integer(const char* key) const;
+  [[nodiscard]] std::int64_t integer_or(const char* key, std::int64_t fallback) const;
+  // An integer in [low, high]; dimensions and counts go through here.
+  [[nodiscard]] std::int64_t bounded(const char* key, std::int64_t low, std::int64_t high) const;
+  [[nodiscard]] double number_or(const char* key, double fallback) const;
+  [[nodiscard]] double number(const char* key) const;
+  [[nodiscard]] bool boolean_or(const char* key, bool fallback) const;
+  [[nodiscard]] std::string string(const char* key) const;
+  [[nodiscard]] std::string string_or(const char* key, const std::string& fallback) const;
+  [[nodiscard]] const std::string& where() const { return where_; }
+  [[nodiscard]] const Json& json() const { return *value_; }
+  [[noreturn]] void wrong(const char* key, std::string_view expected) const;
+
+ private:
+  const Json* value_;
+  std::string where_;
+};
+
+}  // namespace metal_marlin

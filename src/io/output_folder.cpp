@@ -1,0 +1,98 @@
+#include "io/output_folder.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "metal_marlin/error.h"
+
+namespace metal_marlin {
+namespace {
+
+[[noreturn]] void fail(const std::filesystem::path& path, const char* action) {
+  throw Error(ErrorCode::kIo, fmt::format("{}: cannot {}: {}", path.string(), action, std::strerror(errno)));
+}
+
+void write_and_sync(const std::filesystem::path& path, const std::string& text) {
+  const int descriptor = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (descriptor < 0) fail(path, "create");
+  std::size_t done = 0;
+  while (done < text.size()) {
+    const ssize_t written = write(descriptor, text.data() + done, text.size() - done);
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) {
+      close(descriptor);
+      fail(path, "write");
+    }
+    done += static_cast<std::size_t>(written);
+  }
+  const bool synced = fsync(descriptor) == 0;
+  if (close(descriptor) != 0 || !synced) fail(path, "flush");
+}
+
+void sync_folder(const std::filesystem::path& path) {
+  const int descriptor = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) fail(path, "open");
+  const bool synced = fsync(descriptor) == 0;
+  close(descriptor);
+  if (!synced) fail(path, "flush");
+}
+
+std::filesystem::path parent_of(const std::filesystem::path& path) {
+  return path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
+}
+
+}  // namespace
+
+OutputFolder::OutputFolder(const std::filesystem::path& destination, bool overwrite) : destination_(destination) {
+  if (destination_.filename().empty()) destination_ = destination_.parent_path();  // trailing slash
+  if (std::filesystem::exists(destination_) && !overwrite) {
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: exists already", destination_.string()));
+  }
+  partial_ = destination_;
+  partial_ += ".partial";
+  std::error_code error;
+  std::filesystem::remove_all(partial_, error);
+  std::filesystem::create_directories(partial_, error);
+  if (error) throw Error(ErrorCode::kIo, fmt::format("{}: cannot create: {}", partial_.string(), error.message()));
+}
+
+OutputFolder::~OutputFolder() {
+  if (committed_) return;
+  std::error_code ignored;
+  std::filesystem::remove_all(partial_, ignored);
+}
+
+void OutputFolder::write_file(const std::string& name, const std::string& text) { write_and_sync(partial_ / name, text); }
+
+void OutputFolder::commit() {
+  sync_folder(partial_);
+  std::filesystem::path replaced = destination_;
+  replaced += ".replaced";
+  std::error_code error;
+  if (std::filesystem::exists(destination_)) {
+    std::filesystem::remove_all(replaced, error);
+    std::filesystem::rename(destination_, replaced, error);
+    if (error) throw Error(ErrorCode::kIo, fmt::format("{}: cannot move away: {}", destination_.string(), error.message()));
+  }
+  std::filesystem::rename(partial_, destination_, error);
+  if (error) throw Error(ErrorCode::kIo, fmt::format("{}: cannot rename: {}", partial_.string(), error.message()));
+  committed_ = true;
+  sync_folder(parent_of(destination_));
+  std::filesystem::remove_all(replaced, error);
+}
+
+void write_file_atomically(const std::filesystem::path& path, const std::string& text) {
+  std::filesystem::path partial = path;
+  partial += ".partial";
+  write_and_sync(partial, text);
+  std::error_code error;
+  std::filesystem::rename(partial, path, error);
+  if (error) throw Error(ErrorCode::kIo, fmt::format("{}: cannot rename: {}", partial.string(), error.message()));
+  sync_folder(parent_of(path));
+}
+
+}  // namespace metal_marlin

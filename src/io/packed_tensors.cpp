@@ -1,0 +1,367 @@
+#include "io/packed_tensors.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <memory>
+#include <regex>
+
+#include "metal_marlin/error.h"
+
+namespace metal_marlin {
+namespace {
+
+constexpr std::array<std::string_view, 8> kSideParts{".weight_scale",        ".weight_min",    ".weight_zero_point",
+                                                     ".weight_global_scale", ".weight_shape",  ".weight_g_idx",
+                                                     ".input_global_scale",  ".input_scale"};
+
+bool stored_as_float8(PackScheme scheme, const FormatSpec& spec) {
+  return scheme == PackScheme::kCompressedTensors && spec.format == Format::kFp8E4M3;
+}
+
+bool integer_pack(Format format) { return format == Format::kS4 || format == Format::kU4 || format == Format::kInt8; }
+
+DType scale_dtype(ScaleType type) {
+  switch (type) {
+    case ScaleType::kF16: return DType::kF16;
+    case ScaleType::kBf16: return DType::kBf16;
+    case ScaleType::kF32: return DType::kF32;
+    case ScaleType::kE4m3: return DType::kF8E4M3;
+    case ScaleType::kE8m0: return DType::kU8;
+  }
+  return DType::kU8;
+}
+
+std::optional<ScaleType> scale_type_of(DType dtype) {
+  switch (dtype) {
+    case DType::kF16: return ScaleType::kF16;
+    case DType::kBf16: return ScaleType::kBf16;
+    case DType::kF32: return ScaleType::kF32;
+    case DType::kF8E4M3: return ScaleType::kE4m3;
+    default: return std::nullopt;
+  }
+}
+
+Json spec_json(const PackedModule& module) {
+  return {{"format", format_info(module.spec.format).name},
+          {"group", module.spec.group == 0 ? Json("row") : Json(module.spec.group)},
+          {"scale_type", scale_type_name(module.spec.scale_type)},
+          {"zero", zero_kind_name(module.spec.zero)},
+          {"shape", {module.rows, module.cols}}};
+}
+
+std::string compressed_format(const FormatSpec& spec) {
+  if (spec.format == Format::kNvfp4) return "nvfp4-pack-quantized";
+  return spec.format == Format::kFp8E4M3 ? "float-quantized" : "pack-quantized";
+}
+
+Json compressed_weights(const FormatSpec& spec) {
+  const bool nvfp4 = spec.format == Format::kNvfp4;
+  Json weights = {{"num_bits", format_info(spec.format).bits},
+                  {"type", integer_pack(spec.format) ? "int" : "float"},
+                  {"symmetric", spec.zero == ZeroKind::kNone},
+                  {"strategy", nvfp4 ? "tensor_group" : (spec.group == 0 ? "channel" : "group")},
+                  {"group_size", spec.group == 0 ? Json(nullptr) : Json(spec.group)},
+                  {"dynamic", false},
+                  {"actorder", nullptr},
+                  {"block_structure", nullptr},
+                  {"observer", "minmax"},
+                  {"observer_kwargs", Json::object()}};
+  return weights;
+}
+
+// compressed-tensors packs zero points along the rows: eight of a column in an
+// int32, [ceil(rows / 8), groups].
+std::vector<std::byte> zeros_by_column(const PackedMatrix& matrix) {
+  const std::int64_t groups = matrix.spec.groups(matrix.cols);
+  std::vector<std::uint32_t> words(static_cast<std::size_t>((matrix.rows + 7) / 8 * groups));
+  const PackedView view = matrix.view();
+  for (std::int64_t row = 0; row < matrix.rows; ++row) {
+    for (std::int64_t group = 0; group < groups; ++group) {
+      words[static_cast<std::size_t>(row / 8 * groups + group)] |= static_cast<std::uint32_t>(view.zero(row, group)) << (4 * (row % 8));
+    }
+  }
+  std::vector<std::byte> bytes(words.size() * sizeof(std::uint32_t));
+  std::memcpy(bytes.data(), words.data(), bytes.size());
+  return bytes;
+}
+
+bool matches(const std::string& pattern, const std::string& module, const std::string& where) {
+  if (!pattern.starts_with("re:")) return pattern == module;
+  try {
+    // compressed-tensors uses re.match: anchored at the beginning only.
+    return std::regex_search(module, std::regex("^(?:" + pattern.substr(3) + ")"));
+  } catch (const std::regex_error& error) {
+    throw Error(ErrorCode::kUnsupported, fmt::format("{}: pattern '{}': {}", where, pattern, error.what()));
+  }
+}
+
+const DenseView& part(const SafetensorsFolder& folder, const std::string& name) {
+  const DenseView* const view = folder.find(name);
+  if (view == nullptr) throw Error(ErrorCode::kNotFound, fmt::format("{}: tensor {} is missing", folder.where(name), name));
+  return *view;
+}
+
+[[noreturn]] void bad_part(const SafetensorsFolder& folder, const std::string& name, const DenseView& view,
+                           const std::string& expected) {
+  throw Error(ErrorCode::kCorruptFile, fmt::format("{}: tensor {}: found {} {}, expected {}", folder.where(name), name,
+                                                   dtype_name(view.dtype), shape_text(view.shape), expected));
+}
+
+}  // namespace
+
+bool fits_compressed_tensors(const std::map<std::string, PackedModule>& modules) {
+  if (modules.empty()) return false;
+  const FormatSpec& spec = modules.begin()->second.spec;
+  const bool integer = integer_pack(spec.format) && spec.zero != ZeroKind::kMinimum;
+  const bool fp8 = spec.format == Format::kFp8E4M3 && spec.group == 0;
+  if (!integer && !fp8 && spec.format != Format::kNvfp4) return false;
+  return std::all_of(modules.begin(), modules.end(), [&](const auto& entry) {
+    const auto& [name, module] = entry;
+    const std::int64_t words = 32 / format_info(spec.format).bits;
+    return module.spec == spec && name.starts_with("model.layers.") && module.cols % module.spec.group_size(module.cols) == 0 &&
+           module.cols % words == 0;
+  });
+}
+
+Json quantization_config(PackScheme scheme, const std::map<std::string, PackedModule>& modules,
+                         const std::vector<std::string>& ignored) {
+  if (scheme == PackScheme::kMetalMarlin) {
+    Json tensors = Json::object();
+    for (const auto& [name, module] : modules) tensors[name] = spec_json(module);
+    return {{"quant_method", "metal-marlin"}, {"version", 1}, {"tensors", tensors}};
+  }
+  const FormatSpec& spec = modules.begin()->second.spec;
+  Json ignore = Json::array({"lm_head"});
+  for (const std::string& name : ignored) {
+    if (name != "lm_head") ignore.push_back(name);
+  }
+  const Json group = {{"targets", {"Linear"}},
+                      {"weights", compressed_weights(spec)},
+                      {"input_activations", nullptr},
+                      {"output_activations", nullptr},
+                      {"format", compressed_format(spec)}};
+  return {{"quant_method", "compressed-tensors"},
+          {"format", compressed_format(spec)},
+          {"quantization_status", "compressed"},
+          {"global_compression_ratio", nullptr},
+          {"kv_cache_scheme", nullptr},
+          {"ignore", ignore},
+          {"config_groups", {{"group_0", group}}}};
+}
+
+std::string codes_entry(PackScheme scheme, const std::string& module, const FormatSpec& spec) {
+  return module + (stored_as_float8(scheme, spec) ? ".weight" : ".weight_packed");
+}
+
+bool is_side_entry(const std::string& name) {
+  return std::any_of(kSideParts.begin(), kSideParts.end(), [&](std::string_view suffix) { return name.ends_with(suffix); });
+}
+
+std::vector<TensorPlan> packed_tensor_plans(PackScheme scheme, const std::string& module, const PackedModule& packed) {
+  const FormatSpec& spec = packed.spec;
+  const PackedLayout layout(spec, packed.rows, packed.cols);
+  const auto row_bytes = static_cast<std::int64_t>(layout.code_row_bytes);
+  const bool compressed = scheme == PackScheme::kCompressedTensors;
+  std::vector<TensorPlan> plans;
+  const std::string codes = codes_entry(scheme, module, spec);
+  if (stored_as_float8(scheme, spec)) {
+    plans.push_back({codes, DType::kF8E4M3, {packed.rows, packed.cols}});
+  } else if (compressed && integer_pack(spec.format)) {
+    plans.push_back({codes, DType::kI32, {packed.rows, row_bytes / 4}});
+  } else {
+    plans.push_back({codes, DType::kU8, {packed.rows, row_bytes}});
+  }
+  const std::int64_t groups = spec.groups(packed.cols);
+  plans.push_back({module + ".weight_scale", scale_dtype(spec.scale_type), {packed.rows, groups}});
+  if (spec.zero == ZeroKind::kMinimum) plans.push_back({module + ".weight_min", scale_dtype(spec.scale_type), {packed.rows, groups}});
+  if (spec.zero == ZeroKind::kInteger && compressed) {
+    plans.push_back({module + ".weight_zero_point", DType::kI32, {(packed.rows + 7) / 8, groups}});
+  } else if (spec.zero == ZeroKind::kInteger) {
+    plans.push_back({module + ".weight_zero_point", DType::kU8, {packed.rows, static_cast<std::int64_t>(layout.zero_row_bytes)}});
+  }
+  if (spec.format == Format::kNvfp4) plans.push_back({module + ".weight_global_scale", DType::kF32, {1}});
+  if (compressed && integer_pack(spec.format)) plans.push_back({module + ".weight_shape", DType::kI64, {2}});
+  return plans;
+}
+
+void write_packed_tensors(PackScheme scheme, const PackedMatrix& matrix, SafetensorsWriter& writer) {
+  const bool compressed = scheme == PackScheme::kCompressedTensors;
+  writer.write(matrix.codes);
+  writer.write(matrix.scales);
+  if (matrix.spec.zero == ZeroKind::kInteger && compressed) {
+    writer.write(zeros_by_column(matrix));
+  } else {
+    writer.write(matrix.zeros);
+  }
+  if (matrix.spec.format == Format::kNvfp4) writer.write(std::as_bytes(std::span(&matrix.global_scale, 1)));
+  if (compressed && integer_pack(matrix.spec.format)) {
+    const std::array<std::int64_t, 2> shape{matrix.rows, matrix.cols};
+    writer.write(std::as_bytes(std::span(shape)));
+  }
+}
+
+QuantizationConfig::QuantizationConfig(const Json& json, const std::string& where) {
+  const JsonObject config(json, where + ": quantization_config");
+  const std::string method = config.string("quant_method");
+  if (method == "metal-marlin") {
+    parse_marlin(config);
+  } else if (method == "compressed-tensors") {
+    parse_compressed(config);
+  } else {
+    throw Error(
+        ErrorCode::kUnsupported,
+        fmt::format("{}: field quant_method is '{}', expected metal-marlin or compressed-tensors", config.where(), method));
+  }
+}
+
+void QuantizationConfig::parse_marlin(const JsonObject& json) {
+  scheme_ = PackScheme::kMetalMarlin;
+  if (json.integer("version") != 1) json.wrong("version", "1");
+  const JsonObject tensors = json.object("tensors");
+  for (const auto& [name, entry] : tensors.json().items()) {
+    const JsonObject item(entry, tensors.where() + ": " + name);
+    FormatSpec spec;
+    spec.format = parse_format(item.string("format"));
+    spec.group = item.at("group").is_string() ? parse_group(item.string("group"))
+                                              : static_cast<int>(item.bounded("group", 1, 1 << 20));
+    spec.scale_type = parse_scale_type(item.string("scale_type"));
+    spec.zero = parse_zero_kind(item.string("zero"));
+    validate(spec);
+    const Json& shape = item.at("shape");
+    if (!shape.is_array() || shape.size() != 2 || !shape[0].is_number_unsigned() || !shape[1].is_number_unsigned()) {
+      item.wrong("shape", "two integers");
+    }
+    modules_.emplace(name, PackedModule{spec, shape[0].get<std::int64_t>(), shape[1].get<std::int64_t>()});
+  }
+}
+
+void QuantizationConfig::parse_compressed(const JsonObject& json) {
+  scheme_ = PackScheme::kCompressedTensors;
+  if (json.has("ignore")) {
+    for (const Json& entry : json.at("ignore")) {
+      if (!entry.is_string()) json.wrong("ignore", "a list of names");
+      ignored_.push_back(entry.get<std::string>());
+    }
+  }
+  const JsonObject groups = json.object("config_groups");
+  for (const auto& [name, entry] : groups.json().items()) {
+    const JsonObject item(entry, groups.where() + ": " + name);
+    const JsonObject weights = item.object("weights");
+    const std::string format = item.string_or("format", json.string_or("format", ""));
+    const std::string type = weights.string_or("type", "int");
+    const std::int64_t bits = weights.integer("num_bits");
+    Group group;
+    group.spec.zero = weights.boolean_or("symmetric", true) ? ZeroKind::kNone : ZeroKind::kInteger;
+    const std::string strategy = weights.string_or("strategy", "channel");
+    group.spec.group = strategy == "group" || strategy == "tensor_group" ? static_cast<int>(weights.bounded("group_size", 1, 1 << 20)) : 0;
+    if (format == "pack-quantized" && type == "int" && bits == 4) {
+      group.spec.format = group.spec.zero == ZeroKind::kNone ? Format::kS4 : Format::kU4;
+    } else if (format == "pack-quantized" && type == "int" && bits == 8 && group.spec.zero == ZeroKind::kNone) {
+      group.spec.format = Format::kInt8;
+    } else if (format == "float-quantized" && type == "float" && bits == 8 && strategy != "block") {
+      group.spec.format = Format::kFp8E4M3;
+    } else if (format == "nvfp4-pack-quantized" && bits == 4) {
+      group.spec = default_spec(Format::kNvfp4);
+    } else {
+      throw Error(ErrorCode::kUnsupported,
+                  fmt::format("{}: {} {}{} by {}, {}symmetric, is not one that we read", item.where(), format, type, bits,
+                              strategy, group.spec.zero == ZeroKind::kNone ? "" : "a"));
+    }
+    const Json& targets = item.at("targets");
+    if (!targets.is_array()) item.wrong("targets", "a list of names");
+    for (const Json& target : targets) {
+      if (!target.is_string()) item.wrong("targets", "a list of names");
+      group.targets.push_back(target.get<std::string>());
+    }
+    groups_.push_back(std::move(group));
+  }
+}
+
+std::optional<PackedModule> QuantizationConfig::find(const std::string& module) const {
+  const auto found = modules_.find(module);
+  if (found != modules_.end()) return found->second;
+  for (const std::string& pattern : ignored_) {
+    if (matches(pattern, module, "quantization_config: ignore")) return std::nullopt;
+  }
+  for (const Group& group : groups_) {
+    for (const std::string& target : group.targets) {
+      if (target == "Linear" || matches(target, module, "quantization_config: targets")) return PackedModule{group.spec, 0, 0};
+    }
+  }
+  return std::nullopt;
+}
+
+LoadedPack load_packed_tensors(const SafetensorsFolder& folder, PackScheme scheme, const std::string& module,
+                               const PackedModule& described) {
+  FormatSpec spec = described.spec;
+  const bool compressed = scheme == PackScheme::kCompressedTensors;
+  const std::string codes_name = codes_entry(scheme, module, spec);
+  const DenseView& codes = part(folder, codes_name);
+  const DenseView& scales = part(folder, module + ".weight_scale");
+  if (codes.shape.size() != 2) bad_part(folder, codes_name, codes, "a matrix");
+  if (folder.find(module + ".weight_g_idx") != nullptr) {
+    throw Error(ErrorCode::kUnsupported, fmt::format("{}: tensor {}.weight_g_idx: activation order is not supported",
+                                                     folder.where(codes_name), module));
+  }
+  if (compressed) {
+    const auto type = scale_type_of(scales.dtype);
+    if (!type) bad_part(folder, module + ".weight_scale", scales, "F16, BF16, F32 or F8_E4M3");
+    spec.scale_type = *type;
+  } else if (scales.dtype != scale_dtype(spec.scale_type)) {
+    bad_part(folder, module + ".weight_scale", scales, std::string(dtype_name(scale_dtype(spec.scale_type))));
+  }
+  PackedModule packed{spec, codes.shape[0], 0};
+  if (const DenseView* const shape = folder.find(module + ".weight_shape"); shape != nullptr && compressed) {
+    if (shape->dtype != DType::kI64 || shape->shape != Shape{2}) bad_part(folder, module + ".weight_shape", *shape, "I64 [2]");
+    std::memcpy(&packed.cols, shape->bytes.data() + sizeof(std::int64_t), sizeof(std::int64_t));
+  } else if (!compressed) {
+    if (described.rows != packed.rows) bad_part(folder, codes_name, codes, fmt::format("{} rows", described.rows));
+    packed.cols = described.cols;
+  } else {
+    packed.cols = codes.shape[1] * static_cast<std::int64_t>(dtype_bytes(codes.dtype)) * 8 / format_info(spec.format).bits;
+  }
+  if (packed.cols <= 0 || packed.cols > (std::int64_t{1} << 40)) bad_part(folder, codes_name, codes, "a width from 1 to 2^40");
+  LoadedPack loaded;
+  loaded.view = {spec, packed.rows, packed.cols, 1, codes.bytes, scales.bytes, {}};
+  auto owner = std::make_shared<PackedMatrix>();
+  const std::int64_t groups = spec.groups(packed.cols);
+  if (compressed && element_count(scales.shape) == 1 && spec.group == 0 && packed.rows != 1) {  // one scale for the tensor
+    for (std::int64_t row = 0; row < packed.rows; ++row) owner->scales.insert(owner->scales.end(), scales.bytes.begin(), scales.bytes.end());
+    loaded.view.scales = owner->scales;
+  }
+  if (spec.zero == ZeroKind::kMinimum) loaded.view.zeros = part(folder, module + ".weight_min").bytes;
+  if (spec.zero == ZeroKind::kInteger) {
+    const DenseView& zeros = part(folder, module + ".weight_zero_point");
+    loaded.view.zeros = zeros.bytes;
+    if (compressed) {
+      if (zeros.bytes.size() != static_cast<std::size_t>((packed.rows + 7) / 8 * groups) * 4) {
+        bad_part(folder, module + ".weight_zero_point", zeros, fmt::format("I32 [{}, {}]", (packed.rows + 7) / 8, groups));
+      }
+      owner->spec = spec;
+      owner->cols = packed.cols;
+      owner->zeros.resize(PackedLayout(spec, packed.rows, packed.cols).zero_bytes);
+      for (std::int64_t row = 0; row < packed.rows; ++row) {
+        for (std::int64_t group = 0; group < groups; ++group) {
+          std::uint32_t word = 0;
+          std::memcpy(&word, zeros.bytes.data() + static_cast<std::size_t>(row / 8 * groups + group) * 4, 4);
+          owner->set_zero(row, group, static_cast<int>(word >> (4 * (row % 8)) & 15U));
+        }
+      }
+      loaded.view.zeros = owner->zeros;
+    }
+  }
+  if (spec.format == Format::kNvfp4) {
+    const std::string name = module + ".weight_global_scale";
+    const DenseView& global = part(folder, name);
+    if (global.dtype != DType::kF32 || element_count(global.shape) != 1) bad_part(folder, name, global, "F32 [1]");
+    std::memcpy(&loaded.view.global_scale, global.bytes.data(), sizeof(float));
+  }
+  loaded.view.check_sizes(module + ".weight");
+  loaded.owner = std::move(owner);
+  return loaded;
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,79 @@
+// How a packed matrix lies in a safetensors file, and the quantization_config
+// that says so (docs/file-format.md). Two schemes share the part names:
+// "metal-marlin", ours, for every format, and "compressed-tensors", which other
+// programs load, for the formats that it has.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "formats/packed_matrix.h"
+#include "io/json.h"
+#include "io/safetensors.h"
+
+namespace metal_marlin {
+
+enum class PackScheme : std::uint8_t { kMetalMarlin, kCompressedTensors };
+
+// A linear layer that is quantized.
+struct PackedModule {
+  FormatSpec spec;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+};
+
+// Whether the compressed-tensors schema holds these modules (by name, without
+// ".weight"): one format for all of them, int4 or int8 in groups or rows, FP8
+// E4M3 by rows, or NVFP4, whole groups, and only linear layers inside blocks.
+bool fits_compressed_tensors(const std::map<std::string, PackedModule>& modules);
+
+// The config.json entry. ignored: linear layers that stay dense.
+Json quantization_config(PackScheme scheme, const std::map<std::string, PackedModule>& modules,
+                         const std::vector<std::string>& ignored);
+
+// The entries of one module, and their bytes in the same order.
+std::vector<TensorPlan> packed_tensor_plans(PackScheme scheme, const std::string& module, const PackedModule& packed);
+void write_packed_tensors(PackScheme scheme, const PackedMatrix& matrix, SafetensorsWriter& writer);
+
+// What a quantization_config says, for reading.
+class QuantizationConfig {
+ public:
+  // json: the quantization_config field. \throws Error (kUnsupported) naming a
+  // method or scheme that we do not read.
+  QuantizationConfig(const Json& json, const std::string& where);
+  [[nodiscard]] PackScheme scheme() const { return scheme_; }
+  // A module's format and shape (zeros where only the tensors tell it); nothing
+  // when it is dense.
+  [[nodiscard]] std::optional<PackedModule> find(const std::string& module) const;
+
+ private:
+  struct Group {
+    std::vector<std::string> targets;
+    FormatSpec spec;
+  };
+  void parse_marlin(const JsonObject& json);
+  void parse_compressed(const JsonObject& json);
+
+  PackScheme scheme_ = PackScheme::kMetalMarlin;
+  std::map<std::string, PackedModule> modules_;
+  std::vector<Group> groups_;
+  std::vector<std::string> ignored_;
+};
+
+// A packed matrix and the bytes that had to be rearranged for it.
+struct LoadedPack {
+  PackedView view;
+  std::shared_ptr<const void> owner;
+};
+// Reads a module's parts. \throws Error naming file and tensor.
+LoadedPack load_packed_tensors(const SafetensorsFolder& folder, PackScheme scheme, const std::string& module,
+                               const PackedModule& described);
+
+// The entry that holds the codes of a module under a scheme.
+std::string codes_entry(PackScheme scheme, const std::string& module, const FormatSpec& spec);
+// Whether an entry is a part of a packed module, other than its codes.
+bool is_side_entry(const std::string& name);
+
+}  // namespace metal_marlin

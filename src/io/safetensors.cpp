@@ -1,0 +1,207 @@
+#include "io/safetensors.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "io/json.h"
+#include "metal_marlin/error.h"
+
+namespace metal_marlin {
+namespace {
+
+constexpr std::uint64_t kMaxHeader = 100U << 20;  // the reference implementation's limit
+
+[[noreturn]] void corrupt(const std::string& where, const std::string& what) {
+  throw Error(ErrorCode::kCorruptFile, where + ": " + what);
+}
+
+std::uint64_t offset_at(const Json& offsets, std::size_t index, const std::string& where) {
+  if (!offsets[index].is_number_unsigned()) corrupt(where, "data_offsets are not two non-negative integers");
+  return offsets[index].get<std::uint64_t>();
+}
+
+DenseView parse_entry(const Json& json, std::span<const std::byte> data, const std::string& where) {
+  const JsonObject entry(json, where);
+  DenseView view;
+  const std::string dtype = entry.string("dtype");
+  const auto known = dtype_from_name(dtype);
+  if (!known) corrupt(where, fmt::format("unknown dtype {}", dtype));
+  view.dtype = *known;
+  const Json& shape = entry.at("shape");
+  const Json& offsets = entry.at("data_offsets");
+  if (!shape.is_array()) entry.wrong("shape", "an array");
+  if (!offsets.is_array() || offsets.size() != 2) entry.wrong("data_offsets", "two integers");
+  for (const Json& dimension : shape) {
+    if (!dimension.is_number_unsigned()) entry.wrong("shape", "non-negative integers");
+    view.shape.push_back(static_cast<std::int64_t>(std::min<std::uint64_t>(dimension.get<std::uint64_t>(), INT64_MAX)));
+  }
+  const std::uint64_t begin = offset_at(offsets, 0, where);
+  const std::uint64_t end = offset_at(offsets, 1, where);
+  if (begin > end || end > data.size()) {
+    corrupt(where, fmt::format("data_offsets [{}, {}] lie outside the file's {} data bytes", begin, end, data.size()));
+  }
+  const auto count = element_count(view.shape);
+  std::uint64_t expected = 0;
+  if (!count || __builtin_mul_overflow(static_cast<std::uint64_t>(*count), dtype_bytes(view.dtype), &expected) ||
+      expected != end - begin) {
+    corrupt(where, fmt::format("shape {} of {} does not take the {} bytes given", shape_text(view.shape), dtype, end - begin));
+  }
+  view.bytes = data.subspan(begin, end - begin);
+  return view;
+}
+
+void check_overlaps(const std::map<std::string, DenseView>& tensors, const std::string& where) {
+  struct Range {
+    const std::byte* begin;
+    const std::byte* end;
+    const std::string* name;
+  };
+  std::vector<Range> ranges;
+  for (const auto& [name, view] : tensors) {
+    if (!view.bytes.empty()) ranges.push_back({view.bytes.data(), view.bytes.data() + view.bytes.size(), &name});
+  }
+  std::sort(ranges.begin(), ranges.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
+  for (std::size_t i = 1; i < ranges.size(); ++i) {
+    if (ranges[i].begin < ranges[i - 1].end) {
+      corrupt(where, fmt::format("tensors {} and {} overlap", *ranges[i - 1].name, *ranges[i].name));
+    }
+  }
+}
+
+}  // namespace
+
+std::map<std::string, DenseView> parse_safetensors(std::span<const std::byte> bytes, const std::string& where) {
+  if (bytes.size() < 8) corrupt(where, fmt::format("{} bytes, too short for a safetensors header", bytes.size()));
+  std::uint64_t header_size = 0;
+  std::memcpy(&header_size, bytes.data(), sizeof(header_size));
+  if (header_size > bytes.size() - 8 || header_size > kMaxHeader) {
+    corrupt(where, fmt::format("header of {} bytes in a file of {}", header_size, bytes.size()));
+  }
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()) + 8, header_size);
+  const Json json = parse_json(text, where + ": header");
+  const JsonObject header(json, where + ": header");
+  const std::span<const std::byte> data = bytes.subspan(8 + header_size);
+  std::map<std::string, DenseView> tensors;
+  for (const auto& [name, entry] : json.items()) {
+    if (name == "__metadata__") continue;
+    tensors.emplace(name, parse_entry(entry, data, fmt::format("{}: tensor {}", where, name)));
+  }
+  check_overlaps(tensors, where);
+  return tensors;
+}
+
+SafetensorsFile::SafetensorsFile(const std::filesystem::path& path)
+    : file_(path), tensors_(parse_safetensors(file_.bytes(), path.string())) {}
+
+SafetensorsFolder::SafetensorsFolder(const std::filesystem::path& folder) {
+  const auto index_path = folder / "model.safetensors.index.json";
+  if (!std::filesystem::exists(index_path)) {
+    add(folder / "model.safetensors");
+    return;
+  }
+  const Json json = read_json_file(index_path);
+  const JsonObject map = JsonObject(json, index_path.string()).object("weight_map");
+  std::map<std::string, std::string> expected;
+  for (const auto& [name, file] : map.json().items()) {
+    if (!file.is_string()) map.wrong(name.c_str(), "a file name");
+    expected[name] = file.get<std::string>();
+  }
+  std::vector<std::string> names;
+  for (const auto& [name, file] : expected) names.push_back(file);
+  std::sort(names.begin(), names.end());
+  names.erase(std::unique(names.begin(), names.end()), names.end());
+  for (const std::string& name : names) {
+    if (std::filesystem::path(name).filename() != name) corrupt(index_path.string(), "shard name " + name + " leaves the folder");
+    if (!std::filesystem::exists(folder / name)) {
+      throw Error(ErrorCode::kNotFound, fmt::format("{}: shard {} is missing", index_path.string(), name));
+    }
+    add(folder / name);
+  }
+  for (const auto& [name, file] : expected) {
+    if (tensors_.contains(name)) continue;
+    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: tensor {} is not in shard {}", index_path.string(), name, file));
+  }
+}
+
+void SafetensorsFolder::add(const std::filesystem::path& path) {
+  files_.push_back(std::make_unique<SafetensorsFile>(path));
+  for (const auto& [name, view] : files_.back()->tensors()) {
+    if (!tensors_.emplace(name, view).second) {
+      corrupt(path.string(), fmt::format("tensor {} is also in {}", name, owners_[name]->path().string()));
+    }
+    owners_[name] = files_.back().get();
+  }
+}
+
+const DenseView* SafetensorsFolder::find(const std::string& name) const {
+  const auto found = tensors_.find(name);
+  return found == tensors_.end() ? nullptr : &found->second;
+}
+
+std::string SafetensorsFolder::where(const std::string& name) const {
+  const auto found = owners_.find(name);
+  return found == owners_.end() ? files_.front()->path().parent_path().string() : found->second->path().string();
+}
+
+std::size_t TensorPlan::bytes() const {
+  return static_cast<std::size_t>(element_count(shape).value_or(0)) * dtype_bytes(dtype);
+}
+
+SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, const std::vector<TensorPlan>& plan)
+    : path_(path) {
+  OrderedJson header;
+  header["__metadata__"] = {{"format", "pt"}};
+  for (const TensorPlan& tensor : plan) {
+    const std::size_t size = tensor.bytes();
+    header[tensor.name] = {{"dtype", dtype_name(tensor.dtype)},
+                           {"shape", tensor.shape},
+                           {"data_offsets", {remaining_, remaining_ + size}}};
+    remaining_ += size;
+  }
+  std::string text = header.dump();
+  text.append((8 - text.size() % 8) % 8, ' ');  // data starts on 8 bytes
+  descriptor_ = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (descriptor_ < 0) {
+    throw Error(ErrorCode::kIo, fmt::format("{}: cannot create: {}", path.string(), std::strerror(errno)));
+  }
+  const std::uint64_t size = text.size();
+  write_all(std::as_bytes(std::span(&size, 1)));
+  write_all(std::as_bytes(std::span(text)));
+}
+
+SafetensorsWriter::~SafetensorsWriter() {
+  if (descriptor_ >= 0) close(descriptor_);
+}
+
+void SafetensorsWriter::write_all(std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = ::write(descriptor_, bytes.data(), bytes.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) {
+      throw Error(ErrorCode::kIo, fmt::format("{}: cannot write: {}", path_.string(), std::strerror(errno)));
+    }
+    bytes = bytes.subspan(static_cast<std::size_t>(written));
+  }
+}
+
+void SafetensorsWriter::write(std::span<const std::byte> bytes) {
+  if (bytes.size() > remaining_) throw Error(ErrorCode::kInternal, path_.string() + ": more data than planned");
+  write_all(bytes);
+  remaining_ -= bytes.size();
+}
+
+void SafetensorsWriter::finish() {
+  if (remaining_ != 0) {
+    throw Error(ErrorCode::kInternal, fmt::format("{}: {} planned bytes were not written", path_.string(), remaining_));
+  }
+  if (fsync(descriptor_) != 0 || close(std::exchange(descriptor_, -1)) != 0) {
+    throw Error(ErrorCode::kIo, fmt::format("{}: cannot flush: {}", path_.string(), std::strerror(errno)));
+  }
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,82 @@
+// The safetensors container: 8 bytes little-endian header size, a JSON header,
+// raw tensor bytes (https://huggingface.co/docs/safetensors, format 0.3+).
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "io/dtype.h"
+#include "io/mapped_file.h"
+
+namespace metal_marlin {
+
+// Tensors of a header, as views into `bytes`. `where` names the file in errors.
+// \throws Error (kCorruptFile) on any contradiction: header past the end,
+// unknown type, offsets out of range or overlapping, size unequal to shape.
+std::map<std::string, DenseView> parse_safetensors(std::span<const std::byte> bytes, const std::string& where);
+
+// One mapped file.
+class SafetensorsFile {
+ public:
+  explicit SafetensorsFile(const std::filesystem::path& path);
+  [[nodiscard]] const std::map<std::string, DenseView>& tensors() const { return tensors_; }
+  [[nodiscard]] const std::filesystem::path& path() const { return file_.path(); }
+
+ private:
+  MappedFile file_;
+  std::map<std::string, DenseView> tensors_;
+};
+
+// All tensors of a model folder: model.safetensors, or the shards that
+// model.safetensors.index.json names.
+class SafetensorsFolder {
+ public:
+  explicit SafetensorsFolder(const std::filesystem::path& folder);
+  // Null when there is none.
+  [[nodiscard]] const DenseView* find(const std::string& name) const;
+  [[nodiscard]] const std::map<std::string, DenseView>& tensors() const { return tensors_; }
+  // The file a tensor comes from, for errors.
+  [[nodiscard]] std::string where(const std::string& name) const;
+
+ private:
+  void add(const std::filesystem::path& path);
+
+  std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  std::map<std::string, DenseView> tensors_;
+  std::map<std::string, const SafetensorsFile*> owners_;
+};
+
+// What the writer must know of a tensor before any data.
+struct TensorPlan {
+  std::string name;
+  DType dtype = DType::kF32;
+  Shape shape;
+  [[nodiscard]] std::size_t bytes() const;
+};
+
+// Streams tensors, in the planned order, into one file; holds none of them.
+// The file is complete, and on disk, only after finish().
+class SafetensorsWriter {
+ public:
+  SafetensorsWriter(const std::filesystem::path& path, const std::vector<TensorPlan>& plan);
+  ~SafetensorsWriter();
+  SafetensorsWriter(const SafetensorsWriter&) = delete;
+  SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
+
+  // Appends bytes; tensors follow each other without gaps.
+  void write(std::span<const std::byte> bytes);
+  // Flushes to the disk. \throws Error (kInternal) if tensors are missing.
+  void finish();
+
+ private:
+  void write_all(std::span<const std::byte> bytes);
+
+  std::filesystem::path path_;
+  int descriptor_ = -1;
+  std::size_t remaining_ = 0;
+};
+
+}  // namespace metal_marlin

@@ -1,0 +1,289 @@
+#include "metal_marlin/quantize.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <map>
+#include <optional>
+#include <regex>
+
+#include "formats/group_scale.h"
+#include "formats/packed_matrix.h"
+#include "formats/small_floats.h"
+#include "io/checkpoint.h"
+#include "io/output_folder.h"
+#include "io/packed_tensors.h"
+#include "metal_marlin/error.h"
+#include "models/architectures.h"
+#include "runtime/thread_pool.h"
+
+namespace metal_marlin {
+namespace {
+
+constexpr std::string_view kWeightSuffix = ".weight";
+
+std::string module_name(const std::string& weight) { return weight.substr(0, weight.size() - kWeightSuffix.size()); }
+
+std::vector<std::regex> compile_patterns(const std::vector<std::string>& patterns, const char* flag) {
+  std::vector<std::regex> out;
+  for (const std::string& pattern : patterns) {
+    try {
+      out.emplace_back(pattern);
+    } catch (const std::regex_error& error) {
+      throw Error(ErrorCode::kInvalidArgument, fmt::format("{} is '{}': {}", flag, pattern, error.what()));
+    }
+  }
+  return out;
+}
+
+bool any_match(const std::vector<std::regex>& patterns, const std::string& name) {
+  return std::any_of(patterns.begin(), patterns.end(), [&](const std::regex& pattern) { return std::regex_search(name, pattern); });
+}
+
+// Linears whose inputs are the same are run as one by others, who want one
+// NVFP4 global scale for all of them: "….qkv", "….gate_up", or the name itself.
+std::string fused_name(const std::string& module) {
+  const std::size_t dot = module.rfind('.');
+  const std::string last = module.substr(dot + 1);
+  if (last == "q_proj" || last == "k_proj" || last == "v_proj") return module.substr(0, dot) + ".qkv";
+  if (last == "gate_proj" || last == "up_proj") return module.substr(0, dot) + ".gate_up";
+  return module;
+}
+
+// What becomes of one weight.
+struct Job {
+  const WeightInfo* info;
+  std::optional<FormatSpec> spec;  // nothing: kept
+  std::vector<TensorPlan> entries;
+  std::size_t bytes = 0;
+  std::size_t shard = 0;
+};
+
+class Quantizer {
+ public:
+  Quantizer(const std::filesystem::path& source, const std::filesystem::path& destination, const QuantizeOptions& options)
+      : options_(options),
+        include_(compile_patterns(options.include, "include")),
+        exclude_(compile_patterns(options.exclude, "exclude")),
+        pool_(options.threads),
+        destination_(destination) {
+    validate(options_.spec);
+    if (options_.embedding) validate(*options_.embedding);
+    if (!format_info(options_.spec.format).selectable) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("format {} can be read but not written", format_info(options_.spec.format).name));
+    }
+    CheckpointOptions checkpoint_options;
+    checkpoint_options.notice = options.notice;
+    checkpoint_ = open_checkpoint(source, checkpoint_options);
+    config_ = parse_model_config(checkpoint_->config(), checkpoint_->generation_config(), checkpoint_->where());
+    plan_jobs();
+  }
+
+  QuantizeReport run() {
+    const auto start = std::chrono::steady_clock::now();
+    OutputFolder folder(destination_, options_.overwrite);
+    const std::size_t shards = jobs_.empty() ? 0 : jobs_.back().shard + 1;
+    Json index = {{"metadata", {{"total_size", 0}}}, {"weight_map", Json::object()}};
+    std::size_t total = 0;
+    for (std::size_t shard = 0; shard < shards; ++shard) {
+      const std::string name = fmt::format("model-{:05}-of-{:05}.safetensors", shard + 1, shards);
+      total += write_shard(folder.path() / name, shard, name, index);
+    }
+    index["metadata"]["total_size"] = total;
+    folder.write_file("model.safetensors.index.json", index.dump(2));
+    for (const auto& [name, text] : checkpoint_->tokenizer_files()) folder.write_file(name, text);
+    if (!checkpoint_->generation_config().is_null()) {
+      folder.write_file("generation_config.json", checkpoint_->generation_config().dump(2));
+    }
+    // Last: without it nobody takes the folder for a model.
+    folder.write_file("config.json", output_config().dump(2));
+    folder.commit();
+    report_.quant_method = scheme_ == PackScheme::kMetalMarlin ? "metal-marlin" : "compressed-tensors";
+    report_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return std::move(report_);
+  }
+
+ private:
+  [[nodiscard]] std::optional<FormatSpec> spec_of(const std::string& name) const {
+    if (any_match(exclude_, name)) return std::nullopt;
+    if (is_embedding_or_head(name)) return options_.embedding;
+    if (!include_.empty() && !any_match(include_, name)) return std::nullopt;
+    return options_.spec;
+  }
+
+  void plan_jobs() {
+    std::map<std::string, bool> matrices;
+    for (const PlannedWeight& planned : planned_weights(build_plan(config_))) {
+      const WeightInfo* const info = checkpoint_->find(planned.name);
+      if (info == nullptr) throw Error(ErrorCode::kNotFound, fmt::format("{}: tensor {} is missing", checkpoint_->where(), planned.name));
+      if (info->shape != planned.shape) {
+        throw Error(ErrorCode::kCorruptFile, fmt::format("{}: tensor {}: shape {}, the configuration asks for {}",
+                                                         checkpoint_->where(planned.name), planned.name, shape_text(info->shape),
+                                                         shape_text(planned.shape)));
+      }
+      matrices[planned.name] = planned.matrix;
+    }
+    for (const WeightInfo& info : checkpoint_->weights()) {
+      const auto planned = matrices.find(info.name);
+      if (planned == matrices.end()) {  // such as a tied head or inv_freq
+        if (options_.notice) options_.notice(fmt::format("{}: tensor {} is not used by the model and is left out", checkpoint_->where(info.name), info.name));
+        continue;
+      }
+      Job job{&info, planned->second ? spec_of(info.name) : std::nullopt, {}, 0, 0};
+      if (job.spec) modules_[module_name(info.name)] = {*job.spec, info.shape[0], info.shape[1]};
+      if (!job.spec && planned->second && !is_embedding_or_head(info.name)) ignored_.push_back(module_name(info.name));
+      total_weights_ += element_count(info.shape).value_or(0);
+      jobs_.push_back(job);
+    }
+    scheme_ = fits_compressed_tensors(modules_) ? PackScheme::kCompressedTensors : PackScheme::kMetalMarlin;
+    std::size_t shard = 0;
+    std::size_t filled = 0;
+    for (Job& job : jobs_) {
+      job.entries = entries_of(job);
+      for (const TensorPlan& entry : job.entries) job.bytes += entry.bytes();
+      if (filled > 0 && filled + job.bytes > options_.shard_bytes) {
+        ++shard;
+        filled = 0;
+      }
+      job.shard = shard;
+      filled += job.bytes;
+    }
+  }
+
+  [[nodiscard]] std::vector<TensorPlan> entries_of(const Job& job) const {
+    if (job.spec) {
+      const std::string module = module_name(job.info->name);
+      return packed_tensor_plans(scheme_, module, modules_.at(module));
+    }
+    // A kept tensor that the source holds packed is written in f16.
+    return {{job.info->name, job.info->packed ? DType::kF16 : job.info->dtype, job.info->shape}};
+  }
+
+  std::size_t write_shard(const std::filesystem::path& path, std::size_t shard, const std::string& file, Json& index) {
+    std::vector<TensorPlan> entries;
+    std::size_t bytes = 0;
+    for (const Job& job : jobs_) {
+      if (job.shard != shard) continue;
+      entries.insert(entries.end(), job.entries.begin(), job.entries.end());
+      bytes += job.bytes;
+    }
+    for (const TensorPlan& entry : entries) index["weight_map"][entry.name] = file;
+    SafetensorsWriter writer(path, entries);
+    for (const Job& job : jobs_) {
+      if (job.shard == shard) write_job(job, writer);
+    }
+    writer.finish();
+    return bytes;
+  }
+
+  void announce(const std::string& tensor) {
+    if (options_.progress && !options_.progress({tensor, done_weights_, total_weights_})) {
+      throw Error(ErrorCode::kCancelled, "quantization was cancelled");
+    }
+  }
+
+  void write_job(const Job& job, SafetensorsWriter& writer) {
+    announce(job.info->name);
+    const Weight weight = checkpoint_->load(job.info->name, pool_);
+    QuantizedTensor tensor{job.info->name, job.info->shape, job.info->stored_as, "", element_count(job.info->shape).value_or(0),
+                           job.info->bytes, job.bytes, 0};
+    if (job.spec) {
+      tensor.format = format_info(job.spec->format).name;
+      write_packed(job, weight, writer, tensor);
+    } else {
+      tensor.format = dtype_name(job.entries.front().dtype);
+      write_dense(job, weight, writer);
+    }
+    done_weights_ += tensor.weights;
+    report_.tensors.push_back(std::move(tensor));
+    announce(job.info->name);
+  }
+
+  void write_packed(const Job& job, const Weight& weight, SafetensorsWriter& writer, QuantizedTensor& tensor) {
+    const std::int64_t rows = job.info->shape[0];
+    const std::int64_t cols = job.info->shape[1];
+    const float global = job.spec->format == Format::kNvfp4 ? global_scale(module_name(job.info->name)) : 1.0F;
+    QuantizeStats stats;
+    const RowReader read = [&](std::int64_t row, float* out) { weight.decode_row(row, cols, out); };
+    try {
+      const PackedMatrix matrix = quantize_matrix(*job.spec, rows, cols, read, global, pool_, &stats);
+      write_packed_tensors(scheme_, matrix, writer);
+    } catch (const Error& error) {
+      throw Error(error.code(), fmt::format("{}: tensor {}: {}", checkpoint_->where(job.info->name), job.info->name, error.what()));
+    }
+    if (stats.squared_weight > 0) tensor.relative_error = std::sqrt(stats.squared_error / stats.squared_weight);
+  }
+
+  static void write_dense(const Job& job, const Weight& weight, SafetensorsWriter& writer) {
+    if (!weight.packed()) return writer.write(std::get<DenseView>(weight.view).bytes);
+    const auto cols = static_cast<std::size_t>(job.info->shape[1]);
+    std::vector<float> row(cols);
+    std::vector<std::uint16_t> halves(cols);
+    for (std::int64_t r = 0; r < job.info->shape[0]; ++r) {
+      weight.decode_row(r, job.info->shape[1], row.data());
+      std::transform(row.begin(), row.end(), halves.begin(), f32_to_f16);
+      writer.write(std::as_bytes(std::span(halves)));
+    }
+  }
+
+  // One for all modules that are fused with this one.
+  float global_scale(const std::string& module) {
+    const std::string fused = fused_name(module);
+    const auto known = global_scales_.find(fused);
+    if (known != global_scales_.end()) return known->second;
+    float largest = 0;
+    for (const auto& [name, packed] : modules_) {
+      if (fused_name(name) == fused) largest = std::max(largest, largest_weight(name + std::string(kWeightSuffix), packed));
+    }
+    return global_scales_[fused] = nvfp4_global_scale(largest);
+  }
+
+  float largest_weight(const std::string& name, const PackedModule& packed) {
+    const Weight weight = checkpoint_->load(name, pool_);
+    std::vector<float> tops(static_cast<std::size_t>(packed.rows));
+    pool_.parallel_for(packed.rows, 16, [&](std::int64_t begin, std::int64_t end) {
+      std::vector<float> row(static_cast<std::size_t>(packed.cols));
+      for (std::int64_t r = begin; r < end; ++r) {
+        weight.decode_row(r, packed.cols, row.data());
+        for (const float x : row) tops[static_cast<std::size_t>(r)] = std::max(tops[static_cast<std::size_t>(r)], std::fabs(x));
+      }
+    });
+    const float top = tops.empty() ? 0.0F : *std::max_element(tops.begin(), tops.end());
+    return std::isfinite(top) ? top : 0.0F;  // the quantizer will name the place
+  }
+
+  [[nodiscard]] Json output_config() const {
+    Json config = checkpoint_->config();
+    config.erase("quantization_config");
+    if (!modules_.empty()) config["quantization_config"] = quantization_config(scheme_, modules_, ignored_);
+    return config;
+  }
+
+  const QuantizeOptions& options_;
+  std::vector<std::regex> include_;
+  std::vector<std::regex> exclude_;
+  ThreadPool pool_;
+  std::filesystem::path destination_;
+  std::unique_ptr<Checkpoint> checkpoint_;
+  ModelConfig config_;
+  std::vector<Job> jobs_;
+  std::map<std::string, PackedModule> modules_;
+  std::vector<std::string> ignored_;
+  std::map<std::string, float> global_scales_;
+  PackScheme scheme_ = PackScheme::kMetalMarlin;
+  std::int64_t total_weights_ = 0;
+  std::int64_t done_weights_ = 0;
+  QuantizeReport report_;
+};
+
+}  // namespace
+
+QuantizeReport quantize(const std::filesystem::path& source, const std::filesystem::path& destination,
+                        const QuantizeOptions& options) {
+  return Quantizer(source, destination, options).run();
+}
+
+}  // namespace metal_marlin

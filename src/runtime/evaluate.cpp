@@ -1,0 +1,214 @@
+#include "metal_marlin/evaluate.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cmath>
+#include <vector>
+
+#include "metal_marlin/error.h"
+#include "runtime/thread_pool.h"
+
+namespace metal_marlin {
+namespace {
+
+constexpr int kLogitsRows = 64;
+
+// Tokens [begin, end) of the text; targets from `score_from` on count.
+struct Window {
+  std::int64_t begin;
+  std::int64_t end;
+  std::int64_t score_from;
+};
+
+std::vector<Window> disjoint_windows(std::int64_t tokens, std::int64_t context) {
+  std::vector<Window> windows;
+  for (std::int64_t begin = 0; begin + context <= tokens; begin += context) {
+    windows.push_back({begin, begin + context, begin + context / 2 + 1});
+  }
+  return windows;
+}
+
+std::vector<Window> strided_windows(std::int64_t tokens, std::int64_t context, std::int64_t stride) {
+  std::vector<Window> windows;
+  std::int64_t scored = 0;
+  for (std::int64_t begin = 0; begin < tokens; begin += stride) {
+    const std::int64_t end = std::min(begin + context, tokens);
+    windows.push_back({begin, end, std::max(scored, begin + 1)});
+    scored = end;
+    if (end == tokens) break;
+  }
+  return windows;
+}
+
+struct Sum {
+  double total = 0;
+  double squares = 0;
+  std::int64_t count = 0;
+  void add(double value) {
+    total += value;
+    squares += value * value;
+    ++count;
+  }
+  [[nodiscard]] double mean() const { return count == 0 ? 0 : total / static_cast<double>(count); }
+  [[nodiscard]] double error() const {
+    if (count < 2) return 0;
+    const double variance = squares / static_cast<double>(count) - mean() * mean();
+    return variance > 0 ? std::sqrt(variance / static_cast<double>(count - 1)) : 0;
+  }
+};
+
+double log_sum_exp(std::span<const float> logits) {
+  const float top = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (const float x : logits) sum += std::exp(static_cast<double>(x - top));
+  return static_cast<double>(top) + std::log(sum);
+}
+
+struct RowScore {
+  double nll = 0;
+  double reference_nll = 0;
+  double kl = 0;
+  bool agrees = false;
+};
+
+RowScore score_row(std::span<const float> logits, std::span<const float> reference, TokenId target) {
+  RowScore score;
+  const double normalizer = log_sum_exp(logits);
+  score.nll = normalizer - static_cast<double>(logits[static_cast<std::size_t>(target)]);
+  if (reference.empty()) return score;
+  const double reference_normalizer = log_sum_exp(reference);
+  score.reference_nll = reference_normalizer - static_cast<double>(reference[static_cast<std::size_t>(target)]);
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    const double log_p = static_cast<double>(reference[i]) - reference_normalizer;
+    score.kl += std::exp(log_p) * (log_p - (static_cast<double>(logits[i]) - normalizer));
+  }
+  const auto best = [](std::span<const float> row) { return std::max_element(row.begin(), row.end()) - row.begin(); };
+  score.agrees = best(logits) == best(reference);
+  return score;
+}
+
+class Evaluator {
+ public:
+  Evaluator(const std::shared_ptr<const Model>& model, std::span<const TokenId> tokens, const EvaluateOptions& options)
+      : tokens_(tokens), options_(options), pool_(model->info().threads), session_(model, session_options()) {
+    if (options.reference) {
+      if (options.reference->info().vocab != model->info().vocab) {
+        throw Error(ErrorCode::kInvalidArgument, fmt::format("the reference has a vocabulary of {}, the model of {}",
+                                                             options.reference->info().vocab, model->info().vocab));
+      }
+      reference_.emplace(options.reference, session_options());
+    }
+  }
+
+  Evaluation run() {
+    const auto count = static_cast<std::int64_t>(tokens_.size());
+    const auto windows = options_.stride > 0 ? strided_windows(count, options_.context, options_.stride)
+                                             : disjoint_windows(count, options_.context);
+    if (windows.empty()) {
+      throw Error(ErrorCode::kInvalidArgument, fmt::format("the text has {} tokens, fewer than the context of {}", count, options_.context));
+    }
+    double seconds = 0;
+    std::int64_t processed = 0;
+    for (std::size_t i = 0; i < windows.size(); ++i) {
+      if (options_.progress && !options_.progress(static_cast<std::int64_t>(i), static_cast<std::int64_t>(windows.size()))) {
+        throw Error(ErrorCode::kCancelled, "the evaluation was cancelled");
+      }
+      if (reference_) reference_logits(windows[i]);
+      const double before = scoring_seconds_;
+      const auto start = std::chrono::steady_clock::now();
+      score_window(windows[i]);
+      seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() - (scoring_seconds_ - before);
+      processed += windows[i].end - windows[i].begin;
+    }
+    if (options_.progress) options_.progress(static_cast<std::int64_t>(windows.size()), static_cast<std::int64_t>(windows.size()));
+    Evaluation out;
+    out.nll = nll_.mean();
+    out.perplexity = std::exp(out.nll);
+    out.perplexity_error = nll_.error() * out.perplexity;
+    out.scored_tokens = nll_.count;
+    out.windows = static_cast<std::int64_t>(windows.size());
+    out.tokens_per_second = static_cast<double>(processed) / seconds;
+    if (reference_) {
+      out.divergence = Divergence{kl_.mean(), kl_.error(), static_cast<double>(agreed_) / static_cast<double>(kl_.count),
+                                  std::exp(reference_nll_.mean())};
+    }
+    return out;
+  }
+
+ private:
+  [[nodiscard]] SessionOptions session_options() const {
+    if (options_.context < 2) throw Error(ErrorCode::kInvalidArgument, fmt::format("context is {}, expected at least 2", options_.context));
+    SessionOptions options;
+    options.cache_tokens = options_.context;
+    options.batch_tokens = std::min(options_.context, 512);
+    options.batch_logits = kLogitsRows;
+    return options;
+  }
+
+  // Runs a window; the logits at i predict token i + 1.
+  template <typename OnRows>
+  void forward(Session& session, const Window& window, const OnRows& on_rows) {
+    const SequenceId sequence = session.open();
+    const auto input = tokens_.subspan(static_cast<std::size_t>(window.begin), static_cast<std::size_t>(window.end - window.begin - 1));
+    if (!input.empty()) {
+      session.step(std::array{SequenceInput{sequence, input, static_cast<std::size_t>(window.score_from - window.begin - 1)}}, on_rows);
+    }
+    session.close(sequence);
+  }
+
+  void reference_logits(const Window& window) {
+    reference_rows_.clear();
+    forward(*reference_, window, [&](std::span<const LogitsRow> rows) {
+      for (const LogitsRow& row : rows) reference_rows_.insert(reference_rows_.end(), row.values.begin(), row.values.end());
+    });
+  }
+
+  void score_window(const Window& window) {
+    std::size_t done = 0;
+    forward(session_, window, [&](std::span<const LogitsRow> rows) {
+      const auto start = std::chrono::steady_clock::now();
+      std::vector<RowScore> scores(rows.size());
+      pool_.parallel_for(static_cast<std::int64_t>(rows.size()), 1, [&](std::int64_t begin, std::int64_t) {
+        const LogitsRow& row = rows[static_cast<std::size_t>(begin)];
+        std::span<const float> reference;
+        if (reference_) {
+          reference = std::span<const float>(reference_rows_).subspan((done + static_cast<std::size_t>(begin)) * row.values.size(), row.values.size());
+        }
+        const TokenId target = tokens_[static_cast<std::size_t>(window.begin) + row.token + 1];
+        scores[static_cast<std::size_t>(begin)] = score_row(row.values, reference, target);
+      });
+      done += rows.size();
+      for (const RowScore& score : scores) {
+        nll_.add(score.nll);
+        if (!reference_) continue;
+        kl_.add(score.kl);
+        reference_nll_.add(score.reference_nll);
+        agreed_ += score.agrees ? 1 : 0;
+      }
+      scoring_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    });
+  }
+
+  std::span<const TokenId> tokens_;
+  const EvaluateOptions& options_;
+  ThreadPool pool_;
+  Session session_;
+  std::optional<Session> reference_;
+  std::vector<float> reference_rows_;
+  Sum nll_;
+  Sum reference_nll_;
+  Sum kl_;
+  std::int64_t agreed_ = 0;
+  double scoring_seconds_ = 0;
+};
+
+}  // namespace
+
+Evaluation evaluate(const std::shared_ptr<const Model>& model, std::span<const TokenId> tokens, const EvaluateOptions& options) {
+  return Evaluator(model, tokens, options).run();
+}
+
+}  // namespace metal_marlin

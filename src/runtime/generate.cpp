@@ -1,0 +1,103 @@
+#include "metal_marlin/generate.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <optional>
+
+#include "metal_marlin/error.h"
+#include "runtime/stop_text.h"
+
+namespace metal_marlin {
+namespace {
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+class Generation {
+ public:
+  Generation(const std::shared_ptr<const Model>& model, const GenerateOptions& options, const OnText& on_text)
+      : model_(model), options_(options), on_text_(on_text), sampler_(options.sampler), stop_(options.stop) {
+    try {
+      detokenizer_.emplace(model->tokenizer());
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kNotFound) throw;
+      if (!options.stop.empty()) throw;
+    }
+  }
+
+  GenerateResult run(std::span<const TokenId> prompt) {
+    if (prompt.empty()) throw Error(ErrorCode::kInvalidArgument, "the prompt has no tokens");
+    SessionOptions session_options;
+    session_options.cache_tokens = static_cast<std::int64_t>(prompt.size()) + std::max(options_.max_tokens, 0);
+    session_options.batch_tokens = static_cast<int>(std::min<std::size_t>(prompt.size(), 512));
+    session_options.batch_logits = 1;
+    Session session(model_, session_options);
+    const SequenceId sequence = session.open();
+    for (const TokenId id : prompt) sampler_.accept(id);
+    result_.prompt_tokens = prompt.size();
+    TokenId next = 0;
+    const LogitsSink sink = [&](std::span<const LogitsRow> rows) { next = sampler_.sample(rows.back().values); };
+    auto start = std::chrono::steady_clock::now();
+    session.step(std::array{SequenceInput{sequence, prompt}}, sink);
+    result_.prompt_seconds = seconds_since(start);
+    start = std::chrono::steady_clock::now();
+    for (int i = 0; i < options_.max_tokens && take(next); ++i) {
+      if (i + 1 < options_.max_tokens) session.step(std::array{SequenceInput{sequence, {&next, 1}}}, sink);
+    }
+    result_.decode_seconds = seconds_since(start);
+    if (detokenizer_) show(detokenizer_->finish());
+    emit(stop_.finish());
+    if (stop_.stopped()) result_.reason = StopReason::kStopText;
+    return std::move(result_);
+  }
+
+ private:
+  // Whether to go on after `id`.
+  bool take(TokenId id) {
+    const auto& ends = model_->info().end_tokens;
+    if (!options_.ignore_end && std::find(ends.begin(), ends.end(), id) != ends.end()) {
+      result_.reason = StopReason::kEndToken;
+      return false;
+    }
+    result_.tokens.push_back(id);
+    if (detokenizer_) show(detokenizer_->push(id));
+    if (stop_.stopped()) return false;
+    return result_.reason != StopReason::kCancelled;
+  }
+
+  void show(const std::string& text) { emit(stop_.push(text)); }
+
+  void emit(const std::string& text) {
+    result_.text += text;
+    if (on_text_ && !on_text_(text)) result_.reason = StopReason::kCancelled;
+  }
+
+  const std::shared_ptr<const Model>& model_;
+  const GenerateOptions& options_;
+  const OnText& on_text_;
+  Sampler sampler_;
+  StopText stop_;
+  std::optional<Detokenizer> detokenizer_;
+  GenerateResult result_;
+};
+
+}  // namespace
+
+const char* stop_reason_name(StopReason reason) {
+  switch (reason) {
+    case StopReason::kLength: return "length";
+    case StopReason::kEndToken: return "end";
+    case StopReason::kStopText: return "stop";
+    case StopReason::kCancelled: return "cancelled";
+  }
+  return "";
+}
+
+GenerateResult generate(const std::shared_ptr<const Model>& model, std::span<const TokenId> prompt,
+                        const GenerateOptions& options, const OnText& on_text) {
+  return Generation(model, options, on_text).run(prompt);
+}
+
+}  // namespace metal_marlin

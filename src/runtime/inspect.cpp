@@ -1,0 +1,44 @@
+#include "metal_marlin/inspect.h"
+
+#include "backends/cpu/kernels.h"
+#include "io/checkpoint.h"
+#include "models/config.h"
+#include "runtime/thread_pool.h"
+
+namespace metal_marlin {
+
+Inspection inspect(const std::filesystem::path& path) {
+  const std::unique_ptr<Checkpoint> checkpoint = open_checkpoint(path);
+  Inspection out;
+  out.kind = checkpoint->kind();
+  out.architecture = JsonObject(checkpoint->config(), checkpoint->where()).string_or("model_type", "unknown");
+  out.config_json = checkpoint->config().dump(2);
+  for (const WeightInfo& info : checkpoint->weights()) {
+    InspectedTensor tensor{info.name, info.shape, info.stored_as, "", "", info.bytes, 0};
+    if (info.packed) {
+      tensor.group = group_name(info.packed->group);
+      tensor.scale_type = scale_type_name(info.packed->scale_type);
+    }
+    const std::int64_t count = element_count(info.shape).value_or(0);
+    if (count > 0) tensor.bits_per_weight = 8.0 * static_cast<double>(info.bytes) / static_cast<double>(count);
+    out.weights += count;
+    out.bytes += info.bytes;
+    out.tensors.push_back(std::move(tensor));
+  }
+  return out;
+}
+
+Status status() {
+  Status out;
+  out.version = METAL_MARLIN_VERSION;
+  out.backends = {"cpu"};
+  for (const cpu::Kernels* const table : cpu::available_kernels()) out.instruction_sets.emplace_back(table->name);
+  out.threads = usable_cores();
+  for (const FormatInfo& info : all_formats()) {
+    if (info.selectable) out.formats.emplace_back(info.name);
+  }
+  out.architectures = known_architectures();
+  return out;
+}
+
+}  // namespace metal_marlin

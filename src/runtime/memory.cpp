@@ -1,0 +1,53 @@
+#include "runtime/memory.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <fstream>
+
+#include "metal_marlin/error.h"
+
+namespace metal_marlin {
+namespace {
+
+std::size_t read_number(const char* path, std::size_t fallback) {
+  std::ifstream file(path);
+  std::size_t value = 0;
+  return file >> value ? value : fallback;
+}
+
+}  // namespace
+
+std::size_t available_memory() {
+  std::size_t available = SIZE_MAX;
+  std::ifstream info("/proc/meminfo");
+  std::string key;
+  std::size_t kilobytes = 0;
+  std::string unit;
+  while (info >> key >> kilobytes) {
+    std::getline(info, unit);
+    if (key == "MemAvailable:") available = kilobytes * 1024;
+  }
+  const std::size_t limit = read_number("/sys/fs/cgroup/memory.max", SIZE_MAX);
+  const std::size_t used = read_number("/sys/fs/cgroup/memory.current", 0);
+  if (limit != SIZE_MAX) available = std::min(available, limit > used ? limit - used : 0);
+  return available;
+}
+
+void require_memory(std::size_t needed, const std::string& what) {
+  const std::size_t available = available_memory();
+  if (needed <= available) return;
+  throw Error(ErrorCode::kOutOfMemory, fmt::format("{} needs {}, {} is available", what, byte_text(needed), byte_text(available)));
+}
+
+std::string byte_text(std::size_t bytes) {
+  constexpr std::array<const char*, 5> kUnits{"B", "KiB", "MiB", "GiB", "TiB"};
+  auto value = static_cast<double>(bytes);
+  std::size_t unit = 0;
+  for (; value >= 1024 && unit + 1 < kUnits.size(); ++unit) value /= 1024;
+  return fmt::format("{:.{}f} {}", value, unit == 0 ? 0 : 1, kUnits[unit]);
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,64 @@
+#include "metal_marlin/model.h"
+
+#include <fmt/format.h>
+
+#include "backends/cpu/cpu_backend.h"
+#include "io/checkpoint.h"
+#include "metal_marlin/error.h"
+#include "models/architectures.h"
+#include "runtime/memory.h"
+#include "runtime/model_impl.h"
+
+namespace metal_marlin {
+namespace {
+
+std::shared_ptr<const Tokenizer> tokenizer_of(const Checkpoint& checkpoint) {
+  for (const auto& [name, text] : checkpoint.tokenizer_files()) {
+    if (name == "tokenizer.json") return Tokenizer::from_json(text, checkpoint.where() + "/" + name);
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Model::~Model() = default;
+const ModelInfo& Model::info() const { return impl_->info; }
+
+std::shared_ptr<const Tokenizer> Model::tokenizer() const {
+  if (!impl_->tokenizer) throw Error(ErrorCode::kNotFound, fmt::format("{}: the model has no tokenizer", impl_->path));
+  return impl_->tokenizer;
+}
+
+std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, const LoadOptions& options) {
+  CheckpointOptions checkpoint_options;
+  checkpoint_options.gguf_to_f16 = options.gguf_to_f16;
+  checkpoint_options.notice = options.notice;
+  const std::unique_ptr<Checkpoint> checkpoint = open_checkpoint(path, checkpoint_options);
+  auto impl = std::make_unique<Impl>();
+  impl->path = path.string();
+  impl->config = parse_model_config(checkpoint->config(), checkpoint->generation_config(), checkpoint->where());
+  impl->plan = build_plan(impl->config);
+  require_memory(cpu::estimate_weight_bytes(impl->plan, *checkpoint), "loading the weights of " + impl->path);
+  impl->pool = std::make_unique<ThreadPool>(options.threads);
+  impl->cache = options.exact ? CacheType::kF32 : CacheType::kF16;
+  cpu::PrepareOptions prepare;
+  prepare.activations = options.exact ? Activations::kF32 : Activations::kInt8;
+  prepare.kernels = options.instruction_set.empty() ? cpu::available_kernels().front()
+                                                    : &cpu::find_kernels(options.instruction_set.c_str());
+  impl->prepared = cpu::prepare(impl->plan, *checkpoint, *impl->pool, prepare);
+  impl->tokenizer = tokenizer_of(*checkpoint);
+  impl->info = {impl->config.model_type,
+                checkpoint->kind(),
+                impl->config.vocab,
+                impl->config.layers,
+                impl->config.hidden,
+                impl->config.max_positions,
+                impl->prepared->weight_bytes(),
+                {impl->config.end_tokens.begin(), impl->config.end_tokens.end()},
+                prepare.kernels->name,
+                impl->pool->size()};
+  return std::shared_ptr<const Model>(new Model(std::move(impl)));
+}
+
+}  // namespace metal_marlin

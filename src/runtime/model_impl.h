@@ -1,0 +1,22 @@
+// What Model and Session share.
+#pragma once
+
+#include "backends/backend.h"
+#include "metal_marlin/model.h"
+#include "models/config.h"
+#include "runtime/thread_pool.h"
+
+namespace metal_marlin {
+
+struct Model::Impl {
+  std::unique_ptr<ThreadPool> pool;  // first: outlives what runs on it
+  ModelInfo info;
+  ModelConfig config;
+  Plan plan;  // shapes only; the backend holds its own copy
+  CacheType cache = CacheType::kF16;
+  std::shared_ptr<const PreparedModel> prepared;
+  std::shared_ptr<const Tokenizer> tokenizer;  // null: none
+  std::string path;
+};
+
+}  // namespace metal_marlin

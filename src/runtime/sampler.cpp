@@ -1,0 +1,100 @@
+#include "metal_marlin/sampler.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "metal_marlin/error.h"
+
+namespace metal_marlin {
+namespace {
+
+void require(bool ok, const char* option, double found, const char* expected) {
+  if (!ok) throw Error(ErrorCode::kInvalidArgument, fmt::format("{} is {}, expected {}", option, found, expected));
+}
+
+}  // namespace
+
+void validate(const SamplerOptions& o) {
+  require(o.temperature >= 0 && std::isfinite(o.temperature), "temperature", o.temperature, "0 or more");
+  require(o.top_k >= 0, "top-k", o.top_k, "0 or more");
+  require(o.top_p > 0 && o.top_p <= 1, "top-p", o.top_p, "a number in (0, 1]");
+  require(o.min_p >= 0 && o.min_p <= 1, "min-p", o.min_p, "a number in [0, 1]");
+  require(o.repeat_penalty > 0 && std::isfinite(o.repeat_penalty), "repeat-penalty", o.repeat_penalty, "a positive number");
+}
+
+Sampler::Sampler(const SamplerOptions& options) : options_(options), random_(options.seed) { validate(options); }
+
+void Sampler::accept(TokenId id) {
+  const auto index = static_cast<std::size_t>(id);
+  if (id < 0 || options_.repeat_penalty == 1) return;
+  if (index >= seen_.size()) seen_.resize(index + 1);
+  if (!seen_[index]) seen_ids_.push_back(id);
+  seen_[index] = true;
+}
+
+void Sampler::fill(std::span<const float> logits) {
+  candidates_.resize(logits.size());
+  for (std::size_t i = 0; i < logits.size(); ++i) candidates_[i] = {static_cast<TokenId>(i), logits[i]};
+  for (const TokenId id : seen_ids_) {
+    if (static_cast<std::size_t>(id) >= candidates_.size()) continue;
+    float& logit = candidates_[static_cast<std::size_t>(id)].weight;
+    logit = logit > 0 ? logit / options_.repeat_penalty : logit * options_.repeat_penalty;
+  }
+}
+
+void Sampler::keep_top_k() {
+  const auto likelier = [](const Candidate& a, const Candidate& b) {
+    return a.weight != b.weight ? a.weight > b.weight : a.id < b.id;
+  };
+  const auto k = options_.top_k > 0 ? std::min(static_cast<std::size_t>(options_.top_k), candidates_.size()) : candidates_.size();
+  std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(k), candidates_.end(), likelier);
+  candidates_.resize(k);
+}
+
+// Candidates are sorted and hold probabilities (up to a factor) here.
+void Sampler::keep_top_p() {
+  double total = 0;
+  for (const Candidate& candidate : candidates_) total += candidate.weight;
+  double sum = 0;
+  std::size_t count = 0;
+  while (count < candidates_.size() && sum < static_cast<double>(options_.top_p) * total) sum += candidates_[count++].weight;
+  candidates_.resize(std::max<std::size_t>(count, 1));
+}
+
+void Sampler::keep_min_p() {
+  const float least = options_.min_p * candidates_.front().weight;
+  std::erase_if(candidates_, [&](const Candidate& candidate) { return candidate.weight < least; });
+}
+
+TokenId Sampler::draw() {
+  double total = 0;
+  for (const Candidate& candidate : candidates_) total += candidate.weight;
+  const double target = static_cast<double>(random_() >> 11) * 0x1p-53 * total;
+  double sum = 0;
+  for (const Candidate& candidate : candidates_) {
+    sum += candidate.weight;
+    if (sum > target) return candidate.id;
+  }
+  return candidates_.back().id;
+}
+
+TokenId Sampler::sample(std::span<const float> logits) {
+  fill(logits);
+  const auto best = std::max_element(candidates_.begin(), candidates_.end(),
+                                     [](const Candidate& a, const Candidate& b) { return a.weight < b.weight; });
+  TokenId id = best->id;
+  if (options_.temperature > 0) {
+    const float top = best->weight;
+    for (Candidate& candidate : candidates_) candidate.weight = std::exp((candidate.weight - top) / options_.temperature);
+    if (options_.top_k > 0 || options_.top_p < 1 || options_.min_p > 0) keep_top_k();
+    if (options_.top_p < 1) keep_top_p();
+    if (options_.min_p > 0) keep_min_p();
+    id = draw();
+  }
+  accept(id);
+  return id;
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,97 @@
+#include "tokenizer/added_tokens.h"
+
+#include <algorithm>
+
+#include "tokenizer/unicode.h"
+
+namespace metal_marlin {
+namespace {
+
+char32_t last_character(std::string_view text) {
+  std::size_t at = text.size() - 1;
+  while (at > 0 && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80) --at;
+  return next_character(text, at);
+}
+
+bool ends_with_word(std::string_view text) { return !text.empty() && is_word_character(last_character(text)); }
+
+bool starts_with_word(std::string_view text) {
+  std::size_t at = 0;
+  return !text.empty() && is_word_character(next_character(text, at));
+}
+
+// Where trailing white space begins.
+std::size_t trim_end(std::string_view text) {
+  while (!text.empty() && is_white_space(last_character(text))) {
+    std::size_t at = text.size() - 1;
+    while (at > 0 && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80) --at;
+    text = text.substr(0, at);
+  }
+  return text.size();
+}
+
+std::size_t leading_space(std::string_view text) {
+  std::size_t at = 0;
+  while (at < text.size()) {
+    std::size_t next = at;
+    if (!is_white_space(next_character(text, next))) break;
+    at = next;
+  }
+  return at;
+}
+
+}  // namespace
+
+void AddedTokenMatcher::insert(const AddedToken& token) {
+  if (token.content.empty()) return;
+  const AddedToken* const stored = &tokens_.insert_or_assign(token.content, token).first->second;
+  std::size_t node = 0;
+  for (const char c : token.content) {
+    const auto byte = static_cast<unsigned char>(c);
+    const auto [entry, added] = nodes_[node].next.try_emplace(byte, nodes_.size());
+    const std::size_t child = entry->second;
+    if (added) nodes_.emplace_back();
+    node = child;
+  }
+  nodes_[node].token = stored;
+  starts_[static_cast<unsigned char>(token.content.front())] = true;
+}
+
+const AddedToken* AddedTokenMatcher::longest(std::string_view text, std::size_t at, bool parse_special) const {
+  const AddedToken* best = nullptr;
+  std::size_t node = 0;
+  for (; at < text.size(); ++at) {
+    const auto next = nodes_[node].next.find(static_cast<unsigned char>(text[at]));
+    if (next == nodes_[node].next.end()) break;
+    node = next->second;
+    const AddedToken* const token = nodes_[node].token;
+    if (token != nullptr && (parse_special || !token->special)) best = token;
+  }
+  return best;
+}
+
+void AddedTokenMatcher::split(std::string_view text, bool first, bool parse_special, const OnText& on_text,
+                              const OnToken& on_token) const {
+  std::size_t done = 0;
+  for (std::size_t at = 0; at < text.size();) {
+    const AddedToken* const token =
+        starts_[static_cast<unsigned char>(text[at])] ? longest(text, at, parse_special) : nullptr;
+    if (token == nullptr) {
+      ++at;
+      continue;
+    }
+    std::size_t begin = at;
+    std::size_t end = at + token->content.size();
+    at = end;
+    if (token->single_word && (ends_with_word(text.substr(0, begin)) || starts_with_word(text.substr(end)))) continue;
+    if (token->lstrip) begin = std::max(done, trim_end(text.substr(0, begin)));
+    if (token->rstrip) end += leading_space(text.substr(end));
+    if (done < begin) on_text(text.substr(done, begin - done), first && done == 0);
+    on_token(token->id);
+    done = end;
+    at = std::max(at, end);
+  }
+  if (done < text.size()) on_text(text.substr(done), first && done == 0);
+}
+
+}  // namespace metal_marlin

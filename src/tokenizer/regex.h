@@ -1,0 +1,43 @@
+// Split patterns: PCRE2 in Unicode mode, read as the Oniguruma dialect that
+// tokenizer.json files are written in.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+
+namespace metal_marlin {
+
+class Regex {
+ public:
+  // \throws Error (kUnsupported) naming `where` and the position of the fault.
+  Regex(std::string_view pattern, const std::string& where);
+  // A pattern that matches `text` literally.
+  static Regex literal(std::string_view text, const std::string& where);
+
+  // Calls visit(begin, end) for each non-empty match from left to right; `text`
+  // must be valid UTF-8.
+  template <typename Visit>
+  void for_each_match(std::string_view text, const Visit& visit) const {
+    std::size_t begin = 0;
+    std::size_t end = 0;
+    for (std::size_t at = 0; find(text, at, begin, end); at = end) {
+      if (end == begin) {  // step over one character
+        if (begin >= text.size()) return;
+        do ++end;
+        while (end < text.size() && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80);
+        continue;
+      }
+      visit(begin, end);
+    }
+  }
+  [[nodiscard]] std::string replace_all(std::string_view text, std::string_view content) const;
+
+ private:
+  bool find(std::string_view text, std::size_t from, std::size_t& begin, std::size_t& end) const;
+  struct Compiled;
+  std::shared_ptr<const Compiled> compiled_;
+};
+
+}  // namespace metal_marlin
