@@ -81,11 +81,8 @@ class GroupSearch {
         search_e4m3(base * global_, best);
         continue;
       }
-      const bool wide = format_info(spec_.format).bits >= 8;
-      const int steps = wide ? 2 : 14;
       float at_best = 0;
-      for (int i = 0; i <= steps; ++i) {
-        const float factor = wide ? 1.0F - 0.01F * static_cast<float>(i) : 1.08F - 0.04F * static_cast<float>(i);
+      for (const float factor : factors()) {
         const double before = best.squared_error;
         const float refined = attempt(base * factor, best);
         if (best.squared_error < before) at_best = refined;
@@ -98,6 +95,18 @@ class GroupSearch {
       best.squared_error = evaluate(0).squared_error;
     }
     return best;
+  }
+
+  // What to multiply a base scale by. Coarse grids gain by clipping the largest
+  // weights; FP8 has range to spare, and an octave of scales shifts its grid.
+  [[nodiscard]] std::span<const float> factors() const {
+    static constexpr std::array<float, 15> kCoarse{1.08F, 1.04F, 1.0F,  0.96F, 0.92F, 0.88F, 0.84F, 0.8F,
+                                                   0.76F, 0.72F, 0.68F, 0.64F, 0.6F,  0.56F, 0.52F};
+    static constexpr std::array<float, 3> kFine{1.0F, 0.99F, 0.98F};
+    static constexpr std::array<float, 12> kFloat8{1.0F,  1.06F, 1.12F, 1.19F, 1.26F, 1.33F, 1.41F, 1.5F, 1.59F, 1.68F, 1.78F, 1.89F};
+    if (spec_.format == Format::kFp8E4M3 || spec_.format == Format::kFp8E5M2) return kFloat8;
+    if (format_info(spec_.format).bits >= 8) return kFine;
+    return kCoarse;
   }
 
   // Scales that map the largest magnitude to the end of the element range. For

@@ -12,6 +12,14 @@
 namespace metal_marlin {
 namespace {
 
+constexpr std::string_view kWordMark = "\xE2\x96\x81";  // U+2581, SentencePiece's space
+
+bool mark_inside(std::string_view token) {
+  std::size_t at = token.find(kWordMark, 1);
+  while (at != std::string_view::npos && token.substr(0, at).ends_with(kWordMark)) at = token.find(kWordMark, at + 1);
+  return at != std::string_view::npos;
+}
+
 // Below this many symbols a scan beats a heap.
 constexpr std::size_t kShort = 48;
 
@@ -54,6 +62,7 @@ Bpe::Bpe(std::unordered_map<std::string, TokenId> vocab, const std::vector<std::
          const BpeOptions& options, const std::string& where)
     : vocab_(std::move(vocab)), options_(options) {
   merges_.reserve(merges.size());
+  cut_before_words_ = !options.byte_level && find(kWordMark).has_value();
   std::int32_t rank = 0;
   for (const auto& [left, right] : merges) {
     const auto left_id = find(left);
@@ -64,10 +73,12 @@ Bpe::Bpe(std::unordered_map<std::string, TokenId> vocab, const std::vector<std::
                   fmt::format("{}: merge {} of '{}' and '{}' names a token that the vocabulary lacks", where, rank,
                               sanitize_utf8(left), sanitize_utf8(right)));
     }
+    if (mark_inside(left + right)) cut_before_words_ = false;
     merges_.insert(*left_id, *right_id, {rank++, *merged});
   }
   for (std::size_t byte = 0; byte < 256; ++byte) {
     byte_symbols_[byte] = find(std::string(1, static_cast<char>(byte))).value_or(-1);
+    if (byte < 128) ascii_symbols_[byte] = byte_symbols_[byte];
     byte_fallbacks_[byte] = find(fmt::format("<0x{:02X}>", byte)).value_or(-1);
   }
 }
@@ -79,7 +90,9 @@ std::optional<TokenId> Bpe::find(std::string_view token) const {
 }
 
 void Bpe::append_character(std::string_view character, std::vector<TokenId>& symbols, bool& after_unknown) const {
-  if (const auto id = find(character)) {
+  const auto lead = static_cast<unsigned char>(character.front());
+  const std::optional<TokenId> id = lead >= 128 ? find(character) : std::optional(ascii_symbols_[lead]);
+  if (id && *id >= 0) {
     symbols.push_back(*id);
     after_unknown = false;
     return;
@@ -183,14 +196,7 @@ void Bpe::merge_long(std::vector<TokenId>& symbols) const {
   std::erase(symbols, -1);
 }
 
-void Bpe::encode(std::string_view piece, std::vector<TokenId>& out) const {
-  if (piece.empty()) return;
-  if (options_.ignore_merges) {
-    if (const auto id = find(piece)) {
-      out.push_back(*id);
-      return;
-    }
-  }
+void Bpe::encode_whole(std::string_view piece, std::vector<TokenId>& out) const {
   thread_local std::vector<TokenId> symbols;
   initial_symbols(piece, symbols);
   if (symbols.size() > kShort) {
@@ -199,6 +205,24 @@ void Bpe::encode(std::string_view piece, std::vector<TokenId>& out) const {
     merge_short(symbols);
   }
   out.insert(out.end(), symbols.begin(), symbols.end());
+}
+
+void Bpe::encode(std::string_view piece, std::vector<TokenId>& out) const {
+  if (piece.empty()) return;
+  if (options_.ignore_merges) {
+    if (const auto id = find(piece)) {
+      out.push_back(*id);
+      return;
+    }
+  }
+  if (!cut_before_words_ || piece.size() <= kShort) return encode_whole(piece, out);
+  std::size_t begin = 0;
+  for (std::size_t at = piece.find(kWordMark, 1); at != std::string_view::npos; at = piece.find(kWordMark, at + kWordMark.size())) {
+    if (piece.substr(0, at).ends_with(kWordMark)) continue;  // inside a run of spaces
+    encode_whole(piece.substr(begin, at - begin), out);
+    begin = at;
+  }
+  encode_whole(piece.substr(begin), out);
 }
 
 }  // namespace metal_marlin

@@ -57,6 +57,7 @@ class Bpe {
 
  private:
   void initial_symbols(std::string_view piece, std::vector<TokenId>& symbols) const;
+  void encode_whole(std::string_view piece, std::vector<TokenId>& out) const;
   void append_character(std::string_view character, std::vector<TokenId>& symbols, bool& after_unknown) const;
   void merge_short(std::vector<TokenId>& symbols) const;
   void merge_long(std::vector<TokenId>& symbols) const;
@@ -66,6 +67,10 @@ class Bpe {
   BpeOptions options_;
   std::array<TokenId, 256> byte_symbols_{};    // byte-level alphabet, -1 where missing
   std::array<TokenId, 256> byte_fallbacks_{};  // <0xXX>, -1 where missing
+  std::array<TokenId, 128> ascii_symbols_{};   // single characters, -1 where missing
+  // Whether no token holds U+2581 after another character. Text without
+  // pre-tokens can then be cut before each word, as no merge crosses the cut.
+  bool cut_before_words_ = false;
 };
 
 }  // namespace metal_marlin

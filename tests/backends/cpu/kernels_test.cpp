@@ -1,0 +1,395 @@
+// Every instruction set's kernels against plain double-precision C++.
+#include "backends/cpu/kernels.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "backends/cpu/panel_matrix.h"
+#include "formats/group_scale.h"
+#include "formats/small_floats.h"
+#include "runtime/thread_pool.h"
+#include "test_data.h"
+
+namespace metal_marlin::cpu {
+namespace {
+
+constexpr double kUnit = 0x1p-24;  // half a unit in the last place of f32
+
+ThreadPool& pool() {
+  static ThreadPool instance(2);
+  return instance;
+}
+
+std::vector<float> normal_data(std::size_t n, unsigned seed, float scale = 1) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0, scale);
+  std::vector<float> out(n);
+  for (float& x : out) x = normal(random);
+  return out;
+}
+
+class EveryKernelSet : public testing::TestWithParam<const Kernels*> {
+ protected:
+  const Kernels& k = *GetParam();
+};
+INSTANTIATE_TEST_SUITE_P(Sets, EveryKernelSet, testing::ValuesIn(available_kernels().begin(), available_kernels().end()),
+                         [](const auto& test) { return std::string(test.param->name); });
+
+struct Matrix {
+  Weight weight;
+  std::shared_ptr<PackedMatrix> packed;
+  std::vector<std::byte> dense;
+  std::int64_t rows;
+  std::int64_t cols;
+  [[nodiscard]] std::vector<float> decoded() const {
+    std::vector<float> out(static_cast<std::size_t>(rows * cols));
+    for (std::int64_t r = 0; r < rows; ++r) weight.decode_row(r, cols, out.data() + r * cols);
+    return out;
+  }
+};
+
+Matrix packed_matrix(const FormatSpec& spec, std::int64_t rows, std::int64_t cols, unsigned seed) {
+  const auto data = normal_data(static_cast<std::size_t>(rows * cols), seed, 0.05F);
+  const RowReader read = [&](std::int64_t row, float* out) { std::copy_n(data.begin() + row * cols, cols, out); };
+  const float global = spec.format == Format::kNvfp4 ? nvfp4_global_scale(0.25F) : 1.0F;
+  Matrix matrix{{}, std::make_shared<PackedMatrix>(quantize_matrix(spec, rows, cols, read, global, pool())), {}, rows, cols};
+  matrix.weight = {matrix.packed->view(), matrix.packed};
+  return matrix;
+}
+
+Matrix dense_matrix(DType type, std::int64_t rows, std::int64_t cols, unsigned seed) {
+  Matrix matrix{{}, nullptr, {}, rows, cols};
+  for (const float x : normal_data(static_cast<std::size_t>(rows * cols), seed, 0.05F)) {
+    std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
+    std::size_t bytes = 4;
+    if (type == DType::kF16) {
+      bits = f32_to_f16(x);
+      bytes = 2;
+    } else if (type == DType::kBf16) {
+      bits = f32_to_bf16(x);
+      bytes = 2;
+    }
+    const auto* const source = reinterpret_cast<const std::byte*>(&bits);
+    matrix.dense.insert(matrix.dense.end(), source, source + bytes);
+  }
+  matrix.weight = {DenseView{type, {rows, cols}, matrix.dense}, nullptr};
+  return matrix;
+}
+
+std::vector<float> run_linear(const Kernels& k, const PanelMatrix& matrix, const PanelMatrix* gate, bool q8, std::int64_t tokens,
+                              const std::vector<float>& x, const std::vector<float>& bias, const std::vector<float>* accumulate) {
+  const PanelView& view = matrix.view();
+  const std::int64_t padded = view.blocks * kBlock;
+  std::vector<float> padded_x(static_cast<std::size_t>(tokens * padded));
+  std::vector<Q8Block> blocks(static_cast<std::size_t>(tokens * view.blocks));
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    std::copy_n(x.begin() + t * view.cols, view.cols, padded_x.begin() + t * padded);
+    k.quantize_q8(x.data() + t * view.cols, view.cols, blocks.data() + t * view.blocks);
+  }
+  std::vector<float> out(static_cast<std::size_t>(tokens * view.rows));
+  if (accumulate != nullptr) out = *accumulate;
+  std::vector<float> scratch(static_cast<std::size_t>(2 * scratch_floats(view) + 64));
+  for (std::int64_t panel = 0; panel < matrix.panels(); ++panel) {
+    const LinearTile tile{&view, gate == nullptr ? nullptr : &gate->view(), panel, tokens, blocks.data(), padded_x.data(),
+                          q8 ? view.blocks : padded, out.data(), view.rows, bias.empty() ? nullptr : bias.data(),
+                          nullptr, accumulate != nullptr, scratch.data()};
+    (q8 ? k.linear_q8 : k.linear_f32)(tile);
+  }
+  return out;
+}
+
+// The 8-bit activations that a kernel saw, as numbers.
+std::vector<double> dequantized(const Kernels& k, const std::vector<float>& x, std::int64_t tokens, std::int64_t cols) {
+  std::vector<double> out;
+  std::vector<Q8Block> blocks(static_cast<std::size_t>((cols + kBlock - 1) / kBlock));
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    k.quantize_q8(x.data() + t * cols, cols, blocks.data());
+    for (std::int64_t i = 0; i < cols; ++i) {
+      const Q8Block& block = blocks[static_cast<std::size_t>(i / kBlock)];
+      out.push_back(static_cast<double>(block.scale) * block.q[i % kBlock]);
+    }
+  }
+  return out;
+}
+
+// |found - exact| for a sum of n products is at most about n roundings of the
+// largest partial sum; sqrt(n) of them in practice, doubled twice for safety.
+// Offsets of integer codes add up to `spread` times the size of the terms.
+void expect_linear(const std::vector<float>& found, const std::vector<float>& w, const std::vector<double>& x, std::int64_t tokens,
+                   std::int64_t rows, std::int64_t cols, double spread, const std::vector<float>& bias, const std::vector<float>* accumulate,
+                   const std::string& what) {
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      double sum = bias.empty() ? 0 : bias[static_cast<std::size_t>(r)];
+      double size = 0;
+      for (std::int64_t i = 0; i < cols; ++i) {
+        const double term = static_cast<double>(w[static_cast<std::size_t>(r * cols + i)]) * x[static_cast<std::size_t>(t * cols + i)];
+        sum += term;
+        size += std::fabs(term);
+      }
+      const auto at = static_cast<std::size_t>(t * rows + r);
+      if (accumulate != nullptr) sum += (*accumulate)[at];
+      const double tolerance = 4 * kUnit * (spread * size + std::fabs(sum) + 1e-3) * std::sqrt(static_cast<double>(cols) + 4);
+      ASSERT_NEAR(found[at], sum, tolerance) << what << " token " << t << " row " << r;
+    }
+  }
+}
+
+std::vector<FormatSpec> kernel_specs() {
+  std::vector<FormatSpec> specs;
+  for (const FormatInfo& info : all_formats()) {
+    const FormatSpec base = default_spec(info.format);
+    specs.push_back(base);
+    if (info.format == Format::kMxfp4 || info.format == Format::kNvfp4) continue;
+    for (const int group : {16, 64, 128, 0}) {
+      FormatSpec spec = base;
+      spec.group = group;
+      spec.scale_type = group == 16 ? ScaleType::kBf16 : group == 64 ? ScaleType::kF32 : ScaleType::kF16;
+      specs.push_back(spec);
+    }
+  }
+  specs.push_back({Format::kU4, 32, ScaleType::kF16, ZeroKind::kInteger});
+  specs.push_back({Format::kU4, 16, ScaleType::kF32, ZeroKind::kInteger});
+  return specs;
+}
+
+std::string text(const FormatSpec& spec) {
+  return std::string(format_info(spec.format).name) + "/" + group_name(spec.group) + "/" + std::string(scale_type_name(spec.scale_type));
+}
+
+TEST_P(EveryKernelSet, PackedLinearsMatchTheReference) {
+  unsigned seed = 1;
+  for (const FormatSpec& spec : kernel_specs()) {
+    for (const auto& [rows, cols, tokens] : {std::tuple(16, 32, 1), std::tuple(35, 100, 13), std::tuple(7, 144, 3), std::tuple(48, 320, 8)}) {
+      const Matrix matrix = packed_matrix(spec, rows, cols, ++seed);
+      const PanelMatrix panels("w", matrix.weight, rows, cols, pool());
+      const auto x = normal_data(static_cast<std::size_t>(tokens * cols), ++seed);
+      const auto bias = normal_data(static_cast<std::size_t>(rows), ++seed);
+      const std::vector<double> exact_x(x.begin(), x.end());
+      const auto w = matrix.decoded();
+      // Codes are at most 2^bits steps from zero, weights of normal data a few.
+      const double spread = 8;
+      expect_linear(run_linear(k, panels, nullptr, false, tokens, x, bias, nullptr), w, exact_x, tokens, rows, cols, spread, bias, nullptr,
+                    text(spec) + " f32");
+      if (panels.view().integer) {
+        expect_linear(run_linear(k, panels, nullptr, true, tokens, x, bias, nullptr), w, dequantized(k, x, tokens, cols), tokens, rows,
+                      cols, 32, bias, nullptr, text(spec) + " q8");
+      }
+    }
+  }
+}
+
+TEST_P(EveryKernelSet, DenseLinearsMatchTheReferenceAndAccumulate) {
+  unsigned seed = 100;
+  for (const DType type : {DType::kF32, DType::kF16, DType::kBf16}) {
+    for (const auto& [rows, cols, tokens] : {std::tuple(16, 32, 1), std::tuple(35, 101, 14), std::tuple(1, 1, 2)}) {
+      const Matrix matrix = dense_matrix(type, rows, cols, ++seed);
+      const PanelMatrix panels("w", matrix.weight, rows, cols, pool());
+      const auto x = normal_data(static_cast<std::size_t>(tokens * cols), ++seed);
+      const auto before = normal_data(static_cast<std::size_t>(tokens * rows), ++seed);
+      const std::vector<double> exact_x(x.begin(), x.end());
+      expect_linear(run_linear(k, panels, nullptr, false, tokens, x, {}, &before), matrix.decoded(), exact_x, tokens, rows, cols, 1, {}, &before,
+                    std::string(dtype_name(type)));
+    }
+  }
+}
+
+TEST_P(EveryKernelSet, GatedLinearIsSiluOfTheGateTimesTheOther) {
+  const std::int64_t rows = 40;
+  const std::int64_t cols = 96;
+  const std::int64_t tokens = 5;
+  const Matrix up = packed_matrix(default_spec(Format::kFp4), rows, cols, 201);
+  const Matrix gate = packed_matrix(default_spec(Format::kS4), rows, cols, 202);
+  const PanelMatrix up_panels("up", up.weight, rows, cols, pool());
+  const PanelMatrix gate_panels("gate", gate.weight, rows, cols, pool());
+  const auto x = normal_data(static_cast<std::size_t>(tokens * cols), 203, 4);
+  for (const bool q8 : {false, true}) {
+    const auto g = run_linear(k, gate_panels, nullptr, q8, tokens, x, {}, nullptr);
+    const auto u = run_linear(k, up_panels, nullptr, q8, tokens, x, {}, nullptr);
+    const auto found = run_linear(k, up_panels, &gate_panels, q8, tokens, x, {}, nullptr);
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      const double expected = g[i] / (1 + std::exp(-static_cast<double>(g[i]))) * u[i];
+      ASSERT_NEAR(found[i], expected, 1e-6 * (1 + std::fabs(expected)));
+    }
+  }
+}
+
+TEST_P(EveryKernelSet, RowsOfTheKernelLayoutDecodeExactly) {
+  for (const FormatSpec& spec : kernel_specs()) {
+    const Matrix matrix = packed_matrix(spec, 21, 75, 300);
+    const PanelMatrix panels("w", matrix.weight, 21, 75, pool());
+    std::vector<float> expected(75);
+    std::vector<float> found(75);
+    for (std::int64_t row = 0; row < 21; ++row) {
+      matrix.weight.decode_row(row, 75, expected.data());
+      panels.decode_row(row, found.data());
+      // NVFP4 multiplies by the reciprocal of the tensor's scale: two roundings more.
+      for (std::size_t i = 0; i < 75; ++i) {
+        if (spec.format == Format::kNvfp4) {
+          ASSERT_NEAR(found[i], expected[i], 4 * kUnit * std::fabs(expected[i])) << text(spec);
+        } else {
+          ASSERT_EQ(found[i], expected[i]) << text(spec);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(EveryKernelSet, ActivationsQuantizeToTheNearestOf255Levels) {
+  for (const std::int64_t n : {1, 16, 17, 32, 33, 100}) {
+    auto x = normal_data(static_cast<std::size_t>(n), 7);
+    x[0] = 3;
+    const auto found = dequantized(k, x, 1, n);
+    for (std::int64_t begin = 0; begin < n; begin += kBlock) {
+      double largest = 0;
+      for (std::int64_t i = begin; i < std::min(n, begin + kBlock); ++i) largest = std::max(largest, std::fabs(static_cast<double>(x[static_cast<std::size_t>(i)])));
+      for (std::int64_t i = begin; i < std::min(n, begin + kBlock); ++i) {
+        EXPECT_NEAR(found[static_cast<std::size_t>(i)], x[static_cast<std::size_t>(i)], largest / 127 * 0.5001);
+      }
+    }
+  }
+  std::vector<float> zeros(40, 0.0F);
+  for (const double x : dequantized(k, zeros, 1, 40)) EXPECT_EQ(x, 0);
+}
+
+TEST_P(EveryKernelSet, VectorOpsMatchTheReference) {
+  for (const std::int64_t n : {1, 15, 16, 17, 64, 100, 576}) {
+    const auto size = static_cast<std::size_t>(n);
+    const auto x = normal_data(size, 8, 3);
+    const auto y = normal_data(size, 9);
+    std::vector<float> out(size + 1, 42);
+    k.rms_norm(x.data(), y.data(), n, 1e-5F, out.data());
+    double squares = 0;
+    for (const float v : x) squares += static_cast<double>(v) * v;
+    const double factor = 1 / std::sqrt(squares / static_cast<double>(n) + 1e-5);
+    for (std::size_t i = 0; i < size; ++i) EXPECT_NEAR(out[i], x[i] * factor * y[i], 2e-6 * (std::fabs(x[i] * y[i]) + 1e-3));
+    k.swiglu(x.data(), y.data(), n, out.data());
+    for (std::size_t i = 0; i < size; ++i) {
+      const double expected = x[i] / (1 + std::exp(-static_cast<double>(x[i]))) * y[i];
+      EXPECT_NEAR(out[i], expected, 1e-6 * (std::fabs(expected) + 1e-6));
+    }
+    std::copy(x.begin(), x.end(), out.begin());
+    k.add(out.data(), y.data(), n);
+    for (std::size_t i = 0; i < size; ++i) EXPECT_EQ(out[i], x[i] + y[i]);
+    EXPECT_EQ(out[size], 42);  // nothing past the end
+  }
+}
+
+TEST_P(EveryKernelSet, SiluHoldsAtTheEnds) {
+  const std::vector<float> gate{-1e4F, -100, -88, -87, -20, -0.0F, 0, 1e-30F, 20, 88, 1e4F};
+  const std::vector<float> up(gate.size(), 1);
+  std::vector<float> out(gate.size());
+  k.swiglu(gate.data(), up.data(), static_cast<std::int64_t>(gate.size()), out.data());
+  for (std::size_t i = 0; i < gate.size(); ++i) {
+    const double expected = gate[i] / (1 + std::exp(-static_cast<double>(gate[i])));
+    EXPECT_NEAR(out[i], expected, 1e-6 * std::fabs(expected) + 1e-30 + (gate[i] < -87 ? 1e-33 + std::fabs(gate[i]) * 1.2e-38 : 0)) << gate[i];
+  }
+}
+
+TEST_P(EveryKernelSet, RopeRotatesPairsHalfAHeadApart) {
+  for (const std::int64_t dim : {2, 6, 32, 34, 64, 128}) {
+    const std::int64_t heads = 3;
+    auto x = normal_data(static_cast<std::size_t>(heads * dim), 10);
+    const auto before = x;
+    std::vector<float> cosines;
+    std::vector<float> sines;
+    for (std::int64_t i = 0; i < dim / 2; ++i) {
+      cosines.push_back(std::cos(0.3F * static_cast<float>(i)));
+      sines.push_back(std::sin(0.3F * static_cast<float>(i)));
+    }
+    k.rope(x.data(), heads, dim, cosines.data(), sines.data());
+    for (std::int64_t h = 0; h < heads; ++h) {
+      for (std::int64_t i = 0; i < dim / 2; ++i) {
+        const auto a = static_cast<std::size_t>(h * dim + i);
+        const auto b = a + static_cast<std::size_t>(dim / 2);
+        const auto c = static_cast<std::size_t>(i);
+        EXPECT_NEAR(x[a], before[a] * cosines[c] - before[b] * sines[c], 1e-6);
+        EXPECT_NEAR(x[b], before[b] * cosines[c] + before[a] * sines[c], 1e-6);
+      }
+    }
+  }
+}
+
+struct AttentionCase {
+  int head_dim;
+  int group;
+  int past;
+  int tokens;
+  int window;
+};
+
+void check_attention(const Kernels& k, const AttentionCase& c, bool f16) {
+  const int padded = (c.head_dim + 15) / 16 * 16;
+  const int total = c.past + c.tokens;
+  const int pages = (total + kPageTokens - 1) / kPageTokens;
+  const std::size_t page_bytes = static_cast<std::size_t>((c.head_dim + padded) * kPageTokens) * (f16 ? 2 : 4);
+  // Unwritten slots hold NaN: nothing may depend on them.
+  std::vector<std::byte> cache(page_bytes * static_cast<std::size_t>(pages + 2), std::byte{0xFF});
+  std::vector<std::int32_t> table;
+  for (int p = 0; p < pages; ++p) table.push_back(pages + 1 - p);  // any order
+  const auto dim = static_cast<std::size_t>(c.head_dim);
+  auto keys = normal_data(static_cast<std::size_t>(total) * dim, 20);
+  auto values = normal_data(static_cast<std::size_t>(total) * dim, 21);
+  for (int t = 0; t < total; ++t) {
+    k.store_kv(keys.data() + static_cast<std::size_t>(t) * dim, values.data() + static_cast<std::size_t>(t) * dim, t % kPageTokens, c.head_dim,
+               padded, f16, cache.data() + static_cast<std::size_t>(table[static_cast<std::size_t>(t / kPageTokens)]) * page_bytes);
+  }
+  if (f16) {
+    for (float& x : keys) x = f16_to_f32(f32_to_f16(x));
+    for (float& x : values) x = f16_to_f32(f32_to_f16(x));
+  }
+  const int rows = c.tokens * c.group;
+  const auto q = normal_data(static_cast<std::size_t>(rows) * dim, 22);
+  std::vector<float> out(q.size() + 1, 42);
+  std::vector<float> scratch(static_cast<std::size_t>(attention_scratch_floats(rows, c.head_dim, padded)));
+  const float scale = 1 / std::sqrt(static_cast<float>(c.head_dim));
+  const std::int64_t stride = c.group * c.head_dim;
+  k.attention({q.data(), stride, out.data(), stride, c.tokens, c.group, c.head_dim, padded, scale, c.past, c.window, table.data(), cache.data(),
+               page_bytes, f16, scratch.data()});
+  for (int row = 0; row < rows; ++row) {
+    const int position = c.past + row / c.group;
+    const int begin = c.window > 0 ? std::max(0, position + 1 - c.window) : 0;
+    std::vector<double> weights;
+    double top = -1e300;
+    for (int t = begin; t <= position; ++t) {
+      double score = 0;
+      for (std::size_t d = 0; d < dim; ++d) score += static_cast<double>(q[static_cast<std::size_t>(row) * dim + d]) * keys[static_cast<std::size_t>(t) * dim + d];
+      weights.push_back(score * scale);
+      top = std::max(top, weights.back());
+    }
+    double sum = 0;
+    for (double& w : weights) sum += w = std::exp(w - top);
+    for (std::size_t d = 0; d < dim; ++d) {
+      double expected = 0;
+      for (int t = begin; t <= position; ++t) expected += weights[static_cast<std::size_t>(t - begin)] / sum * values[static_cast<std::size_t>(t) * dim + d];
+      // Scores are off by a few roundings of their size (below 10), weights by as
+      // much in relation; values are of size 1.
+      ASSERT_NEAR(out[static_cast<std::size_t>(row) * dim + d], expected, 1e-5) << "row " << row << " dim " << d << " head size " << c.head_dim;
+    }
+  }
+  EXPECT_EQ(out.back(), 42);
+}
+
+TEST_P(EveryKernelSet, AttentionMatchesTheReference) {
+  for (const bool f16 : {false, true}) {
+    for (const AttentionCase& c : {AttentionCase{64, 3, 0, 1, 0}, AttentionCase{64, 3, 70, 1, 0}, AttentionCase{32, 1, 0, 40, 0},
+                                   AttentionCase{80, 4, 13, 9, 0}, AttentionCase{24, 2, 100, 5, 0}, AttentionCase{128, 8, 200, 4, 0},
+                                   AttentionCase{64, 2, 90, 20, 16}, AttentionCase{64, 1, 0, 30, 5}, AttentionCase{6, 1, 17, 3, 1}}) {
+      check_attention(k, c, f16);
+    }
+  }
+}
+
+TEST(PanelMatrix, ScalesThatAreNotFiniteAreRefused) {
+  Matrix matrix = packed_matrix(default_spec(Format::kFp4), 4, 64, 1);
+  matrix.packed->set_scale(2, 1, NAN);
+  expect_error(ErrorCode::kCorruptFile, "tensor w: the scale of row 2, group 1", [&] { PanelMatrix("w", matrix.weight, 4, 64, pool()); });
+  Matrix fp8 = packed_matrix(default_spec(Format::kFp8E4M3), 4, 64, 1);
+  fp8.packed->codes[7] = std::byte{0x7F};
+  expect_error(ErrorCode::kCorruptFile, "not finite", [&] { PanelMatrix("w", fp8.weight, 4, 64, pool()); });
+}
+
+}  // namespace
+}  // namespace metal_marlin::cpu

@@ -1,0 +1,150 @@
+#include "io/gguf.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "io/gguf_blocks.h"
+#include "io/gguf_model.h"
+#include "runtime/thread_pool.h"
+#include "test_data.h"
+
+namespace metal_marlin {
+namespace {
+
+// Random blocks of every type against the gguf package's values.
+class GgufBlocks : public testing::Test {
+ protected:
+  MappedFile file_{test_data("gguf_blocks.gguf")};
+  Gguf gguf_ = parse_gguf(file_.bytes(), "gguf_blocks.gguf");
+  SafetensorsFile expected_{test_data("gguf_blocks.safetensors")};
+};
+
+void expect_same(float found, float expected, const std::string& where) {
+  if (std::isinf(expected)) {
+    EXPECT_EQ(found, expected) << where;
+  } else {
+    // The package multiplies in another order: a few units in the last place.
+    EXPECT_NEAR(found, expected, 4e-7 * std::fabs(expected) + 1e-38) << where;
+  }
+}
+
+TEST_F(GgufBlocks, EveryTypeDecodesLikeTheGgufPackage) {
+  EXPECT_EQ(gguf_.tensors.size(), 15U);
+  for (const auto& [name, tensor] : gguf_.tensors) {
+    const auto expected = read_tensor<float>(expected_, name);
+    const std::int64_t cols = tensor.shape[1];
+    const std::size_t row_bytes = gguf_row_bytes(tensor.type, cols);
+    std::vector<float> row(static_cast<std::size_t>(cols));
+    for (std::size_t r = 0; r < static_cast<std::size_t>(tensor.shape[0]); ++r) {
+      gguf_decode_row(tensor.type, tensor.bytes.subspan(r * row_bytes, row_bytes), cols, row.data());
+      for (std::size_t i = 0; i < row.size(); ++i) expect_same(row[i], expected[r * row.size() + i], name);
+    }
+  }
+}
+
+TEST_F(GgufBlocks, PackableTypesAreConvertedWithoutLoss) {
+  ThreadPool pool(2);
+  int packed_types = 0;
+  for (const auto& [name, tensor] : gguf_.tensors) {
+    if (!gguf_packed_spec(tensor.type)) continue;
+    ++packed_types;
+    const auto expected = read_tensor<float>(expected_, name);
+    // Rows in reverse, as a permutation would ask for them.
+    const std::int64_t rows = tensor.shape[0];
+    const PackedMatrix matrix = gguf_to_packed(tensor, [&](std::int64_t row) { return rows - 1 - row; }, pool);
+    std::vector<float> row(static_cast<std::size_t>(tensor.shape[1]));
+    for (std::int64_t r = 0; r < rows; ++r) {
+      matrix.view().decode_row(rows - 1 - r, row.data());
+      for (std::size_t i = 0; i < row.size(); ++i) expect_same(row[i], expected[static_cast<std::size_t>(r) * row.size() + i], name);
+    }
+  }
+  EXPECT_EQ(packed_types, 7);
+}
+
+std::vector<std::byte> bytes_of(const std::string& text) {
+  const auto* const data = reinterpret_cast<const std::byte*>(text.data());
+  return {data, data + text.size()};
+}
+
+TEST(Gguf, BadFilesAreRefusedByName) {
+  const auto folder = test_data("../fuzz/corpus/gguf");
+  const auto parse = [&](const char* name) {
+    const MappedFile file(folder / name);
+    return parse_gguf(file.bytes(), name);
+  };
+  expect_error(ErrorCode::kCorruptFile, "tensors do not fit the file", [&] { parse("many_tensors"); });
+  expect_error(ErrorCode::kCorruptFile, "values do not fit the file", [&] { parse("many_values"); });
+  expect_error(ErrorCode::kUnsupported, "version 9, expected 2 or 3", [&] { parse("version"); });
+  expect_error(ErrorCode::kCorruptFile, "key k: array of", [&] { parse("huge_array"); });
+  expect_error(ErrorCode::kCorruptFile, "key k: array of", [&] { parse("huge_strings"); });
+  expect_error(ErrorCode::kCorruptFile, "nest too deeply", [&] { parse("nested"); });
+  expect_error(ErrorCode::kCorruptFile, "general.alignment", [&] { parse("alignment"); });
+  expect_error(ErrorCode::kCorruptFile, "tensor t: bytes", [&] { parse("tensor_past_end"); });
+  expect_error(ErrorCode::kCorruptFile, "tensor t: shape", [&] { parse("tensor_overflow"); });
+  expect_error(ErrorCode::kCorruptFile, "tensor t appears twice", [&] { parse("twice"); });
+  expect_error(ErrorCode::kUnsupported, "tensor t: tensor type 77", [&] { parse("kind"); });
+  expect_error(ErrorCode::kCorruptFile, "magic is not GGUF", [&] { parse_gguf(bytes_of("PK\x03\x04 something"), "x"); });
+}
+
+TEST(Gguf, RotaryRowsArePermutedPerHead) {
+  // Head size 6: the file has rows 0 3 1 4 2 5 of each head.
+  std::vector<std::int64_t> rows;
+  for (std::int64_t row = 0; row < 12; ++row) rows.push_back(gguf_rope_row(row, 6));
+  EXPECT_EQ(rows, (std::vector<std::int64_t>{0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11}));
+}
+
+TEST(Gguf, TensorNamesBecomeHuggingFaceNames) {
+  EXPECT_EQ(gguf_tensor_name("blk.12.attn_q.weight"), "model.layers.12.self_attn.q_proj.weight");
+  EXPECT_EQ(gguf_tensor_name("blk.0.attn_q_norm.weight"), "model.layers.0.self_attn.q_norm.weight");
+  EXPECT_EQ(gguf_tensor_name("output.weight"), "lm_head.weight");
+  EXPECT_EQ(gguf_tensor_name("output_norm.weight"), "model.norm.weight");
+  EXPECT_EQ(gguf_tensor_name("rope_freqs.weight"), std::nullopt);
+}
+
+Gguf llama_metadata() {
+  Gguf gguf;
+  gguf.where = "test.gguf";
+  gguf.values = {{"general.architecture", std::string_view("llama")},
+                 {"llama.block_count", std::uint64_t{2}},
+                 {"llama.embedding_length", std::uint64_t{64}},
+                 {"llama.feed_forward_length", std::uint64_t{128}},
+                 {"llama.attention.head_count", std::uint64_t{4}},
+                 {"llama.attention.head_count_kv", std::uint64_t{2}},
+                 {"llama.rope.freq_base", 500000.0},
+                 {"llama.vocab_size", std::uint64_t{100}}};
+  return gguf;
+}
+
+TEST(Gguf, Llama3FrequencyFactorsBecomeTheirRule) {
+  Gguf gguf = llama_metadata();
+  std::vector<float> factors(8);
+  for (std::size_t i = 0; i < factors.size(); ++i) {
+    const double wavelength = 2 * 3.14159265358979 * std::pow(500000.0, static_cast<double>(i) / 8.0);
+    if (wavelength < 2048) {
+      factors[i] = 1;
+    } else if (wavelength > 8192) {
+      factors[i] = 8;
+    } else {
+      const double smooth = (8192 / wavelength - 1) / 3;
+      factors[i] = static_cast<float>(1 / ((1 - smooth) / 8 + smooth));
+    }
+  }
+  gguf.tensors["rope_freqs.weight"] = {GgufType::kF32, {8}, std::as_bytes(std::span(factors))};
+  const Json rope = gguf_config_json(gguf)["rope_parameters"];
+  EXPECT_EQ(rope["rope_type"], "llama3");
+  EXPECT_EQ(rope["factor"], 8.0);
+  factors[2] = 3;
+  expect_error(ErrorCode::kUnsupported, "factor 2 is 3", [&] { gguf_config_json(gguf); });
+}
+
+TEST(Gguf, MissingKeysAndUnknownArchitecturesAreNamed) {
+  Gguf gguf = llama_metadata();
+  gguf.values.erase("llama.block_count");
+  expect_error(ErrorCode::kNotFound, "llama.block_count", [&] { gguf_config_json(gguf); });
+  gguf.values["general.architecture"] = std::string_view("mamba");
+  expect_error(ErrorCode::kUnsupported, "mamba is not one we implement; known: llama, qwen3", [&] { gguf_config_json(gguf); });
+}
+
+}  // namespace
+}  // namespace metal_marlin

@@ -1,0 +1,232 @@
+// Whole models against logits of Hugging Face transformers.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "backends/cpu/kernels.h"
+#include "metal_marlin/generate.h"
+#include "models/config.h"
+#include "test_data.h"
+
+namespace metal_marlin {
+namespace {
+
+// The exact mode's bound at every position; the golden values themselves agree
+// with a double-precision forward pass to 5e-6.
+constexpr double kTolerance = 3e-5;
+
+std::vector<std::string> golden_models() {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(test_data("fixtures"))) {
+    const Json config = read_json_file(entry.path() / "config.json");
+    if (config["model_type"] != "glm4_moe_lite") names.push_back(entry.path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+struct Golden {
+  explicit Golden(const std::string& name) : folder(test_data("fixtures/" + name)), file(folder / "golden.safetensors") {
+    for (const std::int64_t id : read_tensor<std::int64_t>(file, "input_ids")) ids.push_back(static_cast<TokenId>(id));
+    for (const std::int64_t id : read_tensor<std::int64_t>(file, "greedy")) greedy.push_back(static_cast<TokenId>(id));
+    logits = read_tensor<float>(file, "logits");
+  }
+  std::filesystem::path folder;
+  SafetensorsFile file;
+  std::vector<TokenId> ids;
+  std::vector<TokenId> greedy;
+  std::vector<float> logits;
+};
+
+LoadOptions exact(const std::string& instruction_set = "") {
+  LoadOptions options;
+  options.exact = true;
+  options.threads = 2;
+  options.instruction_set = instruction_set;
+  return options;
+}
+
+// Logits at every position, the input given in chunks of `chunk`.
+std::vector<float> logits_in_chunks(const std::shared_ptr<const Model>& model, std::span<const TokenId> ids, std::size_t chunk, int batch = 512) {
+  SessionOptions options;
+  options.cache_tokens = static_cast<std::int64_t>(ids.size());
+  options.batch_tokens = batch;
+  options.batch_logits = 11;
+  Session session(model, options);
+  const SequenceId sequence = session.open();
+  std::vector<float> out;
+  for (std::size_t begin = 0; begin < ids.size(); begin += chunk) {
+    const auto part = ids.subspan(begin, std::min(chunk, ids.size() - begin));
+    session.step(std::array{SequenceInput{sequence, part, 0}}, [&](std::span<const LogitsRow> rows) {
+      for (const LogitsRow& row : rows) out.insert(out.end(), row.values.begin(), row.values.end());
+    });
+  }
+  return out;
+}
+
+double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
+  EXPECT_EQ(a.size(), b.size());
+  double largest = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    if (!(std::fabs(a[i] - b[i]) <= largest)) largest = std::fabs(static_cast<double>(a[i]) - b[i]);
+  }
+  return largest;
+}
+
+class GoldenModel : public testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Fixtures, GoldenModel, testing::ValuesIn(golden_models()), [](const auto& test) {
+  std::string name = test.param;
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+});
+
+TEST_P(GoldenModel, LogitsMatchAtOnceInChunksAndByToken) {
+  const Golden golden(GetParam());
+  for (const cpu::Kernels* const kernels : cpu::available_kernels()) {
+    const auto model = Model::load(golden.folder, exact(kernels->name));
+    for (const std::size_t chunk : {std::size_t{96}, std::size_t{7}, std::size_t{1}}) {
+      EXPECT_LT(largest_difference(logits_in_chunks(model, golden.ids, chunk), golden.logits), kTolerance)
+          << kernels->name << ", chunks of " << chunk;
+    }
+    EXPECT_LT(largest_difference(logits_in_chunks(model, golden.ids, 96, 5), golden.logits), kTolerance) << "passes of 5";
+  }
+}
+
+TEST_P(GoldenModel, GreedyContinuationMatches) {
+  const Golden golden(GetParam());
+  GenerateOptions options;
+  options.max_tokens = static_cast<int>(golden.greedy.size());
+  options.ignore_end = true;
+  EXPECT_EQ(generate(Model::load(golden.folder, exact()), golden.ids, options).tokens, golden.greedy);
+}
+
+// Several sequences of different lengths in one pass give what each gives alone.
+TEST_P(GoldenModel, BatchesOfSequencesDoNotMix) {
+  const Golden golden(GetParam());
+  const auto model = Model::load(golden.folder, exact());
+  const std::span<const TokenId> ids(golden.ids);
+  SessionOptions options;
+  options.max_sequences = 3;
+  options.cache_tokens = 300;
+  options.batch_logits = 64;
+  Session session(model, options);
+  const std::array<std::size_t, 3> begins{0, 5, 40};
+  std::array<SequenceId, 3> sequences{};
+  std::array<std::size_t, 3> lengths{};
+  for (SequenceId& sequence : sequences) sequence = session.open();
+  std::array<std::vector<float>, 3> found;
+  for (int round = 0; round < 4; ++round) {
+    std::vector<SequenceInput> inputs;
+    for (std::size_t s = 0; s < 3; ++s) {
+      const std::size_t count = (s + 1) * static_cast<std::size_t>(round % 2 == 0 ? 1 : 4);
+      inputs.push_back({sequences[s], ids.subspan(begins[s] + lengths[s], count), 0});
+      lengths[s] += count;
+    }
+    session.step(inputs, [&](std::span<const LogitsRow> rows) {
+      for (const LogitsRow& row : rows) {
+        auto& out = found[static_cast<std::size_t>(row.input)];
+        out.insert(out.end(), row.values.begin(), row.values.end());
+      }
+    });
+  }
+  for (std::size_t s = 0; s < 3; ++s) {
+    const auto alone = logits_in_chunks(model, ids.subspan(begins[s], lengths[s]), 96);
+    EXPECT_LT(largest_difference(found[s], alone), 1e-5) << "sequence " << s;
+  }
+}
+
+TEST_P(GoldenModel, ForgottenTokensLeaveNoTrace) {
+  const Golden golden(GetParam());
+  const auto model = Model::load(golden.folder, exact());
+  const std::span<const TokenId> ids(golden.ids);
+  Session session(model, {1, 96, 512, 16});
+  const SequenceId sequence = session.open();
+  session.step(std::array{SequenceInput{sequence, ids.first(50)}}, {});
+  session.truncate(sequence, 21);
+  std::vector<float> last;
+  session.step(std::array{SequenceInput{sequence, ids.subspan(21, 30)}},
+               [&](std::span<const LogitsRow> rows) { last.assign(rows.back().values.begin(), rows.back().values.end()); });
+  const auto vocab = last.size();
+  const std::vector<float> expected(golden.logits.begin() + static_cast<std::ptrdiff_t>(50 * vocab),
+                                    golden.logits.begin() + static_cast<std::ptrdiff_t>(51 * vocab));
+  EXPECT_LT(largest_difference(last, expected), kTolerance);
+}
+
+// The fast mode's error is that of 8-bit activations and an f16 cache, none of
+// which the weights here (bf16) go through: only the cache differs.
+TEST_P(GoldenModel, FastModeIsClose) {
+  const Golden golden(GetParam());
+  const auto model = Model::load(golden.folder);
+  EXPECT_LT(largest_difference(logits_in_chunks(model, golden.ids, 96), golden.logits), 2e-2);
+}
+
+TEST_P(GoldenModel, ThreadsDoNotChangeTheResult) {
+  const Golden golden(GetParam());
+  LoadOptions one = exact();
+  one.threads = 1;
+  LoadOptions three = exact();
+  three.threads = 3;
+  EXPECT_EQ(logits_in_chunks(Model::load(golden.folder, one), golden.ids, 13), logits_in_chunks(Model::load(golden.folder, three), golden.ids, 13));
+}
+
+TEST(ModelErrors, AreNamed) {
+  expect_error(ErrorCode::kUnsupported, "architecture glm4_moe_lite is not one we implement; known: llama, qwen3",
+               [] { Model::load(test_data("fixtures/glm4-moe-lite-tiny")); });
+  expect_error(ErrorCode::kNotFound, "no such file or folder", [] { Model::load("/nonexistent"); });
+  const auto model = Model::load(test_data("fixtures/llama-tiny"));
+  Session session(model, {1, 32, 16, 1});
+  const SequenceId sequence = session.open();
+  const std::vector<TokenId> bad{1, 384};
+  expect_error(ErrorCode::kInvalidArgument, "token id 384 is outside the vocabulary of 384",
+               [&] { session.step(std::array{SequenceInput{sequence, bad}}, {}); });
+  const std::vector<TokenId> many(33, 1);
+  expect_error(ErrorCode::kInvalidArgument, "the cache is full", [&] { session.step(std::array{SequenceInput{sequence, many}}, {}); });
+  EXPECT_EQ(session.length(sequence), 0);
+  expect_error(ErrorCode::kInvalidArgument, "sequence 5 is not open", [&] { session.close(5); });
+}
+
+Json llama_config() {
+  return {{"model_type", "llama"}, {"vocab_size", 64}, {"hidden_size", 32}, {"intermediate_size", 64}, {"num_hidden_layers", 2}, {"num_attention_heads", 4}};
+}
+
+TEST(ModelConfig, OldAndNewKeysMeanTheSame) {
+  Json old_keys = llama_config();
+  old_keys["rope_theta"] = 5e5;
+  old_keys["rope_scaling"] = {{"type", "llama3"}, {"factor", 8}, {"low_freq_factor", 1}, {"high_freq_factor", 4}, {"original_max_position_embeddings", 64}};
+  Json new_keys = llama_config();
+  new_keys["rope_parameters"] = old_keys["rope_scaling"];
+  new_keys["rope_parameters"].erase("type");
+  new_keys["rope_parameters"]["rope_type"] = "llama3";
+  new_keys["rope_parameters"]["rope_theta"] = 5e5;
+  const auto a = rope_frequencies(parse_model_config(old_keys, nullptr, "c").rope, 8);
+  EXPECT_EQ(a, rope_frequencies(parse_model_config(new_keys, nullptr, "c").rope, 8));
+}
+
+TEST(ModelConfig, CollectsEndTokensOfBothFiles) {
+  Json config = llama_config();
+  config["eos_token_id"] = 2;
+  const Json generation = {{"eos_token_id", {2, 7, 9}}};
+  const auto ends = parse_model_config(config, generation, "c").end_tokens;
+  EXPECT_EQ(std::set<std::int64_t>(ends.begin(), ends.end()), (std::set<std::int64_t>{2, 7, 9}));
+}
+
+TEST(ModelConfig, UnsupportedFeaturesAreNamed) {
+  const auto with = [](const char* key, const Json& value) {
+    Json config = llama_config();
+    config[key] = value;
+    return parse_model_config(config, nullptr, "config.json");
+  };
+  expect_error(ErrorCode::kUnsupported, "hidden_act", [&] { with("hidden_act", "gelu"); });
+  expect_error(ErrorCode::kUnsupported, "rope_type is 'longrope'", [&] { with("rope_scaling", {{"rope_type", "longrope"}, {"factor", 2}}); });
+  expect_error(ErrorCode::kCorruptFile, "num_key_value_heads", [&] { with("num_key_value_heads", 3); });
+  expect_error(ErrorCode::kCorruptFile, "field hidden_size is \"32\", expected an integer", [&] { with("hidden_size", "32"); });
+  expect_error(ErrorCode::kCorruptFile, "num_hidden_layers", [&] { with("num_hidden_layers", std::int64_t{1} << 40); });
+  expect_error(ErrorCode::kUnsupported, "architecture mamba", [&] { with("model_type", "mamba"); });
+}
+
+}  // namespace
+}  // namespace metal_marlin

@@ -1,0 +1,154 @@
+#include "metal_marlin/sampler.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+#include <set>
+
+#include "runtime/stop_text.h"
+#include "test_data.h"
+
+namespace metal_marlin {
+namespace {
+
+const std::vector<float> kLogits{1.0F, 3.0F, 2.0F, -1.0F, 2.5F, 0.0F, 3.0F};
+
+std::vector<double> softmax(const std::vector<float>& logits, double temperature) {
+  std::vector<double> p;
+  double sum = 0;
+  for (const float x : logits) sum += p.emplace_back(std::exp(x / temperature));
+  for (double& x : p) x /= sum;
+  return p;
+}
+
+// Draws many tokens and compares their counts with the expected distribution:
+// chi-square below its 0.9999 quantile (Wilson-Hilferty), seeds being fixed.
+void expect_distribution(SamplerOptions options, std::vector<double> expected) {
+  double total = 0;
+  for (const double p : expected) total += p;
+  constexpr int kDraws = 40000;
+  std::vector<int> counts(expected.size());
+  options.seed = 5;
+  Sampler sampler(options);
+  for (int i = 0; i < kDraws; ++i) ++counts[static_cast<std::size_t>(sampler.sample(kLogits))];
+  double chi_square = 0;
+  int freedom = -1;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    const double mean = kDraws * expected[i] / total;
+    if (mean == 0) {
+      EXPECT_EQ(counts[i], 0) << "token " << i;
+      continue;
+    }
+    ++freedom;
+    chi_square += (counts[i] - mean) * (counts[i] - mean) / mean;
+  }
+  const double f = std::max(freedom, 1);
+  const double bound = f * std::pow(1 - 2 / (9 * f) + 3.72 * std::sqrt(2 / (9 * f)), 3);
+  EXPECT_LT(chi_square, bound);
+}
+
+TEST(Sampler, ZeroTemperatureTakesTheLargestAndTheLowerIdOnTies) {
+  Sampler sampler({});
+  for (int i = 0; i < 10; ++i) EXPECT_EQ(sampler.sample(kLogits), 1);
+}
+
+TEST(Sampler, TemperatureGivesTheSoftmax) {
+  for (const float temperature : {0.5F, 1.0F, 2.0F}) {
+    SamplerOptions options;
+    options.temperature = temperature;
+    expect_distribution(options, softmax(kLogits, temperature));
+  }
+}
+
+TEST(Sampler, TopKKeepsTheLikeliest) {
+  SamplerOptions options;
+  options.temperature = 1;
+  options.top_k = 3;
+  auto p = softmax(kLogits, 1);
+  for (const std::size_t dropped : {0, 2, 3, 5}) p[dropped] = 0;
+  expect_distribution(options, p);
+  options.top_k = 1;
+  expect_distribution(options, {0, 1, 0, 0, 0, 0, 0});
+  options.top_k = 100;
+  expect_distribution(options, softmax(kLogits, 1));
+}
+
+TEST(Sampler, TopPKeepsTheSmallestSetThatReachesP) {
+  SamplerOptions options;
+  options.temperature = 1;
+  options.top_p = 0.75F;  // 0.31 + 0.31 + 0.19 = 0.81
+  auto p = softmax(kLogits, 1);
+  ASSERT_LT(p[1] + p[6], 0.75);
+  for (const std::size_t dropped : {0, 2, 3, 5}) p[dropped] = 0;
+  expect_distribution(options, p);
+  options.top_p = 0.01F;
+  expect_distribution(options, {0, 1, 0, 0, 0, 0, 0});
+}
+
+TEST(Sampler, MinPIsRelativeToTheLikeliest) {
+  SamplerOptions options;
+  options.temperature = 1;
+  options.min_p = 0.3F;  // e^-1 = 0.37 stays, e^-2 goes
+  auto p = softmax(kLogits, 1);
+  for (const std::size_t dropped : {0, 3, 5}) p[dropped] = 0;
+  expect_distribution(options, p);
+}
+
+TEST(Sampler, PenaltyCountsEachTokenOnce) {
+  SamplerOptions options;
+  options.repeat_penalty = 2;
+  Sampler sampler(options);
+  for (int i = 0; i < 3; ++i) sampler.accept(1);
+  sampler.accept(6);
+  EXPECT_EQ(sampler.sample(kLogits), 4);  // 3 -> 1.5, once; 2.5 is next
+  EXPECT_EQ(sampler.sample(kLogits), 2);
+  EXPECT_EQ(sampler.sample(kLogits), 1);  // 1.5 against 2.5/2 and 2/2
+}
+
+TEST(Sampler, TheSeedDecides) {
+  const auto draw = [](std::uint64_t seed) {
+    SamplerOptions options;
+    options.temperature = 1;
+    options.seed = seed;
+    Sampler sampler(options);
+    std::vector<TokenId> out;
+    for (int i = 0; i < 50; ++i) out.push_back(sampler.sample(kLogits));
+    return out;
+  };
+  EXPECT_EQ(draw(3), draw(3));
+  EXPECT_NE(draw(3), draw(4));
+}
+
+TEST(Sampler, BadOptionsAreNamed) {
+  const auto with = [](auto change) {
+    SamplerOptions options;
+    change(options);
+    validate(options);
+  };
+  expect_error(ErrorCode::kInvalidArgument, "top-p is 0", [&] { with([](SamplerOptions& o) { o.top_p = 0; }); });
+  expect_error(ErrorCode::kInvalidArgument, "temperature is -1", [&] { with([](SamplerOptions& o) { o.temperature = -1; }); });
+  expect_error(ErrorCode::kInvalidArgument, "min-p is 2", [&] { with([](SamplerOptions& o) { o.min_p = 2; }); });
+  expect_error(ErrorCode::kInvalidArgument, "repeat-penalty is 0", [&] { with([](SamplerOptions& o) { o.repeat_penalty = 0; }); });
+}
+
+TEST(StopText, HoldsBackWhatMayBecomeAStop) {
+  StopText stop({"END", "\n\n"});
+  EXPECT_EQ(stop.push("one E"), "one ");
+  EXPECT_EQ(stop.push("N"), "");
+  EXPECT_EQ(stop.push("V\n"), "ENV");
+  EXPECT_EQ(stop.push("x"), "\nx");
+  EXPECT_EQ(stop.push("abENDcd"), "ab");
+  EXPECT_TRUE(stop.stopped());
+  EXPECT_EQ(stop.push("more"), "");
+  EXPECT_EQ(stop.finish(), "");
+}
+
+TEST(StopText, WithoutAStopEverythingComesOut) {
+  StopText stop({"END"});
+  EXPECT_EQ(stop.push("the EN"), "the ");
+  EXPECT_EQ(stop.finish(), "EN");
+}
+
+}  // namespace
+}  // namespace metal_marlin

@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+"""Writes the seeds in tests/fuzz/corpus: small well-formed files and files that
+are wrong in one way each.
+
+Needs: numpy==2.4.6 gguf==0.19.0
+"""
+import json
+import pathlib
+import struct
+import sys
+
+import gguf
+import numpy as np
+
+root = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "tests/fuzz/corpus")
+
+
+def put(kind, name, data):
+    (root / kind / name).write_bytes(data)
+
+
+def safetensors(header, data=b"", size=None):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if size is None else size) + text + data
+
+
+entry = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
+put("safetensors", "good", safetensors({"a": entry, "__metadata__": {"format": "pt"}}, bytes(16)))
+put("safetensors", "two", safetensors({"a": entry, "b": {"dtype": "BF16", "shape": [4], "data_offsets": [16, 24]}}, bytes(24)))
+put("safetensors", "overlap", safetensors({"a": entry, "b": {"dtype": "U8", "shape": [4], "data_offsets": [14, 18]}}, bytes(18)))
+put("safetensors", "past_end", safetensors({"a": {**entry, "data_offsets": [8, 24]}}, bytes(16)))
+put("safetensors", "huge_header", safetensors({"a": entry}, bytes(16), size=1 << 60))
+put("safetensors", "huge_shape", safetensors({"a": {**entry, "shape": [1 << 40, 1 << 40]}}, bytes(16)))
+put("safetensors", "negative", safetensors({"a": {**entry, "shape": [-1, -4]}}, bytes(16)))
+put("safetensors", "bad_dtype", safetensors({"a": {**entry, "dtype": "F7"}}, bytes(16)))
+put("safetensors", "not_json", safetensors(b"{\"a\": [1, 2", bytes(16)))
+put("safetensors", "deep", safetensors(b"[" * 5000))
+put("safetensors", "array", safetensors(b"[1]"))
+put("safetensors", "empty_tensor", safetensors({"a": {"dtype": "I64", "shape": [0], "data_offsets": [0, 0]}}))
+
+writer = gguf.GGUFWriter(root / "gguf" / "good", "llama")
+writer.add_block_count(1)
+writer.add_context_length(64)
+writer.add_embedding_length(32)
+writer.add_feed_forward_length(64)
+writer.add_head_count(2)
+writer.add_layer_norm_rms_eps(1e-5)
+writer.add_tokenizer_model("gpt2")
+writer.add_tokenizer_pre("smollm")
+alphabet = [chr(c) for c in range(33, 127)]
+writer.add_token_list(alphabet + ["He", "ll", "Ġ", "<s>"])
+writer.add_token_types([1] * (len(alphabet) + 3) + [3])
+writer.add_token_merges(["H e", "l l"])
+writer.add_bos_token_id(97)
+writer.add_array("test.integers", [1, 2, 3])
+rng = np.random.default_rng(1)
+for name in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "MXFP4"):
+    kind = gguf.GGMLQuantizationType[name]
+    writer.add_tensor(name, rng.integers(0, 128, (2, gguf.GGML_QUANT_SIZES[kind][1]), dtype=np.uint8), raw_dtype=kind)
+writer.add_tensor("token_embd.weight", np.zeros((98, 32), np.float32))
+writer.write_header_to_file()
+writer.write_kv_data_to_file()
+writer.write_tensors_to_file()
+writer.close()
+
+
+def text(value):
+    return struct.pack("<Q", len(value)) + value
+
+
+def head(tensors, values, version=3):
+    return b"GGUF" + struct.pack("<IQQ", version, tensors, values)
+
+
+put("gguf", "many_tensors", head(1 << 50, 0))
+put("gguf", "many_values", head(0, 1 << 50))
+put("gguf", "version", head(0, 0, 9))
+put("gguf", "huge_array", head(0, 1) + text(b"k") + struct.pack("<IIQ", 9, 4, 1 << 61))
+put("gguf", "huge_strings", head(0, 1) + text(b"k") + struct.pack("<IIQ", 9, 8, 1 << 58) + bytes(32))
+put("gguf", "nested", head(0, 1) + text(b"k") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 40)
+put("gguf", "alignment", head(0, 1) + text(b"general.alignment") + struct.pack("<II", 4, 0))
+tensor = text(b"t") + struct.pack("<IQQIQ", 2, 32, 2, 2, 0)
+put("gguf", "tensor", head(1, 0) + tensor + bytes(64))
+put("gguf", "tensor_past_end", head(1, 0) + text(b"t") + struct.pack("<IQQIQ", 2, 32, 2, 2, 1 << 40) + bytes(64))
+put("gguf", "tensor_overflow", head(1, 0) + text(b"t") + struct.pack("<IQQIQ", 2, 1 << 33, 1 << 33, 0, 0) + bytes(64))
+put("gguf", "twice", head(2, 0) + tensor + text(b"t") + struct.pack("<IQQIQ", 2, 32, 2, 2, 64) + bytes(256))
+put("gguf", "kind", head(1, 0) + text(b"t") + struct.pack("<IQQIQ", 2, 32, 2, 77, 0) + bytes(64))
+
+config = {"model_type": "llama", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+          "num_attention_heads": 2, "rope_scaling": {"type": "yarn", "factor": 4.0}, "eos_token_id": [1, 2]}
+put("json", "config", json.dumps(config).encode())
+put("json", "config_odd", json.dumps({**config, "num_key_value_heads": 0, "head_dim": -4}).encode())
+put("json", "config_wide", json.dumps({**config, "num_hidden_layers": 1 << 62}).encode())
+put("json", "config_text", json.dumps({**config, "hidden_size": "32"}).encode())
+quantization = {"quant_method": "compressed-tensors", "format": "pack-quantized", "ignore": ["lm_head", "re:("],
+                "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32}}}}
+put("json", "quantization", json.dumps(quantization).encode())
+put("json", "marlin", json.dumps({"quant_method": "metal-marlin", "version": 1, "tensors": {
+    "model.layers.0.mlp.up_proj": {"format": "fp4", "group": 32, "scale_type": "f16", "zero": "none", "shape": [4, 32]}}}).encode())
+tokenizer = {"model": {"type": "BPE", "vocab": {"H": 0, "e": 1, "l": 2, "o": 3, "He": 4, "ll": 5, "Ġ": 6}, "merges": [["H", "e"], "l l"]},
+             "added_tokens": [{"id": 7, "content": "<s>", "special": True, "lstrip": True}],
+             "normalizer": {"type": "NFC"}, "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True},
+             "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}]},
+             "decoder": {"type": "ByteLevel"}}
+put("json", "tokenizer", json.dumps(tokenizer).encode())
+put("json", "tokenizer_id", json.dumps({**tokenizer, "added_tokens": [{"id": 1 << 25, "content": "x"}]}).encode())
+put("json", "tokenizer_merge", json.dumps({**tokenizer, "model": {"vocab": {"a": 0}, "merges": [["a", "b"]]}}).encode())
+put("json", "tokenizer_pattern", json.dumps({**tokenizer, "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a+)+$|["}, "behavior": "Isolated"}}).encode())
+spm = {**tokenizer, "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+       "pre_tokenizer": {"type": "Metaspace", "replacement": "▁"}, "decoder": {"type": "Sequence", "decoders": [
+           {"type": "Replace", "pattern": {"Regex": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}}
+put("json", "tokenizer_spm", json.dumps(spm, ensure_ascii=False).encode())
+put("json", "deep", b'{"a":' * 3000)
