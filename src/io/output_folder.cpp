@@ -2,9 +2,11 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 
 #include "metal_marlin/error.h"
@@ -41,26 +43,48 @@ void sync_folder(const std::filesystem::path& path) {
   if (!synced) fail(path, "flush");
 }
 
+void check_free(const std::filesystem::path& destination, bool overwrite) {
+  if (overwrite || !std::filesystem::exists(destination)) return;
+  throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: exists already", destination.string()));
+}
+
 std::filesystem::path parent_of(const std::filesystem::path& path) {
   return path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
 }
 
+// Removes partial folders of this destination whose owner is gone.
+void remove_abandoned(const std::filesystem::path& destination) {
+  const std::string prefix = destination.filename().string() + ".partial-";
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(parent_of(destination), ignored)) {
+    if (!entry.path().filename().string().starts_with(prefix)) continue;
+    const int descriptor = open(entry.path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (descriptor < 0) continue;
+    if (flock(descriptor, LOCK_EX | LOCK_NB) == 0) std::filesystem::remove_all(entry.path(), ignored);
+    close(descriptor);
+  }
+}
+
 }  // namespace
 
-OutputFolder::OutputFolder(const std::filesystem::path& destination, bool overwrite) : destination_(destination) {
+OutputFolder::OutputFolder(const std::filesystem::path& destination, bool overwrite)
+    : destination_(destination), overwrite_(overwrite) {
   if (destination_.filename().empty()) destination_ = destination_.parent_path();  // trailing slash
-  if (std::filesystem::exists(destination_) && !overwrite) {
-    throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: exists already", destination_.string()));
-  }
-  partial_ = destination_;
-  partial_ += ".partial";
+  check_free(destination_, overwrite_);
   std::error_code error;
-  std::filesystem::remove_all(partial_, error);
-  std::filesystem::create_directories(partial_, error);
-  if (error) throw Error(ErrorCode::kIo, fmt::format("{}: cannot create: {}", partial_.string(), error.message()));
+  std::filesystem::create_directories(parent_of(destination_), error);
+  if (error) throw Error(ErrorCode::kIo, fmt::format("{}: cannot create: {}", parent_of(destination_).string(), error.message()));
+  remove_abandoned(destination_);
+  std::string pattern = destination_.string() + ".partial-XXXXXX";
+  if (mkdtemp(pattern.data()) == nullptr) fail(pattern, "create");
+  partial_ = pattern;
+  std::filesystem::permissions(partial_, std::filesystem::perms(0755));
+  lock_ = open(partial_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (lock_ < 0 || flock(lock_, LOCK_EX) != 0) fail(partial_, "lock");
 }
 
 OutputFolder::~OutputFolder() {
+  if (lock_ >= 0) close(lock_);
   if (committed_) return;
   std::error_code ignored;
   std::filesystem::remove_all(partial_, ignored);
@@ -69,6 +93,7 @@ OutputFolder::~OutputFolder() {
 void OutputFolder::write_file(const std::string& name, const std::string& text) { write_and_sync(partial_ / name, text); }
 
 void OutputFolder::commit() {
+  check_free(destination_, overwrite_);
   sync_folder(partial_);
   std::filesystem::path replaced = destination_;
   replaced += ".replaced";

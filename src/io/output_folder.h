@@ -8,8 +8,9 @@ namespace metal_marlin {
 
 class OutputFolder {
  public:
-  // Works in "<destination>.partial", which it empties first. \throws Error
-  // (kInvalidArgument) when the destination exists and overwrite is false.
+  // Works in a folder "<destination>.partial-XXXXXX" of its own, and removes
+  // such folders that a killed process left. \throws Error (kInvalidArgument)
+  // when the destination exists and overwrite is false.
   OutputFolder(const std::filesystem::path& destination, bool overwrite);
   // Removes what was not committed.
   ~OutputFolder();
@@ -25,7 +26,9 @@ class OutputFolder {
  private:
   std::filesystem::path destination_;
   std::filesystem::path partial_;
+  bool overwrite_;
   bool committed_ = false;
+  int lock_ = -1;  // held on the partial folder while its owner lives
 };
 
 // Writes a file under a temporary name, flushes and renames it.

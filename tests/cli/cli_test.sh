@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# The command line, end to end, on the committed fixtures.
+# Usage: TEST_DATA=folder cli_test.sh [EMULATOR] METAL_MARLIN
+set -euo pipefail
+run() { "${command[@]}" "$@"; }
+command=("$@")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+model=$TEST_DATA/fixtures/qwen3-tiny
+fail() { echo "FAILED: $*" >&2; exit 1; }
+# expect CODE TEXT ARGS...: the command must exit with CODE and print TEXT.
+expect() {
+  local code=$1 text=$2 found=0
+  shift 2
+  run "$@" > "$work/out" 2>&1 || found=$?
+  [ "$found" = "$code" ] || { cat "$work/out"; fail "$* exited with $found, expected $code"; }
+  grep -qF -- "$text" "$work/out" || { cat "$work/out"; fail "$* did not print '$text'"; }
+}
+
+expect 0 "Examples:" --help
+for name in quantize generate tokenize logits inspect eval status; do expect 0 "Example" $name --help; done
+expect 0 '"formats"' status --json
+expect 2 "" nonsense
+expect 2 "required" quantize "$model"
+expect 2 "unknown format 'q4_k'; known formats: fp4, mxfp4" quantize "$model" -o "$work/x" --format q4_k
+expect 2 "format mxfp4: group is 64, expected 32" quantize "$model" -o "$work/x" --format mxfp4 --group 64
+expect 3 "no such file or folder" inspect "$work/none"
+expect 5 "glm4_moe_lite is not one we implement" generate "$TEST_DATA/fixtures/glm4-moe-lite-tiny" -p x
+
+expect 0 "model.layers.*.mlp.up_proj.weight" quantize "$model" -o "$work/fp4" --format fp4
+expect 2 "exists already" quantize "$model" -o "$work/fp4" --format fp4
+expect 0 '"quant_method": "metal-marlin"' quantize "$model" -o "$work/fp4" --overwrite --json
+expect 0 '"format": "fp4"' inspect "$work/fp4" --json
+expect 0 "bits/weight" inspect "$work/fp4"
+
+echo '[5, 17, 200, 3]' > "$work/ids.json"
+expect 0 '"stop_reason": "length"' generate "$work/fp4" --prompt-ids "$work/ids.json" -n 5 --ignore-eos --json
+expect 3 "has no tokenizer" generate "$work/fp4" -p hello
+expect 2 "token id 99999 is outside the vocabulary" generate "$work/fp4" --prompt-ids <(echo '[99999]')
+expect 2 "expected a JSON list of token ids" generate "$work/fp4" --prompt-ids <(echo '{"a": 1}')
+expect 2 "top-p is 2" generate "$work/fp4" --prompt-ids "$work/ids.json" --top-p 2
+# The seed decides, whatever the number of threads.
+a=$(run generate "$work/fp4" --prompt-ids "$work/ids.json" -n 20 --temperature 1 --seed 3 --threads 1 --ignore-eos --json | grep -A30 '"tokens"' | sed '/\]/q')
+b=$(run generate "$work/fp4" --prompt-ids "$work/ids.json" -n 20 --temperature 1 --seed 3 --threads 3 --ignore-eos --json | grep -A30 '"tokens"' | sed '/\]/q')
+[ "$a" = "$b" ] || fail "threads changed a sample"
+run logits "$work/fp4" --ids "$work/ids.json" -o "$work/logits.safetensors"
+[ "$(stat -c %s "$work/logits.safetensors")" -gt $((4 * 512 * 4)) ] || fail "logits file is too small"
+[ ! -e "$work/logits.safetensors.partial" ] || fail "a partial file was left"
+expect 3 "has no tokenizer" eval "$work/fp4" --text "$work/ids.json"
+
+# With a tokenizer: text in, text out, evaluation.
+cp -r "$model" "$work/text" && cp "$TEST_DATA/tokenizers/smollm.json" "$work/text/tokenizer.json"
+ids=$(echo -n 'dogs are sleeping' | run tokenize "$work/text" --json)
+[ "$(echo "$ids" | run tokenize "$work/text" --decode)" = "dogs are sleeping" ] || fail "tokenize does not round-trip"
+
+# A quantization killed at any moment leaves no folder that is taken for a model.
+for delay in 0.002 0.005 0.01 0.02 0.03 0.05 0.08; do
+  "${command[@]}" quantize "$model" -o "$work/killed" --format int3 > /dev/null 2>&1 &
+  pid=$!
+  sleep $delay
+  kill -KILL $pid 2> /dev/null || true
+  wait $pid 2> /dev/null || true
+  if [ -e "$work/killed" ]; then
+    run generate "$work/killed" --prompt-ids "$work/ids.json" -n 1 --json > /dev/null || fail "an incomplete folder appeared"
+    rm -rf "$work/killed"
+  fi
+  for partial in "$work"/killed.partial-*; do
+    [ -e "$partial" ] && [ ! -e "$partial/config.json" ] || continue
+    ! run inspect "$partial" > /dev/null 2>&1 || fail "a partial folder was taken for a model"
+  done
+done
+expect 0 "wrote" quantize "$model" -o "$work/killed" --format int3
+! compgen -G "$work/killed.partial-*" > /dev/null || fail "a partial folder was left"
+echo "all command line tests passed"

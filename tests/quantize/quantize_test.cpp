@@ -1,0 +1,349 @@
+#include "metal_marlin/quantize.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cmath>
+#include <fstream>
+#include <iterator>
+#include <set>
+
+#include "formats/small_floats.h"
+#include "io/checkpoint.h"
+#include "metal_marlin/evaluate.h"
+#include "metal_marlin/generate.h"
+#include "metal_marlin/inspect.h"
+#include "runtime/thread_pool.h"
+#include "test_data.h"
+
+namespace metal_marlin {
+namespace {
+
+std::filesystem::path fixture(const char* name) { return test_data(std::string("fixtures/") + name); }
+
+FormatSpec spec_of(const char* format, const char* group = "32", ScaleType type = ScaleType::kF16, ZeroKind zero = ZeroKind::kNone) {
+  FormatSpec spec = default_spec(parse_format(format));
+  if (spec.scale_type == ScaleType::kE8m0 || spec.scale_type == ScaleType::kE4m3) return spec;
+  spec.group = parse_group(group);
+  spec.scale_type = type;
+  if (zero != ZeroKind::kNone) spec.zero = zero;
+  return spec;
+}
+
+std::string read_file(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+std::vector<float> last_logits(const std::filesystem::path& path, bool exact) {
+  LoadOptions load;
+  load.exact = exact;
+  load.threads = 2;
+  Session session(Model::load(path, load), {1, 64, 64, 1});
+  const std::vector<TokenId> ids{5, 17, 200, 3, 99, 42, 8, 150, 77, 31};
+  std::vector<float> out;
+  session.step(std::array{SequenceInput{session.open(), ids}},
+               [&](std::span<const LogitsRow> rows) { out.assign(rows.back().values.begin(), rows.back().values.end()); });
+  return out;
+}
+
+double relative_error(const std::vector<float>& a, const std::vector<float>& b) {
+  double error = 0;
+  double size = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    error += std::pow(static_cast<double>(a[i]) - b[i], 2);
+    size += std::pow(static_cast<double>(b[i]), 2);
+  }
+  return std::sqrt(error / size);
+}
+
+// A quantized folder runs, in the exact mode, as the same model with its weights
+// decoded to f32 by the formats' own code.
+class QuantizedModel : public testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Formats, QuantizedModel,
+                         testing::Values("fp4", "mxfp4", "nvfp4", "u4", "s4", "nf4", "nf3", "nf2", "int2", "int3", "int5", "int6", "int8",
+                                         "fp8-e4m3", "fp8-e5m2"),
+                         [](const auto& test) {
+                           std::string name = test.param;
+                           std::erase(name, '-');
+                           return name;
+                         });
+
+void write_decoded(const std::filesystem::path& source, const std::filesystem::path& target) {
+  std::filesystem::create_directories(target);
+  ThreadPool pool(1);
+  const auto checkpoint = open_checkpoint(source);
+  Json config = checkpoint->config();
+  config.erase("quantization_config");
+  std::ofstream(target / "config.json") << config.dump();
+  std::vector<TensorPlan> plan;
+  for (const WeightInfo& info : checkpoint->weights()) plan.push_back({info.name, DType::kF32, info.shape});
+  SafetensorsWriter writer(target / "model.safetensors", plan);
+  for (const WeightInfo& info : checkpoint->weights()) {
+    const Weight weight = checkpoint->load(info.name, pool);
+    const std::int64_t cols = info.shape.back();
+    std::vector<float> row(static_cast<std::size_t>(cols));
+    for (std::int64_t r = 0; r < *element_count(info.shape) / cols; ++r) {
+      weight.decode_row(r, cols, row.data());
+      writer.write(std::as_bytes(std::span(row)));
+    }
+  }
+  writer.finish();
+}
+
+TEST_P(QuantizedModel, RunsAsItsDecodedWeightsDo) {
+  const TemporaryFolder folder;
+  for (const char* const model : {"llama-bias-linear", "qwen3-tiny"}) {  // widths that groups do not divide, and ones they do
+    for (const char* const group : {"32", "128"}) {
+      const auto target = folder.path() / (std::string(model) + group);
+      QuantizeOptions options;
+      options.spec = spec_of(GetParam(), group);
+      options.threads = 2;
+      const QuantizeReport report = quantize(fixture(model), target, options);
+      EXPECT_EQ(report.quant_method, "metal-marlin");
+      const auto decoded = folder.path() / "decoded";
+      write_decoded(target, decoded);
+      const auto expected = last_logits(decoded, true);
+      // Both are f32 sums of the same terms in another order.
+      EXPECT_LT(relative_error(last_logits(target, true), expected), 5e-6) << model << " group " << group;
+      // 8-bit activations add about half a percent at each of a dozen layers.
+      EXPECT_LT(relative_error(last_logits(target, false), expected), 0.05) << model << " group " << group;
+    }
+  }
+}
+
+// What the compressed-tensors package makes of folders written by this code.
+struct CompressedCase {
+  const char* name;
+  FormatSpec spec;
+};
+class CompressedTensors : public testing::TestWithParam<CompressedCase> {};
+INSTANTIATE_TEST_SUITE_P(Schemes, CompressedTensors,
+                         testing::Values(CompressedCase{"int4", spec_of("s4", "128", ScaleType::kBf16)}, CompressedCase{"int4g32", spec_of("s4")},
+                                         CompressedCase{"int8", spec_of("int8", "64")},
+                                         CompressedCase{"u4", spec_of("u4", "32", ScaleType::kF16, ZeroKind::kInteger)},
+                                         CompressedCase{"fp8", spec_of("fp8-e4m3", "row", ScaleType::kF32)}, CompressedCase{"nvfp4", spec_of("nvfp4")}),
+                         [](const auto& test) { return std::string(test.param.name); });
+
+TEST_P(CompressedTensors, PackageDecompressesOurFoldersToOurValues) {
+  const TemporaryFolder folder;
+  QuantizeOptions options;
+  options.spec = GetParam().spec;
+  options.embedding.reset();
+  const auto target = folder.path() / "model";
+  EXPECT_EQ(quantize(fixture("llama-tiny"), target, options).quant_method, "compressed-tensors");
+  const SafetensorsFile expected(test_data("compressed_tensors.safetensors"));
+  ThreadPool pool(1);
+  const auto checkpoint = open_checkpoint(target);
+  EXPECT_EQ(checkpoint->kind(), "compressed-tensors");
+  for (const std::string module : {"model.layers.0.self_attn.k_proj", "model.layers.1.mlp.up_proj"}) {
+    const auto values = read_tensor<float>(expected, std::string(GetParam().name) + "/" + module);
+    const Weight weight = checkpoint->load(module + ".weight", pool);
+    std::vector<float> row(128);
+    for (std::size_t r = 0; r < values.size() / 128; ++r) {
+      weight.decode_row(static_cast<std::int64_t>(r), 128, row.data());
+      for (std::size_t i = 0; i < 128; ++i) {
+        // The package gives NVFP4 in bf16.
+        const float ours = GetParam().spec.format == Format::kNvfp4 ? bf16_to_f32(f32_to_bf16(row[i])) : row[i];
+        ASSERT_EQ(ours, values[r * 128 + i]) << module << " [" << r << ", " << i << "]";
+      }
+    }
+  }
+}
+
+TEST_P(CompressedTensors, FoldersLoadAndRun) {
+  const TemporaryFolder folder;
+  QuantizeOptions options;
+  options.spec = GetParam().spec;
+  options.embedding.reset();
+  quantize(fixture("llama-tiny"), folder.path() / "model", options);
+  write_decoded(folder.path() / "model", folder.path() / "decoded");
+  EXPECT_LT(relative_error(last_logits(folder.path() / "model", true), last_logits(folder.path() / "decoded", true)), 5e-6);
+}
+
+TEST(Quantize, NvfpGlobalScaleIsSharedByFusedLayers) {
+  const TemporaryFolder folder;
+  QuantizeOptions options;
+  options.spec = spec_of("nvfp4");
+  options.embedding.reset();
+  quantize(fixture("llama-tiny"), folder.path() / "model", options);
+  const SafetensorsFolder tensors(folder.path() / "model");
+  const auto scale = [&](const char* module) {
+    float value = 0;
+    std::memcpy(&value, tensors.find(std::string("model.layers.0.") + module + ".weight_global_scale")->bytes.data(), sizeof(value));
+    return value;
+  };
+  EXPECT_EQ(scale("self_attn.q_proj"), scale("self_attn.k_proj"));
+  EXPECT_EQ(scale("self_attn.q_proj"), scale("self_attn.v_proj"));
+  EXPECT_EQ(scale("mlp.gate_proj"), scale("mlp.up_proj"));
+  std::set<float> distinct;
+  for (const char* const module : {"self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"}) distinct.insert(scale(module));
+  EXPECT_GT(distinct.size(), 1U);
+}
+
+TEST(Quantize, RulesChooseWhatIsQuantized) {
+  const TemporaryFolder folder;
+  QuantizeOptions options;
+  options.spec = spec_of("fp4");
+  options.include = {"mlp"};
+  options.exclude = {"layers\\.0\\.", "embed"};
+  quantize(fixture("llama-tiny"), folder.path() / "model", options);
+  for (const InspectedTensor& tensor : inspect(folder.path() / "model").tensors) {
+    std::string expected = "BF16";
+    if (tensor.name == "lm_head.weight") expected = "int8";
+    if (tensor.name.find("mlp") != std::string::npos && tensor.name.find("layers.0.") == std::string::npos) expected = "fp4";
+    EXPECT_EQ(tensor.stored_as, expected) << tensor.name;
+  }
+  EXPECT_FALSE(last_logits(folder.path() / "model", true).empty());
+}
+
+TEST(Quantize, ShardsHoldTheSameModel) {
+  const TemporaryFolder folder;
+  QuantizeOptions options;
+  options.spec = spec_of("int5");
+  quantize(fixture("qwen3-tiny"), folder.path() / "one", options);
+  options.shard_bytes = 100000;
+  quantize(fixture("qwen3-tiny"), folder.path() / "many", options);
+  int shards = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder.path() / "many")) shards += entry.path().extension() == ".safetensors" ? 1 : 0;
+  EXPECT_GT(shards, 2);
+  EXPECT_EQ(last_logits(folder.path() / "one", true), last_logits(folder.path() / "many", true));
+}
+
+TEST(Quantize, ResultDoesNotDependOnThreads) {
+  const TemporaryFolder folder;
+  for (const int threads : {1, 3}) {
+    QuantizeOptions options;
+    options.spec = spec_of("fp4");
+    options.threads = threads;
+    quantize(fixture("qwen3-tiny"), folder.path() / std::to_string(threads), options);
+  }
+  for (const auto& entry : std::filesystem::directory_iterator(folder.path() / "1")) {
+    EXPECT_EQ(read_file(entry.path()), read_file(folder.path() / "3" / entry.path().filename())) << entry.path();
+  }
+}
+
+TEST(Quantize, AQuantizedFolderCanBeQuantizedAgain) {
+  const TemporaryFolder folder;
+  QuantizeOptions options;
+  options.spec = spec_of("int8");
+  quantize(fixture("qwen3-tiny"), folder.path() / "int8", options);
+  options.spec = spec_of("s4");
+  quantize(folder.path() / "int8", folder.path() / "s4", options);
+  EXPECT_LT(relative_error(last_logits(folder.path() / "s4", true), last_logits(fixture("qwen3-tiny"), true)), 0.4);
+}
+
+TEST(Quantize, CancellingLeavesNothing) {
+  const TemporaryFolder folder;
+  QuantizeOptions options;
+  options.spec = spec_of("fp4");
+  options.progress = [](const QuantizeProgress& progress) { return progress.done_weights == 0; };
+  expect_error(ErrorCode::kCancelled, "cancelled", [&] { quantize(fixture("qwen3-tiny"), folder.path() / "model", options); });
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+}
+
+TEST(Quantize, FaultsAreNamed) {
+  const TemporaryFolder folder;
+  QuantizeOptions options;
+  options.spec = spec_of("fp4");
+  options.include = {"("};
+  expect_error(ErrorCode::kInvalidArgument, "include is '('", [&] { quantize(fixture("qwen3-tiny"), folder.path() / "x", options); });
+  options.include.clear();
+  options.spec.format = Format::kIq4Nl;
+  expect_error(ErrorCode::kInvalidArgument, "can be read but not written", [&] { quantize(fixture("qwen3-tiny"), folder.path() / "x", options); });
+}
+
+// A copy of a fixture with one thing changed.
+class BrokenModel : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::filesystem::copy(fixture("llama-tiny"), path_);
+    std::filesystem::remove(path_ / "golden.safetensors");
+  }
+  void change_config(const std::function<void(Json&)>& change) {
+    Json config = read_json_file(path_ / "config.json");
+    change(config);
+    std::ofstream(path_ / "config.json") << config.dump();
+  }
+  TemporaryFolder folder_;
+  std::filesystem::path path_ = folder_.path() / "model";
+};
+
+TEST_F(BrokenModel, MissingTensorIsNamed) {
+  change_config([](Json& config) { config["num_hidden_layers"] = 4; });
+  expect_error(ErrorCode::kNotFound, "tensor model.layers.3.input_layernorm.weight is missing", [&] { Model::load(path_); });
+}
+
+TEST_F(BrokenModel, WrongShapeIsNamed) {
+  change_config([](Json& config) { config["intermediate_size"] = 260; });
+  expect_error(ErrorCode::kCorruptFile, "model.layers.0.mlp.gate_proj.weight: shape [256, 128], the configuration asks for [260, 128]",
+               [&] { Model::load(path_); });
+}
+
+TEST_F(BrokenModel, UnknownQuantizationIsNamed) {
+  change_config([](Json& config) { config["quantization_config"] = {{"quant_method", "bitsandbytes"}}; });
+  expect_error(ErrorCode::kUnsupported, "quant_method is 'bitsandbytes', expected metal-marlin or compressed-tensors", [&] { Model::load(path_); });
+}
+
+TEST_F(BrokenModel, TruncatedWeightsAreNamed) {
+  std::filesystem::resize_file(path_ / "model.safetensors", 100000);
+  expect_error(ErrorCode::kCorruptFile, "model.safetensors: tensor", [&] { Model::load(path_); });
+}
+
+TEST_F(BrokenModel, MissingFilesAreNamed) {
+  std::filesystem::remove(path_ / "model.safetensors");
+  expect_error(ErrorCode::kNotFound, "model.safetensors: cannot open", [&] { Model::load(path_); });
+  std::filesystem::remove(path_ / "config.json");
+  expect_error(ErrorCode::kNotFound, "config.json: cannot open", [&] { Model::load(path_); });
+}
+
+TEST(Evaluate, PerplexityFollowsItsDefinition) {
+  const SafetensorsFile golden(fixture("llama-tiny") / "golden.safetensors");
+  const auto ids64 = read_tensor<std::int64_t>(golden, "input_ids");
+  const auto logits = read_tensor<float>(golden, "logits");
+  const std::vector<TokenId> ids(ids64.begin(), ids64.end());
+  const std::size_t vocab = logits.size() / ids.size();
+  LoadOptions load;
+  load.exact = true;
+  const auto model = Model::load(fixture("llama-tiny"), load);
+  const auto nll = [&](std::size_t position) {  // of the token after it
+    double sum = 0;
+    const float* const row = logits.data() + position * vocab;
+    for (std::size_t i = 0; i < vocab; ++i) sum += std::exp(static_cast<double>(row[i]));
+    return std::log(sum) - row[static_cast<std::size_t>(ids[position + 1])];
+  };
+  EvaluateOptions options;
+  options.context = 96;
+  const Evaluation half = evaluate(model, ids, options);
+  double sum = 0;
+  for (std::size_t i = 48; i < 95; ++i) sum += nll(i);
+  EXPECT_EQ(half.scored_tokens, 47);
+  EXPECT_NEAR(half.nll, sum / 47, 1e-5);
+  options.stride = 96;
+  const Evaluation all = evaluate(model, ids, options);
+  sum = 0;
+  for (std::size_t i = 0; i < 95; ++i) sum += nll(i);
+  EXPECT_EQ(all.scored_tokens, 95);
+  EXPECT_NEAR(all.nll, sum / 95, 1e-5);
+  options.stride = 20;
+  options.context = 40;
+  EXPECT_EQ(evaluate(model, ids, options).scored_tokens, 95);
+}
+
+TEST(Evaluate, AModelDoesNotDivergeFromItself) {
+  const auto model = Model::load(fixture("qwen3-tiny"));
+  std::vector<TokenId> ids;
+  for (int i = 0; i < 200; ++i) ids.push_back((i * 37) % 500);
+  EvaluateOptions options;
+  options.context = 64;
+  options.reference = model;
+  const Evaluation same = evaluate(model, ids, options);
+  EXPECT_NEAR(same.divergence->mean_kl, 0, 1e-9);
+  EXPECT_EQ(same.divergence->top1_agreement, 1);
+  EXPECT_EQ(same.windows, 3);
+  options.reference = Model::load(fixture("llama-tiny"));
+  expect_error(ErrorCode::kInvalidArgument, "vocabulary of 384, the model of 512", [&] { evaluate(model, ids, options); });
+}
+
+}  // namespace
+}  // namespace metal_marlin
