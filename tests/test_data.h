@@ -15,7 +15,9 @@
 
 namespace metal_marlin {
 
-inline std::filesystem::path test_data(const std::string& name) { return std::filesystem::path(METAL_MARLIN_TEST_DATA) / name; }
+inline std::filesystem::path test_data(const std::string& name) {
+  return std::filesystem::path(METAL_MARLIN_TEST_DATA) / name;
+}
 
 // Data that belongs to others and is not committed; nothing where it is not there.
 inline std::optional<std::filesystem::path> shared_data(const std::string& name) {

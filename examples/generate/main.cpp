@@ -17,7 +17,8 @@ int main(int argc, char** argv) {
     options.spec = mm::default_spec(mm::Format::kFp4);
     options.overwrite = true;
     options.progress = [](const mm::QuantizeProgress& progress) {
-      std::fprintf(stderr, "\r%3.0f%%", 100.0 * static_cast<double>(progress.done_weights) / static_cast<double>(progress.total_weights));
+      std::fprintf(stderr, "\r%3.0f%%",
+                   100.0 * static_cast<double>(progress.done_weights) / static_cast<double>(progress.total_weights));
       return true;
     };
     mm::quantize(argv[1], argv[2], options);

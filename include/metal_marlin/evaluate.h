@@ -17,7 +17,7 @@ struct EvaluateOptions {
   /// the second half is scored. Otherwise Hugging Face's: windows that advance
   /// by `stride`, each scoring the tokens that no window before it did.
   int stride = 0;
-  std::shared_ptr<const Model> reference;  ///< null: perplexity only
+  std::shared_ptr<const Model> reference;                               ///< null: perplexity only
   std::function<bool(std::int64_t done, std::int64_t total)> progress;  ///< windows; false: stop
 };
 
@@ -40,6 +40,7 @@ struct Evaluation {
 
 /// \throws Error (kInvalidArgument) when the text is shorter than a window or
 /// the models' vocabularies differ; (kCancelled).
-Evaluation evaluate(const std::shared_ptr<const Model>& model, std::span<const TokenId> tokens, const EvaluateOptions& options);
+Evaluation evaluate(const std::shared_ptr<const Model>& model, std::span<const TokenId> tokens,
+                    const EvaluateOptions& options);
 
 }  // namespace metal_marlin

@@ -63,10 +63,10 @@ struct FormatSpec {
 /// What is fixed about a format.
 struct FormatInfo {
   Format format;
-  std::string_view name;      ///< As in `--format` and in files.
-  int bits;                   ///< Bits of one code.
-  bool selectable;            ///< Whether the quantizer offers it.
-  std::string_view about;     ///< One line for people.
+  std::string_view name;   ///< As in `--format` and in files.
+  int bits;                ///< Bits of one code.
+  bool selectable;         ///< Whether the quantizer offers it.
+  std::string_view about;  ///< One line for people.
 };
 
 /// All formats, the primary one first.

@@ -30,7 +30,7 @@ struct GenerateResult {
   StopReason reason = StopReason::kLength;
   std::size_t prompt_tokens = 0;
   double prompt_seconds = 0;
-  double decode_seconds = 0;    ///< for tokens after the first
+  double decode_seconds = 0;  ///< for tokens after the first
 };
 
 /// Called after each token with the text that is now certain to be output, which

@@ -85,8 +85,8 @@ struct SequenceInput {
 
 /// Logits that a step computed; valid during the call that delivers them.
 struct LogitsRow {
-  int input = 0;          ///< index into the step's inputs
-  std::size_t token = 0;  ///< index into that input's tokens
+  int input = 0;                  ///< index into the step's inputs
+  std::size_t token = 0;          ///< index into that input's tokens
   std::span<const float> values;  ///< [vocab]
 };
 using LogitsSink = std::function<void(std::span<const LogitsRow>)>;

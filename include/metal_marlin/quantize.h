@@ -13,7 +13,7 @@
 namespace metal_marlin {
 
 struct QuantizeProgress {
-  std::string tensor;           ///< being worked on
+  std::string tensor;  ///< being worked on
   std::int64_t done_weights = 0;
   std::int64_t total_weights = 0;
 };
@@ -29,7 +29,7 @@ struct QuantizeOptions {
   std::vector<std::string> exclude;
   int threads = 0;  ///< 0: one per usable core. The result does not depend on it.
   std::size_t shard_bytes = std::size_t{5} << 30;
-  bool overwrite = false;  ///< Replace an existing destination.
+  bool overwrite = false;                                 ///< Replace an existing destination.
   std::function<bool(const QuantizeProgress&)> progress;  ///< false: stop
   std::function<void(const std::string&)> notice;
 };

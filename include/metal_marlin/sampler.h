@@ -13,11 +13,11 @@ namespace metal_marlin {
 
 /// Applied in this order: repetition penalty, temperature, top-k, top-p, min-p.
 struct SamplerOptions {
-  float temperature = 0;        ///< 0: always the largest logit
-  int top_k = 0;                ///< keep the k likeliest; 0: all
-  float top_p = 1;              ///< keep the likeliest whose sum reaches p (arXiv 1904.09751)
-  float min_p = 0;              ///< keep those at least min_p times the likeliest (arXiv 2407.01082)
-  float repeat_penalty = 1;     ///< divides positive, multiplies negative logits (arXiv 1909.05858)
+  float temperature = 0;     ///< 0: always the largest logit
+  int top_k = 0;             ///< keep the k likeliest; 0: all
+  float top_p = 1;           ///< keep the likeliest whose sum reaches p (arXiv 1904.09751)
+  float min_p = 0;           ///< keep those at least min_p times the likeliest (arXiv 2407.01082)
+  float repeat_penalty = 1;  ///< divides positive, multiplies negative logits (arXiv 1909.05858)
   std::uint64_t seed = 0;
 };
 

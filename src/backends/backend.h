@@ -20,9 +20,9 @@ enum class CacheType : std::uint8_t { kF16, kF32 };
 
 // New tokens of one sequence in a batch.
 struct SequenceSlice {
-  int first = 0;           // index of its first token in the batch
+  int first = 0;  // index of its first token in the batch
   int count = 0;
-  std::int64_t past = 0;   // positions already cached
+  std::int64_t past = 0;                // positions already cached
   std::span<const std::int32_t> pages;  // cache pages, in order, enough for past + count
 };
 
@@ -33,10 +33,10 @@ struct Batch {
 };
 
 struct RunnerLimits {
-  int tokens = 512;    // per step
-  int selected = 1;    // logits rows per step
-  int sequences = 1;   // per step
-  int pages = 0;       // of the cache
+  int tokens = 512;   // per step
+  int selected = 1;   // logits rows per step
+  int sequences = 1;  // per step
+  int pages = 0;      // of the cache
 };
 
 // Positions a page of the cache holds.

@@ -73,11 +73,16 @@ void add_eval(CLI::App& app) {
   auto flags = std::make_shared<Flags>();
   flags->model.add(*command);
   command->add_option("--text", flags->text_file, "text file; -: standard input")->required();
-  command->add_option("--context", flags->options.context, "tokens in a window")->check(CLI::Range(2, 1 << 24))->capture_default_str();
-  command->add_option("--stride", flags->options.stride, "0: disjoint windows, second half scored; else windows advance by this")
+  command->add_option("--context", flags->options.context, "tokens in a window")
+      ->check(CLI::Range(2, 1 << 24))
+      ->capture_default_str();
+  command
+      ->add_option("--stride", flags->options.stride,
+                   "0: disjoint windows, second half scored; else windows advance by this")
       ->check(CLI::Range(0, 1 << 24))
       ->capture_default_str();
-  command->add_option("--max-tokens", flags->max_tokens, "use only the first tokens of the text; 0: all")->capture_default_str();
+  command->add_option("--max-tokens", flags->max_tokens, "use only the first tokens of the text; 0: all")
+      ->capture_default_str();
   command->add_option("--reference", flags->reference, "model to compare with, token by token");
   command->add_flag("--json", flags->json, "print JSON");
   command->footer("Example:\n  metal-marlin eval Qwen3-4B-fp4 --text wiki.test.raw --context 512 --reference Qwen3-4B");

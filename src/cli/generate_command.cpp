@@ -19,7 +19,9 @@ struct Flags {
   GenerateOptions options;
 };
 
-double rate(std::size_t count, double seconds) { return seconds > 0 ? static_cast<double>(count) / seconds : 0; }
+double rate(std::size_t count, double seconds) {
+  return seconds > 0 ? static_cast<double>(count) / seconds : 0;
+}
 
 std::vector<TokenId> prompt_ids(const Flags& flags, const Model& model) {
   if (!flags.ids_file.empty()) return read_ids(flags.ids_file);
@@ -46,7 +48,8 @@ void run(Flags& flags) {
   validate(flags.options.sampler);
   const auto model = Model::load(flags.model.path, flags.model.load);
   const std::vector<TokenId> prompt = prompt_ids(flags, *model);
-  if (!flags.json && flags.ids_file.empty()) fmt::print("{}", flags.prompt_file.empty() ? flags.prompt : read_text(flags.prompt_file));
+  if (!flags.json && flags.ids_file.empty())
+    fmt::print("{}", flags.prompt_file.empty() ? flags.prompt : read_text(flags.prompt_file));
   const GenerateResult result = generate(model, prompt, flags.options, [&](std::string_view text) {
     if (!flags.json) {
       fmt::print("{}", text);
@@ -61,7 +64,8 @@ void run(Flags& flags) {
   fmt::print("\n");
   std::fflush(stdout);
   const std::size_t steps = result.tokens.empty() ? 0 : result.tokens.size() - 1;
-  fmt::print(stderr, "prompt {} tokens, {:.1f} tokens/s; generated {} tokens, {:.1f} tokens/s; {}, {} threads; ended by {}\n",
+  fmt::print(stderr,
+             "prompt {} tokens, {:.1f} tokens/s; generated {} tokens, {:.1f} tokens/s; {}, {} threads; ended by {}\n",
              result.prompt_tokens, rate(result.prompt_tokens, result.prompt_seconds), result.tokens.size(),
              rate(steps, result.decode_seconds), model->info().instruction_set, model->info().threads,
              stop_reason_name(result.reason));
@@ -77,17 +81,24 @@ void add_generate(CLI::App& app) {
   command->add_option("-p,--prompt", flags->prompt, "text to continue");
   command->add_option("--prompt-file", flags->prompt_file, "file with the text; -: standard input");
   command->add_option("--prompt-ids", flags->ids_file, "file with token ids as a JSON list; works without a tokenizer");
-  command->add_option("-n,--max-tokens", flags->options.max_tokens, "tokens to generate")->check(CLI::Range(0, 1 << 30))->capture_default_str();
+  command->add_option("-n,--max-tokens", flags->options.max_tokens, "tokens to generate")
+      ->check(CLI::Range(0, 1 << 30))
+      ->capture_default_str();
   command->add_option("--temperature", sampler.temperature, "0: always the likeliest token")->capture_default_str();
   command->add_option("--top-k", sampler.top_k, "choose among the k likeliest; 0: all")->capture_default_str();
-  command->add_option("--top-p", sampler.top_p, "choose among the likeliest whose sum reaches p")->capture_default_str();
-  command->add_option("--min-p", sampler.min_p, "drop tokens less likely than p times the likeliest")->capture_default_str();
-  command->add_option("--repeat-penalty", sampler.repeat_penalty, "above 1: tokens seen already become less likely")->capture_default_str();
+  command->add_option("--top-p", sampler.top_p, "choose among the likeliest whose sum reaches p")
+      ->capture_default_str();
+  command->add_option("--min-p", sampler.min_p, "drop tokens less likely than p times the likeliest")
+      ->capture_default_str();
+  command->add_option("--repeat-penalty", sampler.repeat_penalty, "above 1: tokens seen already become less likely")
+      ->capture_default_str();
   command->add_option("--seed", sampler.seed, "of the random numbers")->capture_default_str();
   command->add_option("--stop", flags->options.stop, "text that ends the generation; repeatable");
   command->add_flag("--ignore-eos", flags->options.ignore_end, "go on past end tokens");
   command->add_flag("--json", flags->json, "print one JSON object with tokens, text and speeds");
-  command->footer("Example:\n  metal-marlin generate Qwen3-4B-fp4 -p 'Once upon a time' -n 64 --temperature 0.7 --top-p 0.9 --seed 7");
+  command->footer(
+      "Example:\n  metal-marlin generate Qwen3-4B-fp4 -p 'Once upon a time' -n 64 --temperature 0.7 --top-p 0.9 --seed "
+      "7");
   command->callback([flags] { run(*flags); });
 }
 

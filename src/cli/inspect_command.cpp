@@ -15,14 +15,19 @@ double bits(std::size_t bytes, std::int64_t weights) {
 }
 
 void print_json(const Inspection& model) {
-  nlohmann::ordered_json out = {{"kind", model.kind},   {"architecture", model.architecture},
-                                {"weights", model.weights}, {"bytes", model.bytes},
+  nlohmann::ordered_json out = {{"kind", model.kind},
+                                {"architecture", model.architecture},
+                                {"weights", model.weights},
+                                {"bytes", model.bytes},
                                 {"bits_per_weight", bits(model.bytes, model.weights)}};
   out["config"] = nlohmann::ordered_json::parse(model.config_json);
   out["tensors"] = nlohmann::ordered_json::array();
   for (const InspectedTensor& tensor : model.tensors) {
-    nlohmann::ordered_json entry = {{"name", tensor.name},   {"shape", tensor.shape}, {"format", tensor.stored_as},
-                                    {"bytes", tensor.bytes}, {"bits_per_weight", tensor.bits_per_weight}};
+    nlohmann::ordered_json entry = {{"name", tensor.name},
+                                    {"shape", tensor.shape},
+                                    {"format", tensor.stored_as},
+                                    {"bytes", tensor.bytes},
+                                    {"bits_per_weight", tensor.bits_per_weight}};
     if (!tensor.group.empty()) {
       entry["group"] = tensor.group;
       entry["scale_type"] = tensor.scale_type;
@@ -39,11 +44,12 @@ void print_table(const Inspection& model) {
                     fmt::format("{:.3f}", tensor.bits_per_weight), size_text(static_cast<double>(tensor.bytes))});
   }
   auto config = nlohmann::ordered_json::parse(model.config_json);
-  if (config.contains("quantization_config")) config["quantization_config"] = config["quantization_config"]["quant_method"];
+  if (config.contains("quantization_config"))
+    config["quantization_config"] = config["quantization_config"]["quant_method"];
   for (const auto& [key, value] : config.items()) fmt::print("{}: {}\n", key, value.dump());
-  fmt::print("\n{}\n{} {}: {} tensors, {} weights, {}, {:.3f} bits/weight\n", render_table(rows), model.architecture, model.kind,
-             model.tensors.size(), count_text(static_cast<double>(model.weights)), size_text(static_cast<double>(model.bytes)),
-             bits(model.bytes, model.weights));
+  fmt::print("\n{}\n{} {}: {} tensors, {} weights, {}, {:.3f} bits/weight\n", render_table(rows), model.architecture,
+             model.kind, model.tensors.size(), count_text(static_cast<double>(model.weights)),
+             size_text(static_cast<double>(model.bytes)), bits(model.bytes, model.weights));
 }
 
 }  // namespace
@@ -76,15 +82,17 @@ void add_status(CLI::App& app) {
   command->callback([json] {
     const Status s = status();
     if (*json) {
-      const nlohmann::ordered_json out = {{"version", s.version},   {"backends", s.backends},
-                                          {"instruction_sets", s.instruction_sets}, {"threads", s.threads},
-                                          {"formats", s.formats},   {"architectures", s.architectures}};
+      const nlohmann::ordered_json out = {
+          {"version", s.version}, {"backends", s.backends}, {"instruction_sets", s.instruction_sets},
+          {"threads", s.threads}, {"formats", s.formats},   {"architectures", s.architectures}};
       fmt::print("{}\n", out.dump(2));
       return;
     }
-    fmt::print("metal-marlin {}\nbackends: {}\ninstruction sets: {} (the first is used)\nthreads: {}\nformats: {}\narchitectures: {}\n",
-               s.version, fmt::join(s.backends, ", "), fmt::join(s.instruction_sets, ", "), s.threads, fmt::join(s.formats, ", "),
-               fmt::join(s.architectures, ", "));
+    fmt::print(
+        "metal-marlin {}\nbackends: {}\ninstruction sets: {} (the first is used)\nthreads: {}\nformats: "
+        "{}\narchitectures: {}\n",
+        s.version, fmt::join(s.backends, ", "), fmt::join(s.instruction_sets, ", "), s.threads,
+        fmt::join(s.formats, ", "), fmt::join(s.architectures, ", "));
   });
 }
 

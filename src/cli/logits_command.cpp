@@ -30,7 +30,8 @@ void run(const Flags& flags) {
   const SequenceId sequence = session.open();
   const std::filesystem::path partial = flags.output + ".partial";
   try {
-    SafetensorsWriter writer(partial, {{"logits", DType::kF32, {static_cast<std::int64_t>(ids.size()), model->info().vocab}}});
+    SafetensorsWriter writer(partial,
+                             {{"logits", DType::kF32, {static_cast<std::int64_t>(ids.size()), model->info().vocab}}});
     ProgressBar bar("logits", "tokens");
     session.step(std::array{SequenceInput{sequence, ids, 0}}, [&](std::span<const LogitsRow> rows) {
       for (const LogitsRow& row : rows) writer.write(std::as_bytes(row.values));
@@ -53,8 +54,11 @@ void add_logits(CLI::App& app) {
   auto flags = std::make_shared<Flags>();
   flags->model.add(*command);
   command->add_option("--ids", flags->ids_file, "file with token ids as a JSON list")->required();
-  command->add_option("-o,--output", flags->output, "file to write: tensor `logits`, f32 [tokens, vocabulary]")->required();
-  command->add_option("--batch", flags->batch, "tokens in one pass")->check(CLI::Range(1, 65536))->capture_default_str();
+  command->add_option("-o,--output", flags->output, "file to write: tensor `logits`, f32 [tokens, vocabulary]")
+      ->required();
+  command->add_option("--batch", flags->batch, "tokens in one pass")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
   command->footer("Example:\n  metal-marlin logits Qwen3-4B --ids ids.json -o logits.safetensors --exact");
   command->callback([flags] { run(*flags); });
 }

@@ -51,8 +51,8 @@ void ProgressBar::update(double done, double total, const std::string& detail) {
   const double rate = seconds > 0 ? done / seconds : 0;
   const double left = rate > 0 ? (total - done) / rate : 0;
   const int filled = static_cast<int>(fraction * kWidth);
-  fmt::print(stderr, "{}{} [{:=<{}}{: <{}}] {:3.0f}%  {} {}/s  {} {}  {}{}", terminal_ ? "\r\033[K" : "", label_, "", filled, "",
-             kWidth - filled, 100 * fraction, count_text(rate), unit_, finished ? "took" : "ETA",
+  fmt::print(stderr, "{}{} [{:=<{}}{: <{}}] {:3.0f}%  {} {}/s  {} {}  {}{}", terminal_ ? "\r\033[K" : "", label_, "",
+             filled, "", kWidth - filled, 100 * fraction, count_text(rate), unit_, finished ? "took" : "ETA",
              time_text(finished ? seconds : left), detail.substr(0, 48), terminal_ ? "" : "\n");
   std::fflush(stderr);
   drawn_ = terminal_;

@@ -71,11 +71,13 @@ std::vector<Line> group_lines(const QuantizeReport& report) {
 }
 
 void print_table(const QuantizeReport& report) {
-  std::vector<std::vector<std::string>> rows{{"tensors", "count#", "from", "to", "bits/weight#", "before#", "after#", "worst error#"}};
+  std::vector<std::vector<std::string>> rows{
+      {"tensors", "count#", "from", "to", "bits/weight#", "before#", "after#", "worst error#"}};
   Line total;
   for (const Line& line : group_lines(report)) {
-    rows.push_back({line.role, std::to_string(line.count), line.source, line.format, fmt::format("{:.3f}", bits(line.after, line.weights)),
-                    size_text(static_cast<double>(line.before)), size_text(static_cast<double>(line.after)),
+    rows.push_back({line.role, std::to_string(line.count), line.source, line.format,
+                    fmt::format("{:.3f}", bits(line.after, line.weights)), size_text(static_cast<double>(line.before)),
+                    size_text(static_cast<double>(line.after)),
                     line.worst_error == 0 ? "" : fmt::format("{:.4f}", line.worst_error)});
     total.count += line.count;
     total.weights += line.weights;
@@ -128,7 +130,8 @@ void run(Flags& flags) {
   {
     ProgressBar bar("quantize", "weights");
     flags.options.progress = [&](const QuantizeProgress& progress) {
-      bar.update(static_cast<double>(progress.done_weights), static_cast<double>(progress.total_weights), progress.tensor);
+      bar.update(static_cast<double>(progress.done_weights), static_cast<double>(progress.total_weights),
+                 progress.tensor);
       return !interrupted();
     };
     report = quantize(flags.source, flags.destination, flags.options);
@@ -154,13 +157,19 @@ void add_quantize(CLI::App& app) {
   command->add_option("-o,--output", flags->destination, "folder to write")->required();
   command->add_option("--format", flags->format, "format of the linear layers: " + formats)->capture_default_str();
   command->add_option("--group", flags->group, "inputs that share a scale: 16, 32, 64, 128 or row; default 32");
-  command->add_option("--scale-type", flags->scale_type, "f16, bf16 or f32, where the format leaves it open; default f16");
+  command->add_option("--scale-type", flags->scale_type,
+                      "f16, bf16 or f32, where the format leaves it open; default f16");
   command->add_option("--zero", flags->zero, "of u4: min (a minimum, default) or int (an integer zero point)");
-  command->add_option("--embedding-format", flags->embedding, "format of embeddings and output head, or keep")->capture_default_str();
-  command->add_option("--include", flags->options.include, "quantize only linear layers whose name matches; repeatable");
+  command->add_option("--embedding-format", flags->embedding, "format of embeddings and output head, or keep")
+      ->capture_default_str();
+  command->add_option("--include", flags->options.include,
+                      "quantize only linear layers whose name matches; repeatable");
   command->add_option("--exclude", flags->options.exclude, "keep tensors whose name matches; repeatable");
-  command->add_option("--threads", flags->options.threads, "threads; 0: one per usable core")->check(CLI::Range(0, 4096));
-  command->add_option("--shard-size", flags->shard_megabytes, "largest file, in MiB")->check(CLI::Range(1, 1 << 24))->capture_default_str();
+  command->add_option("--threads", flags->options.threads, "threads; 0: one per usable core")
+      ->check(CLI::Range(0, 4096));
+  command->add_option("--shard-size", flags->shard_megabytes, "largest file, in MiB")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
   command->add_flag("--overwrite", flags->options.overwrite, "replace the folder if it exists");
   command->add_flag("--json", flags->json, "print the report as JSON");
   command->footer(

@@ -45,7 +45,8 @@ void add_tokenize(CLI::App& app) {
   auto* const command = app.add_subcommand("tokenize", "Turn text into token ids, or back");
   auto flags = std::make_shared<Flags>();
   command->add_option("model", flags->model, "model folder or GGUF file")->required();
-  command->add_option("-f,--file", flags->file, "text, or with --decode a JSON list of ids; -: standard input")->capture_default_str();
+  command->add_option("-f,--file", flags->file, "text, or with --decode a JSON list of ids; -: standard input")
+      ->capture_default_str();
   command->add_flag("--decode", flags->decode, "from ids to text");
   command->add_flag("--json", flags->json, "print a JSON list of ids (with --decode: an object)");
   command->add_flag("--no-special", flags->no_special, "do not add what the model puts around a text, such as BOS");

@@ -12,12 +12,12 @@ namespace {
 
 constexpr std::array<float, 16> kE2m1{0.0F,  0.5F,  1.0F,  1.5F,  2.0F,  3.0F,  4.0F,  6.0F,
                                       -0.0F, -0.5F, -1.0F, -1.5F, -2.0F, -3.0F, -4.0F, -6.0F};
-constexpr std::array<float, 16> kNf4{
-    -1.0F,        -0.69619280563F, -0.52507295945F, -0.39491742592F, -0.28444130892F, -0.18477340280F,
-    -0.09104997599F, 0.0F,         0.07958031496F,  0.16093014438F,  0.24611225135F,  0.33791513671F,
-    0.44070973186F,  0.56261688797F, 0.72295664416F, 1.0F};
-constexpr std::array<float, 8> kNf3{-1.0F, -0.53502270849F, -0.24693143181F, 0.0F,
-                                    0.18333748034F, 0.38199395432F, 0.62298574171F, 1.0F};
+constexpr std::array<float, 16> kNf4{-1.0F,           -0.69619280563F, -0.52507295945F, -0.39491742592F,
+                                     -0.28444130892F, -0.18477340280F, -0.09104997599F, 0.0F,
+                                     0.07958031496F,  0.16093014438F,  0.24611225135F,  0.33791513671F,
+                                     0.44070973186F,  0.56261688797F,  0.72295664416F,  1.0F};
+constexpr std::array<float, 8> kNf3{-1.0F,          -0.53502270849F, -0.24693143181F, 0.0F,
+                                    0.18333748034F, 0.38199395432F,  0.62298574171F,  1.0F};
 constexpr std::array<float, 4> kNf2{-1.0F, 0.0F, 0.43581816458F, 1.0F};
 constexpr std::array<float, 16> kIq4Nl{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
@@ -110,7 +110,9 @@ void round_to_e2m1(std::span<const float> x, float* rounded) {
   }
 }
 
-int integer_offset(Format format) { return 1 << (format_info(format).bits - 1); }
+int integer_offset(Format format) {
+  return 1 << (format_info(format).bits - 1);
+}
 
 std::uint8_t encode_e2m1(float value) {
   float rounded = 0;

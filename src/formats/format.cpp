@@ -48,9 +48,13 @@ constexpr std::array<ScaleName, 5> kScaleNames{{{ScaleType::kF16, "f16"},
 
 }  // namespace
 
-std::span<const FormatInfo> all_formats() { return kFormats; }
+std::span<const FormatInfo> all_formats() {
+  return kFormats;
+}
 
-const FormatInfo& format_info(Format format) { return kFormats.at(static_cast<std::size_t>(format)); }
+const FormatInfo& format_info(Format format) {
+  return kFormats.at(static_cast<std::size_t>(format));
+}
 
 Format parse_format(std::string_view name) {
   std::string known;
@@ -83,14 +87,18 @@ ZeroKind parse_zero_kind(std::string_view name) {
   throw Error(ErrorCode::kInvalidArgument, fmt::format("zero is '{}', expected min or int", name));
 }
 
-std::string_view scale_type_name(ScaleType type) { return kScaleNames.at(static_cast<std::size_t>(type)).name; }
+std::string_view scale_type_name(ScaleType type) {
+  return kScaleNames.at(static_cast<std::size_t>(type)).name;
+}
 
 std::string_view zero_kind_name(ZeroKind kind) {
   constexpr std::array<std::string_view, 3> names{"none", "min", "int"};
   return names.at(static_cast<std::size_t>(kind));
 }
 
-std::string group_name(int group) { return group == 0 ? "row" : std::to_string(group); }
+std::string group_name(int group) {
+  return group == 0 ? "row" : std::to_string(group);
+}
 
 FormatSpec default_spec(Format format) {
   switch (format) {

@@ -103,7 +103,8 @@ class GroupSearch {
     static constexpr std::array<float, 15> kCoarse{1.08F, 1.04F, 1.0F,  0.96F, 0.92F, 0.88F, 0.84F, 0.8F,
                                                    0.76F, 0.72F, 0.68F, 0.64F, 0.6F,  0.56F, 0.52F};
     static constexpr std::array<float, 3> kFine{1.0F, 0.99F, 0.98F};
-    static constexpr std::array<float, 12> kFloat8{1.0F,  1.06F, 1.12F, 1.19F, 1.26F, 1.33F, 1.41F, 1.5F, 1.59F, 1.68F, 1.78F, 1.89F};
+    static constexpr std::array<float, 12> kFloat8{1.0F,  1.06F, 1.12F, 1.19F, 1.26F, 1.33F,
+                                                   1.41F, 1.5F,  1.59F, 1.68F, 1.78F, 1.89F};
     if (spec_.format == Format::kFp8E4M3 || spec_.format == Format::kFp8E5M2) return kFloat8;
     if (format_info(spec_.format).bits >= 8) return kFine;
     return kCoarse;

@@ -14,8 +14,8 @@ namespace metal_marlin {
 // representable in the stored types.
 struct GroupFit {
   float scale = 0;
-  float minimum = 0;           // ZeroKind::kMinimum
-  std::uint8_t zero = 0;       // ZeroKind::kInteger
+  float minimum = 0;      // ZeroKind::kMinimum
+  std::uint8_t zero = 0;  // ZeroKind::kInteger
   double squared_error = 0;
 };
 

@@ -14,7 +14,9 @@
 namespace metal_marlin {
 namespace {
 
-std::size_t packed_bytes(std::int64_t n, int bits) { return (static_cast<std::size_t>(n) * static_cast<std::size_t>(bits) + 7) / 8; }
+std::size_t packed_bytes(std::int64_t n, int bits) {
+  return (static_cast<std::size_t>(n) * static_cast<std::size_t>(bits) + 7) / 8;
+}
 
 template <typename T>
 T load(std::span<const std::byte> bytes, std::size_t index) {
@@ -44,14 +46,16 @@ void store_scale(ScaleType type, std::vector<std::byte>& bytes, std::size_t inde
     case ScaleType::kF16: return store(bytes, index, f32_to_f16(value));
     case ScaleType::kBf16: return store(bytes, index, f32_to_bf16(value));
     case ScaleType::kF32: return store(bytes, index, value);
-    case ScaleType::kE8m0: return store(bytes, index, static_cast<std::uint8_t>(value == 0 ? 0 : std::ilogb(value) + 127));
+    case ScaleType::kE8m0:
+      return store(bytes, index, static_cast<std::uint8_t>(value == 0 ? 0 : std::ilogb(value) + 127));
     case ScaleType::kE4m3: return store(bytes, index, f32_to_e4m3(value));
   }
 }
 
 void check_part(std::string_view name, std::string_view part, std::size_t found, std::size_t expected) {
   if (found == expected) return;
-  throw Error(ErrorCode::kCorruptFile, fmt::format("tensor {}: {} take {} bytes, expected {}", name, part, found, expected));
+  throw Error(ErrorCode::kCorruptFile,
+              fmt::format("tensor {}: {} take {} bytes, expected {}", name, part, found, expected));
 }
 
 struct RowResult {

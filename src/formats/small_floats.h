@@ -58,7 +58,9 @@ inline float e4m3_to_f32(std::uint8_t c) {
   return (c & 0x80) != 0 ? -value : value;
 }
 
-inline float e5m2_to_f32(std::uint8_t c) { return f16_to_f32(static_cast<std::uint16_t>(c << 8)); }
+inline float e5m2_to_f32(std::uint8_t c) {
+  return f16_to_f32(static_cast<std::uint16_t>(c << 8));
+}
 
 // Rounds a magnitude to nearest even among floats with kMantissa stored bits and
 // smallest normal exponent kMinExponent. Branch-free, so that loops vectorize.

@@ -21,7 +21,7 @@ class ThreadPool;
 struct WeightInfo {
   std::string name;
   Shape shape;
-  DType dtype = DType::kF32;        // of a dense weight
+  DType dtype = DType::kF32;         // of a dense weight
   std::optional<FormatSpec> packed;  // of a quantized one
   std::size_t bytes = 0;             // in the file
   std::string stored_as;             // for people: "BF16", "fp4", "Q4_1"

@@ -35,7 +35,9 @@ constexpr std::array<Entry, 16> kEntries{{{DType::kF64, "F64", 8},
                                           {DType::kU8, "U8", 1},
                                           {DType::kBool, "BOOL", 1}}};
 
-const Entry& entry(DType dtype) { return kEntries.at(static_cast<std::size_t>(dtype)); }
+const Entry& entry(DType dtype) {
+  return kEntries.at(static_cast<std::size_t>(dtype));
+}
 
 template <typename Stored, typename Decode>
 void convert(std::span<const std::byte> bytes, std::size_t begin, std::size_t n, float* out, Decode decode) {
@@ -49,7 +51,9 @@ void convert(std::span<const std::byte> bytes, std::size_t begin, std::size_t n,
 
 }  // namespace
 
-std::string_view dtype_name(DType dtype) { return entry(dtype).name; }
+std::string_view dtype_name(DType dtype) {
+  return entry(dtype).name;
+}
 
 std::optional<DType> dtype_from_name(std::string_view name) {
   for (const Entry& candidate : kEntries) {
@@ -58,9 +62,13 @@ std::optional<DType> dtype_from_name(std::string_view name) {
   return std::nullopt;
 }
 
-std::size_t dtype_bytes(DType dtype) { return entry(dtype).bytes; }
+std::size_t dtype_bytes(DType dtype) {
+  return entry(dtype).bytes;
+}
 
-bool is_float(DType dtype) { return dtype <= DType::kF8E5M2; }
+bool is_float(DType dtype) {
+  return dtype <= DType::kF8E5M2;
+}
 
 std::optional<std::int64_t> element_count(const Shape& shape) {
   std::int64_t count = 1;
@@ -71,7 +79,9 @@ std::optional<std::int64_t> element_count(const Shape& shape) {
   return count;
 }
 
-std::string shape_text(const Shape& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+std::string shape_text(const Shape& shape) {
+  return fmt::format("[{}]", fmt::join(shape, ", "));
+}
 
 void convert_to_f32(DType dtype, std::span<const std::byte> bytes, std::size_t begin, std::size_t n, float* out) {
   switch (dtype) {

@@ -12,7 +12,22 @@
 namespace metal_marlin {
 
 enum class DType : std::uint8_t {
-  kF64, kF32, kF16, kBf16, kF8E4M3, kF8E5M2, kF8E8M0, kI64, kU64, kI32, kU32, kI16, kU16, kI8, kU8, kBool
+  kF64,
+  kF32,
+  kF16,
+  kBf16,
+  kF8E4M3,
+  kF8E5M2,
+  kF8E8M0,
+  kI64,
+  kU64,
+  kI32,
+  kU32,
+  kI16,
+  kU16,
+  kI8,
+  kU8,
+  kBool
 };
 
 std::string_view dtype_name(DType dtype);

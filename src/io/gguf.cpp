@@ -11,27 +11,18 @@
 namespace metal_marlin {
 namespace {
 
-constexpr std::array<GgufTypeInfo, 21> kTypes{{{GgufType::kF32, "F32", 1, 4},
-                                               {GgufType::kF16, "F16", 1, 2},
-                                               {GgufType::kQ4_0, "Q4_0", 32, 18},
-                                               {GgufType::kQ4_1, "Q4_1", 32, 20},
-                                               {GgufType::kQ5_0, "Q5_0", 32, 22},
-                                               {GgufType::kQ5_1, "Q5_1", 32, 24},
-                                               {GgufType::kQ8_0, "Q8_0", 32, 34},
-                                               {GgufType::kQ2K, "Q2_K", 256, 84},
-                                               {GgufType::kQ3K, "Q3_K", 256, 110},
-                                               {GgufType::kQ4K, "Q4_K", 256, 144},
-                                               {GgufType::kQ5K, "Q5_K", 256, 176},
-                                               {GgufType::kQ6K, "Q6_K", 256, 210},
-                                               {GgufType::kIq4Nl, "IQ4_NL", 32, 18},
-                                               {GgufType::kIq4Xs, "IQ4_XS", 256, 136},
-                                               {GgufType::kI8, "I8", 1, 1},
-                                               {GgufType::kI16, "I16", 1, 2},
-                                               {GgufType::kI32, "I32", 1, 4},
-                                               {GgufType::kI64, "I64", 1, 8},
-                                               {GgufType::kF64, "F64", 1, 8},
-                                               {GgufType::kBf16, "BF16", 1, 2},
-                                               {GgufType::kMxfp4, "MXFP4", 32, 17}}};
+constexpr std::array<GgufTypeInfo, 21> kTypes{
+    {{GgufType::kF32, "F32", 1, 4},        {GgufType::kF16, "F16", 1, 2},
+     {GgufType::kQ4_0, "Q4_0", 32, 18},    {GgufType::kQ4_1, "Q4_1", 32, 20},
+     {GgufType::kQ5_0, "Q5_0", 32, 22},    {GgufType::kQ5_1, "Q5_1", 32, 24},
+     {GgufType::kQ8_0, "Q8_0", 32, 34},    {GgufType::kQ2K, "Q2_K", 256, 84},
+     {GgufType::kQ3K, "Q3_K", 256, 110},   {GgufType::kQ4K, "Q4_K", 256, 144},
+     {GgufType::kQ5K, "Q5_K", 256, 176},   {GgufType::kQ6K, "Q6_K", 256, 210},
+     {GgufType::kIq4Nl, "IQ4_NL", 32, 18}, {GgufType::kIq4Xs, "IQ4_XS", 256, 136},
+     {GgufType::kI8, "I8", 1, 1},          {GgufType::kI16, "I16", 1, 2},
+     {GgufType::kI32, "I32", 1, 4},        {GgufType::kI64, "I64", 1, 8},
+     {GgufType::kF64, "F64", 1, 8},        {GgufType::kBf16, "BF16", 1, 2},
+     {GgufType::kMxfp4, "MXFP4", 32, 17}}};
 
 // Metadata value types of the specification.
 enum ValueType : std::uint32_t { kU8, kI8, kU16, kI16, kU32, kI32, kF32, kBool, kString, kArray, kU64, kI64, kF64 };
@@ -158,7 +149,8 @@ PendingTensor read_tensor(Reader& reader) {
   }
   const auto type = reader.read<std::uint32_t>();
   const GgufTypeInfo* const info = find_gguf_type(type);
-  if (info == nullptr) reader.fail(fmt::format("tensor type {} is not one that we read", type), ErrorCode::kUnsupported);
+  if (info == nullptr)
+    reader.fail(fmt::format("tensor type {} is not one that we read", type), ErrorCode::kUnsupported);
   pending.tensor.type = info->type;
   pending.offset = reader.read<std::uint64_t>();
   const auto count = element_count(pending.tensor.shape);
@@ -185,7 +177,8 @@ void place_tensors(Gguf& gguf, std::vector<PendingTensor>& pending, std::span<co
   for (PendingTensor& item : pending) {
     if (item.size == 0) continue;
     if (last != nullptr && item.offset < last->offset + last->size) {
-      throw Error(ErrorCode::kCorruptFile, fmt::format("{}: tensors {} and {} overlap", gguf.where, last->name, item.name));
+      throw Error(ErrorCode::kCorruptFile,
+                  fmt::format("{}: tensors {} and {} overlap", gguf.where, last->name, item.name));
     }
     last = &item;
   }
@@ -226,7 +219,9 @@ const GgufTypeInfo* find_gguf_type(std::uint32_t type) {
   return nullptr;
 }
 
-const GgufTypeInfo& gguf_type_info(GgufType type) { return *find_gguf_type(static_cast<std::uint32_t>(type)); }
+const GgufTypeInfo& gguf_type_info(GgufType type) {
+  return *find_gguf_type(static_cast<std::uint32_t>(type));
+}
 
 std::optional<DType> gguf_dense_type(GgufType type) {
   switch (type) {
@@ -271,7 +266,8 @@ Gguf parse_gguf(std::span<const std::byte> bytes, const std::string& where) {
   }
   const auto alignment = static_cast<std::uint64_t>(gguf.integer("general.alignment").value_or(32));
   reader.set_context("key general.alignment");
-  if (alignment == 0 || alignment > (1U << 20) || alignment % 8 != 0) reader.fail(fmt::format("{} is not usable", alignment));
+  if (alignment == 0 || alignment > (1U << 20) || alignment % 8 != 0)
+    reader.fail(fmt::format("{} is not usable", alignment));
   const std::uint64_t data_begin = (reader.position() + alignment - 1) / alignment * alignment;
   place_tensors(gguf, pending, data_begin < bytes.size() ? bytes.subspan(data_begin) : std::span<const std::byte>());
   return gguf;

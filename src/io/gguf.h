@@ -18,15 +18,33 @@
 namespace metal_marlin {
 
 enum class GgufType : std::uint32_t {
-  kF32 = 0, kF16 = 1, kQ4_0 = 2, kQ4_1 = 3, kQ5_0 = 6, kQ5_1 = 7, kQ8_0 = 8, kQ2K = 10, kQ3K = 11, kQ4K = 12,
-  kQ5K = 13, kQ6K = 14, kIq4Nl = 20, kIq4Xs = 23, kI8 = 24, kI16 = 25, kI32 = 26, kI64 = 27, kF64 = 28, kBf16 = 30,
+  kF32 = 0,
+  kF16 = 1,
+  kQ4_0 = 2,
+  kQ4_1 = 3,
+  kQ5_0 = 6,
+  kQ5_1 = 7,
+  kQ8_0 = 8,
+  kQ2K = 10,
+  kQ3K = 11,
+  kQ4K = 12,
+  kQ5K = 13,
+  kQ6K = 14,
+  kIq4Nl = 20,
+  kIq4Xs = 23,
+  kI8 = 24,
+  kI16 = 25,
+  kI32 = 26,
+  kI64 = 27,
+  kF64 = 28,
+  kBf16 = 30,
   kMxfp4 = 39
 };
 
 struct GgufTypeInfo {
   GgufType type;
   std::string_view name;
-  int block;        // elements in a block
+  int block;  // elements in a block
   int block_bytes;
 };
 // Null for types that we do not read.

@@ -13,7 +13,9 @@ namespace {
 
 constexpr int kBlock = 32;
 
-const std::uint8_t* u8(const std::byte* bytes) { return reinterpret_cast<const std::uint8_t*>(bytes); }
+const std::uint8_t* u8(const std::byte* bytes) {
+  return reinterpret_cast<const std::uint8_t*>(bytes);
+}
 
 std::uint16_t load16(const std::uint8_t* p) {
   std::uint16_t value = 0;
@@ -21,7 +23,9 @@ std::uint16_t load16(const std::uint8_t* p) {
   return value;
 }
 
-float load_f16(const std::uint8_t* p) { return f16_to_f32(load16(p)); }
+float load_f16(const std::uint8_t* p) {
+  return f16_to_f32(load16(p));
+}
 
 // The 32 codes of a 4-bit block: low nibbles first, then high nibbles.
 void nibbles(const std::uint8_t* qs, std::uint8_t* codes) {

@@ -18,9 +18,13 @@ namespace {
 class GgufCheckpoint final : public Checkpoint {
  public:
   GgufCheckpoint(const std::filesystem::path& path, const CheckpointOptions& options)
-      : file_(path), gguf_(parse_gguf(file_.bytes(), path.string())), options_(options), config_(gguf_config_json(gguf_)) {
+      : file_(path),
+        gguf_(parse_gguf(file_.bytes(), path.string())),
+        options_(options),
+        config_(gguf_config_json(gguf_)) {
     if (gguf_.integer("split.count").value_or(1) > 1) {
-      throw Error(ErrorCode::kUnsupported, fmt::format("{}: key split.count: split GGUF files are not supported", gguf_.where));
+      throw Error(ErrorCode::kUnsupported,
+                  fmt::format("{}: key split.count: split GGUF files are not supported", gguf_.where));
     }
     std::size_t lossy = 0;
     for (const auto& [name, tensor] : gguf_.tensors) {
@@ -30,7 +34,8 @@ class GgufCheckpoint final : public Checkpoint {
       sources_.emplace(*hf_name, &tensor);
       lossy += !gguf_dense_type(tensor.type) && !gguf_packed_spec(tensor.type) ? 1 : 0;
     }
-    std::sort(weights_.begin(), weights_.end(), [](const WeightInfo& a, const WeightInfo& b) { return a.name < b.name; });
+    std::sort(weights_.begin(), weights_.end(),
+              [](const WeightInfo& a, const WeightInfo& b) { return a.name < b.name; });
     if (lossy > 0 && options_.notice) {
       options_.notice(fmt::format("{}: {} tensors in K-quant or IQ4_XS form become {}", gguf_.where, lossy,
                                   options_.gguf_to_f16 ? "f16" : "int8 group 32"));
@@ -46,7 +51,8 @@ class GgufCheckpoint final : public Checkpoint {
 
   [[nodiscard]] Weight load(const std::string& name, ThreadPool& pool) const override {
     const auto found = sources_.find(name);
-    if (found == sources_.end()) throw Error(ErrorCode::kNotFound, fmt::format("{}: tensor {} is missing", gguf_.where, name));
+    if (found == sources_.end())
+      throw Error(ErrorCode::kNotFound, fmt::format("{}: tensor {} is missing", gguf_.where, name));
     const GgufTensor& tensor = *found->second;
     RowMap map;
     if (gguf_permutes(config_, name)) {
@@ -63,11 +69,12 @@ class GgufCheckpoint final : public Checkpoint {
     files.emplace_back("tokenizer.json", gguf_tokenizer_json(gguf_).dump());
     const std::vector<std::string_view> tokens = gguf_.strings("tokenizer.ggml.tokens");
     Json config = {{"tokenizer_class", "PreTrainedTokenizerFast"}};
-    for (const auto& [key, field] : {std::pair("tokenizer.ggml.bos_token_id", "bos_token"),
-                                     std::pair("tokenizer.ggml.eos_token_id", "eos_token"),
-                                     std::pair("tokenizer.ggml.padding_token_id", "pad_token")}) {
+    for (const auto& [key, field] :
+         {std::pair("tokenizer.ggml.bos_token_id", "bos_token"), std::pair("tokenizer.ggml.eos_token_id", "eos_token"),
+          std::pair("tokenizer.ggml.padding_token_id", "pad_token")}) {
       const auto id = gguf_.integer(key);
-      if (id && *id >= 0 && *id < static_cast<std::int64_t>(tokens.size())) config[field] = tokens[static_cast<std::size_t>(*id)];
+      if (id && *id >= 0 && *id < static_cast<std::int64_t>(tokens.size()))
+        config[field] = tokens[static_cast<std::size_t>(*id)];
     }
     if (const auto chat = gguf_.string("tokenizer.chat_template")) config["chat_template"] = *chat;
     files.emplace_back("tokenizer_config.json", config.dump(2, ' ', false, Json::error_handler_t::replace));
@@ -76,13 +83,14 @@ class GgufCheckpoint final : public Checkpoint {
 
  private:
   [[nodiscard]] WeightInfo describe(const std::string& name, const GgufTensor& tensor) const {
-    WeightInfo info{name, tensor.shape, DType::kF16, std::nullopt, tensor.bytes.size(),
-                    std::string(gguf_type_info(tensor.type).name)};
+    WeightInfo info{name,         tensor.shape,        DType::kF16,
+                    std::nullopt, tensor.bytes.size(), std::string(gguf_type_info(tensor.type).name)};
     if (const auto dense = gguf_dense_type(tensor.type)) {
       info.dtype = *dense;
     } else if (tensor.shape.size() != 2) {
-      throw Error(ErrorCode::kUnsupported, fmt::format("{}: tensor {}: shape {} of a quantized tensor, expected a matrix",
-                                                       gguf_.where, name, shape_text(tensor.shape)));
+      throw Error(ErrorCode::kUnsupported,
+                  fmt::format("{}: tensor {}: shape {} of a quantized tensor, expected a matrix", gguf_.where, name,
+                              shape_text(tensor.shape)));
     } else if (const auto spec = gguf_packed_spec(tensor.type)) {
       info.packed = spec;
     } else if (!options_.gguf_to_f16) {
@@ -105,7 +113,8 @@ class GgufCheckpoint final : public Checkpoint {
     auto owner = std::make_shared<std::vector<std::byte>>(tensor.bytes.size());
     for (std::int64_t row = 0; row < rows; ++row) {
       const auto source = tensor.bytes.subspan(static_cast<std::size_t>(map(row)) * row_bytes, row_bytes);
-      std::copy(source.begin(), source.end(), owner->begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(row) * row_bytes));
+      std::copy(source.begin(), source.end(),
+                owner->begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(row) * row_bytes));
     }
     view.bytes = *owner;
     return {view, std::move(owner)};
@@ -118,7 +127,8 @@ class GgufCheckpoint final : public Checkpoint {
     const std::size_t row_bytes = gguf_row_bytes(tensor.type, cols);
     const RowReader read = [&](std::int64_t row, float* out) {
       const std::int64_t source = map ? map(row) : row;
-      gguf_decode_row(tensor.type, tensor.bytes.subspan(static_cast<std::size_t>(source) * row_bytes, row_bytes), cols, out);
+      gguf_decode_row(tensor.type, tensor.bytes.subspan(static_cast<std::size_t>(source) * row_bytes, row_bytes), cols,
+                      out);
     };
     if (!options_.gguf_to_f16) return own(quantize_matrix(default_spec(Format::kInt8), rows, cols, read, 1, pool));
     auto owner = std::make_shared<std::vector<std::uint16_t>>(static_cast<std::size_t>(rows * cols));
@@ -126,7 +136,8 @@ class GgufCheckpoint final : public Checkpoint {
       std::vector<float> values(static_cast<std::size_t>(cols));
       for (std::int64_t row = begin; row < end; ++row) {
         read(row, values.data());
-        for (std::size_t i = 0; i < values.size(); ++i) (*owner)[static_cast<std::size_t>(row * cols) + i] = f32_to_f16(values[i]);
+        for (std::size_t i = 0; i < values.size(); ++i)
+          (*owner)[static_cast<std::size_t>(row * cols) + i] = f32_to_f16(values[i]);
       }
     });
     const DenseView view{DType::kF16, tensor.shape, std::as_bytes(std::span(*owner))};

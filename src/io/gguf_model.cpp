@@ -42,7 +42,8 @@ Json llama3_rope(const Gguf& gguf, const GgufTensor& tensor, double theta) {
   constexpr double kOriginal = 8192;
   const double factor = factors.back();
   for (std::size_t i = 0; i < half; ++i) {
-    const double wavelength = 2 * std::numbers::pi * std::pow(theta, static_cast<double>(i) / static_cast<double>(half));
+    const double wavelength =
+        2 * std::numbers::pi * std::pow(theta, static_cast<double>(i) / static_cast<double>(half));
     double expected = 1;
     if (wavelength > kOriginal) {
       expected = factor;
@@ -51,13 +52,14 @@ Json llama3_rope(const Gguf& gguf, const GgufTensor& tensor, double theta) {
       expected = 1 / ((1 - smooth) / factor + smooth);
     }
     if (std::fabs(factors[i] - expected) > 1e-3 * expected) {
-      throw Error(ErrorCode::kUnsupported, fmt::format("{}: tensor rope_freqs.weight: factor {} is {}, the llama3 rule gives {}",
-                                                       gguf.where, i, factors[i], expected));
+      throw Error(ErrorCode::kUnsupported,
+                  fmt::format("{}: tensor rope_freqs.weight: factor {} is {}, the llama3 rule gives {}", gguf.where, i,
+                              factors[i], expected));
     }
   }
-  return {{"rope_type", "llama3"},     {"rope_theta", theta},
-          {"factor", factor},          {"low_freq_factor", 1.0},
-          {"high_freq_factor", 4.0},   {"original_max_position_embeddings", static_cast<std::int64_t>(kOriginal)}};
+  return {{"rope_type", "llama3"},   {"rope_theta", theta},
+          {"factor", factor},        {"low_freq_factor", 1.0},
+          {"high_freq_factor", 4.0}, {"original_max_position_embeddings", static_cast<std::int64_t>(kOriginal)}};
 }
 
 Json rope_parameters(const Gguf& gguf, const Keys& keys) {
@@ -122,7 +124,8 @@ Json gguf_config_json(const Gguf& gguf) {
                  {"rope_parameters", rope_parameters(gguf, keys)},
                  {"dtype", "float16"}};
   Json ends = Json::array();
-  for (const char* const key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}) {
+  for (const char* const key :
+       {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}) {
     if (const auto id = gguf.integer(key)) ends.push_back(*id);
   }
   if (!ends.empty()) config["eos_token_id"] = ends.size() == 1 ? ends[0] : ends;
@@ -131,9 +134,8 @@ Json gguf_config_json(const Gguf& gguf) {
 }
 
 std::optional<std::string> gguf_tensor_name(const std::string& name) {
-  static constexpr std::array<std::array<std::string_view, 2>, 3> kTop{{{"token_embd.", "model.embed_tokens."},
-                                                                        {"output_norm.", "model.norm."},
-                                                                        {"output.", "lm_head."}}};
+  static constexpr std::array<std::array<std::string_view, 2>, 3> kTop{
+      {{"token_embd.", "model.embed_tokens."}, {"output_norm.", "model.norm."}, {"output.", "lm_head."}}};
   static constexpr std::array<std::array<std::string_view, 2>, 11> kLayer{{{"attn_norm.", "input_layernorm."},
                                                                            {"attn_q.", "self_attn.q_proj."},
                                                                            {"attn_k.", "self_attn.k_proj."},
@@ -153,7 +155,8 @@ std::optional<std::string> gguf_tensor_name(const std::string& name) {
     if (dot != std::string::npos) {
       const std::string rest = name.substr(dot + 1);
       for (const auto& [from, to] : kLayer) {
-        if (rest.starts_with(from)) return fmt::format("model.layers.{}.{}{}", name.substr(4, dot - 4), to, rest.substr(from.size()));
+        if (rest.starts_with(from))
+          return fmt::format("model.layers.{}.{}{}", name.substr(4, dot - 4), to, rest.substr(from.size()));
       }
     }
   }

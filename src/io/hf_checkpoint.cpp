@@ -11,9 +11,9 @@
 namespace metal_marlin {
 namespace {
 
-constexpr std::array<const char*, 9> kTokenizerFiles{"tokenizer.json",     "tokenizer_config.json", "special_tokens_map.json",
-                                                     "added_tokens.json",  "vocab.json",            "merges.txt",
-                                                     "chat_template.jinja", "chat_template.json",   "tokenizer.model"};
+constexpr std::array<const char*, 9> kTokenizerFiles{
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt",     "chat_template.jinja",   "chat_template.json",      "tokenizer.model"};
 
 std::string module_of(const std::string& name) {
   const std::size_t dot = name.rfind('.');
@@ -24,11 +24,13 @@ class HfCheckpoint final : public Checkpoint {
  public:
   explicit HfCheckpoint(const std::filesystem::path& path)
       : path_(path), config_(read_json_file(path / "config.json")), tensors_(path) {
-    if (std::filesystem::exists(path / "generation_config.json")) generation_ = read_json_file(path / "generation_config.json");
+    if (std::filesystem::exists(path / "generation_config.json"))
+      generation_ = read_json_file(path / "generation_config.json");
     const JsonObject config(config_, (path / "config.json").string());
     if (config.has("quantization_config")) quantization_.emplace(config.at("quantization_config"), config.where());
     for (const auto& [name, view] : tensors_.tensors()) describe(name, view);
-    std::sort(weights_.begin(), weights_.end(), [](const WeightInfo& a, const WeightInfo& b) { return a.name < b.name; });
+    std::sort(weights_.begin(), weights_.end(),
+              [](const WeightInfo& a, const WeightInfo& b) { return a.name < b.name; });
   }
 
   [[nodiscard]] const Json& config() const override { return config_; }
@@ -43,7 +45,8 @@ class HfCheckpoint final : public Checkpoint {
 
   [[nodiscard]] Weight load(const std::string& name, ThreadPool&) const override {
     const WeightInfo* const info = find(name);
-    if (info == nullptr) throw Error(ErrorCode::kNotFound, fmt::format("{}: tensor {} is missing", path_.string(), name));
+    if (info == nullptr)
+      throw Error(ErrorCode::kNotFound, fmt::format("{}: tensor {} is missing", path_.string(), name));
     if (!info->packed) return {*tensors_.find(name), nullptr};
     const std::string module = module_of(name);
     LoadedPack pack = load_packed_tensors(tensors_, quantization_->scheme(), module, *quantization_->find(module));
@@ -68,12 +71,17 @@ class HfCheckpoint final : public Checkpoint {
         (name.ends_with(".weight_packed") || tensors_.find(module + ".weight_scale") != nullptr)) {
       const LoadedPack pack = load_packed_tensors(tensors_, quantization_->scheme(), module, *described);
       const PackedLayout layout(pack.view.spec, pack.view.rows, pack.view.cols);
-      weights_.push_back({module + ".weight", {pack.view.rows, pack.view.cols}, DType::kU8, pack.view.spec, layout.total_bytes(),
+      weights_.push_back({module + ".weight",
+                          {pack.view.rows, pack.view.cols},
+                          DType::kU8,
+                          pack.view.spec,
+                          layout.total_bytes(),
                           std::string(format_info(pack.view.spec.format).name)});
       return;
     }
     if (quantization_ && (is_side_entry(name) || name.ends_with(".weight_packed"))) return;
-    weights_.push_back({name, view.shape, view.dtype, std::nullopt, view.bytes.size(), std::string(dtype_name(view.dtype))});
+    weights_.push_back(
+        {name, view.shape, view.dtype, std::nullopt, view.bytes.size(), std::string(dtype_name(view.dtype))});
   }
 
   std::filesystem::path path_;

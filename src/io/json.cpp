@@ -76,7 +76,9 @@ double JsonObject::number(const char* key) const {
   return value_->find(key)->get<double>();
 }
 
-double JsonObject::number_or(const char* key, double fallback) const { return has(key) ? number(key) : fallback; }
+double JsonObject::number_or(const char* key, double fallback) const {
+  return has(key) ? number(key) : fallback;
+}
 
 bool JsonObject::boolean_or(const char* key, bool fallback) const {
   if (!has(key)) return fallback;

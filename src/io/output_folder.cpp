@@ -73,7 +73,9 @@ OutputFolder::OutputFolder(const std::filesystem::path& destination, bool overwr
   check_free(destination_, overwrite_);
   std::error_code error;
   std::filesystem::create_directories(parent_of(destination_), error);
-  if (error) throw Error(ErrorCode::kIo, fmt::format("{}: cannot create: {}", parent_of(destination_).string(), error.message()));
+  if (error)
+    throw Error(ErrorCode::kIo,
+                fmt::format("{}: cannot create: {}", parent_of(destination_).string(), error.message()));
   remove_abandoned(destination_);
   std::string pattern = destination_.string() + ".partial-XXXXXX";
   if (mkdtemp(pattern.data()) == nullptr) fail(pattern, "create");
@@ -90,7 +92,9 @@ OutputFolder::~OutputFolder() {
   std::filesystem::remove_all(partial_, ignored);
 }
 
-void OutputFolder::write_file(const std::string& name, const std::string& text) { write_and_sync(partial_ / name, text); }
+void OutputFolder::write_file(const std::string& name, const std::string& text) {
+  write_and_sync(partial_ / name, text);
+}
 
 void OutputFolder::commit() {
   check_free(destination_, overwrite_);
@@ -101,7 +105,8 @@ void OutputFolder::commit() {
   if (std::filesystem::exists(destination_)) {
     std::filesystem::remove_all(replaced, error);
     std::filesystem::rename(destination_, replaced, error);
-    if (error) throw Error(ErrorCode::kIo, fmt::format("{}: cannot move away: {}", destination_.string(), error.message()));
+    if (error)
+      throw Error(ErrorCode::kIo, fmt::format("{}: cannot move away: {}", destination_.string(), error.message()));
   }
   std::filesystem::rename(partial_, destination_, error);
   if (error) throw Error(ErrorCode::kIo, fmt::format("{}: cannot rename: {}", partial_.string(), error.message()));

@@ -13,15 +13,17 @@
 namespace metal_marlin {
 namespace {
 
-constexpr std::array<std::string_view, 8> kSideParts{".weight_scale",        ".weight_min",    ".weight_zero_point",
-                                                     ".weight_global_scale", ".weight_shape",  ".weight_g_idx",
+constexpr std::array<std::string_view, 8> kSideParts{".weight_scale",        ".weight_min",   ".weight_zero_point",
+                                                     ".weight_global_scale", ".weight_shape", ".weight_g_idx",
                                                      ".input_global_scale",  ".input_scale"};
 
 bool stored_as_float8(PackScheme scheme, const FormatSpec& spec) {
   return scheme == PackScheme::kCompressedTensors && spec.format == Format::kFp8E4M3;
 }
 
-bool integer_pack(Format format) { return format == Format::kS4 || format == Format::kU4 || format == Format::kInt8; }
+bool integer_pack(Format format) {
+  return format == Format::kS4 || format == Format::kU4 || format == Format::kInt8;
+}
 
 DType scale_dtype(ScaleType type) {
   switch (type) {
@@ -80,7 +82,8 @@ std::vector<std::byte> zeros_by_column(const PackedMatrix& matrix) {
   const PackedView view = matrix.view();
   for (std::int64_t row = 0; row < matrix.rows; ++row) {
     for (std::int64_t group = 0; group < groups; ++group) {
-      words[static_cast<std::size_t>(row / 8 * groups + group)] |= static_cast<std::uint32_t>(view.zero(row, group)) << (4 * (row % 8));
+      words[static_cast<std::size_t>(row / 8 * groups + group)] |= static_cast<std::uint32_t>(view.zero(row, group))
+                                                                   << (4 * (row % 8));
     }
   }
   std::vector<std::byte> bytes(words.size() * sizeof(std::uint32_t));
@@ -100,7 +103,8 @@ bool matches(const std::string& pattern, const std::string& module, const std::s
 
 const DenseView& part(const SafetensorsFolder& folder, const std::string& name) {
   const DenseView* const view = folder.find(name);
-  if (view == nullptr) throw Error(ErrorCode::kNotFound, fmt::format("{}: tensor {} is missing", folder.where(name), name));
+  if (view == nullptr)
+    throw Error(ErrorCode::kNotFound, fmt::format("{}: tensor {} is missing", folder.where(name), name));
   return *view;
 }
 
@@ -121,8 +125,8 @@ bool fits_compressed_tensors(const std::map<std::string, PackedModule>& modules)
   return std::all_of(modules.begin(), modules.end(), [&](const auto& entry) {
     const auto& [name, module] = entry;
     const std::int64_t words = 32 / format_info(spec.format).bits;
-    return module.spec == spec && name.starts_with("model.layers.") && module.cols % module.spec.group_size(module.cols) == 0 &&
-           module.cols % words == 0;
+    return module.spec == spec && name.starts_with("model.layers.") &&
+           module.cols % module.spec.group_size(module.cols) == 0 && module.cols % words == 0;
   });
 }
 
@@ -143,12 +147,9 @@ Json quantization_config(PackScheme scheme, const std::map<std::string, PackedMo
                       {"input_activations", nullptr},
                       {"output_activations", nullptr},
                       {"format", compressed_format(spec)}};
-  return {{"quant_method", "compressed-tensors"},
-          {"format", compressed_format(spec)},
-          {"quantization_status", "compressed"},
-          {"global_compression_ratio", nullptr},
-          {"kv_cache_scheme", nullptr},
-          {"ignore", ignore},
+  return {{"quant_method", "compressed-tensors"}, {"format", compressed_format(spec)},
+          {"quantization_status", "compressed"},  {"global_compression_ratio", nullptr},
+          {"kv_cache_scheme", nullptr},           {"ignore", ignore},
           {"config_groups", {{"group_0", group}}}};
 }
 
@@ -157,7 +158,8 @@ std::string codes_entry(PackScheme scheme, const std::string& module, const Form
 }
 
 bool is_side_entry(const std::string& name) {
-  return std::any_of(kSideParts.begin(), kSideParts.end(), [&](std::string_view suffix) { return name.ends_with(suffix); });
+  return std::any_of(kSideParts.begin(), kSideParts.end(),
+                     [&](std::string_view suffix) { return name.ends_with(suffix); });
 }
 
 std::vector<TensorPlan> packed_tensor_plans(PackScheme scheme, const std::string& module, const PackedModule& packed) {
@@ -176,11 +178,13 @@ std::vector<TensorPlan> packed_tensor_plans(PackScheme scheme, const std::string
   }
   const std::int64_t groups = spec.groups(packed.cols);
   plans.push_back({module + ".weight_scale", scale_dtype(spec.scale_type), {packed.rows, groups}});
-  if (spec.zero == ZeroKind::kMinimum) plans.push_back({module + ".weight_min", scale_dtype(spec.scale_type), {packed.rows, groups}});
+  if (spec.zero == ZeroKind::kMinimum)
+    plans.push_back({module + ".weight_min", scale_dtype(spec.scale_type), {packed.rows, groups}});
   if (spec.zero == ZeroKind::kInteger && compressed) {
     plans.push_back({module + ".weight_zero_point", DType::kI32, {(packed.rows + 7) / 8, groups}});
   } else if (spec.zero == ZeroKind::kInteger) {
-    plans.push_back({module + ".weight_zero_point", DType::kU8, {packed.rows, static_cast<std::int64_t>(layout.zero_row_bytes)}});
+    plans.push_back(
+        {module + ".weight_zero_point", DType::kU8, {packed.rows, static_cast<std::int64_t>(layout.zero_row_bytes)}});
   }
   if (spec.format == Format::kNvfp4) plans.push_back({module + ".weight_global_scale", DType::kF32, {1}});
   if (compressed && integer_pack(spec.format)) plans.push_back({module + ".weight_shape", DType::kI64, {2}});
@@ -211,9 +215,9 @@ QuantizationConfig::QuantizationConfig(const Json& json, const std::string& wher
   } else if (method == "compressed-tensors") {
     parse_compressed(config);
   } else {
-    throw Error(
-        ErrorCode::kUnsupported,
-        fmt::format("{}: field quant_method is '{}', expected metal-marlin or compressed-tensors", config.where(), method));
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("{}: field quant_method is '{}', expected metal-marlin or compressed-tensors",
+                            config.where(), method));
   }
 }
 
@@ -256,7 +260,9 @@ void QuantizationConfig::parse_compressed(const JsonObject& json) {
     Group group;
     group.spec.zero = weights.boolean_or("symmetric", true) ? ZeroKind::kNone : ZeroKind::kInteger;
     const std::string strategy = weights.string_or("strategy", "channel");
-    group.spec.group = strategy == "group" || strategy == "tensor_group" ? static_cast<int>(weights.bounded("group_size", 1, 1 << 20)) : 0;
+    group.spec.group = strategy == "group" || strategy == "tensor_group"
+                           ? static_cast<int>(weights.bounded("group_size", 1, 1 << 20))
+                           : 0;
     if (format == "pack-quantized" && type == "int" && bits == 4) {
       group.spec.format = group.spec.zero == ZeroKind::kNone ? Format::kS4 : Format::kU4;
     } else if (format == "pack-quantized" && type == "int" && bits == 8 && group.spec.zero == ZeroKind::kNone) {
@@ -267,8 +273,8 @@ void QuantizationConfig::parse_compressed(const JsonObject& json) {
       group.spec = default_spec(Format::kNvfp4);
     } else {
       throw Error(ErrorCode::kUnsupported,
-                  fmt::format("{}: {} {}{} by {}, {}symmetric, is not one that we read", item.where(), format, type, bits,
-                              strategy, group.spec.zero == ZeroKind::kNone ? "" : "a"));
+                  fmt::format("{}: {} {}{} by {}, {}symmetric, is not one that we read", item.where(), format, type,
+                              bits, strategy, group.spec.zero == ZeroKind::kNone ? "" : "a"));
     }
     const Json& targets = item.at("targets");
     if (!targets.is_array()) item.wrong("targets", "a list of names");
@@ -288,7 +294,8 @@ std::optional<PackedModule> QuantizationConfig::find(const std::string& module) 
   }
   for (const Group& group : groups_) {
     for (const std::string& target : group.targets) {
-      if (target == "Linear" || matches(target, module, "quantization_config: targets")) return PackedModule{group.spec, 0, 0};
+      if (target == "Linear" || matches(target, module, "quantization_config: targets"))
+        return PackedModule{group.spec, 0, 0};
     }
   }
   return std::nullopt;
@@ -315,21 +322,26 @@ LoadedPack load_packed_tensors(const SafetensorsFolder& folder, PackScheme schem
   }
   PackedModule packed{spec, codes.shape[0], 0};
   if (const DenseView* const shape = folder.find(module + ".weight_shape"); shape != nullptr && compressed) {
-    if (shape->dtype != DType::kI64 || shape->shape != Shape{2}) bad_part(folder, module + ".weight_shape", *shape, "I64 [2]");
+    if (shape->dtype != DType::kI64 || shape->shape != Shape{2})
+      bad_part(folder, module + ".weight_shape", *shape, "I64 [2]");
     std::memcpy(&packed.cols, shape->bytes.data() + sizeof(std::int64_t), sizeof(std::int64_t));
   } else if (!compressed) {
     if (described.rows != packed.rows) bad_part(folder, codes_name, codes, fmt::format("{} rows", described.rows));
     packed.cols = described.cols;
   } else {
-    packed.cols = codes.shape[1] * static_cast<std::int64_t>(dtype_bytes(codes.dtype)) * 8 / format_info(spec.format).bits;
+    packed.cols =
+        codes.shape[1] * static_cast<std::int64_t>(dtype_bytes(codes.dtype)) * 8 / format_info(spec.format).bits;
   }
-  if (packed.cols <= 0 || packed.cols > (std::int64_t{1} << 40)) bad_part(folder, codes_name, codes, "a width from 1 to 2^40");
+  if (packed.cols <= 0 || packed.cols > (std::int64_t{1} << 40))
+    bad_part(folder, codes_name, codes, "a width from 1 to 2^40");
   LoadedPack loaded;
   loaded.view = {spec, packed.rows, packed.cols, 1, codes.bytes, scales.bytes, {}};
   auto owner = std::make_shared<PackedMatrix>();
   const std::int64_t groups = spec.groups(packed.cols);
-  if (compressed && element_count(scales.shape) == 1 && spec.group == 0 && packed.rows != 1) {  // one scale for the tensor
-    for (std::int64_t row = 0; row < packed.rows; ++row) owner->scales.insert(owner->scales.end(), scales.bytes.begin(), scales.bytes.end());
+  if (compressed && element_count(scales.shape) == 1 && spec.group == 0 &&
+      packed.rows != 1) {  // one scale for the tensor
+    for (std::int64_t row = 0; row < packed.rows; ++row)
+      owner->scales.insert(owner->scales.end(), scales.bytes.begin(), scales.bytes.end());
     loaded.view.scales = owner->scales;
   }
   if (spec.zero == ZeroKind::kMinimum) loaded.view.zeros = part(folder, module + ".weight_min").bytes;
@@ -338,7 +350,8 @@ LoadedPack load_packed_tensors(const SafetensorsFolder& folder, PackScheme schem
     loaded.view.zeros = zeros.bytes;
     if (compressed) {
       if (zeros.bytes.size() != static_cast<std::size_t>((packed.rows + 7) / 8 * groups) * 4) {
-        bad_part(folder, module + ".weight_zero_point", zeros, fmt::format("I32 [{}, {}]", (packed.rows + 7) / 8, groups));
+        bad_part(folder, module + ".weight_zero_point", zeros,
+                 fmt::format("I32 [{}, {}]", (packed.rows + 7) / 8, groups));
       }
       owner->spec = spec;
       owner->cols = packed.cols;

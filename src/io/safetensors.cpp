@@ -49,7 +49,8 @@ DenseView parse_entry(const Json& json, std::span<const std::byte> data, const s
   std::uint64_t expected = 0;
   if (!count || __builtin_mul_overflow(static_cast<std::uint64_t>(*count), dtype_bytes(view.dtype), &expected) ||
       expected != end - begin) {
-    corrupt(where, fmt::format("shape {} of {} does not take the {} bytes given", shape_text(view.shape), dtype, end - begin));
+    corrupt(where,
+            fmt::format("shape {} of {} does not take the {} bytes given", shape_text(view.shape), dtype, end - begin));
   }
   view.bytes = data.subspan(begin, end - begin);
   return view;
@@ -116,7 +117,8 @@ SafetensorsFolder::SafetensorsFolder(const std::filesystem::path& folder) {
   std::sort(names.begin(), names.end());
   names.erase(std::unique(names.begin(), names.end()), names.end());
   for (const std::string& name : names) {
-    if (std::filesystem::path(name).filename() != name) corrupt(index_path.string(), "shard name " + name + " leaves the folder");
+    if (std::filesystem::path(name).filename() != name)
+      corrupt(index_path.string(), "shard name " + name + " leaves the folder");
     if (!std::filesystem::exists(folder / name)) {
       throw Error(ErrorCode::kNotFound, fmt::format("{}: shard {} is missing", index_path.string(), name));
     }
@@ -124,7 +126,8 @@ SafetensorsFolder::SafetensorsFolder(const std::filesystem::path& folder) {
   }
   for (const auto& [name, file] : expected) {
     if (tensors_.contains(name)) continue;
-    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: tensor {} is not in shard {}", index_path.string(), name, file));
+    throw Error(ErrorCode::kCorruptFile,
+                fmt::format("{}: tensor {} is not in shard {}", index_path.string(), name, file));
   }
 }
 

@@ -71,8 +71,8 @@ class DecoderPlan {
     plan_.ops.emplace_back(RopeOp{q_, config_.heads, config_.head_dim});
     plan_.ops.emplace_back(RopeOp{k_, config_.kv_heads, config_.head_dim});
     const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim)));
-    plan_.ops.emplace_back(AttentionOp{q_, k_, v_, attended_, layer, config_.heads, config_.kv_heads, config_.head_dim, scale,
-                                       config_.windows[static_cast<std::size_t>(layer)]});
+    plan_.ops.emplace_back(AttentionOp{q_, k_, v_, attended_, layer, config_.heads, config_.kv_heads, config_.head_dim,
+                                       scale, config_.windows[static_cast<std::size_t>(layer)]});
     linear("self_attn.o_proj", attended_, branch_, config_.attention_bias);
     plan_.ops.emplace_back(AddOp{hidden_, branch_});
   }
@@ -94,8 +94,12 @@ class DecoderPlan {
 
 }  // namespace
 
-Plan build_plan(const ModelConfig& config) { return DecoderPlan(config).build(); }
+Plan build_plan(const ModelConfig& config) {
+  return DecoderPlan(config).build();
+}
 
-bool is_embedding_or_head(const std::string& weight) { return weight == kEmbedding || weight == kHead; }
+bool is_embedding_or_head(const std::string& weight) {
+  return weight == kEmbedding || weight == kHead;
+}
 
 }  // namespace metal_marlin

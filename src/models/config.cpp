@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
-#include <algorithm>
 
 #include "metal_marlin/error.h"
 
@@ -44,8 +44,9 @@ RopeConfig parse_rope(const JsonObject& config) {
     rope.mscale_all_dim = json.number_or("mscale_all_dim", 0);
     rope.truncate = json.boolean_or("truncate", true);
   } else {
-    throw Error(ErrorCode::kUnsupported, fmt::format("{}: field rope_type is '{}', expected default, linear, llama3 or yarn",
-                                                     json.where(), type));
+    throw Error(
+        ErrorCode::kUnsupported,
+        fmt::format("{}: field rope_type is '{}', expected default, linear, llama3 or yarn", json.where(), type));
   }
   if (!(rope.factor > 0)) json.wrong("factor", "a positive number");
   return rope;
@@ -57,7 +58,8 @@ std::vector<std::int64_t> parse_windows(const JsonObject& config, std::int64_t l
   if (!config.has("sliding_window") || !allowed) {
     if (config.has("layer_types")) {
       for (const Json& type : config.at("layer_types")) {
-        if (type != "full_attention") config.wrong("sliding_window", "a window, as layer_types has layers other than full_attention");
+        if (type != "full_attention")
+          config.wrong("sliding_window", "a window, as layer_types has layers other than full_attention");
       }
     }
     return windows;
@@ -65,7 +67,8 @@ std::vector<std::int64_t> parse_windows(const JsonObject& config, std::int64_t l
   const std::int64_t window = config.bounded("sliding_window", 1, kMaxDimension);
   if (config.has("layer_types")) {
     const Json& types = config.at("layer_types");
-    if (!types.is_array() || types.size() != windows.size()) config.wrong("layer_types", fmt::format("{} entries", layers));
+    if (!types.is_array() || types.size() != windows.size())
+      config.wrong("layer_types", fmt::format("{} entries", layers));
     for (std::size_t i = 0; i < windows.size(); ++i) {
       if (types[i] == "sliding_attention") {
         windows[i] = window;
@@ -98,7 +101,9 @@ void require(const JsonObject& config, const char* key, bool supported, const st
 
 }  // namespace
 
-std::vector<std::string> known_architectures() { return {"llama", "qwen3"}; }
+std::vector<std::string> known_architectures() {
+  return {"llama", "qwen3"};
+}
 
 ModelConfig parse_model_config(const Json& json, const Json& generation, const std::string& where) {
   const JsonObject config(json, where);
@@ -116,7 +121,8 @@ ModelConfig parse_model_config(const Json& json, const Json& generation, const s
   out.heads = config.bounded("num_attention_heads", 1, 65536);
   out.kv_heads = config.has("num_key_value_heads") ? config.bounded("num_key_value_heads", 1, 65536) : out.heads;
   out.head_dim = config.has("head_dim") ? config.bounded("head_dim", 2, 4096) : (qwen3 ? 128 : out.hidden / out.heads);
-  out.max_positions = config.has("max_position_embeddings") ? config.bounded("max_position_embeddings", 1, 1 << 30) : 2048;
+  out.max_positions =
+      config.has("max_position_embeddings") ? config.bounded("max_position_embeddings", 1, 1 << 30) : 2048;
   if (out.heads % out.kv_heads != 0) {
     config.wrong("num_key_value_heads", fmt::format("a divisor of num_attention_heads {}", out.heads));
   }
@@ -141,7 +147,8 @@ float rope_attention_scale(const RopeConfig& rope) {
   const auto mscale = [&](double weight) {
     return rope.factor <= 1 ? 1.0 : 0.1 * weight * std::log(rope.factor) + 1.0;
   };
-  if (rope.mscale != 0 && rope.mscale_all_dim != 0) return static_cast<float>(mscale(rope.mscale) / mscale(rope.mscale_all_dim));
+  if (rope.mscale != 0 && rope.mscale_all_dim != 0)
+    return static_cast<float>(mscale(rope.mscale) / mscale(rope.mscale_all_dim));
   return static_cast<float>(mscale(1));
 }
 
@@ -151,7 +158,8 @@ std::vector<float> rope_frequencies(const RopeConfig& rope, std::int64_t head_di
   const auto dim = static_cast<double>(head_dim);
   // The dimension that turns `rotations` times within the original context.
   const auto correction = [&](double rotations) {
-    return dim * std::log(rope.original_max_positions / (rotations * 2 * std::numbers::pi)) / (2 * std::log(rope.theta));
+    return dim * std::log(rope.original_max_positions / (rotations * 2 * std::numbers::pi)) /
+           (2 * std::log(rope.theta));
   };
   double low = correction(rope.beta_fast);
   double high = correction(rope.beta_slow);
@@ -163,7 +171,8 @@ std::vector<float> rope_frequencies(const RopeConfig& rope, std::int64_t head_di
   high = std::min(high, dim - 1);
   if (low == high) high += 0.001;
   for (std::int64_t i = 0; i < half; ++i) {
-    const double base = 1.0 / static_cast<double>(std::pow(static_cast<float>(rope.theta), static_cast<float>(2 * i) / static_cast<float>(head_dim)));
+    const double base = 1.0 / static_cast<double>(std::pow(static_cast<float>(rope.theta),
+                                                           static_cast<float>(2 * i) / static_cast<float>(head_dim)));
     double frequency = base;
     if (rope.type == RopeType::kLinear) {
       frequency = base / rope.factor;

@@ -42,7 +42,7 @@ struct ModelConfig {
   bool tied = false;            // lm_head shares the embedding
   bool attention_bias = false;  // q, k, v and o projections have biases
   bool mlp_bias = false;
-  bool qk_norm = false;         // RMS norm over each head of q and k
+  bool qk_norm = false;               // RMS norm over each head of q and k
   std::vector<std::int64_t> windows;  // per layer; 0: full attention
   RopeConfig rope;
   std::vector<std::int64_t> end_tokens;  // any of them ends a generation

@@ -15,15 +15,15 @@ Overloaded(Fs...) -> Overloaded<Fs...>;
 }  // namespace
 
 std::string describe(const Op& op) {
-  return std::visit(Overloaded{[](const EmbeddingOp& o) { return "embedding " + o.weight; },
-                               [](const RmsNormOp& o) { return "rms_norm " + o.weight; },
-                               [](const LinearOp& o) { return "linear " + o.weight; },
-                               [](const RopeOp&) { return std::string("rope"); },
-                               [](const AttentionOp& o) { return "attention of layer " + std::to_string(o.layer); },
-                               [](const SwigluOp&) { return std::string("swiglu"); },
-                               [](const AddOp&) { return std::string("add"); },
-                               [](const SelectOp&) { return std::string("select"); }},
-                    op);
+  return std::visit(
+      Overloaded{[](const EmbeddingOp& o) { return "embedding " + o.weight; },
+                 [](const RmsNormOp& o) { return "rms_norm " + o.weight; },
+                 [](const LinearOp& o) { return "linear " + o.weight; },
+                 [](const RopeOp&) { return std::string("rope"); },
+                 [](const AttentionOp& o) { return "attention of layer " + std::to_string(o.layer); },
+                 [](const SwigluOp&) { return std::string("swiglu"); }, [](const AddOp&) { return std::string("add"); },
+                 [](const SelectOp&) { return std::string("select"); }},
+      op);
 }
 
 std::vector<PlannedWeight> planned_weights(const Plan& plan) {

@@ -24,7 +24,9 @@ namespace {
 
 constexpr std::string_view kWeightSuffix = ".weight";
 
-std::string module_name(const std::string& weight) { return weight.substr(0, weight.size() - kWeightSuffix.size()); }
+std::string module_name(const std::string& weight) {
+  return weight.substr(0, weight.size() - kWeightSuffix.size());
+}
 
 std::vector<std::regex> compile_patterns(const std::vector<std::string>& patterns, const char* flag) {
   std::vector<std::regex> out;
@@ -39,7 +41,8 @@ std::vector<std::regex> compile_patterns(const std::vector<std::string>& pattern
 }
 
 bool any_match(const std::vector<std::regex>& patterns, const std::string& name) {
-  return std::any_of(patterns.begin(), patterns.end(), [&](const std::regex& pattern) { return std::regex_search(name, pattern); });
+  return std::any_of(patterns.begin(), patterns.end(),
+                     [&](const std::regex& pattern) { return std::regex_search(name, pattern); });
 }
 
 // Linears whose inputs are the same are run as one by others, who want one
@@ -63,7 +66,8 @@ struct Job {
 
 class Quantizer {
  public:
-  Quantizer(const std::filesystem::path& source, const std::filesystem::path& destination, const QuantizeOptions& options)
+  Quantizer(const std::filesystem::path& source, const std::filesystem::path& destination,
+            const QuantizeOptions& options)
       : options_(options),
         include_(compile_patterns(options.include, "include")),
         exclude_(compile_patterns(options.exclude, "exclude")),
@@ -118,18 +122,21 @@ class Quantizer {
     std::map<std::string, bool> matrices;
     for (const PlannedWeight& planned : planned_weights(build_plan(config_))) {
       const WeightInfo* const info = checkpoint_->find(planned.name);
-      if (info == nullptr) throw Error(ErrorCode::kNotFound, fmt::format("{}: tensor {} is missing", checkpoint_->where(), planned.name));
+      if (info == nullptr)
+        throw Error(ErrorCode::kNotFound, fmt::format("{}: tensor {} is missing", checkpoint_->where(), planned.name));
       if (info->shape != planned.shape) {
         throw Error(ErrorCode::kCorruptFile, fmt::format("{}: tensor {}: shape {}, the configuration asks for {}",
-                                                         checkpoint_->where(planned.name), planned.name, shape_text(info->shape),
-                                                         shape_text(planned.shape)));
+                                                         checkpoint_->where(planned.name), planned.name,
+                                                         shape_text(info->shape), shape_text(planned.shape)));
       }
       matrices[planned.name] = planned.matrix;
     }
     for (const WeightInfo& info : checkpoint_->weights()) {
       const auto planned = matrices.find(info.name);
       if (planned == matrices.end()) {  // such as a tied head or inv_freq
-        if (options_.notice) options_.notice(fmt::format("{}: tensor {} is not used by the model and is left out", checkpoint_->where(info.name), info.name));
+        if (options_.notice)
+          options_.notice(fmt::format("{}: tensor {} is not used by the model and is left out",
+                                      checkpoint_->where(info.name), info.name));
         continue;
       }
       Job job{&info, planned->second ? spec_of(info.name) : std::nullopt, {}, 0, 0};
@@ -188,8 +195,14 @@ class Quantizer {
   void write_job(const Job& job, SafetensorsWriter& writer) {
     announce(job.info->name);
     const Weight weight = checkpoint_->load(job.info->name, pool_);
-    QuantizedTensor tensor{job.info->name, job.info->shape, job.info->stored_as, "", element_count(job.info->shape).value_or(0),
-                           job.info->bytes, job.bytes, 0};
+    QuantizedTensor tensor{job.info->name,
+                           job.info->shape,
+                           job.info->stored_as,
+                           "",
+                           element_count(job.info->shape).value_or(0),
+                           job.info->bytes,
+                           job.bytes,
+                           0};
     if (job.spec) {
       tensor.format = format_info(job.spec->format).name;
       write_packed(job, weight, writer, tensor);
@@ -212,7 +225,8 @@ class Quantizer {
       const PackedMatrix matrix = quantize_matrix(*job.spec, rows, cols, read, global, pool_, &stats);
       write_packed_tensors(scheme_, matrix, writer);
     } catch (const Error& error) {
-      throw Error(error.code(), fmt::format("{}: tensor {}: {}", checkpoint_->where(job.info->name), job.info->name, error.what()));
+      throw Error(error.code(),
+                  fmt::format("{}: tensor {}: {}", checkpoint_->where(job.info->name), job.info->name, error.what()));
     }
     if (stats.squared_weight > 0) tensor.relative_error = std::sqrt(stats.squared_error / stats.squared_weight);
   }
@@ -236,7 +250,8 @@ class Quantizer {
     if (known != global_scales_.end()) return known->second;
     float largest = 0;
     for (const auto& [name, packed] : modules_) {
-      if (fused_name(name) == fused) largest = std::max(largest, largest_weight(name + std::string(kWeightSuffix), packed));
+      if (fused_name(name) == fused)
+        largest = std::max(largest, largest_weight(name + std::string(kWeightSuffix), packed));
     }
     return global_scales_[fused] = nvfp4_global_scale(largest);
   }
@@ -248,7 +263,8 @@ class Quantizer {
       std::vector<float> row(static_cast<std::size_t>(packed.cols));
       for (std::int64_t r = begin; r < end; ++r) {
         weight.decode_row(r, packed.cols, row.data());
-        for (const float x : row) tops[static_cast<std::size_t>(r)] = std::max(tops[static_cast<std::size_t>(r)], std::fabs(x));
+        for (const float x : row)
+          tops[static_cast<std::size_t>(r)] = std::max(tops[static_cast<std::size_t>(r)], std::fabs(x));
       }
     });
     const float top = tops.empty() ? 0.0F : *std::max_element(tops.begin(), tops.end());

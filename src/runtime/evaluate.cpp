@@ -108,22 +108,26 @@ class Evaluator {
     const auto windows = options_.stride > 0 ? strided_windows(count, options_.context, options_.stride)
                                              : disjoint_windows(count, options_.context);
     if (windows.empty()) {
-      throw Error(ErrorCode::kInvalidArgument, fmt::format("the text has {} tokens, fewer than the context of {}", count, options_.context));
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("the text has {} tokens, fewer than the context of {}", count, options_.context));
     }
     double seconds = 0;
     std::int64_t processed = 0;
     for (std::size_t i = 0; i < windows.size(); ++i) {
-      if (options_.progress && !options_.progress(static_cast<std::int64_t>(i), static_cast<std::int64_t>(windows.size()))) {
+      if (options_.progress &&
+          !options_.progress(static_cast<std::int64_t>(i), static_cast<std::int64_t>(windows.size()))) {
         throw Error(ErrorCode::kCancelled, "the evaluation was cancelled");
       }
       if (reference_) reference_logits(windows[i]);
       const double before = scoring_seconds_;
       const auto start = std::chrono::steady_clock::now();
       score_window(windows[i]);
-      seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() - (scoring_seconds_ - before);
+      seconds +=
+          std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() - (scoring_seconds_ - before);
       processed += windows[i].end - windows[i].begin;
     }
-    if (options_.progress) options_.progress(static_cast<std::int64_t>(windows.size()), static_cast<std::int64_t>(windows.size()));
+    if (options_.progress)
+      options_.progress(static_cast<std::int64_t>(windows.size()), static_cast<std::int64_t>(windows.size()));
     Evaluation out;
     out.nll = nll_.mean();
     out.perplexity = std::exp(out.nll);
@@ -132,15 +136,17 @@ class Evaluator {
     out.windows = static_cast<std::int64_t>(windows.size());
     out.tokens_per_second = static_cast<double>(processed) / seconds;
     if (reference_) {
-      out.divergence = Divergence{kl_.mean(), kl_.error(), static_cast<double>(agreed_) / static_cast<double>(kl_.count),
-                                  std::exp(reference_nll_.mean())};
+      out.divergence =
+          Divergence{kl_.mean(), kl_.error(), static_cast<double>(agreed_) / static_cast<double>(kl_.count),
+                     std::exp(reference_nll_.mean())};
     }
     return out;
   }
 
  private:
   [[nodiscard]] SessionOptions session_options() const {
-    if (options_.context < 2) throw Error(ErrorCode::kInvalidArgument, fmt::format("context is {}, expected at least 2", options_.context));
+    if (options_.context < 2)
+      throw Error(ErrorCode::kInvalidArgument, fmt::format("context is {}, expected at least 2", options_.context));
     SessionOptions options;
     options.cache_tokens = options_.context;
     options.batch_tokens = std::min(options_.context, 512);
@@ -152,9 +158,12 @@ class Evaluator {
   template <typename OnRows>
   void forward(Session& session, const Window& window, const OnRows& on_rows) {
     const SequenceId sequence = session.open();
-    const auto input = tokens_.subspan(static_cast<std::size_t>(window.begin), static_cast<std::size_t>(window.end - window.begin - 1));
+    const auto input = tokens_.subspan(static_cast<std::size_t>(window.begin),
+                                       static_cast<std::size_t>(window.end - window.begin - 1));
     if (!input.empty()) {
-      session.step(std::array{SequenceInput{sequence, input, static_cast<std::size_t>(window.score_from - window.begin - 1)}}, on_rows);
+      session.step(
+          std::array{SequenceInput{sequence, input, static_cast<std::size_t>(window.score_from - window.begin - 1)}},
+          on_rows);
     }
     session.close(sequence);
   }
@@ -162,7 +171,8 @@ class Evaluator {
   void reference_logits(const Window& window) {
     reference_rows_.clear();
     forward(*reference_, window, [&](std::span<const LogitsRow> rows) {
-      for (const LogitsRow& row : rows) reference_rows_.insert(reference_rows_.end(), row.values.begin(), row.values.end());
+      for (const LogitsRow& row : rows)
+        reference_rows_.insert(reference_rows_.end(), row.values.begin(), row.values.end());
     });
   }
 
@@ -175,7 +185,8 @@ class Evaluator {
         const LogitsRow& row = rows[static_cast<std::size_t>(begin)];
         std::span<const float> reference;
         if (reference_) {
-          reference = std::span<const float>(reference_rows_).subspan((done + static_cast<std::size_t>(begin)) * row.values.size(), row.values.size());
+          reference = std::span<const float>(reference_rows_)
+                          .subspan((done + static_cast<std::size_t>(begin)) * row.values.size(), row.values.size());
         }
         const TokenId target = tokens_[static_cast<std::size_t>(window.begin) + row.token + 1];
         scores[static_cast<std::size_t>(begin)] = score_row(row.values, reference, target);
@@ -207,7 +218,8 @@ class Evaluator {
 
 }  // namespace
 
-Evaluation evaluate(const std::shared_ptr<const Model>& model, std::span<const TokenId> tokens, const EvaluateOptions& options) {
+Evaluation evaluate(const std::shared_ptr<const Model>& model, std::span<const TokenId> tokens,
+                    const EvaluateOptions& options) {
   return Evaluator(model, tokens, options).run();
 }
 

@@ -39,7 +39,8 @@ std::size_t available_memory() {
 void require_memory(std::size_t needed, const std::string& what) {
   const std::size_t available = available_memory();
   if (needed <= available) return;
-  throw Error(ErrorCode::kOutOfMemory, fmt::format("{} needs {}, {} is available", what, byte_text(needed), byte_text(available)));
+  throw Error(ErrorCode::kOutOfMemory,
+              fmt::format("{} needs {}, {} is available", what, byte_text(needed), byte_text(available)));
 }
 
 std::string byte_text(std::size_t bytes) {

@@ -23,7 +23,9 @@ std::shared_ptr<const Tokenizer> tokenizer_of(const Checkpoint& checkpoint) {
 
 Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Model::~Model() = default;
-const ModelInfo& Model::info() const { return impl_->info; }
+const ModelInfo& Model::info() const {
+  return impl_->info;
+}
 
 std::shared_ptr<const Tokenizer> Model::tokenizer() const {
   if (!impl_->tokenizer) throw Error(ErrorCode::kNotFound, fmt::format("{}: the model has no tokenizer", impl_->path));

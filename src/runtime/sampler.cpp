@@ -21,10 +21,13 @@ void validate(const SamplerOptions& o) {
   require(o.top_k >= 0, "top-k", o.top_k, "0 or more");
   require(o.top_p > 0 && o.top_p <= 1, "top-p", o.top_p, "a number in (0, 1]");
   require(o.min_p >= 0 && o.min_p <= 1, "min-p", o.min_p, "a number in [0, 1]");
-  require(o.repeat_penalty > 0 && std::isfinite(o.repeat_penalty), "repeat-penalty", o.repeat_penalty, "a positive number");
+  require(o.repeat_penalty > 0 && std::isfinite(o.repeat_penalty), "repeat-penalty", o.repeat_penalty,
+          "a positive number");
 }
 
-Sampler::Sampler(const SamplerOptions& options) : options_(options), random_(options.seed) { validate(options); }
+Sampler::Sampler(const SamplerOptions& options) : options_(options), random_(options.seed) {
+  validate(options);
+}
 
 void Sampler::accept(TokenId id) {
   const auto index = static_cast<std::size_t>(id);
@@ -48,8 +51,10 @@ void Sampler::keep_top_k() {
   const auto likelier = [](const Candidate& a, const Candidate& b) {
     return a.weight != b.weight ? a.weight > b.weight : a.id < b.id;
   };
-  const auto k = options_.top_k > 0 ? std::min(static_cast<std::size_t>(options_.top_k), candidates_.size()) : candidates_.size();
-  std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(k), candidates_.end(), likelier);
+  const auto k =
+      options_.top_k > 0 ? std::min(static_cast<std::size_t>(options_.top_k), candidates_.size()) : candidates_.size();
+  std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(k), candidates_.end(),
+                    likelier);
   candidates_.resize(k);
 }
 
@@ -59,7 +64,8 @@ void Sampler::keep_top_p() {
   for (const Candidate& candidate : candidates_) total += candidate.weight;
   double sum = 0;
   std::size_t count = 0;
-  while (count < candidates_.size() && sum < static_cast<double>(options_.top_p) * total) sum += candidates_[count++].weight;
+  while (count < candidates_.size() && sum < static_cast<double>(options_.top_p) * total)
+    sum += candidates_[count++].weight;
   candidates_.resize(std::max<std::size_t>(count, 1));
 }
 
@@ -87,7 +93,8 @@ TokenId Sampler::sample(std::span<const float> logits) {
   TokenId id = best->id;
   if (options_.temperature > 0) {
     const float top = best->weight;
-    for (Candidate& candidate : candidates_) candidate.weight = std::exp((candidate.weight - top) / options_.temperature);
+    for (Candidate& candidate : candidates_)
+      candidate.weight = std::exp((candidate.weight - top) / options_.temperature);
     if (options_.top_k > 0 || options_.top_p < 1 || options_.min_p > 0) keep_top_k();
     if (options_.top_p < 1) keep_top_p();
     if (options_.min_p > 0) keep_min_p();

@@ -18,7 +18,9 @@ struct Sequence {
   std::vector<std::int32_t> pages;
 };
 
-std::int64_t pages_for(std::int64_t tokens) { return (tokens + kCachePageTokens - 1) / kCachePageTokens; }
+std::int64_t pages_for(std::int64_t tokens) {
+  return (tokens + kCachePageTokens - 1) / kCachePageTokens;
+}
 
 }  // namespace
 
@@ -50,12 +52,14 @@ struct Session::Impl {
       const Sequence& sequence = at(input.sequence);
       for (std::size_t j = 0; j < i; ++j) {
         if (inputs[j].sequence == input.sequence) {
-          throw Error(ErrorCode::kInvalidArgument, fmt::format("sequence {} appears twice in one step", input.sequence));
+          throw Error(ErrorCode::kInvalidArgument,
+                      fmt::format("sequence {} appears twice in one step", input.sequence));
         }
       }
       for (const TokenId id : input.tokens) {
         if (id < 0 || id >= vocab) {
-          throw Error(ErrorCode::kInvalidArgument, fmt::format("token id {} is outside the vocabulary of {}", id, vocab));
+          throw Error(ErrorCode::kInvalidArgument,
+                      fmt::format("token id {} is outside the vocabulary of {}", id, vocab));
         }
       }
       needed += pages_for(sequence.length + static_cast<std::int64_t>(input.tokens.size())) -
@@ -63,8 +67,8 @@ struct Session::Impl {
     }
     if (needed > static_cast<std::int64_t>(free_pages.size())) {
       throw Error(ErrorCode::kInvalidArgument,
-                  fmt::format("the cache is full: {} more pages of {} tokens are needed, {} are free", needed, kCachePageTokens,
-                              free_pages.size()));
+                  fmt::format("the cache is full: {} more pages of {} tokens are needed, {} are free", needed,
+                              kCachePageTokens, free_pages.size()));
     }
   }
 
@@ -111,7 +115,8 @@ struct Session::Impl {
 
 Session::Session(std::shared_ptr<const Model> model, const SessionOptions& options) : impl_(std::make_unique<Impl>()) {
   if (options.max_sequences < 1 || options.batch_tokens < 1 || options.batch_logits < 1 || options.cache_tokens < 0) {
-    throw Error(ErrorCode::kInvalidArgument, "session options: sequences, batch_tokens and batch_logits must be at least 1");
+    throw Error(ErrorCode::kInvalidArgument,
+                "session options: sequences, batch_tokens and batch_logits must be at least 1");
   }
   impl_->options = options;
   impl_->vocab = model->info().vocab;
@@ -123,7 +128,8 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
   limits.sequences = options.max_sequences;
   // Every sequence may leave its last page part empty.
   const std::int64_t pages = pages_for(cache_tokens) + options.max_sequences - 1;
-  if (pages > INT32_MAX) throw Error(ErrorCode::kInvalidArgument, fmt::format("cache_tokens is {}, too large", cache_tokens));
+  if (pages > INT32_MAX)
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("cache_tokens is {}, too large", cache_tokens));
   limits.pages = static_cast<int>(pages);
   require_memory(cpu::estimate_cache_bytes(model->impl_->plan, limits.pages, model->impl_->cache),
                  fmt::format("a cache of {} tokens", cache_tokens));
@@ -148,7 +154,8 @@ SequenceId Session::open() {
     sequence.length = 0;
     return static_cast<SequenceId>(i);
   }
-  throw Error(ErrorCode::kInvalidArgument, fmt::format("{} sequences are open, the session holds no more", impl_->sequences.size()));
+  throw Error(ErrorCode::kInvalidArgument,
+              fmt::format("{} sequences are open, the session holds no more", impl_->sequences.size()));
 }
 
 void Session::close(SequenceId id) {
@@ -156,7 +163,9 @@ void Session::close(SequenceId id) {
   impl_->at(id).open = false;
 }
 
-std::int64_t Session::length(SequenceId id) const { return impl_->at(id).length; }
+std::int64_t Session::length(SequenceId id) const {
+  return impl_->at(id).length;
+}
 
 void Session::truncate(SequenceId id, std::int64_t length) {
   Sequence& sequence = impl_->at(id);
@@ -186,6 +195,8 @@ void Session::step(std::span<const SequenceInput> inputs, const LogitsSink& sink
   if (!impl_->tokens.empty()) impl_->run_pass(sink);
 }
 
-void Session::cancel() { impl_->cancelled.store(true); }
+void Session::cancel() {
+  impl_->cancelled.store(true);
+}
 
 }  // namespace metal_marlin

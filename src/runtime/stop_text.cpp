@@ -30,6 +30,8 @@ std::string StopText::push(std::string_view text) {
   return out;
 }
 
-std::string StopText::finish() { return stopped_ ? std::string() : std::exchange(held_, {}); }
+std::string StopText::finish() {
+  return stopped_ ? std::string() : std::exchange(held_, {});
+}
 
 }  // namespace metal_marlin

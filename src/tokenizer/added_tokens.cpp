@@ -13,7 +13,9 @@ char32_t last_character(std::string_view text) {
   return next_character(text, at);
 }
 
-bool ends_with_word(std::string_view text) { return !text.empty() && is_word_character(last_character(text)); }
+bool ends_with_word(std::string_view text) {
+  return !text.empty() && is_word_character(last_character(text));
+}
 
 bool starts_with_word(std::string_view text) {
   std::size_t at = 0;

@@ -1,8 +1,8 @@
 // Tokens that are found in the text before anything else happens to it.
 #pragma once
 
-#include <cstdint>
 #include <array>
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <string>
@@ -31,7 +31,8 @@ class AddedTokenMatcher {
   using OnText = std::function<void(std::string_view, bool first)>;
   using OnToken = std::function<void(TokenId)>;
   // Cuts `text` into tokens and the text between them, in order.
-  void split(std::string_view text, bool first, bool parse_special, const OnText& on_text, const OnToken& on_token) const;
+  void split(std::string_view text, bool first, bool parse_special, const OnText& on_text,
+             const OnToken& on_token) const;
 
  private:
   struct Node {

@@ -98,7 +98,8 @@ void Bpe::append_character(std::string_view character, std::vector<TokenId>& sym
     return;
   }
   const auto fallback = [&](char c) { return byte_fallbacks_[static_cast<unsigned char>(c)]; };
-  if (options_.byte_fallback && std::all_of(character.begin(), character.end(), [&](char c) { return fallback(c) >= 0; })) {
+  if (options_.byte_fallback &&
+      std::all_of(character.begin(), character.end(), [&](char c) { return fallback(c) >= 0; })) {
     for (const char c : character) symbols.push_back(fallback(c));
     after_unknown = false;
     return;
@@ -217,7 +218,8 @@ void Bpe::encode(std::string_view piece, std::vector<TokenId>& out) const {
   }
   if (!cut_before_words_ || piece.size() <= kShort) return encode_whole(piece, out);
   std::size_t begin = 0;
-  for (std::size_t at = piece.find(kWordMark, 1); at != std::string_view::npos; at = piece.find(kWordMark, at + kWordMark.size())) {
+  for (std::size_t at = piece.find(kWordMark, 1); at != std::string_view::npos;
+       at = piece.find(kWordMark, at + kWordMark.size())) {
     if (piece.substr(0, at).ends_with(kWordMark)) continue;  // inside a run of spaces
     encode_whole(piece.substr(begin, at - begin), out);
     begin = at;

@@ -25,7 +25,9 @@ Json byte_level(bool use_regex) {
   return {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", use_regex}};
 }
 
-Json digits() { return {{"type", "Digits"}, {"individual_digits", true}}; }
+Json digits() {
+  return {{"type", "Digits"}, {"individual_digits", true}};
+}
 
 Json sequence(std::initializer_list<Json> stages) {
   Json list = Json::array();
@@ -64,10 +66,11 @@ PreKind pre_kind(const std::string& name, const std::string& where) {
     return {sequence({split(R"(\p{N}{1,3})"), split("[一-龥぀-ゟ゠-ヿ]+"), split(kDeepSeek3), byte_level(false)}),
             nullptr, false};
   }
-  throw Error(ErrorCode::kUnsupported,
-              fmt::format("{}: key tokenizer.ggml.pre is '{}', expected one of gpt-2, default, smollm, llama-bpe, qwen2, "
-                          "glm4, chatglm-bpe, deepseek-llm, deepseek-v3",
-                          where, name));
+  throw Error(
+      ErrorCode::kUnsupported,
+      fmt::format("{}: key tokenizer.ggml.pre is '{}', expected one of gpt-2, default, smollm, llama-bpe, qwen2, "
+                  "glm4, chatglm-bpe, deepseek-llm, deepseek-v3",
+                  where, name));
 }
 
 // SentencePiece BPE merges the pair that makes the best-scored piece; as ranked
@@ -101,8 +104,8 @@ void fill_sentencepiece(const Gguf& gguf, const std::vector<std::string_view>& t
                         const std::vector<std::int64_t>& types, Json& out) {
   const std::vector<float> scores = gguf.floats("tokenizer.ggml.scores");
   if (scores.size() != tokens.size()) {
-    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: key tokenizer.ggml.scores: {} scores for {} tokens", gguf.where,
-                                                     scores.size(), tokens.size()));
+    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: key tokenizer.ggml.scores: {} scores for {} tokens",
+                                                     gguf.where, scores.size(), tokens.size()));
   }
   const bool prefix = gguf.boolean("tokenizer.ggml.add_space_prefix").value_or(true);
   Json steps = Json::array();
@@ -137,7 +140,7 @@ void fill_byte_level(const Gguf& gguf, Json& out) {
 }
 
 Json added_token(std::size_t id, std::string_view content, bool special) {
-  return {{"id", id},         {"content", content}, {"single_word", false},  {"lstrip", false},
+  return {{"id", id},        {"content", content},  {"single_word", false}, {"lstrip", false},
           {"rstrip", false}, {"normalized", false}, {"special", special}};
 }
 
@@ -153,14 +156,15 @@ Json gguf_tokenizer_json(const Gguf& gguf) {
   const std::vector<std::string_view> tokens = gguf.strings("tokenizer.ggml.tokens");
   for (const std::string_view token : tokens) {
     if (!is_valid_utf8(token)) {
-      throw Error(ErrorCode::kCorruptFile, fmt::format("{}: key tokenizer.ggml.tokens: a token is not UTF-8", gguf.where));
+      throw Error(ErrorCode::kCorruptFile,
+                  fmt::format("{}: key tokenizer.ggml.tokens: a token is not UTF-8", gguf.where));
     }
   }
   std::vector<std::int64_t> types = gguf.integers("tokenizer.ggml.token_type");
   if (types.empty()) types.assign(tokens.size(), 1);
   if (types.size() != tokens.size()) {
-    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: key tokenizer.ggml.token_type: {} types for {} tokens", gguf.where,
-                                                     types.size(), tokens.size()));
+    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: key tokenizer.ggml.token_type: {} types for {} tokens",
+                                                     gguf.where, types.size(), tokens.size()));
   }
   Json out = {{"version", "1.0"}, {"truncation", nullptr}, {"padding", nullptr}};
   out["added_tokens"] = Json::array();
@@ -183,10 +187,11 @@ Json gguf_tokenizer_json(const Gguf& gguf) {
     const std::string token(tokens[static_cast<std::size_t>(*bos)]);
     const Json special = {{"SpecialToken", {{"id", token}, {"type_id", 0}}}};
     const Json text = {{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
-    out["post_processor"] = {{"type", "TemplateProcessing"},
-                             {"single", Json::array({special, text})},
-                             {"pair", Json::array({special, text, special, {{"Sequence", {{"id", "B"}, {"type_id", 1}}}}})},
-                             {"special_tokens", {{token, {{"id", token}, {"ids", {*bos}}, {"tokens", {token}}}}}}};
+    out["post_processor"] = {
+        {"type", "TemplateProcessing"},
+        {"single", Json::array({special, text})},
+        {"pair", Json::array({special, text, special, {{"Sequence", {{"id", "B"}, {"type_id", 1}}}}})},
+        {"special_tokens", {{token, {{"id", token}, {"ids", {*bos}}, {"tokens", {token}}}}}}};
   } else {
     out["post_processor"] = nullptr;
   }

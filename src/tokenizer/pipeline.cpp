@@ -8,8 +8,7 @@
 
 namespace metal_marlin {
 
-const std::string_view kGpt2Pattern =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+const std::string_view kGpt2Pattern = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
 namespace {
 
@@ -124,7 +123,8 @@ void Normalizer::add(const JsonObject& json) {
 std::string Normalizer::run(const Step& step, const std::string& text) {
   if (const auto* const form = std::get_if<NormalForm>(&step)) return normalize(text, *form);
   if (const auto* const prepend = std::get_if<Prepend>(&step)) return text.empty() ? text : prepend->text + text;
-  if (const auto* const replace = std::get_if<Replace>(&step)) return replace->pattern.replace_all(text, replace->content);
+  if (const auto* const replace = std::get_if<Replace>(&step))
+    return replace->pattern.replace_all(text, replace->content);
   if (const auto* const cut = std::get_if<Strip>(&step)) return strip(text, cut->left, cut->right);
   return lowercase(text);
 }
@@ -157,11 +157,12 @@ void PreTokenizer::add(const JsonObject& json) {
     std::size_t index = 0;
     while (index < kNames.size() && kNames[index] != behavior) ++index;
     if (index == kNames.size()) json.wrong("behavior", fmt::format("one of {}", fmt::join(kNames, ", ")));
-    steps_.emplace_back(Split{parse_pattern(json), static_cast<SplitBehavior>(index), json.boolean_or("invert", false)});
+    steps_.emplace_back(
+        Split{parse_pattern(json), static_cast<SplitBehavior>(index), json.boolean_or("invert", false)});
   } else if (type == "Digits") {
     const bool single = json.boolean_or("individual_digits", false);
-    steps_.emplace_back(Split{Regex(R"(\p{N})", json.where()),
-                              single ? SplitBehavior::kIsolated : SplitBehavior::kContiguous, false});
+    steps_.emplace_back(
+        Split{Regex(R"(\p{N})", json.where()), single ? SplitBehavior::kIsolated : SplitBehavior::kContiguous, false});
   } else if (type == "Punctuation") {
     steps_.emplace_back(Split{Regex(R"([\p{P}!-/:-@\[-`{-~])", json.where()), SplitBehavior::kIsolated, false});
   } else if (type == "WhitespaceSplit") {
@@ -171,8 +172,8 @@ void PreTokenizer::add(const JsonObject& json) {
   } else if (type == "Metaspace") {
     std::string scheme = json.string_or("prepend_scheme", "always");
     if (!json.boolean_or("add_prefix_space", true)) scheme = "never";
-    steps_.emplace_back(Metaspace{json.string("replacement"), scheme == "always", scheme == "never",
-                                  json.boolean_or("split", true)});
+    steps_.emplace_back(
+        Metaspace{json.string("replacement"), scheme == "always", scheme == "never", json.boolean_or("split", true)});
   } else if (type == "Sequence") {
     for_each_stage(json.json(), json.where(), "pretokenizers", [&](const JsonObject& stage) { add(stage); });
   } else {
@@ -184,7 +185,8 @@ void PreTokenizer::run(std::size_t step, std::string_view text, bool first, cons
   if (text.empty()) return;
   if (step == steps_.size()) return emit(text);
   if (const auto* const splitter = std::get_if<Split>(&steps_[step])) return split(*splitter, step, text, first, emit);
-  if (const auto* const space = std::get_if<Metaspace>(&steps_[step])) return metaspace(*space, step, text, first, emit);
+  if (const auto* const space = std::get_if<Metaspace>(&steps_[step]))
+    return metaspace(*space, step, text, first, emit);
   if (text.front() == ' ') return run(step + 1, text, first, emit);
   run(step + 1, " " + std::string(text), first, emit);
 }
@@ -207,10 +209,10 @@ void PreTokenizer::split(const Split& split, std::size_t step, std::string_view 
   const auto add = [&](std::size_t begin, std::size_t end, bool match) {
     if (begin == end) return;
     match = match != split.invert;
-    const bool joined = held.begin < held.end &&
-                        ((split.behavior == SplitBehavior::kContiguous && held.match == match) ||
-                         (split.behavior == SplitBehavior::kMergedWithPrevious && match && !held.match) ||
-                         (split.behavior == SplitBehavior::kMergedWithNext && !match && held.match));
+    const bool joined =
+        held.begin < held.end && ((split.behavior == SplitBehavior::kContiguous && held.match == match) ||
+                                  (split.behavior == SplitBehavior::kMergedWithPrevious && match && !held.match) ||
+                                  (split.behavior == SplitBehavior::kMergedWithNext && !match && held.match));
     if (joined) {
       held = {held.begin, end, split.behavior == SplitBehavior::kMergedWithNext ? false : match};
       return;

@@ -71,7 +71,8 @@ class PreTokenizer {
   void add(const JsonObject& json);
   void run(std::size_t step, std::string_view text, bool first, const Emit& emit) const;
   void split(const Split& split, std::size_t step, std::string_view text, bool first, const Emit& emit) const;
-  void metaspace(const Metaspace& metaspace, std::size_t step, std::string_view text, bool first, const Emit& emit) const;
+  void metaspace(const Metaspace& metaspace, std::size_t step, std::string_view text, bool first,
+                 const Emit& emit) const;
   std::vector<Step> steps_;
   bool byte_level_ = false;
 };

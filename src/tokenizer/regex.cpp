@@ -104,10 +104,10 @@ Regex Regex::literal(std::string_view text, const std::string& where) {
 bool Regex::find(std::string_view text, std::size_t from, std::size_t& begin, std::size_t& end) const {
   thread_local const MatchData match;
   const auto* const subject = reinterpret_cast<PCRE2_SPTR>(text.data());
-  const int result = compiled_->jit ? pcre2_jit_match(compiled_->code, subject, text.size(), from, PCRE2_NO_UTF_CHECK,
-                                                      match.data, match.context)
-                                    : pcre2_match(compiled_->code, subject, text.size(), from, PCRE2_NO_UTF_CHECK,
-                                                  match.data, match.context);
+  const int result =
+      compiled_->jit
+          ? pcre2_jit_match(compiled_->code, subject, text.size(), from, PCRE2_NO_UTF_CHECK, match.data, match.context)
+          : pcre2_match(compiled_->code, subject, text.size(), from, PCRE2_NO_UTF_CHECK, match.data, match.context);
   if (result == PCRE2_ERROR_NOMATCH) return false;
   if (result < 0) throw Error(ErrorCode::kInternal, "pattern matching: " + error_text(result));
   const PCRE2_SIZE* const offsets = pcre2_get_ovector_pointer(match.data);

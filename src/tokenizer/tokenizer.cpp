@@ -95,7 +95,8 @@ Bpe parse_bpe(const JsonObject& model, const std::unordered_map<std::string, Tok
     throw Error(ErrorCode::kUnsupported, fmt::format("{}: tokenizer type {}, expected BPE", model.where(), type));
   }
   for (const char* const affix : {"continuing_subword_prefix", "end_of_word_suffix"}) {
-    if (!model.string_or(affix, "").empty()) throw Error(ErrorCode::kUnsupported, fmt::format("{}: {} is not supported", model.where(), affix));
+    if (!model.string_or(affix, "").empty())
+      throw Error(ErrorCode::kUnsupported, fmt::format("{}: {} is not supported", model.where(), affix));
   }
   if (model.number_or("dropout", 0) != 0) {
     throw Error(ErrorCode::kUnsupported, model.where() + ": dropout is not supported");
@@ -133,7 +134,8 @@ void parse_template(const JsonObject& json, const std::unordered_map<std::string
   }
   if (type == "ByteLevel") return;
   if (type != "TemplateProcessing") {
-    throw Error(ErrorCode::kUnsupported, fmt::format("{}: post_processor type {} is not supported", json.where(), type));
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("{}: post_processor type {} is not supported", json.where(), type));
   }
   bool before = true;
   for (const Json& entry : json.at("single")) {
@@ -142,7 +144,9 @@ void parse_template(const JsonObject& json, const std::unordered_map<std::string
     } else if (entry.is_object() && entry.contains("SpecialToken")) {
       const std::string token = JsonObject(entry, json.where()).object("SpecialToken").string("id");
       const auto found = ids.find(token);
-      if (found == ids.end()) throw Error(ErrorCode::kCorruptFile, fmt::format("{}: special token {} is not in the vocabulary", json.where(), token));
+      if (found == ids.end())
+        throw Error(ErrorCode::kCorruptFile,
+                    fmt::format("{}: special token {} is not in the vocabulary", json.where(), token));
       (before ? prefix : suffix).push_back(found->second);
     }
   }
@@ -170,9 +174,12 @@ std::shared_ptr<const Tokenizer> Tokenizer::from_json(std::string_view text, con
     if (!root.at("added_tokens").is_array()) root.wrong("added_tokens", "an array");
     for (const Json& entry : root.at("added_tokens")) {
       const JsonObject object(entry, where + ": added_tokens");
-      AddedToken token{object.string("content"), parse_id(object.at("id"), object, "id"),
-                       object.boolean_or("single_word", false), object.boolean_or("lstrip", false),
-                       object.boolean_or("rstrip", false), object.boolean_or("special", false)};
+      AddedToken token{object.string("content"),
+                       parse_id(object.at("id"), object, "id"),
+                       object.boolean_or("single_word", false),
+                       object.boolean_or("lstrip", false),
+                       object.boolean_or("rstrip", false),
+                       object.boolean_or("special", false)};
       const bool normalized = object.boolean_or("normalized", !token.special);
       if (normalized && !impl->normalizer.empty()) {
         AddedToken folded = token;
@@ -191,7 +198,8 @@ std::shared_ptr<const Tokenizer> Tokenizer::from_json(std::string_view text, con
   for (const auto& [token, id] : impl->ids) largest = std::max(largest, id);
   // Ids are dense in practice; a file that says otherwise may not make us allocate.
   if (static_cast<std::size_t>(largest) + 1 > 8 * impl->ids.size() + 65536) {
-    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: largest token id {} with {} tokens", where, largest, impl->ids.size()));
+    throw Error(ErrorCode::kCorruptFile,
+                fmt::format("{}: largest token id {} with {} tokens", where, largest, impl->ids.size()));
   }
   const auto size = static_cast<std::size_t>(largest + 1);
   impl->spellings.resize(size);
@@ -257,7 +265,9 @@ bool Tokenizer::is_special(TokenId id) const {
   return id >= 0 && id < vocab_size() && impl_->special[static_cast<std::size_t>(id)];
 }
 
-std::int64_t Tokenizer::vocab_size() const { return static_cast<std::int64_t>(impl_->spellings.size()); }
+std::int64_t Tokenizer::vocab_size() const {
+  return static_cast<std::int64_t>(impl_->spellings.size());
+}
 
 Detokenizer::Detokenizer(std::shared_ptr<const Tokenizer> tokenizer, bool skip_special)
     : tokenizer_(std::move(tokenizer)), skip_special_(skip_special) {}

@@ -21,8 +21,8 @@ enum class NormalForm { kNfc, kNfd, kNfkc, kNfkd };
 std::string normalize(std::string_view text, NormalForm form);
 std::string lowercase(std::string_view text);
 
-bool is_white_space(char32_t character);    // Unicode White_Space
-bool is_word_character(char32_t character); // letters, marks, numbers, connectors
-bool is_numeric(char32_t character);        // general category N*
+bool is_white_space(char32_t character);     // Unicode White_Space
+bool is_word_character(char32_t character);  // letters, marks, numbers, connectors
+bool is_numeric(char32_t character);         // general category N*
 
 }  // namespace metal_marlin

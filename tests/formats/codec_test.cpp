@@ -20,7 +20,8 @@ std::string format_name(const testing::TestParamInfo<FormatInfo>& test) {
   return name;
 }
 
-INSTANTIATE_TEST_SUITE_P(Formats, EveryFormat, testing::ValuesIn(all_formats().begin(), all_formats().end()), format_name);
+INSTANTIATE_TEST_SUITE_P(Formats, EveryFormat, testing::ValuesIn(all_formats().begin(), all_formats().end()),
+                         format_name);
 
 TEST_P(EveryFormat, TableHasAValueForEveryCode) {
   EXPECT_EQ(decode_table(GetParam().format).size(), std::size_t{1} << GetParam().bits);
@@ -104,7 +105,8 @@ TEST(Codec, Int8RoundsToTheSymmetricRange) {
 
 TEST(Codec, TiesGoToTheEvenCode) {
   const auto fp4 = decode_table(Format::kFp4);
-  const std::vector<std::pair<float, float>> ties{{0.25F, 0}, {0.75F, 1}, {1.25F, 1}, {1.75F, 2}, {2.5F, 2}, {3.5F, 4}, {5, 4}};
+  const std::vector<std::pair<float, float>> ties{{0.25F, 0}, {0.75F, 1}, {1.25F, 1}, {1.75F, 2},
+                                                  {2.5F, 2},  {3.5F, 4},  {5, 4}};
   for (const auto& [x, expected] : ties) {
     EXPECT_EQ(fp4[encode(Format::kFp4, x)], expected);
     EXPECT_EQ(fp4[encode(Format::kFp4, -x)], -expected);

@@ -27,13 +27,12 @@ std::vector<float> normal_data(std::size_t n, unsigned seed = 1, float scale = 1
   return out;
 }
 
-PackedMatrix quantize(const FormatSpec& spec, std::int64_t rows, std::int64_t cols, const std::vector<float>& data, ThreadPool& threads = pool()) {
+PackedMatrix quantize(const FormatSpec& spec, std::int64_t rows, std::int64_t cols, const std::vector<float>& data,
+                      ThreadPool& threads = pool()) {
   float largest = 0;
   for (const float x : data) largest = std::max(largest, std::fabs(x));
   const float global = spec.format == Format::kNvfp4 ? nvfp4_global_scale(largest) : 1.0F;
-  const RowReader read = [&](std::int64_t row, float* out) {
-    std::copy_n(data.begin() + row * cols, cols, out);
-  };
+  const RowReader read = [&](std::int64_t row, float* out) { std::copy_n(data.begin() + row * cols, cols, out); };
   return quantize_matrix(spec, rows, cols, read, global, threads);
 }
 
@@ -58,7 +57,8 @@ std::vector<FormatSpec> all_specs() {
   std::vector<FormatSpec> specs;
   for (const FormatInfo& info : all_formats()) {
     for (const int group : {16, 32, 64, 128, 0}) {
-      for (const ScaleType type : {ScaleType::kF16, ScaleType::kBf16, ScaleType::kF32, ScaleType::kE8m0, ScaleType::kE4m3}) {
+      for (const ScaleType type :
+           {ScaleType::kF16, ScaleType::kBf16, ScaleType::kF32, ScaleType::kE8m0, ScaleType::kE4m3}) {
         for (const ZeroKind zero : {ZeroKind::kNone, ZeroKind::kMinimum, ZeroKind::kInteger}) {
           const FormatSpec spec{info.format, group, type, zero};
           try {
@@ -123,10 +123,11 @@ TEST(PackedMatrix, EverySpecDecodesWhatItsPartsSay) {
 // data at group 32, rounded up by a tenth of the values in the literature's
 // tables for round-to-nearest; a wrong table or scale rule exceeds them.
 TEST(PackedMatrix, ErrorOnNormalDataIsWithinTheFormatsBound) {
-  const std::map<Format, double> bounds{{Format::kFp4, 0.103}, {Format::kMxfp4, 0.125}, {Format::kNvfp4, 0.100}, {Format::kU4, 0.088},
-                                        {Format::kS4, 0.098},  {Format::kNf4, 0.090},   {Format::kNf3, 0.180},   {Format::kNf2, 0.440},
-                                        {Format::kInt2, 0.440}, {Format::kInt3, 0.210}, {Format::kInt5, 0.050},  {Format::kInt6, 0.025},
-                                        {Format::kInt8, 0.0062}, {Format::kFp8E4M3, 0.028}, {Format::kFp8E5M2, 0.056}, {Format::kU5, 0.045}};
+  const std::map<Format, double> bounds{
+      {Format::kFp4, 0.103},   {Format::kMxfp4, 0.125},   {Format::kNvfp4, 0.100},   {Format::kU4, 0.088},
+      {Format::kS4, 0.098},    {Format::kNf4, 0.090},     {Format::kNf3, 0.180},     {Format::kNf2, 0.440},
+      {Format::kInt2, 0.440},  {Format::kInt3, 0.210},    {Format::kInt5, 0.050},    {Format::kInt6, 0.025},
+      {Format::kInt8, 0.0062}, {Format::kFp8E4M3, 0.028}, {Format::kFp8E5M2, 0.056}, {Format::kU5, 0.045}};
   const auto data = normal_data(64 * 512, 9, 0.02F);
   for (const auto& [format, bound] : bounds) {
     const double error = relative_error(data, decode(quantize(default_spec(format), 64, 512, data)));
@@ -168,8 +169,11 @@ TEST(PackedMatrix, DataOnTheGridIsLossless) {
     const auto table = decode_table(info.format);
     std::vector<float> data;
     for (int group = 0; group < 40; ++group) {
-      const float scale = round_scale(spec.scale_type, spec.scale_type == ScaleType::kE8m0 ? std::ldexp(1.0F, group % 9 - 4) : 0.01F * static_cast<float>(group + 1));
-      const float minimum = spec.zero == ZeroKind::kMinimum ? round_scale(spec.scale_type, -0.07F * static_cast<float>(group)) : 0.0F;
+      const float scale =
+          round_scale(spec.scale_type, spec.scale_type == ScaleType::kE8m0 ? std::ldexp(1.0F, group % 9 - 4)
+                                                                           : 0.01F * static_cast<float>(group + 1));
+      const float minimum =
+          spec.zero == ZeroKind::kMinimum ? round_scale(spec.scale_type, -0.07F * static_cast<float>(group)) : 0.0F;
       for (int i = 0; i < 32; ++i) {
         // Both ends of the range are present, as in what a quantizer wrote.
         std::size_t code = i == 0 ? 0 : i == 1 ? table.size() - 1 : random() % table.size();
@@ -188,7 +192,8 @@ TEST(PackedMatrix, ZeroGroupsDecodeToZero) {
     std::vector<float> data(2 * size, 0.0F);
     if (spec.group != 0) data[size + 3] = 1.0F;  // the neighbour group is not zero
     const auto decoded = decode(quantize(spec, 1, static_cast<std::int64_t>(data.size()), data));
-    for (std::size_t i = 0; i < size; ++i) EXPECT_EQ(decoded[i], 0.0F) << format_info(spec.format).name << " " << spec.group;
+    for (std::size_t i = 0; i < size; ++i)
+      EXPECT_EQ(decoded[i], 0.0F) << format_info(spec.format).name << " " << spec.group;
   }
 }
 
@@ -196,7 +201,8 @@ TEST(PackedMatrix, NanAndInfinityAreRefusedByPlace) {
   for (const float bad : {static_cast<float>(NAN), static_cast<float>(INFINITY), static_cast<float>(-INFINITY)}) {
     std::vector<float> data(64, 1.0F);
     data[37] = bad;
-    expect_error(ErrorCode::kInvalidArgument, "weight [1, 5]", [&] { quantize(default_spec(Format::kFp4), 2, 32, data); });
+    expect_error(ErrorCode::kInvalidArgument, "weight [1, 5]",
+                 [&] { quantize(default_spec(Format::kFp4), 2, 32, data); });
   }
 }
 
@@ -226,10 +232,12 @@ TEST(PackedMatrix, ResultDoesNotDependOnThreads) {
 }
 
 TEST(FormatSpec, BadCombinationsAreRefused) {
-  expect_error(ErrorCode::kInvalidArgument, "format mxfp4: group is 64, expected 32",
-               [] { validate({Format::kMxfp4, 64, ScaleType::kE8m0, ZeroKind::kNone}); });
-  expect_error(ErrorCode::kInvalidArgument, "expected f16, bf16 or f32",
-               [] { validate({Format::kFp4, 32, ScaleType::kE8m0, ZeroKind::kNone}); });
+  expect_error(ErrorCode::kInvalidArgument, "format mxfp4: group is 64, expected 32", [] {
+    validate({Format::kMxfp4, 64, ScaleType::kE8m0, ZeroKind::kNone});
+  });
+  expect_error(ErrorCode::kInvalidArgument, "expected f16, bf16 or f32", [] {
+    validate({Format::kFp4, 32, ScaleType::kE8m0, ZeroKind::kNone});
+  });
   expect_error(ErrorCode::kInvalidArgument, "fp4, mxfp4, nvfp4", [] { parse_format("q4_k"); });
   expect_error(ErrorCode::kInvalidArgument, "16, 32, 64, 128 or row", [] { parse_group("48"); });
 }

@@ -24,12 +24,15 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   attempt([&] {
     const Gguf gguf = parse_gguf(std::as_bytes(std::span(data, size)), "input");
     attempt([&] { parse_model_config(gguf_config_json(gguf), nullptr, "input"); });
-    attempt([&] { static_cast<void>(Tokenizer::from_json(gguf_tokenizer_json(gguf).dump(), "input")->encode("Hello, world 123")); });
+    attempt([&] {
+      static_cast<void>(Tokenizer::from_json(gguf_tokenizer_json(gguf).dump(), "input")->encode("Hello, world 123"));
+    });
     for (const auto& [name, tensor] : gguf.tensors) {
       if (tensor.bytes.empty() || tensor.shape.empty()) continue;
       std::vector<float> row(static_cast<std::size_t>(tensor.shape.back()));
       attempt([&] {
-        gguf_decode_row(tensor.type, tensor.bytes.first(gguf_row_bytes(tensor.type, tensor.shape.back())), tensor.shape.back(), row.data());
+        gguf_decode_row(tensor.type, tensor.bytes.first(gguf_row_bytes(tensor.type, tensor.shape.back())),
+                        tensor.shape.back(), row.data());
       });
     }
   });

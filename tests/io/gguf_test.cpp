@@ -52,11 +52,13 @@ TEST_F(GgufBlocks, PackableTypesAreConvertedWithoutLoss) {
     const auto expected = read_tensor<float>(expected_, name);
     // Rows in reverse, as a permutation would ask for them.
     const std::int64_t rows = tensor.shape[0];
-    const PackedMatrix matrix = gguf_to_packed(tensor, [&](std::int64_t row) { return rows - 1 - row; }, pool);
+    const PackedMatrix matrix = gguf_to_packed(
+        tensor, [&](std::int64_t row) { return rows - 1 - row; }, pool);
     std::vector<float> row(static_cast<std::size_t>(tensor.shape[1]));
     for (std::int64_t r = 0; r < rows; ++r) {
       matrix.view().decode_row(rows - 1 - r, row.data());
-      for (std::size_t i = 0; i < row.size(); ++i) expect_same(row[i], expected[static_cast<std::size_t>(r) * row.size() + i], name);
+      for (std::size_t i = 0; i < row.size(); ++i)
+        expect_same(row[i], expected[static_cast<std::size_t>(r) * row.size() + i], name);
     }
   }
   EXPECT_EQ(packed_types, 7);
@@ -84,7 +86,8 @@ TEST(Gguf, BadFilesAreRefusedByName) {
   expect_error(ErrorCode::kCorruptFile, "tensor t: shape", [&] { parse("tensor_overflow"); });
   expect_error(ErrorCode::kCorruptFile, "tensor t appears twice", [&] { parse("twice"); });
   expect_error(ErrorCode::kUnsupported, "tensor t: tensor type 77", [&] { parse("kind"); });
-  expect_error(ErrorCode::kCorruptFile, "magic is not GGUF", [&] { parse_gguf(bytes_of("PK\x03\x04 something"), "x"); });
+  expect_error(ErrorCode::kCorruptFile, "magic is not GGUF",
+               [&] { parse_gguf(bytes_of("PK\x03\x04 something"), "x"); });
 }
 
 TEST(Gguf, RotaryRowsArePermutedPerHead) {
@@ -143,7 +146,8 @@ TEST(Gguf, MissingKeysAndUnknownArchitecturesAreNamed) {
   gguf.values.erase("llama.block_count");
   expect_error(ErrorCode::kNotFound, "llama.block_count", [&] { gguf_config_json(gguf); });
   gguf.values["general.architecture"] = std::string_view("mamba");
-  expect_error(ErrorCode::kUnsupported, "mamba is not one we implement; known: llama, qwen3", [&] { gguf_config_json(gguf); });
+  expect_error(ErrorCode::kUnsupported, "mamba is not one we implement; known: llama, qwen3",
+               [&] { gguf_config_json(gguf); });
 }
 
 }  // namespace

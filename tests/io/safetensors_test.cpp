@@ -66,11 +66,14 @@ void write_file(const std::filesystem::path& path, const std::vector<TensorPlan>
 TEST(SafetensorsFolder, ReadsShardsAndNamesWhatIsMissing) {
   const TemporaryFolder folder;
   write_file(folder.path() / "one.safetensors", {{"a", DType::kF32, {4}}});
-  const auto write_index = [&](const Json& map) { write_file_atomically(folder.path() / "model.safetensors.index.json", Json{{"weight_map", map}}.dump()); };
+  const auto write_index = [&](const Json& map) {
+    write_file_atomically(folder.path() / "model.safetensors.index.json", Json{{"weight_map", map}}.dump());
+  };
   write_index({{"a", "one.safetensors"}, {"b", "two.safetensors"}});
   expect_error(ErrorCode::kNotFound, "shard two.safetensors is missing", [&] { SafetensorsFolder{folder.path()}; });
   write_file(folder.path() / "two.safetensors", {{"c", DType::kF32, {4}}});
-  expect_error(ErrorCode::kCorruptFile, "tensor b is not in shard two.safetensors", [&] { SafetensorsFolder{folder.path()}; });
+  expect_error(ErrorCode::kCorruptFile, "tensor b is not in shard two.safetensors",
+               [&] { SafetensorsFolder{folder.path()}; });
   write_file(folder.path() / "two.safetensors", {{"b", DType::kF32, {4}}});
   EXPECT_EQ(SafetensorsFolder(folder.path()).tensors().size(), 2U);
   write_file(folder.path() / "two.safetensors", {{"b", DType::kF32, {4}}, {"a", DType::kF32, {1}}});
@@ -105,8 +108,9 @@ TEST(Dtype, ConvertsEveryFloatingType) {
   const std::vector<double> f64{1.5, -2};
   const std::vector<std::uint16_t> bf16{0x3FC0, 0xC000};
   const std::vector<std::uint8_t> e4m3{0x3C, 0xC0};
-  for (const auto& [type, bytes] : {std::pair(DType::kF64, std::as_bytes(std::span(f64))), std::pair(DType::kBf16, std::as_bytes(std::span(bf16))),
-                                    std::pair(DType::kF8E4M3, std::as_bytes(std::span(e4m3)))}) {
+  for (const auto& [type, bytes] :
+       {std::pair(DType::kF64, std::as_bytes(std::span(f64))), std::pair(DType::kBf16, std::as_bytes(std::span(bf16))),
+        std::pair(DType::kF8E4M3, std::as_bytes(std::span(e4m3)))}) {
     std::vector<float> out(2);
     convert_to_f32(type, bytes, 0, 2, out.data());
     EXPECT_EQ(out, (std::vector<float>{1.5F, -2}));

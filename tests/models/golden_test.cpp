@@ -30,7 +30,8 @@ std::vector<std::string> golden_models() {
 }
 
 struct Golden {
-  explicit Golden(const std::string& name) : folder(test_data("fixtures/" + name)), file(folder / "golden.safetensors") {
+  explicit Golden(const std::string& name)
+      : folder(test_data("fixtures/" + name)), file(folder / "golden.safetensors") {
     for (const std::int64_t id : read_tensor<std::int64_t>(file, "input_ids")) ids.push_back(static_cast<TokenId>(id));
     for (const std::int64_t id : read_tensor<std::int64_t>(file, "greedy")) greedy.push_back(static_cast<TokenId>(id));
     logits = read_tensor<float>(file, "logits");
@@ -51,7 +52,8 @@ LoadOptions exact(const std::string& instruction_set = "") {
 }
 
 // Logits at every position, the input given in chunks of `chunk`.
-std::vector<float> logits_in_chunks(const std::shared_ptr<const Model>& model, std::span<const TokenId> ids, std::size_t chunk, int batch = 512) {
+std::vector<float> logits_in_chunks(const std::shared_ptr<const Model>& model, std::span<const TokenId> ids,
+                                    std::size_t chunk, int batch = 512) {
   SessionOptions options;
   options.cache_tokens = static_cast<std::int64_t>(ids.size());
   options.batch_tokens = batch;
@@ -92,7 +94,8 @@ TEST_P(GoldenModel, LogitsMatchAtOnceInChunksAndByToken) {
       EXPECT_LT(largest_difference(logits_in_chunks(model, golden.ids, chunk), golden.logits), kTolerance)
           << kernels->name << ", chunks of " << chunk;
     }
-    EXPECT_LT(largest_difference(logits_in_chunks(model, golden.ids, 96, 5), golden.logits), kTolerance) << "passes of 5";
+    EXPECT_LT(largest_difference(logits_in_chunks(model, golden.ids, 96, 5), golden.logits), kTolerance)
+        << "passes of 5";
   }
 }
 
@@ -148,8 +151,9 @@ TEST_P(GoldenModel, ForgottenTokensLeaveNoTrace) {
   session.step(std::array{SequenceInput{sequence, ids.first(50)}}, {});
   session.truncate(sequence, 21);
   std::vector<float> last;
-  session.step(std::array{SequenceInput{sequence, ids.subspan(21, 30)}},
-               [&](std::span<const LogitsRow> rows) { last.assign(rows.back().values.begin(), rows.back().values.end()); });
+  session.step(std::array{SequenceInput{sequence, ids.subspan(21, 30)}}, [&](std::span<const LogitsRow> rows) {
+    last.assign(rows.back().values.begin(), rows.back().values.end());
+  });
   const auto vocab = last.size();
   const std::vector<float> expected(golden.logits.begin() + static_cast<std::ptrdiff_t>(50 * vocab),
                                     golden.logits.begin() + static_cast<std::ptrdiff_t>(51 * vocab));
@@ -170,7 +174,8 @@ TEST_P(GoldenModel, ThreadsDoNotChangeTheResult) {
   one.threads = 1;
   LoadOptions three = exact();
   three.threads = 3;
-  EXPECT_EQ(logits_in_chunks(Model::load(golden.folder, one), golden.ids, 13), logits_in_chunks(Model::load(golden.folder, three), golden.ids, 13));
+  EXPECT_EQ(logits_in_chunks(Model::load(golden.folder, one), golden.ids, 13),
+            logits_in_chunks(Model::load(golden.folder, three), golden.ids, 13));
 }
 
 TEST(ModelErrors, AreNamed) {
@@ -181,22 +186,30 @@ TEST(ModelErrors, AreNamed) {
   Session session(model, {1, 32, 16, 1});
   const SequenceId sequence = session.open();
   const std::vector<TokenId> bad{1, 384};
-  expect_error(ErrorCode::kInvalidArgument, "token id 384 is outside the vocabulary of 384",
-               [&] { session.step(std::array{SequenceInput{sequence, bad}}, {}); });
+  expect_error(ErrorCode::kInvalidArgument, "token id 384 is outside the vocabulary of 384", [&] {
+    session.step(std::array{SequenceInput{sequence, bad}}, {});
+  });
   const std::vector<TokenId> many(33, 1);
-  expect_error(ErrorCode::kInvalidArgument, "the cache is full", [&] { session.step(std::array{SequenceInput{sequence, many}}, {}); });
+  expect_error(ErrorCode::kInvalidArgument, "the cache is full", [&] {
+    session.step(std::array{SequenceInput{sequence, many}}, {});
+  });
   EXPECT_EQ(session.length(sequence), 0);
   expect_error(ErrorCode::kInvalidArgument, "sequence 5 is not open", [&] { session.close(5); });
 }
 
 Json llama_config() {
-  return {{"model_type", "llama"}, {"vocab_size", 64}, {"hidden_size", 32}, {"intermediate_size", 64}, {"num_hidden_layers", 2}, {"num_attention_heads", 4}};
+  return {{"model_type", "llama"},   {"vocab_size", 64},       {"hidden_size", 32},
+          {"intermediate_size", 64}, {"num_hidden_layers", 2}, {"num_attention_heads", 4}};
 }
 
 TEST(ModelConfig, OldAndNewKeysMeanTheSame) {
   Json old_keys = llama_config();
   old_keys["rope_theta"] = 5e5;
-  old_keys["rope_scaling"] = {{"type", "llama3"}, {"factor", 8}, {"low_freq_factor", 1}, {"high_freq_factor", 4}, {"original_max_position_embeddings", 64}};
+  old_keys["rope_scaling"] = {{"type", "llama3"},
+                              {"factor", 8},
+                              {"low_freq_factor", 1},
+                              {"high_freq_factor", 4},
+                              {"original_max_position_embeddings", 64}};
   Json new_keys = llama_config();
   new_keys["rope_parameters"] = old_keys["rope_scaling"];
   new_keys["rope_parameters"].erase("type");
@@ -221,9 +234,12 @@ TEST(ModelConfig, UnsupportedFeaturesAreNamed) {
     return parse_model_config(config, nullptr, "config.json");
   };
   expect_error(ErrorCode::kUnsupported, "hidden_act", [&] { with("hidden_act", "gelu"); });
-  expect_error(ErrorCode::kUnsupported, "rope_type is 'longrope'", [&] { with("rope_scaling", {{"rope_type", "longrope"}, {"factor", 2}}); });
+  expect_error(ErrorCode::kUnsupported, "rope_type is 'longrope'", [&] {
+    with("rope_scaling", {{"rope_type", "longrope"}, {"factor", 2}});
+  });
   expect_error(ErrorCode::kCorruptFile, "num_key_value_heads", [&] { with("num_key_value_heads", 3); });
-  expect_error(ErrorCode::kCorruptFile, "field hidden_size is \"32\", expected an integer", [&] { with("hidden_size", "32"); });
+  expect_error(ErrorCode::kCorruptFile, "field hidden_size is \"32\", expected an integer",
+               [&] { with("hidden_size", "32"); });
   expect_error(ErrorCode::kCorruptFile, "num_hidden_layers", [&] { with("num_hidden_layers", std::int64_t{1} << 40); });
   expect_error(ErrorCode::kUnsupported, "architecture mamba", [&] { with("model_type", "mamba"); });
 }

@@ -127,9 +127,11 @@ TEST(Sampler, BadOptionsAreNamed) {
     validate(options);
   };
   expect_error(ErrorCode::kInvalidArgument, "top-p is 0", [&] { with([](SamplerOptions& o) { o.top_p = 0; }); });
-  expect_error(ErrorCode::kInvalidArgument, "temperature is -1", [&] { with([](SamplerOptions& o) { o.temperature = -1; }); });
+  expect_error(ErrorCode::kInvalidArgument, "temperature is -1",
+               [&] { with([](SamplerOptions& o) { o.temperature = -1; }); });
   expect_error(ErrorCode::kInvalidArgument, "min-p is 2", [&] { with([](SamplerOptions& o) { o.min_p = 2; }); });
-  expect_error(ErrorCode::kInvalidArgument, "repeat-penalty is 0", [&] { with([](SamplerOptions& o) { o.repeat_penalty = 0; }); });
+  expect_error(ErrorCode::kInvalidArgument, "repeat-penalty is 0",
+               [&] { with([](SamplerOptions& o) { o.repeat_penalty = 0; }); });
 }
 
 TEST(StopText, HoldsBackWhatMayBecomeAStop) {

@@ -40,9 +40,11 @@ TEST(ThreadPool, BarrierSeparatesPhases) {
 
 TEST(ThreadPool, ExceptionsReachTheCallerAndThePoolGoesOn) {
   ThreadPool pool(3);
-  EXPECT_THROW(pool.parallel_for(100, 1, [](std::int64_t begin, std::int64_t) {
-    if (begin == 50) throw std::runtime_error("x");
-  }), std::runtime_error);
+  EXPECT_THROW(pool.parallel_for(100, 1,
+                                 [](std::int64_t begin, std::int64_t) {
+                                   if (begin == 50) throw std::runtime_error("x");
+                                 }),
+               std::runtime_error);
   std::atomic<int> count{0};
   pool.parallel_for(100, 1, [&](std::int64_t, std::int64_t) { ++count; });
   EXPECT_EQ(count.load(), 100);
@@ -51,14 +53,17 @@ TEST(ThreadPool, ExceptionsReachTheCallerAndThePoolGoesOn) {
 TEST(ThreadPool, NestedWorkRunsInline) {
   ThreadPool pool(3);
   std::atomic<int> count{0};
-  pool.parallel_for(4, 1, [&](std::int64_t, std::int64_t) { pool.parallel_for(10, 1, [&](std::int64_t, std::int64_t) { ++count; }); });
+  pool.parallel_for(4, 1, [&](std::int64_t, std::int64_t) {
+    pool.parallel_for(10, 1, [&](std::int64_t, std::int64_t) { ++count; });
+  });
   EXPECT_EQ(count.load(), 40);
 }
 
 double cpu_seconds() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
-  return static_cast<double>(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) + 1e-6 * static_cast<double>(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
+  return static_cast<double>(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+         1e-6 * static_cast<double>(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
 }
 
 TEST(ThreadPool, SleepsWhenIdle) {

@@ -34,7 +34,8 @@ std::string from_hex(const std::string& hex) {
 // Ids and texts that the tokenizers library gives.
 class Families : public testing::TestWithParam<const char*> {};
 INSTANTIATE_TEST_SUITE_P(All, Families,
-                         testing::Values("gpt2", "gpt2-prefix", "llama3", "qwen2", "glm4", "deepseek3", "smollm", "sentencepiece", "metaspace"),
+                         testing::Values("gpt2", "gpt2-prefix", "llama3", "qwen2", "glm4", "deepseek3", "smollm",
+                                         "sentencepiece", "metaspace"),
                          [](const auto& test) {
                            std::string name = test.param;
                            std::erase(name, '-');
@@ -75,11 +76,12 @@ TEST_P(Families, StreamingNeverSplitsACharacter) {
 
 // Vocabularies with vectors of the llama.cpp project, which are not committed.
 class GgufVocabularies : public testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(All, GgufVocabularies, testing::Values("gpt-2", "deepseek-llm", "llama-spm"), [](const auto& test) {
-  std::string name = test.param;
-  std::erase(name, '-');
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(All, GgufVocabularies, testing::Values("gpt-2", "deepseek-llm", "llama-spm"),
+                         [](const auto& test) {
+                           std::string name = test.param;
+                           std::erase(name, '-');
+                           return name;
+                         });
 
 TEST_P(GgufVocabularies, EncodeLikeTheirVectors) {
   const auto path = shared_data(std::string("tokenizers/ggml-vocab-") + GetParam() + ".gguf");
@@ -135,19 +137,30 @@ TEST(Tokenizer, TimeIsLinearOnRunsOfOneLetter) {
 TEST(Tokenizer, FaultsAreNamed) {
   const auto parse = [](const std::string& json) { return Tokenizer::from_json(json, "t.json"); };
   expect_error(ErrorCode::kCorruptFile, "t.json: not valid JSON", [&] { parse("{"); });
-  expect_error(ErrorCode::kUnsupported, "tokenizer type Unigram, expected BPE", [&] { parse(R"({"model":{"type":"Unigram","vocab":{}}})"); });
-  expect_error(ErrorCode::kUnsupported, "normalizer type Fancy", [&] { parse(R"({"normalizer":{"type":"Fancy"},"model":{}})"); });
-  expect_error(ErrorCode::kUnsupported, "pre_tokenizer type Odd", [&] { parse(R"({"pre_tokenizer":{"type":"Odd"},"model":{}})"); });
-  expect_error(ErrorCode::kCorruptFile, "merge 0 of 'a' and 'b'", [&] { parse(R"({"model":{"vocab":{"a":0},"merges":["a b"]}})"); });
+  expect_error(ErrorCode::kUnsupported, "tokenizer type Unigram, expected BPE",
+               [&] { parse(R"({"model":{"type":"Unigram","vocab":{}}})"); });
+  expect_error(ErrorCode::kUnsupported, "normalizer type Fancy",
+               [&] { parse(R"({"normalizer":{"type":"Fancy"},"model":{}})"); });
+  expect_error(ErrorCode::kUnsupported, "pre_tokenizer type Odd",
+               [&] { parse(R"({"pre_tokenizer":{"type":"Odd"},"model":{}})"); });
+  expect_error(ErrorCode::kCorruptFile, "merge 0 of 'a' and 'b'",
+               [&] { parse(R"({"model":{"vocab":{"a":0},"merges":["a b"]}})"); });
   expect_error(ErrorCode::kUnsupported, "pattern '['", [&] {
-    parse(R"({"pre_tokenizer":{"type":"Split","pattern":{"Regex":"["},"behavior":"Isolated"},"model":{"vocab":{},"merges":[]}})");
+    parse(
+        R"({"pre_tokenizer":{"type":"Split","pattern":{"Regex":"["},"behavior":"Isolated"},"model":{"vocab":{},"merges":[]}})");
   });
   expect_error(ErrorCode::kNotFound, "has no tokenizer", [] { Tokenizer::load(test_data("fixtures/llama-tiny")); });
 }
 
 TEST(Unicode, InvalidPartsBecomeReplacementCharacters) {
-  EXPECT_EQ(sanitize_utf8("a\xFF" "b"), "a\xEF\xBF\xBD" "b");
-  EXPECT_EQ(sanitize_utf8("\xE2\x82" "A"), "\xEF\xBF\xBD" "A");
+  EXPECT_EQ(sanitize_utf8("a\xFF"
+                          "b"),
+            "a\xEF\xBF\xBD"
+            "b");
+  EXPECT_EQ(sanitize_utf8("\xE2\x82"
+                          "A"),
+            "\xEF\xBF\xBD"
+            "A");
   EXPECT_EQ(sanitize_utf8("\xED\xA0\x80"), "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD");
 }
 
@@ -156,7 +169,7 @@ TEST(Unicode, CompletePrefixHoldsBackUnfinishedCharacters) {
   EXPECT_EQ(complete_prefix("ab\xC3"), 2U);
   EXPECT_EQ(complete_prefix("ab\xF0\x9F\x98"), 2U);
   EXPECT_EQ(complete_prefix("ab\xF0\x9F\x98\x80"), 6U);
-  EXPECT_EQ(complete_prefix("ab\x80"), 3U);   // never to be completed
+  EXPECT_EQ(complete_prefix("ab\x80"), 3U);  // never to be completed
   EXPECT_EQ(complete_prefix("ab\xE0\x80"), 4U);
 }
 

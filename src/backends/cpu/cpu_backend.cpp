@@ -17,7 +17,9 @@ constexpr int kFewTokens = 2;
 // Query rows of an attention tile.
 constexpr int kAttentionRows = 32;
 
-std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
+std::int64_t round_up(std::int64_t n, std::int64_t to) {
+  return (n + to - 1) / to * to;
+}
 
 class CpuModel final : public PreparedModel {
  public:
@@ -44,7 +46,11 @@ class CpuModel final : public PreparedModel {
 class CpuRunner final : public Runner {
  public:
   CpuRunner(const CpuModel& model, const RunnerLimits& limits, CacheType cache)
-      : model_(model), program_(model.program()), k_(model.kernels()), pool_(model.pool()), f16_(cache == CacheType::kF16) {
+      : model_(model),
+        program_(model.program()),
+        k_(model.kernels()),
+        pool_(model.pool()),
+        f16_(cache == CacheType::kF16) {
     const Plan& plan = program_.plan;
     const WorkspaceLayout layout = lay_out(program_, limits);
     offsets_ = layout.offsets;
@@ -110,7 +116,8 @@ class CpuRunner final : public Runner {
       Scratch scratch;
       scratch.linear = AlignedBuffer(static_cast<std::size_t>(program_.linear_scratch) * sizeof(float));
       scratch.attention = AlignedBuffer(static_cast<std::size_t>(attention) * sizeof(float));
-      scratch.q8 = AlignedBuffer(static_cast<std::size_t>(kFewTokens * program_.widest_input / kBlock) * sizeof(Q8Block));
+      scratch.q8 =
+          AlignedBuffer(static_cast<std::size_t>(kFewTokens * program_.widest_input / kBlock) * sizeof(Q8Block));
       scratch.f32 = AlignedBuffer(static_cast<std::size_t>(kFewTokens * program_.widest_input) * sizeof(float));
       scratch_.push_back(std::move(scratch));
     }
@@ -122,15 +129,22 @@ class CpuRunner final : public Runner {
       for (int first = 0; first < sequence.count; first += tile_tokens_) {
         tiles_.push_back({&sequence, first, std::min(tile_tokens_, sequence.count - first)});
       }
-      for (int i = 0; i < sequence.count; ++i) rows_[static_cast<std::size_t>(sequence.first + i)] = {&sequence, sequence.past + i};
+      for (int i = 0; i < sequence.count; ++i)
+        rows_[static_cast<std::size_t>(sequence.first + i)] = {&sequence, sequence.past + i};
     }
   }
 
-  [[nodiscard]] float* buffer(BufferId id) const { return workspace_.as<float>() + offsets_[static_cast<std::size_t>(id)]; }
-  [[nodiscard]] std::int64_t width(BufferId id) const { return program_.plan.buffers[static_cast<std::size_t>(id)].width; }
+  [[nodiscard]] float* buffer(BufferId id) const {
+    return workspace_.as<float>() + offsets_[static_cast<std::size_t>(id)];
+  }
+  [[nodiscard]] std::int64_t width(BufferId id) const {
+    return program_.plan.buffers[static_cast<std::size_t>(id)].width;
+  }
   [[nodiscard]] std::int64_t tokens() const { return static_cast<std::int64_t>(batch_->tokens.size()); }
   [[nodiscard]] std::int64_t rows(BufferId id) const {
-    return program_.plan.buffers[static_cast<std::size_t>(id)].selected ? static_cast<std::int64_t>(batch_->selected.size()) : tokens();
+    return program_.plan.buffers[static_cast<std::size_t>(id)].selected
+               ? static_cast<std::int64_t>(batch_->selected.size())
+               : tokens();
   }
 
   // Hands out [0, n) in chunks; `phase` tells the two loops of a step apart.
@@ -175,7 +189,8 @@ class CpuRunner final : public Runner {
   }
 
   // Norm, padding and quantization of rows [begin, end) of a linear's input.
-  void prepare_input(const LinearStep& step, std::int64_t begin, std::int64_t end, Q8Block* q8, float* f32, bool want_q8) {
+  void prepare_input(const LinearStep& step, std::int64_t begin, std::int64_t end, Q8Block* q8, float* f32,
+                     bool want_q8) {
     const std::int64_t n = width(step.in);
     const std::int64_t padded = round_up(n, kBlock);
     for (std::int64_t t = begin; t < end; ++t) {
@@ -194,7 +209,8 @@ class CpuRunner final : public Runner {
   void run(const LinearStep& step, std::size_t index, int thread) {
     const std::int64_t count = rows(step.in);
     if (count == 0) return;
-    const bool want_q8 = std::any_of(step.parts.begin(), step.parts.end(), [](const LinearPart& part) { return part.q8; });
+    const bool want_q8 =
+        std::any_of(step.parts.begin(), step.parts.end(), [](const LinearPart& part) { return part.q8; });
     const bool few = count <= kFewTokens;
     Scratch& scratch = scratch_[static_cast<std::size_t>(thread)];
     Q8Block* const q8 = few ? scratch.q8.as<Q8Block>() : q8_.as<Q8Block>();
@@ -202,7 +218,8 @@ class CpuRunner final : public Runner {
     if (few) {
       prepare_input(step, 0, count, q8, f32, want_q8);
     } else {
-      share(index, 1, count, 4, [&](std::int64_t begin, std::int64_t end) { prepare_input(step, begin, end, q8, f32, want_q8); });
+      share(index, 1, count, 4,
+            [&](std::int64_t begin, std::int64_t end) { prepare_input(step, begin, end, q8, f32, want_q8); });
       pool_.barrier();
     }
     std::int64_t panels = 0;
@@ -214,9 +231,19 @@ class CpuRunner final : public Runner {
         std::int64_t panel = i;
         const LinearPart* part = step.parts.data();
         while (panel >= part->matrix->panels()) panel -= (part++)->matrix->panels();
-        const LinearTile tile{&part->matrix->view(), part->gate == nullptr ? nullptr : &part->gate->view(), panel, count, q8, f32,
-                              part->q8 ? padded / kBlock : padded, buffer(part->out), width(part->out), part->bias,
-                              part->gate_bias, part->accumulate, scratch.linear.as<float>()};
+        const LinearTile tile{&part->matrix->view(),
+                              part->gate == nullptr ? nullptr : &part->gate->view(),
+                              panel,
+                              count,
+                              q8,
+                              f32,
+                              part->q8 ? padded / kBlock : padded,
+                              buffer(part->out),
+                              width(part->out),
+                              part->bias,
+                              part->gate_bias,
+                              part->accumulate,
+                              scratch.linear.as<float>()};
         if (part->q8) {
           k_.linear_q8(tile);
         } else {
@@ -251,11 +278,12 @@ class CpuRunner final : public Runner {
     if (step.rope_q) rotate(q, op.heads, op.head_dim, t);
     if (step.rope_k) rotate(k, op.kv_heads, op.head_dim, t);
     const TokenPlace& place = rows_[static_cast<std::size_t>(t)];
-    const auto page = static_cast<std::size_t>(place.sequence->pages[static_cast<std::size_t>(place.position / kPageTokens)]);
+    const auto page =
+        static_cast<std::size_t>(place.sequence->pages[static_cast<std::size_t>(place.position / kPageTokens)]);
     const int slot = static_cast<int>(place.position % kPageTokens);
     for (std::int64_t h = 0; h < op.kv_heads; ++h) {
-      k_.store_kv(k + h * op.head_dim, v + h * op.head_dim, slot, static_cast<int>(op.head_dim), static_cast<int>(padded_dim_),
-                  f16_, cache(op.layer, h) + page * tile_bytes_);
+      k_.store_kv(k + h * op.head_dim, v + h * op.head_dim, slot, static_cast<int>(op.head_dim),
+                  static_cast<int>(padded_dim_), f16_, cache(op.layer, h) + page * tile_bytes_);
     }
   }
 
@@ -272,25 +300,38 @@ class CpuRunner final : public Runner {
       const Tile& item = tiles_[tiles_.size() - 1 - static_cast<std::size_t>(begin / op.kv_heads)];
       const std::int64_t head = begin % op.kv_heads;
       const std::int64_t token = item.sequence->first + item.first;
-      const AttentionTile tile{buffer(op.q) + token * width(op.q) + head * group * op.head_dim, width(op.q),
-                               buffer(op.out) + token * width(op.out) + head * group * op.head_dim, width(op.out), item.count,
-                               static_cast<int>(group), static_cast<int>(op.head_dim), static_cast<int>(padded_dim_), op.scale,
-                               item.sequence->past + item.first, op.window, item.sequence->pages.data(), cache(op.layer, head),
-                               tile_bytes_, f16_, scratch_[static_cast<std::size_t>(thread)].attention.as<float>()};
+      const AttentionTile tile{buffer(op.q) + token * width(op.q) + head * group * op.head_dim,
+                               width(op.q),
+                               buffer(op.out) + token * width(op.out) + head * group * op.head_dim,
+                               width(op.out),
+                               item.count,
+                               static_cast<int>(group),
+                               static_cast<int>(op.head_dim),
+                               static_cast<int>(padded_dim_),
+                               op.scale,
+                               item.sequence->past + item.first,
+                               op.window,
+                               item.sequence->pages.data(),
+                               cache(op.layer, head),
+                               tile_bytes_,
+                               f16_,
+                               scratch_[static_cast<std::size_t>(thread)].attention.as<float>()};
       k_.attention(tile);
     });
   }
 
   void run(const RopeStep& step, std::size_t index, int) {
     share(index, 0, tokens(), 4, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t t = begin; t < end; ++t) rotate(buffer(step.x) + t * width(step.x), step.heads, step.head_dim, t);
+      for (std::int64_t t = begin; t < end; ++t)
+        rotate(buffer(step.x) + t * width(step.x), step.heads, step.head_dim, t);
     });
   }
 
   void run(const SwigluStep& step, std::size_t index, int) {
     const std::int64_t n = width(step.out);
     share(index, 0, rows(step.out), 4, [&](std::int64_t begin, std::int64_t end) {
-      k_.swiglu(buffer(step.gate) + begin * n, buffer(step.up) + begin * n, (end - begin) * n, buffer(step.out) + begin * n);
+      k_.swiglu(buffer(step.gate) + begin * n, buffer(step.up) + begin * n, (end - begin) * n,
+                buffer(step.out) + begin * n);
     });
   }
 

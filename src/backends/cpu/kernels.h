@@ -19,14 +19,26 @@ constexpr int kKeyBlock = 64;    // keys whose scores are held at once
 // panels of 16, inputs in blocks of 32. For codes of b bits a block takes 64*b
 // bytes in planes of 4, 2 or 1 bits; in a plane of p bits, chunk c of 4 inputs
 // is bits [p*(c mod 8/p), +p) of bytes 64*(c / (8/p)) + 4*row + input.
-enum class PanelKind : std::uint8_t { kCodes2, kCodes3, kCodes4, kCodes5, kCodes6, kCodes8, kE4m3, kE5m2, kF16, kBf16, kF32 };
+enum class PanelKind : std::uint8_t {
+  kCodes2,
+  kCodes3,
+  kCodes4,
+  kCodes5,
+  kCodes6,
+  kCodes8,
+  kE4m3,
+  kE5m2,
+  kF16,
+  kBf16,
+  kF32
+};
 enum class PanelScale : std::uint8_t { kNone, kF16, kBf16, kF32, kE8m0 };
 
 struct PanelView {
   PanelKind kind = PanelKind::kF32;
   PanelScale scale_type = PanelScale::kNone;
-  bool integer = false;    // elements are small integers times level_scale
-  bool table = false;      // codes index `levels`
+  bool integer = false;  // elements are small integers times level_scale
+  bool table = false;    // codes index `levels`
   std::int64_t rows = 0;
   std::int64_t cols = 0;
   std::int64_t blocks = 0;
@@ -59,17 +71,19 @@ struct LinearTile {
   const PanelView* gate;  // null: plain
   std::int64_t panel;
   std::int64_t tokens;
-  const Q8Block* q8;  // 8-bit activations, or
-  const float* x;     // f32 ones, padded with zeros to whole blocks
+  const Q8Block* q8;      // 8-bit activations, or
+  const float* x;         // f32 ones, padded with zeros to whole blocks
   std::int64_t x_stride;  // between tokens, in elements of the type
   float* out;
   std::int64_t out_stride;
-  const float* bias;       // null: none
+  const float* bias;  // null: none
   const float* gate_bias;
   bool accumulate;  // add to `out`
   float* scratch;   // scratch_floats(matrix) floats, twice with a gate
 };
-inline std::int64_t scratch_floats(const PanelView& matrix) { return matrix.groups * kPanelRows * 2; }
+inline std::int64_t scratch_floats(const PanelView& matrix) {
+  return matrix.groups * kPanelRows * 2;
+}
 
 // The queries of a few consecutive tokens of one sequence that share a key
 // head. A page of the cache holds keys as [head_dim][16] and values as

@@ -1,6 +1,5 @@
-#include "backends/cpu/simd_avx512.h"
-
 #include "backends/cpu/kernels_impl.h"
+#include "backends/cpu/simd_avx512.h"
 
 namespace metal_marlin::cpu {
 

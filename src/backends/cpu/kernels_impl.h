@@ -13,8 +13,12 @@ namespace {
 
 constexpr float kMinusInfinity = -__builtin_inff();
 
-inline std::int64_t lesser(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-inline std::int64_t greater(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
+inline std::int64_t lesser(std::int64_t a, std::int64_t b) {
+  return a < b ? a : b;
+}
+inline std::int64_t greater(std::int64_t a, std::int64_t b) {
+  return a > b ? a : b;
+}
 
 // exp by 2^n * p(r), |r| <= ln(2)/2, relative error below 2e-7.
 inline F32 f_exp(F32 x) {
@@ -33,9 +37,13 @@ inline F32 f_exp(F32 x) {
 }
 
 // exp, but exactly zero far below (and at minus infinity).
-inline F32 f_exp_or_zero(F32 x) { return f_zero_below(f_exp(x), x, -87.0F); }
+inline F32 f_exp_or_zero(F32 x) {
+  return f_zero_below(f_exp(x), x, -87.0F);
+}
 
-inline F32 f_silu(F32 x) { return f_div(x, f_add(f_set(1.0F), f_exp(f_sub(f_set(0.0F), x)))); }
+inline F32 f_silu(F32 x) {
+  return f_div(x, f_add(f_set(1.0F), f_exp(f_sub(f_set(0.0F), x))));
+}
 
 // ---- weights ---------------------------------------------------------------
 
@@ -53,10 +61,13 @@ inline U8 plane_chunk(const std::uint8_t* plane, int c) {
 template <PanelKind kKind>
 inline U8 unpack_chunk(const std::uint8_t* block, int c) {
   if constexpr (kKind == PanelKind::kCodes2) return plane_chunk<2, 0>(block, c);
-  if constexpr (kKind == PanelKind::kCodes3) return u_or(plane_chunk<2, 0>(block, c), plane_chunk<1, 2>(block + 128, c));
+  if constexpr (kKind == PanelKind::kCodes3)
+    return u_or(plane_chunk<2, 0>(block, c), plane_chunk<1, 2>(block + 128, c));
   if constexpr (kKind == PanelKind::kCodes4) return plane_chunk<4, 0>(block, c);
-  if constexpr (kKind == PanelKind::kCodes5) return u_or(plane_chunk<4, 0>(block, c), plane_chunk<1, 4>(block + 256, c));
-  if constexpr (kKind == PanelKind::kCodes6) return u_or(plane_chunk<4, 0>(block, c), plane_chunk<2, 4>(block + 256, c));
+  if constexpr (kKind == PanelKind::kCodes5)
+    return u_or(plane_chunk<4, 0>(block, c), plane_chunk<1, 4>(block + 256, c));
+  if constexpr (kKind == PanelKind::kCodes6)
+    return u_or(plane_chunk<4, 0>(block, c), plane_chunk<2, 4>(block + 256, c));
   return u_load(block + 64 * c);
 }
 
@@ -153,7 +164,8 @@ inline void q8_panel(const PanelView& m, const std::uint8_t* codes, const float*
 
 inline U8 integer_table(const PanelView& m) {
   std::uint8_t bytes[16];
-  for (int i = 0; i < 16; ++i) bytes[i] = static_cast<std::uint8_t>(static_cast<int>(m.levels[i]) + (kUnsignedDot ? 128 : 0));
+  for (int i = 0; i < 16; ++i)
+    bytes[i] = static_cast<std::uint8_t>(static_cast<int>(m.levels[i]) + (kUnsignedDot ? 128 : 0));
   return u_repeat16(bytes);
 }
 
@@ -168,17 +180,22 @@ inline void q8_groups(const PanelView& m, const std::uint8_t* codes, const float
 }
 
 template <int kTokens>
-void q8_dispatch(const PanelView& m, std::int64_t panel, const float* scales, const Q8Block* x, std::int64_t stride, F32* acc) {
+void q8_dispatch(const PanelView& m, std::int64_t panel, const float* scales, const Q8Block* x, std::int64_t stride,
+                 F32* acc) {
   const std::uint8_t* const codes = m.codes + static_cast<std::size_t>(panel) * m.panel_bytes;
   const U8 table = integer_table(m);
   switch (m.kind) {
-    case PanelKind::kCodes2: return q8_groups<kTokens, PanelKind::kCodes2, false>(m, codes, scales, table, x, stride, acc);
-    case PanelKind::kCodes3: return q8_groups<kTokens, PanelKind::kCodes3, false>(m, codes, scales, table, x, stride, acc);
+    case PanelKind::kCodes2:
+      return q8_groups<kTokens, PanelKind::kCodes2, false>(m, codes, scales, table, x, stride, acc);
+    case PanelKind::kCodes3:
+      return q8_groups<kTokens, PanelKind::kCodes3, false>(m, codes, scales, table, x, stride, acc);
     case PanelKind::kCodes4:
       if (m.table) return q8_groups<kTokens, PanelKind::kCodes4, true>(m, codes, scales, table, x, stride, acc);
       return q8_groups<kTokens, PanelKind::kCodes4, false>(m, codes, scales, table, x, stride, acc);
-    case PanelKind::kCodes5: return q8_groups<kTokens, PanelKind::kCodes5, false>(m, codes, scales, table, x, stride, acc);
-    case PanelKind::kCodes6: return q8_groups<kTokens, PanelKind::kCodes6, false>(m, codes, scales, table, x, stride, acc);
+    case PanelKind::kCodes5:
+      return q8_groups<kTokens, PanelKind::kCodes5, false>(m, codes, scales, table, x, stride, acc);
+    case PanelKind::kCodes6:
+      return q8_groups<kTokens, PanelKind::kCodes6, false>(m, codes, scales, table, x, stride, acc);
     default: return q8_groups<kTokens, PanelKind::kCodes8, false>(m, codes, scales, table, x, stride, acc);
   }
 }
@@ -240,7 +257,8 @@ inline void f32_dense(const PanelView& m, const std::uint8_t* codes, const float
 }
 
 template <int kTokens>
-void f32_dispatch(const PanelView& m, std::int64_t panel, const float* scales, const float* x, std::int64_t stride, F32* acc) {
+void f32_dispatch(const PanelView& m, std::int64_t panel, const float* scales, const float* x, std::int64_t stride,
+                  F32* acc) {
   const std::uint8_t* const codes = m.codes + static_cast<std::size_t>(panel) * m.panel_bytes;
   switch (m.kind) {
     case PanelKind::kCodes2:
@@ -403,7 +421,8 @@ struct AttentionScratch {
 };
 
 template <bool kF16, int kRows>
-inline void scores_of_page(const AttentionTile& tile, const AttentionScratch& s, int row, const std::byte* page, int column) {
+inline void scores_of_page(const AttentionTile& tile, const AttentionScratch& s, int row, const std::byte* page,
+                           int column) {
   F32 acc[kRows];
   for (int r = 0; r < kRows; ++r) acc[r] = f_set(0.0F);
   for (int d = 0; d < tile.head_dim; ++d) {
@@ -415,13 +434,15 @@ inline void scores_of_page(const AttentionTile& tile, const AttentionScratch& s,
 }
 
 template <bool kF16, int kRows>
-inline void values_of_block(const AttentionTile& tile, const AttentionScratch& s, int row, std::int64_t first_page, int keys) {
+inline void values_of_block(const AttentionTile& tile, const AttentionScratch& s, int row, std::int64_t first_page,
+                            int keys) {
   const std::int64_t values = static_cast<std::int64_t>(tile.head_dim) * kPageTokens;
   for (int d = 0; d < tile.padded_dim; d += 16) {
     F32 acc[kRows];
     for (int r = 0; r < kRows; ++r) acc[r] = f_load(s.out + (row + r) * tile.padded_dim + d);
     for (int key = 0; key < keys; ++key) {
-      const std::byte* const page = tile.cache + static_cast<std::size_t>(tile.pages[first_page + key / kPageTokens]) * tile.page_stride;
+      const std::byte* const page =
+          tile.cache + static_cast<std::size_t>(tile.pages[first_page + key / kPageTokens]) * tile.page_stride;
       const F32 value = load_cache<kF16>(page, values + (key % kPageTokens) * tile.padded_dim + d);
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) acc[r] = f_fma(f_set(s.scores[(row + r) * kKeyBlock + key]), value, acc[r]);
@@ -432,7 +453,8 @@ inline void values_of_block(const AttentionTile& tile, const AttentionScratch& s
 
 // Scores of one row against a block of keys become weights; the running
 // maximum, sum and output are brought to the new maximum.
-inline void softmax_row(const AttentionTile& tile, const AttentionScratch& s, int row, std::int64_t first_key, int keys) {
+inline void softmax_row(const AttentionTile& tile, const AttentionScratch& s, int row, std::int64_t first_key,
+                        int keys) {
   const std::int64_t position = tile.first_position + row / tile.group;
   const std::int64_t end = position + 1;
   const std::int64_t begin = tile.window > 0 ? greater(0, end - tile.window) : 0;
@@ -517,7 +539,8 @@ void attend(const AttentionTile& tile) {
   for (std::int64_t key = oldest / kPageTokens * kPageTokens; key < end; key += kKeyBlock) {
     const int keys = static_cast<int>(lesser(kKeyBlock, (end - key + kPageTokens - 1) / kPageTokens * kPageTokens));
     for (int i = 0; i < keys; i += kPageTokens) {
-      const std::byte* const page = tile.cache + static_cast<std::size_t>(tile.pages[(key + i) / kPageTokens]) * tile.page_stride;
+      const std::byte* const page =
+          tile.cache + static_cast<std::size_t>(tile.pages[(key + i) / kPageTokens]) * tile.page_stride;
       by_rows(rows, ScoreWork<kF16>{tile, s, page, i});
     }
     for (int row = 0; row < rows; ++row) softmax_row(tile, s, row, key, keys);

@@ -1,6 +1,5 @@
-#include "backends/cpu/simd_neon.h"
-
 #include "backends/cpu/kernels_impl.h"
+#include "backends/cpu/simd_neon.h"
 
 namespace metal_marlin::cpu {
 

@@ -1,6 +1,5 @@
-#include "backends/cpu/simd_plain.h"
-
 #include "backends/cpu/kernels_impl.h"
+#include "backends/cpu/simd_plain.h"
 
 namespace metal_marlin::cpu {
 

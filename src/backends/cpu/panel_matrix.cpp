@@ -17,7 +17,9 @@ namespace {
 
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
-std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
+std::int64_t round_up(std::int64_t n, std::int64_t to) {
+  return (n + to - 1) / to * to;
+}
 
 int code_bits(PanelKind kind) {
   switch (kind) {
@@ -216,9 +218,7 @@ void PanelMatrix::describe(const PackedView& packed) {
       view_.level_scale = 0.5F;
       for (std::size_t i = 0; i < levels.size(); ++i) view_.levels[i] = 2 * levels[i];
       break;
-    case Format::kIq4Nl:
-      view_.integer = true;
-      [[fallthrough]];
+    case Format::kIq4Nl: view_.integer = true; [[fallthrough]];
     case Format::kNf4:
     case Format::kNf3:
     case Format::kNf2:
@@ -229,9 +229,7 @@ void PanelMatrix::describe(const PackedView& packed) {
     case Format::kFp8E5M2: break;
     case Format::kU4:
     case Format::kU5: view_.integer = true; break;
-    default:
-      view_.integer = true;
-      view_.offset = static_cast<float>(1 << (format_info(spec.format).bits - 1));
+    default: view_.integer = true; view_.offset = static_cast<float>(1 << (format_info(spec.format).bits - 1));
   }
 }
 
@@ -239,11 +237,13 @@ void PanelMatrix::check_scales(const std::string& name, const PackedView& packed
   for (std::int64_t row = 0; row < packed.rows; ++row) {
     for (std::int64_t group = 0; group < view_.groups; ++group) {
       if (std::isfinite(packed.scale(row, group)) && std::isfinite(packed.minimum(row, group))) continue;
-      throw Error(ErrorCode::kCorruptFile, fmt::format("tensor {}: the scale of row {}, group {} is not finite", name, row, group));
+      throw Error(ErrorCode::kCorruptFile,
+                  fmt::format("tensor {}: the scale of row {}, group {} is not finite", name, row, group));
     }
   }
   if (!std::isfinite(packed.global_scale) || packed.global_scale <= 0) {
-    throw Error(ErrorCode::kCorruptFile, fmt::format("tensor {}: global scale {}, expected a positive number", name, packed.global_scale));
+    throw Error(ErrorCode::kCorruptFile,
+                fmt::format("tensor {}: global scale {}, expected a positive number", name, packed.global_scale));
   }
   if (view_.kind != PanelKind::kE4m3 && view_.kind != PanelKind::kE5m2) return;
   const std::span<const float> levels = decode_table(packed.spec.format);
@@ -276,12 +276,14 @@ void PanelMatrix::pack_codes(const PackedView& packed, ThreadPool& pool) {
         const bool real = row < view_.rows;
         if (real) packed.unpack_row(row, codes.data());
         for (std::int64_t k = 0; real && k < view_.cols; ++k) {
-          put_code(out + static_cast<std::size_t>(k / kBlock * 64 * bits), bits, r, static_cast<int>(k % kBlock), codes[static_cast<std::size_t>(k)]);
+          put_code(out + static_cast<std::size_t>(k / kBlock * 64 * bits), bits, r, static_cast<int>(k % kBlock),
+                   codes[static_cast<std::size_t>(k)]);
         }
         for (std::int64_t group = 0; group < view_.groups; ++group) {
           const auto at = static_cast<std::size_t>((panel * view_.groups + group) * kPanelRows + r);
           store_scale(view_.scale_type, scales_.data(), at, real ? packed.scale(row, group) : 0.0F);
-          if (view_.minima != nullptr) store_scale(view_.scale_type, minima_.data(), at, real ? packed.minimum(row, group) : 0.0F);
+          if (view_.minima != nullptr)
+            store_scale(view_.scale_type, minima_.data(), at, real ? packed.minimum(row, group) : 0.0F);
           if (view_.zeros != nullptr) zeros_.data()[at] = static_cast<std::byte>(real ? packed.zero(row, group) : 0);
         }
       }
@@ -309,7 +311,8 @@ void PanelMatrix::decode_row(std::int64_t row, float* out) const {
   }
   for (std::int64_t k = 0; k < view_.cols; ++k) {
     const auto at = static_cast<std::size_t>((panel * view_.groups + k / view_.group) * kPanelRows + r);
-    const unsigned code = get_code(data + static_cast<std::size_t>(k / kBlock * 64 * bits), bits, r, static_cast<int>(k % kBlock));
+    const unsigned code =
+        get_code(data + static_cast<std::size_t>(k / kBlock * 64 * bits), bits, r, static_cast<int>(k % kBlock));
     float element = static_cast<float>(code) - view_.offset;
     if (view_.table) element = view_.levels[code] * view_.level_scale;
     if (view_.kind == PanelKind::kE4m3) element = e4m3_to_f32(static_cast<std::uint8_t>(code));
@@ -321,7 +324,8 @@ void PanelMatrix::decode_row(std::int64_t row, float* out) const {
 }
 
 std::size_t panel_bytes_estimate(const WeightInfo& weight) {
-  if (weight.shape.size() != 2) return static_cast<std::size_t>(element_count(weight.shape).value_or(0)) * sizeof(float);
+  if (weight.shape.size() != 2)
+    return static_cast<std::size_t>(element_count(weight.shape).value_or(0)) * sizeof(float);
   const std::int64_t rows = round_up(weight.shape[0], kPanelRows);
   if (!weight.packed) return static_cast<std::size_t>(rows * weight.shape[1]) * dtype_bytes(dense_type(weight.dtype));
   const std::int64_t cols = round_up(weight.shape[1], kBlock);

@@ -28,7 +28,9 @@ class Compiler {
   [[nodiscard]] const T* peek(std::size_t ahead) const {
     return at_ + ahead < ops().size() ? std::get_if<T>(&ops()[at_ + ahead]) : nullptr;
   }
-  [[nodiscard]] std::int64_t width(BufferId id) const { return program_.plan.buffers[static_cast<std::size_t>(id)].width; }
+  [[nodiscard]] std::int64_t width(BufferId id) const {
+    return program_.plan.buffers[static_cast<std::size_t>(id)].width;
+  }
 
   // Whether no op from `from` on reads the buffer before writing it anew; a
   // fused step may then drop it. Ops that write a buffer in place also read it.
@@ -66,13 +68,14 @@ class Compiler {
         throw Error(ErrorCode::kNotFound, fmt::format("{}: tensor {} is missing", checkpoint_.where(), planned.name));
       }
       if (info->shape != planned.shape) {
-        throw Error(ErrorCode::kCorruptFile,
-                    fmt::format("{}: tensor {}: shape {}, the configuration asks for {}", checkpoint_.where(planned.name),
-                                planned.name, shape_text(info->shape), shape_text(planned.shape)));
+        throw Error(ErrorCode::kCorruptFile, fmt::format("{}: tensor {}: shape {}, the configuration asks for {}",
+                                                         checkpoint_.where(planned.name), planned.name,
+                                                         shape_text(info->shape), shape_text(planned.shape)));
       }
       if (!info->packed && !is_float(info->dtype)) {
-        throw Error(ErrorCode::kUnsupported, fmt::format("{}: tensor {}: type {}, expected a floating-point type",
-                                                         checkpoint_.where(planned.name), planned.name, dtype_name(info->dtype)));
+        throw Error(ErrorCode::kUnsupported,
+                    fmt::format("{}: tensor {}: type {}, expected a floating-point type",
+                                checkpoint_.where(planned.name), planned.name, dtype_name(info->dtype)));
       }
       const Weight weight = checkpoint_.load(planned.name, pool_);
       if (planned.matrix) {
@@ -174,10 +177,12 @@ class Compiler {
       const PanelMatrix* const gate = matrix(linears[0]->weight);
       const PanelMatrix* const up = matrix(linears[1]->weight);
       if (q8(gate) == q8(up)) {
-        step.parts.push_back({up, gate, vector(linears[1]->bias), vector(linears[0]->bias), swiglu->out, false, q8(up)});
+        step.parts.push_back(
+            {up, gate, vector(linears[1]->bias), vector(linears[0]->bias), swiglu->out, false, q8(up)});
         ++length;
       }
-    } else if (add != nullptr && linears.size() == 1 && add->y == linears[0]->out && dead_after(add->y, at_ + length + 1)) {
+    } else if (add != nullptr && linears.size() == 1 && add->y == linears[0]->out &&
+               dead_after(add->y, at_ + length + 1)) {
       const PanelMatrix* const m = matrix(linears[0]->weight);
       step.parts.push_back({m, nullptr, vector(linears[0]->bias), nullptr, add->x, true, q8(m)});
       ++length;

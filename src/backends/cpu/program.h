@@ -60,7 +60,8 @@ using SwigluStep = SwigluOp;
 using AddStep = AddOp;
 using SelectStep = SelectOp;
 
-using Step = std::variant<EmbeddingStep, NormStep, LinearStep, AttentionStep, RopeStep, SwigluStep, AddStep, SelectStep>;
+using Step =
+    std::variant<EmbeddingStep, NormStep, LinearStep, AttentionStep, RopeStep, SwigluStep, AddStep, SelectStep>;
 
 struct Program {
   Plan plan;

@@ -90,7 +90,9 @@ inline F32 f_zero_below(F32 v, F32 x, float low) {
     return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v.v[i]), keep));
   });
 }
-inline float f_first(F32 x) { return vgetq_lane_f32(x.v[0], 0); }
+inline float f_first(F32 x) {
+  return vgetq_lane_f32(x.v[0], 0);
+}
 inline float f_reduce_add(F32 x) {
   return vaddvq_f32(vaddq_f32(vaddq_f32(x.v[0], x.v[1]), vaddq_f32(x.v[2], x.v[3])));
 }
@@ -111,7 +113,8 @@ inline I32 load_bytes(const std::uint8_t* p) {
   const uint16x8_t low = vmovl_u8(vget_low_u8(bytes));
   const uint16x8_t high = vmovl_u8(vget_high_u8(bytes));
   return {{vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(low))), vreinterpretq_s32_u32(vmovl_u16(vget_high_u16(low))),
-           vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(high))), vreinterpretq_s32_u32(vmovl_u16(vget_high_u16(high)))}};
+           vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(high))),
+           vreinterpretq_s32_u32(vmovl_u16(vget_high_u16(high)))}};
 }
 inline F32 f_load_u8(const std::uint8_t* p) {
   const I32 bytes = load_bytes(p);
@@ -152,9 +155,8 @@ inline I32 i_shl(I32 x, int n) {
   return i_each([&](int i) { return vshlq_s32(x.v[i], vdupq_n_s32(n)); });
 }
 inline I32 i_shr(I32 x, int n) {
-  return i_each([&](int i) {
-    return vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(x.v[i]), vdupq_n_s32(-n)));
-  });
+  return i_each(
+      [&](int i) { return vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(x.v[i]), vdupq_n_s32(-n))); });
 }
 inline F32 i_to_f(I32 x) {
   return f_each([&](int i) { return vcvtq_f32_s32(x.v[i]); });

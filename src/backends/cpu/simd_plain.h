@@ -44,11 +44,15 @@ inline F32 f_set(float x) {
 inline F32 f_load_part(const float* p, int n) {
   return f_each([&](int i) { return i < n ? p[i] : 0.0F; });
 }
-inline F32 f_load(const float* p) { return f_load_part(p, 16); }
+inline F32 f_load(const float* p) {
+  return f_load_part(p, 16);
+}
 inline void f_store_part(float* p, F32 x, int n) {
   for (int i = 0; i < n; ++i) p[i] = x.v[i];
 }
-inline void f_store(float* p, F32 x) { f_store_part(p, x, 16); }
+inline void f_store(float* p, F32 x) {
+  f_store_part(p, x, 16);
+}
 inline F32 f_add(F32 x, F32 y) {
   return f_each([&](int i) { return x.v[i] + y.v[i]; });
 }
@@ -83,7 +87,9 @@ inline F32 f_scale2(F32 x, F32 n) {
 inline F32 f_zero_below(F32 v, F32 x, float low) {
   return f_each([&](int i) { return x.v[i] >= low ? v.v[i] : 0.0F; });
 }
-inline float f_first(F32 x) { return x.v[0]; }
+inline float f_first(F32 x) {
+  return x.v[0];
+}
 inline float f_reduce_add(F32 x) {
   float sum = 0;
   for (const float v : x.v) sum += v;

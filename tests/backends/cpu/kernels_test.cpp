@@ -34,7 +34,8 @@ class EveryKernelSet : public testing::TestWithParam<const Kernels*> {
  protected:
   const Kernels& k = *GetParam();
 };
-INSTANTIATE_TEST_SUITE_P(Sets, EveryKernelSet, testing::ValuesIn(available_kernels().begin(), available_kernels().end()),
+INSTANTIATE_TEST_SUITE_P(Sets, EveryKernelSet,
+                         testing::ValuesIn(available_kernels().begin(), available_kernels().end()),
                          [](const auto& test) { return std::string(test.param->name); });
 
 struct Matrix {
@@ -54,7 +55,8 @@ Matrix packed_matrix(const FormatSpec& spec, std::int64_t rows, std::int64_t col
   const auto data = normal_data(static_cast<std::size_t>(rows * cols), seed, 0.05F);
   const RowReader read = [&](std::int64_t row, float* out) { std::copy_n(data.begin() + row * cols, cols, out); };
   const float global = spec.format == Format::kNvfp4 ? nvfp4_global_scale(0.25F) : 1.0F;
-  Matrix matrix{{}, std::make_shared<PackedMatrix>(quantize_matrix(spec, rows, cols, read, global, pool())), {}, rows, cols};
+  Matrix matrix{
+      {}, std::make_shared<PackedMatrix>(quantize_matrix(spec, rows, cols, read, global, pool())), {}, rows, cols};
   matrix.weight = {matrix.packed->view(), matrix.packed};
   return matrix;
 }
@@ -78,8 +80,9 @@ Matrix dense_matrix(DType type, std::int64_t rows, std::int64_t cols, unsigned s
   return matrix;
 }
 
-std::vector<float> run_linear(const Kernels& k, const PanelMatrix& matrix, const PanelMatrix* gate, bool q8, std::int64_t tokens,
-                              const std::vector<float>& x, const std::vector<float>& bias, const std::vector<float>* accumulate) {
+std::vector<float> run_linear(const Kernels& k, const PanelMatrix& matrix, const PanelMatrix* gate, bool q8,
+                              std::int64_t tokens, const std::vector<float>& x, const std::vector<float>& bias,
+                              const std::vector<float>* accumulate) {
   const PanelView& view = matrix.view();
   const std::int64_t padded = view.blocks * kBlock;
   std::vector<float> padded_x(static_cast<std::size_t>(tokens * padded));
@@ -92,9 +95,19 @@ std::vector<float> run_linear(const Kernels& k, const PanelMatrix& matrix, const
   if (accumulate != nullptr) out = *accumulate;
   std::vector<float> scratch(static_cast<std::size_t>(2 * scratch_floats(view) + 64));
   for (std::int64_t panel = 0; panel < matrix.panels(); ++panel) {
-    const LinearTile tile{&view, gate == nullptr ? nullptr : &gate->view(), panel, tokens, blocks.data(), padded_x.data(),
-                          q8 ? view.blocks : padded, out.data(), view.rows, bias.empty() ? nullptr : bias.data(),
-                          nullptr, accumulate != nullptr, scratch.data()};
+    const LinearTile tile{&view,
+                          gate == nullptr ? nullptr : &gate->view(),
+                          panel,
+                          tokens,
+                          blocks.data(),
+                          padded_x.data(),
+                          q8 ? view.blocks : padded,
+                          out.data(),
+                          view.rows,
+                          bias.empty() ? nullptr : bias.data(),
+                          nullptr,
+                          accumulate != nullptr,
+                          scratch.data()};
     (q8 ? k.linear_q8 : k.linear_f32)(tile);
   }
   return out;
@@ -117,21 +130,23 @@ std::vector<double> dequantized(const Kernels& k, const std::vector<float>& x, s
 // |found - exact| for a sum of n products is at most about n roundings of the
 // largest partial sum; sqrt(n) of them in practice, doubled twice for safety.
 // Offsets of integer codes add up to `spread` times the size of the terms.
-void expect_linear(const std::vector<float>& found, const std::vector<float>& w, const std::vector<double>& x, std::int64_t tokens,
-                   std::int64_t rows, std::int64_t cols, double spread, const std::vector<float>& bias, const std::vector<float>* accumulate,
-                   const std::string& what) {
+void expect_linear(const std::vector<float>& found, const std::vector<float>& w, const std::vector<double>& x,
+                   std::int64_t tokens, std::int64_t rows, std::int64_t cols, double spread,
+                   const std::vector<float>& bias, const std::vector<float>* accumulate, const std::string& what) {
   for (std::int64_t t = 0; t < tokens; ++t) {
     for (std::int64_t r = 0; r < rows; ++r) {
       double sum = bias.empty() ? 0 : bias[static_cast<std::size_t>(r)];
       double size = 0;
       for (std::int64_t i = 0; i < cols; ++i) {
-        const double term = static_cast<double>(w[static_cast<std::size_t>(r * cols + i)]) * x[static_cast<std::size_t>(t * cols + i)];
+        const double term =
+            static_cast<double>(w[static_cast<std::size_t>(r * cols + i)]) * x[static_cast<std::size_t>(t * cols + i)];
         sum += term;
         size += std::fabs(term);
       }
       const auto at = static_cast<std::size_t>(t * rows + r);
       if (accumulate != nullptr) sum += (*accumulate)[at];
-      const double tolerance = 4 * kUnit * (spread * size + std::fabs(sum) + 1e-3) * std::sqrt(static_cast<double>(cols) + 4);
+      const double tolerance =
+          4 * kUnit * (spread * size + std::fabs(sum) + 1e-3) * std::sqrt(static_cast<double>(cols) + 4);
       ASSERT_NEAR(found[at], sum, tolerance) << what << " token " << t << " row " << r;
     }
   }
@@ -156,13 +171,15 @@ std::vector<FormatSpec> kernel_specs() {
 }
 
 std::string text(const FormatSpec& spec) {
-  return std::string(format_info(spec.format).name) + "/" + group_name(spec.group) + "/" + std::string(scale_type_name(spec.scale_type));
+  return std::string(format_info(spec.format).name) + "/" + group_name(spec.group) + "/" +
+         std::string(scale_type_name(spec.scale_type));
 }
 
 TEST_P(EveryKernelSet, PackedLinearsMatchTheReference) {
   unsigned seed = 1;
   for (const FormatSpec& spec : kernel_specs()) {
-    for (const auto& [rows, cols, tokens] : {std::tuple(16, 32, 1), std::tuple(35, 100, 13), std::tuple(7, 144, 3), std::tuple(48, 320, 8)}) {
+    for (const auto& [rows, cols, tokens] :
+         {std::tuple(16, 32, 1), std::tuple(35, 100, 13), std::tuple(7, 144, 3), std::tuple(48, 320, 8)}) {
       const Matrix matrix = packed_matrix(spec, rows, cols, ++seed);
       const PanelMatrix panels("w", matrix.weight, rows, cols, pool());
       const auto x = normal_data(static_cast<std::size_t>(tokens * cols), ++seed);
@@ -171,11 +188,11 @@ TEST_P(EveryKernelSet, PackedLinearsMatchTheReference) {
       const auto w = matrix.decoded();
       // Codes are at most 2^bits steps from zero, weights of normal data a few.
       const double spread = 8;
-      expect_linear(run_linear(k, panels, nullptr, false, tokens, x, bias, nullptr), w, exact_x, tokens, rows, cols, spread, bias, nullptr,
-                    text(spec) + " f32");
+      expect_linear(run_linear(k, panels, nullptr, false, tokens, x, bias, nullptr), w, exact_x, tokens, rows, cols,
+                    spread, bias, nullptr, text(spec) + " f32");
       if (panels.view().integer) {
-        expect_linear(run_linear(k, panels, nullptr, true, tokens, x, bias, nullptr), w, dequantized(k, x, tokens, cols), tokens, rows,
-                      cols, 32, bias, nullptr, text(spec) + " q8");
+        expect_linear(run_linear(k, panels, nullptr, true, tokens, x, bias, nullptr), w,
+                      dequantized(k, x, tokens, cols), tokens, rows, cols, 32, bias, nullptr, text(spec) + " q8");
       }
     }
   }
@@ -190,8 +207,8 @@ TEST_P(EveryKernelSet, DenseLinearsMatchTheReferenceAndAccumulate) {
       const auto x = normal_data(static_cast<std::size_t>(tokens * cols), ++seed);
       const auto before = normal_data(static_cast<std::size_t>(tokens * rows), ++seed);
       const std::vector<double> exact_x(x.begin(), x.end());
-      expect_linear(run_linear(k, panels, nullptr, false, tokens, x, {}, &before), matrix.decoded(), exact_x, tokens, rows, cols, 1, {}, &before,
-                    std::string(dtype_name(type)));
+      expect_linear(run_linear(k, panels, nullptr, false, tokens, x, {}, &before), matrix.decoded(), exact_x, tokens,
+                    rows, cols, 1, {}, &before, std::string(dtype_name(type)));
     }
   }
 }
@@ -244,7 +261,8 @@ TEST_P(EveryKernelSet, ActivationsQuantizeToTheNearestOf255Levels) {
     const auto found = dequantized(k, x, 1, n);
     for (std::int64_t begin = 0; begin < n; begin += kBlock) {
       double largest = 0;
-      for (std::int64_t i = begin; i < std::min(n, begin + kBlock); ++i) largest = std::max(largest, std::fabs(static_cast<double>(x[static_cast<std::size_t>(i)])));
+      for (std::int64_t i = begin; i < std::min(n, begin + kBlock); ++i)
+        largest = std::max(largest, std::fabs(static_cast<double>(x[static_cast<std::size_t>(i)])));
       for (std::int64_t i = begin; i < std::min(n, begin + kBlock); ++i) {
         EXPECT_NEAR(found[static_cast<std::size_t>(i)], x[static_cast<std::size_t>(i)], largest / 127 * 0.5001);
       }
@@ -264,7 +282,8 @@ TEST_P(EveryKernelSet, VectorOpsMatchTheReference) {
     double squares = 0;
     for (const float v : x) squares += static_cast<double>(v) * v;
     const double factor = 1 / std::sqrt(squares / static_cast<double>(n) + 1e-5);
-    for (std::size_t i = 0; i < size; ++i) EXPECT_NEAR(out[i], x[i] * factor * y[i], 2e-6 * (std::fabs(x[i] * y[i]) + 1e-3));
+    for (std::size_t i = 0; i < size; ++i)
+      EXPECT_NEAR(out[i], x[i] * factor * y[i], 2e-6 * (std::fabs(x[i] * y[i]) + 1e-3));
     k.swiglu(x.data(), y.data(), n, out.data());
     for (std::size_t i = 0; i < size; ++i) {
       const double expected = x[i] / (1 + std::exp(-static_cast<double>(x[i]))) * y[i];
@@ -284,7 +303,9 @@ TEST_P(EveryKernelSet, SiluHoldsAtTheEnds) {
   k.swiglu(gate.data(), up.data(), static_cast<std::int64_t>(gate.size()), out.data());
   for (std::size_t i = 0; i < gate.size(); ++i) {
     const double expected = gate[i] / (1 + std::exp(-static_cast<double>(gate[i])));
-    EXPECT_NEAR(out[i], expected, 1e-6 * std::fabs(expected) + 1e-30 + (gate[i] < -87 ? 1e-33 + std::fabs(gate[i]) * 1.2e-38 : 0)) << gate[i];
+    EXPECT_NEAR(out[i], expected,
+                1e-6 * std::fabs(expected) + 1e-30 + (gate[i] < -87 ? 1e-33 + std::fabs(gate[i]) * 1.2e-38 : 0))
+        << gate[i];
   }
 }
 
@@ -333,8 +354,9 @@ void check_attention(const Kernels& k, const AttentionCase& c, bool f16) {
   auto keys = normal_data(static_cast<std::size_t>(total) * dim, 20);
   auto values = normal_data(static_cast<std::size_t>(total) * dim, 21);
   for (int t = 0; t < total; ++t) {
-    k.store_kv(keys.data() + static_cast<std::size_t>(t) * dim, values.data() + static_cast<std::size_t>(t) * dim, t % kPageTokens, c.head_dim,
-               padded, f16, cache.data() + static_cast<std::size_t>(table[static_cast<std::size_t>(t / kPageTokens)]) * page_bytes);
+    k.store_kv(keys.data() + static_cast<std::size_t>(t) * dim, values.data() + static_cast<std::size_t>(t) * dim,
+               t % kPageTokens, c.head_dim, padded, f16,
+               cache.data() + static_cast<std::size_t>(table[static_cast<std::size_t>(t / kPageTokens)]) * page_bytes);
   }
   if (f16) {
     for (float& x : keys) x = f16_to_f32(f32_to_f16(x));
@@ -346,8 +368,8 @@ void check_attention(const Kernels& k, const AttentionCase& c, bool f16) {
   std::vector<float> scratch(static_cast<std::size_t>(attention_scratch_floats(rows, c.head_dim, padded)));
   const float scale = 1 / std::sqrt(static_cast<float>(c.head_dim));
   const std::int64_t stride = c.group * c.head_dim;
-  k.attention({q.data(), stride, out.data(), stride, c.tokens, c.group, c.head_dim, padded, scale, c.past, c.window, table.data(), cache.data(),
-               page_bytes, f16, scratch.data()});
+  k.attention({q.data(), stride, out.data(), stride, c.tokens, c.group, c.head_dim, padded, scale, c.past, c.window,
+               table.data(), cache.data(), page_bytes, f16, scratch.data()});
   for (int row = 0; row < rows; ++row) {
     const int position = c.past + row / c.group;
     const int begin = c.window > 0 ? std::max(0, position + 1 - c.window) : 0;
@@ -355,7 +377,9 @@ void check_attention(const Kernels& k, const AttentionCase& c, bool f16) {
     double top = -1e300;
     for (int t = begin; t <= position; ++t) {
       double score = 0;
-      for (std::size_t d = 0; d < dim; ++d) score += static_cast<double>(q[static_cast<std::size_t>(row) * dim + d]) * keys[static_cast<std::size_t>(t) * dim + d];
+      for (std::size_t d = 0; d < dim; ++d)
+        score += static_cast<double>(q[static_cast<std::size_t>(row) * dim + d]) *
+                 keys[static_cast<std::size_t>(t) * dim + d];
       weights.push_back(score * scale);
       top = std::max(top, weights.back());
     }
@@ -363,10 +387,12 @@ void check_attention(const Kernels& k, const AttentionCase& c, bool f16) {
     for (double& w : weights) sum += w = std::exp(w - top);
     for (std::size_t d = 0; d < dim; ++d) {
       double expected = 0;
-      for (int t = begin; t <= position; ++t) expected += weights[static_cast<std::size_t>(t - begin)] / sum * values[static_cast<std::size_t>(t) * dim + d];
+      for (int t = begin; t <= position; ++t)
+        expected += weights[static_cast<std::size_t>(t - begin)] / sum * values[static_cast<std::size_t>(t) * dim + d];
       // Scores are off by a few roundings of their size (below 10), weights by as
       // much in relation; values are of size 1.
-      ASSERT_NEAR(out[static_cast<std::size_t>(row) * dim + d], expected, 1e-5) << "row " << row << " dim " << d << " head size " << c.head_dim;
+      ASSERT_NEAR(out[static_cast<std::size_t>(row) * dim + d], expected, 1e-5)
+          << "row " << row << " dim " << d << " head size " << c.head_dim;
     }
   }
   EXPECT_EQ(out.back(), 42);
@@ -374,9 +400,10 @@ void check_attention(const Kernels& k, const AttentionCase& c, bool f16) {
 
 TEST_P(EveryKernelSet, AttentionMatchesTheReference) {
   for (const bool f16 : {false, true}) {
-    for (const AttentionCase& c : {AttentionCase{64, 3, 0, 1, 0}, AttentionCase{64, 3, 70, 1, 0}, AttentionCase{32, 1, 0, 40, 0},
-                                   AttentionCase{80, 4, 13, 9, 0}, AttentionCase{24, 2, 100, 5, 0}, AttentionCase{128, 8, 200, 4, 0},
-                                   AttentionCase{64, 2, 90, 20, 16}, AttentionCase{64, 1, 0, 30, 5}, AttentionCase{6, 1, 17, 3, 1}}) {
+    for (const AttentionCase& c :
+         {AttentionCase{64, 3, 0, 1, 0}, AttentionCase{64, 3, 70, 1, 0}, AttentionCase{32, 1, 0, 40, 0},
+          AttentionCase{80, 4, 13, 9, 0}, AttentionCase{24, 2, 100, 5, 0}, AttentionCase{128, 8, 200, 4, 0},
+          AttentionCase{64, 2, 90, 20, 16}, AttentionCase{64, 1, 0, 30, 5}, AttentionCase{6, 1, 17, 3, 1}}) {
       check_attention(k, c, f16);
     }
   }
@@ -385,7 +412,8 @@ TEST_P(EveryKernelSet, AttentionMatchesTheReference) {
 TEST(PanelMatrix, ScalesThatAreNotFiniteAreRefused) {
   Matrix matrix = packed_matrix(default_spec(Format::kFp4), 4, 64, 1);
   matrix.packed->set_scale(2, 1, NAN);
-  expect_error(ErrorCode::kCorruptFile, "tensor w: the scale of row 2, group 1", [&] { PanelMatrix("w", matrix.weight, 4, 64, pool()); });
+  expect_error(ErrorCode::kCorruptFile, "tensor w: the scale of row 2, group 1",
+               [&] { PanelMatrix("w", matrix.weight, 4, 64, pool()); });
   Matrix fp8 = packed_matrix(default_spec(Format::kFp8E4M3), 4, 64, 1);
   fp8.packed->codes[7] = std::byte{0x7F};
   expect_error(ErrorCode::kCorruptFile, "not finite", [&] { PanelMatrix("w", fp8.weight, 4, 64, pool()); });

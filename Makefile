@@ -1,0 +1,36 @@
+# Two commands for newcomers; everything else is in CMakePresets.json.
+#   make demo   a real model, quantized to FP4 and writing text
+#   make test   every test
+.PHONY: demo test build check-long fuzz format lint bench
+
+build:
+	tools/install_dependencies.sh
+	cmake --preset release
+	cmake --build --preset release
+
+demo: build
+	tools/demo.sh build/release/bin/metal-marlin
+
+test: build
+	ctest --preset release --parallel 2
+
+# Long checks, not part of CI: fuzzing, thread sanitizer, real data.
+check-long: fuzz
+	tools/check_long.sh
+
+fuzz:
+	tools/install_dependencies.sh fuzz
+	cmake --preset fuzz
+	cmake --build --preset fuzz
+	for parser in safetensors gguf json; do \
+	  mkdir -p build/fuzz/corpus/$$parser && \
+	  build/fuzz/tests/fuzz/fuzz_$$parser -max_total_time=60 -rss_limit_mb=2048 -max_len=65536 \
+	    build/fuzz/corpus/$$parser tests/fuzz/corpus/$$parser || exit 1; \
+	done
+
+format:
+	git ls-files '*.cpp' '*.h' | xargs clang-format -i
+
+lint:
+	git ls-files '*.cpp' '*.h' | xargs clang-format --dry-run --Werror
+	run-clang-tidy -quiet -p build/release 'src/.*\.cpp'
