@@ -22,7 +22,7 @@ struct QuantizeOptions {
   FormatSpec spec;  ///< of the linear layers
   /// Of embeddings and the output head; nothing keeps them as they are.
   std::optional<FormatSpec> embedding = default_spec(Format::kInt8);
-  /// ECMAScript regular expressions, searched for in weight names. Where
+  /// Perl-compatible regular expressions, searched for in weight names. Where
   /// include is not empty, linear layers that match none of it stay as they
   /// are; whatever matches exclude stays as it is.
   std::vector<std::string> include;

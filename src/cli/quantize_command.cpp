@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <regex>
 
 #include "cli/commands.h"
 #include "cli/progress_bar.h"
@@ -52,10 +51,20 @@ struct Line {
   double worst_error = 0;
 };
 
+// The name with the layer's number replaced by a star.
+std::string role_of(const std::string& name) {
+  const std::size_t layers = name.find(".layers.");
+  if (layers == std::string::npos) return name;
+  const std::size_t begin = layers + 8;
+  const std::size_t end = name.find('.', begin);
+  if (end == std::string::npos) return name;
+  return name.substr(0, begin) + "*" + name.substr(end);
+}
+
 std::vector<Line> group_lines(const QuantizeReport& report) {
   std::vector<Line> lines;
   for (const QuantizedTensor& tensor : report.tensors) {
-    const std::string role = std::regex_replace(tensor.name, std::regex(R"(\.layers\.\d+\.)"), ".layers.*.");
+    const std::string role = role_of(tensor.name);
     const auto same = [&](const Line& line) {
       return line.role == role && line.source == tensor.source && line.format == tensor.format;
     };

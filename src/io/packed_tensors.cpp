@@ -6,9 +6,9 @@
 #include <array>
 #include <cstring>
 #include <memory>
-#include <regex>
 
 #include "metal_marlin/error.h"
+#include "tokenizer/regex.h"
 
 namespace metal_marlin {
 namespace {
@@ -91,14 +91,11 @@ std::vector<std::byte> zeros_by_column(const PackedMatrix& matrix) {
   return bytes;
 }
 
+// compressed-tensors takes names as they are or, after "re:", as patterns that
+// are anchored at the beginning only.
 bool matches(const std::string& pattern, const std::string& module, const std::string& where) {
   if (!pattern.starts_with("re:")) return pattern == module;
-  try {
-    // compressed-tensors uses re.match: anchored at the beginning only.
-    return std::regex_search(module, std::regex("^(?:" + pattern.substr(3) + ")"));
-  } catch (const std::regex_error& error) {
-    throw Error(ErrorCode::kUnsupported, fmt::format("{}: pattern '{}': {}", where, pattern, error.what()));
-  }
+  return Regex("^(?:" + pattern.substr(3) + ")", where).search(module);
 }
 
 const DenseView& part(const SafetensorsFolder& folder, const std::string& name) {

@@ -7,7 +7,6 @@
 #include <cmath>
 #include <map>
 #include <optional>
-#include <regex>
 
 #include "formats/group_scale.h"
 #include "formats/packed_matrix.h"
@@ -18,6 +17,7 @@
 #include "metal_marlin/error.h"
 #include "models/architectures.h"
 #include "runtime/thread_pool.h"
+#include "tokenizer/regex.h"
 
 namespace metal_marlin {
 namespace {
@@ -28,21 +28,14 @@ std::string module_name(const std::string& weight) {
   return weight.substr(0, weight.size() - kWeightSuffix.size());
 }
 
-std::vector<std::regex> compile_patterns(const std::vector<std::string>& patterns, const char* flag) {
-  std::vector<std::regex> out;
-  for (const std::string& pattern : patterns) {
-    try {
-      out.emplace_back(pattern);
-    } catch (const std::regex_error& error) {
-      throw Error(ErrorCode::kInvalidArgument, fmt::format("{} is '{}': {}", flag, pattern, error.what()));
-    }
-  }
+std::vector<Regex> compile_patterns(const std::vector<std::string>& patterns, const char* flag) {
+  std::vector<Regex> out;
+  for (const std::string& pattern : patterns) out.emplace_back(pattern, flag);
   return out;
 }
 
-bool any_match(const std::vector<std::regex>& patterns, const std::string& name) {
-  return std::any_of(patterns.begin(), patterns.end(),
-                     [&](const std::regex& pattern) { return std::regex_search(name, pattern); });
+bool any_match(const std::vector<Regex>& patterns, const std::string& name) {
+  return std::any_of(patterns.begin(), patterns.end(), [&](const Regex& pattern) { return pattern.search(name); });
 }
 
 // Linears whose inputs are the same are run as one by others, who want one
@@ -279,8 +272,8 @@ class Quantizer {
   }
 
   const QuantizeOptions& options_;
-  std::vector<std::regex> include_;
-  std::vector<std::regex> exclude_;
+  std::vector<Regex> include_;
+  std::vector<Regex> exclude_;
   ThreadPool pool_;
   std::filesystem::path destination_;
   std::unique_ptr<Checkpoint> checkpoint_;

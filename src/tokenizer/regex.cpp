@@ -109,11 +109,17 @@ bool Regex::find(std::string_view text, std::size_t from, std::size_t& begin, st
           ? pcre2_jit_match(compiled_->code, subject, text.size(), from, PCRE2_NO_UTF_CHECK, match.data, match.context)
           : pcre2_match(compiled_->code, subject, text.size(), from, PCRE2_NO_UTF_CHECK, match.data, match.context);
   if (result == PCRE2_ERROR_NOMATCH) return false;
-  if (result < 0) throw Error(ErrorCode::kInternal, "pattern matching: " + error_text(result));
+  if (result < 0) throw Error(ErrorCode::kUnsupported, "a pattern is too costly: " + error_text(result));
   const PCRE2_SIZE* const offsets = pcre2_get_ovector_pointer(match.data);
   begin = offsets[0];
   end = offsets[1];
   return true;
+}
+
+bool Regex::search(std::string_view text) const {
+  std::size_t begin = 0;
+  std::size_t end = 0;
+  return find(text, 0, begin, end);
 }
 
 std::string Regex::replace_all(std::string_view text, std::string_view content) const {

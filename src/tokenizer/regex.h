@@ -32,6 +32,8 @@ class Regex {
       visit(begin, end);
     }
   }
+  // Whether the pattern matches anywhere.
+  [[nodiscard]] bool search(std::string_view text) const;
   [[nodiscard]] std::string replace_all(std::string_view text, std::string_view content) const;
 
  private:

@@ -1,5 +1,7 @@
-#include "backends/cpu/kernels_impl.h"
+// clang-format off: the vectors come first, the kernels are written over them.
 #include "backends/cpu/simd_avx512.h"
+#include "backends/cpu/kernels_impl.h"
+// clang-format on
 
 namespace metal_marlin::cpu {
 
