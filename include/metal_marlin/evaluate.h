@@ -17,6 +17,9 @@ struct EvaluateOptions {
   /// the second half is scored. Otherwise Hugging Face's: windows that advance
   /// by `stride`, each scoring the tokens that no window before it did.
   int stride = 0;
+  /// Replaces the first token of every disjoint window, as llama.cpp does with
+  /// models that begin each text with BOS.
+  std::optional<TokenId> first_token;
   std::shared_ptr<const Model> reference;                               ///< null: perplexity only
   std::function<bool(std::int64_t done, std::int64_t total)> progress;  ///< windows; false: stop
 };

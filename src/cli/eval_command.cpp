@@ -50,6 +50,8 @@ void run(Flags& flags) {
   if (!flags.reference.empty()) flags.options.reference = Model::load(flags.reference, flags.model.load);
   std::vector<TokenId> tokens = model->tokenizer()->encode(read_text(flags.text_file));
   if (flags.max_tokens > 0 && tokens.size() > flags.max_tokens) tokens.resize(flags.max_tokens);
+  const std::vector<TokenId> prefix = model->tokenizer()->encode("");
+  if (!prefix.empty()) flags.options.first_token = prefix.front();
   Evaluation result;
   {
     ProgressBar bar("eval", "windows");

@@ -158,12 +158,12 @@ class Evaluator {
   template <typename OnRows>
   void forward(Session& session, const Window& window, const OnRows& on_rows) {
     const SequenceId sequence = session.open();
-    const auto input = tokens_.subspan(static_cast<std::size_t>(window.begin),
-                                       static_cast<std::size_t>(window.end - window.begin - 1));
+    const auto begin = tokens_.begin() + window.begin;
+    std::vector<TokenId> input(begin, begin + (window.end - window.begin - 1));
+    if (options_.stride == 0 && options_.first_token) input.front() = *options_.first_token;
     if (!input.empty()) {
-      session.step(
-          std::array{SequenceInput{sequence, input, static_cast<std::size_t>(window.score_from - window.begin - 1)}},
-          on_rows);
+      const auto from = static_cast<std::size_t>(window.score_from - window.begin - 1);
+      session.step(std::array{SequenceInput{sequence, input, from}}, on_rows);
     }
     session.close(sequence);
   }

@@ -344,6 +344,12 @@ TEST(Evaluate, PerplexityFollowsItsDefinition) {
   for (std::size_t i = 48; i < 95; ++i) sum += nll(i);
   EXPECT_EQ(half.scored_tokens, 47);
   EXPECT_NEAR(half.nll, sum / 47, 1e-5);
+  std::vector<TokenId> changed = ids;
+  changed[0] = 9;
+  const double with_nine = evaluate(model, changed, options).nll;
+  options.first_token = 9;
+  EXPECT_EQ(evaluate(model, ids, options).nll, with_nine);
+  EXPECT_NE(with_nine, half.nll);
   options.stride = 96;
   const Evaluation all = evaluate(model, ids, options);
   sum = 0;

@@ -1,4 +1,5 @@
-// clang-format off: the vectors come first, the kernels are written over them.
+// The vectors come first, the kernels are written over them.
+// clang-format off
 #include "backends/cpu/simd_neon.h"
 #include "backends/cpu/kernels_impl.h"
 // clang-format on

@@ -1,0 +1,75 @@
+// One thread's linear kernels by format and number of tokens: multiply-adds a
+// second, and bytes of weights a second (to set beside the memory's bandwidth).
+#include <benchmark/benchmark.h>
+
+#include <random>
+
+#include "backends/cpu/panel_matrix.h"
+#include "runtime/thread_pool.h"
+
+namespace metal_marlin::cpu {
+namespace {
+
+constexpr std::int64_t kRows = 2048;
+constexpr std::int64_t kCols = 2048;
+
+PanelMatrix make_matrix(Format format, ThreadPool& pool) {
+  const RowReader read = [](std::int64_t row, float* out) {
+    std::mt19937 random(static_cast<unsigned>(row));
+    std::normal_distribution<float> normal(0, 0.02F);
+    for (std::int64_t i = 0; i < kCols; ++i) out[i] = normal(random);
+  };
+  auto packed = std::make_shared<PackedMatrix>(quantize_matrix(default_spec(format), kRows, kCols, read, 1, pool));
+  return {"w", Weight{packed->view(), packed}, kRows, kCols, pool};
+}
+
+void linear(benchmark::State& state, Format format, bool q8) {
+  ThreadPool pool;
+  const Kernels& kernels = *available_kernels().front();
+  const PanelMatrix matrix = make_matrix(format, pool);
+  const std::int64_t tokens = state.range(0);
+  const std::vector<float> x(static_cast<std::size_t>(tokens * kCols), 0.5F);
+  std::vector<Q8Block> blocks(static_cast<std::size_t>(tokens * kCols / kBlock));
+  kernels.quantize_q8(x.data(), tokens * kCols, blocks.data());
+  std::vector<float> out(static_cast<std::size_t>(tokens * kRows));
+  std::vector<float> scratch(static_cast<std::size_t>(scratch_floats(matrix.view())));
+  for (auto _ : state) {
+    for (std::int64_t panel = 0; panel < matrix.panels(); ++panel) {
+      const LinearTile tile{
+          &matrix.view(), nullptr, panel,   tokens,  blocks.data(), x.data(),      q8 ? kCols / kBlock : kCols,
+          out.data(),     kRows,   nullptr, nullptr, false,         scratch.data()};
+      (q8 ? kernels.linear_q8 : kernels.linear_f32)(tile);
+    }
+    benchmark::DoNotOptimize(out.data());
+  }
+  state.SetLabel(kernels.name);
+  state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(matrix.bytes()));
+  state.counters["MAC/s"] =
+      benchmark::Counter(static_cast<double>(tokens * kRows * kCols), benchmark::Counter::kIsIterationInvariantRate);
+}
+
+void register_all() {
+  for (const FormatInfo& info : all_formats()) {
+    const std::string name(info.name);
+    const bool integer = info.format != Format::kNf4 && info.format != Format::kNf3 && info.format != Format::kNf2 &&
+                         info.format != Format::kFp8E4M3 && info.format != Format::kFp8E5M2;
+    for (const bool q8 : {true, false}) {
+      if (q8 && !integer) continue;
+      benchmark::RegisterBenchmark((name + (q8 ? "/q8" : "/f32")).c_str(),
+                                   [=](benchmark::State& state) { linear(state, info.format, q8); })
+          ->Arg(1)
+          ->Arg(64)
+          ->Unit(benchmark::kMicrosecond);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace metal_marlin::cpu
+
+int main(int argc, char** argv) {
+  metal_marlin::cpu::register_all();
+  benchmark::Initialize(&argc, argv);
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}
