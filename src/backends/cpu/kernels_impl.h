@@ -119,12 +119,37 @@ inline std::int64_t group_of(const PanelView& m, std::int64_t block) {
   return m.groups == 1 ? 0 : block * kBlock / m.group;
 }
 
+// Accumulators that the compiler keeps in registers: nothing can point at them.
+// A single token has four of them, so that additions need not wait for each other.
+template <int kTokens>
+struct Sums {
+  static constexpr int kChains = kTokens == 1 ? 4 : 1;
+  F32 v[kTokens * kChains];
+  Sums() {
+#pragma GCC unroll 8
+    for (int i = 0; i < kTokens * kChains; ++i) v[i] = f_set(0.0F);
+  }
+  F32& at(int token, int chain) {
+    return v[token * kChains + chain % kChains];
+  }
+  void store(F32* out) const {
+    for (int t = 0; t < kTokens; ++t) {
+      if constexpr (kChains == 4) {
+        out[t] = f_add(f_add(v[0], v[1]), f_add(v[2], v[3]));
+      } else {
+        out[t] = v[t];
+      }
+    }
+  }
+};
+
 // ---- 8-bit activations -----------------------------------------------------
 
 template <PanelKind kKind, bool kTable, bool kHalves, int kTokens>
 inline void q8_panel(const PanelView& m, const std::uint8_t* codes, const float* scales, const U8 table,
                      const Q8Block* x, std::int64_t stride, F32* acc) {
   constexpr std::int64_t kBlockBytes = 64 * code_bits<kKind>();
+  Sums<kTokens> sum;
   for (std::int64_t b = 0; b < m.blocks; ++b, codes += kBlockBytes) {
     U8 w[kChunks];
 #pragma GCC unroll 8
@@ -147,19 +172,20 @@ inline void q8_panel(const PanelView& m, const std::uint8_t* codes, const float*
 #pragma GCC unroll 4
         for (int c = 4; c < 8; ++c) d1 = i_dot4(d1, w[c], xb.q + 4 * c);
         const F32 xs = f_set(xb.scale);
-        acc[t] = f_fma(f_mul(f_load(low), xs), i_to_f(d0), acc[t]);
-        acc[t] = f_fma(f_mul(f_load(high), xs), i_to_f(d1), acc[t]);
-        acc[t] = f_fma(f_load(low + kPanelRows), f_set(xb.low_sum), acc[t]);
-        acc[t] = f_fma(f_load(high + kPanelRows), f_set(xb.high_sum), acc[t]);
+        sum.at(t, 0) = f_fma(f_mul(f_load(low), xs), i_to_f(d0), sum.at(t, 0));
+        sum.at(t, 0) = f_fma(f_mul(f_load(high), xs), i_to_f(d1), sum.at(t, 0));
+        sum.at(t, 0) = f_fma(f_load(low + kPanelRows), f_set(xb.low_sum), sum.at(t, 0));
+        sum.at(t, 0) = f_fma(f_load(high + kPanelRows), f_set(xb.high_sum), sum.at(t, 0));
       } else {
         I32 d = i_zero();
 #pragma GCC unroll 8
         for (int c = 0; c < kChunks; ++c) d = i_dot4(d, w[c], xb.q + 4 * c);
-        acc[t] = f_fma(f_mul(f_load(low), f_set(xb.scale)), i_to_f(d), acc[t]);
-        acc[t] = f_fma(f_load(low + kPanelRows), f_set(xb.sum), acc[t]);
+        sum.at(t, 0) = f_fma(f_mul(f_load(low), f_set(xb.scale)), i_to_f(d), sum.at(t, 0));
+        sum.at(t, 0) = f_fma(f_load(low + kPanelRows), f_set(xb.sum), sum.at(t, 0));
       }
     }
   }
+  sum.store(acc);
 }
 
 inline U8 integer_table(const PanelView& m) {
@@ -221,6 +247,7 @@ template <PanelKind kKind, bool kTable, int kTokens>
 inline void f32_codes(const PanelView& m, const std::uint8_t* codes, const float* scales, const float* x,
                       std::int64_t stride, F32* acc) {
   constexpr std::int64_t kBlockBytes = 64 * code_bits<kKind>();
+  Sums<kTokens> sum;
   const bool halves = m.group == 16 && m.groups > 1;
   for (std::int64_t b = 0; b < m.blocks; ++b, codes += kBlockBytes) {
     const float* group = scales + (halves ? 2 * b : group_of(m, b)) * 2 * kPanelRows;
@@ -234,26 +261,36 @@ inline void f32_codes(const PanelView& m, const std::uint8_t* codes, const float
         const F32 w = f_fma(code_element<kKind, kTable>(m, chunk, j), scale, base);
         const float* const at = x + b * kBlock + 4 * c + j;
 #pragma GCC unroll 8
-        for (int t = 0; t < kTokens; ++t) acc[t] = f_fma(w, f_set(at[t * stride]), acc[t]);
+        for (int t = 0; t < kTokens; ++t) sum.at(t, j) = f_fma(w, f_set(at[t * stride]), sum.at(t, j));
       }
     }
   }
+  sum.store(acc);
+}
+
+template <PanelKind kKind>
+inline F32 dense_element(const std::uint8_t* panel, std::int64_t k) {
+  if constexpr (kKind == PanelKind::kF16)
+    return f_load_f16(reinterpret_cast<const std::uint16_t*>(panel) + k * kPanelRows);
+  if constexpr (kKind == PanelKind::kBf16)
+    return f_load_bf16(reinterpret_cast<const std::uint16_t*>(panel) + k * kPanelRows);
+  return f_load(reinterpret_cast<const float*>(panel) + k * kPanelRows);
 }
 
 template <PanelKind kKind, int kTokens>
 inline void f32_dense(const PanelView& m, const std::uint8_t* codes, const float* x, std::int64_t stride, F32* acc) {
-  for (std::int64_t k = 0; k < m.cols; ++k) {
-    F32 w;
-    if constexpr (kKind == PanelKind::kF16) {
-      w = f_load_f16(reinterpret_cast<const std::uint16_t*>(codes) + k * kPanelRows);
-    } else if constexpr (kKind == PanelKind::kBf16) {
-      w = f_load_bf16(reinterpret_cast<const std::uint16_t*>(codes) + k * kPanelRows);
-    } else {
-      w = f_load(reinterpret_cast<const float*>(codes) + k * kPanelRows);
-    }
+  Sums<kTokens> sum;
+  for (std::int64_t begin = 0; begin < m.cols; begin += 4) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      const std::int64_t k = begin + j;
+      if (k >= m.cols) break;
+      const F32 w = dense_element<kKind>(codes, k);
 #pragma GCC unroll 8
-    for (int t = 0; t < kTokens; ++t) acc[t] = f_fma(w, f_set(x[t * stride + k]), acc[t]);
+      for (int t = 0; t < kTokens; ++t) sum.at(t, j) = f_fma(w, f_set(x[t * stride + k]), sum.at(t, j));
+    }
   }
+  sum.store(acc);
 }
 
 template <int kTokens>
@@ -292,7 +329,6 @@ inline void linear_tokens(const LinearTile& tile, std::int64_t first, int valid)
   F32 acc[kTokens];
   F32 gate[kTokens];
   const auto run = [&](const PanelView& m, const float* scales, F32* sums) {
-    for (int t = 0; t < kTokens; ++t) sums[t] = f_set(0.0F);
     if constexpr (kQ8) {
       q8_dispatch<kTokens>(m, tile.panel, scales, tile.q8 + first * tile.x_stride, tile.x_stride, sums);
     } else {
