@@ -27,12 +27,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     attempt([&] {
       static_cast<void>(Tokenizer::from_json(gguf_tokenizer_json(gguf).dump(), "input")->encode("Hello, world 123"));
     });
-    for (const auto& [name, tensor] : gguf.tensors) {
+    for (const auto& entry : gguf.tensors) {
+      const GgufTensor& tensor = entry.second;
       if (tensor.bytes.empty() || tensor.shape.empty()) continue;
-      std::vector<float> row(static_cast<std::size_t>(tensor.shape.back()));
+      const std::int64_t cols = tensor.shape.back();
+      std::vector<float> row(static_cast<std::size_t>(cols));
       attempt([&] {
-        gguf_decode_row(tensor.type, tensor.bytes.first(gguf_row_bytes(tensor.type, tensor.shape.back())),
-                        tensor.shape.back(), row.data());
+        gguf_decode_row(tensor.type, tensor.bytes.first(gguf_row_bytes(tensor.type, cols)), cols, row.data());
       });
     }
   });

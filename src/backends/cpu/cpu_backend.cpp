@@ -46,11 +46,7 @@ class CpuModel final : public PreparedModel {
 class CpuRunner final : public Runner {
  public:
   CpuRunner(const CpuModel& model, const RunnerLimits& limits, CacheType cache)
-      : model_(model),
-        program_(model.program()),
-        k_(model.kernels()),
-        pool_(model.pool()),
-        f16_(cache == CacheType::kF16) {
+      : program_(model.program()), k_(model.kernels()), pool_(model.pool()), f16_(cache == CacheType::kF16) {
     const Plan& plan = program_.plan;
     const WorkspaceLayout layout = lay_out(program_, limits);
     offsets_ = layout.offsets;
@@ -352,7 +348,6 @@ class CpuRunner final : public Runner {
     });
   }
 
-  const CpuModel& model_;
   const Program& program_;
   const Kernels& k_;
   ThreadPool& pool_;
