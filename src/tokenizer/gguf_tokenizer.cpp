@@ -127,6 +127,16 @@ void fill_sentencepiece(const Gguf& gguf, const std::vector<std::string_view>& t
   }
 }
 
+// The strings of an array, all of which must be UTF-8.
+std::vector<std::string_view> utf8_strings(const Gguf& gguf, const char* key) {
+  std::vector<std::string_view> strings = gguf.strings(key);
+  for (const std::string_view text : strings) {
+    if (!is_valid_utf8(text))
+      throw Error(ErrorCode::kCorruptFile, fmt::format("{}: key {}: a string is not UTF-8", gguf.where, key));
+  }
+  return strings;
+}
+
 void fill_byte_level(const Gguf& gguf, Json& out) {
   const std::string pre(gguf.string("tokenizer.ggml.pre").value_or("default"));
   const PreKind kind = pre_kind(pre, gguf.where);
@@ -134,7 +144,7 @@ void fill_byte_level(const Gguf& gguf, Json& out) {
   out["pre_tokenizer"] = kind.pre_tokenizer;
   out["decoder"] = byte_level(true);
   Json merges = Json::array();
-  for (const std::string_view merge : gguf.strings("tokenizer.ggml.merges")) merges.push_back(merge);
+  for (const std::string_view merge : utf8_strings(gguf, "tokenizer.ggml.merges")) merges.push_back(merge);
   out["model"]["merges"] = std::move(merges);
   out["model"]["ignore_merges"] = kind.ignore_merges;
 }
@@ -153,13 +163,7 @@ Json gguf_tokenizer_json(const Gguf& gguf) {
     throw Error(ErrorCode::kUnsupported,
                 fmt::format("{}: key tokenizer.ggml.model is '{}', expected gpt2 or llama", gguf.where, *model));
   }
-  const std::vector<std::string_view> tokens = gguf.strings("tokenizer.ggml.tokens");
-  for (const std::string_view token : tokens) {
-    if (!is_valid_utf8(token)) {
-      throw Error(ErrorCode::kCorruptFile,
-                  fmt::format("{}: key tokenizer.ggml.tokens: a token is not UTF-8", gguf.where));
-    }
-  }
+  const std::vector<std::string_view> tokens = utf8_strings(gguf, "tokenizer.ggml.tokens");
   std::vector<std::int64_t> types = gguf.integers("tokenizer.ggml.token_type");
   if (types.empty()) types.assign(tokens.size(), 1);
   if (types.size() != tokens.size()) {
