@@ -27,6 +27,8 @@ struct LoadOptions {
   bool gguf_to_f16 = false;
   /// Called with what the user should know.
   std::function<void(const std::string&)> notice;
+  /// Called as weights are loaded; false: stop.
+  std::function<bool(std::size_t done_bytes, std::size_t total_bytes)> progress;
 };
 
 struct ModelInfo {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -15,6 +16,9 @@ enum class Activations : std::uint8_t {
   kInt8,  // blocks of 32 in 8 bits where the weights are integers
   kF32,   // exact
 };
+
+// Called as weights are loaded, with bytes of the file; false: stop.
+using LoadProgress = std::function<bool(std::size_t done, std::size_t total)>;
 
 enum class CacheType : std::uint8_t { kF16, kF32 };
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
-#include <functional>
+#include <memory>
 #include <string>
 
 #include "metal_marlin/model.h"
@@ -23,6 +23,8 @@ struct ModelFlags {
   std::string path;
   LoadOptions load;
   void add(CLI::App& command);
+  // Loads the model at `path`, or at `other`, with a progress bar.
+  [[nodiscard]] std::shared_ptr<const Model> load_model(const std::string& other = {}) const;
 };
 
 // Whether Ctrl-C was pressed; the handler is installed by main.

@@ -46,8 +46,8 @@ void print_text(const Evaluation& result) {
 }
 
 void run(Flags& flags) {
-  const auto model = Model::load(flags.model.path, flags.model.load);
-  if (!flags.reference.empty()) flags.options.reference = Model::load(flags.reference, flags.model.load);
+  const auto model = flags.model.load_model();
+  if (!flags.reference.empty()) flags.options.reference = flags.model.load_model(flags.reference);
   std::vector<TokenId> tokens = model->tokenizer()->encode(read_text(flags.text_file));
   if (flags.max_tokens > 0 && tokens.size() > flags.max_tokens) tokens.resize(flags.max_tokens);
   const std::vector<TokenId> prefix = model->tokenizer()->encode("");

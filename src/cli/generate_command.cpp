@@ -46,7 +46,7 @@ void run(Flags& flags) {
     throw Error(ErrorCode::kInvalidArgument, "give one of --prompt, --prompt-file and --prompt-ids, not empty");
   }
   validate(flags.options.sampler);
-  const auto model = Model::load(flags.model.path, flags.model.load);
+  const auto model = flags.model.load_model();
   const std::vector<TokenId> prompt = prompt_ids(flags, *model);
   if (!flags.json && flags.ids_file.empty())
     fmt::print("{}", flags.prompt_file.empty() ? flags.prompt : read_text(flags.prompt_file));

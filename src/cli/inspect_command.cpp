@@ -5,21 +5,19 @@
 #include "cli/commands.h"
 #include "cli/progress_bar.h"
 #include "cli/table.h"
+#include "io/dtype.h"
 #include "metal_marlin/inspect.h"
+#include "runtime/memory.h"
 
 namespace metal_marlin::cli {
 namespace {
-
-double bits(std::size_t bytes, std::int64_t weights) {
-  return weights == 0 ? 0 : 8.0 * static_cast<double>(bytes) / static_cast<double>(weights);
-}
 
 void print_json(const Inspection& model) {
   nlohmann::ordered_json out = {{"kind", model.kind},
                                 {"architecture", model.architecture},
                                 {"weights", model.weights},
                                 {"bytes", model.bytes},
-                                {"bits_per_weight", bits(model.bytes, model.weights)}};
+                                {"bits_per_weight", bits_per_weight(model.bytes, model.weights)}};
   out["config"] = nlohmann::ordered_json::parse(model.config_json);
   out["tensors"] = nlohmann::ordered_json::array();
   for (const InspectedTensor& tensor : model.tensors) {
@@ -41,15 +39,15 @@ void print_table(const Inspection& model) {
   std::vector<std::vector<std::string>> rows{{"tensor", "shape", "format", "group#", "scale", "bits/weight#", "size#"}};
   for (const InspectedTensor& tensor : model.tensors) {
     rows.push_back({tensor.name, shape_text(tensor.shape), tensor.stored_as, tensor.group, tensor.scale_type,
-                    fmt::format("{:.3f}", tensor.bits_per_weight), size_text(static_cast<double>(tensor.bytes))});
+                    fmt::format("{:.3f}", tensor.bits_per_weight), byte_text(tensor.bytes)});
   }
   auto config = nlohmann::ordered_json::parse(model.config_json);
   if (config.contains("quantization_config"))
     config["quantization_config"] = config["quantization_config"]["quant_method"];
   for (const auto& [key, value] : config.items()) fmt::print("{}: {}\n", key, value.dump());
   fmt::print("\n{}\n{} {}: {} tensors, {} weights, {}, {:.3f} bits/weight\n", render_table(rows), model.architecture,
-             model.kind, model.tensors.size(), count_text(static_cast<double>(model.weights)),
-             size_text(static_cast<double>(model.bytes)), bits(model.bytes, model.weights));
+             model.kind, model.tensors.size(), count_text(static_cast<double>(model.weights)), byte_text(model.bytes),
+             bits_per_weight(model.bytes, model.weights));
 }
 
 }  // namespace

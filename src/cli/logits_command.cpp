@@ -21,7 +21,7 @@ struct Flags {
 void run(const Flags& flags) {
   const std::vector<TokenId> ids = read_ids(flags.ids_file);
   if (ids.empty()) throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: no token ids", flags.ids_file));
-  const auto model = Model::load(flags.model.path, flags.model.load);
+  const auto model = flags.model.load_model();
   SessionOptions options;
   options.cache_tokens = static_cast<std::int64_t>(ids.size());
   options.batch_tokens = flags.batch;

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "cli/progress_bar.h"
 #include "metal_marlin/error.h"
 #include "metal_marlin/inspect.h"
 
@@ -60,6 +61,16 @@ void ModelFlags::add(CLI::App& command) {
   command.add_option("--instruction-set", load.instruction_set,
                      "one that `metal-marlin status` lists; default: the best");
   command.add_flag("--gguf-f16", load.gguf_to_f16, "load GGUF K-quants and IQ4_XS as f16 instead of int8");
+}
+
+std::shared_ptr<const Model> ModelFlags::load_model(const std::string& other) const {
+  ProgressBar bar("load", "B");
+  LoadOptions options = load;
+  options.progress = [&](std::size_t done, std::size_t total) {
+    bar.update(static_cast<double>(done), static_cast<double>(total));
+    return !interrupted();
+  };
+  return Model::load(other.empty() ? path : other, options);
 }
 
 int run(int argc, char** argv) {

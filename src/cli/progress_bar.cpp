@@ -44,6 +44,8 @@ void ProgressBar::update(double done, double total, const std::string& detail) {
   const bool finished = done >= total;
   // On a terminal ten times a second; in a log a line every ten seconds.
   if (!finished && since < (terminal_ ? 0.1 : 10.0)) return;
+  // Work that is over at once needs no bar.
+  if (!drawn_ && terminal_ && finished && std::chrono::duration<double>(now - start_).count() < 0.5) return;
   if (finished && !terminal_ && !drawn_) return;
   last_ = now;
   const double seconds = std::chrono::duration<double>(now - start_).count();

@@ -9,6 +9,7 @@
 #include "cli/table.h"
 #include "metal_marlin/error.h"
 #include "metal_marlin/quantize.h"
+#include "runtime/memory.h"
 
 namespace metal_marlin::cli {
 namespace {
@@ -33,10 +34,6 @@ FormatSpec spec_of(const Flags& flags) {
   if (!flags.zero.empty()) spec.zero = parse_zero_kind(flags.zero);
   validate(spec);
   return spec;
-}
-
-double bits(std::size_t bytes, std::int64_t weights) {
-  return weights == 0 ? 0 : 8.0 * static_cast<double>(bytes) / static_cast<double>(weights);
 }
 
 // One line for all layers' tensors of the same role, source and format.
@@ -85,16 +82,16 @@ void print_table(const QuantizeReport& report) {
   Line total;
   for (const Line& line : group_lines(report)) {
     rows.push_back({line.role, std::to_string(line.count), line.source, line.format,
-                    fmt::format("{:.3f}", bits(line.after, line.weights)), size_text(static_cast<double>(line.before)),
-                    size_text(static_cast<double>(line.after)),
-                    line.worst_error == 0 ? "" : fmt::format("{:.4f}", line.worst_error)});
+                    fmt::format("{:.3f}", bits_per_weight(line.after, line.weights)), byte_text(line.before),
+                    byte_text(line.after), line.worst_error == 0 ? "" : fmt::format("{:.4f}", line.worst_error)});
     total.count += line.count;
     total.weights += line.weights;
     total.before += line.before;
     total.after += line.after;
   }
-  rows.push_back({"total", std::to_string(total.count), "", "", fmt::format("{:.3f}", bits(total.after, total.weights)),
-                  size_text(static_cast<double>(total.before)), size_text(static_cast<double>(total.after)), ""});
+  rows.push_back({"total", std::to_string(total.count), "", "",
+                  fmt::format("{:.3f}", bits_per_weight(total.after, total.weights)), byte_text(total.before),
+                  byte_text(total.after), ""});
   fmt::print("{}", render_table(rows));
 }
 
@@ -114,7 +111,7 @@ void print_json(const Flags& flags, const QuantizeReport& report) {
                               {"shape", tensor.shape},
                               {"source", tensor.source},
                               {"format", tensor.format},
-                              {"bits_per_weight", bits(tensor.bytes, tensor.weights)},
+                              {"bits_per_weight", bits_per_weight(tensor.bytes, tensor.weights)},
                               {"source_bytes", tensor.source_bytes},
                               {"bytes", tensor.bytes},
                               {"relative_error", tensor.relative_error}});
@@ -122,7 +119,7 @@ void print_json(const Flags& flags, const QuantizeReport& report) {
   out["weights"] = weights;
   out["source_bytes"] = before;
   out["bytes"] = after;
-  out["bits_per_weight"] = bits(after, weights);
+  out["bits_per_weight"] = bits_per_weight(after, weights);
   fmt::print("{}\n", out.dump(2));
 }
 

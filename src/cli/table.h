@@ -1,6 +1,7 @@
 // Aligned text tables.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -11,9 +12,6 @@ namespace metal_marlin::cli {
 // aligned to the right.
 std::string render_table(std::vector<std::vector<std::string>> rows);
 
-// "1.5 MiB"
-std::string size_text(double bytes);
-// "[576, 1536]"
-std::string shape_text(const std::vector<std::int64_t>& shape);
+double bits_per_weight(std::size_t bytes, std::int64_t weights);
 
 }  // namespace metal_marlin::cli

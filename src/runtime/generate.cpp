@@ -11,6 +11,9 @@
 namespace metal_marlin {
 namespace {
 
+// Tokens of the prompt in one step.
+constexpr std::size_t kPromptChunk = 512;
+
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -31,7 +34,7 @@ class Generation {
     if (prompt.empty()) throw Error(ErrorCode::kInvalidArgument, "the prompt has no tokens");
     SessionOptions session_options;
     session_options.cache_tokens = static_cast<std::int64_t>(prompt.size()) + std::max(options_.max_tokens, 0);
-    session_options.batch_tokens = static_cast<int>(std::min<std::size_t>(prompt.size(), 512));
+    session_options.batch_tokens = static_cast<int>(std::min(prompt.size(), kPromptChunk));
     session_options.batch_logits = 1;
     Session session(model_, session_options);
     const SequenceId sequence = session.open();
@@ -40,7 +43,13 @@ class Generation {
     TokenId next = 0;
     const LogitsSink sink = [&](std::span<const LogitsRow> rows) { next = sampler_.sample(rows.back().values); };
     auto start = std::chrono::steady_clock::now();
-    session.step(std::array{SequenceInput{sequence, prompt}}, sink);
+    for (std::size_t begin = 0; begin < prompt.size(); begin += kPromptChunk) {
+      if (begin > 0) emit("");  // a chance to cancel
+      if (result_.reason == StopReason::kCancelled) return std::move(result_);
+      const auto chunk = prompt.subspan(begin, std::min(kPromptChunk, prompt.size() - begin));
+      const bool last = begin + chunk.size() == prompt.size();
+      session.step(std::array{SequenceInput{sequence, chunk}}, last ? sink : LogitsSink());
+    }
     result_.prompt_seconds = seconds_since(start);
     start = std::chrono::steady_clock::now();
     for (int i = 0; i < options_.max_tokens && take(next); ++i) {
@@ -62,7 +71,7 @@ class Generation {
       return false;
     }
     result_.tokens.push_back(id);
-    if (detokenizer_) show(detokenizer_->push(id));
+    show(detokenizer_ ? detokenizer_->push(id) : std::string());
     if (stop_.stopped()) return false;
     return result_.reason != StopReason::kCancelled;
   }

@@ -48,6 +48,7 @@ std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, cons
   prepare.activations = options.exact ? Activations::kF32 : Activations::kInt8;
   prepare.kernels = options.instruction_set.empty() ? cpu::available_kernels().front()
                                                     : &cpu::find_kernels(options.instruction_set.c_str());
+  prepare.progress = options.progress;
   impl->prepared = cpu::prepare(impl->plan, *checkpoint, *impl->pool, prepare);
   impl->tokenizer = tokenizer_of(*checkpoint);
   impl->info = {impl->config.model_type,

@@ -1,4 +1,5 @@
 // Arbitrary bytes as a GGUF file: container, metadata, tokenizer, tensors.
+#include "attempt.h"
 #include "io/gguf.h"
 #include "io/gguf_blocks.h"
 #include "io/gguf_model.h"
@@ -6,18 +7,6 @@
 #include "metal_marlin/tokenizer.h"
 #include "models/config.h"
 #include "tokenizer/gguf_tokenizer.h"
-
-namespace {
-
-template <typename Action>
-void attempt(const Action& action) {
-  try {
-    action();
-  } catch (const metal_marlin::Error&) {
-  }
-}
-
-}  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace metal_marlin;

@@ -1,21 +1,10 @@
 // Arbitrary bytes as config.json and as tokenizer.json.
+#include "attempt.h"
 #include "io/json.h"
 #include "io/packed_tensors.h"
 #include "metal_marlin/error.h"
 #include "metal_marlin/tokenizer.h"
 #include "models/config.h"
-
-namespace {
-
-template <typename Action>
-void attempt(const Action& action) {
-  try {
-    action();
-  } catch (const metal_marlin::Error&) {
-  }
-}
-
-}  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace metal_marlin;

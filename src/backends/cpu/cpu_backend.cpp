@@ -379,7 +379,8 @@ std::unique_ptr<Runner> CpuModel::make_runner(const RunnerLimits& limits, CacheT
 std::shared_ptr<const PreparedModel> prepare(Plan plan, const Checkpoint& checkpoint, ThreadPool& pool,
                                              const PrepareOptions& options) {
   const Kernels& kernels = options.kernels != nullptr ? *options.kernels : *available_kernels().front();
-  return std::make_shared<CpuModel>(compile(std::move(plan), checkpoint, pool, options.activations), pool, kernels);
+  return std::make_shared<CpuModel>(compile(std::move(plan), checkpoint, pool, options.activations, options.progress),
+                                    pool, kernels);
 }
 
 std::size_t estimate_weight_bytes(const Plan& plan, const Checkpoint& checkpoint) {

@@ -13,6 +13,7 @@ namespace metal_marlin::cpu {
 struct PrepareOptions {
   Activations activations = Activations::kInt8;
   const Kernels* kernels = nullptr;  // null: the best available
+  LoadProgress progress;
 };
 
 // Loads and repacks the plan's weights and fuses its ops. The pool must outlive

@@ -32,6 +32,22 @@ enum class PanelKind : std::uint8_t {
   kBf16,
   kF32
 };
+// Bits of a code, or of an element of a dense matrix. Functions here have
+// internal linkage: each instruction set's file keeps its own copy.
+static constexpr int code_bits(PanelKind kind) {
+  switch (kind) {
+    case PanelKind::kCodes2: return 2;
+    case PanelKind::kCodes3: return 3;
+    case PanelKind::kCodes4: return 4;
+    case PanelKind::kCodes5: return 5;
+    case PanelKind::kCodes6: return 6;
+    case PanelKind::kF16:
+    case PanelKind::kBf16: return 16;
+    case PanelKind::kF32: return 32;
+    default: return 8;
+  }
+}
+
 enum class PanelScale : std::uint8_t { kNone, kF16, kBf16, kF32, kE8m0 };
 
 struct PanelView {
@@ -81,7 +97,7 @@ struct LinearTile {
   bool accumulate;  // add to `out`
   float* scratch;   // scratch_floats(matrix) floats, twice with a gate
 };
-inline std::int64_t scratch_floats(const PanelView& matrix) {
+[[maybe_unused]] static inline std::int64_t scratch_floats(const PanelView& matrix) {
   return matrix.groups * kPanelRows * 2;
 }
 
@@ -106,7 +122,8 @@ struct AttentionTile {
   bool f16;
   float* scratch;  // attention_scratch_floats(...)
 };
-inline std::int64_t attention_scratch_floats(std::int64_t rows, std::int64_t head_dim, std::int64_t padded_dim) {
+[[maybe_unused]] static inline std::int64_t attention_scratch_floats(std::int64_t rows, std::int64_t head_dim,
+                                                                     std::int64_t padded_dim) {
   return rows * (head_dim + padded_dim + kKeyBlock + 2);
 }
 

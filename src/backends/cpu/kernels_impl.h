@@ -71,21 +71,6 @@ inline U8 unpack_chunk(const std::uint8_t* block, int c) {
   return u_load(block + 64 * c);
 }
 
-template <PanelKind kKind>
-constexpr int code_bits() {
-  switch (kKind) {
-    case PanelKind::kCodes2: return 2;
-    case PanelKind::kCodes3: return 3;
-    case PanelKind::kCodes4: return 4;
-    case PanelKind::kCodes5: return 5;
-    case PanelKind::kCodes6: return 6;
-    case PanelKind::kF16:
-    case PanelKind::kBf16: return 16;
-    case PanelKind::kF32: return 32;
-    default: return 8;
-  }
-}
-
 inline F32 load_scale(const PanelView& m, const void* values, std::int64_t at) {
   switch (m.scale_type) {
     case PanelScale::kF16: return f_load_f16(static_cast<const std::uint16_t*>(values) + at);
@@ -148,7 +133,7 @@ struct Sums {
 template <PanelKind kKind, bool kTable, bool kHalves, int kTokens>
 inline void q8_panel(const PanelView& m, const std::uint8_t* codes, const float* scales, const U8 table,
                      const Q8Block* x, std::int64_t stride, F32* acc) {
-  constexpr std::int64_t kBlockBytes = 64 * code_bits<kKind>();
+  constexpr std::int64_t kBlockBytes = 64 * code_bits(kKind);
   Sums<kTokens> sum;
   for (std::int64_t b = 0; b < m.blocks; ++b, codes += kBlockBytes) {
     U8 w[kChunks];
@@ -246,7 +231,7 @@ inline F32 code_element(const PanelView& m, U8 codes, int j) {
 template <PanelKind kKind, bool kTable, int kTokens>
 inline void f32_codes(const PanelView& m, const std::uint8_t* codes, const float* scales, const float* x,
                       std::int64_t stride, F32* acc) {
-  constexpr std::int64_t kBlockBytes = 64 * code_bits<kKind>();
+  constexpr std::int64_t kBlockBytes = 64 * code_bits(kKind);
   Sums<kTokens> sum;
   const bool halves = m.group == 16 && m.groups > 1;
   for (std::int64_t b = 0; b < m.blocks; ++b, codes += kBlockBytes) {

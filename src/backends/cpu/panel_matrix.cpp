@@ -21,20 +21,6 @@ std::int64_t round_up(std::int64_t n, std::int64_t to) {
   return (n + to - 1) / to * to;
 }
 
-int code_bits(PanelKind kind) {
-  switch (kind) {
-    case PanelKind::kCodes2: return 2;
-    case PanelKind::kCodes3: return 3;
-    case PanelKind::kCodes4: return 4;
-    case PanelKind::kCodes5: return 5;
-    case PanelKind::kCodes6: return 6;
-    case PanelKind::kF16:
-    case PanelKind::kBf16: return 16;
-    case PanelKind::kF32: return 32;
-    default: return 8;
-  }
-}
-
 PanelKind code_kind(Format format) {
   switch (format) {
     case Format::kFp8E4M3: return PanelKind::kE4m3;

@@ -11,8 +11,9 @@ namespace {
 
 class Compiler {
  public:
-  Compiler(Program& program, const Checkpoint& checkpoint, ThreadPool& pool, Activations activations)
-      : program_(program), checkpoint_(checkpoint), pool_(pool), activations_(activations) {}
+  Compiler(Program& program, const Checkpoint& checkpoint, ThreadPool& pool, Activations activations,
+           const LoadProgress& progress)
+      : program_(program), checkpoint_(checkpoint), pool_(pool), activations_(activations), progress_(progress) {}
 
   void run() {
     load_weights();
@@ -61,31 +62,45 @@ class Compiler {
     return id != program_.plan.logits;
   }
 
+  const WeightInfo& checked(const PlannedWeight& planned) const {
+    const WeightInfo* const info = checkpoint_.find(planned.name);
+    if (info == nullptr) {
+      throw Error(ErrorCode::kNotFound, fmt::format("{}: tensor {} is missing", checkpoint_.where(), planned.name));
+    }
+    if (info->shape != planned.shape) {
+      throw Error(ErrorCode::kCorruptFile,
+                  fmt::format("{}: tensor {}: shape {}, the configuration asks for {}", checkpoint_.where(planned.name),
+                              planned.name, shape_text(info->shape), shape_text(planned.shape)));
+    }
+    if (!info->packed && !is_float(info->dtype)) {
+      throw Error(ErrorCode::kUnsupported,
+                  fmt::format("{}: tensor {}: type {}, expected a floating-point type", checkpoint_.where(planned.name),
+                              planned.name, dtype_name(info->dtype)));
+    }
+    return *info;
+  }
+
+  void load(const PlannedWeight& planned) {
+    const Weight weight = checkpoint_.load(planned.name, pool_);
+    if (planned.matrix) {
+      program_.matrices[planned.name] =
+          std::make_unique<PanelMatrix>(planned.name, weight, planned.shape[0], planned.shape[1], pool_);
+    } else {
+      auto& vector = program_.vectors[planned.name];
+      vector.resize(static_cast<std::size_t>(planned.shape[0]));
+      weight.decode_row(0, planned.shape[0], vector.data());
+    }
+  }
+
   void load_weights() {
-    for (const PlannedWeight& planned : planned_weights(program_.plan)) {
-      const WeightInfo* const info = checkpoint_.find(planned.name);
-      if (info == nullptr) {
-        throw Error(ErrorCode::kNotFound, fmt::format("{}: tensor {} is missing", checkpoint_.where(), planned.name));
-      }
-      if (info->shape != planned.shape) {
-        throw Error(ErrorCode::kCorruptFile, fmt::format("{}: tensor {}: shape {}, the configuration asks for {}",
-                                                         checkpoint_.where(planned.name), planned.name,
-                                                         shape_text(info->shape), shape_text(planned.shape)));
-      }
-      if (!info->packed && !is_float(info->dtype)) {
-        throw Error(ErrorCode::kUnsupported,
-                    fmt::format("{}: tensor {}: type {}, expected a floating-point type",
-                                checkpoint_.where(planned.name), planned.name, dtype_name(info->dtype)));
-      }
-      const Weight weight = checkpoint_.load(planned.name, pool_);
-      if (planned.matrix) {
-        program_.matrices[planned.name] =
-            std::make_unique<PanelMatrix>(planned.name, weight, planned.shape[0], planned.shape[1], pool_);
-      } else {
-        auto& vector = program_.vectors[planned.name];
-        vector.resize(static_cast<std::size_t>(planned.shape[0]));
-        weight.decode_row(0, planned.shape[0], vector.data());
-      }
+    const std::vector<PlannedWeight> weights = planned_weights(program_.plan);
+    std::size_t total = 0;
+    std::size_t done = 0;
+    for (const PlannedWeight& planned : weights) total += checked(planned).bytes;
+    for (const PlannedWeight& planned : weights) {
+      load(planned);
+      done += checked(planned).bytes;
+      if (progress_ && !progress_(done, total)) throw Error(ErrorCode::kCancelled, "loading was cancelled");
     }
   }
 
@@ -211,6 +226,7 @@ class Compiler {
   const Checkpoint& checkpoint_;
   ThreadPool& pool_;
   Activations activations_;
+  const LoadProgress& progress_;
   std::size_t at_ = 0;
 };
 
@@ -231,10 +247,11 @@ std::vector<BufferId> touched(const Step& step) {
 
 }  // namespace
 
-Program compile(Plan plan, const Checkpoint& checkpoint, ThreadPool& pool, Activations activations) {
+Program compile(Plan plan, const Checkpoint& checkpoint, ThreadPool& pool, Activations activations,
+                const LoadProgress& progress) {
   Program program;
   program.plan = std::move(plan);
-  Compiler(program, checkpoint, pool, activations).run();
+  Compiler(program, checkpoint, pool, activations, progress).run();
   return program;
 }
 

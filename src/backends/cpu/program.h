@@ -80,8 +80,9 @@ struct WorkspaceLayout {
   std::int64_t floats = 0;
 };
 
-// Loads the weights and fuses.
-Program compile(Plan plan, const Checkpoint& checkpoint, ThreadPool& pool, Activations activations);
+// Loads the weights and fuses. \throws Error (kCancelled) when progress says so.
+Program compile(Plan plan, const Checkpoint& checkpoint, ThreadPool& pool, Activations activations,
+                const LoadProgress& progress);
 
 // Buffers whose lifetimes do not meet share memory.
 WorkspaceLayout lay_out(const Program& program, const RunnerLimits& limits);
