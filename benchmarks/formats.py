@@ -12,8 +12,7 @@ import subprocess
 import sys
 import tempfile
 
-RUNS = [("fp8-e4m3", []), ("int8", []), ("u4", []), ("s4", []), ("fp4", []), ("nvfp4", []), ("mxfp4", []), ("nf4", []), ("int6", []),
-        ("int5", []), ("nf3", []), ("int3", []), ("nf2", []), ("int2", []), ("fp8-e5m2", [])]
+FORMATS = ["fp8-e4m3", "int8", "u4", "s4", "fp4", "nvfp4", "mxfp4", "nf3", "int3", "nf2", "int2", "nf4", "int6", "int5", "fp8-e5m2"]
 
 
 def run(*command):
@@ -32,9 +31,9 @@ def main():
     print("| format | bits/weight, linear layers | bits/weight, all | perplexity | against source | mean KL | top-1 agreement |")
     print("|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        for name, flags in RUNS:
+        for name in FORMATS:
             target = pathlib.Path(folder) / name
-            report = run(options.binary, "quantize", options.model, "-o", target, "--format", name, "--json", *flags)
+            report = run(options.binary, "quantize", options.model, "-o", target, "--format", name, "--json")
             linear = [t for t in report["tensors"] if t["format"] == name and ".layers." in t["name"]]
             weights = sum(t["shape"][0] * t["shape"][1] for t in linear)
             bits = 8 * sum(t["bytes"] for t in linear) / weights

@@ -159,7 +159,8 @@ void decode_q6k(const std::uint8_t* block, float* y) {
         const std::uint8_t byte = low[l + 32 * (part % 2)];
         const int nibble = part < 2 ? byte & 15 : byte >> 4;
         const int code = (nibble | ((high[l] >> (2 * part)) & 3) << 4) - 32;
-        const float scale = d * static_cast<float>(scales[8 * half + 2 * part + l / 16]);
+        const int run = 8 * half + 2 * part + l / 16;
+        const float scale = d * static_cast<float>(scales[run]);
         y[128 * half + 32 * part + l] = scale * static_cast<float>(code);
       }
     }

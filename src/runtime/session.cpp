@@ -106,6 +106,10 @@ struct Session::Impl {
       rows[i].values = {logits + static_cast<std::int64_t>(i) * vocab, static_cast<std::size_t>(vocab)};
     }
     if (!rows.empty() && sink) sink(rows);
+    clear_pass();
+  }
+
+  void clear_pass() {
     tokens.clear();
     slices.clear();
     selected.clear();
@@ -181,6 +185,7 @@ void Session::truncate(SequenceId id, std::int64_t length) {
 
 void Session::step(std::span<const SequenceInput> inputs, const LogitsSink& sink) {
   impl_->validate(inputs);
+  impl_->clear_pass();  // what a sink that threw may have left
   impl_->cancelled.store(false);
   for (std::size_t index = 0; index < inputs.size(); ++index) {
     for (std::size_t done = 0; done < inputs[index].tokens.size();) {

@@ -201,7 +201,7 @@ std::shared_ptr<const Tokenizer> Tokenizer::from_json(std::string_view text, con
     throw Error(ErrorCode::kCorruptFile,
                 fmt::format("{}: largest token id {} with {} tokens", where, largest, impl->ids.size()));
   }
-  const auto size = static_cast<std::size_t>(largest + 1);
+  const auto size = static_cast<std::size_t>(largest) + 1;
   impl->spellings.resize(size);
   impl->special.resize(size);
   impl->added.resize(size);
