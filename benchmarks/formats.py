@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 
-FORMATS = ["fp8-e4m3", "int8", "u4", "s4", "fp4", "nvfp4", "mxfp4", "nf3", "int3", "nf2", "int2", "nf4", "int6", "int5", "fp8-e5m2"]
+FORMATS = ["fp8-e4m3", "int8", "u4", "s4", "fp4", "nvfp4", "mxfp4", "nf3", "int3", "nf2", "int2"]
 
 
 def run(*command):
