@@ -40,6 +40,7 @@ class Sampler {
     float weight;
   };
   void fill(std::span<const float> logits);
+  void sort_until(std::size_t begin, std::size_t end);
   void keep_top_k();
   void keep_top_p();
   void keep_min_p();

@@ -47,31 +47,42 @@ void Sampler::fill(std::span<const float> logits) {
   }
 }
 
-void Sampler::keep_top_k() {
+void Sampler::sort_until(std::size_t begin, std::size_t end) {
   const auto likelier = [](const Candidate& a, const Candidate& b) {
     return a.weight != b.weight ? a.weight > b.weight : a.id < b.id;
   };
-  const auto k =
-      options_.top_k > 0 ? std::min(static_cast<std::size_t>(options_.top_k), candidates_.size()) : candidates_.size();
-  std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(k), candidates_.end(),
-                    likelier);
+  std::partial_sort(candidates_.begin() + static_cast<std::ptrdiff_t>(begin),
+                    candidates_.begin() + static_cast<std::ptrdiff_t>(end), candidates_.end(), likelier);
+}
+
+void Sampler::keep_top_k() {
+  const std::size_t k = std::min(static_cast<std::size_t>(options_.top_k), candidates_.size());
+  sort_until(0, k);
   candidates_.resize(k);
 }
 
-// Candidates are sorted and hold probabilities (up to a factor) here.
+// Sorts only as far as the sum needs: the likeliest few of a large vocabulary.
 void Sampler::keep_top_p() {
   double total = 0;
   for (const Candidate& candidate : candidates_) total += candidate.weight;
+  const double enough = static_cast<double>(options_.top_p) * total;
   double sum = 0;
   std::size_t count = 0;
-  while (count < candidates_.size() && sum < static_cast<double>(options_.top_p) * total)
+  std::size_t sorted = 0;
+  while (count < candidates_.size() && sum < enough) {
+    if (count == sorted) {
+      const std::size_t end = std::min(candidates_.size(), std::max<std::size_t>(64, 4 * sorted));
+      sort_until(sorted, end);
+      sorted = end;
+    }
     sum += candidates_[count++].weight;
+  }
   candidates_.resize(std::max<std::size_t>(count, 1));
 }
 
+// The likeliest candidate has weight 1.
 void Sampler::keep_min_p() {
-  const float least = options_.min_p * candidates_.front().weight;
-  std::erase_if(candidates_, [&](const Candidate& candidate) { return candidate.weight < least; });
+  std::erase_if(candidates_, [&](const Candidate& candidate) { return candidate.weight < options_.min_p; });
 }
 
 TokenId Sampler::draw() {
@@ -95,7 +106,7 @@ TokenId Sampler::sample(std::span<const float> logits) {
     const float top = best->weight;
     for (Candidate& candidate : candidates_)
       candidate.weight = std::exp((candidate.weight - top) / options_.temperature);
-    if (options_.top_k > 0 || options_.top_p < 1 || options_.min_p > 0) keep_top_k();
+    if (options_.top_k > 0) keep_top_k();
     if (options_.top_p < 1) keep_top_p();
     if (options_.min_p > 0) keep_min_p();
     id = draw();
