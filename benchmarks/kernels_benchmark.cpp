@@ -3,6 +3,7 @@
 #include <benchmark/benchmark.h>
 
 #include <random>
+#include <string>
 
 #include "backends/cpu/panel_matrix.h"
 #include "runtime/thread_pool.h"
@@ -12,6 +13,14 @@ namespace {
 
 constexpr std::int64_t kRows = 2048;
 constexpr std::int64_t kCols = 2048;
+
+constexpr const char* kInputNames[] = {"f32", "q8", "bf16"};
+
+PanelMatrix bf16_matrix(ThreadPool& pool) {
+  const auto bytes =
+      std::make_shared<std::vector<std::byte>>(static_cast<std::size_t>(kRows * kCols * 2), std::byte{0x3C});
+  return {"w", Weight{DenseView{DType::kBf16, {kRows, kCols}, *bytes}, bytes}, kRows, kCols, pool};
+}
 
 PanelMatrix make_matrix(Format format, ThreadPool& pool) {
   const RowReader read = [](std::int64_t row, float* out) {
@@ -23,22 +32,27 @@ PanelMatrix make_matrix(Format format, ThreadPool& pool) {
   return {"w", Weight{packed->view(), packed}, kRows, kCols, pool};
 }
 
-void linear(benchmark::State& state, Format format, bool q8) {
-  ThreadPool pool;
+void linear(benchmark::State& state, const PanelMatrix& matrix, LinearInput input) {
   const Kernels& kernels = *available_kernels().front();
-  const PanelMatrix matrix = make_matrix(format, pool);
   const std::int64_t tokens = state.range(0);
   const std::vector<float> x(static_cast<std::size_t>(tokens * kCols), 0.5F);
   std::vector<Q8Block> blocks(static_cast<std::size_t>(tokens * kCols / kBlock));
   kernels.quantize_q8(x.data(), tokens * kCols, blocks.data());
+  std::vector<std::uint16_t> bf16(x.size());
+  if (input == LinearInput::kBf16) kernels.round_bf16(x.data(), tokens * kCols, bf16.data());
   std::vector<float> out(static_cast<std::size_t>(tokens * kRows));
   std::vector<float> scratch(static_cast<std::size_t>(scratch_floats(matrix.view())));
+  const auto kernel = input == LinearInput::kQ8     ? kernels.linear_q8
+                      : input == LinearInput::kBf16 ? kernels.linear_bf16
+                                                    : kernels.linear_f32;
   for (auto _ : state) {
     for (std::int64_t panel = 0; panel < matrix.panels(); ++panel) {
       const LinearTile tile{
-          &matrix.view(), nullptr, panel,   tokens,  blocks.data(), x.data(),      q8 ? kCols / kBlock : kCols,
-          out.data(),     kRows,   nullptr, nullptr, false,         scratch.data()};
-      (q8 ? kernels.linear_q8 : kernels.linear_f32)(tile);
+          &matrix.view(), nullptr,       panel,       tokens,
+          blocks.data(),  x.data(),      bf16.data(), input == LinearInput::kQ8 ? kCols / kBlock : kCols,
+          out.data(),     kRows,         nullptr,     nullptr,
+          false,          scratch.data()};
+      kernel(tile);
     }
     benchmark::DoNotOptimize(out.data());
   }
@@ -48,20 +62,29 @@ void linear(benchmark::State& state, Format format, bool q8) {
       benchmark::Counter(static_cast<double>(tokens * kRows * kCols), benchmark::Counter::kIsIterationInvariantRate);
 }
 
+template <typename MakeMatrix>
+void add(const std::string& name, LinearInput input, const MakeMatrix& make) {
+  benchmark::RegisterBenchmark((name + "/" + kInputNames[static_cast<int>(input)]).c_str(),
+                               [=](benchmark::State& state) {
+                                 ThreadPool pool;
+                                 linear(state, make(pool), input);
+                               })
+      ->Arg(1)
+      ->Arg(64)
+      ->Unit(benchmark::kMicrosecond);
+}
+
 void register_all() {
   for (const FormatInfo& info : all_formats()) {
     const std::string name(info.name);
+    const auto make = [format = info.format](ThreadPool& pool) { return make_matrix(format, pool); };
     const bool integer = info.format != Format::kNf4 && info.format != Format::kNf3 && info.format != Format::kNf2 &&
                          info.format != Format::kFp8E4M3 && info.format != Format::kFp8E5M2;
-    for (const bool q8 : {true, false}) {
-      if (q8 && !integer) continue;
-      benchmark::RegisterBenchmark((name + (q8 ? "/q8" : "/f32")).c_str(),
-                                   [=](benchmark::State& state) { linear(state, info.format, q8); })
-          ->Arg(1)
-          ->Arg(64)
-          ->Unit(benchmark::kMicrosecond);
-    }
+    if (integer) add(name, LinearInput::kQ8, make);
+    add(name, LinearInput::kF32, make);
   }
+  add("bf16", LinearInput::kF32, bf16_matrix);
+  if (available_kernels().front()->linear_bf16 != nullptr) add("bf16", LinearInput::kBf16, bf16_matrix);
 }
 
 }  // namespace

@@ -13,7 +13,8 @@
 namespace metal_marlin {
 
 enum class Activations : std::uint8_t {
-  kInt8,  // blocks of 32 in 8 bits where the weights are integers
+  kInt8,  // blocks of 32 in 8 bits where the weights are integers; bf16 where they
+          // are bf16 and the processor multiplies it
   kF32,   // exact
 };
 

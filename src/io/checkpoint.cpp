@@ -25,6 +25,20 @@ const WeightInfo* Checkpoint::find(const std::string& name) const {
   return found == all.end() || found->name != name ? nullptr : &*found;
 }
 
+const WeightInfo& Checkpoint::require(const std::string& name, const Shape& shape) const {
+  const WeightInfo* const info = find(name);
+  if (info == nullptr) throw Error(ErrorCode::kNotFound, fmt::format("{}: tensor {} is missing", where(), name));
+  if (info->shape != shape) {
+    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: tensor {}: shape {}, the configuration asks for {}",
+                                                     where(name), name, shape_text(info->shape), shape_text(shape)));
+  }
+  if (!info->packed && !is_float(info->dtype)) {
+    throw Error(ErrorCode::kUnsupported, fmt::format("{}: tensor {}: type {}, expected a floating-point type",
+                                                     where(name), name, dtype_name(info->dtype)));
+  }
+  return *info;
+}
+
 std::unique_ptr<Checkpoint> open_checkpoint(const std::filesystem::path& path, const CheckpointOptions& options) {
   if (!std::filesystem::exists(path)) {
     throw Error(ErrorCode::kNotFound, fmt::format("{}: no such file or folder", path.string()));

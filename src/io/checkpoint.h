@@ -68,6 +68,9 @@ class Checkpoint {
   [[nodiscard]] virtual std::string kind() const = 0;
 
   [[nodiscard]] const WeightInfo* find(const std::string& name) const;
+  // A weight that the model needs. \throws Error naming the weight when it is
+  // missing, of another shape, or not of floating-point values.
+  const WeightInfo& require(const std::string& name, const Shape& shape) const;
 };
 
 // Opens a Hugging Face folder, a quantized folder or a GGUF file.

@@ -114,14 +114,7 @@ class Quantizer {
   void plan_jobs() {
     std::map<std::string, bool> matrices;
     for (const PlannedWeight& planned : planned_weights(build_plan(config_))) {
-      const WeightInfo* const info = checkpoint_->find(planned.name);
-      if (info == nullptr)
-        throw Error(ErrorCode::kNotFound, fmt::format("{}: tensor {} is missing", checkpoint_->where(), planned.name));
-      if (info->shape != planned.shape) {
-        throw Error(ErrorCode::kCorruptFile, fmt::format("{}: tensor {}: shape {}, the configuration asks for {}",
-                                                         checkpoint_->where(planned.name), planned.name,
-                                                         shape_text(info->shape), shape_text(planned.shape)));
-      }
+      checkpoint_->require(planned.name, planned.shape);
       matrices[planned.name] = planned.matrix;
     }
     for (const WeightInfo& info : checkpoint_->weights()) {

@@ -53,6 +53,7 @@ class CpuRunner final : public Runner {
     workspace_ = AlignedBuffer(static_cast<std::size_t>(layout.floats) * sizeof(float));
     const std::int64_t input_blocks = program_.widest_input / kBlock;
     q8_ = AlignedBuffer(static_cast<std::size_t>(limits.tokens * input_blocks) * sizeof(Q8Block));
+    bf16_ = AlignedBuffer(static_cast<std::size_t>(limits.tokens * program_.widest_input) * sizeof(std::uint16_t));
     f32_ = AlignedBuffer(static_cast<std::size_t>(limits.tokens * program_.widest_input) * sizeof(float));
     const std::int64_t half = plan.head_dim / 2;
     cosines_.resize(static_cast<std::size_t>(limits.tokens * half));
@@ -96,6 +97,7 @@ class CpuRunner final : public Runner {
     AlignedBuffer linear;
     AlignedBuffer attention;
     AlignedBuffer q8;
+    AlignedBuffer bf16;
     AlignedBuffer f32;
   };
 
@@ -114,6 +116,8 @@ class CpuRunner final : public Runner {
       scratch.attention = AlignedBuffer(static_cast<std::size_t>(attention) * sizeof(float));
       scratch.q8 =
           AlignedBuffer(static_cast<std::size_t>(kFewTokens * program_.widest_input / kBlock) * sizeof(Q8Block));
+      scratch.bf16 =
+          AlignedBuffer(static_cast<std::size_t>(kFewTokens * program_.widest_input) * sizeof(std::uint16_t));
       scratch.f32 = AlignedBuffer(static_cast<std::size_t>(kFewTokens * program_.widest_input) * sizeof(float));
       scratch_.push_back(std::move(scratch));
     }
@@ -184,38 +188,48 @@ class CpuRunner final : public Runner {
     });
   }
 
+  // A linear's input in the forms that its parts want, rows of whole blocks.
+  struct LinearInputs {
+    float* f32;
+    Q8Block* q8;
+    std::uint16_t* bf16;
+  };
+  static bool wants(const LinearStep& step, LinearInput input) {
+    return std::any_of(step.parts.begin(), step.parts.end(),
+                       [input](const LinearPart& part) { return part.input == input; });
+  }
+
   // Norm, padding and quantization of rows [begin, end) of a linear's input.
-  void prepare_input(const LinearStep& step, std::int64_t begin, std::int64_t end, Q8Block* q8, float* f32,
-                     bool want_q8) {
+  void prepare_input(const LinearStep& step, std::int64_t begin, std::int64_t end, const LinearInputs& out) {
+    const bool want_q8 = wants(step, LinearInput::kQ8);
+    const bool want_bf16 = wants(step, LinearInput::kBf16);
     const std::int64_t n = width(step.in);
     const std::int64_t padded = round_up(n, kBlock);
     for (std::int64_t t = begin; t < end; ++t) {
       const float* const x = buffer(step.in) + t * n;
-      float* const row = f32 + t * padded;
+      float* const row = out.f32 + t * padded;
       if (step.norm != nullptr) {
         k_.rms_norm(x, step.norm, n, step.eps, row);
       } else {
         std::memcpy(row, x, static_cast<std::size_t>(n) * sizeof(float));
       }
       std::fill(row + n, row + padded, 0.0F);
-      if (want_q8) k_.quantize_q8(row, n, q8 + t * (padded / kBlock));
+      if (want_q8) k_.quantize_q8(row, n, out.q8 + t * (padded / kBlock));
+      if (want_bf16) k_.round_bf16(row, padded, out.bf16 + t * padded);
     }
   }
 
   void run(const LinearStep& step, std::size_t index, int thread) {
     const std::int64_t count = rows(step.in);
     if (count == 0) return;
-    const bool want_q8 =
-        std::any_of(step.parts.begin(), step.parts.end(), [](const LinearPart& part) { return part.q8; });
     const bool few = count <= kFewTokens;
     Scratch& scratch = scratch_[static_cast<std::size_t>(thread)];
-    Q8Block* const q8 = few ? scratch.q8.as<Q8Block>() : q8_.as<Q8Block>();
-    float* const f32 = few ? scratch.f32.as<float>() : f32_.as<float>();
+    const LinearInputs in{(few ? scratch.f32 : f32_).as<float>(), (few ? scratch.q8 : q8_).as<Q8Block>(),
+                          (few ? scratch.bf16 : bf16_).as<std::uint16_t>()};
     if (few) {
-      prepare_input(step, 0, count, q8, f32, want_q8);
+      prepare_input(step, 0, count, in);
     } else {
-      share(index, 1, count, 4,
-            [&](std::int64_t begin, std::int64_t end) { prepare_input(step, begin, end, q8, f32, want_q8); });
+      share(index, 1, count, 4, [&](std::int64_t begin, std::int64_t end) { prepare_input(step, begin, end, in); });
       pool_.barrier();
     }
     std::int64_t panels = 0;
@@ -231,19 +245,20 @@ class CpuRunner final : public Runner {
                               part->gate == nullptr ? nullptr : &part->gate->view(),
                               panel,
                               count,
-                              q8,
-                              f32,
-                              part->q8 ? padded / kBlock : padded,
+                              in.q8,
+                              in.f32,
+                              in.bf16,
+                              part->input == LinearInput::kQ8 ? padded / kBlock : padded,
                               buffer(part->out),
                               width(part->out),
                               part->bias,
                               part->gate_bias,
                               part->accumulate,
                               scratch.linear.as<float>()};
-        if (part->q8) {
-          k_.linear_q8(tile);
-        } else {
-          k_.linear_f32(tile);
+        switch (part->input) {
+          case LinearInput::kQ8: k_.linear_q8(tile); break;
+          case LinearInput::kBf16: k_.linear_bf16(tile); break;
+          case LinearInput::kF32: k_.linear_f32(tile); break;
         }
       }
     });
@@ -355,6 +370,7 @@ class CpuRunner final : public Runner {
   std::vector<std::int64_t> offsets_;
   AlignedBuffer workspace_;
   AlignedBuffer q8_;
+  AlignedBuffer bf16_;
   AlignedBuffer f32_;
   AlignedBuffer cache_;
   std::size_t pages_ = 0;
@@ -379,8 +395,8 @@ std::unique_ptr<Runner> CpuModel::make_runner(const RunnerLimits& limits, CacheT
 std::shared_ptr<const PreparedModel> prepare(Plan plan, const Checkpoint& checkpoint, ThreadPool& pool,
                                              const PrepareOptions& options) {
   const Kernels& kernels = options.kernels != nullptr ? *options.kernels : *available_kernels().front();
-  return std::make_shared<CpuModel>(compile(std::move(plan), checkpoint, pool, options.activations, options.progress),
-                                    pool, kernels);
+  return std::make_shared<CpuModel>(
+      compile(std::move(plan), checkpoint, pool, kernels, options.activations, options.progress), pool, kernels);
 }
 
 std::size_t estimate_weight_bytes(const Plan& plan, const Checkpoint& checkpoint) {

@@ -20,6 +20,7 @@ extern const Kernels kPlainKernels;
 #if defined(__x86_64__)
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
+extern const Kernels kAvx512Bf16Kernels;
 #elif defined(__aarch64__)
 extern const Kernels kNeonKernels;
 #endif
@@ -27,13 +28,20 @@ extern const Kernels kNeonKernels;
 namespace {
 
 #if defined(__x86_64__)
-// Not all compilers' __builtin_cpu_supports knows this one.
+// Not all compilers' __builtin_cpu_supports knows these two.
 bool has_f16c() {
   unsigned a = 0;
   unsigned b = 0;
   unsigned c = 0;
   unsigned d = 0;
   return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+bool has_avx512bf16() {
+  unsigned a = 0;
+  unsigned b = 0;
+  unsigned c = 0;
+  unsigned d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & bit_AVX512BF16) != 0;
 }
 #endif
 
@@ -43,6 +51,7 @@ std::vector<const Kernels*> detect() {
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
+    if (has_avx512bf16()) tables.push_back(&kAvx512Bf16Kernels);
     tables.push_back(&kAvx512Kernels);
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c()) {

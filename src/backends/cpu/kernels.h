@@ -18,7 +18,8 @@ constexpr int kKeyBlock = 64;    // keys whose scores are held at once
 // Kernel layout of a weight matrix (panel_matrix.h makes it). Rows are taken in
 // panels of 16, inputs in blocks of 32. For codes of b bits a block takes 64*b
 // bytes in planes of 4, 2 or 1 bits; in a plane of p bits, chunk c of 4 inputs
-// is bits [p*(c mod 8/p), +p) of bytes 64*(c / (8/p)) + 4*row + input.
+// is bits [p*(c mod 8/p), +p) of bytes 64*(c / (8/p)) + 4*row + input. Dense
+// matrices are [input][row] in a panel, bf16 ones [pair of inputs][row][2].
 enum class PanelKind : std::uint8_t {
   kCodes2,
   kCodes3,
@@ -80,6 +81,9 @@ struct Q8Block {
   std::int8_t q[kBlock];
 };
 
+// What a linear multiplies its weights by.
+enum class LinearInput : std::uint8_t { kF32, kQ8, kBf16 };
+
 // One panel of 16 outputs for some tokens. With `gate`, the result is
 // silu(gate * x) * (matrix * x).
 struct LinearTile {
@@ -87,9 +91,10 @@ struct LinearTile {
   const PanelView* gate;  // null: plain
   std::int64_t panel;
   std::int64_t tokens;
-  const Q8Block* q8;      // 8-bit activations, or
-  const float* x;         // f32 ones, padded with zeros to whole blocks
-  std::int64_t x_stride;  // between tokens, in elements of the type
+  const Q8Block* q8;          // 8-bit activations, or
+  const float* x;             // f32 ones, padded with zeros to whole blocks, or
+  const std::uint16_t* bf16;  // bf16 ones, padded likewise
+  std::int64_t x_stride;      // between tokens, in elements of the type
   float* out;
   std::int64_t out_stride;
   const float* bias;  // null: none
@@ -131,8 +136,13 @@ struct Kernels {
   const char* name;
   void (*linear_q8)(const LinearTile&);
   void (*linear_f32)(const LinearTile&);
+  // For bf16 matrices; null where the processor does not multiply bf16.
+  // Subnormal weights and activations count as zero.
+  void (*linear_bf16)(const LinearTile&);
   // ceil(n / 32) blocks; missing elements are zero.
   void (*quantize_q8)(const float* x, std::int64_t n, Q8Block* out);
+  // n a multiple of 32; null like linear_bf16.
+  void (*round_bf16)(const float* x, std::int64_t n, std::uint16_t* out);
   void (*rms_norm)(const float* x, const float* weight, std::int64_t n, float eps, float* out);
   void (*swiglu)(const float* gate, const float* up, std::int64_t n, float* out);
   void (*add)(float* x, const float* y, std::int64_t n);

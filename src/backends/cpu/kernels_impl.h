@@ -5,6 +5,7 @@
 //
 // Vector types: F32 and I32 of 16 lanes, U8 of 64. kUnsignedDot says that dot4
 // takes weights as unsigned bytes; levels of a table are then stored plus 128.
+// kBf16Dot says that there are f_dot_bf16 and f_store_bf16.
 
 #include "backends/cpu/kernels.h"
 
@@ -257,8 +258,10 @@ template <PanelKind kKind>
 inline F32 dense_element(const std::uint8_t* panel, std::int64_t k) {
   if constexpr (kKind == PanelKind::kF16)
     return f_load_f16(reinterpret_cast<const std::uint16_t*>(panel) + k * kPanelRows);
-  if constexpr (kKind == PanelKind::kBf16)
-    return f_load_bf16(reinterpret_cast<const std::uint16_t*>(panel) + k * kPanelRows);
+  if constexpr (kKind == PanelKind::kBf16) {
+    const I32 pair = u_as_i(u_load(panel + k / 2 * 4 * kPanelRows));
+    return i_as_f(k % 2 == 0 ? i_shl(pair, 16) : i_and(pair, static_cast<int>(0xFFFF0000)));
+  }
   return f_load(reinterpret_cast<const float*>(panel) + k * kPanelRows);
 }
 
@@ -303,19 +306,43 @@ void f32_dispatch(const PanelView& m, std::int64_t panel, const float* scales, c
   }
 }
 
+// ---- bf16 activations -------------------------------------------------------
+
+template <int kTokens>
+inline void bf16_panel(const PanelView& m, std::int64_t panel, const std::uint16_t* x, std::int64_t stride, F32* acc) {
+  if constexpr (kBf16Dot) {
+    const std::uint8_t* const weights = m.codes + static_cast<std::size_t>(panel) * m.panel_bytes;
+    const std::int64_t pairs = (m.cols + 1) / 2;
+    Sums<kTokens> sum;
+    for (std::int64_t begin = 0; begin < pairs; begin += 4) {
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        const std::int64_t pair = begin + j;
+        if (pair >= pairs) break;
+        const U8 w = u_load(weights + pair * 4 * kPanelRows);
+#pragma GCC unroll 8
+        for (int t = 0; t < kTokens; ++t) sum.at(t, j) = f_dot_bf16(sum.at(t, j), w, x + t * stride + 2 * pair);
+      }
+    }
+    sum.store(acc);
+  }
+}
+
 // ---- one panel for all tokens ----------------------------------------------
 
 inline F32 load_bias(const float* bias, std::int64_t panel, int valid) {
   return bias == nullptr ? f_set(0.0F) : f_load_part(bias + panel * kPanelRows, valid);
 }
 
-template <bool kQ8, int kTokens>
+template <LinearInput kInput, int kTokens>
 inline void linear_tokens(const LinearTile& tile, std::int64_t first, int valid) {
   F32 acc[kTokens];
   F32 gate[kTokens];
   const auto run = [&](const PanelView& m, const float* scales, F32* sums) {
-    if constexpr (kQ8) {
+    if constexpr (kInput == LinearInput::kQ8) {
       q8_dispatch<kTokens>(m, tile.panel, scales, tile.q8 + first * tile.x_stride, tile.x_stride, sums);
+    } else if constexpr (kInput == LinearInput::kBf16) {
+      bf16_panel<kTokens>(m, tile.panel, tile.bf16 + first * tile.x_stride, tile.x_stride, sums);
     } else {
       f32_dispatch<kTokens>(m, tile.panel, scales, tile.x + first * tile.x_stride, tile.x_stride, sums);
     }
@@ -332,15 +359,17 @@ inline void linear_tokens(const LinearTile& tile, std::int64_t first, int valid)
   }
 }
 
-template <bool kQ8>
+template <LinearInput kInput>
 void linear(const LinearTile& tile) {
-  expand_scales(*tile.matrix, tile.panel, kQ8, tile.scratch);
-  if (tile.gate != nullptr) expand_scales(*tile.gate, tile.panel, kQ8, tile.scratch + scratch_floats(*tile.matrix));
+  constexpr bool kIntegerDot = kInput == LinearInput::kQ8;
+  expand_scales(*tile.matrix, tile.panel, kIntegerDot, tile.scratch);
+  if (tile.gate != nullptr)
+    expand_scales(*tile.gate, tile.panel, kIntegerDot, tile.scratch + scratch_floats(*tile.matrix));
   const int valid = static_cast<int>(lesser(kPanelRows, tile.matrix->rows - tile.panel * kPanelRows));
   std::int64_t t = 0;
-  for (; t + 8 <= tile.tokens; t += 8) linear_tokens<kQ8, 8>(tile, t, valid);
-  for (; t + 4 <= tile.tokens; t += 4) linear_tokens<kQ8, 4>(tile, t, valid);
-  for (; t < tile.tokens; ++t) linear_tokens<kQ8, 1>(tile, t, valid);
+  for (; t + 8 <= tile.tokens; t += 8) linear_tokens<kInput, 8>(tile, t, valid);
+  for (; t + 4 <= tile.tokens; t += 4) linear_tokens<kInput, 4>(tile, t, valid);
+  for (; t < tile.tokens; ++t) linear_tokens<kInput, 1>(tile, t, valid);
 }
 
 // ---- vectors ---------------------------------------------------------------
@@ -361,6 +390,12 @@ void quantize_q8(const float* x, std::int64_t n, Q8Block* out) {
     out->low_sum = scale * f_reduce_add(qa);
     out->high_sum = scale * f_reduce_add(qb);
     out->sum = out->low_sum + out->high_sum;
+  }
+}
+
+void round_bf16(const float* x, std::int64_t n, std::uint16_t* out) {
+  if constexpr (kBf16Dot) {
+    for (std::int64_t i = 0; i < n; i += 16) f_store_bf16(out + i, f_load(x + i));
   }
 }
 
@@ -585,7 +620,18 @@ void attention(const AttentionTile& tile) {
 }
 
 constexpr Kernels make_kernels(const char* name) {
-  return {name, linear<true>, linear<false>, quantize_q8, rms_norm, swiglu, add, rope, store_kv, attention};
+  return {name,
+          linear<LinearInput::kQ8>,
+          linear<LinearInput::kF32>,
+          kBf16Dot ? linear<LinearInput::kBf16> : nullptr,
+          quantize_q8,
+          kBf16Dot ? round_bf16 : nullptr,
+          rms_norm,
+          swiglu,
+          add,
+          rope,
+          store_kv,
+          attention};
 }
 
 }  // namespace

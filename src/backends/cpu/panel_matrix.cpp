@@ -157,7 +157,9 @@ void PanelMatrix::pack_dense(const DenseView& dense, ThreadPool& pool) {
   const DType type = dense_type(dense.dtype);
   view_.kind = type == DType::kF16 ? PanelKind::kF16 : type == DType::kBf16 ? PanelKind::kBf16 : PanelKind::kF32;
   const std::size_t element = dtype_bytes(type);
-  view_.panel_bytes = static_cast<std::size_t>(view_.cols) * kPanelRows * element;
+  // bf16 inputs go in pairs, as the processors' bf16 multiplication takes them.
+  const std::size_t pair = view_.kind == PanelKind::kBf16 ? 2 : 1;
+  view_.panel_bytes = (static_cast<std::size_t>(view_.cols) + pair - 1) / pair * pair * kPanelRows * element;
   codes_ = AlignedBuffer(view_.panel_bytes * static_cast<std::size_t>(panels()));
   view_.codes = codes_.as<const std::uint8_t>();
   const bool copy = type == dense.dtype;
@@ -172,7 +174,7 @@ void PanelMatrix::pack_dense(const DenseView& dense, ThreadPool& pool) {
         if (static_cast<std::int64_t>(row) >= view_.rows) break;
         if (!copy) convert_to_f32(dense.dtype, dense.bytes, row * cols, cols, values.data());
         for (std::size_t k = 0; k < cols; ++k) {
-          std::byte* const target = out + (k * kPanelRows + r) * element;
+          std::byte* const target = out + (k / pair * pair * kPanelRows + r * pair + k % pair) * element;
           if (copy) {
             std::memcpy(target, dense.bytes.data() + (row * cols + k) * element, element);
           } else if (type == DType::kF32) {
@@ -284,7 +286,8 @@ void PanelMatrix::decode_row(std::int64_t row, float* out) const {
   const int bits = code_bits(view_.kind);
   if (view_.scale_type == PanelScale::kNone) {
     for (std::int64_t k = 0; k < view_.cols; ++k) {
-      const auto at = static_cast<std::size_t>(k * kPanelRows + r);
+      const auto at = static_cast<std::size_t>(view_.kind == PanelKind::kBf16 ? k / 2 * 2 * kPanelRows + 2 * r + k % 2
+                                                                              : k * kPanelRows + r);
       if (view_.kind == PanelKind::kF32) {
         std::memcpy(&out[k], data + at * 4, 4);
       } else {
@@ -313,7 +316,8 @@ std::size_t panel_bytes_estimate(const WeightInfo& weight) {
   if (weight.shape.size() != 2)
     return static_cast<std::size_t>(element_count(weight.shape).value_or(0)) * sizeof(float);
   const std::int64_t rows = round_up(weight.shape[0], kPanelRows);
-  if (!weight.packed) return static_cast<std::size_t>(rows * weight.shape[1]) * dtype_bytes(dense_type(weight.dtype));
+  if (!weight.packed)
+    return static_cast<std::size_t>(rows * round_up(weight.shape[1], 2)) * dtype_bytes(dense_type(weight.dtype));
   const std::int64_t cols = round_up(weight.shape[1], kBlock);
   return PackedLayout(*weight.packed, rows, cols).total_bytes();
 }

@@ -11,9 +11,14 @@ namespace {
 
 class Compiler {
  public:
-  Compiler(Program& program, const Checkpoint& checkpoint, ThreadPool& pool, Activations activations,
-           const LoadProgress& progress)
-      : program_(program), checkpoint_(checkpoint), pool_(pool), activations_(activations), progress_(progress) {}
+  Compiler(Program& program, const Checkpoint& checkpoint, ThreadPool& pool, const Kernels& kernels,
+           Activations activations, const LoadProgress& progress)
+      : program_(program),
+        checkpoint_(checkpoint),
+        pool_(pool),
+        kernels_(kernels),
+        activations_(activations),
+        progress_(progress) {}
 
   void run() {
     load_weights();
@@ -62,24 +67,6 @@ class Compiler {
     return id != program_.plan.logits;
   }
 
-  const WeightInfo& checked(const PlannedWeight& planned) const {
-    const WeightInfo* const info = checkpoint_.find(planned.name);
-    if (info == nullptr) {
-      throw Error(ErrorCode::kNotFound, fmt::format("{}: tensor {} is missing", checkpoint_.where(), planned.name));
-    }
-    if (info->shape != planned.shape) {
-      throw Error(ErrorCode::kCorruptFile,
-                  fmt::format("{}: tensor {}: shape {}, the configuration asks for {}", checkpoint_.where(planned.name),
-                              planned.name, shape_text(info->shape), shape_text(planned.shape)));
-    }
-    if (!info->packed && !is_float(info->dtype)) {
-      throw Error(ErrorCode::kUnsupported,
-                  fmt::format("{}: tensor {}: type {}, expected a floating-point type", checkpoint_.where(planned.name),
-                              planned.name, dtype_name(info->dtype)));
-    }
-    return *info;
-  }
-
   void load(const PlannedWeight& planned) {
     const Weight weight = checkpoint_.load(planned.name, pool_);
     if (planned.matrix) {
@@ -96,10 +83,10 @@ class Compiler {
     const std::vector<PlannedWeight> weights = planned_weights(program_.plan);
     std::size_t total = 0;
     std::size_t done = 0;
-    for (const PlannedWeight& planned : weights) total += checked(planned).bytes;
+    for (const PlannedWeight& planned : weights) total += checkpoint_.require(planned.name, planned.shape).bytes;
     for (const PlannedWeight& planned : weights) {
       load(planned);
-      done += checked(planned).bytes;
+      done += checkpoint_.require(planned.name, planned.shape).bytes;
       if (progress_ && !progress_(done, total)) throw Error(ErrorCode::kCancelled, "loading was cancelled");
     }
   }
@@ -108,7 +95,12 @@ class Compiler {
     return name.empty() ? nullptr : program_.vectors.at(name).data();
   }
   [[nodiscard]] const PanelMatrix* matrix(const std::string& name) const { return program_.matrices.at(name).get(); }
-  [[nodiscard]] bool q8(const PanelMatrix* m) const { return activations_ == Activations::kInt8 && m->view().integer; }
+  [[nodiscard]] LinearInput input_of(const PanelMatrix* m) const {
+    if (activations_ == Activations::kF32) return LinearInput::kF32;
+    if (m->view().integer) return LinearInput::kQ8;
+    return m->view().kind == PanelKind::kBf16 && kernels_.linear_bf16 != nullptr ? LinearInput::kBf16
+                                                                                 : LinearInput::kF32;
+  }
 
   void fuse_next() {
     if (fuse_attention() || fuse_linears()) return;
@@ -191,21 +183,21 @@ class Compiler {
         dead_after(swiglu->gate, at_ + length + 1) && dead_after(swiglu->up, at_ + length + 1)) {
       const PanelMatrix* const gate = matrix(linears[0]->weight);
       const PanelMatrix* const up = matrix(linears[1]->weight);
-      if (q8(gate) == q8(up)) {
+      if (input_of(gate) == input_of(up)) {
         step.parts.push_back(
-            {up, gate, vector(linears[1]->bias), vector(linears[0]->bias), swiglu->out, false, q8(up)});
+            {up, gate, vector(linears[1]->bias), vector(linears[0]->bias), swiglu->out, false, input_of(up)});
         ++length;
       }
     } else if (add != nullptr && linears.size() == 1 && add->y == linears[0]->out &&
                dead_after(add->y, at_ + length + 1)) {
       const PanelMatrix* const m = matrix(linears[0]->weight);
-      step.parts.push_back({m, nullptr, vector(linears[0]->bias), nullptr, add->x, true, q8(m)});
+      step.parts.push_back({m, nullptr, vector(linears[0]->bias), nullptr, add->x, true, input_of(m)});
       ++length;
     }
     if (step.parts.empty()) {
       for (const LinearOp* const op : linears) {
         const PanelMatrix* const m = matrix(op->weight);
-        step.parts.push_back({m, nullptr, vector(op->bias), nullptr, op->out, false, q8(m)});
+        step.parts.push_back({m, nullptr, vector(op->bias), nullptr, op->out, false, input_of(m)});
       }
     }
     program_.steps.emplace_back(std::move(step));
@@ -225,6 +217,7 @@ class Compiler {
   Program& program_;
   const Checkpoint& checkpoint_;
   ThreadPool& pool_;
+  const Kernels& kernels_;
   Activations activations_;
   const LoadProgress& progress_;
   std::size_t at_ = 0;
@@ -247,11 +240,11 @@ std::vector<BufferId> touched(const Step& step) {
 
 }  // namespace
 
-Program compile(Plan plan, const Checkpoint& checkpoint, ThreadPool& pool, Activations activations,
-                const LoadProgress& progress) {
+Program compile(Plan plan, const Checkpoint& checkpoint, ThreadPool& pool, const Kernels& kernels,
+                Activations activations, const LoadProgress& progress) {
   Program program;
   program.plan = std::move(plan);
-  Compiler(program, checkpoint, pool, activations, progress).run();
+  Compiler(program, checkpoint, pool, kernels, activations, progress).run();
   return program;
 }
 

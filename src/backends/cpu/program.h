@@ -34,7 +34,7 @@ struct LinearPart {
   const float* gate_bias = nullptr;
   BufferId out = -1;
   bool accumulate = false;
-  bool q8 = false;
+  LinearInput input = LinearInput::kF32;
 };
 
 // Linears that read the same input, with the norm before them.
@@ -80,9 +80,9 @@ struct WorkspaceLayout {
   std::int64_t floats = 0;
 };
 
-// Loads the weights and fuses. \throws Error (kCancelled) when progress says so.
-Program compile(Plan plan, const Checkpoint& checkpoint, ThreadPool& pool, Activations activations,
-                const LoadProgress& progress);
+// Loads the weights and fuses, for these kernels. \throws Error (kCancelled) when progress says so.
+Program compile(Plan plan, const Checkpoint& checkpoint, ThreadPool& pool, const Kernels& kernels,
+                Activations activations, const LoadProgress& progress);
 
 // Buffers whose lifetimes do not meet share memory.
 WorkspaceLayout lay_out(const Program& program, const RunnerLimits& limits);

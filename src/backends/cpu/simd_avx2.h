@@ -16,6 +16,11 @@ struct U8 {
   __m256i a, b;
 };
 constexpr bool kUnsignedDot = false;
+constexpr bool kBf16Dot = false;
+inline F32 f_dot_bf16(F32 acc, U8, const std::uint16_t*) {
+  return acc;
+}
+inline void f_store_bf16(std::uint16_t*, F32) {}
 
 inline F32 f_set(float v) {
   return {_mm256_set1_ps(v), _mm256_set1_ps(v)};

@@ -1,4 +1,4 @@
-// Vectors for x86 with AVX-512 F, BW, DQ, VL and VNNI.
+// Vectors for x86 with AVX-512 F, BW, DQ, VL and VNNI, and BF16 where compiled for it.
 #include <immintrin.h>
 
 #include <cstdint>
@@ -10,6 +10,11 @@ using F32 = __m512;
 using I32 = __m512i;
 using U8 = __m512i;
 constexpr bool kUnsignedDot = true;
+#ifdef __AVX512BF16__
+constexpr bool kBf16Dot = true;
+#else
+constexpr bool kBf16Dot = false;
+#endif
 
 inline __mmask16 part(int n) {
   return static_cast<__mmask16>((1U << n) - 1);
@@ -81,6 +86,26 @@ inline void f_store_f16(std::uint16_t* p, F32 v) {
 inline F32 f_load_bf16(const std::uint16_t* p) {
   const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+// acc[row] += weights[row][0 .. 2] . x[0 .. 2], all bf16.
+inline F32 f_dot_bf16(F32 acc, __m512i weights, const std::uint16_t* x) {
+#ifdef __AVX512BF16__
+  int pair;
+  __builtin_memcpy(&pair, x, 4);
+  return _mm512_dpbf16_ps(acc, (__m512bh)weights, (__m512bh)_mm512_set1_epi32(pair));
+#else
+  (void)weights;
+  (void)x;
+  return acc;
+#endif
+}
+inline void f_store_bf16(std::uint16_t* p, F32 v) {
+#ifdef __AVX512BF16__
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(v));
+#else
+  (void)p;
+  (void)v;
+#endif
 }
 inline I32 load_bytes(const std::uint8_t* p) {
   return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));

@@ -16,6 +16,11 @@ struct U8 {
   uint8x16_t v[4];
 };
 constexpr bool kUnsignedDot = false;
+constexpr bool kBf16Dot = false;
+inline F32 f_dot_bf16(F32 acc, U8, const std::uint16_t*) {
+  return acc;
+}
+inline void f_store_bf16(std::uint16_t*, F32) {}
 
 template <typename F>
 inline F32 f_each(F f) {

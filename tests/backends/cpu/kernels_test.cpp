@@ -80,16 +80,18 @@ Matrix dense_matrix(DType type, std::int64_t rows, std::int64_t cols, unsigned s
   return matrix;
 }
 
-std::vector<float> run_linear(const Kernels& k, const PanelMatrix& matrix, const PanelMatrix* gate, bool q8,
+std::vector<float> run_linear(const Kernels& k, const PanelMatrix& matrix, const PanelMatrix* gate, LinearInput input,
                               std::int64_t tokens, const std::vector<float>& x, const std::vector<float>& bias,
                               const std::vector<float>* accumulate) {
   const PanelView& view = matrix.view();
   const std::int64_t padded = view.blocks * kBlock;
   std::vector<float> padded_x(static_cast<std::size_t>(tokens * padded));
   std::vector<Q8Block> blocks(static_cast<std::size_t>(tokens * view.blocks));
+  std::vector<std::uint16_t> bf16(padded_x.size());
   for (std::int64_t t = 0; t < tokens; ++t) {
     std::copy_n(x.begin() + t * view.cols, view.cols, padded_x.begin() + t * padded);
     k.quantize_q8(x.data() + t * view.cols, view.cols, blocks.data() + t * view.blocks);
+    if (input == LinearInput::kBf16) k.round_bf16(padded_x.data() + t * padded, padded, bf16.data() + t * padded);
   }
   std::vector<float> out(static_cast<std::size_t>(tokens * view.rows));
   if (accumulate != nullptr) out = *accumulate;
@@ -101,14 +103,15 @@ std::vector<float> run_linear(const Kernels& k, const PanelMatrix& matrix, const
                           tokens,
                           blocks.data(),
                           padded_x.data(),
-                          q8 ? view.blocks : padded,
+                          bf16.data(),
+                          input == LinearInput::kQ8 ? view.blocks : padded,
                           out.data(),
                           view.rows,
                           bias.empty() ? nullptr : bias.data(),
                           nullptr,
                           accumulate != nullptr,
                           scratch.data()};
-    (q8 ? k.linear_q8 : k.linear_f32)(tile);
+    (input == LinearInput::kQ8 ? k.linear_q8 : input == LinearInput::kBf16 ? k.linear_bf16 : k.linear_f32)(tile);
   }
   return out;
 }
@@ -188,10 +191,10 @@ TEST_P(EveryKernelSet, PackedLinearsMatchTheReference) {
       const auto w = matrix.decoded();
       // Codes are at most 2^bits steps from zero, weights of normal data a few.
       const double spread = 8;
-      expect_linear(run_linear(k, panels, nullptr, false, tokens, x, bias, nullptr), w, exact_x, tokens, rows, cols,
-                    spread, bias, nullptr, text(spec) + " f32");
+      expect_linear(run_linear(k, panels, nullptr, LinearInput::kF32, tokens, x, bias, nullptr), w, exact_x, tokens,
+                    rows, cols, spread, bias, nullptr, text(spec) + " f32");
       if (panels.view().integer) {
-        expect_linear(run_linear(k, panels, nullptr, true, tokens, x, bias, nullptr), w,
+        expect_linear(run_linear(k, panels, nullptr, LinearInput::kQ8, tokens, x, bias, nullptr), w,
                       dequantized(k, x, tokens, cols), tokens, rows, cols, 32, bias, nullptr, text(spec) + " q8");
       }
     }
@@ -207,8 +210,40 @@ TEST_P(EveryKernelSet, DenseLinearsMatchTheReferenceAndAccumulate) {
       const auto x = normal_data(static_cast<std::size_t>(tokens * cols), ++seed);
       const auto before = normal_data(static_cast<std::size_t>(tokens * rows), ++seed);
       const std::vector<double> exact_x(x.begin(), x.end());
-      expect_linear(run_linear(k, panels, nullptr, false, tokens, x, {}, &before), matrix.decoded(), exact_x, tokens,
-                    rows, cols, 1, {}, &before, std::string(dtype_name(type)));
+      expect_linear(run_linear(k, panels, nullptr, LinearInput::kF32, tokens, x, {}, &before), matrix.decoded(),
+                    exact_x, tokens, rows, cols, 1, {}, &before, std::string(dtype_name(type)));
+    }
+  }
+}
+
+TEST_P(EveryKernelSet, Bf16LinearsMatchTheReferenceOnRoundedActivations) {
+  if (k.linear_bf16 == nullptr) {
+    ASSERT_EQ(k.round_bf16, nullptr);
+    return;
+  }
+  unsigned seed = 150;
+  for (const auto& [rows, cols, tokens] :
+       {std::tuple(16, 32, 1), std::tuple(35, 101, 14), std::tuple(1, 1, 2), std::tuple(48, 320, 8)}) {
+    const Matrix matrix = dense_matrix(DType::kBf16, rows, cols, ++seed);
+    const PanelMatrix panels("w", matrix.weight, rows, cols, pool());
+    const auto x = normal_data(static_cast<std::size_t>(tokens * cols), ++seed);
+    const auto bias = normal_data(static_cast<std::size_t>(rows), ++seed);
+    std::vector<double> rounded;
+    for (const float value : x) rounded.push_back(bf16_to_f32(f32_to_bf16(value)));
+    expect_linear(run_linear(k, panels, nullptr, LinearInput::kBf16, tokens, x, bias, nullptr), matrix.decoded(),
+                  rounded, tokens, rows, cols, 1, bias, nullptr, "bf16");
+  }
+}
+
+TEST_P(EveryKernelSet, RowsOfDenseMatricesDecodeExactly) {
+  for (const DType type : {DType::kF32, DType::kF16, DType::kBf16}) {
+    const Matrix matrix = dense_matrix(type, 21, 75, 310);
+    const PanelMatrix panels("w", matrix.weight, 21, 75, pool());
+    std::vector<float> found(75);
+    for (std::int64_t row = 0; row < 21; ++row) {
+      panels.decode_row(row, found.data());
+      for (std::size_t i = 0; i < 75; ++i)
+        ASSERT_EQ(found[i], matrix.decoded()[static_cast<std::size_t>(row) * 75 + i]);
     }
   }
 }
@@ -222,10 +257,10 @@ TEST_P(EveryKernelSet, GatedLinearIsSiluOfTheGateTimesTheOther) {
   const PanelMatrix up_panels("up", up.weight, rows, cols, pool());
   const PanelMatrix gate_panels("gate", gate.weight, rows, cols, pool());
   const auto x = normal_data(static_cast<std::size_t>(tokens * cols), 203, 4);
-  for (const bool q8 : {false, true}) {
-    const auto g = run_linear(k, gate_panels, nullptr, q8, tokens, x, {}, nullptr);
-    const auto u = run_linear(k, up_panels, nullptr, q8, tokens, x, {}, nullptr);
-    const auto found = run_linear(k, up_panels, &gate_panels, q8, tokens, x, {}, nullptr);
+  for (const LinearInput input : {LinearInput::kF32, LinearInput::kQ8}) {
+    const auto g = run_linear(k, gate_panels, nullptr, input, tokens, x, {}, nullptr);
+    const auto u = run_linear(k, up_panels, nullptr, input, tokens, x, {}, nullptr);
+    const auto found = run_linear(k, up_panels, &gate_panels, input, tokens, x, {}, nullptr);
     for (std::size_t i = 0; i < found.size(); ++i) {
       const double expected = g[i] / (1 + std::exp(-static_cast<double>(g[i]))) * u[i];
       ASSERT_NEAR(found[i], expected, 1e-6 * (1 + std::fabs(expected)));
