@@ -190,12 +190,15 @@ TEST_P(GoldenModel, ForgottenTokensLeaveNoTrace) {
   EXPECT_LT(largest_difference(last, expected), kTolerance);
 }
 
-// The fast mode's error is that of 8-bit activations and an f16 cache, none of
-// which the weights here (bf16) go through: only the cache differs.
+// The weights here are bf16, so the fast mode's error is that of the f16 cache
+// and, where the processor multiplies bf16, of activations rounded to 8 bits of
+// mantissa: 2^-9 at each of some 30 linears, adding up as a random walk.
 TEST_P(GoldenModel, FastModeIsClose) {
   const Golden golden(GetParam());
   const auto model = Model::load(golden.folder);
-  EXPECT_LT(largest_difference(logits_in_chunks(model, golden.ids, 96), golden.logits), 2e-2);
+  float largest = 0;
+  for (const float logit : golden.logits) largest = std::max(largest, std::fabs(logit));
+  EXPECT_LT(largest_difference(logits_in_chunks(model, golden.ids, 96), golden.logits), 2e-2F + 0x1p-6F * largest);
 }
 
 TEST_P(GoldenModel, ThreadsDoNotChangeTheResult) {
