@@ -33,4 +33,5 @@ format:
 
 lint:
 	git ls-files '*.cpp' '*.h' | xargs clang-format --dry-run --Werror
-	run-clang-tidy -quiet -p build/release 'src/.*\.cpp'
+	# The kernels are one text: one instruction set stands for all.
+	run-clang-tidy -quiet -p build/release '^(?!.*kernels_(avx|neon)).*/src/.*\.cpp$$'

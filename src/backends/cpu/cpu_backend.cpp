@@ -59,11 +59,11 @@ class CpuRunner final : public Runner {
     cosines_.resize(static_cast<std::size_t>(limits.tokens * half));
     sines_.resize(cosines_.size());
     padded_dim_ = round_up(plan.head_dim, 16);
-    tile_bytes_ = static_cast<std::size_t>((plan.head_dim + padded_dim_) * kPageTokens) * (f16_ ? 2 : 4);
+    tile_bytes_ = static_cast<std::size_t>(plan.head_dim + padded_dim_) * kPageTokens * (f16_ ? 2 : 4);
     pages_ = static_cast<std::size_t>(limits.pages);
     cache_ = AlignedBuffer(estimate_cache_bytes(plan, limits.pages, cache));
     counters_ = std::vector<std::atomic<std::int64_t>>(2 * program_.steps.size() + 1);
-    tiles_.reserve(static_cast<std::size_t>(limits.tokens + limits.sequences));
+    tiles_.reserve(static_cast<std::size_t>(limits.tokens) + static_cast<std::size_t>(limits.sequences));
     rows_.resize(static_cast<std::size_t>(limits.tokens));
     allocate_scratch();
   }
@@ -115,10 +115,10 @@ class CpuRunner final : public Runner {
       scratch.linear = AlignedBuffer(static_cast<std::size_t>(program_.linear_scratch) * sizeof(float));
       scratch.attention = AlignedBuffer(static_cast<std::size_t>(attention) * sizeof(float));
       scratch.q8 =
-          AlignedBuffer(static_cast<std::size_t>(kFewTokens * program_.widest_input / kBlock) * sizeof(Q8Block));
+          AlignedBuffer(static_cast<std::size_t>(program_.widest_input / kBlock) * kFewTokens * sizeof(Q8Block));
       scratch.bf16 =
-          AlignedBuffer(static_cast<std::size_t>(kFewTokens * program_.widest_input) * sizeof(std::uint16_t));
-      scratch.f32 = AlignedBuffer(static_cast<std::size_t>(kFewTokens * program_.widest_input) * sizeof(float));
+          AlignedBuffer(static_cast<std::size_t>(program_.widest_input) * kFewTokens * sizeof(std::uint16_t));
+      scratch.f32 = AlignedBuffer(static_cast<std::size_t>(program_.widest_input) * kFewTokens * sizeof(float));
       scratch_.push_back(std::move(scratch));
     }
   }
@@ -130,7 +130,7 @@ class CpuRunner final : public Runner {
         tiles_.push_back({&sequence, first, std::min(tile_tokens_, sequence.count - first)});
       }
       for (int i = 0; i < sequence.count; ++i)
-        rows_[static_cast<std::size_t>(sequence.first + i)] = {&sequence, sequence.past + i};
+        rows_[static_cast<std::size_t>(sequence.first) + static_cast<std::size_t>(i)] = {&sequence, sequence.past + i};
     }
   }
 
@@ -410,8 +410,8 @@ std::size_t estimate_weight_bytes(const Plan& plan, const Checkpoint& checkpoint
 
 std::size_t estimate_cache_bytes(const Plan& plan, int pages, CacheType cache) {
   const std::int64_t padded = round_up(plan.head_dim, 16);
-  return static_cast<std::size_t>((plan.head_dim + padded) * kPageTokens * plan.kv_heads * plan.layers * pages) *
-         (cache == CacheType::kF16 ? 2 : 4);
+  return static_cast<std::size_t>((plan.head_dim + padded) * plan.kv_heads * plan.layers) *
+         static_cast<std::size_t>(pages) * kPageTokens * (cache == CacheType::kF16 ? 2 : 4);
 }
 
 }  // namespace metal_marlin::cpu
