@@ -1,0 +1,108 @@
+"""Compiles one shader: to an object for the host's processor, plain or instrumented,
+to a shared library, or to PTX; and checks it the strict way."""
+import os
+import re
+import subprocess
+import tempfile
+
+import lint
+import reflect
+import rewrite
+from source import CLANG, HERE, SourceError, preprocess, tokenize
+
+TRIPLES = {"x86_64": "x86_64-unknown-linux-gnu", "aarch64": "aarch64-unknown-linux-gnu"}
+HOST_FLAGS = {"x86_64": ["-march=x86-64-v3"], "aarch64": ["-march=armv8.2-a"]}
+
+
+class Shader:
+    """A shader after the preprocessor, with what reflection found."""
+
+    def __init__(self, path, includes=(), defines=(), version=310):
+        self.path, self.version = path, version
+        text = preprocess(path, includes, defines, version)
+        self.tokens = tokenize(text, path)
+        self.kernels = reflect.kernels(self.tokens)
+        self.plain = tokenize(text, path)
+        self.constants = rewrite.rewrite(self.tokens)
+
+    def body(self, isolate):
+        text = "#include <metal_stdlib>\n"
+        if isolate:  # so that shaders linked into one program may use the same names
+            text += "namespace {\n"
+        text += rewrite.text_of(self.tokens) + '\n# 1 "<entries>"\n'
+        return text + ("}\n" if isolate else "")
+
+
+def _base(version):
+    return [CLANG, "-x", "c++", "-nostdinc", "-isystem", os.path.join(HERE, "include"), "-w",
+            f"-D__METAL_VERSION__={version}", "-Xclang", "-cl-single-precision-constant",
+            "-Wno-reserved-user-defined-literal", "-fno-exceptions", "-fno-rtti", "-fno-math-errno",
+            "-ferror-limit=20"]
+
+
+def _sycl(arch_triple):
+    return ["-Xclang", "-fsycl-is-device", "-Xclang", "-aux-triple", "-Xclang", arch_triple]
+
+
+def _run(command, text):
+    with tempfile.NamedTemporaryFile("w", suffix=".cpp", delete=False) as f:
+        f.write(text)
+    try:
+        done = subprocess.run(command + [f.name], capture_output=True, text=True)
+    finally:
+        os.unlink(f.name)
+    if done.returncode != 0:
+        raise CompileError(done.stderr.replace(f.name, "<generated>"))
+
+
+class CompileError(Exception):
+    pass
+
+
+def compile_object(shader, output, symbol, arch="x86_64", instrument=False, isolate=False, sanitize=None, shared=False):
+    text = shader.body(isolate) + reflect.host_entries(shader.kernels, shader.constants, symbol, instrument)
+    command = _base(shader.version) + [f"--target={TRIPLES[arch]}", "-std=c++17", "-fPIC", "-O2",
+                                       "-ffp-contract=off"] + HOST_FLAGS[arch] + _sycl(TRIPLES[arch])
+    if instrument:
+        # Loads stay where the text has them: no vectorizing, no merging.
+        command += ["-DMSL_INSTRUMENTED", "-gline-tables-only", "-fno-vectorize", "-fno-slp-vectorize",
+                    "-fno-unroll-loops", "-O1", "-fsanitize-coverage=trace-loads,trace-stores,trace-pc-guard",
+                    "-Xclang", "-fsanitize-coverage-type=0"][:-2]
+        command = [c for c in command if c != "-O2"]
+    if sanitize:
+        command += [f"-fsanitize={sanitize}", "-mllvm", "-asan-stack=0", "-mllvm", "-asan-globals=0"]
+    _run(command + (["-shared"] if shared else ["-c"]) + ["-o", output], text)
+
+
+def compile_ptx(shader, output, arch="sm_90"):
+    text = shader.body(False) + reflect.ptx_entries(shader.kernels)
+    ptx = "+ptx80" if arch == "sm_90" else "+ptx70"
+    command = _base(shader.version) + ["-std=c++17", "--target=nvptx64-nvidia-cuda", "-DMSL_TARGET_PTX", "-O3",
+                                       "-Xclang", "-target-cpu", "-Xclang", arch, "-Xclang", "-target-feature",
+                                       "-Xclang", ptx, f"-DMSL_PTX_ARCH={arch[3:]}", "-ffp-contract=fast",
+                                       "-mllvm", "-unroll-threshold=20000", "-mllvm", "-inline-threshold=10000",
+                                       "-S", "-o", output] + _sycl(TRIPLES["x86_64"])
+    _run(command, text)
+    with open(output, encoding="utf-8") as f:
+        ptx_text = f.read()
+    for i, kernel in enumerate(shader.kernels):
+        if kernel.max_threads:
+            ptx_text = re.sub(rf"(\.entry msl_entry_{i}\((?:[^)]*)\))", rf"\1\n.maxntid {kernel.max_threads}, 1, 1",
+                              ptx_text, count=1)
+    with open(output, "w", encoding="utf-8") as f:
+        f.write(ptx_text)
+
+
+def strict_errors(shader):
+    """What Apple's compiler would refuse, as far as clang and a lint can tell."""
+    errors = lint.errors(shader.plain, shader.version)
+    flags = ["-std=c++14", "-fsyntax-only", "-Werror=c++17-extensions", "-Werror=c++20-extensions",
+             f"--target={TRIPLES['x86_64']}"]
+    modes = {"SYCL address spaces": _sycl(TRIPLES["x86_64"]), "plain address spaces": ["-DMSL_PLAIN_SPACES"]}
+    for mode, extra in modes.items():
+        command = [c for c in _base(shader.version) if c != "-w"] + ["-Wno-everything"] + flags + extra
+        try:
+            _run(command, shader.body(False))
+        except CompileError as e:
+            errors.append(f"[{mode}] " + str(e).strip())
+    return errors

@@ -1,0 +1,95 @@
+// 8x8 matrices spread over a simdgroup, two neighbours of a row in each lane.
+// The lane order is the one that Apple's GPUs are believed to use; code that
+// depends on it must probe.
+#pragma once
+
+namespace metal {
+
+MSL_FN uint msl_matrix_row(uint lane) { return (lane >> 2 & 4) + (lane >> 1 & 3); }
+MSL_FN uint msl_matrix_column(uint lane) { return (lane >> 2 & 2) * 2 + (lane & 1) * 2; }
+MSL_FN uint msl_matrix_lane(uint row, uint column) {
+  return (row >> 2) << 4 | (column >> 2) << 3 | (row & 3) << 1 | (column >> 1 & 1);
+}
+
+template <typename T, int R, int C> struct simdgroup_matrix {
+  static_assert(R == 8 && C == 8, "simdgroup matrices are 8x8");
+  using storage_type = vec<T, 2>;
+  storage_type elements;
+  simdgroup_matrix() = default;
+  explicit simdgroup_matrix(T diagonal) {
+    const uint lane = msl_lane();
+    for (uint i = 0; i < 2; ++i) elements[i] = msl_matrix_row(lane) == msl_matrix_column(lane) + i ? diagonal : T(0);
+  }
+  thread storage_type& thread_elements() { return elements; }
+  const thread storage_type& thread_elements() const { return elements; }
+};
+using simdgroup_float8x8 = simdgroup_matrix<float, 8, 8>;
+using simdgroup_half8x8 = simdgroup_matrix<half, 8, 8>;
+using simdgroup_bfloat8x8 = simdgroup_matrix<bfloat, 8, 8>;
+
+template <typename T, int R, int C> MSL_FN simdgroup_matrix<T, R, C> make_filled_simdgroup_matrix(T v) {
+  simdgroup_matrix<T, R, C> m;
+  m.elements = v;
+  return m;
+}
+
+#define MSL_MATRIX_MEMORY(SPACE)                                                                                  \
+  template <typename T>                                                                                           \
+  MSL_FN MSL_SYNC void simdgroup_load(thread simdgroup_matrix<T, 8, 8>& m, const SPACE T* p, ulong stride = 8,    \
+                                      ulong2 origin = ulong2{0, 0}, bool transposed = false) {                    \
+    const uint lane = msl_lane(), row = msl_matrix_row(lane), column = msl_matrix_column(lane);                   \
+    p += origin[1] * stride + origin[0];                                                                          \
+    for (uint i = 0; i < 2; ++i) m.elements[i] = transposed ? p[(column + i) * stride + row] : p[row * stride + column + i]; \
+  }                                                                                                               \
+  template <typename T>                                                                                           \
+  MSL_FN MSL_SYNC void simdgroup_store(simdgroup_matrix<T, 8, 8> m, SPACE T* p, ulong stride = 8,                 \
+                                       ulong2 origin = ulong2{0, 0}, bool transposed = false) {                   \
+    const uint lane = msl_lane(), row = msl_matrix_row(lane), column = msl_matrix_column(lane);                   \
+    p += origin[1] * stride + origin[0];                                                                          \
+    for (uint i = 0; i < 2; ++i) {                                                                                \
+      if (transposed) {                                                                                           \
+        p[(column + i) * stride + row] = m.elements[i];                                                           \
+      } else {                                                                                                    \
+        p[row * stride + column + i] = m.elements[i];                                                             \
+      }                                                                                                           \
+    }                                                                                                             \
+  }
+MSL_MATRIX_MEMORY(device)
+MSL_MATRIX_MEMORY(threadgroup)
+#undef MSL_MATRIX_MEMORY
+template <typename T>
+MSL_FN MSL_SYNC void simdgroup_load(thread simdgroup_matrix<T, 8, 8>& m, constant T* p, ulong stride = 8,
+                                    ulong2 origin = ulong2{0, 0}, bool transposed = false) {
+  const uint lane = msl_lane(), row = msl_matrix_row(lane), column = msl_matrix_column(lane);
+  p += origin[1] * stride + origin[0];
+  for (uint i = 0; i < 2; ++i) m.elements[i] = transposed ? p[(column + i) * stride + row] : p[row * stride + column + i];
+}
+
+// d = a b + c, products and sums in float, rounded once to d's type.
+template <typename D, typename A, typename B, typename C>
+MSL_FN MSL_SYNC void simdgroup_multiply_accumulate(thread simdgroup_matrix<D, 8, 8>& d, simdgroup_matrix<A, 8, 8> a,
+                                                   simdgroup_matrix<B, 8, 8> b, simdgroup_matrix<C, 8, 8> c) {
+  struct Pair {
+    vec<A, 2> a;
+    vec<B, 2> b;
+  };
+  const auto all = msl_exchange_value(Pair{a.elements, b.elements});
+  const uint lane = msl_lane(), row = msl_matrix_row(lane), column = msl_matrix_column(lane);
+  float sum[2] = {static_cast<float>(c.elements[0]), static_cast<float>(c.elements[1])};
+  for (uint k = 0; k < 8; ++k) {
+    const vec<A, 2> left = all.from(msl_matrix_lane(row, k)).a;
+    const vec<B, 2> right = all.from(msl_matrix_lane(k, column)).b;
+    const float x = static_cast<float>((k & 1) ? left[1] : left[0]);
+    sum[0] += x * static_cast<float>(right[0]);
+    sum[1] += x * static_cast<float>(right[1]);
+  }
+  d.elements[0] = static_cast<D>(sum[0]);
+  d.elements[1] = static_cast<D>(sum[1]);
+}
+template <typename D, typename A, typename B>
+MSL_FN MSL_SYNC void simdgroup_multiply(thread simdgroup_matrix<D, 8, 8>& d, simdgroup_matrix<A, 8, 8> a,
+                                        simdgroup_matrix<B, 8, 8> b) {
+  simdgroup_multiply_accumulate(d, a, b, make_filled_simdgroup_matrix<D, 8, 8>(D(0)));
+}
+
+}  // namespace metal

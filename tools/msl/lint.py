@@ -1,0 +1,155 @@
+"""What MSL forbids and C++ allows, by tokens: forbidden words, lambdas before MSL
+3.2, standard headers, and pointers or references that name no address space."""
+from reflect import _statements
+from rewrite import SPACES
+from source import closing, closing_angle, significant
+
+FORBIDDEN = {
+    "try": "exceptions", "catch": "exceptions", "throw": "exceptions", "virtual": "virtual functions",
+    "dynamic_cast": "run-time type information", "typeid": "run-time type information", "double": "double",
+    "new": "new", "delete": "delete", "goto": "goto", "thread_local": "thread_local", "asm": "inline assembly",
+    "co_await": "coroutines", "co_yield": "coroutines", "co_return": "coroutines", "concept": "concepts",
+    "requires": "concepts", "consteval": "consteval", "wchar_t": "wchar_t",
+}
+ADDRESS_SPACES = set(SPACES) | {"thread", "ray_data", "object_data", "threadgroup_imageblock"}
+
+
+def _place(token, message):
+    return f"{token.file}:{token.line}: error: {message}"
+
+
+def _forbidden(tokens):
+    for k, token in enumerate(tokens):
+        if token.kind != "name" or token.text not in FORBIDDEN:
+            continue
+        before = tokens[k - 1].text if k else ""
+        after = tokens[k + 1].text if k + 1 < len(tokens) else ""
+        if token.text == "delete" and before == "=":
+            continue  # = delete
+        if before in (".", "->", "::") or after == "::":
+            continue
+        yield _place(token, f"MSL has no {FORBIDDEN[token.text]}")
+
+
+def _lambdas(tokens):
+    for k, token in enumerate(tokens):
+        if token.text != "[" or k == 0:
+            continue
+        before = tokens[k - 1]
+        starts = before.text in ("(", ",", "=", "return", "{", ";", "?", ":", "&&", "||") and tokens[k + 1].text != "["
+        if not starts or (before.text == "[" or before.kind == "number"):
+            continue
+        end = closing(tokens, k)
+        if end + 1 < len(tokens) and tokens[end + 1].text in ("(", "{"):
+            yield _place(token, "lambdas came with MSL 3.2")
+
+
+def _pointers(tokens):
+    """In a declaration `T * name`, T must name an address space: look back to where
+    the declaration begins."""
+    for k, token in enumerate(tokens):
+        if token.text not in ("*", "&") or k == 0 or k + 1 >= len(tokens):
+            continue
+        name = tokens[k + 1]
+        if name.kind != "name" or name.text in ("const", "volatile", "restrict") and False:
+            continue
+        begin = k - 1
+        words = []
+        while begin >= 0:
+            text = tokens[begin].text
+            if text == ">":
+                depth = 0
+                while begin >= 0:
+                    depth += {">": 1, "<": -1}.get(tokens[begin].text, 0)
+                    if depth == 0:
+                        break
+                    begin -= 1
+                begin -= 1
+                continue
+            if tokens[begin].kind == "name" or text == "::":
+                words.append(text)
+                begin -= 1
+                continue
+            break
+        before = tokens[begin].text if begin >= 0 else ";"
+        declares = before in ("(", ",", ";", "{", "}", ")") and bool(words)
+        if not declares or words[0] in ("return", "else", "case", "auto"):
+            continue
+        # `a * b` in an argument list is a product; a declaration has a type's name before it.
+        following = tokens[k + 2].text if k + 2 < len(tokens) else ";"
+        is_type = len([w for w in words if w != "::"]) > 1 or words[0] in TYPES
+        if not is_type or following not in (",", ")", ";", "=", "["):
+            continue
+        if not ADDRESS_SPACES & set(words):
+            yield _place(token, f"pointer or reference {name.text} names no address space")
+
+
+TYPES = {"float", "half", "bfloat", "int", "uint", "char", "uchar", "short", "ushort", "long", "ulong", "bool", "void"}
+TYPES |= {t + n for t in TYPES - {"void"} for n in "234"}
+
+
+def _recursion(tokens):
+    """A cycle among the functions that the file defines."""
+    calls = {}
+    for head, _ in _bodies(tokens):
+        name, body = head
+        called = {t.text for k, t in enumerate(body) if t.kind == "name" and k + 1 < len(body) and body[k + 1].text == "("
+                  and (k == 0 or body[k - 1].text not in (".", "->", "::"))}
+        calls.setdefault(name.text, (name, set()))[1].update(called)
+    state = {}
+
+    def visit(name):
+        state[name] = 1
+        for other in sorted(calls[name][1]):
+            if other not in calls:
+                continue
+            if state.get(other) == 1 and other == name:
+                yield _place(calls[name][0], f"MSL has no recursion: {name} calls itself")
+            elif other not in state:
+                yield from visit(other)
+            elif state[other] == 1:
+                yield _place(calls[name][0], f"MSL has no recursion: {name} calls {other}, which calls it")
+        state[name] = 2
+
+    for name in list(calls):
+        if name not in state:
+            yield from visit(name)
+
+
+def _bodies(tokens):
+    """((name, body), None) of functions at namespace scope that are no templates:
+    overloads and specialisations of one name are not told apart."""
+    names = {}
+    out = []
+    i = start = 0
+    while i < len(tokens):
+        text = tokens[i].text
+        if text == "{":
+            head = tokens[start:i]
+            if head and head[0].text in ("namespace", "extern"):
+                i += 1
+            else:
+                end = closing(tokens, i)
+                opening = next((k for k, t in enumerate(head) if t.text == "(" and k and head[k - 1].kind == "name"), None)
+                if opening is not None and head[0].text not in ("struct", "class", "enum", "union", "template"):
+                    name = head[opening - 1]
+                    names[name.text] = names.get(name.text, 0) + 1
+                    out.append(((name, tokens[i:end]), None))
+                i = end + 1
+            start = i
+        elif text in ("}", ";"):
+            i += 1
+            start = i
+        elif text in "([":
+            i = closing(tokens, i) + 1
+        else:
+            i += 1
+    return [o for o in out if names[o[0][0].text] == 1]
+
+
+def errors(all_tokens, version):
+    tokens = significant(all_tokens)
+    found = list(_forbidden(tokens)) + list(_pointers(tokens)) + list(_recursion(tokens))
+    if version < 320:
+        found += list(_lambdas(tokens))
+    return found

@@ -1,0 +1,139 @@
+#!/usr/bin/env python3
+"""Compiles Metal shaders off Apple hardware.
+
+  mslc.py object in.metal -o out.o --symbol NAME [--arch x86_64|aarch64] [--instrument] [--isolate]
+  mslc.py shared in.metal -o out.so [--instrument]
+  mslc.py ptx    in.metal -o out.ptx [--gpu sm_80|sm_90]
+  mslc.py strict in.metal
+  mslc.py check  PATH... [--json] [--no-strict]
+
+Exit codes: 0 all is well, 1 a shader has errors, 2 wrong usage.
+"""
+import argparse
+import json
+import os
+import sys
+import tempfile
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from compile import CompileError, Shader, compile_object, compile_ptx, strict_errors  # noqa: E402
+from source import SourceError  # noqa: E402
+
+
+def write_atomically(output, produce):
+    """The output appears whole or not at all."""
+    folder = os.path.dirname(os.path.abspath(output))
+    os.makedirs(folder, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=folder, suffix=os.path.splitext(output)[1])
+    os.close(handle)
+    try:
+        produce(name)
+        os.chmod(name, 0o755 if output.endswith(".so") else 0o644)
+        os.replace(name, output)
+    except BaseException:
+        if os.path.exists(name):
+            os.unlink(name)
+        raise
+
+
+def load(path, args):
+    return Shader(path, args.include, args.define, args.version)
+
+
+def metal_files(paths):
+    for path in paths:
+        if os.path.isdir(path):
+            for folder, _, names in sorted(os.walk(path)):
+                for name in sorted(names):
+                    if name.endswith(".metal"):
+                        yield os.path.join(folder, name)
+        else:
+            yield path
+
+
+def check_one(path, args):
+    row = {"file": path, "kernels": 0, "compiled": False, "strict": None, "errors": []}
+    try:
+        shader = load(path, args)
+        row["kernels"] = len(shader.kernels)
+        with tempfile.TemporaryDirectory() as folder:
+            compile_object(shader, os.path.join(folder, "a.o"), "msl_library", args.arch)
+        row["compiled"] = True
+        if not args.no_strict:
+            row["errors"] = strict_errors(shader)
+            row["strict"] = not row["errors"]
+    except (SourceError, CompileError) as e:
+        row["errors"].append(str(e).strip())
+    return row
+
+
+def first_line(text):
+    lines = [line for line in text.split("\n") if "error:" in line] or text.split("\n")
+    return lines[0]
+
+
+def check(args):
+    rows = [check_one(path, args) for path in metal_files(args.paths)]
+    ok = all(r["compiled"] and r["strict"] is not False for r in rows)
+    if args.json:
+        print(json.dumps({"files": rows, "ok": ok}, indent=2))
+    else:
+        width = max([len(r["file"]) for r in rows] + [4])
+        mark = {True: "yes", False: "NO", None: "-"}
+        print(f"{'file':{width}}  kernels  compiled  strict")
+        for r in rows:
+            print(f"{r['file']:{width}}  {r['kernels']:7}  {mark[r['compiled']]:8}  {mark[r['strict']]}")
+            for e in r["errors"]:
+                print("    " + (e if args.verbose else first_line(e)))
+        good = sum(r["compiled"] for r in rows)
+        print(f"{good} of {len(rows)} compiled" +
+              ("" if args.no_strict else f", {sum(r['strict'] is True for r in rows)} strict"))
+    return 0 if ok else 1
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("object", "shared", "ptx", "strict", "check"):
+        p = commands.add_parser(name)
+        p.add_argument("paths", nargs="+" if name == "check" else 1)
+        p.add_argument("-I", dest="include", action="append", default=[])
+        p.add_argument("-D", dest="define", action="append", default=[])
+        p.add_argument("--version", type=int, default=310, help="of MSL, e.g. 310")
+        p.add_argument("--arch", choices=("x86_64", "aarch64"), default=os.uname().machine)
+        if name in ("object", "shared", "ptx"):
+            p.add_argument("-o", dest="output", required=True)
+        if name in ("object", "shared"):
+            p.add_argument("--symbol", default="msl_library")
+            p.add_argument("--instrument", action="store_true")
+            p.add_argument("--isolate", action="store_true")
+            p.add_argument("--sanitize")
+        if name == "ptx":
+            p.add_argument("--gpu", choices=("sm_80", "sm_90"), default="sm_90")
+        if name == "check":
+            p.add_argument("--json", action="store_true")
+            p.add_argument("--no-strict", action="store_true")
+            p.add_argument("--verbose", action="store_true")
+    args = parser.parse_args()
+    try:
+        if args.command == "check":
+            return check(args)
+        shader = load(args.paths[0], args)
+        if args.command == "strict":
+            found = strict_errors(shader)
+            print("\n".join(found), file=sys.stderr)
+            return 1 if found else 0
+        if args.command == "ptx":
+            write_atomically(args.output, lambda name: compile_ptx(shader, name, args.gpu))
+        else:
+            write_atomically(args.output, lambda name: compile_object(
+                shader, name, args.symbol, args.arch, args.instrument, args.isolate, args.sanitize,
+                args.command == "shared"))
+        return 0
+    except (SourceError, CompileError, OSError) as e:
+        print(e, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
