@@ -3,7 +3,7 @@
 # Usage: install_dependencies.sh [fuzz] [aarch64] [lint]
 set -euo pipefail
 
-packages=(g++ cmake ninja-build pkg-config make python3
+packages=(g++ clang-19 cmake ninja-build pkg-config make python3
   libcli11-dev libfmt-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev libgtest-dev libbenchmark-dev)
 foreign=()
 for part in "$@"; do

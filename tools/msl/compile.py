@@ -65,10 +65,10 @@ def compile_object(shader, output, symbol, arch="x86_64", instrument=False, isol
                                        "-ffp-contract=off"] + HOST_FLAGS[arch] + _sycl(TRIPLES[arch])
     if instrument:
         # Loads stay where the text has them: no vectorizing, no merging.
-        command += ["-DMSL_INSTRUMENTED", "-gline-tables-only", "-fno-vectorize", "-fno-slp-vectorize",
-                    "-fno-unroll-loops", "-O1", "-fsanitize-coverage=trace-loads,trace-stores,trace-pc-guard",
-                    "-Xclang", "-fsanitize-coverage-type=0"][:-2]
-        command = [c for c in command if c != "-O2"]
+        command += ["-DMSL_INSTRUMENTED", "-gline-tables-only", "-O1", "-fno-vectorize", "-fno-slp-vectorize",
+                    "-fno-unroll-loops", "-Xclang", "-fsanitize-coverage-type=1", "-Xclang",
+                    "-fsanitize-coverage-trace-loads", "-Xclang", "-fsanitize-coverage-trace-stores",
+                    "-fsanitize=alignment", "-fsanitize-recover=alignment"]
     if sanitize:
         command += [f"-fsanitize={sanitize}", "-mllvm", "-asan-stack=0", "-mllvm", "-asan-globals=0"]
     _run(command + (["-shared"] if shared else ["-c"]) + ["-o", output], text)

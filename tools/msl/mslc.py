@@ -37,7 +37,8 @@ def write_atomically(output, produce):
 
 
 def load(path, args):
-    return Shader(path, args.include, args.define, args.version)
+    target = ["__METAL_MARLIN_PTX__=1"] if args.command == "ptx" else []
+    return Shader(path, args.include, args.define + target, args.version)
 
 
 def metal_files(paths):

@@ -1,5 +1,7 @@
 """Finds the kernels of a shader in its tokens: names, arguments, template instances.
 Types are left to the compiler; what is read here are the attributes."""
+import re
+
 from rewrite import attribute_at
 from source import SourceError, closing, closing_angle, join, significant, split
 
@@ -95,6 +97,11 @@ def _number(text):
         return 0
 
 
+def _host_name(attributes, name):
+    # Neighbouring literals are one, as everywhere in C.
+    return "".join(re.findall(r'"((?:\\.|[^"\\])*)"', attributes.get("host_name") or "")) or name
+
+
 def _statements(tokens):
     """(tokens up to '{' or ';', qualified namespace) of every declaration at namespace scope."""
     i, start, scopes = 0, 0, []
@@ -161,7 +168,7 @@ def kernels(all_tokens):
             else:
                 begin -= 1
             function, name = join(body[begin:stop]), body[begin].text
-            host = attributes.get("host_name", "").strip('"') or name
+            host = _host_name(attributes, name)
             if name not in definitions:
                 raise SourceError(head[0].file, head[0].line, f"instance of {name}, which is no kernel template here")
             arguments, threads, qualifier = definitions[name]
@@ -179,7 +186,7 @@ def kernels(all_tokens):
             definitions[name] = (arguments, threads, qualifier)
         else:
             definitions[name] = (arguments, threads, qualifier)
-            host = attributes.get("host_name", "").strip('"') or name
+            host = _host_name(attributes, name)
             found.append(Kernel(host, qualifier + name, arguments, threads))
     names = [k.name for k in found]
     for name in names:

@@ -7,6 +7,7 @@
 #include <random>
 
 #include "backends/cpu/panel_matrix.h"
+#include "backends/linear_cases.h"
 #include "formats/group_scale.h"
 #include "formats/small_floats.h"
 #include "runtime/thread_pool.h"
@@ -17,19 +18,6 @@ namespace {
 
 constexpr double kUnit = 0x1p-24;  // half a unit in the last place of f32
 
-ThreadPool& pool() {
-  static ThreadPool instance(2);
-  return instance;
-}
-
-std::vector<float> normal_data(std::size_t n, unsigned seed, float scale = 1) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0, scale);
-  std::vector<float> out(n);
-  for (float& x : out) x = normal(random);
-  return out;
-}
-
 class EveryKernelSet : public testing::TestWithParam<const Kernels*> {
  protected:
   const Kernels& k = *GetParam();
@@ -37,48 +25,6 @@ class EveryKernelSet : public testing::TestWithParam<const Kernels*> {
 INSTANTIATE_TEST_SUITE_P(Sets, EveryKernelSet,
                          testing::ValuesIn(available_kernels().begin(), available_kernels().end()),
                          [](const auto& test) { return std::string(test.param->name); });
-
-struct Matrix {
-  Weight weight;
-  std::shared_ptr<PackedMatrix> packed;
-  std::vector<std::byte> dense;
-  std::int64_t rows;
-  std::int64_t cols;
-  [[nodiscard]] std::vector<float> decoded() const {
-    std::vector<float> out(static_cast<std::size_t>(rows * cols));
-    for (std::int64_t r = 0; r < rows; ++r) weight.decode_row(r, cols, out.data() + r * cols);
-    return out;
-  }
-};
-
-Matrix packed_matrix(const FormatSpec& spec, std::int64_t rows, std::int64_t cols, unsigned seed) {
-  const auto data = normal_data(static_cast<std::size_t>(rows * cols), seed, 0.05F);
-  const RowReader read = [&](std::int64_t row, float* out) { std::copy_n(data.begin() + row * cols, cols, out); };
-  const float global = spec.format == Format::kNvfp4 ? nvfp4_global_scale(0.25F) : 1.0F;
-  Matrix matrix{
-      {}, std::make_shared<PackedMatrix>(quantize_matrix(spec, rows, cols, read, global, pool())), {}, rows, cols};
-  matrix.weight = {matrix.packed->view(), matrix.packed};
-  return matrix;
-}
-
-Matrix dense_matrix(DType type, std::int64_t rows, std::int64_t cols, unsigned seed) {
-  Matrix matrix{{}, nullptr, {}, rows, cols};
-  for (const float x : normal_data(static_cast<std::size_t>(rows * cols), seed, 0.05F)) {
-    std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
-    std::size_t bytes = 4;
-    if (type == DType::kF16) {
-      bits = f32_to_f16(x);
-      bytes = 2;
-    } else if (type == DType::kBf16) {
-      bits = f32_to_bf16(x);
-      bytes = 2;
-    }
-    const auto* const source = reinterpret_cast<const std::byte*>(&bits);
-    matrix.dense.insert(matrix.dense.end(), source, source + bytes);
-  }
-  matrix.weight = {DenseView{type, {rows, cols}, matrix.dense}, nullptr};
-  return matrix;
-}
 
 std::vector<float> run_linear(const Kernels& k, const PanelMatrix& matrix, const PanelMatrix* gate, LinearInput input,
                               std::int64_t tokens, const std::vector<float>& x, const std::vector<float>& bias,
@@ -155,36 +101,13 @@ void expect_linear(const std::vector<float>& found, const std::vector<float>& w,
   }
 }
 
-std::vector<FormatSpec> kernel_specs() {
-  std::vector<FormatSpec> specs;
-  for (const FormatInfo& info : all_formats()) {
-    const FormatSpec base = default_spec(info.format);
-    specs.push_back(base);
-    if (info.format == Format::kMxfp4 || info.format == Format::kNvfp4) continue;
-    for (const int group : {16, 64, 128, 0}) {
-      FormatSpec spec = base;
-      spec.group = group;
-      spec.scale_type = group == 16 ? ScaleType::kBf16 : group == 64 ? ScaleType::kF32 : ScaleType::kF16;
-      specs.push_back(spec);
-    }
-  }
-  specs.push_back({Format::kU4, 32, ScaleType::kF16, ZeroKind::kInteger});
-  specs.push_back({Format::kU4, 16, ScaleType::kF32, ZeroKind::kInteger});
-  return specs;
-}
-
-std::string text(const FormatSpec& spec) {
-  return std::string(format_info(spec.format).name) + "/" + group_name(spec.group) + "/" +
-         std::string(scale_type_name(spec.scale_type));
-}
-
 TEST_P(EveryKernelSet, PackedLinearsMatchTheReference) {
   unsigned seed = 1;
   for (const FormatSpec& spec : kernel_specs()) {
     for (const auto& [rows, cols, tokens] :
          {std::tuple(16, 32, 1), std::tuple(35, 100, 13), std::tuple(7, 144, 3), std::tuple(48, 320, 8)}) {
-      const Matrix matrix = packed_matrix(spec, rows, cols, ++seed);
-      const PanelMatrix panels("w", matrix.weight, rows, cols, pool());
+      const TestMatrix matrix = packed_matrix(spec, rows, cols, ++seed);
+      const PanelMatrix panels("w", matrix.weight, rows, cols, test_pool());
       const auto x = normal_data(static_cast<std::size_t>(tokens * cols), ++seed);
       const auto bias = normal_data(static_cast<std::size_t>(rows), ++seed);
       const std::vector<double> exact_x(x.begin(), x.end());
@@ -205,8 +128,8 @@ TEST_P(EveryKernelSet, DenseLinearsMatchTheReferenceAndAccumulate) {
   unsigned seed = 100;
   for (const DType type : {DType::kF32, DType::kF16, DType::kBf16}) {
     for (const auto& [rows, cols, tokens] : {std::tuple(16, 32, 1), std::tuple(35, 101, 14), std::tuple(1, 1, 2)}) {
-      const Matrix matrix = dense_matrix(type, rows, cols, ++seed);
-      const PanelMatrix panels("w", matrix.weight, rows, cols, pool());
+      const TestMatrix matrix = dense_matrix(type, rows, cols, ++seed);
+      const PanelMatrix panels("w", matrix.weight, rows, cols, test_pool());
       const auto x = normal_data(static_cast<std::size_t>(tokens * cols), ++seed);
       const auto before = normal_data(static_cast<std::size_t>(tokens * rows), ++seed);
       const std::vector<double> exact_x(x.begin(), x.end());
@@ -224,8 +147,8 @@ TEST_P(EveryKernelSet, Bf16LinearsMatchTheReferenceOnRoundedActivations) {
   unsigned seed = 150;
   for (const auto& [rows, cols, tokens] :
        {std::tuple(16, 32, 1), std::tuple(35, 101, 14), std::tuple(1, 1, 2), std::tuple(48, 320, 8)}) {
-    const Matrix matrix = dense_matrix(DType::kBf16, rows, cols, ++seed);
-    const PanelMatrix panels("w", matrix.weight, rows, cols, pool());
+    const TestMatrix matrix = dense_matrix(DType::kBf16, rows, cols, ++seed);
+    const PanelMatrix panels("w", matrix.weight, rows, cols, test_pool());
     const auto x = normal_data(static_cast<std::size_t>(tokens * cols), ++seed);
     const auto bias = normal_data(static_cast<std::size_t>(rows), ++seed);
     std::vector<double> rounded;
@@ -237,8 +160,8 @@ TEST_P(EveryKernelSet, Bf16LinearsMatchTheReferenceOnRoundedActivations) {
 
 TEST_P(EveryKernelSet, RowsOfDenseMatricesDecodeExactly) {
   for (const DType type : {DType::kF32, DType::kF16, DType::kBf16}) {
-    const Matrix matrix = dense_matrix(type, 21, 75, 310);
-    const PanelMatrix panels("w", matrix.weight, 21, 75, pool());
+    const TestMatrix matrix = dense_matrix(type, 21, 75, 310);
+    const PanelMatrix panels("w", matrix.weight, 21, 75, test_pool());
     std::vector<float> found(75);
     for (std::int64_t row = 0; row < 21; ++row) {
       panels.decode_row(row, found.data());
@@ -252,10 +175,10 @@ TEST_P(EveryKernelSet, GatedLinearIsSiluOfTheGateTimesTheOther) {
   const std::int64_t rows = 40;
   const std::int64_t cols = 96;
   const std::int64_t tokens = 5;
-  const Matrix up = packed_matrix(default_spec(Format::kFp4), rows, cols, 201);
-  const Matrix gate = packed_matrix(default_spec(Format::kS4), rows, cols, 202);
-  const PanelMatrix up_panels("up", up.weight, rows, cols, pool());
-  const PanelMatrix gate_panels("gate", gate.weight, rows, cols, pool());
+  const TestMatrix up = packed_matrix(default_spec(Format::kFp4), rows, cols, 201);
+  const TestMatrix gate = packed_matrix(default_spec(Format::kS4), rows, cols, 202);
+  const PanelMatrix up_panels("up", up.weight, rows, cols, test_pool());
+  const PanelMatrix gate_panels("gate", gate.weight, rows, cols, test_pool());
   const auto x = normal_data(static_cast<std::size_t>(tokens * cols), 203, 4);
   for (const LinearInput input : {LinearInput::kF32, LinearInput::kQ8}) {
     const auto g = run_linear(k, gate_panels, nullptr, input, tokens, x, {}, nullptr);
@@ -270,8 +193,8 @@ TEST_P(EveryKernelSet, GatedLinearIsSiluOfTheGateTimesTheOther) {
 
 TEST_P(EveryKernelSet, RowsOfTheKernelLayoutDecodeExactly) {
   for (const FormatSpec& spec : kernel_specs()) {
-    const Matrix matrix = packed_matrix(spec, 21, 75, 300);
-    const PanelMatrix panels("w", matrix.weight, 21, 75, pool());
+    const TestMatrix matrix = packed_matrix(spec, 21, 75, 300);
+    const PanelMatrix panels("w", matrix.weight, 21, 75, test_pool());
     std::vector<float> expected(75);
     std::vector<float> found(75);
     for (std::int64_t row = 0; row < 21; ++row) {
@@ -445,13 +368,13 @@ TEST_P(EveryKernelSet, AttentionMatchesTheReference) {
 }
 
 TEST(PanelMatrix, ScalesThatAreNotFiniteAreRefused) {
-  Matrix matrix = packed_matrix(default_spec(Format::kFp4), 4, 64, 1);
+  TestMatrix matrix = packed_matrix(default_spec(Format::kFp4), 4, 64, 1);
   matrix.packed->set_scale(2, 1, NAN);
   expect_error(ErrorCode::kCorruptFile, "tensor w: the scale of row 2, group 1",
-               [&] { PanelMatrix("w", matrix.weight, 4, 64, pool()); });
-  Matrix fp8 = packed_matrix(default_spec(Format::kFp8E4M3), 4, 64, 1);
+               [&] { PanelMatrix("w", matrix.weight, 4, 64, test_pool()); });
+  TestMatrix fp8 = packed_matrix(default_spec(Format::kFp8E4M3), 4, 64, 1);
   fp8.packed->codes[7] = std::byte{0x7F};
-  expect_error(ErrorCode::kCorruptFile, "not finite", [&] { PanelMatrix("w", fp8.weight, 4, 64, pool()); });
+  expect_error(ErrorCode::kCorruptFile, "not finite", [&] { PanelMatrix("w", fp8.weight, 4, 64, test_pool()); });
 }
 
 }  // namespace

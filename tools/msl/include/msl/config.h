@@ -38,18 +38,17 @@
 #define MSL_SYNC __attribute__((convergent))
 
 #ifdef MSL_TARGET_PTX
-#define MSL_THREADGROUP_VARIABLE(name, dims, ...)                                              \
-  typedef __VA_ARGS__ name##_msl_type dims;                                                    \
+#define MSL_THREADGROUP_VARIABLE(name, dims, ...)                                                          \
+  typedef __VA_ARGS__ name##_msl_type dims;                                                                \
   static threadgroup __attribute__((aligned(16))) unsigned char name##_msl_bytes[sizeof(name##_msl_type)]; \
   threadgroup name##_msl_type& name = *(threadgroup name##_msl_type*)name##_msl_bytes
 #else
 extern "C" void* msl_threadgroup_variable(const MslThreadgroupVariable*);
-#define MSL_THREADGROUP_VARIABLE(name, dims, ...)                                     \
-  typedef __VA_ARGS__ name##_msl_type dims;                                           \
-  static const MslThreadgroupVariable name##_msl_variable = {                         \
-      #name, __FILE__, __LINE__, sizeof(name##_msl_type), alignof(name##_msl_type)};  \
-  threadgroup name##_msl_type& name =                                                 \
-      *(threadgroup name##_msl_type*)msl_threadgroup_variable(&name##_msl_variable)
+#define MSL_THREADGROUP_VARIABLE(name, dims, ...)                                                                \
+  typedef __VA_ARGS__ name##_msl_type dims;                                                                      \
+  static const MslThreadgroupVariable name##_msl_variable = {#name, __FILE__, __LINE__, sizeof(name##_msl_type), \
+                                                             alignof(name##_msl_type)};                          \
+  threadgroup name##_msl_type& name = *(threadgroup name##_msl_type*)msl_threadgroup_variable(&name##_msl_variable)
 #endif
 
 // ---- function constants: set by the host before a pipeline runs
@@ -59,7 +58,8 @@ __attribute__((used, opencl_global)) MslConstantValues msl_constant_values = {};
 #else
 static MslConstantValues msl_constant_values;
 #endif
-template <typename T, int kIndex> struct msl_function_constant {
+template <typename T, int kIndex>
+struct msl_function_constant {
   static_assert(sizeof(T) <= 16 && kIndex < kMslMaxConstants, "function constant");
   operator T() const {
     T v;

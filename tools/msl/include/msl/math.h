@@ -3,31 +3,47 @@
 
 namespace metal {
 
-#define MSL_UNARY_FLOAT_FUNCTIONS(X)                                                                        \
-  X(exp) X(exp2) X(exp10) X(log) X(log2) X(log10) X(sin) X(cos) X(tan) X(asin) X(acos) X(atan) X(sinh)      \
-  X(cosh) X(tanh) X(asinh) X(acosh) X(atanh) X(sqrt) X(rsqrt) X(fabs) X(floor) X(ceil) X(trunc) X(rint)     \
-  X(round) X(fract) X(sign) X(saturate) X(sinpi) X(cospi) X(tanpi) X(erf) X(expm1) X(log1p)
+#define MSL_UNARY_FLOAT_FUNCTIONS(X)                                                                             \
+  X(exp)                                                                                                         \
+  X(exp2)                                                                                                        \
+  X(exp10) X(log) X(log2) X(log10) X(sin) X(cos) X(tan) X(asin) X(acos) X(atan) X(sinh) X(cosh) X(tanh) X(asinh) \
+      X(acosh) X(atanh) X(sqrt) X(rsqrt) X(fabs) X(floor) X(ceil) X(trunc) X(rint) X(round) X(fract) X(sign)     \
+          X(saturate) X(sinpi) X(cospi) X(tanpi) X(erf) X(expm1) X(log1p)
 // half and bfloat are computed in float and rounded once.
 #define MSL_UNARY(name)                                                                      \
-  MSL_FN float name(float x) { return scalar::name(x); }                                     \
-  MSL_FN half name(half x) { return static_cast<half>(scalar::name(static_cast<float>(x))); } \
-  MSL_FN bfloat name(bfloat x) { return static_cast<bfloat>(scalar::name(static_cast<float>(x))); } \
-  template <typename V, typename = msl_if_vector<V>> MSL_FN V name(V x) {                    \
+  MSL_FN float name(float x) {                                                               \
+    return scalar::name(x);                                                                  \
+  }                                                                                          \
+  MSL_FN half name(half x) {                                                                 \
+    return static_cast<half>(scalar::name(static_cast<float>(x)));                           \
+  }                                                                                          \
+  MSL_FN bfloat name(bfloat x) {                                                             \
+    return static_cast<bfloat>(scalar::name(static_cast<float>(x)));                         \
+  }                                                                                          \
+  template <typename V, typename = msl_if_vector<V>>                                         \
+  MSL_FN V name(V x) {                                                                       \
     V r;                                                                                     \
     for (int i = 0; i < msl_count<V>; ++i) r[i] = name(static_cast<msl_element_t<V>>(x[i])); \
     return r;                                                                                \
   }
 MSL_UNARY_FLOAT_FUNCTIONS(MSL_UNARY)
 
-#define MSL_BINARY(name, expression)                                                                     \
-  MSL_FN float name(float x, float y) { return expression; }                                             \
-  MSL_FN half name(half x, half y) { return static_cast<half>(name(static_cast<float>(x), static_cast<float>(y))); } \
-  MSL_FN bfloat name(bfloat x, bfloat y) { return static_cast<bfloat>(name(static_cast<float>(x), static_cast<float>(y))); } \
-  template <typename V, typename = msl_if_vector<V>> MSL_FN V name(V x, V y) {                           \
-    using E = msl_element_t<V>;                                                                          \
-    V r;                                                                                                 \
-    for (int i = 0; i < msl_count<V>; ++i) r[i] = name(static_cast<E>(x[i]), static_cast<E>(y[i]));      \
-    return r;                                                                                            \
+#define MSL_BINARY(name, expression)                                                                \
+  MSL_FN float name(float x, float y) {                                                             \
+    return expression;                                                                              \
+  }                                                                                                 \
+  MSL_FN half name(half x, half y) {                                                                \
+    return static_cast<half>(name(static_cast<float>(x), static_cast<float>(y)));                   \
+  }                                                                                                 \
+  MSL_FN bfloat name(bfloat x, bfloat y) {                                                          \
+    return static_cast<bfloat>(name(static_cast<float>(x), static_cast<float>(y)));                 \
+  }                                                                                                 \
+  template <typename V, typename = msl_if_vector<V>>                                                \
+  MSL_FN V name(V x, V y) {                                                                         \
+    using E = msl_element_t<V>;                                                                     \
+    V r;                                                                                            \
+    for (int i = 0; i < msl_count<V>; ++i) r[i] = name(static_cast<E>(x[i]), static_cast<E>(y[i])); \
+    return r;                                                                                       \
   }
 MSL_BINARY(pow, scalar::pow(x, y))
 MSL_BINARY(powr, scalar::pow(x, y))
@@ -49,8 +65,12 @@ MSL_BINARY(max, x > y ? x : y)
 MSL_BINARY(min, x < y ? x : y)
 MSL_BINARY(fmax, x > y ? x : y)
 MSL_BINARY(fmin, x < y ? x : y)
-MSL_FN float clamp(float x, float low, float high) { return x < low ? low : x > high ? high : x; }
-MSL_FN float abs(float x) { return __builtin_fabsf(x); }
+MSL_FN float clamp(float x, float low, float high) {
+  return x < low ? low : x > high ? high : x;
+}
+MSL_FN float abs(float x) {
+  return __builtin_fabsf(x);
+}
 }  // namespace fast
 namespace precise {
 MSL_UNARY_FLOAT_FUNCTIONS(MSL_UNARY)
@@ -61,17 +81,35 @@ MSL_BINARY(atan2, scalar::atan2(y, x))
 MSL_BINARY(divide, x / y)
 MSL_BINARY(max, __builtin_fmaxf(x, y))
 MSL_BINARY(min, __builtin_fminf(x, y))
-MSL_FN float clamp(float x, float low, float high) { return __builtin_fminf(__builtin_fmaxf(x, low), high); }
+MSL_FN float clamp(float x, float low, float high) {
+  return __builtin_fminf(__builtin_fmaxf(x, low), high);
+}
 }  // namespace precise
 #undef MSL_UNARY
 #undef MSL_BINARY
 
-MSL_FN float ldexp(float x, int n) { return scalar::ldexp(x, n); }
-MSL_FN half ldexp(half x, int n) { return static_cast<half>(scalar::ldexp(static_cast<float>(x), n)); }
-MSL_FN float frexp(float x, thread int& n) { return scalar::frexp(x, n); }
-MSL_FN int ilogb(float x) { int n; scalar::frexp(x, n); return n - 1; }
-MSL_FN float modf(float x, thread float& whole) { whole = __builtin_truncf(x); return __builtin_copysignf(x - whole, x); }
-MSL_FN float sincos(float x, thread float& cosine) { cosine = scalar::cos(x); return scalar::sin(x); }
+MSL_FN float ldexp(float x, int n) {
+  return scalar::ldexp(x, n);
+}
+MSL_FN half ldexp(half x, int n) {
+  return static_cast<half>(scalar::ldexp(static_cast<float>(x), n));
+}
+MSL_FN float frexp(float x, thread int& n) {
+  return scalar::frexp(x, n);
+}
+MSL_FN int ilogb(float x) {
+  int n;
+  scalar::frexp(x, n);
+  return n - 1;
+}
+MSL_FN float modf(float x, thread float& whole) {
+  whole = __builtin_truncf(x);
+  return __builtin_copysignf(x - whole, x);
+}
+MSL_FN float sincos(float x, thread float& cosine) {
+  cosine = scalar::cos(x);
+  return scalar::sin(x);
+}
 MSL_FN float nextafter(float x, float y) {
   if (x != x || y != y) return x + y;
   if (x == y) return y;
@@ -81,7 +119,9 @@ MSL_FN float nextafter(float x, float y) {
 }
 
 // One rounding, in every type.
-MSL_FN float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+MSL_FN float fma(float a, float b, float c) {
+  return __builtin_fmaf(a, b, c);
+}
 MSL_FN half fma(half a, half b, half c) {
 #ifdef MSL_TARGET_PTX
   return __builtin_elementwise_fma(a, b, c);
@@ -93,7 +133,8 @@ MSL_FN half fma(half a, half b, half c) {
 MSL_FN bfloat fma(bfloat a, bfloat b, bfloat c) {
   return static_cast<bfloat>(__builtin_fmaf(static_cast<float>(a), static_cast<float>(b), static_cast<float>(c)));
 }
-template <typename V, typename = msl_if_vector<V>> MSL_FN V fma(V a, V b, V c) {
+template <typename V, typename = msl_if_vector<V>>
+MSL_FN V fma(V a, V b, V c) {
 #ifdef MSL_TARGET_PTX
   if constexpr (!is_same_v<msl_element_t<V>, bfloat>) return __builtin_elementwise_fma(a, b, c);
 #endif
@@ -102,33 +143,58 @@ template <typename V, typename = msl_if_vector<V>> MSL_FN V fma(V a, V b, V c) {
   for (int i = 0; i < msl_count<V>; ++i) r[i] = fma(static_cast<E>(a[i]), static_cast<E>(b[i]), static_cast<E>(c[i]));
   return r;
 }
-template <typename T> MSL_FN T fma3(T a, T b, T c) { return fma(a, b, c); }
+template <typename T>
+MSL_FN T fma3(T a, T b, T c) {
+  return fma(a, b, c);
+}
 
-#define MSL_MIX(T) \
-  MSL_FN T mix(T x, T y, T a) { return static_cast<T>(x + (y - x) * a); }                 \
-  MSL_FN T smoothstep(T low, T high, T x) {                                               \
-    T t = static_cast<T>((x - low) / (high - low));                                       \
-    t = t < T(0) ? T(0) : t > T(1) ? T(1) : t;                                            \
-    return static_cast<T>(t * t * (T(3) - T(2) * t));                                     \
+#define MSL_MIX(T)                                    \
+  MSL_FN T mix(T x, T y, T a) {                       \
+    return static_cast<T>(x + (y - x) * a);           \
+  }                                                   \
+  MSL_FN T smoothstep(T low, T high, T x) {           \
+    T t = static_cast<T>((x - low) / (high - low));   \
+    t = t < T(0) ? T(0) : t > T(1) ? T(1) : t;        \
+    return static_cast<T>(t * t * (T(3) - T(2) * t)); \
   }
 MSL_MIX(float)
 MSL_MIX(half)
 MSL_MIX(bfloat)
 #undef MSL_MIX
-template <typename V, typename = msl_if_vector<V>> MSL_FN V mix(V x, V y, V a) { return x + (y - x) * a; }
-template <typename V, typename = msl_if_vector<V>> MSL_FN V mix(V x, V y, msl_element_t<V> a) { return x + (y - x) * a; }
+template <typename V, typename = msl_if_vector<V>>
+MSL_FN V mix(V x, V y, V a) {
+  return x + (y - x) * a;
+}
+template <typename V, typename = msl_if_vector<V>>
+MSL_FN V mix(V x, V y, msl_element_t<V> a) {
+  return x + (y - x) * a;
+}
 
 // ---- geometric
-template <typename V, typename = msl_if_vector<V>> MSL_FN msl_element_t<V> dot(V a, V b) {
+template <typename V, typename = msl_if_vector<V>>
+MSL_FN msl_element_t<V> dot(V a, V b) {
   msl_element_t<V> sum = 0;
   for (int i = 0; i < msl_count<V>; ++i) sum += a[i] * b[i];
   return sum;
 }
-template <typename V, typename = msl_if_vector<V>> MSL_FN msl_element_t<V> length_squared(V a) { return dot(a, a); }
-template <typename V, typename = msl_if_vector<V>> MSL_FN msl_element_t<V> length(V a) { return sqrt(dot(a, a)); }
-template <typename V, typename = msl_if_vector<V>> MSL_FN msl_element_t<V> distance(V a, V b) { return length(a - b); }
-template <typename V, typename = msl_if_vector<V>> MSL_FN V normalize(V a) { return a * rsqrt(dot(a, a)); }
-template <typename V, typename = msl_if_vector<V>> MSL_FN V cross(V a, V b) {
+template <typename V, typename = msl_if_vector<V>>
+MSL_FN msl_element_t<V> length_squared(V a) {
+  return dot(a, a);
+}
+template <typename V, typename = msl_if_vector<V>>
+MSL_FN msl_element_t<V> length(V a) {
+  return sqrt(dot(a, a));
+}
+template <typename V, typename = msl_if_vector<V>>
+MSL_FN msl_element_t<V> distance(V a, V b) {
+  return length(a - b);
+}
+template <typename V, typename = msl_if_vector<V>>
+MSL_FN V normalize(V a) {
+  return a * rsqrt(dot(a, a));
+}
+template <typename V, typename = msl_if_vector<V>>
+MSL_FN V cross(V a, V b) {
   V r;
   r[0] = a[1] * b[2] - a[2] * b[1];
   r[1] = a[2] * b[0] - a[0] * b[2];
@@ -137,24 +203,33 @@ template <typename V, typename = msl_if_vector<V>> MSL_FN V cross(V a, V b) {
 }
 
 // ---- relational
-#define MSL_CLASSIFY(T)                                                                              \
-  MSL_FN bool isnan(T x) { return x != x; }                                                          \
-  MSL_FN bool isinf(T x) { return __builtin_fabsf(static_cast<float>(x)) == __builtin_inff(); }      \
-  MSL_FN bool isfinite(T x) { return __builtin_fabsf(static_cast<float>(x)) < __builtin_inff(); }    \
-  MSL_FN bool isnormal(T x) {                                                                        \
-    const float a = __builtin_fabsf(static_cast<float>(x));                                          \
-    return a >= static_cast<float>(numeric_limits<T>::min()) && a < __builtin_inff();                \
-  }                                                                                                  \
-  MSL_FN bool signbit(T x) { return __builtin_copysignf(1.0f, static_cast<float>(x)) < 0; }
+#define MSL_CLASSIFY(T)                                                               \
+  MSL_FN bool isnan(T x) {                                                            \
+    return x != x;                                                                    \
+  }                                                                                   \
+  MSL_FN bool isinf(T x) {                                                            \
+    return __builtin_fabsf(static_cast<float>(x)) == __builtin_inff();                \
+  }                                                                                   \
+  MSL_FN bool isfinite(T x) {                                                         \
+    return __builtin_fabsf(static_cast<float>(x)) < __builtin_inff();                 \
+  }                                                                                   \
+  MSL_FN bool isnormal(T x) {                                                         \
+    const float a = __builtin_fabsf(static_cast<float>(x));                           \
+    return a >= static_cast<float>(numeric_limits<T>::min()) && a < __builtin_inff(); \
+  }                                                                                   \
+  MSL_FN bool signbit(T x) {                                                          \
+    return __builtin_copysignf(1.0f, static_cast<float>(x)) < 0;                      \
+  }
 MSL_CLASSIFY(float)
 MSL_CLASSIFY(half)
 MSL_CLASSIFY(bfloat)
 #undef MSL_CLASSIFY
-#define MSL_CLASSIFY_VECTOR(name)                                                                \
-  template <typename V, typename = msl_if_vector<V>> MSL_FN vec<bool, msl_count<V>> name(V x) {  \
-    vec<bool, msl_count<V>> r;                                                                   \
-    for (int i = 0; i < msl_count<V>; ++i) r[i] = name(static_cast<msl_element_t<V>>(x[i]));     \
-    return r;                                                                                    \
+#define MSL_CLASSIFY_VECTOR(name)                                                            \
+  template <typename V, typename = msl_if_vector<V>>                                         \
+  MSL_FN vec<bool, msl_count<V>> name(V x) {                                                 \
+    vec<bool, msl_count<V>> r;                                                               \
+    for (int i = 0; i < msl_count<V>; ++i) r[i] = name(static_cast<msl_element_t<V>>(x[i])); \
+    return r;                                                                                \
   }
 MSL_CLASSIFY_VECTOR(isnan)
 MSL_CLASSIFY_VECTOR(isinf)

@@ -6,27 +6,66 @@ namespace metal {
 namespace scalar {
 
 #ifndef MSL_TARGET_PTX
-#define MSL_LIBM1(name) MSL_FN float name(float x) { return __builtin_##name##f(x); }
-MSL_LIBM1(exp) MSL_LIBM1(exp2) MSL_LIBM1(log) MSL_LIBM1(log2) MSL_LIBM1(log10) MSL_LIBM1(sin) MSL_LIBM1(cos)
-MSL_LIBM1(tan) MSL_LIBM1(asin) MSL_LIBM1(acos) MSL_LIBM1(atan) MSL_LIBM1(sinh) MSL_LIBM1(cosh) MSL_LIBM1(tanh)
-MSL_LIBM1(asinh) MSL_LIBM1(acosh) MSL_LIBM1(atanh) MSL_LIBM1(erf) MSL_LIBM1(expm1) MSL_LIBM1(log1p)
+#define MSL_LIBM1(name)            \
+  MSL_FN float name(float x) {     \
+    return __builtin_##name##f(x); \
+  }
+MSL_LIBM1(exp)
+MSL_LIBM1(exp2)
+MSL_LIBM1(log) MSL_LIBM1(log2) MSL_LIBM1(log10) MSL_LIBM1(sin) MSL_LIBM1(cos) MSL_LIBM1(tan) MSL_LIBM1(asin)
+    MSL_LIBM1(acos) MSL_LIBM1(atan) MSL_LIBM1(sinh) MSL_LIBM1(cosh) MSL_LIBM1(tanh) MSL_LIBM1(asinh) MSL_LIBM1(acosh)
+        MSL_LIBM1(atanh) MSL_LIBM1(erf) MSL_LIBM1(expm1) MSL_LIBM1(log1p)
 #undef MSL_LIBM1
-MSL_FN float exp10(float x) { return __builtin_exp10f(x); }
-MSL_FN float sqrt(float x) { return __builtin_sqrtf(x); }
-MSL_FN float rsqrt(float x) { return 1.0f / __builtin_sqrtf(x); }
-MSL_FN float pow(float x, float y) { return __builtin_powf(x, y); }
-MSL_FN float fmod(float x, float y) { return __builtin_fmodf(x, y); }
-MSL_FN float atan2(float y, float x) { return __builtin_atan2f(y, x); }
-MSL_FN float round(float x) { return __builtin_roundf(x); }
-MSL_FN float ldexp(float x, int n) { return __builtin_ldexpf(x, n); }
-MSL_FN float frexp(float x, int& n) { return __builtin_frexpf(x, &n); }
+            MSL_FN float exp10(float x) {
+  return __builtin_exp10f(x);
+}
+MSL_FN float sqrt(float x) {
+  return __builtin_sqrtf(x);
+}
+MSL_FN float rsqrt(float x) {
+  return 1.0f / __builtin_sqrtf(x);
+}
+MSL_FN float pow(float x, float y) {
+  return __builtin_powf(x, y);
+}
+MSL_FN float fmod(float x, float y) {
+  return __builtin_fmodf(x, y);
+}
+MSL_FN float atan2(float y, float x) {
+  return __builtin_atan2f(y, x);
+}
+MSL_FN float round(float x) {
+  return __builtin_roundf(x);
+}
+MSL_FN float ldexp(float x, int n) {
+  return __builtin_ldexpf(x, n);
+}
+MSL_FN float frexp(float x, int& n) {
+  return __builtin_frexpf(x, &n);
+}
 #else
 // ex2, lg2, sqrt and rcp are the machine's own; the rest is built on them with
 // errors of a few units in the last place.
-MSL_FN float sqrt(float x) { float r; asm("sqrt.rn.f32 %0, %1;" : "=f"(r) : "f"(x)); return r; }
-MSL_FN float rsqrt(float x) { float r; asm("rsqrt.approx.f32 %0, %1;" : "=f"(r) : "f"(x)); return r; }
-MSL_FN float exp2(float x) { float r; asm("ex2.approx.f32 %0, %1;" : "=f"(r) : "f"(x)); return r; }
-MSL_FN float log2(float x) { float r; asm("lg2.approx.f32 %0, %1;" : "=f"(r) : "f"(x)); return r; }
+MSL_FN float sqrt(float x) {
+  float r;
+  asm("sqrt.rn.f32 %0, %1;" : "=f"(r) : "f"(x));
+  return r;
+}
+MSL_FN float rsqrt(float x) {
+  float r;
+  asm("rsqrt.approx.f32 %0, %1;" : "=f"(r) : "f"(x));
+  return r;
+}
+MSL_FN float exp2(float x) {
+  float r;
+  asm("ex2.approx.f32 %0, %1;" : "=f"(r) : "f"(x));
+  return r;
+}
+MSL_FN float log2(float x) {
+  float r;
+  asm("lg2.approx.f32 %0, %1;" : "=f"(r) : "f"(x));
+  return r;
+}
 MSL_FN float ldexp(float x, int n) {
   const int half_n = n / 2;
   const int a = half_n < -126 ? -126 : half_n > 127 ? 127 : half_n;
@@ -42,9 +81,15 @@ MSL_FN float exp(float x) {
   const float r = __builtin_fmaf(n, -1.90465421e-9f, __builtin_fmaf(n, -0.693145752f, x));
   return x < -104.0f ? 0.0f : ldexp(exp2(__builtin_fmaf(r, 1.44269504f, r * 1.92596299e-8f)), static_cast<int>(n));
 }
-MSL_FN float exp10(float x) { return exp2(x * 3.32192809f); }
-MSL_FN float log(float x) { return log2(x) * 0.693147181f; }
-MSL_FN float log10(float x) { return log2(x) * 0.301029996f; }
+MSL_FN float exp10(float x) {
+  return exp2(x * 3.32192809f);
+}
+MSL_FN float log(float x) {
+  return log2(x) * 0.693147181f;
+}
+MSL_FN float log10(float x) {
+  return log2(x) * 0.301029996f;
+}
 MSL_FN float expm1(float x) {
   if (__builtin_fabsf(x) > 0.5f) return exp(x) - 1.0f;
   float p = 1.98412698e-4f;
@@ -66,7 +111,10 @@ MSL_FN float round(float x) {
 MSL_FN float frexp(float x, int& n) {
   n = 0;
   if (x == 0.0f || x != x || __builtin_fabsf(x) == __builtin_inff()) return x;
-  if (__builtin_fabsf(x) < 0x1p-126f) { x *= 0x1p24f; n = -24; }
+  if (__builtin_fabsf(x) < 0x1p-126f) {
+    x *= 0x1p24f;
+    n = -24;
+  }
   const unsigned bits = __builtin_bit_cast(unsigned, x);
   n += static_cast<int>(bits >> 23 & 255) - 126;
   return __builtin_bit_cast(float, (bits & 0x807FFFFFu) | 0x3F000000u);
@@ -105,7 +153,9 @@ MSL_FN float cos(float x) {
   const float v = (n & 1) ? sin_reduced(r) : cos_reduced(r);
   return ((n + 1) & 2) ? -v : v;
 }
-MSL_FN float tan(float x) { return sin(x) / cos(x); }
+MSL_FN float tan(float x) {
+  return sin(x) / cos(x);
+}
 MSL_FN float tanh(float x) {
   const float a = __builtin_fabsf(x);
   const float e = expm1(2.0f * (a > 10.0f ? 10.0f : a));
@@ -140,14 +190,22 @@ MSL_FN float atan2(float y, float x) {
   const float v = atan(__builtin_fabsf(y) / __builtin_fabsf(x));
   return __builtin_copysignf(x < 0.0f ? 3.14159265f - v : v, y);
 }
-MSL_FN float asin(float x) { return atan2(x, sqrt((1.0f - x) * (1.0f + x))); }
-MSL_FN float acos(float x) { return atan2(sqrt((1.0f - x) * (1.0f + x)), x); }
+MSL_FN float asin(float x) {
+  return atan2(x, sqrt((1.0f - x) * (1.0f + x)));
+}
+MSL_FN float acos(float x) {
+  return atan2(sqrt((1.0f - x) * (1.0f + x)), x);
+}
 MSL_FN float asinh(float x) {
   const float a = __builtin_fabsf(x);
   return __builtin_copysignf(log1p(a + a * a / (1.0f + sqrt(1.0f + a * a))), x);
 }
-MSL_FN float acosh(float x) { return log1p((x - 1.0f) + sqrt((x - 1.0f) * (x + 1.0f))); }
-MSL_FN float atanh(float x) { return 0.5f * log1p(2.0f * x / (1.0f - x)); }
+MSL_FN float acosh(float x) {
+  return log1p((x - 1.0f) + sqrt((x - 1.0f) * (x + 1.0f)));
+}
+MSL_FN float atanh(float x) {
+  return 0.5f * log1p(2.0f * x / (1.0f - x));
+}
 // Abramowitz and Stegun 7.1.26 is too coarse; the series near zero, their 7.1.28 beyond.
 MSL_FN float erf(float x) {
   const float a = __builtin_fabsf(x);
@@ -176,23 +234,45 @@ MSL_FN float pow(float x, float y) {
   if (__builtin_truncf(y) != y) return __builtin_nanf("");
   return __builtin_truncf(y * 0.5f) * 2.0f == y ? magnitude : -magnitude;
 }
-MSL_FN float fmod(float x, float y) { return __builtin_fmaf(-__builtin_truncf(x / y), y, x); }
+MSL_FN float fmod(float x, float y) {
+  return __builtin_fmaf(-__builtin_truncf(x / y), y, x);
+}
 #endif
 
-MSL_FN float fabs(float x) { return __builtin_fabsf(x); }
-MSL_FN float floor(float x) { return __builtin_floorf(x); }
-MSL_FN float ceil(float x) { return __builtin_ceilf(x); }
-MSL_FN float trunc(float x) { return __builtin_truncf(x); }
-MSL_FN float rint(float x) { return __builtin_rintf(x); }
+MSL_FN float fabs(float x) {
+  return __builtin_fabsf(x);
+}
+MSL_FN float floor(float x) {
+  return __builtin_floorf(x);
+}
+MSL_FN float ceil(float x) {
+  return __builtin_ceilf(x);
+}
+MSL_FN float trunc(float x) {
+  return __builtin_truncf(x);
+}
+MSL_FN float rint(float x) {
+  return __builtin_rintf(x);
+}
 MSL_FN float fract(float x) {
   const float f = x - __builtin_floorf(x);
   return f < 0x1.fffffep-1f ? f : 0x1.fffffep-1f;
 }
-MSL_FN float sign(float x) { return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : x != x ? 0.0f : x; }
-MSL_FN float saturate(float x) { return x > 0.0f ? (x < 1.0f ? x : 1.0f) : 0.0f; }
-MSL_FN float sinpi(float x) { return sin((x - 2.0f * __builtin_rintf(x * 0.5f)) * 3.14159265f); }
-MSL_FN float cospi(float x) { return cos((x - 2.0f * __builtin_rintf(x * 0.5f)) * 3.14159265f); }
-MSL_FN float tanpi(float x) { return sinpi(x) / cospi(x); }
+MSL_FN float sign(float x) {
+  return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : x != x ? 0.0f : x;
+}
+MSL_FN float saturate(float x) {
+  return x > 0.0f ? (x < 1.0f ? x : 1.0f) : 0.0f;
+}
+MSL_FN float sinpi(float x) {
+  return sin((x - 2.0f * __builtin_rintf(x * 0.5f)) * 3.14159265f);
+}
+MSL_FN float cospi(float x) {
+  return cos((x - 2.0f * __builtin_rintf(x * 0.5f)) * 3.14159265f);
+}
+MSL_FN float tanpi(float x) {
+  return sinpi(x) / cospi(x);
+}
 
 }  // namespace scalar
 }  // namespace metal

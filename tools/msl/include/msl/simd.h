@@ -6,15 +6,28 @@ namespace metal {
 
 #ifdef MSL_TARGET_PTX
 
-MSL_FN uint msl_lane() { uint l; asm("mov.u32 %0, %%laneid;" : "=r"(l)); return l; }
-MSL_FN MSL_SYNC uint msl_active() { uint m; asm volatile("activemask.b32 %0;" : "=r"(m)); return m; }
-MSL_FN MSL_SYNC void threadgroup_barrier(mem_flags, memory_order = memory_order_seq_cst) { __nvvm_bar_sync(0); }
-MSL_FN MSL_SYNC void simdgroup_barrier(mem_flags, memory_order = memory_order_seq_cst) { __nvvm_bar_warp_sync(msl_active()); }
+MSL_FN uint msl_lane() {
+  uint l;
+  asm("mov.u32 %0, %%laneid;" : "=r"(l));
+  return l;
+}
+MSL_FN MSL_SYNC uint msl_active() {
+  uint m;
+  asm volatile("activemask.b32 %0;" : "=r"(m));
+  return m;
+}
+MSL_FN MSL_SYNC void threadgroup_barrier(mem_flags, memory_order = memory_order_seq_cst) {
+  __nvvm_bar_sync(0);
+}
+MSL_FN MSL_SYNC void simdgroup_barrier(mem_flags, memory_order = memory_order_seq_cst) {
+  __nvvm_bar_warp_sync(msl_active());
+}
 MSL_FN MSL_SYNC uint msl_shuffle_word(uint mask, uint v, uint lane) {
   return static_cast<uint>(__nvvm_shfl_sync_idx_i32(mask, static_cast<int>(v), static_cast<int>(lane), 31));
 }
 // What each lane gave, fetched lane by lane.
-template <typename T> struct msl_exchanged {
+template <typename T>
+struct msl_exchanged {
   T mine;
   uint active;
   MSL_FN T fetch(T v, uint mask, uint lane) {
@@ -28,23 +41,31 @@ template <typename T> struct msl_exchanged {
   }
   inline __attribute__((always_inline)) MSL_SYNC T from(uint lane) const { return fetch(mine, active, lane); }
 };
-template <typename T> MSL_FN MSL_SYNC msl_exchanged<T> msl_exchange_value(T v) { return {v, msl_active()}; }
+template <typename T>
+MSL_FN MSL_SYNC msl_exchanged<T> msl_exchange_value(T v) {
+  return {v, msl_active()};
+}
 
 #else
 
 extern "C" {
 MSL_SYNC void msl_threadgroup_barrier(uint32_t flags);
-MSL_SYNC void msl_simdgroup_barrier();
+MSL_SYNC void msl_simdgroup_barrier(uint32_t flags);
 // Meets the other active lanes; returns what each gave, 64 bytes a lane.
 MSL_SYNC const unsigned char* msl_exchange(const void* mine, uint32_t size, uint32_t* active);
 uint32_t msl_current_lane();
 }
-MSL_FN uint msl_lane() { return msl_current_lane(); }
+MSL_FN uint msl_lane() {
+  return msl_current_lane();
+}
 MSL_FN MSL_SYNC void threadgroup_barrier(mem_flags flags, memory_order = memory_order_seq_cst) {
   msl_threadgroup_barrier(static_cast<uint32_t>(flags));
 }
-MSL_FN MSL_SYNC void simdgroup_barrier(mem_flags, memory_order = memory_order_seq_cst) { msl_simdgroup_barrier(); }
-template <typename T> struct msl_exchanged {
+MSL_FN MSL_SYNC void simdgroup_barrier(mem_flags flags, memory_order = memory_order_seq_cst) {
+  msl_simdgroup_barrier(static_cast<uint32_t>(flags));
+}
+template <typename T>
+struct msl_exchanged {
   const unsigned char* all;
   uint active;
   inline __attribute__((always_inline)) T from(uint lane) const {
@@ -53,7 +74,8 @@ template <typename T> struct msl_exchanged {
     return out;
   }
 };
-template <typename T> MSL_FN MSL_SYNC msl_exchanged<T> msl_exchange_value(T v) {
+template <typename T>
+MSL_FN MSL_SYNC msl_exchanged<T> msl_exchange_value(T v) {
   static_assert(sizeof(T) <= 64, "simd operations take values of at most 64 bytes");
   msl_exchanged<T> out;
   out.all = msl_exchange(&v, sizeof(T), &out.active);
@@ -62,34 +84,47 @@ template <typename T> MSL_FN MSL_SYNC msl_exchanged<T> msl_exchange_value(T v) {
 
 #endif
 
-template <typename T> MSL_FN MSL_SYNC T simd_shuffle(T v, ushort lane) { return msl_exchange_value(v).from(lane); }
-template <typename T> MSL_FN MSL_SYNC T simd_broadcast(T v, ushort lane) { return msl_exchange_value(v).from(lane); }
-template <typename T> MSL_FN MSL_SYNC T simd_broadcast_first(T v) {
+template <typename T>
+MSL_FN MSL_SYNC T simd_shuffle(T v, ushort lane) {
+  return msl_exchange_value(v).from(lane);
+}
+template <typename T>
+MSL_FN MSL_SYNC T simd_broadcast(T v, ushort lane) {
+  return msl_exchange_value(v).from(lane);
+}
+template <typename T>
+MSL_FN MSL_SYNC T simd_broadcast_first(T v) {
   const auto all = msl_exchange_value(v);
   return all.from(static_cast<uint>(__builtin_ctz(all.active)));
 }
-template <typename T> MSL_FN MSL_SYNC T simd_shuffle_xor(T v, ushort mask) {
+template <typename T>
+MSL_FN MSL_SYNC T simd_shuffle_xor(T v, ushort mask) {
   return msl_exchange_value(v).from(msl_lane() ^ mask);
 }
-template <typename T> MSL_FN MSL_SYNC T simd_shuffle_down(T v, ushort delta) {
+template <typename T>
+MSL_FN MSL_SYNC T simd_shuffle_down(T v, ushort delta) {
   const auto all = msl_exchange_value(v);
   const uint lane = msl_lane() + delta;
   const T other = all.from(lane & 31);
   return lane < 32 ? other : v;
 }
-template <typename T> MSL_FN MSL_SYNC T simd_shuffle_up(T v, ushort delta) {
+template <typename T>
+MSL_FN MSL_SYNC T simd_shuffle_up(T v, ushort delta) {
   const auto all = msl_exchange_value(v);
   const uint lane = msl_lane();
   const T other = all.from((lane - delta) & 31);
   return lane >= delta ? other : v;
 }
-template <typename T> MSL_FN MSL_SYNC T simd_shuffle_rotate_down(T v, ushort delta) {
+template <typename T>
+MSL_FN MSL_SYNC T simd_shuffle_rotate_down(T v, ushort delta) {
   return msl_exchange_value(v).from((msl_lane() + delta) & 31);
 }
-template <typename T> MSL_FN MSL_SYNC T simd_shuffle_rotate_up(T v, ushort delta) {
+template <typename T>
+MSL_FN MSL_SYNC T simd_shuffle_rotate_up(T v, ushort delta) {
   return msl_exchange_value(v).from((msl_lane() - delta) & 31);
 }
-template <typename T> MSL_FN MSL_SYNC T simd_shuffle_and_fill_down(T v, T fill, ushort delta) {
+template <typename T>
+MSL_FN MSL_SYNC T simd_shuffle_and_fill_down(T v, T fill, ushort delta) {
   const auto all = msl_exchange_value(v);
   const auto filler = msl_exchange_value(fill);
   const uint lane = msl_lane() + delta;
@@ -97,7 +132,8 @@ template <typename T> MSL_FN MSL_SYNC T simd_shuffle_and_fill_down(T v, T fill, 
   const T b = filler.from(lane & 31);
   return lane < 32 ? a : b;
 }
-template <typename T> MSL_FN MSL_SYNC T simd_shuffle_and_fill_up(T v, T fill, ushort delta) {
+template <typename T>
+MSL_FN MSL_SYNC T simd_shuffle_and_fill_up(T v, T fill, ushort delta) {
   const auto all = msl_exchange_value(v);
   const auto filler = msl_exchange_value(fill);
   const uint lane = msl_lane() - delta;
@@ -105,16 +141,22 @@ template <typename T> MSL_FN MSL_SYNC T simd_shuffle_and_fill_up(T v, T fill, us
   const T b = filler.from(lane & 31);
   return lane < 32 ? a : b;
 }
-template <typename T> MSL_FN MSL_SYNC T quad_shuffle(T v, ushort lane) {
+template <typename T>
+MSL_FN MSL_SYNC T quad_shuffle(T v, ushort lane) {
   return msl_exchange_value(v).from((msl_lane() & 28) | (lane & 3));
 }
-template <typename T> MSL_FN MSL_SYNC T quad_broadcast(T v, ushort lane) { return quad_shuffle(v, lane); }
-template <typename T> MSL_FN MSL_SYNC T quad_shuffle_xor(T v, ushort mask) {
+template <typename T>
+MSL_FN MSL_SYNC T quad_broadcast(T v, ushort lane) {
+  return quad_shuffle(v, lane);
+}
+template <typename T>
+MSL_FN MSL_SYNC T quad_shuffle_xor(T v, ushort mask) {
   return msl_exchange_value(v).from(msl_lane() ^ (mask & 3));
 }
 
 // Folds the active lanes' values in [begin, end), in order of lane.
-template <typename T, typename F> MSL_FN MSL_SYNC T msl_fold(const msl_exchanged<T>& all, uint begin, uint end, T none, F f) {
+template <typename T, typename F>
+MSL_FN MSL_SYNC T msl_fold(const msl_exchanged<T>& all, uint begin, uint end, T none, F f) {
   bool first = true;
   T r = none;
   for (uint lane = begin; lane < end; ++lane) {
@@ -125,7 +167,8 @@ template <typename T, typename F> MSL_FN MSL_SYNC T msl_fold(const msl_exchanged
   }
   return r;
 }
-template <typename T, typename F> MSL_FN MSL_SYNC T msl_reduce(T v, F f) {
+template <typename T, typename F>
+MSL_FN MSL_SYNC T msl_reduce(T v, F f) {
   const auto all = msl_exchange_value(v);
 #ifdef MSL_TARGET_PTX
   if (all.active == 0xFFFFFFFFu) {
@@ -136,18 +179,57 @@ template <typename T, typename F> MSL_FN MSL_SYNC T msl_reduce(T v, F f) {
   return msl_fold(all, 0, 32, v, f);
 }
 // Functors, since a lambda in a header would be another type in every shader.
-struct msl_add { template <typename T> T operator()(T a, T b) const { return static_cast<T>(a + b); } };
-struct msl_mul { template <typename T> T operator()(T a, T b) const { return static_cast<T>(a * b); } };
-struct msl_max { template <typename T> T operator()(T a, T b) const { return metal::max(a, b); } };
-struct msl_min { template <typename T> T operator()(T a, T b) const { return metal::min(a, b); } };
-struct msl_or { template <typename T> T operator()(T a, T b) const { return static_cast<T>(a | b); } };
-struct msl_and { template <typename T> T operator()(T a, T b) const { return static_cast<T>(a & b); } };
-struct msl_xor { template <typename T> T operator()(T a, T b) const { return static_cast<T>(a ^ b); } };
-#define MSL_REDUCTION(name, f)                                                              \
-  template <typename T> MSL_FN MSL_SYNC T simd_##name(T v) { return msl_reduce(v, f()); }   \
-  template <typename T> MSL_FN MSL_SYNC T quad_##name(T v) {                                \
-    const uint quad = msl_lane() & 28;                                                      \
-    return msl_fold(msl_exchange_value(v), quad, quad + 4, v, f());                         \
+struct msl_add {
+  template <typename T>
+  T operator()(T a, T b) const {
+    return static_cast<T>(a + b);
+  }
+};
+struct msl_mul {
+  template <typename T>
+  T operator()(T a, T b) const {
+    return static_cast<T>(a * b);
+  }
+};
+struct msl_max {
+  template <typename T>
+  T operator()(T a, T b) const {
+    return metal::max(a, b);
+  }
+};
+struct msl_min {
+  template <typename T>
+  T operator()(T a, T b) const {
+    return metal::min(a, b);
+  }
+};
+struct msl_or {
+  template <typename T>
+  T operator()(T a, T b) const {
+    return static_cast<T>(a | b);
+  }
+};
+struct msl_and {
+  template <typename T>
+  T operator()(T a, T b) const {
+    return static_cast<T>(a & b);
+  }
+};
+struct msl_xor {
+  template <typename T>
+  T operator()(T a, T b) const {
+    return static_cast<T>(a ^ b);
+  }
+};
+#define MSL_REDUCTION(name, f)                                      \
+  template <typename T>                                             \
+  MSL_FN MSL_SYNC T simd_##name(T v) {                              \
+    return msl_reduce(v, f());                                      \
+  }                                                                 \
+  template <typename T>                                             \
+  MSL_FN MSL_SYNC T quad_##name(T v) {                              \
+    const uint quad = msl_lane() & 28;                              \
+    return msl_fold(msl_exchange_value(v), quad, quad + 4, v, f()); \
   }
 MSL_REDUCTION(sum, msl_add)
 MSL_REDUCTION(product, msl_mul)
@@ -157,7 +239,8 @@ MSL_REDUCTION(or, msl_or)
 MSL_REDUCTION(and, msl_and)
 MSL_REDUCTION(xor, msl_xor)
 #undef MSL_REDUCTION
-template <typename T, typename F> MSL_FN MSL_SYNC T msl_scan(T v, T none, F f, bool inclusive) {
+template <typename T, typename F>
+MSL_FN MSL_SYNC T msl_scan(T v, T none, F f, bool inclusive) {
   const auto all = msl_exchange_value(v);
   const uint end = msl_lane() + (inclusive ? 1u : 0u);
   T r = none;
@@ -167,10 +250,22 @@ template <typename T, typename F> MSL_FN MSL_SYNC T msl_scan(T v, T none, F f, b
   }
   return r;
 }
-template <typename T> MSL_FN MSL_SYNC T simd_prefix_inclusive_sum(T v) { return msl_scan(v, T(0), msl_add(), true); }
-template <typename T> MSL_FN MSL_SYNC T simd_prefix_exclusive_sum(T v) { return msl_scan(v, T(0), msl_add(), false); }
-template <typename T> MSL_FN MSL_SYNC T simd_prefix_inclusive_product(T v) { return msl_scan(v, T(1), msl_mul(), true); }
-template <typename T> MSL_FN MSL_SYNC T simd_prefix_exclusive_product(T v) { return msl_scan(v, T(1), msl_mul(), false); }
+template <typename T>
+MSL_FN MSL_SYNC T simd_prefix_inclusive_sum(T v) {
+  return msl_scan(v, T(0), msl_add(), true);
+}
+template <typename T>
+MSL_FN MSL_SYNC T simd_prefix_exclusive_sum(T v) {
+  return msl_scan(v, T(0), msl_add(), false);
+}
+template <typename T>
+MSL_FN MSL_SYNC T simd_prefix_inclusive_product(T v) {
+  return msl_scan(v, T(1), msl_mul(), true);
+}
+template <typename T>
+MSL_FN MSL_SYNC T simd_prefix_exclusive_product(T v) {
+  return msl_scan(v, T(1), msl_mul(), false);
+}
 
 struct simd_vote {
   using vote_t = ulong;
@@ -190,9 +285,15 @@ MSL_FN MSL_SYNC simd_vote simd_ballot(bool v) {
   }
   return simd_vote(bits);
 }
-MSL_FN MSL_SYNC simd_vote simd_active_threads_mask() { return simd_vote(msl_exchange_value(0u).active); }
-MSL_FN MSL_SYNC bool simd_any(bool v) { return simd_or(static_cast<uint>(v)) != 0; }
-MSL_FN MSL_SYNC bool simd_all(bool v) { return simd_and(static_cast<uint>(v)) != 0; }
+MSL_FN MSL_SYNC simd_vote simd_active_threads_mask() {
+  return simd_vote(msl_exchange_value(0u).active);
+}
+MSL_FN MSL_SYNC bool simd_any(bool v) {
+  return simd_or(static_cast<uint>(v)) != 0;
+}
+MSL_FN MSL_SYNC bool simd_all(bool v) {
+  return simd_and(static_cast<uint>(v)) != 0;
+}
 MSL_FN MSL_SYNC bool simd_is_first() {
   return static_cast<uint>(__builtin_ctz(msl_exchange_value(0u).active)) == msl_lane();
 }

@@ -5,13 +5,18 @@
 
 namespace metal {
 
-MSL_FN uint msl_matrix_row(uint lane) { return (lane >> 2 & 4) + (lane >> 1 & 3); }
-MSL_FN uint msl_matrix_column(uint lane) { return (lane >> 2 & 2) * 2 + (lane & 1) * 2; }
+MSL_FN uint msl_matrix_row(uint lane) {
+  return (lane >> 2 & 4) + (lane >> 1 & 3);
+}
+MSL_FN uint msl_matrix_column(uint lane) {
+  return (lane >> 2 & 2) * 2 + (lane & 1) * 2;
+}
 MSL_FN uint msl_matrix_lane(uint row, uint column) {
   return (row >> 2) << 4 | (column >> 2) << 3 | (row & 3) << 1 | (column >> 1 & 1);
 }
 
-template <typename T, int R, int C> struct simdgroup_matrix {
+template <typename T, int R, int C>
+struct simdgroup_matrix {
   static_assert(R == 8 && C == 8, "simdgroup matrices are 8x8");
   using storage_type = vec<T, 2>;
   storage_type elements;
@@ -27,32 +32,34 @@ using simdgroup_float8x8 = simdgroup_matrix<float, 8, 8>;
 using simdgroup_half8x8 = simdgroup_matrix<half, 8, 8>;
 using simdgroup_bfloat8x8 = simdgroup_matrix<bfloat, 8, 8>;
 
-template <typename T, int R, int C> MSL_FN simdgroup_matrix<T, R, C> make_filled_simdgroup_matrix(T v) {
+template <typename T, int R, int C>
+MSL_FN simdgroup_matrix<T, R, C> make_filled_simdgroup_matrix(T v) {
   simdgroup_matrix<T, R, C> m;
   m.elements = v;
   return m;
 }
 
-#define MSL_MATRIX_MEMORY(SPACE)                                                                                  \
-  template <typename T>                                                                                           \
-  MSL_FN MSL_SYNC void simdgroup_load(thread simdgroup_matrix<T, 8, 8>& m, const SPACE T* p, ulong stride = 8,    \
-                                      ulong2 origin = ulong2{0, 0}, bool transposed = false) {                    \
-    const uint lane = msl_lane(), row = msl_matrix_row(lane), column = msl_matrix_column(lane);                   \
-    p += origin[1] * stride + origin[0];                                                                          \
-    for (uint i = 0; i < 2; ++i) m.elements[i] = transposed ? p[(column + i) * stride + row] : p[row * stride + column + i]; \
-  }                                                                                                               \
-  template <typename T>                                                                                           \
-  MSL_FN MSL_SYNC void simdgroup_store(simdgroup_matrix<T, 8, 8> m, SPACE T* p, ulong stride = 8,                 \
-                                       ulong2 origin = ulong2{0, 0}, bool transposed = false) {                   \
-    const uint lane = msl_lane(), row = msl_matrix_row(lane), column = msl_matrix_column(lane);                   \
-    p += origin[1] * stride + origin[0];                                                                          \
-    for (uint i = 0; i < 2; ++i) {                                                                                \
-      if (transposed) {                                                                                           \
-        p[(column + i) * stride + row] = m.elements[i];                                                           \
-      } else {                                                                                                    \
-        p[row * stride + column + i] = m.elements[i];                                                             \
-      }                                                                                                           \
-    }                                                                                                             \
+#define MSL_MATRIX_MEMORY(SPACE)                                                                               \
+  template <typename T>                                                                                        \
+  MSL_FN MSL_SYNC void simdgroup_load(thread simdgroup_matrix<T, 8, 8>& m, const SPACE T* p, ulong stride = 8, \
+                                      ulong2 origin = ulong2{0, 0}, bool transposed = false) {                 \
+    const uint lane = msl_lane(), row = msl_matrix_row(lane), column = msl_matrix_column(lane);                \
+    p += origin[1] * stride + origin[0];                                                                       \
+    for (uint i = 0; i < 2; ++i)                                                                               \
+      m.elements[i] = transposed ? p[(column + i) * stride + row] : p[row * stride + column + i];              \
+  }                                                                                                            \
+  template <typename T>                                                                                        \
+  MSL_FN MSL_SYNC void simdgroup_store(simdgroup_matrix<T, 8, 8> m, SPACE T* p, ulong stride = 8,              \
+                                       ulong2 origin = ulong2{0, 0}, bool transposed = false) {                \
+    const uint lane = msl_lane(), row = msl_matrix_row(lane), column = msl_matrix_column(lane);                \
+    p += origin[1] * stride + origin[0];                                                                       \
+    for (uint i = 0; i < 2; ++i) {                                                                             \
+      if (transposed) {                                                                                        \
+        p[(column + i) * stride + row] = m.elements[i];                                                        \
+      } else {                                                                                                 \
+        p[row * stride + column + i] = m.elements[i];                                                          \
+      }                                                                                                        \
+    }                                                                                                          \
   }
 MSL_MATRIX_MEMORY(device)
 MSL_MATRIX_MEMORY(threadgroup)
@@ -62,7 +69,8 @@ MSL_FN MSL_SYNC void simdgroup_load(thread simdgroup_matrix<T, 8, 8>& m, constan
                                     ulong2 origin = ulong2{0, 0}, bool transposed = false) {
   const uint lane = msl_lane(), row = msl_matrix_row(lane), column = msl_matrix_column(lane);
   p += origin[1] * stride + origin[0];
-  for (uint i = 0; i < 2; ++i) m.elements[i] = transposed ? p[(column + i) * stride + row] : p[row * stride + column + i];
+  for (uint i = 0; i < 2; ++i)
+    m.elements[i] = transposed ? p[(column + i) * stride + row] : p[row * stride + column + i];
 }
 
 // d = a b + c, products and sums in float, rounded once to d's type.

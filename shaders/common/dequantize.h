@@ -1,0 +1,87 @@
+// Dequantization as a kernel of its own, one text for all formats: from the
+// canonical layout of files (src/formats/packed_matrix.h) and from the kernel
+// layout. Bit for bit what src/formats gives, in f32 and rounded once.
+#pragma once
+#include "codecs.h"
+#include "unit_layout.h"
+
+struct DequantizeParams {
+  uint rows;
+  uint cols;
+  uint group;          // inputs that share a scale, at least 1
+  uint groups;         // of a row
+  uint row_bytes;      // of codes
+  uint zero_bytes;     // of a row's integer zeros
+  uint scale_type;     // codecs::ScaleType
+  uint zero_kind;      // 0 none, 1 minimum, 2 integer
+  float global_scale;  // divides scales of type E4M3
+  float offset;        // of integer codes
+};
+
+// Code `i` of a little-endian stream of kBits-wide codes.
+template <int kBits>
+METAL_FUNC uint stream_code(device const uchar* stream, uint i) {
+  const uint bit = i * kBits, byte = bit / 8, shift = bit % 8;
+  uint v = stream[byte];
+  if (shift + kBits > 8) v |= uint(stream[byte + 1]) << 8;
+  return v >> shift & ((1u << kBits) - 1u);
+}
+
+// One thread a weight: grid (cols, rows).
+template <typename Codec, typename T>
+[[kernel]] void dequantize(device const uchar* codes [[buffer(0)]], device const uchar* scales [[buffer(1)]],
+                           device const uchar* zeros [[buffer(2)]], device T* out [[buffer(3)]],
+                           constant DequantizeParams& p [[buffer(4)]], uint2 at [[thread_position_in_grid]]) {
+#pragma clang fp contract(off)
+  if (at.x >= p.cols || at.y >= p.rows) return;
+  const uint code = stream_code<Codec::kBits>(codes + ulong(at.y) * p.row_bytes, at.x);
+  const uint group = at.x / p.group;
+  const ulong scale_at = ulong(at.y) * p.groups + group;
+  float scale = codecs::load_scale(p.scale_type, scales, scale_at);
+  if (p.scale_type == codecs::kE4m3Scale) scale = scale / p.global_scale;
+  float element = Codec::element(code, p);
+  if (p.zero_kind == 2) element -= float(stream_code<Codec::kBits>(zeros + ulong(at.y) * p.zero_bytes, group));
+  const float product = scale * element;
+  const float minimum = p.zero_kind == 1 ? codecs::load_scale(p.scale_type, zeros, scale_at) : 0.0f;
+  out[ulong(at.y) * p.cols + at.x] = T(product + minimum);
+}
+
+// One simdgroup a unit of 16 rows: grid (units, blocks), threadgroups of 32.
+template <typename Codec, typename T>
+[[kernel]] void dequantize_units(device const uint* codes [[buffer(0)]], device const uchar* scales [[buffer(1)]],
+                                 device const float* minima [[buffer(2)]], device T* out [[buffer(3)]],
+                                 constant UnitMatrix& p [[buffer(4)]], constant uint& cols [[buffer(5)]],
+                                 uint2 at [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]]) {
+#pragma clang fp contract(off)
+  const UnitCodes<Codec::kBits> unit = load_codes<Codec::kBits>(codes, ulong(at.y) * p.units + at.x, lane);
+  const bool by_16 = p.group == 16;
+  for (uint tile = 0; tile < kUnitTiles; ++tile) {
+    const ulong place = scale_place(p, at.y, at.x, tile * 16 / p.group, tile_row(lane));
+    const float2 scale = stored_scales(p, scales, place) / p.divisor;
+    for (uint q = 0; q < 4; ++q) {
+      const uint row = at.y * kTileRows + tile_row(lane) + 8 * (q & 1);
+      const uint pair = code_pair<Codec::kBits>(unit, 4 * tile + q);
+      for (uint e = 0; e < 2; ++e) {
+        const uint column = tile_column(lane) + 8 * (q / 2) + e;
+        const uint k = at.x * kUnit + tile_input(tile, column, by_16);
+        if (row >= p.rows || k >= cols) continue;
+        const float base = p.minima != 0 ? minima[place + (q & 1)] : 0.0f;
+        const float element = Codec::element(pair >> 16 * e & 0xFFu, p) - (p.minima == 2 ? base : 0.0f);
+        const float product = ((q & 1) != 0 ? scale.y : scale.x) * element;
+        const float minimum = p.minima == 1 ? base : 0.0f;
+        out[ulong(row) * cols + k] = T(product + minimum);
+      }
+    }
+  }
+}
+
+#define MM_DEQUANTIZE_TO(name, Codec, T)                                                                             \
+  template [[host_name("dequant_" #name "_" #T)]] [[kernel]] void dequantize<Codec, T>(                              \
+      device const uchar*, device const uchar*, device const uchar*, device T*, constant DequantizeParams&, uint2);  \
+  template [[host_name("dequant_units_" #name "_" #T)]] [[kernel]] void dequantize_units<Codec, T>(                  \
+      device const uint*, device const uchar*, device const float*, device T*, constant UnitMatrix&, constant uint&, \
+      uint2, uint);
+#define MM_DEQUANTIZE(name, Codec)      \
+  MM_DEQUANTIZE_TO(name, Codec, half)   \
+  MM_DEQUANTIZE_TO(name, Codec, bfloat) \
+  MM_DEQUANTIZE_TO(name, Codec, float)

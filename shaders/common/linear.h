@@ -1,0 +1,81 @@
+// What the matrix kernels share: activations made ready, sums of a unit, results.
+#pragma once
+#include "unit_layout.h"
+
+// y[token][row] = act(sum + bias[row]) (+ y), and what surrounds it.
+struct LinearParams {
+  uint tokens;
+  uint x_stride;    // elements between tokens of the activations
+  uint y_stride;    // elements between tokens of the result
+  uint y_type;      // 0 f32, 1 f16, 2 bf16
+  uint bias;        // whether there is one
+  uint accumulate;  // add to what is there
+  uint activation;  // 0 none, 1 SiLU, 2 GELU (tanh form)
+  uint x_scales;    // whether tokens carry a factor
+};
+
+METAL_FUNC float activate(uint activation, float v) {
+  if (activation == 1) return v / (1.0f + exp(-v));
+  if (activation == 2) {
+    const float u = 0.7978845608f * (v + 0.044715f * v * v * v);
+    return 0.5f * v * (1.0f + precise::tanh(u));
+  }
+  return v;
+}
+
+METAL_FUNC void put_result(device uchar* y, constant LinearParams& p, uint token, uint row, float sum,
+                           device const float* bias) {
+  const ulong at = ulong(token) * p.y_stride + row;
+  float v = activate(p.activation, p.bias != 0 ? sum + bias[row] : sum);
+  if (p.y_type == 0) {
+    device float* out = (device float*)y + at;
+    *out = p.accumulate != 0 ? *out + v : v;
+  } else if (p.y_type == 1) {
+    device half* out = (device half*)y + at;
+    *out = half(p.accumulate != 0 ? float(*out) + v : v);
+  } else {
+    device bfloat* out = (device bfloat*)y + at;
+    *out = bfloat(p.accumulate != 0 ? float(*out) + v : v);
+  }
+}
+
+// A lane's sums of 16 rows and 8 tokens.
+METAL_FUNC void put_sums(device uchar* y, constant LinearParams& p, uint rows, uint block, uint first_token,
+                         TileSums sums, device const float* bias, device const float* x_scales, uint lane) {
+  for (uint i = 0; i < 4; ++i) {
+    const uint row = block * kTileRows + tile_row(lane) + 8 * (i / 2);
+    const uint token = first_token + tile_column(lane) + i % 2;
+    if (row >= rows || token >= p.tokens) continue;
+    put_result(y, p, token, row, p.x_scales != 0 ? sums.e[i] * x_scales[token] : sums.e[i], bias);
+  }
+}
+
+// Adds a unit's products to the sums of kColumns times 8 tokens. Codes multiply as
+// they are; each group's sum is scaled in float.
+template <typename Codec, bool kBy16, int kColumns>
+METAL_FUNC void add_unit(thread TileSums* sums, const thread UnitCodes<Codec::kBits>& codes,
+                         const thread TileTokens<half> (&x)[kColumns][kUnitTiles], constant UnitMatrix& m,
+                         device const uchar* scales, device const float* minima, uint block, uint unit, uint lane) {
+  const uint tiles = kBy16 ? 1 : 2;  // that share a scale, at least
+  const uint row = tile_row(lane);
+  for (uint part = 0; part < kUnitTiles / tiles; ++part) {
+    const ulong place = scale_place(m, block, unit, part, row);
+    const float2 scale = scale_pair(m, scales, place, Codec::kFactor);
+    TileWeights<half> w[tiles];
+    for (uint t = 0; t < tiles; ++t) w[t] = decode_tile<Codec>(codes, part * tiles + t, m);
+    for (uint c = 0; c < uint(kColumns); ++c) {
+      TileSums s = no_sums();
+      for (uint t = 0; t < tiles; ++t) tile_multiply(s, w[t], x[c][part * tiles + t]);
+      for (uint i = 0; i < 4; ++i) sums[c].e[i] = fma(i < 2 ? scale.x : scale.y, s.e[i], sums[c].e[i]);
+    }
+    if (m.minima == 0) continue;
+    // The minimum times the sum of the activations, by a matrix of ones.
+    const float2 minimum = minimum_pair(m, minima, place, scale);
+    for (uint q = 0; q < 4; ++q) w[0].e[q] = half2(1.0h, 1.0h);
+    for (uint c = 0; c < uint(kColumns); ++c) {
+      TileSums s = no_sums();
+      for (uint t = 0; t < tiles; ++t) tile_multiply(s, w[0], x[c][part * tiles + t]);
+      for (uint i = 0; i < 4; ++i) sums[c].e[i] = fma(i < 2 ? minimum.x : minimum.y, s.e[i], sums[c].e[i]);
+    }
+  }
+}

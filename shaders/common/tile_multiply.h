@@ -1,0 +1,205 @@
+// Matrix tiles held by a simdgroup: 16x16 weights times 16x8 activations, summed
+// in float. On Metal they are four, two and two 8x8 simdgroup matrices; on NVIDIA
+// one m16n8k16. Lane by lane both look alike: a lane holds rows r and r + 8 of
+// weights and sums, pairs of neighbouring columns.
+//
+//   weights  e[q], q = 0..3: row r + 8 (q mod 2), columns c + 8 (q / 2) and the next
+//   sums     e[i], i = 0..3: row r + 8 (i / 2), token c + i mod 2
+//
+// with r = tile_row(lane) and c = tile_column(lane). Where a matrix unit's own
+// order of lanes matters (weights are laid out for it when they are loaded), the
+// kernel tile_map says which it is.
+#pragma once
+#include <metal_stdlib>
+
+using namespace metal;
+
+// Inputs of a unit, the piece of a row that a lane loads at once, and its tiles.
+constant constexpr uint kUnit = 64;
+constant constexpr uint kUnitTiles = 4;
+constant constexpr uint kTileRows = 16;
+constant constexpr uint kTileTokens = 8;
+
+#ifdef __METAL_MARLIN_PTX__
+METAL_FUNC uint tile_row(uint lane) {
+  return lane >> 2;
+}
+METAL_FUNC uint tile_column(uint lane) {
+  return (lane & 3u) * 2;
+}
+#else
+METAL_FUNC uint tile_row(uint lane) {
+  return (lane >> 2 & 4u) + (lane >> 1 & 3u);
+}
+METAL_FUNC uint tile_column(uint lane) {
+  return (lane >> 2 & 2u) * 2 + (lane & 1u) * 2;
+}
+#endif
+
+// Which input of its unit column `column` of tile `tile` stands for. NVIDIA's
+// lanes take neighbouring inputs, so that a lane's activations are neighbours in
+// memory: 4 of each 16 where a scale spans 16 inputs, 8 of each 32 elsewhere.
+METAL_FUNC uint tile_input(uint tile, uint column, bool by_16) {
+#ifdef __METAL_MARLIN_PTX__
+  const uint lane = column / 2 % 4, pair = column / 8, e = column % 2;
+  return by_16 ? tile * 16 + lane * 4 + pair * 2 + e : tile / 2 * 32 + lane * 8 + tile % 2 * 4 + pair * 2 + e;
+#else
+  return tile * 16 + column;
+#endif
+}
+
+template <typename T>
+struct TileWeights {
+  vec<T, 2> e[4];
+};
+struct TileSums {
+  float e[4];
+};
+
+#ifdef __METAL_MARLIN_PTX__
+
+template <typename T>
+struct TileTokens {
+  uint e[2];
+};
+// The four tiles of a unit for 8 tokens, from rows of `stride` elements. Lanes of
+// tokens from `tokens` on take zeros.
+template <typename T>
+METAL_FUNC void load_unit(thread TileTokens<T>* out, device const T* x, ulong stride, uint tokens, bool by_16,
+                          uint lane) {
+  const uint token = lane >> 2;
+  if (token >= tokens) {
+    for (uint i = 0; i < kUnitTiles; ++i) out[i].e[0] = out[i].e[1] = 0;
+    return;
+  }
+  device const T* row = x + token * stride;
+  if (by_16) {
+    for (uint i = 0; i < kUnitTiles; ++i) {
+      const uint2 v = *(device const uint2*)(row + 16 * i + 4 * (lane & 3u));
+      out[i].e[0] = v.x;
+      out[i].e[1] = v.y;
+    }
+  } else {
+    for (uint i = 0; i < 2; ++i) {
+      const uint4 v = *(device const uint4*)(row + 32 * i + 8 * (lane & 3u));
+      out[2 * i].e[0] = v.x;
+      out[2 * i].e[1] = v.y;
+      out[2 * i + 1].e[0] = v.z;
+      out[2 * i + 1].e[1] = v.w;
+    }
+  }
+}
+// From threadgroup memory: units of 64 elements a token, pieces of 8 elements
+// swapped so that the lanes' loads spread over the banks. Gives the tiles of part
+// `part`: one of 16 inputs, or two of 32.
+METAL_FUNC uint staged_piece(uint token, uint piece) {
+  return token * 8 + (piece ^ (token & 1u) * 4);
+}
+template <typename T, bool kBy16>
+METAL_FUNC void load_staged(thread TileTokens<T>* out, threadgroup const T* x, uint first_token, uint part, uint lane) {
+  const uint token = first_token + (lane >> 2);
+  if (kBy16) {
+    const uint piece = staged_piece(token, 2 * part + (lane & 3u) / 2);
+    const uint2 v = *(threadgroup const uint2*)(x + 8 * piece + 4 * (lane & 1u));
+    out[0].e[0] = v.x;
+    out[0].e[1] = v.y;
+  } else {
+    const uint4 v = *(threadgroup const uint4*)(x + 8 * staged_piece(token, 4 * part + (lane & 3u)));
+    out[0].e[0] = v.x;
+    out[0].e[1] = v.y;
+    out[1].e[0] = v.z;
+    out[1].e[1] = v.w;
+  }
+}
+METAL_FUNC void tile_multiply(thread TileSums& d, TileWeights<half> a, TileTokens<half> b) {
+  msl_mma_16x8x16(d.e, as_type<uint>(a.e[0]), as_type<uint>(a.e[1]), as_type<uint>(a.e[2]), as_type<uint>(a.e[3]),
+                  b.e[0], b.e[1], true);
+}
+METAL_FUNC void tile_multiply(thread TileSums& d, TileWeights<bfloat> a, TileTokens<bfloat> b) {
+  msl_mma_16x8x16(d.e, as_type<uint>(a.e[0]), as_type<uint>(a.e[1]), as_type<uint>(a.e[2]), as_type<uint>(a.e[3]),
+                  b.e[0], b.e[1], false);
+}
+
+#else
+
+template <typename T>
+struct TileTokens {
+  simdgroup_matrix<T, 8, 8> m[2];
+};
+// Rows of tokens from `tokens` on must be there too, and zero.
+template <typename T>
+METAL_FUNC void load_unit(thread TileTokens<T>* out, device const T* x, ulong stride, uint, bool, uint) {
+  for (uint i = 0; i < kUnitTiles; ++i) {
+    simdgroup_load(out[i].m[0], x + 16 * i, stride, ulong2(0, 0), true);
+    simdgroup_load(out[i].m[1], x + 16 * i + 8, stride, ulong2(0, 0), true);
+  }
+}
+METAL_FUNC uint staged_piece(uint token, uint piece) {
+  return token * 8 + piece;
+}
+template <typename T, bool kBy16>
+METAL_FUNC void load_staged(thread TileTokens<T>* out, threadgroup const T* x, uint first_token, uint part, uint) {
+  const uint tiles = kBy16 ? 1 : 2;
+  for (uint t = 0; t < tiles; ++t) {
+    threadgroup const T* at = x + first_token * kUnit + 16 * (part * tiles + t);
+    simdgroup_load(out[t].m[0], at, kUnit, ulong2(0, 0), true);
+    simdgroup_load(out[t].m[1], at + 8, kUnit, ulong2(0, 0), true);
+  }
+}
+template <typename T>
+METAL_FUNC void tile_multiply(thread TileSums& d, TileWeights<T> a, TileTokens<T> b) {
+  simdgroup_matrix<float, 8, 8> sum[2];
+  simdgroup_matrix<T, 8, 8> w[4];
+  for (uint q = 0; q < 4; ++q) w[q].thread_elements() = a.e[q];
+  for (uint h = 0; h < 2; ++h) {
+    sum[h].thread_elements() = float2(d.e[2 * h], d.e[2 * h + 1]);
+    simdgroup_multiply_accumulate(sum[h], w[h], b.m[0], sum[h]);
+    simdgroup_multiply_accumulate(sum[h], w[2 + h], b.m[1], sum[h]);
+    d.e[2 * h] = sum[h].thread_elements()[0];
+    d.e[2 * h + 1] = sum[h].thread_elements()[1];
+  }
+}
+
+#endif
+
+METAL_FUNC TileSums no_sums() {
+  TileSums s;
+  for (uint i = 0; i < 4; ++i) s.e[i] = 0.0f;
+  return s;
+}
+
+// ---- copies from device to threadgroup memory that may run ahead
+
+#ifdef __METAL_MARLIN_PTX__
+METAL_FUNC void copy_16_bytes(threadgroup void* to, device const void* from) {
+  msl_copy_async_16(to, from);
+}
+METAL_FUNC void end_copies() {
+  msl_copy_async_commit();
+}
+// Until at most `behind` ended groups of copies are under way.
+template <int kBehind>
+METAL_FUNC void wait_for_copies() {
+  msl_copy_async_wait<kBehind>();
+}
+#else
+METAL_FUNC void copy_16_bytes(threadgroup void* to, device const void* from) {
+  *(threadgroup uint4*)to = *(device const uint4*)from;
+}
+METAL_FUNC void end_copies() {}
+template <int kBehind>
+METAL_FUNC void wait_for_copies() {}
+#endif
+
+// ---- a launch that begins while the one before it ends (NVIDIA only)
+#ifdef __METAL_MARLIN_PTX__
+METAL_FUNC void wait_for_earlier_kernels() {
+  msl_dependency_wait();
+}
+METAL_FUNC void let_later_kernels_start() {
+  msl_dependency_launch();
+}
+#else
+METAL_FUNC void wait_for_earlier_kernels() {}
+METAL_FUNC void let_later_kernels_start() {}
+#endif

@@ -1,0 +1,150 @@
+// Unquantized weights. f16 and bf16 go through the matrix unit, in the kernel
+// layout of eight pairs a lane and tile; f32 is multiplied in f32.
+#include "common/staged_gemm.h"
+
+// [block][unit][tile][lane] of 16 bytes: the lane's four pairs of the tile.
+template <typename T>
+METAL_FUNC TileWeights<T> load_dense_tile(device const uint4* weights, ulong unit, uint tile, uint lane) {
+  const uint4 v = weights[(unit * kUnitTiles + tile) * 32 + lane];
+  TileWeights<T> w;
+  for (uint q = 0; q < 4; ++q) w.e[q] = as_type<vec<T, 2>>(v[q]);
+  return w;
+}
+
+template <typename T, int kColumns>
+[[kernel, max_total_threads_per_threadgroup(128)]] void dense_gemm(
+    device const uint4* weights [[buffer(0)]], device const T* x [[buffer(1)]], device uchar* y [[buffer(2)]],
+    device const float* bias [[buffer(3)]], device const float* x_scales [[buffer(4)]], constant uint& rows [[buffer(5)]],
+    constant uint& units [[buffer(6)]], constant LinearParams& p [[buffer(7)]],
+    uint2 group [[threadgroup_position_in_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
+    uint lane [[thread_index_in_simdgroup]]) {
+  threadgroup T stage[2 * 8 * kColumns * 64];
+  const uint block = group.x * kGemmSimdgroups + simdgroup;
+  const uint last_block = (rows + kTileRows - 1) / kTileRows - 1;
+  const uint first_token = group.y * 8 * kColumns;
+  const uint thread_index = simdgroup * 32 + lane;
+  TileSums sums[kColumns];
+  for (uint c = 0; c < uint(kColumns); ++c) sums[c] = no_sums();
+  wait_for_earlier_kernels();
+  stage_unit<T, 8 * kColumns>(stage, x, first_token, p.tokens, p.x_stride, 0, thread_index);
+  for (uint unit = 0; unit < units; ++unit) {
+    threadgroup const T* here = stage + (unit & 1u) * (8 * kColumns * kUnit);
+    wait_for_copies<0>();
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    if (unit + 1 < units) {
+      stage_unit<T, 8 * kColumns>(stage + ((unit + 1) & 1u) * (8 * kColumns * kUnit), x, first_token, p.tokens,
+                                  p.x_stride, unit + 1, thread_index);
+    }
+    for (uint part = 0; part < kUnitTiles / 2; ++part) {
+      TileWeights<T> w[2];
+      for (uint t = 0; t < 2; ++t)
+        w[t] = load_dense_tile<T>(weights, ulong(min(block, last_block)) * units + unit, 2 * part + t, lane);
+      for (uint c = 0; c < uint(kColumns); ++c) {
+        TileTokens<T> tokens[2];
+        load_staged<T, false>(tokens, here, 8 * c, part, lane);
+        for (uint t = 0; t < 2; ++t) tile_multiply(sums[c], w[t], tokens[t]);
+      }
+    }
+  }
+  let_later_kernels_start();
+  for (uint c = 0; c < uint(kColumns); ++c) put_sums(y, p, rows, block, first_token + 8 * c, sums[c], bias, x_scales, lane);
+}
+#define MM_DENSE(T, columns)                                                                                         \
+  template [[host_name("dense_gemm_" #T "_" #columns)]] [[kernel, max_total_threads_per_threadgroup(128)]]           \
+  void dense_gemm<T, columns>(device const uint4*, device const T*, device uchar*, device const float*,              \
+                              device const float*, constant uint&, constant uint&, constant LinearParams&, uint2,    \
+                              uint, uint);
+MM_DENSE(half, 1)
+MM_DENSE(half, 8)
+MM_DENSE(bfloat, 1)
+MM_DENSE(bfloat, 8)
+
+// In f32, weights row by row as files have them. One simdgroup a row and 4
+// tokens: grid (rows, tokens / 4) of threadgroups.
+METAL_FUNC void put_exact(device uchar* y, constant LinearParams& p, uint row, uint first_token, float4 sums,
+                          device const float* bias, uint lane) {
+  for (uint t = 0; t < 4; ++t) {
+    const float total = simd_sum(sums[t]);
+    if (lane == 0 && first_token + t < p.tokens) put_result(y, p, first_token + t, row, total, bias);
+  }
+}
+
+[[kernel, max_total_threads_per_threadgroup(32)]] void dense_gemm_f32(
+    device const float* weights [[buffer(0)]], device const float* x [[buffer(1)]], device uchar* y [[buffer(2)]],
+    device const float* bias [[buffer(3)]], constant uint& rows [[buffer(4)]], constant uint& cols [[buffer(5)]],
+    constant LinearParams& p [[buffer(6)]], uint2 group [[threadgroup_position_in_grid]],
+    uint lane [[thread_index_in_simdgroup]]) {
+  const uint first_token = group.y * 4;
+  float4 sums = float4(0.0f);
+  for (uint k = lane; k < cols; k += 32) {
+    const float w = weights[ulong(group.x) * cols + k];
+    for (uint t = 0; t < 4; ++t) {
+      if (first_token + t < p.tokens) sums[t] = fma(w, x[ulong(first_token + t) * p.x_stride + k], sums[t]);
+    }
+  }
+  put_exact(y, p, group.x, first_token, sums, bias, lane);
+}
+
+// The exact mode of the quantized formats: decoded and multiplied in f32. One
+// simdgroup 16 rows and a token: grid (blocks, tokens).
+template <typename Codec>
+[[kernel, max_total_threads_per_threadgroup(32)]] void exact_gemm(
+    device const uint* codes [[buffer(0)]], device const uchar* scales [[buffer(1)]],
+    device const float* minima [[buffer(2)]], device const float* x [[buffer(3)]], device uchar* y [[buffer(4)]],
+    device const float* bias [[buffer(5)]], constant UnitMatrix& m [[buffer(6)]], constant LinearParams& p [[buffer(7)]],
+    constant uint& cols [[buffer(8)]], uint2 group [[threadgroup_position_in_grid]],
+    uint lane [[thread_index_in_simdgroup]]) {
+  float2 sums = float2(0.0f);
+  for (uint unit = 0; unit < m.units; ++unit) {
+    const UnitCodes<Codec::kBits> c = load_codes<Codec::kBits>(codes, ulong(group.x) * m.units + unit, lane);
+    for (uint tile = 0; tile < kUnitTiles; ++tile) {
+      const ulong place = scale_place(m, group.x, unit, tile * 16 / m.group, tile_row(lane));
+      const float2 scale = scale_pair(m, scales, place, 1.0f);
+      const float2 minimum = m.minima != 0 ? minimum_pair(m, minima, place, scale) : float2(0.0f);
+      for (uint q = 0; q < 4; ++q) {
+        const uint pair = code_pair<Codec::kBits>(c, 4 * tile + q);
+        for (uint e = 0; e < 2; ++e) {
+          const uint k = unit * kUnit + tile_input(tile, tile_column(lane) + 8 * (q / 2) + e, m.group == 16);
+          if (k >= cols) continue;
+          const float v = Codec::element(pair >> 16 * e & 0xFFu, m);
+          const float w = (q & 1) != 0 ? fma(scale.y, v, minimum.y) : fma(scale.x, v, minimum.x);
+          const float product = w * x[ulong(group.y) * p.x_stride + k];
+          if ((q & 1) != 0) {
+            sums.y += product;
+          } else {
+            sums.x += product;
+          }
+        }
+      }
+    }
+  }
+  // Lanes of one row differ in their columns.
+  threadgroup float2 all[32];
+  all[lane] = sums;
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  if (lane >= 16) return;
+  float total = 0.0f;
+  for (uint other = 0; other < 32; ++other) {
+    if (tile_row(other) == lane % 8) total += lane < 8 ? all[other].x : all[other].y;
+  }
+  const uint row = group.x * kTileRows + lane;
+  if (row < m.rows) put_result(y, p, group.y, row, total, bias);
+}
+#define MM_EXACT(name, Codec)                                                                                        \
+  template [[host_name("exact_gemm_" #name)]] [[kernel, max_total_threads_per_threadgroup(32)]]                      \
+  void exact_gemm<Codec>(device const uint*, device const uchar*, device const float*, device const float*,          \
+                         device uchar*, device const float*, constant UnitMatrix&, constant LinearParams&,           \
+                         constant uint&, uint2, uint);
+MM_EXACT(e2m1, codecs::E2m1)
+MM_EXACT(int4, codecs::Integer<4>)
+MM_EXACT(nf4, codecs::Nf4)
+MM_EXACT(iq4nl, codecs::Iq4Nl)
+MM_EXACT(int2, codecs::Integer<2>)
+MM_EXACT(int3, codecs::Integer<3>)
+MM_EXACT(int5, codecs::Integer<5>)
+MM_EXACT(int6, codecs::Integer<6>)
+MM_EXACT(int8, codecs::Integer<8>)
+MM_EXACT(nf2, codecs::Nf2)
+MM_EXACT(nf3, codecs::Nf3)
+MM_EXACT(e4m3, codecs::E4m3)
+MM_EXACT(e5m2, codecs::E5m2)

@@ -1,0 +1,105 @@
+// Marlin-style quantized matrix product: weights stay packed until they are in a
+// lane's registers. All formats; split over the inputs with an ordered reduction.
+#include "common/staged_gemm.h"
+
+MM_STAGED_GEMM(marlin_gemm, 2, 4)
+
+#define MM_MARLIN(name, Codec)                                                     \
+  MM_STAGED_INSTANCE(marlin_gemm, "marlin_gemm_" #name, Codec, false)              \
+  MM_STAGED_INSTANCE(marlin_gemm, "marlin_gemm_" #name "_by16", Codec, true)
+MM_MARLIN(e2m1, codecs::E2m1)
+MM_MARLIN(int4, codecs::Integer<4>)
+MM_MARLIN(nf4, codecs::Nf4)
+MM_MARLIN(iq4nl, codecs::Iq4Nl)
+MM_MARLIN(int2, codecs::Integer<2>)
+MM_MARLIN(int3, codecs::Integer<3>)
+MM_MARLIN(int5, codecs::Integer<5>)
+MM_MARLIN(int6, codecs::Integer<6>)
+MM_MARLIN(int8, codecs::Integer<8>)
+MM_MARLIN(nf2, codecs::Nf2)
+MM_MARLIN(nf3, codecs::Nf3)
+MM_MARLIN(e4m3, codecs::E4m3)
+MM_MARLIN(e5m2, codecs::E5m2)
+
+// Adds up the parts of a product that was split over its inputs, in order.
+// Grid: (rows, tokens).
+[[kernel]] void marlin_reduce(device const float* partial [[buffer(0)]], device uchar* y [[buffer(1)]],
+                              device const float* bias [[buffer(2)]], device const float* x_scales [[buffer(3)]],
+                              constant LinearParams& p [[buffer(4)]], constant uint& rows [[buffer(5)]],
+                              constant uint& parts [[buffer(6)]], uint2 at [[thread_position_in_grid]]) {
+  if (at.x >= rows || at.y >= p.tokens) return;
+  wait_for_earlier_kernels();
+  float sum = 0.0f;
+  for (uint part = 0; part < parts; ++part) sum += partial[(ulong(part) * p.tokens + at.y) * rows + at.x];
+  put_result(y, p, at.y, at.x, p.x_scales != 0 ? sum * x_scales[at.y] : sum, bias);
+}
+
+// Activations as the matrix kernels take them: rows padded with zeros to whole
+// units, and a factor, a power of two, for tokens that half cannot hold.
+// One threadgroup a token, of the padded number of tokens.
+template <typename T, typename Out>
+[[kernel, max_total_threads_per_threadgroup(128)]] void prepare_activations(
+    device const T* x [[buffer(0)]], device Out* out [[buffer(1)]], device float* x_scales [[buffer(2)]],
+    constant uint& cols [[buffer(3)]], constant uint& stride [[buffer(4)]], constant uint& tokens [[buffer(5)]],
+    uint token [[threadgroup_position_in_grid]], uint index [[thread_index_in_threadgroup]],
+    uint threads [[threads_per_threadgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]],
+    uint lane [[thread_index_in_simdgroup]]) {
+  threadgroup float largest[32];
+  float top = 0.0f;
+  if (token < tokens) {
+    for (uint k = index; k < cols; k += threads) top = max(top, fabs(float(x[ulong(token) * cols + k])));
+  }
+  top = simd_max(top);
+  if (lane == 0) largest[simdgroup] = top;
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  for (uint s = 0; s < (threads + 31) / 32; ++s) top = max(top, largest[s]);
+  // Leaves a NaN or an infinity what it is.
+  float factor = 1.0f;
+  if (is_same_v<Out, half> && top > 32768.0f && isfinite(top)) {
+    const uint exponent = as_type<uint>(top) >> 23 & 255u;
+    factor = as_type<float>((exponent - 14u) << 23);
+  }
+  if (index == 0) x_scales[token] = factor;
+  for (uint k = index; k < stride; k += threads) {
+    const float v = token < tokens && k < cols ? float(x[ulong(token) * cols + k]) : 0.0f;
+    out[ulong(token) * stride + k] = Out(v / factor);
+  }
+}
+#define MM_PREPARE(T, Out)                                                                                          \
+  template [[host_name("prepare_" #T "_" #Out)]] [[kernel, max_total_threads_per_threadgroup(128)]] void            \
+  prepare_activations<T, Out>(device const T*, device Out*, device float*, constant uint&, constant uint&,          \
+                              constant uint&, uint, uint, uint, uint, uint);
+MM_PREPARE(float, half)
+MM_PREPARE(float, bfloat)
+MM_PREPARE(half, half)
+MM_PREPARE(bfloat, half)
+MM_PREPARE(bfloat, bfloat)
+
+// Which row and input each lane's codes of a unit stand for, as this device's
+// matrix unit has them: out[lane][4 tile + pair][2] = row + 256 input. One
+// simdgroup. An 8x8 matrix of known numbers tells where lanes hold what.
+[[kernel, max_total_threads_per_threadgroup(32)]] void tile_map(device ushort* out [[buffer(0)]],
+                                                                constant uint& by_16 [[buffer(1)]],
+                                                                uint lane [[thread_index_in_simdgroup]]) {
+  uint row = tile_row(lane), column = tile_column(lane);
+#ifndef __METAL_MARLIN_PTX__
+  threadgroup half numbers[64];
+  numbers[2 * lane] = half(2 * lane);
+  numbers[2 * lane + 1] = half(2 * lane + 1);
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  simdgroup_matrix<half, 8, 8> m;
+  simdgroup_load(m, numbers, 8);
+  const uint at = uint(m.thread_elements()[0]);
+  row = at / 8;
+  column = at % 8;
+  if (uint(m.thread_elements()[1]) != at + 1) row = 255;  // no neighbours: the host refuses
+#endif
+  for (uint tile = 0; tile < kUnitTiles; ++tile) {
+    for (uint q = 0; q < 4; ++q) {
+      for (uint e = 0; e < 2; ++e) {
+        const uint k = tile_input(tile, column + 8 * (q / 2) + e, by_16 != 0);
+        out[(lane * 16 + 4 * tile + q) * 2 + e] = ushort((row + 8 * (q & 1)) | k << 8);
+      }
+    }
+  }
+}

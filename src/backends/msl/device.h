@@ -1,0 +1,167 @@
+// Devices that run the Metal shaders: buffers, pipelines, and commands whose
+// arguments are checked against the shader's own description. The code that picks
+// kernels and grids is written once, above this; executors are below it.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "msl_abi.h"
+
+namespace metal_marlin::msl {
+
+using Size3 = std::array<std::uint32_t, 3>;
+
+// A shader that was compiled into this program.
+struct EmbeddedShader {
+  std::string_view name;
+  const MslLibrary* library;       // for the host
+  const MslLibrary* instrumented;  // for the host's debug modes
+  std::string_view ptx_sm80;
+  std::string_view ptx_sm90;
+};
+// In order of name.
+std::span<const EmbeddedShader> embedded_shaders();
+// \throws Error (kNotFound) naming those that there are.
+const EmbeddedShader& find_shader(std::string_view name);
+
+// Memory that kernels read and write.
+class Buffer {
+ public:
+  explicit Buffer(std::size_t size) : size_(size) {}
+  virtual ~Buffer() = default;
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  [[nodiscard]] std::size_t size() const { return size_; }
+  // \throws Error (kInvalidArgument) when the range does not lie in the buffer.
+  void upload(std::span<const std::byte> bytes, std::size_t offset = 0);
+  void download(std::span<std::byte> bytes, std::size_t offset = 0) const;
+
+ protected:
+  virtual void write(std::span<const std::byte> bytes, std::size_t offset) = 0;
+  virtual void read(std::span<std::byte> bytes, std::size_t offset) const = 0;
+
+ private:
+  void check_range(std::size_t bytes, std::size_t offset) const;
+  std::size_t size_;
+};
+
+struct BufferArgument {
+  Buffer* buffer;
+  std::size_t offset = 0;
+};
+using BytesArgument = std::vector<std::byte>;
+struct ThreadgroupArgument {
+  std::uint32_t bytes;
+};
+
+// What a kernel is called with, by index.
+class Arguments {
+ public:
+  Arguments& buffer(std::uint32_t index, Buffer& buffer, std::size_t offset = 0) {
+    buffers_[index] = BufferArgument{&buffer, offset};
+    return *this;
+  }
+  template <typename T>
+  Arguments& bytes(std::uint32_t index, const T& value) {
+    const auto* const data = reinterpret_cast<const std::byte*>(&value);
+    return raw_bytes(index, {data, sizeof(T)});
+  }
+  Arguments& raw_bytes(std::uint32_t index, std::span<const std::byte> value) {
+    buffers_[index] = BytesArgument(value.begin(), value.end());
+    return *this;
+  }
+  Arguments& threadgroup(std::uint32_t index, std::uint32_t bytes) {
+    threadgroups_[index] = {bytes};
+    return *this;
+  }
+  [[nodiscard]] const std::map<std::uint32_t, std::variant<BufferArgument, BytesArgument>>& buffers() const {
+    return buffers_;
+  }
+  [[nodiscard]] const std::map<std::uint32_t, ThreadgroupArgument>& threadgroups() const { return threadgroups_; }
+
+ private:
+  std::map<std::uint32_t, std::variant<BufferArgument, BytesArgument>> buffers_;
+  std::map<std::uint32_t, ThreadgroupArgument> threadgroups_;
+};
+
+// A value of a function constant, by index.
+using FunctionConstants = std::map<std::uint32_t, BytesArgument>;
+
+class Pipeline {
+ public:
+  explicit Pipeline(const MslKernel& kernel) : kernel_(kernel) {}
+  virtual ~Pipeline() = default;
+  Pipeline(const Pipeline&) = delete;
+  Pipeline& operator=(const Pipeline&) = delete;
+  [[nodiscard]] const MslKernel& kernel() const { return kernel_; }
+  [[nodiscard]] std::string_view name() const { return kernel_.name; }
+
+ private:
+  const MslKernel& kernel_;
+};
+
+// Encoded work, run in order of encoding.
+class Commands {
+ public:
+  virtual ~Commands() = default;
+  Commands() = default;
+  Commands(const Commands&) = delete;
+  Commands& operator=(const Commands&) = delete;
+
+  // \throws Error (kInvalidArgument) naming kernel and argument when one is
+  // missing, unknown, too small, misaligned or given in the wrong way.
+  void dispatch(const Pipeline& pipeline, const Size3& threadgroups, const Size3& threads_per_threadgroup,
+                const Arguments& arguments);
+  // As Metal's dispatchThreads: the last threadgroups may be smaller.
+  void dispatch_threads(const Pipeline& pipeline, const Size3& threads, const Size3& threads_per_threadgroup,
+                        const Arguments& arguments);
+  // Starts the work, again where it has run before; wait() for its end. \throws Error when the device failed.
+  virtual void commit() = 0;
+  virtual void wait() = 0;
+  // Seconds that the device took, after wait().
+  [[nodiscard]] virtual double seconds() const = 0;
+
+ protected:
+  virtual void encode(const Pipeline& pipeline, const Size3& threads, const Size3& threads_per_threadgroup,
+                      const Arguments& arguments) = 0;
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  Device() = default;
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  [[nodiscard]] virtual std::string name() const = 0;
+  // \throws Error (kOutOfMemory). The contents are undefined.
+  virtual std::unique_ptr<Buffer> allocate(std::size_t bytes) = 0;
+  // Kept, so that asking again costs little. \throws Error (kNotFound) naming shader and kernel.
+  const Pipeline& pipeline(std::string_view shader, std::string_view kernel, const FunctionConstants& constants = {});
+  virtual std::unique_ptr<Commands> commands() = 0;
+
+  std::unique_ptr<Buffer> allocate_with(std::span<const std::byte> bytes);
+  template <typename T>
+  std::unique_ptr<Buffer> allocate_with(const std::vector<T>& values) {
+    return allocate_with(std::as_bytes(std::span(values)));
+  }
+
+ protected:
+  virtual std::unique_ptr<Pipeline> make_pipeline(const EmbeddedShader& shader, std::size_t kernel,
+                                                  const FunctionConstants& constants) = 0;
+
+ private:
+  std::map<std::string, std::unique_ptr<Pipeline>, std::less<>> pipelines_;
+};
+
+}  // namespace metal_marlin::msl

@@ -1,0 +1,587 @@
+#include "backends/msl/host/executor.h"
+
+#include <fmt/format.h>
+#include <link.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <thread>
+
+#include "backends/msl/host/fiber.h"
+#include "backends/msl/host/shadow.h"
+#include "metal_marlin/error.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#define MM_POISON(p, n) __asan_poison_memory_region(p, n)
+#define MM_UNPOISON(p, n) __asan_unpoison_memory_region(p, n)
+#else
+#define MM_POISON(p, n) (void)0
+#define MM_UNPOISON(p, n) (void)0
+#endif
+// Code that runs on a fiber's stack, which sanitizers do not know.
+#define MM_ON_FIBER __attribute__((noinline, no_sanitize("address"), no_sanitize("thread"), no_sanitize("undefined")))
+
+namespace metal_marlin::msl {
+namespace {
+
+constexpr std::size_t kStack = 128 << 10;
+constexpr std::size_t kSlot = 64;  // bytes that a lane may exchange
+// Space between threadgroup variables, so that an access past one hits none.
+constexpr std::size_t kGap = 256;
+constexpr std::size_t kArena = 256 << 10;
+
+enum class State : std::uint8_t { kReady, kAtSimd, kAtBarrier, kDone };
+
+struct Lane {
+  void* context = nullptr;
+  State state = State::kDone;
+  const void* site = nullptr;
+  std::uint32_t flags = 0;  // of the barrier it waits at
+  MslThread thread{};
+};
+
+struct Simdgroup {
+  alignas(64) std::array<unsigned char, kSlot * kSimdWidth> in;
+  std::array<std::array<unsigned char, kSlot * kSimdWidth>, 2> out;
+  int turn = 0;  // two buffers: a fast lane may offer again while others still read
+  std::uint32_t active = 0;
+  std::uint32_t threadgroup_epoch = 0;
+  std::uint32_t device_epoch = 0;
+};
+
+struct Variable {
+  const MslThreadgroupVariable* key;
+  std::size_t at;
+  std::size_t size;
+  std::string name;
+};
+
+struct Region {
+  const HostMemory* memory;
+  std::unique_ptr<Shadow> shadow;
+};
+
+struct AddressRange {
+  std::uintptr_t begin;
+  std::uintptr_t end;
+};
+
+std::vector<AddressRange> loaded_segments() {
+  std::vector<AddressRange> out;
+  dl_iterate_phdr(
+      [](dl_phdr_info* info, std::size_t, void* data) {
+        for (int i = 0; i < info->dlpi_phnum; ++i) {
+          const auto& header = info->dlpi_phdr[i];
+          if (header.p_type != PT_LOAD) continue;
+          const std::uintptr_t begin = info->dlpi_addr + header.p_vaddr;
+          static_cast<std::vector<AddressRange>*>(data)->push_back({begin, begin + header.p_memsz});
+        }
+        return 0;
+      },
+      &out);
+  return out;
+}
+
+class Worker;
+thread_local Worker* t_worker = nullptr;
+MM_ON_FIBER Worker* worker() {
+  asm volatile("");  // fibers stay on their thread, but the compiler must not assume more
+  return t_worker;
+}
+
+class Worker {
+ public:
+  Worker(const HostDispatch& dispatch, std::size_t index)
+      : d_(dispatch),
+        lanes_(kMaxThreads),
+        simdgroups_(kMaxThreads / kSimdWidth),
+        arena_(kArena, std::byte{0xFF}),
+        random_(dispatch.seed * 977 + index) {
+    stacks_ = static_cast<std::byte*>(mmap(nullptr, kStack * kMaxThreads, PROT_READ | PROT_WRITE,
+                                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    if (stacks_ == MAP_FAILED) throw Error(ErrorCode::kOutOfMemory, "no memory for the stacks of a threadgroup");
+    for (const HostMemory& memory : d_.buffers) buffer_addresses_.push_back(memory.data);
+    if (d_.instrumented) {
+      for (const HostMemory& memory : d_.buffers) {
+        if (memory.data != nullptr) regions_.push_back({&memory, std::make_unique<Shadow>(memory.size, false)});
+      }
+      segments_ = loaded_segments();
+    }
+  }
+  ~Worker() {
+    MM_UNPOISON(arena_.data(), kArena);
+    munmap(stacks_, kStack * kMaxThreads);
+  }
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
+
+  // Runs one threadgroup to its end, or to a fault.
+  void run(const Size3& position, std::uint32_t group) {
+    t_worker = this;
+    begin(position, group);
+    while (!fault_) {
+      for (std::uint32_t i = 0; i < simd_count() && !fault_; ++i) run_simdgroup(turn(i, simd_count()));
+      if (fault_ || !pass_barrier()) break;
+    }
+    t_worker = nullptr;
+  }
+  [[nodiscard]] const std::optional<Fault>& fault() const { return fault_; }
+
+  // ---- called on fibers
+  MM_ON_FIBER void* variable(const MslThreadgroupVariable* key) {
+    for (const Variable& v : variables_) {
+      if (v.key == key) return arena_.data() + v.at;
+    }
+    return allocate(key, key->size, key->alignment, key->name);
+  }
+  MM_ON_FIBER void barrier(std::uint32_t flags, const void* site) {
+    Lane& lane = lanes_[current_];
+    lane.state = State::kAtBarrier;
+    lane.site = site;
+    lane.flags = flags;
+    yield();
+  }
+  MM_ON_FIBER void simd_barrier(std::uint32_t flags, const void* site) {
+    Lane& lane = lanes_[current_];
+    lane.state = State::kAtSimd;
+    lane.site = site;
+    lane.flags = flags;
+    yield();
+  }
+  MM_ON_FIBER const unsigned char* exchange(const void* mine, std::uint32_t size, std::uint32_t* active,
+                                            const void* site) {
+    Simdgroup& simd = simdgroups_[current_ / kSimdWidth];
+    std::memcpy(simd.in.data() + kSlot * (current_ % kSimdWidth), mine, size);
+    simd_barrier(0, site);
+    *active = simd.active;
+    return simd.out[static_cast<std::size_t>(simd.turn)].data();
+  }
+  [[nodiscard]] std::uint32_t lane() const { return current_ % kSimdWidth; }
+
+  MM_ON_FIBER void access(const void* pointer, std::size_t bytes, bool write, bool atomic, const void* code) {
+    const auto address = reinterpret_cast<std::uintptr_t>(pointer);
+    // Smaller accesses may be merged copies of packed types; the compiler's own
+    // check (__ubsan_handle_type_mismatch_v1) sees the others by type.
+    if (bytes == 16 && address % 16 != 0) {
+      return fail(FaultKind::kMisaligned,
+                  fmt::format("{}: thread {} uses address {} where an alignment of 16 is needed", code_place(code),
+                              current_, pointer));
+    }
+    const auto stack = reinterpret_cast<std::uintptr_t>(stacks_);
+    if (address - stack < kStack * kMaxThreads) return;
+    if (address - reinterpret_cast<std::uintptr_t>(arena_.data()) < kArena) {
+      return arena_access(address - reinterpret_cast<std::uintptr_t>(arena_.data()), bytes, write, atomic, code);
+    }
+    shared_access(address, bytes, write, atomic, code);
+  }
+  MM_ON_FIBER void misaligned(const void* pointer, std::uint32_t alignment, const char* file, std::uint32_t line) {
+    fail(FaultKind::kMisaligned, fmt::format("{}:{}: thread {} uses address {} where an alignment of {} is needed",
+                                             file, line, current_, pointer, alignment));
+  }
+
+ private:
+  [[nodiscard]] std::uint32_t simd_count() const { return (count_ + kSimdWidth - 1) / kSimdWidth; }
+
+  // The i-th of n in this dispatch's order.
+  std::uint32_t turn(std::uint32_t i, std::uint32_t n) {
+    switch (d_.order) {
+      case LaneOrder::kForward: return i;
+      case LaneOrder::kReverse: return n - 1 - i;
+      case LaneOrder::kRandom: break;
+    }
+    if (i == 0 || permutation_.size() != n) {
+      permutation_.resize(n);
+      for (std::uint32_t k = 0; k < n; ++k) permutation_[k] = k;
+      std::shuffle(permutation_.begin(), permutation_.end(), random_);
+    }
+    return permutation_[i];
+  }
+
+  void begin(const Size3& position, std::uint32_t group) {
+    group_ = group;
+    Size3 size{};
+    for (std::size_t i = 0; i < 3; ++i)
+      size[i] = std::min(d_.threadgroup[i], d_.threads[i] - position[i] * d_.threadgroup[i]);
+    count_ = size[0] * size[1] * size[2];
+    variables_.clear();
+    MM_UNPOISON(arena_.data(), kArena);
+    std::memset(arena_.data(), 0xFF, used_ + kGap);  // what the last threadgroup left
+    used_ = bytes_ = 0;
+    MM_POISON(arena_.data(), kArena);
+    dynamic_addresses_.clear();
+    for (const std::uint32_t bytes : d_.threadgroups) {
+      dynamic_addresses_.push_back(
+          allocate(nullptr, bytes, 16, fmt::format("threadgroup({})", dynamic_addresses_.size())));
+    }
+    for (Simdgroup& simd : simdgroups_) simd.threadgroup_epoch = simd.device_epoch = 0;
+    threadgroup_epoch_ = device_epoch_ = 0;
+    for (std::uint32_t i = 0; i < count_; ++i) {
+      Lane& lane = lanes_[i];
+      lane.state = State::kReady;
+      fill(lane.thread, i, position, size);
+      std::byte* const top = stacks_ + kStack * (i + 1) - (i % 16) * 192;  // not all on one set of the cache
+      MM_UNPOISON(stacks_ + kStack * i, kStack);
+      lane.context = prepare_fiber(top, &Worker::enter, this);
+    }
+  }
+
+  void fill(MslThread& thread, std::uint32_t index, const Size3& position, const Size3& size) {
+    thread.buffers = buffer_addresses_.data();
+    thread.threadgroups = dynamic_addresses_.data();
+    const Size3 local = {index % size[0], index / size[0] % size[1], index / size[0] / size[1]};
+    auto& b = thread.builtins;
+    for (std::size_t i = 0; i < 3; ++i) {
+      b[kMslThreadPositionInGrid][i] = position[i] * d_.threadgroup[i] + local[i];
+      b[kMslThreadPositionInThreadgroup][i] = local[i];
+      b[kMslThreadgroupPositionInGrid][i] = position[i];
+      b[kMslThreadsPerThreadgroup][i] = size[i];
+      b[kMslThreadsPerGrid][i] = d_.threads[i];
+      b[kMslThreadgroupsPerGrid][i] = (d_.threads[i] + d_.threadgroup[i] - 1) / d_.threadgroup[i];
+      b[kMslDispatchThreadsPerThreadgroup][i] = d_.threadgroup[i];
+    }
+    b[kMslThreadIndexInThreadgroup][0] = index;
+    b[kMslThreadIndexInSimdgroup][0] = index % kSimdWidth;
+    b[kMslSimdgroupIndexInThreadgroup][0] = index / kSimdWidth;
+    b[kMslThreadsPerSimdgroup][0] = b[kMslThreadExecutionWidth][0] = kSimdWidth;
+    b[kMslSimdgroupsPerThreadgroup][0] = simd_count();
+    b[kMslThreadIndexInQuadgroup][0] = index % 4;
+    b[kMslQuadgroupIndexInThreadgroup][0] = index / 4;
+    b[kMslQuadgroupsPerThreadgroup][0] = (count_ + 3) / 4;
+  }
+
+  MM_ON_FIBER static void enter(void* self) {
+    auto* const w = static_cast<Worker*>(self);
+    Lane& lane = w->lanes_[w->current_];
+    w->d_.kernel->entry(&lane.thread);
+    lane.state = State::kDone;
+    w->yield();
+    __builtin_trap();
+  }
+  MM_ON_FIBER void yield() { metal_marlin_switch_fiber(&lanes_[current_].context, scheduler_); }
+
+  // Until every lane has ended or waits at a barrier of the threadgroup.
+  void run_simdgroup(std::uint32_t index) {
+    const std::uint32_t first = index * kSimdWidth;
+    const std::uint32_t lanes = std::min(kSimdWidth, count_ - first);
+    Simdgroup& simd = simdgroups_[index];
+    for (;;) {
+      for (std::uint32_t i = 0; i < lanes; ++i) {
+        const std::uint32_t which = first + (d_.order == LaneOrder::kReverse ? lanes - 1 - i : i);
+        if (lanes_[which].state != State::kReady) continue;
+        current_ = which;
+        metal_marlin_switch_fiber(&scheduler_, lanes_[which].context);
+        if (fault_) return;
+      }
+      // Lanes that wait at one place are the active ones; the earliest place goes first.
+      const void* site = nullptr;
+      for (std::uint32_t i = 0; i < lanes; ++i) {
+        const Lane& lane = lanes_[first + i];
+        if (lane.state == State::kAtSimd && (site == nullptr || lane.site < site)) site = lane.site;
+      }
+      if (site == nullptr) return;
+      simd.active = 0;
+      std::uint32_t flags = 0;
+      for (std::uint32_t i = 0; i < lanes; ++i) {
+        Lane& lane = lanes_[first + i];
+        if (lane.state != State::kAtSimd || lane.site != site) continue;
+        simd.active |= 1U << i;
+        flags = lane.flags;
+        lane.state = State::kReady;
+      }
+      if ((flags & 2) != 0) ++simd.threadgroup_epoch;
+      if ((flags & 1) != 0) ++simd.device_epoch;
+      simd.turn ^= 1;
+      simd.out[static_cast<std::size_t>(simd.turn)] = simd.in;
+    }
+  }
+
+  // Lets the lanes past a barrier that all have reached; false when all have ended.
+  bool pass_barrier() {
+    std::uint32_t waiting = 0;
+    const Lane* first = nullptr;
+    const Lane* other = nullptr;
+    for (std::uint32_t i = 0; i < count_; ++i) {
+      if (lanes_[i].state != State::kAtBarrier) continue;
+      ++waiting;
+      if (first == nullptr) first = &lanes_[i];
+      if (lanes_[i].site != first->site) other = &lanes_[i];
+    }
+    if (waiting == 0) return false;
+    if (d_.instrumented && waiting != count_) {
+      fail_here(FaultKind::kBarrierDivergence,
+                fmt::format("{}: {} of {} threads wait at this barrier, the others have ended", code_place(first->site),
+                            waiting, count_));
+      return false;
+    }
+    if (d_.instrumented && other != nullptr) {
+      fail_here(FaultKind::kBarrierDivergence,
+                fmt::format("{}: some threads wait at this barrier, others at the one at {}", code_place(first->site),
+                            code_place(other->site)));
+      return false;
+    }
+    if ((first->flags & 2) != 0) ++threadgroup_epoch_;
+    if ((first->flags & 1) != 0) ++device_epoch_;
+    for (std::uint32_t i = 0; i < count_; ++i) {
+      if (lanes_[i].state == State::kAtBarrier) lanes_[i].state = State::kReady;
+    }
+    return true;
+  }
+
+  std::byte* allocate(const MslThreadgroupVariable* key, std::size_t size, std::size_t alignment, std::string name) {
+    const std::size_t at = (used_ + kGap + alignment - 1) / alignment * alignment;
+    bytes_ += (size + 15) / 16 * 16;
+    if (bytes_ > kMaxThreadgroupMemory || at + size + kGap > kArena) {
+      const std::string place = key == nullptr ? "" : fmt::format("{}:{}: ", key->file, key->line);
+      if (t_worker != nullptr && key != nullptr) {
+        fail(FaultKind::kThreadgroupMemory,
+             fmt::format("{}with {} the threadgroup has {} bytes of memory, the limit is {}", place, name, bytes_,
+                         kMaxThreadgroupMemory));
+      }
+      fail_here(FaultKind::kThreadgroupMemory, fmt::format("{} makes {} bytes of threadgroup memory, the limit is {}",
+                                                           name, bytes_, kMaxThreadgroupMemory));
+      return arena_.data() + kGap;
+    }
+    used_ = at + size;
+    MM_UNPOISON(arena_.data() + at, size);
+    variables_.push_back({key, at, size, std::move(name)});
+    if (d_.instrumented && !arena_shadow_) arena_shadow_ = std::make_unique<Shadow>(kArena, true);
+    return arena_.data() + at;
+  }
+
+  [[nodiscard]] AccessPoint here(bool threadgroup_memory, bool atomic, const void* code) const {
+    const Simdgroup& simd = simdgroups_[current_ / kSimdWidth];
+    return {group_,
+            static_cast<std::uint16_t>(current_),
+            atomic,
+            threadgroup_memory ? threadgroup_epoch_ : device_epoch_,
+            threadgroup_memory ? simd.threadgroup_epoch : simd.device_epoch,
+            code};
+  }
+
+  void arena_access(std::size_t at, std::size_t bytes, bool write, bool atomic, const void* code) {
+    const Variable* found = nullptr;
+    for (const Variable& v : variables_) {
+      if (at >= v.at && at < v.at + v.size + kGap) found = &v;
+    }
+    if (found == nullptr || at < found->at || at + bytes > found->at + found->size) {
+      return out_of_bounds(found == nullptr ? "threadgroup memory" : found->name, found == nullptr ? 0 : found->size,
+                           found == nullptr ? 0 : static_cast<std::int64_t>(at - found->at), bytes, write, code);
+    }
+    const AccessPoint point = here(true, atomic, code);
+    if ((!write || atomic) && !arena_shadow_->written(at, bytes, group_)) {
+      return fail(FaultKind::kUninitialised,
+                  fmt::format("{}: thread {} of threadgroup {} reads byte {} of {}, which nobody wrote",
+                              code_place(code), current_, group_ - 1, at - found->at, found->name));
+    }
+    check(*arena_shadow_, at, at - found->at, bytes, write, point, found->name);
+  }
+
+  void shared_access(std::uintptr_t address, std::size_t bytes, bool write, bool atomic, const void* code) {
+    const Region* nearest = nullptr;
+    std::int64_t nearest_distance = 0;
+    for (const Region& region : regions_) {
+      const auto begin = reinterpret_cast<std::uintptr_t>(region.memory->data);
+      const auto offset = static_cast<std::int64_t>(address - begin);
+      const auto size = static_cast<std::int64_t>(region.memory->size);
+      if (offset >= 0 && offset + static_cast<std::int64_t>(bytes) <= size) {
+        check(*region.shadow, static_cast<std::size_t>(offset), static_cast<std::size_t>(offset), bytes, write,
+              here(false, atomic, code), region.memory->name);
+        return;
+      }
+      const std::int64_t distance = offset < 0 ? -offset : offset - size;
+      if (nearest == nullptr || distance < nearest_distance) {
+        nearest = &region;
+        nearest_distance = distance;
+      }
+    }
+    if (!write && known(address)) return;
+    if (nearest == nullptr) return out_of_bounds("any buffer", 0, 0, bytes, write, code);
+    out_of_bounds(nearest->memory->name, nearest->memory->size,
+                  static_cast<std::int64_t>(address - reinterpret_cast<std::uintptr_t>(nearest->memory->data)), bytes,
+                  write, code);
+  }
+
+  // The program's own constants, and what the executor hands to kernels.
+  [[nodiscard]] bool known(std::uintptr_t address) const {
+    const auto inside = [address](const void* begin, std::size_t bytes) {
+      return address - reinterpret_cast<std::uintptr_t>(begin) < bytes;
+    };
+    return std::any_of(segments_.begin(), segments_.end(),
+                       [address](const AddressRange& s) { return address >= s.begin && address < s.end; }) ||
+           inside(lanes_.data(), lanes_.size() * sizeof(Lane)) ||
+           inside(simdgroups_.data(), simdgroups_.size() * sizeof(Simdgroup)) ||
+           inside(buffer_addresses_.data(), buffer_addresses_.size() * sizeof(void*)) ||
+           inside(dynamic_addresses_.data(), dynamic_addresses_.size() * sizeof(void*));
+  }
+
+  void check(Shadow& shadow, std::size_t at, std::size_t offset, std::size_t bytes, bool write,
+             const AccessPoint& point, const std::string& name) {
+    const std::optional<Conflict> conflict = write ? shadow.write(at, bytes, point) : shadow.read(at, bytes, point);
+    if (!conflict) return;
+    fail(FaultKind::kRace,
+         fmt::format("{}: thread {} of threadgroup {} {} byte {} of {}, which thread {} of threadgroup {} {} at {} "
+                     "with no barrier or atomic between",
+                     code_place(point.code), point.thread, point.group - 1, write ? "writes" : "reads", offset, name,
+                     conflict->earlier.thread, conflict->earlier.group - 1, conflict->earlier_wrote ? "wrote" : "read",
+                     code_place(conflict->earlier.code)));
+  }
+
+  void out_of_bounds(const std::string& name, std::size_t size, std::int64_t offset, std::size_t bytes, bool write,
+                     const void* code) {
+    fail(FaultKind::kOutOfBounds,
+         fmt::format("{}: thread {} of threadgroup {} {} {} bytes at offset {} of {}, which has {} bytes",
+                     code_place(code), current_, group_ - 1, write ? "writes" : "reads", bytes, offset, name, size));
+  }
+
+  void fail_here(FaultKind kind, std::string message) {
+    if (!fault_) fault_ = Fault{kind, fmt::format("kernel {}: {}: {}", d_.kernel->name, fault_name(kind), message)};
+  }
+  // On a fiber: it never goes on.
+  MM_ON_FIBER void fail(FaultKind kind, std::string message) {
+    fail_here(kind, std::move(message));
+    lanes_[current_].state = State::kDone;
+    yield();
+    __builtin_trap();
+  }
+
+  const HostDispatch& d_;
+  std::vector<Lane> lanes_;
+  std::vector<Simdgroup> simdgroups_;
+  std::byte* stacks_ = nullptr;
+  std::vector<std::byte> arena_;
+  std::unique_ptr<Shadow> arena_shadow_;
+  std::vector<Variable> variables_;
+  std::size_t used_ = 0;
+  std::size_t bytes_ = 0;
+  std::vector<void*> buffer_addresses_;
+  std::vector<void*> dynamic_addresses_;
+  std::vector<Region> regions_;
+  std::vector<AddressRange> segments_;
+  void* scheduler_ = nullptr;
+  std::uint32_t current_ = 0;
+  std::uint32_t count_ = 0;
+  std::uint32_t group_ = 0;
+  std::uint32_t threadgroup_epoch_ = 0;
+  std::uint32_t device_epoch_ = 0;
+  std::optional<Fault> fault_;
+  std::mt19937_64 random_;
+  std::vector<std::uint32_t> permutation_;
+};
+
+}  // namespace
+
+const char* fault_name(FaultKind kind) {
+  switch (kind) {
+    case FaultKind::kRace: return "data race";
+    case FaultKind::kOutOfBounds: return "access out of bounds";
+    case FaultKind::kUninitialised: return "uninitialised threadgroup memory";
+    case FaultKind::kBarrierDivergence: return "divergent barrier";
+    case FaultKind::kThreadgroupMemory: return "too much threadgroup memory";
+    case FaultKind::kMisaligned: return "misaligned access";
+  }
+  return "?";
+}
+
+std::optional<Fault> run_on_host(const HostDispatch& dispatch) {
+  Size3 groups{};
+  for (std::size_t i = 0; i < 3; ++i)
+    groups[i] = (dispatch.threads[i] + dispatch.threadgroup[i] - 1) / dispatch.threadgroup[i];
+  const std::uint64_t total = std::uint64_t{groups[0]} * groups[1] * groups[2];
+  std::atomic<std::uint64_t> next{0};
+  std::atomic<bool> stop{false};
+  std::mutex mutex;
+  std::optional<Fault> fault;
+  const auto work = [&](std::size_t index) {
+    Worker worker(dispatch, index);
+    for (std::uint64_t i = next++; i < total && !stop; i = next++) {
+      const std::uint64_t at = dispatch.order == LaneOrder::kReverse ? total - 1 - i : i;
+      const Size3 position = {static_cast<std::uint32_t>(at % groups[0]),
+                              static_cast<std::uint32_t>(at / groups[0] % groups[1]),
+                              static_cast<std::uint32_t>(at / groups[0] / groups[1])};
+      worker.run(position, static_cast<std::uint32_t>(at) + 1);
+      if (worker.fault()) {
+        const std::lock_guard lock(mutex);
+        if (!fault) fault = worker.fault();
+        stop = true;
+      }
+    }
+  };
+  // The shadow of a buffer belongs to one worker.
+  const int workers =
+      dispatch.instrumented
+          ? 1
+          : std::max(1, static_cast<int>(std::min<std::uint64_t>(total, static_cast<std::uint64_t>(dispatch.workers))));
+  std::vector<std::thread> threads;
+  for (int i = 1; i < workers; ++i) threads.emplace_back(work, static_cast<std::size_t>(i));
+  work(0);
+  for (std::thread& thread : threads) thread.join();
+  return fault;
+}
+
+}  // namespace metal_marlin::msl
+
+// ---- what compiled shaders call
+using metal_marlin::msl::worker;
+
+extern "C" {
+
+void* msl_threadgroup_variable(const MslThreadgroupVariable* key) {
+  return worker()->variable(key);
+}
+MM_ON_FIBER void msl_threadgroup_barrier(std::uint32_t flags) {
+  worker()->barrier(flags, __builtin_return_address(0));
+}
+MM_ON_FIBER void msl_simdgroup_barrier(std::uint32_t flags) {
+  worker()->simd_barrier(flags, __builtin_return_address(0));
+}
+MM_ON_FIBER const unsigned char* msl_exchange(const void* mine, std::uint32_t size, std::uint32_t* active) {
+  return worker()->exchange(mine, size, active, __builtin_return_address(0));
+}
+std::uint32_t msl_current_lane() {
+  return worker()->lane();
+}
+MM_ON_FIBER void msl_atomic_access(const volatile void* p, std::uint32_t size) {
+  worker()->access(const_cast<const void*>(p), size, true, true, __builtin_return_address(0));
+}
+
+#define MM_COVERAGE(size)                                                                          \
+  MM_ON_FIBER void __sanitizer_cov_load##size(const void* p) {                                     \
+    if (worker() != nullptr) worker()->access(p, size, false, false, __builtin_return_address(0)); \
+  }                                                                                                \
+  MM_ON_FIBER void __sanitizer_cov_store##size(void* p) {                                          \
+    if (worker() != nullptr) worker()->access(p, size, true, false, __builtin_return_address(0));  \
+  }
+MM_COVERAGE(1)
+MM_COVERAGE(2)
+MM_COVERAGE(4)
+MM_COVERAGE(8)
+MM_COVERAGE(16)
+#undef MM_COVERAGE
+
+// -fsanitize=alignment of the instrumented shaders. The layout is compiler-rt's.
+struct MisalignedAt {
+  const char* file;
+  std::uint32_t line;
+  std::uint32_t column;
+  const void* type;
+  unsigned char log_alignment;
+  unsigned char kind;
+};
+MM_ON_FIBER void __ubsan_handle_type_mismatch_v1(MisalignedAt* at, std::uintptr_t pointer) {
+  const std::uint32_t alignment = 1U << at->log_alignment;
+  if (worker() != nullptr) {
+    worker()->misaligned(reinterpret_cast<const void*>(pointer), alignment, at->file, at->line);
+  } else if (alignment > 1 && pointer % alignment != 0) {  // the program's own, under its sanitizer
+    fmt::print(stderr, "{}:{}: misaligned address {:#x}\n", at->file, at->line, pointer);
+    std::abort();
+  }
+}
+
+}  // extern "C"

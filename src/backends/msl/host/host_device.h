@@ -1,0 +1,24 @@
+// The host executor as a device.
+#pragma once
+
+#include "backends/msl/device.h"
+#include "backends/msl/host/executor.h"
+
+namespace metal_marlin::msl {
+
+struct HostDeviceOptions {
+  int workers = 0;     // threads, 0: one a core
+  bool debug = false;  // instrumented shaders and every detector
+  LaneOrder order = LaneOrder::kForward;
+  std::uint64_t seed = 0;
+};
+
+// Commands throw Error (kInternal) with a Fault's message from wait().
+// \throws Error (kUnsupported) when the processor lacks what the shaders were compiled for.
+std::unique_ptr<Device> make_host_device(const HostDeviceOptions& options = {});
+
+// A kernel of any library, such as one loaded at run time.
+std::unique_ptr<Pipeline> make_host_pipeline(const MslLibrary& library, std::size_t kernel,
+                                             const FunctionConstants& constants = {});
+
+}  // namespace metal_marlin::msl

@@ -1,0 +1,69 @@
+// What the debug modes remember of every byte that threads of a grid share: who
+// wrote and read it last, and between which barriers.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace metal_marlin::msl {
+
+// A thread at a point of its course. Epochs count the barriers it has passed
+// that order this kind of memory.
+struct AccessPoint {
+  std::uint32_t group = 0;   // threadgroup, from 1; 0: nobody
+  std::uint16_t thread = 0;  // in the threadgroup
+  bool atomic = false;
+  std::uint32_t epoch = 0;
+  std::uint32_t simd_epoch = 0;
+  const void* code = nullptr;
+};
+
+// Two accesses of which one is a write, with nothing between them.
+struct Conflict {
+  AccessPoint earlier;
+  bool earlier_wrote;
+};
+
+// The shadow of one region. Two reads are kept, of different threads, so that a
+// later write meets at least one that is not its own.
+class Shadow {
+ public:
+  // Each threadgroup has its own threadgroup memory at the same addresses: there
+  // other threadgroups are nobody.
+  Shadow(std::size_t bytes, bool threadgroup_memory)
+      : pages_((bytes + kPage - 1) / kPage), threadgroup_memory_(threadgroup_memory) {}
+
+  std::optional<Conflict> read(std::size_t at, std::size_t bytes, const AccessPoint& point);
+  std::optional<Conflict> write(std::size_t at, std::size_t bytes, const AccessPoint& point);
+  // Whether every byte was written by this threadgroup.
+  [[nodiscard]] bool written(std::size_t at, std::size_t bytes, std::uint32_t group) const;
+
+ private:
+  static constexpr std::size_t kPage = 1024;
+  struct Cell {
+    AccessPoint write;
+    AccessPoint read;
+    AccessPoint other_read;
+  };
+  using Page = std::vector<Cell>;
+
+  [[nodiscard]] bool ordered(const AccessPoint& earlier, const AccessPoint& now) const;
+  [[nodiscard]] bool clash(const AccessPoint& earlier, const AccessPoint& now) const;
+  Cell& cell(std::size_t at) {
+    std::unique_ptr<Page>& page = pages_[at / kPage];
+    if (!page) page = std::make_unique<Page>(kPage);
+    return (*page)[at % kPage];
+  }
+
+  std::vector<std::unique_ptr<Page>> pages_;
+  bool threadgroup_memory_;
+};
+
+// "file:line" of a code address in the running program or a loaded library, from
+// its debug information; the outermost place that is a shader's own text.
+std::string code_place(const void* code);
+
+}  // namespace metal_marlin::msl

@@ -1,0 +1,209 @@
+#include "backends/msl/linear.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace metal_marlin::msl {
+namespace {
+
+constexpr std::int64_t kUnit = 64;
+constexpr std::uint32_t kTileRows = 16;
+// Up to here the GEMV's pass over the weights costs less than staging activations.
+constexpr std::int64_t kGemvTokens = 16;
+// From here gemm_fp4's larger tiles are filled.
+constexpr std::int64_t kLargeTokens = 128;
+constexpr std::uint32_t kGemmThreads = 128;
+constexpr std::uint32_t kBusyThreadgroups = 264;  // that keep a large device busy
+
+std::uint32_t ceil_div(std::int64_t a, std::int64_t b) {
+  return static_cast<std::uint32_t>((a + b - 1) / b);
+}
+
+std::int64_t round_up(std::int64_t n, std::int64_t to) {
+  return (n + to - 1) / to * to;
+}
+
+struct GemmTile {
+  const char* shader;
+  std::string kernel;
+  std::uint32_t rows;
+  std::uint32_t tokens;
+};
+
+GemmTile gemm_tile(const UnitMatrix& matrix, std::int64_t tokens) {
+  const char* const suffix = matrix.by_16 ? "_by16" : "";
+  const bool large = tokens >= kLargeTokens && (matrix.codec == "e2m1" || (matrix.codec == "int4" && !matrix.by_16));
+  if (large) return {"gemm_fp4_optimized", fmt::format("gemm_fp4_{}{}", matrix.codec, suffix), 128, 64};
+  return {"marlin_gemm", fmt::format("marlin_gemm_{}{}", matrix.codec, suffix), 128, 32};
+}
+
+// Simdgroups that share a row of units in the GEMV: enough to keep loads in
+// flight, no more than there are units.
+std::uint32_t gemv_simdgroups(const UnitMatrix& matrix) {
+  const std::uint32_t blocks = ceil_div(matrix.params.rows, kTileRows);
+  const std::uint32_t wanted = std::clamp(4096 / std::max(1U, blocks), 4U, 16U);
+  return std::clamp(matrix.params.units, 1U, wanted);
+}
+
+std::uint32_t parts_of(const UnitMatrix& matrix, const GemmTile& tile, std::int64_t tokens) {
+  const std::uint32_t tiles = ceil_div(matrix.params.rows, tile.rows) * ceil_div(tokens, tile.tokens);
+  const std::uint32_t wanted = std::clamp(kBusyThreadgroups / std::max(1U, tiles), 1U, kMaxParts);
+  return std::min(wanted, std::max(1U, matrix.params.units / 4));
+}
+
+}  // namespace
+
+LinearWorkspace::LinearWorkspace(Device& device, std::int64_t max_tokens, std::int64_t max_cols, std::int64_t max_rows)
+    : max_tokens_(max_tokens) {
+  const auto tokens = static_cast<std::size_t>(round_up(max_tokens, 8));
+  activations_ = device.allocate(tokens * static_cast<std::size_t>(round_up(max_cols, kUnit)) * 4);
+  factors_ = device.allocate(tokens * sizeof(float));
+  const std::size_t split_tokens = std::min<std::size_t>(tokens, std::size_t{32} * kBusyThreadgroups);
+  partial_ =
+      device.allocate(std::size_t{kMaxParts} * split_tokens * static_cast<std::size_t>(max_rows) * sizeof(float));
+}
+
+Linear::Linear(Device& device, const std::string& name, const Weight& weight, std::int64_t rows, std::int64_t cols,
+               ThreadPool& pool)
+    : device_(device), rows_(rows), cols_(cols), nothing_(device.allocate(64)) {
+  if (weight.packed()) {
+    matrix_ = make_unit_matrix(device, name, std::get<PackedView>(weight.view), pool);
+  } else {
+    matrix_ = make_dense_matrix(device, std::get<DenseView>(weight.view), rows, cols, pool);
+  }
+}
+
+Linear::Linear(Device& device, UnitMatrix matrix)
+    : device_(device),
+      rows_(matrix.params.rows),
+      cols_(matrix.cols),
+      matrix_(std::move(matrix)),
+      nothing_(device.allocate(64)) {}
+Linear::Linear(Device& device, DenseMatrix matrix)
+    : device_(device),
+      rows_(matrix.rows),
+      cols_(matrix.cols),
+      matrix_(std::move(matrix)),
+      nothing_(device.allocate(64)) {}
+
+std::string Linear::kernel_for(std::int64_t tokens, Activations mode) const {
+  if (const auto* const dense = std::get_if<DenseMatrix>(&matrix_)) {
+    if (dense->dtype == DType::kF32) return "dense_gemm_f32";
+    return fmt::format("dense_gemm_{}_{}", dense->dtype == DType::kF16 ? "half" : "bfloat", tokens <= 8 ? 1 : 8);
+  }
+  const auto& matrix = std::get<UnitMatrix>(matrix_);
+  if (mode == Activations::kF32) return "exact_gemm_" + matrix.codec;
+  if (tokens > kGemvTokens) return gemm_tile(matrix, tokens).kernel;
+  return fmt::format("decode_gemv_{}{}_{}", matrix.codec, matrix.by_16 ? "_by16" : "", tokens <= 8 ? 1 : 2);
+}
+
+LinearParams Linear::params_of(const Call& call) const {
+  LinearParams p;
+  p.tokens = static_cast<std::uint32_t>(call.tokens);
+  p.x_stride = static_cast<std::uint32_t>(round_up(cols_, kUnit));
+  p.y_stride = static_cast<std::uint32_t>(rows_);
+  p.y_type = call.y_type == DType::kF16 ? 1 : call.y_type == DType::kBf16 ? 2 : 0;
+  p.bias = call.bias != nullptr ? 1 : 0;
+  p.accumulate = call.accumulate ? 1 : 0;
+  p.activation = static_cast<std::uint32_t>(call.activation);
+  p.x_scales = 1;
+  return p;
+}
+
+void Linear::prepare(Commands& commands, const Call& call, const LinearWorkspace& workspace, const char* type) const {
+  if (call.x == nullptr) return;
+  const auto cols = static_cast<std::uint32_t>(cols_);
+  const auto stride = static_cast<std::uint32_t>(round_up(cols_, kUnit));
+  const auto tokens = static_cast<std::uint32_t>(call.tokens);
+  commands.dispatch(device_.pipeline("marlin_gemm", fmt::format("prepare_float_{}", type)),
+                    {static_cast<std::uint32_t>(round_up(call.tokens, 8)), 1, 1}, {128, 1, 1},
+                    Arguments()
+                        .buffer(0, *call.x)
+                        .buffer(1, workspace.activations())
+                        .buffer(2, workspace.factors())
+                        .bytes(3, cols)
+                        .bytes(4, stride)
+                        .bytes(5, tokens));
+}
+
+void Linear::encode(Commands& commands, const Call& call, const LinearWorkspace& workspace) const {
+  if (const auto* const dense = std::get_if<DenseMatrix>(&matrix_))
+    return encode_dense(commands, *dense, call, workspace);
+  encode_quantized(commands, std::get<UnitMatrix>(matrix_), call, workspace);
+}
+
+void Linear::encode_quantized(Commands& commands, const UnitMatrix& matrix, const Call& call,
+                              const LinearWorkspace& workspace) const {
+  LinearParams p = params_of(call);
+  const std::string kernel = kernel_for(call.tokens, call.mode);
+  Buffer& bias = call.bias != nullptr ? *call.bias : *nothing_;
+  Arguments arguments;
+  arguments.buffer(0, *matrix.codes)
+      .buffer(1, *matrix.scales)
+      .buffer(2, *matrix.minima)
+      .buffer(4, *call.y)
+      .buffer(5, bias);
+  const std::uint32_t blocks = ceil_div(rows_, kTileRows);
+  const auto tokens = static_cast<std::uint32_t>(call.tokens);
+  if (call.mode == Activations::kF32) {
+    p.x_stride = static_cast<std::uint32_t>(cols_);
+    p.x_scales = 0;
+    const auto cols = static_cast<std::uint32_t>(cols_);
+    arguments.buffer(3, *call.x).bytes(6, matrix.params).bytes(7, p).bytes(8, cols);
+    commands.dispatch(device_.pipeline("dense_gemm", kernel), {blocks, tokens, 1}, {32, 1, 1}, arguments);
+    return;
+  }
+  prepare(commands, call, workspace, "half");
+  arguments.buffer(3, workspace.activations()).buffer(6, workspace.factors()).bytes(7, matrix.params).bytes(8, p);
+  if (call.tokens <= kGemvTokens) {
+    commands.dispatch(device_.pipeline("decode_gemv", kernel), {blocks, 1, 1}, {32 * gemv_simdgroups(matrix), 1, 1},
+                      arguments);
+    return;
+  }
+  const GemmTile tile = gemm_tile(matrix, call.tokens);
+  const std::uint32_t parts = parts_of(matrix, tile, call.tokens);
+  arguments.buffer(9, parts > 1 ? workspace.partial() : *nothing_);
+  commands.dispatch(device_.pipeline(tile.shader, kernel),
+                    {ceil_div(rows_, tile.rows), ceil_div(call.tokens, tile.tokens), parts}, {kGemmThreads, 1, 1},
+                    arguments);
+  if (parts == 1) return;
+  const auto rows = static_cast<std::uint32_t>(rows_);
+  commands.dispatch_threads(device_.pipeline("marlin_gemm", "marlin_reduce"), {rows, tokens, 1}, {128, 1, 1},
+                            Arguments()
+                                .buffer(0, workspace.partial())
+                                .buffer(1, *call.y)
+                                .buffer(2, bias)
+                                .buffer(3, workspace.factors())
+                                .bytes(4, p)
+                                .bytes(5, rows)
+                                .bytes(6, parts));
+}
+
+void Linear::encode_dense(Commands& commands, const DenseMatrix& matrix, const Call& call,
+                          const LinearWorkspace& workspace) const {
+  LinearParams p = params_of(call);
+  const std::string kernel = kernel_for(call.tokens, call.mode);
+  Buffer& bias = call.bias != nullptr ? *call.bias : *nothing_;
+  const auto rows = static_cast<std::uint32_t>(rows_);
+  Arguments arguments;
+  if (matrix.dtype == DType::kF32) {
+    p.x_stride = static_cast<std::uint32_t>(cols_);
+    p.x_scales = 0;
+    const auto cols = static_cast<std::uint32_t>(cols_);
+    arguments.buffer(0, *matrix.values).buffer(1, *call.x).buffer(2, *call.y).buffer(3, bias);
+    arguments.bytes(4, rows).bytes(5, cols).bytes(6, p);
+    commands.dispatch(device_.pipeline("dense_gemm", kernel), {rows, ceil_div(call.tokens, 4), 1}, {32, 1, 1},
+                      arguments);
+    return;
+  }
+  prepare(commands, call, workspace, matrix.dtype == DType::kF16 ? "half" : "bfloat");
+  arguments.buffer(0, *matrix.values).buffer(1, workspace.activations()).buffer(2, *call.y).buffer(3, bias);
+  arguments.buffer(4, workspace.factors()).bytes(5, rows).bytes(6, matrix.units).bytes(7, p);
+  const std::int64_t tile_tokens = call.tokens <= 8 ? 8 : 64;
+  commands.dispatch(device_.pipeline("dense_gemm", kernel),
+                    {ceil_div(rows_, kTileRows * 4), ceil_div(call.tokens, tile_tokens), 1}, {kGemmThreads, 1, 1},
+                    arguments);
+}
+
+}  // namespace metal_marlin::msl

@@ -1,0 +1,86 @@
+// y = W x (+ bias) on a device: which kernel, which tile, which grid. Not in the
+// exact mode, activations are multiplied in half precision, each token's scaled by
+// a power of two where half could not hold them; sums are made in f32.
+#pragma once
+
+#include <optional>
+#include <variant>
+
+#include "backends/backend.h"
+#include "backends/msl/unit_matrix.h"
+
+namespace metal_marlin::msl {
+
+// As LinearParams in shaders/common/linear.h.
+struct LinearParams {
+  std::uint32_t tokens = 0;
+  std::uint32_t x_stride = 0;
+  std::uint32_t y_stride = 0;
+  std::uint32_t y_type = 0;
+  std::uint32_t bias = 0;
+  std::uint32_t accumulate = 0;
+  std::uint32_t activation = 0;
+  std::uint32_t x_scales = 0;
+};
+
+enum class Activation : std::uint32_t { kNone, kSilu, kGelu };
+
+// Memory that a Linear works in, made once for the largest batch.
+class LinearWorkspace {
+ public:
+  LinearWorkspace(Device& device, std::int64_t max_tokens, std::int64_t max_cols, std::int64_t max_rows);
+  [[nodiscard]] Buffer& activations() const { return *activations_; }
+  [[nodiscard]] Buffer& factors() const { return *factors_; }
+  [[nodiscard]] Buffer& partial() const { return *partial_; }
+  [[nodiscard]] std::int64_t max_tokens() const { return max_tokens_; }
+
+ private:
+  std::int64_t max_tokens_;
+  std::unique_ptr<Buffer> activations_;
+  std::unique_ptr<Buffer> factors_;
+  std::unique_ptr<Buffer> partial_;
+};
+
+// The parts that the inputs of a product over few row and token tiles are cut into.
+constexpr std::uint32_t kMaxParts = 8;
+
+class Linear {
+ public:
+  Linear(Device& device, const std::string& name, const Weight& weight, std::int64_t rows, std::int64_t cols,
+         ThreadPool& pool);
+  Linear(Device& device, UnitMatrix matrix);
+  Linear(Device& device, DenseMatrix matrix);
+
+  struct Call {
+    Buffer* x = nullptr;         // f32 [tokens][cols]; null: the workspace holds them, made ready
+    Buffer* y = nullptr;         // [tokens][rows]
+    DType y_type = DType::kF32;  // or f16, bf16
+    std::int64_t tokens = 0;
+    Buffer* bias = nullptr;  // f32 [rows]
+    bool accumulate = false;
+    Activation activation = Activation::kNone;
+    Activations mode = Activations::kInt8;  // kF32: exact
+  };
+  void encode(Commands& commands, const Call& call, const LinearWorkspace& workspace) const;
+
+  // The kernel that a product with so many tokens uses.
+  [[nodiscard]] std::string kernel_for(std::int64_t tokens, Activations mode) const;
+  [[nodiscard]] std::int64_t rows() const { return rows_; }
+  [[nodiscard]] std::int64_t cols() const { return cols_; }
+
+ private:
+  void encode_quantized(Commands& commands, const UnitMatrix& matrix, const Call& call,
+                        const LinearWorkspace& workspace) const;
+  void encode_dense(Commands& commands, const DenseMatrix& matrix, const Call& call,
+                    const LinearWorkspace& workspace) const;
+  void prepare(Commands& commands, const Call& call, const LinearWorkspace& workspace, const char* type) const;
+  [[nodiscard]] LinearParams params_of(const Call& call) const;
+
+  Device& device_;
+  std::int64_t rows_;
+  std::int64_t cols_;
+  std::variant<UnitMatrix, DenseMatrix> matrix_;
+  std::unique_ptr<Buffer> nothing_;  // stands for buffers that a kernel does not read
+};
+
+}  // namespace metal_marlin::msl

@@ -1,0 +1,274 @@
+#include "backends/msl/unit_matrix.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "formats/codec.h"
+#include "formats/small_floats.h"
+#include "metal_marlin/error.h"
+#include "runtime/thread_pool.h"
+
+namespace metal_marlin::msl {
+namespace {
+
+constexpr std::int64_t kTileRows = 16;
+constexpr std::int64_t kUnit = 64;
+constexpr std::size_t kLanes = 32;
+constexpr std::size_t kSlots = 32;  // codes of a lane in a unit
+
+// Widths of the planes of a code, low bits first; 0 ends.
+std::array<int, 3> plane_widths(int bits) {
+  switch (bits) {
+    case 3: return {2, 1, 0};
+    case 5: return {4, 1, 0};
+    case 6: return {4, 2, 0};
+    default: return {bits, 0, 0};
+  }
+}
+
+// Puts a code into a unit's zeroed words. Slot = 2 pair + half.
+void put_code(std::uint32_t* unit, int bits, std::size_t lane, std::size_t slot, unsigned code) {
+  const auto pair = static_cast<unsigned>(slot / 2);
+  const unsigned half = slot % 2 * 16;
+  for (const int width : plane_widths(bits)) {
+    if (width == 0) break;
+    const auto w = static_cast<unsigned>(width);
+    const unsigned per_word = 16 / w;
+    unit[lane * w + pair / per_word] |= (code & ((1U << w) - 1)) << (pair % per_word * w + half);
+    code >>= w;
+    unit += kLanes * w;
+  }
+}
+
+// Codes of rows and inputs that are not there; their activations are zero.
+float offset_of(Format format) {
+  switch (format) {
+    case Format::kU4:
+    case Format::kU5: return 0;
+    case Format::kS4:
+    case Format::kInt2:
+    case Format::kInt3:
+    case Format::kInt5:
+    case Format::kInt6:
+    case Format::kInt8: return static_cast<float>(1 << (format_info(format).bits - 1));
+    default: return 0;
+  }
+}
+
+// Kernel scales are f16, bf16 or f32: E4M3 lies in f16, E8M0 in bf16.
+ScaleType kernel_scale(ScaleType type) {
+  if (type == ScaleType::kE4m3) return ScaleType::kF16;
+  if (type == ScaleType::kE8m0) return ScaleType::kBf16;
+  return type;
+}
+
+void put_scale(ScaleType type, std::byte* out, std::size_t at, float value) {
+  if (type == ScaleType::kF32) {
+    std::memcpy(out + at * 4, &value, 4);
+  } else {
+    const std::uint16_t bits = type == ScaleType::kF16 ? f32_to_f16(value) : f32_to_bf16(value);
+    std::memcpy(out + at * 2, &bits, 2);
+  }
+}
+
+void check_finite(const std::string& name, const PackedView& packed) {
+  const std::int64_t groups = packed.spec.groups(packed.cols);
+  for (std::int64_t row = 0; row < packed.rows; ++row) {
+    for (std::int64_t group = 0; group < groups; ++group) {
+      if (std::isfinite(packed.scale(row, group)) && std::isfinite(packed.minimum(row, group))) continue;
+      throw Error(ErrorCode::kCorruptFile,
+                  fmt::format("tensor {}: the scale of row {}, group {} is not finite", name, row, group));
+    }
+  }
+  if (packed.spec.format != Format::kFp8E4M3 && packed.spec.format != Format::kFp8E5M2) return;
+  const std::span<const float> levels = decode_table(packed.spec.format);
+  for (const std::byte code : packed.codes) {
+    if (std::isfinite(levels[std::to_integer<std::size_t>(code)])) continue;
+    throw Error(ErrorCode::kCorruptFile, fmt::format("tensor {}: holds an element that is not finite", name));
+  }
+}
+
+class UnitWriter {
+ public:
+  UnitWriter(const PackedView& packed, const UnitMatrixParams& params, const TileMap& map)
+      : packed_(packed), p_(params), map_(map), bits_(format_info(packed.spec.format).bits) {
+    parts_ = p_.group <= 32 ? static_cast<std::size_t>(kUnit) / p_.group : 0;
+    scale_type_ = static_cast<ScaleType>(p_.scale_type);
+    const auto blocks = static_cast<std::size_t>((packed.rows + kTileRows - 1) / kTileRows);
+    scales_per_block_ = parts_ > 0 ? p_.units * 16 * parts_ : std::size_t{p_.groups} * 16;
+    codes.resize(blocks * p_.units * kLanes * static_cast<std::size_t>(bits_));
+    scales.resize(blocks * scales_per_block_ * (scale_type_ == ScaleType::kF32 ? 4 : 2));
+    if (p_.minima != 0) minima.resize(blocks * scales_per_block_);
+  }
+
+  void write_block(std::int64_t block) {
+    const auto cols = static_cast<std::size_t>(packed_.cols);
+    std::vector<std::uint8_t> unpacked(16 * cols);
+    const std::int64_t first = block * kTileRows;
+    for (std::int64_t r = 0; r < kTileRows && first + r < packed_.rows; ++r) {
+      packed_.unpack_row(first + r, unpacked.data() + static_cast<std::size_t>(r) * cols);
+      write_scales(block, r);
+    }
+    for (std::size_t unit = 0; unit < p_.units; ++unit) {
+      std::uint32_t* const out =
+          codes.data() + (static_cast<std::size_t>(block) * p_.units + unit) * kLanes * static_cast<std::size_t>(bits_);
+      for (std::size_t lane = 0; lane < kLanes; ++lane) {
+        for (std::size_t slot = 0; slot < kSlots; ++slot) {
+          const std::size_t row = map_.row[lane][slot];
+          const std::size_t col = unit * kUnit + map_.input[lane][slot];
+          if (first + static_cast<std::int64_t>(row) >= packed_.rows || col >= cols) continue;
+          put_code(out, bits_, lane, slot, unpacked[row * cols + col]);
+        }
+      }
+    }
+  }
+
+  std::vector<std::uint32_t> codes;
+  std::vector<std::byte> scales;
+  std::vector<float> minima;
+
+ private:
+  void write_scales(std::int64_t block, std::int64_t r) {
+    const std::int64_t row = block * kTileRows + r;
+    const auto lane_row = static_cast<std::size_t>(r % 8);
+    const auto half = static_cast<std::size_t>(r / 8);
+    for (std::int64_t group = 0; group < packed_.spec.groups(packed_.cols); ++group) {
+      const auto g = static_cast<std::size_t>(group);
+      const std::size_t place = parts_ > 0 ? (g / parts_ * 8 + lane_row) * 2 * parts_ + 2 * (g % parts_) + half
+                                           : (g * 8 + lane_row) * 2 + half;
+      const std::size_t at = static_cast<std::size_t>(block) * scales_per_block_ + place;
+      const float scale = packed_.scale(row, group);
+      put_scale(scale_type_, scales.data(), at, scale);
+      if (p_.minima == 0) continue;
+      minima[at] = packed_.spec.zero == ZeroKind::kInteger ? static_cast<float>(packed_.zero(row, group))
+                                                           : packed_.minimum(row, group);
+    }
+  }
+
+  const PackedView& packed_;
+  const UnitMatrixParams& p_;
+  const TileMap& map_;
+  int bits_;
+  std::size_t parts_ = 0;
+  ScaleType scale_type_ = ScaleType::kF16;
+  std::size_t scales_per_block_ = 0;
+};
+
+}  // namespace
+
+TileMap probe_tile_map(Device& device, bool by_16) {
+  const auto out = device.allocate(kLanes * kSlots * 2);
+  const auto commands = device.commands();
+  const std::uint32_t which = by_16 ? 1 : 0;
+  commands->dispatch(device.pipeline("marlin_gemm", "tile_map"), {1, 1, 1}, {32, 1, 1},
+                     Arguments().buffer(0, *out).bytes(1, which));
+  commands->commit();
+  commands->wait();
+  std::array<std::uint16_t, kLanes * kSlots> words{};
+  out->download(std::as_writable_bytes(std::span(words)));
+  TileMap map{};
+  std::array<bool, static_cast<std::size_t>(kTileRows * kUnit)> seen{};
+  for (std::size_t lane = 0; lane < kLanes; ++lane) {
+    for (std::size_t slot = 0; slot < kSlots; ++slot) {
+      const unsigned row = words[lane * kSlots + slot] & 0xFFU;
+      const unsigned input = words[lane * kSlots + slot] >> 8;
+      if (row >= kTileRows || input >= kUnit || seen[row * kUnit + input]) {
+        throw Error(
+            ErrorCode::kUnsupported,
+            fmt::format("{}: lane {} of the matrix unit does not hold neighbours of a row", device.name(), lane));
+      }
+      seen[row * kUnit + input] = true;
+      map.row[lane][slot] = static_cast<std::uint8_t>(row);
+      map.input[lane][slot] = static_cast<std::uint8_t>(input);
+    }
+  }
+  return map;
+}
+
+std::string codec_name(Format format) {
+  switch (format) {
+    case Format::kFp4:
+    case Format::kMxfp4:
+    case Format::kNvfp4: return "e2m1";
+    case Format::kU4:
+    case Format::kS4: return "int4";
+    case Format::kU5: return "int5";
+    case Format::kFp8E4M3: return "e4m3";
+    case Format::kFp8E5M2: return "e5m2";
+    case Format::kIq4Nl: return "iq4nl";
+    default: return std::string(format_info(format).name);
+  }
+}
+
+UnitMatrix make_unit_matrix(Device& device, const std::string& name, const PackedView& packed, ThreadPool& pool) {
+  check_finite(name, packed);
+  UnitMatrix matrix;
+  matrix.codec = codec_name(packed.spec.format);
+  matrix.cols = packed.cols;
+  matrix.by_16 = packed.spec.group == 16;
+  UnitMatrixParams& p = matrix.params;
+  p.rows = static_cast<std::uint32_t>(packed.rows);
+  p.units = static_cast<std::uint32_t>((packed.cols + kUnit - 1) / kUnit);
+  p.groups = static_cast<std::uint32_t>(packed.spec.groups(packed.cols));
+  p.group = packed.spec.group == 0 ? 0x40000000U : static_cast<std::uint32_t>(packed.spec.group);
+  p.scale_type = static_cast<std::uint32_t>(kernel_scale(packed.spec.scale_type));
+  p.minima = packed.spec.zero == ZeroKind::kNone ? 0 : packed.spec.zero == ZeroKind::kMinimum ? 1 : 2;
+  p.divisor = packed.spec.format == Format::kNvfp4 ? packed.global_scale : 1.0F;
+  p.multiplier = 1.0F / p.divisor;
+  p.offset = offset_of(packed.spec.format);
+  const TileMap map = probe_tile_map(device, matrix.by_16);
+  UnitWriter writer(packed, p, map);
+  const std::int64_t blocks = (packed.rows + kTileRows - 1) / kTileRows;
+  pool.parallel_for(blocks, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t block = begin; block < end; ++block) writer.write_block(block);
+  });
+  if (writer.minima.empty()) writer.minima.resize(1);  // a buffer that kernels never read
+  matrix.codes = device.allocate_with(writer.codes);
+  matrix.scales = device.allocate_with(writer.scales);
+  matrix.minima = device.allocate_with(writer.minima);
+  return matrix;
+}
+
+DenseMatrix make_dense_matrix(Device& device, const DenseView& dense, std::int64_t rows, std::int64_t cols,
+                              ThreadPool& pool) {
+  DenseMatrix matrix;
+  matrix.rows = rows;
+  matrix.cols = cols;
+  matrix.units = static_cast<std::uint32_t>((cols + kUnit - 1) / kUnit);
+  const bool small = dense.dtype == DType::kF16 || dense.dtype == DType::kBf16;
+  matrix.dtype = small ? dense.dtype : DType::kF32;
+  const auto width = static_cast<std::size_t>(cols);
+  if (!small) {
+    std::vector<float> values(static_cast<std::size_t>(rows) * width);
+    pool.parallel_for(rows, 16, [&](std::int64_t begin, std::int64_t end) {
+      convert_to_f32(dense.dtype, dense.bytes, static_cast<std::size_t>(begin) * width,
+                     static_cast<std::size_t>(end - begin) * width,
+                     values.data() + static_cast<std::size_t>(begin) * width);
+    });
+    matrix.values = device.allocate_with(values);
+    return matrix;
+  }
+  const TileMap map = probe_tile_map(device, false);
+  const std::int64_t blocks = (rows + kTileRows - 1) / kTileRows;
+  std::vector<std::uint16_t> values(static_cast<std::size_t>(blocks) * matrix.units * 16 * kUnit);
+  pool.parallel_for(blocks, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t block = begin; block < end; ++block) {
+      for (std::size_t i = 0; i < matrix.units * kLanes * kSlots; ++i) {
+        const std::size_t unit = i / (kLanes * kSlots);
+        const std::size_t lane = i / 8 % kLanes;
+        const std::size_t slot = i / (8 * kLanes) % 4 * 8 + i % 8;  // [unit][tile][lane][8]
+        const std::int64_t row = block * kTileRows + map.row[lane][slot];
+        const std::size_t col = unit * kUnit + map.input[lane][slot];
+        if (row >= rows || col >= width) continue;
+        std::memcpy(&values[static_cast<std::size_t>(block) * matrix.units * 16 * kUnit + i],
+                    dense.bytes.data() + (static_cast<std::size_t>(row) * width + col) * 2, 2);
+      }
+    }
+  });
+  matrix.values = device.allocate_with(values);
+  return matrix;
+}
+
+}  // namespace metal_marlin::msl

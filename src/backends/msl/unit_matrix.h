@@ -1,0 +1,67 @@
+// Weight matrices in the Metal shaders' kernel layout (shaders/common/unit_layout.h).
+#pragma once
+
+#include <array>
+#include <string>
+
+#include "backends/msl/device.h"
+#include "io/checkpoint.h"
+
+namespace metal_marlin {
+class ThreadPool;
+}
+
+namespace metal_marlin::msl {
+
+// Which row (0 to 15) and input (0 to 63) of a unit each lane's 32 codes are, as
+// the device's matrix unit has them: slot = 2 (4 tile + pair) + element.
+struct TileMap {
+  std::array<std::array<std::uint8_t, 32>, 32> row;
+  std::array<std::array<std::uint8_t, 32>, 32> input;
+};
+// Asks the device, by a kernel. \throws Error (kUnsupported) when its matrix unit
+// does not hold neighbours of a row in each lane.
+TileMap probe_tile_map(Device& device, bool by_16);
+
+// As UnitMatrix in shaders/common/unit_layout.h.
+struct UnitMatrixParams {
+  std::uint32_t rows = 0;
+  std::uint32_t units = 0;
+  std::uint32_t groups = 0;
+  std::uint32_t group = 0;
+  std::uint32_t scale_type = 0;
+  std::uint32_t minima = 0;
+  float multiplier = 1;
+  float divisor = 1;
+  float offset = 0;
+};
+
+// The name that kernels of a format bear, such as "e2m1".
+std::string codec_name(Format format);
+
+struct UnitMatrix {
+  UnitMatrixParams params;
+  std::string codec;
+  std::int64_t cols = 0;
+  bool by_16 = false;  // a scale spans 16 inputs
+  std::unique_ptr<Buffer> codes;
+  std::unique_ptr<Buffer> scales;
+  std::unique_ptr<Buffer> minima;
+
+  [[nodiscard]] std::size_t bytes() const { return codes->size() + scales->size() + minima->size(); }
+};
+// \throws Error (kCorruptFile) naming `name` when a scale or element is not finite.
+UnitMatrix make_unit_matrix(Device& device, const std::string& name, const PackedView& packed, ThreadPool& pool);
+
+// f16 and bf16: 16 bytes a lane and tile. f32: row by row.
+struct DenseMatrix {
+  DType dtype = DType::kF32;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  std::uint32_t units = 0;
+  std::unique_ptr<Buffer> values;
+};
+DenseMatrix make_dense_matrix(Device& device, const DenseView& dense, std::int64_t rows, std::int64_t cols,
+                              ThreadPool& pool);
+
+}  // namespace metal_marlin::msl

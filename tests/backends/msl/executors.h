@@ -1,0 +1,44 @@
+// The executors that shader tests run on: the host's, plain (in reverse order) and
+// with every detector, and a GPU where there is one.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include "backends/msl/cuda/cuda_device.h"
+#include "backends/msl/host/host_device.h"
+
+namespace metal_marlin::msl {
+
+enum class Executor { kPlain, kDetectors, kCuda };
+
+inline std::vector<Executor> executors() {
+  std::vector<Executor> out = {Executor::kPlain, Executor::kDetectors};
+  if (has_cuda_device()) out.push_back(Executor::kCuda);
+  return out;
+}
+
+class OnExecutor : public testing::TestWithParam<Executor> {
+ protected:
+  static std::unique_ptr<Device> make() {
+    switch (GetParam()) {
+      case Executor::kPlain: return make_host_device({2, false, LaneOrder::kReverse, 0});
+      case Executor::kDetectors: return make_host_device({1, true, LaneOrder::kForward, 0});
+      case Executor::kCuda: break;
+    }
+    return make_cuda_device();
+  }
+  // Shapes are smaller under the detectors, which look at every byte.
+  static bool detectors() { return GetParam() == Executor::kDetectors; }
+  std::unique_ptr<Device> device = make();
+};
+
+inline std::string executor_name(const testing::TestParamInfo<Executor>& test) {
+  switch (test.param) {
+    case Executor::kPlain: return "Plain";
+    case Executor::kDetectors: return "Detectors";
+    case Executor::kCuda: break;
+  }
+  return "Cuda";
+}
+
+}  // namespace metal_marlin::msl

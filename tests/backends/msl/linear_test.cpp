@@ -1,0 +1,182 @@
+// The linear op on every executor: every format,
+// ragged shapes, every kernel, against the product in double of the decoded weights.
+#include "backends/msl/linear.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "backends/linear_cases.h"
+#include "backends/msl/executors.h"
+#include "formats/group_scale.h"
+#include "formats/small_floats.h"
+#include "runtime/thread_pool.h"
+
+namespace metal_marlin::msl {
+namespace {
+
+struct Shape {
+  std::int64_t rows;
+  std::int64_t cols;
+  std::int64_t tokens;
+};
+
+struct Result {
+  std::vector<float> y;
+  std::string kernel;
+};
+
+Result run_linear(Device& device, const Weight& weight, const Shape& s, const std::vector<float>& x,
+                  const std::vector<float>& bias, Activations mode, Activation activation = Activation::kNone,
+                  const std::vector<float>* before = nullptr) {
+  const Linear linear(device, "w", weight, s.rows, s.cols, test_pool());
+  const LinearWorkspace workspace(device, s.tokens, s.cols, s.rows);
+  const auto x_buffer = device.allocate_with(x);
+  std::vector<float> y(static_cast<std::size_t>(s.tokens * s.rows), std::nanf(""));
+  if (before != nullptr) y = *before;
+  const auto y_buffer = device.allocate_with(y);
+  const auto bias_buffer = device.allocate_with(bias.empty() ? std::vector<float>(1) : bias);
+  const auto commands = device.commands();
+  Linear::Call call;
+  call.x = x_buffer.get();
+  call.y = y_buffer.get();
+  call.tokens = s.tokens;
+  call.bias = bias.empty() ? nullptr : bias_buffer.get();
+  call.accumulate = before != nullptr;
+  call.activation = activation;
+  call.mode = mode;
+  linear.encode(*commands, call, workspace);
+  commands->commit();
+  commands->wait();
+  y_buffer->download(std::as_writable_bytes(std::span(y)));
+  return {y, linear.kernel_for(s.tokens, mode)};
+}
+
+// |error| <= sum |w x| (2 u + K 2^-23) and a rounding: u is the unit roundoff of
+// the matrix unit's input type, 0 where products are made in f32.
+void expect_close(const Result& run, const std::vector<float>& w, const std::vector<float>& x, const Shape& s,
+                  const std::vector<float>& bias, double u, const std::string& what,
+                  const std::vector<float>* before = nullptr) {
+  for (std::int64_t t = 0; t < s.tokens; ++t) {
+    for (std::int64_t r = 0; r < s.rows; ++r) {
+      double sum = bias.empty() ? 0 : bias[static_cast<std::size_t>(r)];
+      double size = std::fabs(sum);
+      for (std::int64_t k = 0; k < s.cols; ++k) {
+        const double term = static_cast<double>(w[static_cast<std::size_t>(r * s.cols + k)]) *
+                            x[static_cast<std::size_t>(t * s.cols + k)];
+        sum += term;
+        size += std::fabs(term);
+      }
+      const auto at = static_cast<std::size_t>(t * s.rows + r);
+      if (before != nullptr) sum += (*before)[at];
+      const double tolerance =
+          size * (2 * u + static_cast<double>(s.cols + 8) * 0x1p-23) + std::fabs(sum) * 0x1p-23 + 1e-30;
+      ASSERT_NEAR(run.y[at], sum, tolerance) << what << " " << run.kernel << " token " << t << " row " << r;
+    }
+  }
+}
+
+// Offsets and minima make terms larger than the weight: their sizes count too.
+double spread_of(const FormatSpec& spec) {
+  return spec.zero == ZeroKind::kNone ? 1 : 16;
+}
+
+double unit_of(const Weight& weight, Activations mode) {
+  if (mode == Activations::kF32) return 0;
+  if (weight.packed()) return 0x1p-11;
+  switch (std::get<DenseView>(weight.view).dtype) {
+    case DType::kF16: return 0x1p-11;
+    case DType::kBf16: return 0x1p-8;
+    default: return 0;
+  }
+}
+
+class LinearOp : public OnExecutor {};
+INSTANTIATE_TEST_SUITE_P(Executor, LinearOp, testing::ValuesIn(executors()), executor_name);
+
+TEST_P(LinearOp, EveryFormatAndGroup) {
+  unsigned seed = 1;
+  const std::vector<Shape> shapes = detectors()
+                                        ? std::vector<Shape>{{19, 75, 3}, {35, 100, 18}}
+                                        : std::vector<Shape>{{16, 64, 1}, {35, 100, 9}, {7, 144, 17}, {130, 70, 33}};
+  for (const FormatSpec& spec : kernel_specs()) {
+    const Shape& s = shapes[seed++ % shapes.size()];
+    const TestMatrix matrix = packed_matrix(spec, s.rows, s.cols, ++seed);
+    const auto x = normal_data(static_cast<std::size_t>(s.tokens * s.cols), ++seed);
+    const auto bias = normal_data(static_cast<std::size_t>(s.rows), ++seed);
+    for (const Activations mode : {Activations::kInt8, Activations::kF32}) {
+      if (detectors() && mode == Activations::kF32 && seed % 3 != 0) continue;
+      const Result run = run_linear(*device, matrix.weight, s, x, bias, mode);
+      expect_close(run, matrix.decoded(), x, s, bias, spread_of(spec) * (unit_of(matrix.weight, mode) + 0x1p-22),
+                   text(spec));
+    }
+  }
+}
+
+TEST_P(LinearOp, DenseWeights) {
+  unsigned seed = 100;
+  for (const DType type : {DType::kF32, DType::kF16, DType::kBf16}) {
+    for (const Shape& s : {Shape{35, 101, 5}, Shape{70, 64, 11}, Shape{1, 1, 1}}) {
+      const TestMatrix matrix = dense_matrix(type, s.rows, s.cols, ++seed);
+      const auto x = normal_data(static_cast<std::size_t>(s.tokens * s.cols), ++seed);
+      const auto before = normal_data(static_cast<std::size_t>(s.tokens * s.rows), ++seed);
+      const Result run = run_linear(*device, matrix.weight, s, x, {}, Activations::kInt8, Activation::kNone, &before);
+      expect_close(run, matrix.decoded(), x, s, {}, unit_of(matrix.weight, Activations::kInt8),
+                   std::string(dtype_name(type)), &before);
+    }
+  }
+}
+
+TEST_P(LinearOp, ManyTokensAndSplitInputs) {
+  for (const Format format : {Format::kFp4, Format::kS4, Format::kNvfp4}) {
+    for (const Shape& s : {Shape{40, 600, 20}, Shape{24, 128, 130}}) {
+      const TestMatrix matrix = packed_matrix(default_spec(format), s.rows, s.cols, 7);
+      const auto x = normal_data(static_cast<std::size_t>(s.tokens * s.cols), 8);
+      const Result run = run_linear(*device, matrix.weight, s, x, {}, Activations::kInt8);
+      EXPECT_EQ(run.kernel.starts_with("gemm_fp4"), s.tokens >= 128 && format != Format::kU4) << run.kernel;
+      expect_close(run, matrix.decoded(), x, s, {}, 0x1p-11, std::string(format_info(format).name));
+    }
+  }
+}
+
+TEST_P(LinearOp, ActivationsBeyondHalfKeepTheirSize) {
+  const Shape s{20, 96, 3};
+  const TestMatrix matrix = packed_matrix(default_spec(Format::kFp4), s.rows, s.cols, 9);
+  auto x = normal_data(static_cast<std::size_t>(s.tokens * s.cols), 10);
+  for (std::int64_t k = 0; k < s.cols; ++k) x[static_cast<std::size_t>(s.cols + k)] *= 1e6F;
+  const Result run = run_linear(*device, matrix.weight, s, x, {}, Activations::kInt8);
+  expect_close(run, matrix.decoded(), x, s, {}, 0x1p-10, "large activations");
+}
+
+TEST_P(LinearOp, NanAndInfinityReachTheirTokenAlone) {
+  const Shape s{20, 96, 3};
+  const TestMatrix matrix = packed_matrix(default_spec(Format::kS4), s.rows, s.cols, 11);
+  auto x = normal_data(static_cast<std::size_t>(s.tokens * s.cols), 12);
+  x[5] = std::nanf("");
+  x[static_cast<std::size_t>(2 * s.cols)] = INFINITY;
+  const Result run = run_linear(*device, matrix.weight, s, x, {}, Activations::kInt8);
+  for (std::int64_t r = 0; r < s.rows; ++r) {
+    EXPECT_TRUE(std::isnan(run.y[static_cast<std::size_t>(r)]));
+    EXPECT_TRUE(std::isfinite(run.y[static_cast<std::size_t>(s.rows + r)]));
+    EXPECT_FALSE(std::isfinite(run.y[static_cast<std::size_t>(2 * s.rows + r)]));
+  }
+}
+
+TEST_P(LinearOp, Activation) {
+  const Shape s{20, 96, 3};
+  const TestMatrix matrix = packed_matrix(default_spec(Format::kFp4), s.rows, s.cols, 13);
+  const auto x = normal_data(static_cast<std::size_t>(s.tokens * s.cols), 14);
+  const Result plain = run_linear(*device, matrix.weight, s, x, {}, Activations::kF32);
+  const Result silu = run_linear(*device, matrix.weight, s, x, {}, Activations::kF32, Activation::kSilu);
+  const Result gelu = run_linear(*device, matrix.weight, s, x, {}, Activations::kF32, Activation::kGelu);
+  for (std::size_t i = 0; i < plain.y.size(); ++i) {
+    const double v = plain.y[i];
+    EXPECT_NEAR(silu.y[i], v / (1 + std::exp(-v)), 1e-6 * (1 + std::fabs(v)));
+    const double inner = std::sqrt(2 / M_PI) * (v + 0.044715 * v * v * v);
+    EXPECT_NEAR(gelu.y[i], 0.5 * v * (1 + std::tanh(inner)), 1e-6 * (1 + std::fabs(v)));
+  }
+}
+
+}  // namespace
+}  // namespace metal_marlin::msl

@@ -1,0 +1,38 @@
+// NVIDIA instructions that shaders/common/ builds on; no MSL.
+#pragma once
+#ifdef MSL_TARGET_PTX
+
+MSL_FN MSL_SYNC void msl_mma_16x8x16(float* d, uint a0, uint a1, uint a2, uint a3, uint b0, uint b1, bool f16) {
+  if (f16) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+  } else {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+  }
+}
+MSL_FN void msl_copy_async_16(threadgroup void* to, device const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((uint)(__SIZE_TYPE__)to), "l"(from) : "memory");
+}
+MSL_FN void msl_copy_async_commit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int kBehind>
+MSL_FN void msl_copy_async_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kBehind) : "memory");
+}
+// Programmatic dependent launch, from sm_90 on.
+MSL_FN void msl_dependency_wait() {
+#if MSL_PTX_ARCH >= 90
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+MSL_FN void msl_dependency_launch() {
+#if MSL_PTX_ARCH >= 90
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+#endif
