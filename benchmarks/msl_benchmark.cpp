@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdio>
 #include <random>
@@ -29,7 +30,7 @@ UnitMatrix random_matrix(Device& device, const Shape& shape, Format format, int 
   m.by_16 = group == 16;
   m.params.rows = static_cast<std::uint32_t>(shape.rows);
   m.params.units = static_cast<std::uint32_t>((shape.cols + 63) / 64);
-  m.params.group = static_cast<std::uint32_t>(group);
+  m.params.group_shift = static_cast<std::uint32_t>(std::countr_zero(static_cast<unsigned>(group)));
   m.params.groups = static_cast<std::uint32_t>((shape.cols + group - 1) / group);
   m.params.scale_type = 0;
   m.params.offset = format == Format::kS4 ? 8 : 0;
@@ -94,7 +95,10 @@ void run() {
   const char* separator = "";
   for (const Shape& shape : shapes) {
     for (const auto& [format, group] : {std::pair(Format::kFp4, 32), std::pair(Format::kS4, 128)}) {
-      for (const std::int64_t tokens : {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048}) {
+      std::vector<std::int64_t> batch = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048};
+      if (getenv("MM_TRY")) batch = {512, 2048};
+      if (getenv("MM_SG")) batch = {1, 8, 16};
+      for (const std::int64_t tokens : batch) {
         const double seconds = time_product(*device, shape, format, group, tokens);
         fmt::print(
             "{}{{\"rows\": {}, \"cols\": {}, \"format\": \"{}\", \"group\": {}, \"tokens\": {}, \"us\": {:.3f}}}",

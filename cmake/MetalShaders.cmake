@@ -1,6 +1,7 @@
 # metal_marlin_add_shader(NAME): compiles shaders/NAME.metal into the target
 # metal_marlin_shaders: an object for this processor, an instrumented one, PTX for
 # sm_80 and sm_90; and checks it the strict way. Errors name the .metal file's lines.
+option(METAL_MARLIN_PTX "Compile the shaders to PTX too" ON)
 find_program(METAL_MARLIN_CLANG clang-19 REQUIRED)
 find_package(Python3 REQUIRED COMPONENTS Interpreter)
 
@@ -23,8 +24,12 @@ function(metal_marlin_add_shader name)
   add_custom_command(OUTPUT ${out}.debug.o DEPENDS ${inputs} COMMENT "Shader ${name}, instrumented"
     COMMAND ${mslc} object ${source} -o ${out}.debug.o --symbol msl_debug_library_${name} ${host} --instrument)
   foreach(gpu sm_80 sm_90)
+    set(compile ${mslc} ptx ${source} -o ${out}.${gpu}.ptx --gpu ${gpu} --isolate)
+    if(NOT METAL_MARLIN_PTX)
+      set(compile ${CMAKE_COMMAND} -E touch ${out}.${gpu}.ptx)
+    endif()
     add_custom_command(OUTPUT ${out}.${gpu}.ptx DEPENDS ${inputs} COMMENT "Shader ${name}, PTX for ${gpu}"
-      COMMAND ${mslc} ptx ${source} -o ${out}.${gpu}.ptx --gpu ${gpu})
+      COMMAND ${compile})
   endforeach()
   add_custom_command(OUTPUT ${out}.strict DEPENDS ${inputs} COMMENT "Shader ${name}, strict check"
     COMMAND ${mslc} strict ${source} && ${CMAKE_COMMAND} -E touch ${out}.strict)

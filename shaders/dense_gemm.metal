@@ -27,6 +27,8 @@ template <typename T, int kColumns>
   for (uint c = 0; c < uint(kColumns); ++c) sums[c] = no_sums();
   wait_for_earlier_kernels();
   stage_unit<T, 8 * kColumns>(stage, x, first_token, p.tokens, p.x_stride, 0, thread_index);
+  end_copies();
+#pragma clang loop unroll(disable)
   for (uint unit = 0; unit < units; ++unit) {
     threadgroup const T* here = stage + (unit & 1u) * (8 * kColumns * kUnit);
     wait_for_copies<0>();
@@ -35,13 +37,14 @@ template <typename T, int kColumns>
       stage_unit<T, 8 * kColumns>(stage + ((unit + 1) & 1u) * (8 * kColumns * kUnit), x, first_token, p.tokens,
                                   p.x_stride, unit + 1, thread_index);
     }
+    end_copies();
     for (uint part = 0; part < kUnitTiles / 2; ++part) {
       TileWeights<T> w[2];
       for (uint t = 0; t < 2; ++t)
         w[t] = load_dense_tile<T>(weights, ulong(min(block, last_block)) * units + unit, 2 * part + t, lane);
       for (uint c = 0; c < uint(kColumns); ++c) {
         TileTokens<T> tokens[2];
-        load_staged<T, false>(tokens, here, 8 * c, part, lane);
+        load_staged<T, 32>(tokens, here, 8 * c, part, lane);
         for (uint t = 0; t < 2; ++t) tile_multiply(sums[c], w[t], tokens[t]);
       }
     }
@@ -95,16 +98,17 @@ template <typename Codec>
     constant uint& cols [[buffer(8)]], uint2 group [[threadgroup_position_in_grid]],
     uint lane [[thread_index_in_simdgroup]]) {
   float2 sums = float2(0.0f);
+#pragma clang loop unroll(disable)
   for (uint unit = 0; unit < m.units; ++unit) {
     const UnitCodes<Codec::kBits> c = load_codes<Codec::kBits>(codes, ulong(group.x) * m.units + unit, lane);
     for (uint tile = 0; tile < kUnitTiles; ++tile) {
-      const ulong place = scale_place(m, group.x, unit, tile * 16 / m.group, tile_row(lane));
-      const float2 scale = scale_pair(m, scales, place, 1.0f);
+      const ulong place = scale_place(m, group.x, unit, tile >> (m.group_shift < 6 ? m.group_shift - 4 : 2), tile_row(lane));
+      const float2 scale = stored_scales(m, scales, place) * m.multiplier;
       const float2 minimum = m.minima != 0 ? minimum_pair(m, minima, place, scale) : float2(0.0f);
       for (uint q = 0; q < 4; ++q) {
         const uint pair = code_pair<Codec::kBits>(c, 4 * tile + q);
         for (uint e = 0; e < 2; ++e) {
-          const uint k = unit * kUnit + tile_input(tile, tile_column(lane) + 8 * (q / 2) + e, m.group == 16);
+          const uint k = unit * kUnit + tile_input(tile, tile_column(lane) + 8 * (q / 2) + e, m.group_shift == 4);
           if (k >= cols) continue;
           const float v = Codec::element(pair >> 16 * e & 0xFFu, m);
           const float w = (q & 1) != 0 ? fma(scale.y, v, minimum.y) : fma(scale.x, v, minimum.x);

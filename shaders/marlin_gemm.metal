@@ -2,11 +2,11 @@
 // lane's registers. All formats; split over the inputs with an ordered reduction.
 #include "common/staged_gemm.h"
 
-MM_STAGED_GEMM(marlin_gemm, 2, 4)
+MM_STAGED_GEMM(marlin_gemm, 1, 4)
 
 #define MM_MARLIN(name, Codec)                                                     \
-  MM_STAGED_INSTANCE(marlin_gemm, "marlin_gemm_" #name, Codec, false)              \
-  MM_STAGED_INSTANCE(marlin_gemm, "marlin_gemm_" #name "_by16", Codec, true)
+  MM_STAGED_INSTANCE(marlin_gemm, "marlin_gemm_" #name, Codec, 32, true)           \
+  MM_STAGED_INSTANCE(marlin_gemm, "marlin_gemm_" #name "_by16", Codec, 16, true)
 MM_MARLIN(e2m1, codecs::E2m1)
 MM_MARLIN(int4, codecs::Integer<4>)
 MM_MARLIN(nf4, codecs::Nf4)
@@ -20,6 +20,13 @@ MM_MARLIN(nf2, codecs::Nf2)
 MM_MARLIN(nf3, codecs::Nf3)
 MM_MARLIN(e4m3, codecs::E4m3)
 MM_MARLIN(e5m2, codecs::E5m2)
+MM_STAGED_INSTANCE(marlin_gemm, "marlin_gemm_e2m1_g16", codecs::E2m1, 16, false)
+MM_STAGED_INSTANCE(marlin_gemm, "marlin_gemm_e2m1_g32", codecs::E2m1, 32, false)
+MM_STAGED_INSTANCE(marlin_gemm, "marlin_gemm_e2m1_g64", codecs::E2m1, 64, false)
+MM_STAGED_INSTANCE(marlin_gemm, "marlin_gemm_int4_g32", codecs::Integer<4>, 32, false)
+MM_STAGED_INSTANCE(marlin_gemm, "marlin_gemm_int4_g64", codecs::Integer<4>, 64, false)
+MM_STAGED_INSTANCE(marlin_gemm, "marlin_gemm_int8_g32", codecs::Integer<8>, 32, false)
+MM_STAGED_INSTANCE(marlin_gemm, "marlin_gemm_e4m3_g32", codecs::E4m3, 32, false)
 
 // Adds up the parts of a product that was split over its inputs, in order.
 // Grid: (rows, tokens).

@@ -32,6 +32,18 @@ struct Inspection {
 /// Reads headers only. \throws Error naming what is wrong.
 Inspection inspect(const std::filesystem::path& path);
 
+/// One of the Metal shaders in this build, and how it does on this machine.
+struct ShaderReport {
+  std::string name;
+  std::size_t kernels = 0;
+  bool compiled = false;  ///< for this processor, and to PTX
+  bool strict = false;    ///< passed the strict check when it was built
+  bool executed = false;  ///< on the host executor
+  bool matched = false;   ///< gave what the reference gives
+  std::string cuda;       ///< "matched", "failed" or "no device"
+  std::string fault;      ///< what went wrong, else empty
+};
+
 struct Status {
   std::string version;
   std::vector<std::string> backends;
@@ -39,7 +51,9 @@ struct Status {
   int threads = 0;
   std::vector<std::string> formats;
   std::vector<std::string> architectures;
+  std::vector<ShaderReport> shaders;
 };
+/// Runs every shader once, small.
 Status status();
 
 }  // namespace metal_marlin

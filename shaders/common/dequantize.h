@@ -54,9 +54,9 @@ template <typename Codec, typename T>
                                  uint2 at [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]]) {
 #pragma clang fp contract(off)
   const UnitCodes<Codec::kBits> unit = load_codes<Codec::kBits>(codes, ulong(at.y) * p.units + at.x, lane);
-  const bool by_16 = p.group == 16;
+  const bool by_16 = p.group_shift == 4;
   for (uint tile = 0; tile < kUnitTiles; ++tile) {
-    const ulong place = scale_place(p, at.y, at.x, tile * 16 / p.group, tile_row(lane));
+    const ulong place = scale_place(p, at.y, at.x, tile >> (p.group_shift < 6 ? p.group_shift - 4 : 2), tile_row(lane));
     const float2 scale = stored_scales(p, scales, place) / p.divisor;
     for (uint q = 0; q < 4; ++q) {
       const uint row = at.y * kTileRows + tile_row(lane) + 8 * (q & 1);

@@ -14,13 +14,11 @@ struct LinearParams {
   uint x_scales;    // whether tokens carry a factor
 };
 
+// GELU's tanh form is v sigmoid(2u), since (1 + tanh u) / 2 = sigmoid(2u).
 METAL_FUNC float activate(uint activation, float v) {
-  if (activation == 1) return v / (1.0f + exp(-v));
-  if (activation == 2) {
-    const float u = 0.7978845608f * (v + 0.044715f * v * v * v);
-    return 0.5f * v * (1.0f + precise::tanh(u));
-  }
-  return v;
+  if (activation == 0) return v;
+  const float k = activation == 1 ? v : 1.5957691216f * (v + 0.044715f * v * v * v);
+  return v / (1.0f + exp(-k));
 }
 
 METAL_FUNC void put_result(device uchar* y, constant LinearParams& p, uint token, uint row, float sum,
@@ -52,29 +50,26 @@ METAL_FUNC void put_sums(device uchar* y, constant LinearParams& p, uint rows, u
 
 // Adds a unit's products to the sums of kColumns times 8 tokens. Codes multiply as
 // they are; each group's sum is scaled in float.
-template <typename Codec, bool kBy16, int kColumns>
-METAL_FUNC void add_unit(thread TileSums* sums, const thread UnitCodes<Codec::kBits>& codes,
+template <typename Codec, typename S, int kColumns>
+METAL_FUNC void add_unit(thread TileSums* sums, const thread UnitData<Codec, S>& data,
                          const thread TileTokens<half> (&x)[kColumns][kUnitTiles], constant UnitMatrix& m,
-                         device const uchar* scales, device const float* minima, uint block, uint unit, uint lane) {
-  const uint tiles = kBy16 ? 1 : 2;  // that share a scale, at least
-  const uint row = tile_row(lane);
-  for (uint part = 0; part < kUnitTiles / tiles; ++part) {
-    const ulong place = scale_place(m, block, unit, part, row);
-    const float2 scale = scale_pair(m, scales, place, Codec::kFactor);
-    TileWeights<half> w[tiles];
-    for (uint t = 0; t < tiles; ++t) w[t] = decode_tile<Codec>(codes, part * tiles + t, m);
+                         device const float* minima, uint block, uint unit, uint lane) {
+  for (uint part = 0; part < S::kParts; ++part) {
+    const float2 scale = part_scales<Codec, S>(m, data, part);
+    TileWeights<half> w[S::kTiles];
+    for (uint t = 0; t < S::kTiles; ++t) w[t] = decode_tile<Codec>(data.codes, part * S::kTiles + t, m);
     for (uint c = 0; c < uint(kColumns); ++c) {
       TileSums s = no_sums();
-      for (uint t = 0; t < tiles; ++t) tile_multiply(s, w[t], x[c][part * tiles + t]);
+      for (uint t = 0; t < S::kTiles; ++t) tile_multiply(s, w[t], x[c][part * S::kTiles + t]);
       for (uint i = 0; i < 4; ++i) sums[c].e[i] = fma(i < 2 ? scale.x : scale.y, s.e[i], sums[c].e[i]);
     }
-    if (m.minima == 0) continue;
+    if (!S::kGeneral || m.minima == 0) continue;
     // The minimum times the sum of the activations, by a matrix of ones.
-    const float2 minimum = minimum_pair(m, minima, place, scale);
+    const float2 minimum = minimum_pair(m, minima, scale_place(m, block, unit, part, tile_row(lane)), scale);
     for (uint q = 0; q < 4; ++q) w[0].e[q] = half2(1.0h, 1.0h);
     for (uint c = 0; c < uint(kColumns); ++c) {
       TileSums s = no_sums();
-      for (uint t = 0; t < tiles; ++t) tile_multiply(s, w[0], x[c][part * tiles + t]);
+      for (uint t = 0; t < S::kTiles; ++t) tile_multiply(s, w[0], x[c][part * S::kTiles + t]);
       for (uint i = 0; i < 4; ++i) sums[c].e[i] = fma(i < 2 ? minimum.x : minimum.y, s.e[i], sums[c].e[i]);
     }
   }

@@ -91,24 +91,27 @@ METAL_FUNC void load_unit(thread TileTokens<T>* out, device const T* x, ulong st
 }
 // From threadgroup memory: units of 64 elements a token, pieces of 8 elements
 // swapped so that the lanes' loads spread over the banks. Gives the tiles of part
-// `part`: one of 16 inputs, or two of 32.
+// `part`, of kGroup inputs.
 METAL_FUNC uint staged_piece(uint token, uint piece) {
   return token * 8 + (piece ^ (token & 1u) * 4);
 }
-template <typename T, bool kBy16>
+template <typename T, int kGroup>
 METAL_FUNC void load_staged(thread TileTokens<T>* out, threadgroup const T* x, uint first_token, uint part, uint lane) {
   const uint token = first_token + (lane >> 2);
-  if (kBy16) {
+  if (kGroup == 16) {
     const uint piece = staged_piece(token, 2 * part + (lane & 3u) / 2);
     const uint2 v = *(threadgroup const uint2*)(x + 8 * piece + 4 * (lane & 1u));
     out[0].e[0] = v.x;
     out[0].e[1] = v.y;
-  } else {
-    const uint4 v = *(threadgroup const uint4*)(x + 8 * staged_piece(token, 4 * part + (lane & 3u)));
-    out[0].e[0] = v.x;
-    out[0].e[1] = v.y;
-    out[1].e[0] = v.z;
-    out[1].e[1] = v.w;
+    return;
+  }
+  for (uint i = 0; i < kGroup / 32; ++i) {
+    const uint4 v =
+        *(threadgroup const uint4*)(x + 8 * staged_piece(token, 4 * (part * (kGroup / 32) + i) + (lane & 3u)));
+    out[2 * i].e[0] = v.x;
+    out[2 * i].e[1] = v.y;
+    out[2 * i + 1].e[0] = v.z;
+    out[2 * i + 1].e[1] = v.w;
   }
 }
 METAL_FUNC void tile_multiply(thread TileSums& d, TileWeights<half> a, TileTokens<half> b) {
@@ -137,11 +140,10 @@ METAL_FUNC void load_unit(thread TileTokens<T>* out, device const T* x, ulong st
 METAL_FUNC uint staged_piece(uint token, uint piece) {
   return token * 8 + piece;
 }
-template <typename T, bool kBy16>
+template <typename T, int kGroup>
 METAL_FUNC void load_staged(thread TileTokens<T>* out, threadgroup const T* x, uint first_token, uint part, uint) {
-  const uint tiles = kBy16 ? 1 : 2;
-  for (uint t = 0; t < tiles; ++t) {
-    threadgroup const T* at = x + first_token * kUnit + 16 * (part * tiles + t);
+  for (uint t = 0; t < kGroup / 16; ++t) {
+    threadgroup const T* at = x + first_token * kUnit + part * kGroup + 16 * t;
     simdgroup_load(out[t].m[0], at, kUnit, ulong2(0, 0), true);
     simdgroup_load(out[t].m[1], at + 8, kUnit, ulong2(0, 0), true);
   }

@@ -15,7 +15,7 @@ struct UnitMatrix {
   uint rows;
   uint units;        // of a row
   uint groups;       // of a row
-  uint group;        // inputs that share a scale; larger than a row for all of it
+  uint group_shift;  // log2 of the inputs that share a scale; 30 for a whole row
   uint scale_type;   // f16, bf16 or f32
   uint minima;       // 0 none, 1 minima, 2 integer zeros, as floats
   float multiplier;  // on every scale
@@ -89,31 +89,86 @@ METAL_FUNC TileWeights<half> decode_tile(const thread UnitCodes<Codec::kBits>& c
 
 // Where the scales of rows r and r + 8 lie, for scale `part` of a unit.
 METAL_FUNC ulong scale_place(constant UnitMatrix& m, uint block, uint unit, uint part, uint row) {
-  if (m.group <= 32) {
-    const uint parts = kUnit / m.group;
-    return ((ulong(block) * m.units + unit) * 8 + row) * (2 * parts) + 2 * part;
-  }
-  return ((ulong(block) * m.groups + min(unit * kUnit / m.group, m.groups - 1)) * 8 + row) * 2;
+  if (m.group_shift < 6) return (((ulong(block) * m.units + unit) * 8 + row) << (7 - m.group_shift)) + 2 * part;
+  return ((ulong(block) * m.groups + min(unit >> (m.group_shift - 6), m.groups - 1)) * 8 + row) * 2;
 }
 
+// Two f16 or bf16 scales.
+METAL_FUNC float2 narrow_scales(uint type, uint v) {
+  return type == codecs::kF16Scale ? float2(as_type<half2>(v))
+                                   : float2(as_type<float>(v << 16), as_type<float>(v & 0xFFFF0000u));
+}
 // Scales of rows r and r + 8 as they are stored.
 METAL_FUNC float2 stored_scales(constant UnitMatrix& m, device const uchar* scales, ulong at) {
-  float2 s;
-  if (m.scale_type == codecs::kF32Scale) {
-    s = *(device const float2*)(scales + at * 4);
-  } else {
-    const uint v = *(device const uint*)(scales + at * 2);
-    s = m.scale_type == codecs::kF16Scale ? float2(as_type<half2>(v))
-                                          : float2(as_type<float>(v << 16), as_type<float>(v & 0xFFFF0000u));
-  }
-  return s;
-}
-// With the matrix's and the codec's factors.
-METAL_FUNC float2 scale_pair(constant UnitMatrix& m, device const uchar* scales, ulong at, float factor) {
-  return stored_scales(m, scales, at) * (m.multiplier * factor);
+  if (m.scale_type == codecs::kF32Scale) return *(device const float2*)(scales + at * 4);
+  return narrow_scales(m.scale_type, *(device const uint*)(scales + at * 2));
 }
 // What is added to every weight of rows r and r + 8.
 METAL_FUNC float2 minimum_pair(constant UnitMatrix& m, device const float* minima, ulong at, float2 scale) {
   const float2 v = float2(minima[at], minima[at + 1]);
   return m.minima == 2 ? -scale * v : v;
+}
+
+// How a kernel takes scales. kGroup inputs share one, at least: 16, 32 or 64. The
+// kernels that are not general know the group (64: or more), scales of 16 bits, no
+// minima: most matrices, with far fewer instructions.
+template <int kGroupInputs, bool kAnyScales>
+struct Scaling {
+  static constant constexpr int kGroup = kGroupInputs;
+  static constant constexpr bool kGeneral = kAnyScales;
+  static constant constexpr bool kBy16 = kGroupInputs == 16;
+  static constant constexpr uint kTiles = kGroupInputs / 16;  // that a scale spans
+  static constant constexpr uint kParts = kUnitTiles / kTiles;
+  static constant constexpr uint kWords = kAnyScales ? 2 * kParts : kParts;
+};
+
+// Everything of a unit that a lane needs, asked for at once, long before use.
+template <typename Codec, typename S>
+struct UnitData {
+  UnitCodes<Codec::kBits> codes;
+  uint scales[S::kWords];  // pairs of f16 or bf16, or of f32
+};
+template <typename Codec, typename S>
+METAL_FUNC UnitData<Codec, S> load_unit_data(constant UnitMatrix& m, device const uint* codes,
+                                             device const uchar* scales, uint block, uint unit, uint lane) {
+  UnitData<Codec, S> d;
+  d.codes = load_codes<Codec::kBits>(codes, ulong(block) * m.units + unit, lane);
+  const uint row = tile_row(lane);
+  if (!S::kGeneral) {
+    if (S::kGroup == 16) {
+      const uint4 v = ((device const uint4*)scales)[(block * m.units + unit) * 8 + row];
+      for (uint part = 0; part < S::kParts; ++part) d.scales[part] = v[part & 3];
+    } else if (S::kGroup == 32) {
+      const uint2 v = ((device const uint2*)scales)[(block * m.units + unit) * 8 + row];
+      for (uint part = 0; part < S::kParts; ++part) d.scales[part] = v[part & 1];
+    } else {
+      const uint group = min(unit >> (m.group_shift - 6), m.groups - 1);
+      d.scales[0] = ((device const uint*)scales)[(block * m.groups + group) * 8 + row];
+    }
+    return d;
+  }
+  for (uint part = 0; part < S::kParts; ++part) {
+    const ulong place = scale_place(m, block, unit, part, row);
+    if (m.scale_type == codecs::kF32Scale) {
+      const uint2 v = *(device const uint2*)(scales + place * 4);
+      d.scales[2 * part] = v.x;
+      d.scales[(2 * part + 1) % S::kWords] = v.y;
+    } else {
+      d.scales[2 * part % S::kWords] = *(device const uint*)(scales + place * 2);
+    }
+  }
+  return d;
+}
+// Scales of a part, with the matrix's and the codec's factors.
+template <typename Codec, typename S>
+METAL_FUNC float2 part_scales(constant UnitMatrix& m, const thread UnitData<Codec, S>& d, uint part) {
+  float2 s;
+  if (!S::kGeneral) {
+    s = narrow_scales(m.scale_type, d.scales[part]);
+  } else if (m.scale_type == codecs::kF32Scale) {
+    s = float2(as_type<float>(d.scales[2 * part % S::kWords]), as_type<float>(d.scales[(2 * part + 1) % S::kWords]));
+  } else {
+    s = narrow_scales(m.scale_type, d.scales[2 * part % S::kWords]);
+  }
+  return s * (m.multiplier * Codec::kFactor);
 }

@@ -17,6 +17,7 @@ void add_logits(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_eval(CLI::App& app);
 void add_status(CLI::App& app);
+void add_shaders(CLI::App& app);
 
 // Options that every command which loads a model has.
 struct ModelFlags {

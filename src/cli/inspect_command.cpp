@@ -79,18 +79,38 @@ void add_status(CLI::App& app) {
   command->footer("Example:\n  metal-marlin status --json");
   command->callback([json] {
     const Status s = status();
+    std::vector<std::vector<std::string>> rows = {
+        {"shader", "kernels#", "compiled", "strict", "executed", "matched", "CUDA"}};
+    nlohmann::ordered_json shaders = nlohmann::ordered_json::array();
+    const auto yes = [](bool v) { return std::string(v ? "yes" : "NO"); };
+    for (const ShaderReport& r : s.shaders) {
+      rows.push_back(
+          {r.name, std::to_string(r.kernels), yes(r.compiled), yes(r.strict), yes(r.executed), yes(r.matched), r.cuda});
+      shaders.push_back({{"name", r.name},
+                         {"kernels", r.kernels},
+                         {"compiled", r.compiled},
+                         {"strict", r.strict},
+                         {"executed", r.executed},
+                         {"matched", r.matched},
+                         {"cuda", r.cuda},
+                         {"fault", r.fault}});
+    }
     if (*json) {
       const nlohmann::ordered_json out = {
           {"version", s.version}, {"backends", s.backends}, {"instruction_sets", s.instruction_sets},
-          {"threads", s.threads}, {"formats", s.formats},   {"architectures", s.architectures}};
+          {"threads", s.threads}, {"formats", s.formats},   {"architectures", s.architectures},
+          {"shaders", shaders}};
       fmt::print("{}\n", out.dump(2));
       return;
     }
     fmt::print(
         "metal-marlin {}\nbackends: {}\ninstruction sets: {} (the first is used)\nthreads: {}\nformats: "
-        "{}\narchitectures: {}\n",
+        "{}\narchitectures: {}\n\n{}",
         s.version, fmt::join(s.backends, ", "), fmt::join(s.instruction_sets, ", "), s.threads,
-        fmt::join(s.formats, ", "), fmt::join(s.architectures, ", "));
+        fmt::join(s.formats, ", "), fmt::join(s.architectures, ", "), render_table(rows));
+    for (const ShaderReport& r : s.shaders) {
+      if (!r.fault.empty()) fmt::print("{}: {}\n", r.name, r.fault);
+    }
   });
 }
 

@@ -91,6 +91,7 @@ int run(int argc, char** argv) {
   add_inspect(app);
   add_eval(app);
   add_status(app);
+  add_shaders(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

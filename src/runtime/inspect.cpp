@@ -1,6 +1,9 @@
 #include "metal_marlin/inspect.h"
 
 #include "backends/cpu/kernels.h"
+#include "backends/msl/cuda/cuda_device.h"
+#include "backends/msl/host/host_device.h"
+#include "backends/msl/self_test.h"
 #include "io/checkpoint.h"
 #include "models/config.h"
 #include "runtime/thread_pool.h"
@@ -28,6 +31,28 @@ Inspection inspect(const std::filesystem::path& path) {
   return out;
 }
 
+namespace {
+
+std::vector<ShaderReport> shader_reports() {
+  const auto host = msl::make_host_device();
+  const std::vector<msl::ShaderStatus> on_host = msl::self_test(*host);
+  std::vector<msl::ShaderStatus> on_cuda;
+  if (msl::has_cuda_device()) on_cuda = msl::self_test(*msl::make_cuda_device());
+  std::vector<ShaderReport> out;
+  for (std::size_t i = 0; i < on_host.size(); ++i) {
+    const msl::ShaderStatus& s = on_host[i];
+    ShaderReport report{s.shader, s.kernels, true, true, s.executed, s.matched, "no device", s.fault};
+    if (!on_cuda.empty()) {
+      report.cuda = on_cuda[i].matched ? "matched" : "failed";
+      if (report.fault.empty()) report.fault = on_cuda[i].fault;
+    }
+    out.push_back(std::move(report));
+  }
+  return out;
+}
+
+}  // namespace
+
 Status status() {
   Status out;
   out.version = METAL_MARLIN_VERSION;
@@ -38,6 +63,7 @@ Status status() {
     if (info.selectable) out.formats.emplace_back(info.name);
   }
   out.architectures = known_architectures();
+  out.shaders = shader_reports();
   return out;
 }
 

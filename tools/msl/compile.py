@@ -74,17 +74,19 @@ def compile_object(shader, output, symbol, arch="x86_64", instrument=False, isol
     _run(command + (["-shared"] if shared else ["-c"]) + ["-o", output], text)
 
 
-def compile_ptx(shader, output, arch="sm_90"):
-    text = shader.body(False) + reflect.ptx_entries(shader.kernels)
+def compile_ptx(shader, output, arch="sm_90", isolate=False):
+    text = shader.body(isolate) + reflect.ptx_entries(shader.kernels)
     ptx = "+ptx80" if arch == "sm_90" else "+ptx70"
     command = _base(shader.version) + ["-std=c++17", "--target=nvptx64-nvidia-cuda", "-DMSL_TARGET_PTX", "-O3",
                                        "-Xclang", "-target-cpu", "-Xclang", arch, "-Xclang", "-target-feature",
-                                       "-Xclang", ptx, f"-DMSL_PTX_ARCH={arch[3:]}", "-ffp-contract=fast",
+                                       "-Xclang", ptx, f"-DMSL_PTX_ARCH={arch[3:]}", "-ffp-contract=on",
                                        "-mllvm", "-unroll-threshold=20000", "-mllvm", "-inline-threshold=10000",
                                        "-S", "-o", output] + _sycl(TRIPLES["x86_64"])
     _run(command, text)
     with open(output, encoding="utf-8") as f:
         ptx_text = f.read()
+    ptx_text = re.sub(r"[ \t]*//[^\n]*", "", ptx_text)
+    ptx_text = re.sub(r"\n\s*\n+", "\n", ptx_text)
     for i, kernel in enumerate(shader.kernels):
         if kernel.max_threads:
             ptx_text = re.sub(rf"(\.entry msl_entry_{i}\((?:[^)]*)\))", rf"\1\n.maxntid {kernel.max_threads}, 1, 1",

@@ -104,10 +104,10 @@ def main():
         p.add_argument("--arch", choices=("x86_64", "aarch64"), default=os.uname().machine)
         if name in ("object", "shared", "ptx"):
             p.add_argument("-o", dest="output", required=True)
+            p.add_argument("--isolate", action="store_true")
         if name in ("object", "shared"):
             p.add_argument("--symbol", default="msl_library")
             p.add_argument("--instrument", action="store_true")
-            p.add_argument("--isolate", action="store_true")
             p.add_argument("--sanitize")
         if name == "ptx":
             p.add_argument("--gpu", choices=("sm_80", "sm_90"), default="sm_90")
@@ -125,7 +125,7 @@ def main():
             print("\n".join(found), file=sys.stderr)
             return 1 if found else 0
         if args.command == "ptx":
-            write_atomically(args.output, lambda name: compile_ptx(shader, name, args.gpu))
+            write_atomically(args.output, lambda name: compile_ptx(shader, name, args.gpu, args.isolate))
         else:
             write_atomically(args.output, lambda name: compile_object(
                 shader, name, args.symbol, args.arch, args.instrument, args.isolate, args.sanitize,

@@ -2,7 +2,7 @@
 Types are left to the compiler; what is read here are the attributes."""
 import re
 
-from rewrite import attribute_at
+from rewrite import attribute_at, number
 from source import SourceError, closing, closing_angle, join, significant, split
 
 BUILTINS = ["thread_position_in_grid", "thread_position_in_threadgroup", "threadgroup_position_in_grid",
@@ -61,14 +61,14 @@ def _argument(tokens, next_index):
         if builtin in attributes:
             return Argument(name, type_text, "builtin", BUILTINS.index(builtin), False, False, False)
     if "threadgroup" in attributes:
-        return Argument(name, type_text, "threadgroup", int(attributes["threadgroup"], 0), False, "&" in words, optional)
+        return Argument(name, type_text, "threadgroup", number(attributes["threadgroup"], where), False, "&" in words, optional)
     if "*" not in words and "&" not in words:
         raise SourceError(where.file, where.line,
                           f"kernel argument {name} of type {type_text}: textures, samplers and stage inputs are not "
                           "supported; expected a pointer, a reference or a position attribute")
     if "threadgroup" in words:
         return Argument(name, type_text, "threadgroup", next_index["threadgroup"], False, "&" in words, optional)
-    index = int(attributes["buffer"], 0) if "buffer" in attributes else next_index["buffer"]
+    index = number(attributes["buffer"], where) if "buffer" in attributes else next_index["buffer"]
     return Argument(name, type_text, "buffer", index, "constant" in words, "&" in words, optional)
 
 

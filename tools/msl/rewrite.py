@@ -12,6 +12,13 @@ _SCALARS = "bool|char|uchar|short|ushort|int|uint|long|ulong|half|bfloat|float"
 VECTOR = re.compile(rf"(?:{_SCALARS})[234]$")
 
 
+def number(text, token):
+    """An index: a literal, or a sum or product of some after preprocessing."""
+    if not re.fullmatch(r"[\s0-9a-fA-FxX+*()-]+", text):
+        raise SourceError(token.file, token.line, f"'{text}' is no number")
+    return int(eval(text, {"__builtins__": {}}))
+
+
 class Text:
     """Tokens without blanks, each with its index in the full list."""
 
@@ -187,9 +194,10 @@ def function_constants(tokens):
                 following = attribute_at(t, name + 1) if name + 1 < len(t) else None
                 index = dict(following[1]).get("function_constant") if following else None
                 if index is not None:
-                    found.append((t[name].text, kind, int(index, 0)))
+                    slot = len(found)
+                    found.append((t[name].text, kind, number(index, t[name])))
                     known.add(t[name].text)
-                    text.replace(i, end, f"static const msl_function_constant<{kind}, {index}> {t[name].text}{{}}")
+                    text.replace(i, end, f"static const msl_function_constant<{kind}, {slot}> {t[name].text}{{}}")
                 elif t[name + 1].text == "=" and any(x.text in known for x in t[name + 2:end]):
                     value = join(text.all[text.at[name + 2]:text.at[end]])
                     known.add(t[name].text)
@@ -201,15 +209,29 @@ def function_constants(tokens):
     return found
 
 
+_NO_CAST_AFTER = {"const", "volatile", "and", "or", "not", "xor", "override", "noexcept"}
+
+
+def _is_cast(t, i):
+    """Whether ( NAME ) at i casts what follows. C++ would reinterpret a vector, or
+    refuse; and behind a template's type there may be a vector."""
+    if not (t[i].text == "(" and t[i + 1].kind == "name" and t[i + 2].text == ")" and i + 3 < len(t)):
+        return False
+    before, after = (t[i - 1] if i else None), t[i + 3]
+    if before is not None and (before.kind == "name" and before.text != "return" or before.text in (">", ")", "]")):
+        return False
+    if VECTOR.match(t[i + 1].text) and (after.kind in ("name", "number") or after.text in ("(", "-", "+", "~", "!")):
+        return True
+    return after.kind in ("name", "number") and after.text not in _NO_CAST_AFTER
+
+
 def vector_casts(tokens):
-    """(float4) x and vec<T, 4>(...): C++ would reinterpret or refuse."""
+    """(float4) x, (T) x and vec<T, 4>(...) become conversions."""
     text = Text(tokens)
     t = text.tokens
     i = 0
     while i + 2 < len(t):
-        if t[i].text == "(" and VECTOR.match(t[i + 1].text) and t[i + 2].text == ")" and i + 3 < len(t) \
-                and (t[i + 3].kind in ("name", "number") or t[i + 3].text in "(-+~!*&") \
-                and (i == 0 or t[i - 1].text not in (">",) and t[i - 1].kind != "name" or t[i - 1].text == "return"):
+        if _is_cast(t, i):
             text.replace(i, i + 3, f"metal::msl_cast<{t[i + 1].text}>() ->*")
             i += 3
             continue
@@ -259,6 +281,10 @@ def align_columns(tokens):
 
 def rewrite(tokens):
     """In place; returns the function constants."""
+    for token in tokens:
+        # The preprocessor leaves macros in pragmas alone, and they are gone afterwards.
+        if token.kind == "marker" and re.match(r"#\s*pragma\s+unroll\b.*[A-Za-z_]\w*\s*\(", token.text):
+            token.text = "#pragma unroll"
     align_columns(tokens)
     constants = function_constants(tokens)
     remove_attributes(tokens)

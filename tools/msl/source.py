@@ -78,8 +78,15 @@ def significant(tokens):
 
 
 def join(tokens):
-    """Text of some tokens on one line."""
-    return re.sub(r"\s+", " ", "".join(" " if t.blank else t.text for t in tokens)).strip()
+    """Text of some tokens on one line, words apart."""
+    out = ""
+    for t in tokens:
+        word = t.kind in ("name", "number")
+        if t.blank or (word and out and (out[-1].isalnum() or out[-1] == "_")):
+            out += " "
+        if not t.blank:
+            out += t.text
+    return re.sub(r"\s+", " ", out).strip()
 
 
 def closing(tokens, i):

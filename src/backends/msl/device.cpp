@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "metal_marlin/error.h"
 
@@ -67,6 +68,24 @@ const EmbeddedShader& find_shader(std::string_view name) {
     known += fmt::format("{}{}", known.empty() ? "" : ", ", shader.name);
   }
   throw Error(ErrorCode::kNotFound, fmt::format("no shader {}; there are {}", name, known));
+}
+
+MslConstantValues constant_values(const MslLibrary& library, const FunctionConstants& constants) {
+  MslConstantValues values{};
+  const std::span<const MslFunctionConstant> known(library.constants, library.constant_count);
+  for (const auto& [index, value] : constants) {
+    const auto found = std::find_if(known.begin(), known.end(), [&](const auto& c) { return c.index == index; });
+    if (found == known.end())
+      throw Error(ErrorCode::kInvalidArgument, fmt::format("the shader has no function constant {}", index));
+    if (value.size() != found->size) {
+      throw Error(ErrorCode::kInvalidArgument, fmt::format("function constant {} ({}): expected {} bytes, found {}",
+                                                           found->name, found->type, found->size, value.size()));
+    }
+    const auto slot = static_cast<std::size_t>(found - known.begin());
+    std::memcpy(values.value[slot], value.data(), value.size());
+    values.defined[slot] = 1;
+  }
+  return values;
 }
 
 void Buffer::check_range(std::size_t bytes, std::size_t offset) const {

@@ -25,7 +25,7 @@ struct EmbeddedShader {
   std::string_view name;
   const MslLibrary* library;       // for the host
   const MslLibrary* instrumented;  // for the host's debug modes
-  std::string_view ptx_sm80;
+  std::string_view ptx_sm80;       // empty in builds without PTX
   std::string_view ptx_sm90;
 };
 // In order of name.
@@ -96,6 +96,8 @@ class Arguments {
 
 // A value of a function constant, by index.
 using FunctionConstants = std::map<std::uint32_t, BytesArgument>;
+// As a library takes them. \throws Error (kInvalidArgument) when it has no such constant, or of another size.
+MslConstantValues constant_values(const MslLibrary& library, const FunctionConstants& constants);
 
 class Pipeline {
  public:

@@ -31,18 +31,34 @@ struct GemmTile {
   std::uint32_t tokens;
 };
 
+// The kernels that know the scales' layout (Scaling in shaders/common/unit_layout.h),
+// where there is one for the matrix; else the general ones.
+std::string scaling_suffix(const UnitMatrix& matrix) {
+  const std::string& codec = matrix.codec;
+  const bool narrow = static_cast<ScaleType>(matrix.params.scale_type) != ScaleType::kF32 && matrix.params.minima == 0;
+  const bool four_bits = codec == "e2m1" || codec == "int4";
+  if (narrow) {
+    if (matrix.by_16 && codec == "e2m1") return "_g16";
+    if (matrix.params.group_shift == 5 && (four_bits || codec == "int8" || codec == "e4m3")) return "_g32";
+    if (matrix.params.group_shift > 5 && four_bits) return "_g64";
+  }
+  return matrix.by_16 ? "_by16" : "";
+}
+
 GemmTile gemm_tile(const UnitMatrix& matrix, std::int64_t tokens) {
-  const char* const suffix = matrix.by_16 ? "_by16" : "";
-  const bool large = tokens >= kLargeTokens && (matrix.codec == "e2m1" || (matrix.codec == "int4" && !matrix.by_16));
-  if (large) return {"gemm_fp4_optimized", fmt::format("gemm_fp4_{}{}", matrix.codec, suffix), 128, 64};
-  return {"marlin_gemm", fmt::format("marlin_gemm_{}{}", matrix.codec, suffix), 128, 32};
+  const std::string suffix = scaling_suffix(matrix);
+  const bool has_large = suffix.starts_with("_g") && (matrix.codec == "e2m1" || matrix.codec == "int4");
+  if (has_large && tokens >= kLargeTokens)
+    return {"gemm_fp4_optimized", fmt::format("gemm_fp4_{}{}", matrix.codec, suffix), 64, 64};
+  return {"marlin_gemm", fmt::format("marlin_gemm_{}{}", matrix.codec, suffix), 64, 32};
 }
 
 // Simdgroups that share a row of units in the GEMV: enough to keep loads in
 // flight, no more than there are units.
 std::uint32_t gemv_simdgroups(const UnitMatrix& matrix) {
   const std::uint32_t blocks = ceil_div(matrix.params.rows, kTileRows);
-  const std::uint32_t wanted = std::clamp(4096 / std::max(1U, blocks), 4U, 16U);
+  std::uint32_t wanted = std::clamp(1536 / std::max(1U, blocks), 2U, 8U);
+  if (const char* t = getenv("MM_SG")) wanted = static_cast<std::uint32_t>(atoi(t));
   return std::clamp(matrix.params.units, 1U, wanted);
 }
 
@@ -59,7 +75,7 @@ LinearWorkspace::LinearWorkspace(Device& device, std::int64_t max_tokens, std::i
   const auto tokens = static_cast<std::size_t>(round_up(max_tokens, 8));
   activations_ = device.allocate(tokens * static_cast<std::size_t>(round_up(max_cols, kUnit)) * 4);
   factors_ = device.allocate(tokens * sizeof(float));
-  const std::size_t split_tokens = std::min<std::size_t>(tokens, std::size_t{32} * kBusyThreadgroups);
+  const std::size_t split_tokens = std::min<std::size_t>(tokens, std::size_t{64} * kBusyThreadgroups);
   partial_ =
       device.allocate(std::size_t{kMaxParts} * split_tokens * static_cast<std::size_t>(max_rows) * sizeof(float));
 }
@@ -95,7 +111,7 @@ std::string Linear::kernel_for(std::int64_t tokens, Activations mode) const {
   const auto& matrix = std::get<UnitMatrix>(matrix_);
   if (mode == Activations::kF32) return "exact_gemm_" + matrix.codec;
   if (tokens > kGemvTokens) return gemm_tile(matrix, tokens).kernel;
-  return fmt::format("decode_gemv_{}{}_{}", matrix.codec, matrix.by_16 ? "_by16" : "", tokens <= 8 ? 1 : 2);
+  return fmt::format("decode_gemv_{}{}_{}", matrix.codec, scaling_suffix(matrix), tokens <= 8 ? 1 : 2);
 }
 
 LinearParams Linear::params_of(const Call& call) const {

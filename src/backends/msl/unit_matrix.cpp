@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -94,7 +95,7 @@ class UnitWriter {
  public:
   UnitWriter(const PackedView& packed, const UnitMatrixParams& params, const TileMap& map)
       : packed_(packed), p_(params), map_(map), bits_(format_info(packed.spec.format).bits) {
-    parts_ = p_.group <= 32 ? static_cast<std::size_t>(kUnit) / p_.group : 0;
+    parts_ = p_.group_shift < 6 ? std::size_t{64} >> p_.group_shift : 0;
     scale_type_ = static_cast<ScaleType>(p_.scale_type);
     const auto blocks = static_cast<std::size_t>((packed.rows + kTileRows - 1) / kTileRows);
     scales_per_block_ = parts_ > 0 ? p_.units * 16 * parts_ : std::size_t{p_.groups} * 16;
@@ -212,7 +213,9 @@ UnitMatrix make_unit_matrix(Device& device, const std::string& name, const Packe
   p.rows = static_cast<std::uint32_t>(packed.rows);
   p.units = static_cast<std::uint32_t>((packed.cols + kUnit - 1) / kUnit);
   p.groups = static_cast<std::uint32_t>(packed.spec.groups(packed.cols));
-  p.group = packed.spec.group == 0 ? 0x40000000U : static_cast<std::uint32_t>(packed.spec.group);
+  p.group_shift = packed.spec.group == 0
+                      ? 30U
+                      : static_cast<std::uint32_t>(std::countr_zero(static_cast<unsigned>(packed.spec.group)));
   p.scale_type = static_cast<std::uint32_t>(kernel_scale(packed.spec.scale_type));
   p.minima = packed.spec.zero == ZeroKind::kNone ? 0 : packed.spec.zero == ZeroKind::kMinimum ? 1 : 2;
   p.divisor = packed.spec.format == Format::kNvfp4 ? packed.global_scale : 1.0F;

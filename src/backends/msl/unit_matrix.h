@@ -28,7 +28,7 @@ struct UnitMatrixParams {
   std::uint32_t rows = 0;
   std::uint32_t units = 0;
   std::uint32_t groups = 0;
-  std::uint32_t group = 0;
+  std::uint32_t group_shift = 0;  // log2; 30: one scale a row
   std::uint32_t scale_type = 0;
   std::uint32_t minima = 0;
   float multiplier = 1;

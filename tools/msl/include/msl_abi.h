@@ -15,7 +15,7 @@ typedef long intptr_t;
 #include <stdint.h>
 #endif
 
-enum { kMslAbiVersion = 1, kMslMaxConstants = 64 };
+enum { kMslAbiVersion = 1, kMslMaxConstants = 256 };
 
 // What an argument of a kernel is bound to.
 enum MslArgumentKind { kMslBuffer, kMslThreadgroup, kMslBuiltin };
@@ -76,6 +76,7 @@ struct MslFunctionConstant {
   uint32_t size;
 };
 
+// By place in the library's list of constants, not by index.
 struct MslConstantValues {
   uint8_t value[kMslMaxConstants][16];
   uint8_t defined[kMslMaxConstants];

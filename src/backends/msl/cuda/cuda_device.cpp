@@ -58,9 +58,9 @@ std::string only_entry(std::string_view ptx, std::size_t index) {
 
 class CudaPipeline final : public Pipeline {
  public:
-  CudaPipeline(const Driver& driver, const MslKernel& kernel, std::string_view ptx, std::size_t index,
+  CudaPipeline(const Driver& driver, const MslLibrary& library, std::string_view ptx, std::size_t index,
                const FunctionConstants& constants)
-      : Pipeline(kernel), driver_(driver) {
+      : Pipeline(library.kernels[index]), driver_(driver) {
     const std::string text = only_entry(ptx, index);
     overlaps_ = text.find("griddepcontrol.wait") != std::string::npos;
     std::array<char, 8192> log{};
@@ -68,11 +68,11 @@ class CudaPipeline final : public Pipeline {
     std::array<void*, 2> values = {log.data(), reinterpret_cast<void*>(log.size())};
     if (driver.module_load_data(&module_, text.c_str(), 2, options.data(), values.data()) != 0) {
       throw Error(ErrorCode::kInternal,
-                  fmt::format("kernel {}: the CUDA driver refuses its PTX: {}", kernel.name, log.data()));
+                  fmt::format("kernel {}: the CUDA driver refuses its PTX: {}", name(), log.data()));
     }
     check(driver.module_get_function(&function_, module_, fmt::format("msl_entry_{}", index).c_str()),
           "find the kernel");
-    if (!constants.empty()) set_constants(constants);
+    if (!constants.empty()) set_constants(library, constants);
   }
   ~CudaPipeline() override { driver_.module_unload(module_); }
   [[nodiscard]] cuda::Function function() const { return function_; }
@@ -80,14 +80,8 @@ class CudaPipeline final : public Pipeline {
   [[nodiscard]] bool overlaps() const { return overlaps_; }
 
  private:
-  void set_constants(const FunctionConstants& constants) {
-    MslConstantValues values{};
-    for (const auto& [index, value] : constants) {
-      if (index >= kMslMaxConstants || value.size() > sizeof(values.value[0]))
-        throw Error(ErrorCode::kInvalidArgument, fmt::format("kernel {}: no function constant {}", name(), index));
-      std::memcpy(values.value[index], value.data(), value.size());
-      values.defined[index] = 1;
-    }
+  void set_constants(const MslLibrary& library, const FunctionConstants& constants) {
+    const MslConstantValues values = constant_values(library, constants);
     cuda::DevicePointer pointer = 0;
     std::size_t size = 0;
     check(driver_.module_get_global(&pointer, &size, module_, "msl_constant_values"), "find the function constants");
@@ -240,8 +234,10 @@ class CudaDevice final : public Device {
  protected:
   std::unique_ptr<Pipeline> make_pipeline(const EmbeddedShader& shader, std::size_t kernel,
                                           const FunctionConstants& constants) override {
-    return std::make_unique<CudaPipeline>(driver_, shader.library->kernels[kernel],
-                                          major_ >= 9 ? shader.ptx_sm90 : shader.ptx_sm80, kernel, constants);
+    if (shader.ptx_sm80.empty())
+      throw Error(ErrorCode::kUnsupported, "this build has no PTX (METAL_MARLIN_PTX was off)");
+    return std::make_unique<CudaPipeline>(driver_, *shader.library, major_ >= 9 ? shader.ptx_sm90 : shader.ptx_sm80,
+                                          kernel, constants);
   }
 
  private:

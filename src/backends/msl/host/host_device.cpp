@@ -38,14 +38,7 @@ class HostBuffer final : public Buffer {
 class HostPipeline final : public Pipeline {
  public:
   HostPipeline(const MslLibrary& library, const MslKernel& kernel, const FunctionConstants& constants)
-      : Pipeline(kernel), library_(library) {
-    for (const auto& [index, value] : constants) {
-      if (index >= kMslMaxConstants || value.size() > sizeof(values_.value[0]))
-        throw Error(ErrorCode::kInvalidArgument, fmt::format("kernel {}: no function constant {}", kernel.name, index));
-      std::memcpy(values_.value[index], value.data(), value.size());
-      values_.defined[index] = 1;
-    }
-  }
+      : Pipeline(kernel), library_(library), values_(constant_values(library, constants)) {}
   [[nodiscard]] bool instrumented() const { return library_.instrumented != 0; }
   // One set of values a library at a time.
   void set_constants() const { *library_.values = values_; }
@@ -53,7 +46,7 @@ class HostPipeline final : public Pipeline {
 
  private:
   const MslLibrary& library_;
-  MslConstantValues values_{};
+  MslConstantValues values_;
 };
 
 struct Encoded {

@@ -41,6 +41,16 @@ struct IsConst<const T> {
   static constexpr bool value = true;
 };
 
+// Of what an argument points to; a pointer to void may point to any byte.
+template <typename T, bool kVoid = __is_void(T)>
+struct Layout {
+  static constexpr uint32_t size = sizeof(T), alignment = alignof(T);
+};
+template <typename T>
+struct Layout<T, true> {
+  static constexpr uint32_t size = 1, alignment = 1;
+};
+
 template <int... I>
 struct Indices {};
 template <int N, int... I>
@@ -74,8 +84,8 @@ constexpr MslArgument describe(const char* name, const char* type, uint8_t kind,
           static_cast<uint8_t>(kind == kMslBuffer && constant_space && IsReference<A>::value),
           static_cast<uint8_t>(optional),
           index,
-          sizeof(T),
-          alignof(T)};
+          Layout<T>::size,
+          Layout<T>::alignment};
 }
 
 template <typename A>
@@ -125,9 +135,10 @@ struct Grid {
   }
 MSL_SREG(tid_x, "tid.x")
 MSL_SREG(tid_y, "tid.y")
-MSL_SREG(tid_z, "tid.z") MSL_SREG(ntid_x, "ntid.x") MSL_SREG(ntid_y, "ntid.y") MSL_SREG(ntid_z, "ntid.z")
-    MSL_SREG(ctaid_x, "ctaid.x") MSL_SREG(ctaid_y, "ctaid.y") MSL_SREG(ctaid_z, "ctaid.z")
-        MSL_SREG(nctaid_x, "nctaid.x") MSL_SREG(nctaid_y, "nctaid.y") MSL_SREG(nctaid_z, "nctaid.z")
+MSL_SREG(tid_z, "tid.z")
+MSL_SREG(ntid_x, "ntid.x") MSL_SREG(ntid_y, "ntid.y") MSL_SREG(ntid_z, "ntid.z") MSL_SREG(ctaid_x, "ctaid.x")
+    MSL_SREG(ctaid_y, "ctaid.y") MSL_SREG(ctaid_z, "ctaid.z") MSL_SREG(nctaid_x, "nctaid.x")
+        MSL_SREG(nctaid_y, "nctaid.y") MSL_SREG(nctaid_z, "nctaid.z")
 #undef MSL_SREG
             static inline uint32_t least(uint32_t a, uint32_t b) {
   return a < b ? a : b;

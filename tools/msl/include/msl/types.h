@@ -252,7 +252,7 @@ MSL_FN V msl_make(As... as) {
 template <typename V>
 struct msl_cast {
   template <typename A>
-  MSL_FN V of(A a) {
+  MSL_FN constexpr V of(A a) {
     if constexpr (msl_count<V> == 1) {
       return static_cast<V>(a);
     } else {
@@ -261,7 +261,7 @@ struct msl_cast {
   }
 };
 template <typename V, typename A>
-MSL_FN V operator->*(msl_cast<V>, A a) {
+MSL_FN constexpr V operator->*(msl_cast<V>, A a) {
   return msl_cast<V>::of(a);
 }
 template <typename V, typename W>
@@ -271,7 +271,7 @@ MSL_FN msl_cast_chain<V, W> operator->*(msl_cast<V>, msl_cast<W>) {
   return {};
 }
 template <typename V, typename W, typename A>
-MSL_FN V operator->*(msl_cast_chain<V, W>, A a) {
+MSL_FN constexpr V operator->*(msl_cast_chain<V, W>, A a) {
   return msl_cast<V>::of(msl_cast<W>::of(a));
 }
 
@@ -287,6 +287,14 @@ struct array {
   constexpr T& operator[](size_t i) { return e[i]; }
   constexpr const T& operator[](size_t i) const { return e[i]; }
   static constexpr size_t size() { return N; }
+};
+
+template <typename T, int N>
+struct packed_vec;
+template <typename T, int N>
+struct msl_element<packed_vec<T, N>> {
+  using type = T;
+  static constexpr int count = N;
 };
 
 // Elements side by side, aligned as one element.

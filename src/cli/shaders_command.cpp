@@ -1,0 +1,359 @@
+// `metal-marlin shaders`: the shaders of this build, and anybody's .metal files.
+#include <dlfcn.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <charconv>
+#include <cstdlib>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "backends/msl/cuda/cuda_device.h"
+#include "backends/msl/host/host_device.h"
+#include "cli/commands.h"
+#include "cli/table.h"
+#include "io/npy.h"
+#include "io/safetensors.h"
+#include "metal_marlin/error.h"
+
+namespace metal_marlin::cli {
+namespace {
+
+using msl::Size3;
+
+[[noreturn]] void bad_flag(const std::string& flag, const std::string& value, const std::string& expected) {
+  throw Error(ErrorCode::kInvalidArgument, fmt::format("--{} {}: expected {}", flag, value, expected));
+}
+
+// Where the toolchain lies: METAL_MARLIN_MSL_TOOLS, what was installed, the source.
+std::string compiler_path() {
+  std::vector<std::filesystem::path> places;
+  if (const char* const chosen = std::getenv("METAL_MARLIN_MSL_TOOLS")) places.emplace_back(chosen);
+  places.emplace_back(std::filesystem::read_symlink("/proc/self/exe").parent_path() / "../share/metal-marlin/msl");
+  places.emplace_back(METAL_MARLIN_MSL_SOURCE);
+  std::vector<std::string> looked;
+  for (const auto& place : places) {
+    if (std::filesystem::exists(place / "mslc.py")) return (place / "mslc.py").string();
+    looked.push_back(place.string());
+  }
+  throw Error(ErrorCode::kNotFound,
+              fmt::format("the shader toolchain is missing; looked for mslc.py in {}", fmt::join(looked, ", ")));
+}
+
+// Runs the toolchain with our standard output and error; its exit code.
+int run_compiler(std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), {"python3", compiler_path()});
+  std::vector<char*> argv;
+  for (std::string& argument : arguments) argv.push_back(argument.data());
+  argv.push_back(nullptr);
+  const pid_t child = fork();
+  if (child == 0) {
+    execvp(argv[0], argv.data());
+    _exit(127);
+  }
+  int status = 0;
+  if (child < 0 || waitpid(child, &status, 0) < 0 || !WIFEXITED(status))
+    throw Error(ErrorCode::kIo, "cannot run python3");
+  if (WEXITSTATUS(status) == 127) throw Error(ErrorCode::kNotFound, "cannot run python3");
+  return WEXITSTATUS(status);
+}
+
+void list(bool json) {
+  nlohmann::ordered_json out = nlohmann::ordered_json::array();
+  std::vector<std::vector<std::string>> rows = {{"shader", "kernel", "arguments"}};
+  for (const msl::EmbeddedShader& shader : msl::embedded_shaders()) {
+    for (std::uint32_t i = 0; i < shader.library->kernel_count; ++i) {
+      const MslKernel& kernel = shader.library->kernels[i];
+      std::vector<std::string> names;
+      nlohmann::ordered_json arguments = nlohmann::ordered_json::array();
+      for (std::uint32_t k = 0; k < kernel.argument_count; ++k) {
+        const MslArgument& a = kernel.arguments[k];
+        if (a.kind == kMslBuiltin) continue;
+        names.push_back(fmt::format("{}:{}", a.index, a.name));
+        arguments.push_back({{"name", a.name},
+                             {"type", a.type},
+                             {"kind", a.kind == kMslBuffer ? "buffer" : "threadgroup"},
+                             {"index", a.index},
+                             {"size", a.size},
+                             {"alignment", a.alignment},
+                             {"bytes", a.by_value != 0}});
+      }
+      rows.push_back({std::string(shader.name), kernel.name, fmt::format("{}", fmt::join(names, " "))});
+      out.push_back({{"shader", shader.name},
+                     {"kernel", kernel.name},
+                     {"max_threads", kernel.max_threads},
+                     {"arguments", arguments}});
+    }
+  }
+  fmt::print("{}{}", json ? out.dump(2) : render_table(rows), json ? "\n" : "");
+}
+
+struct RunOptions {
+  std::string file;
+  std::string kernel;
+  std::string grid = "1";
+  std::string threads = "1";
+  std::vector<std::string> buffers;
+  std::vector<std::string> bytes;
+  std::vector<std::string> threadgroups;
+  std::vector<std::string> constants;
+  std::vector<std::string> outputs;
+  std::vector<std::string> includes;
+  std::vector<std::string> defines;
+  std::string order = "forward";
+  std::uint64_t seed = 0;
+  bool debug = false;
+};
+
+Size3 parse_size(const std::string& flag, const std::string& text) {
+  Size3 size = {1, 1, 1};
+  std::size_t at = 0;
+  for (std::size_t i = 0; i < 3 && at <= text.size(); ++i) {
+    const std::size_t comma = std::min(text.find(',', at), text.size());
+    const auto [end, error] = std::from_chars(text.data() + at, text.data() + comma, size[i]);
+    if (error != std::errc() || end != text.data() + comma || size[i] == 0) bad_flag(flag, text, "X, X,Y or X,Y,Z");
+    at = comma + 1;
+  }
+  if (at <= text.size()) bad_flag(flag, text, "X, X,Y or X,Y,Z");
+  return size;
+}
+
+// "3=rest" gives 3 and "rest".
+std::pair<std::uint32_t, std::string> parse_indexed(const std::string& flag, const std::string& text) {
+  const std::size_t equals = text.find('=');
+  std::uint32_t index = 0;
+  if (equals == std::string::npos ||
+      std::from_chars(text.data(), text.data() + equals, index).ptr != text.data() + equals || equals == 0) {
+    bad_flag(flag, text, "INDEX=VALUE");
+  }
+  return {index, text.substr(equals + 1)};
+}
+
+template <typename T>
+void append_value(const std::string& flag, const std::string& text, std::vector<std::byte>& out) {
+  T value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size()) bad_flag(flag, text, "a number of that type");
+  const auto* const bytes = reinterpret_cast<const std::byte*>(&value);
+  out.insert(out.end(), bytes, bytes + sizeof(T));
+}
+
+// "u32:4,f32:0.5" gives eight bytes.
+std::vector<std::byte> parse_values(const std::string& flag, const std::string& text) {
+  std::vector<std::byte> out;
+  std::size_t at = 0;
+  while (at <= text.size()) {
+    const std::size_t comma = std::min(text.find(',', at), text.size());
+    const std::string item = text.substr(at, comma - at);
+    const std::size_t colon = item.find(':');
+    const std::string type = item.substr(0, colon);
+    const std::string value = colon == std::string::npos ? "" : item.substr(colon + 1);
+    if (type == "u32")
+      append_value<std::uint32_t>(flag, value, out);
+    else if (type == "i32")
+      append_value<std::int32_t>(flag, value, out);
+    else if (type == "f32")
+      append_value<float>(flag, value, out);
+    else if (type == "u64")
+      append_value<std::uint64_t>(flag, value, out);
+    else if (type == "bool" || type == "u8")
+      append_value<std::uint8_t>(flag, value, out);
+    else
+      bad_flag(flag, text, "TYPE:VALUE[,TYPE:VALUE...] of u8, bool, u32, i32, u64, f32");
+    at = comma + 1;
+  }
+  return out;
+}
+
+// "zeros:BYTES", "FILE.npy" or "FILE.safetensors:TENSOR".
+std::vector<std::byte> read_buffer(const std::string& text) {
+  if (text.starts_with("zeros:")) {
+    std::size_t bytes = 0;
+    const char* const end = text.data() + text.size();
+    if (std::from_chars(text.data() + 6, end, bytes).ptr != end || bytes > (std::size_t{1} << 36))
+      bad_flag("buffer", text, "zeros:BYTES");
+    return std::vector<std::byte>(bytes);
+  }
+  const std::size_t colon = text.find(".safetensors:");
+  if (colon != std::string::npos) {
+    const std::string path = text.substr(0, colon + 12);
+    const SafetensorsFile file(path);
+    const auto found = file.tensors().find(text.substr(colon + 13));
+    if (found == file.tensors().end())
+      throw Error(ErrorCode::kNotFound, fmt::format("{}: no tensor {}", path, text.substr(colon + 13)));
+    return {found->second.bytes.begin(), found->second.bytes.end()};
+  }
+  if (text.ends_with(".npy")) return read_npy(text).bytes;
+  bad_flag("buffer", text, "INDEX=zeros:BYTES, INDEX=FILE.npy or INDEX=FILE.safetensors:TENSOR");
+}
+
+// A shader compiled and loaded; the library's file goes with it.
+class LoadedShader {
+ public:
+  explicit LoadedShader(const RunOptions& options) {
+    std::string pattern = (std::filesystem::temp_directory_path() / "metal-marlin-XXXXXX").string();
+    if (mkdtemp(pattern.data()) == nullptr) throw Error(ErrorCode::kIo, "cannot make a temporary folder");
+    folder_ = pattern;
+    const std::string output = (folder_ / "shader.so").string();
+    std::vector<std::string> arguments = {"shared", options.file, "-o", output};
+    if (options.debug) arguments.emplace_back("--instrument");
+    for (const std::string& i : options.includes) arguments.insert(arguments.end(), {"-I", i});
+    for (const std::string& d : options.defines) arguments.insert(arguments.end(), {"-D", d});
+    if (run_compiler(arguments) != 0)
+      throw Error(ErrorCode::kCorruptFile, fmt::format("{}: does not compile", options.file));
+    handle_ = dlopen(output.c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (handle_ == nullptr) throw Error(ErrorCode::kUnsupported, fmt::format("{}: {}", options.file, dlerror()));
+    library_ = static_cast<const MslLibrary*>(dlsym(handle_, "msl_library"));
+  }
+  ~LoadedShader() {
+    if (handle_ != nullptr) dlclose(handle_);
+    std::error_code ignored;
+    std::filesystem::remove_all(folder_, ignored);
+  }
+  LoadedShader(const LoadedShader&) = delete;
+  LoadedShader& operator=(const LoadedShader&) = delete;
+
+  [[nodiscard]] const MslLibrary& library() const { return *library_; }
+  [[nodiscard]] std::size_t find(const std::string& name) const {
+    std::vector<std::string> known;
+    for (std::uint32_t i = 0; i < library_->kernel_count; ++i) {
+      if (library_->kernels[i].name == name) return i;
+      known.emplace_back(library_->kernels[i].name);
+    }
+    throw Error(ErrorCode::kNotFound, fmt::format("no kernel {}; the file has {}", name, fmt::join(known, ", ")));
+  }
+
+ private:
+  std::filesystem::path folder_;
+  void* handle_ = nullptr;
+  const MslLibrary* library_ = nullptr;
+};
+
+msl::LaneOrder parse_order(const std::string& text) {
+  if (text == "forward") return msl::LaneOrder::kForward;
+  if (text == "reverse") return msl::LaneOrder::kReverse;
+  return msl::LaneOrder::kRandom;
+}
+
+void run_kernel(const RunOptions& options) {
+  const LoadedShader shader(options);
+  msl::FunctionConstants constants;
+  for (const std::string& text : options.constants) {
+    const auto [index, value] = parse_indexed("constant", text);
+    constants[index] = parse_values("constant", value);
+  }
+  const auto pipeline = msl::make_host_pipeline(shader.library(), shader.find(options.kernel), constants);
+  const auto device = msl::make_host_device({0, options.debug, parse_order(options.order), options.seed});
+  std::map<std::uint32_t, std::unique_ptr<msl::Buffer>> buffers;
+  msl::Arguments arguments;
+  for (const std::string& text : options.buffers) {
+    const auto [index, value] = parse_indexed("buffer", text);
+    buffers[index] = device->allocate_with(read_buffer(value));
+    arguments.buffer(index, *buffers[index]);
+  }
+  for (const std::string& text : options.bytes) {
+    const auto [index, value] = parse_indexed("bytes", text);
+    arguments.raw_bytes(index, parse_values("bytes", value));
+  }
+  for (const std::string& text : options.threadgroups) {
+    const auto [index, value] = parse_indexed("threadgroup", text);
+    arguments.threadgroup(index, parse_size("threadgroup", value)[0]);
+  }
+  const auto commands = device->commands();
+  commands->dispatch_threads(*pipeline, parse_size("grid", options.grid), parse_size("threads", options.threads),
+                             arguments);
+  commands->commit();
+  commands->wait();
+  for (const std::string& text : options.outputs) {
+    const auto [index, value] = parse_indexed("output", text);
+    const std::size_t colon = value.rfind(':');
+    const std::string type = colon == std::string::npos ? "f4" : value.substr(colon + 1);
+    const std::string path = value.substr(0, colon);
+    const auto found = buffers.find(index);
+    if (found == buffers.end()) bad_flag("output", text, "the index of a --buffer");
+    if (type.size() != 2 || std::strchr("1248", type[1]) == nullptr)
+      bad_flag("output", text, "INDEX=FILE.npy[:TYPE] with a type such as f4, f2, u4, i1");
+    std::vector<std::byte> content(found->second->size());
+    found->second->download(content);
+    const auto element = static_cast<std::size_t>(type[1] - '0');
+    write_npy(path, (element == 1 ? "|" : "<") + type, {static_cast<std::int64_t>(content.size() / element)},
+              std::span(content).first(content.size() / element * element));
+  }
+  fmt::print("{}: {:.3f} ms{}\n", options.kernel, commands->seconds() * 1e3, options.debug ? ", no fault found" : "");
+}
+
+void add_run(CLI::App& shaders) {
+  auto* const command = shaders.add_subcommand("run", "Run a kernel of a .metal file on the host executor");
+  auto o = std::make_shared<RunOptions>();
+  command->add_option("file", o->file, ".metal file")->required();
+  command->add_option("--kernel", o->kernel, "name of the kernel")->required();
+  command->add_option("--grid", o->grid, "threads of the grid: X, X,Y or X,Y,Z");
+  command->add_option("--threads", o->threads, "threads of a threadgroup, likewise");
+  command->add_option("--buffer", o->buffers, "INDEX=zeros:BYTES, INDEX=FILE.npy or INDEX=FILE.safetensors:TENSOR");
+  command->add_option("--bytes", o->bytes, "INDEX=TYPE:VALUE[,...]: u8, bool, u32, i32, u64, f32");
+  command->add_option("--threadgroup", o->threadgroups, "INDEX=BYTES of dynamic threadgroup memory");
+  command->add_option("--constant", o->constants, "INDEX=TYPE:VALUE of a function constant");
+  command->add_option("--output", o->outputs, "INDEX=FILE.npy[:TYPE]: a buffer afterwards; default type f4");
+  command->add_option("-I", o->includes, "folder of included files");
+  command->add_option("-D", o->defines, "macro, NAME=VALUE");
+  command->add_option("--order", o->order, "in which threads run")
+      ->check(CLI::IsMember({"forward", "reverse", "random"}));
+  command->add_option("--seed", o->seed, "of the random order");
+  command->add_flag("--debug", o->debug, "instrument: races, bounds, uninitialised reads, barriers, alignment");
+  command->footer(
+      "Example:\n  metal-marlin shaders run add.metal --kernel add --grid 1024 --threads 64 \\\n"
+      "    --buffer 0=a.npy --buffer 1=zeros:4096 --bytes 2=u32:1024 --output 1=sum.npy --debug");
+  command->callback([o] { run_kernel(*o); });
+}
+
+void add_check(CLI::App& shaders) {
+  struct Options {
+    std::vector<std::string> paths;
+    std::vector<std::string> includes;
+    std::vector<std::string> defines;
+    int version = 310;
+    bool json = false;
+    bool no_strict = false;
+    bool verbose = false;
+  };
+  auto* const command =
+      shaders.add_subcommand("check", "Compile .metal files, and check them as Apple's compiler would");
+  auto o = std::make_shared<Options>();
+  command->add_option("paths", o->paths, ".metal files or folders of them")->required();
+  command->add_option("-I", o->includes, "folder of included files");
+  command->add_option("-D", o->defines, "macro, NAME=VALUE");
+  command->add_option("--msl", o->version, "version of the language, such as 310");
+  command->add_flag("--no-strict", o->no_strict, "compile only");
+  command->add_flag("--verbose", o->verbose, "every error in full");
+  command->add_flag("--json", o->json, "print JSON");
+  command->footer("Example:\n  metal-marlin shaders check kernels/ --json");
+  command->callback([o] {
+    std::vector<std::string> arguments = {"check"};
+    arguments.insert(arguments.end(), o->paths.begin(), o->paths.end());
+    for (const std::string& i : o->includes) arguments.insert(arguments.end(), {"-I", i});
+    for (const std::string& d : o->defines) arguments.insert(arguments.end(), {"-D", d});
+    arguments.insert(arguments.end(), {"--version", std::to_string(o->version)});
+    if (o->json) arguments.emplace_back("--json");
+    if (o->no_strict) arguments.emplace_back("--no-strict");
+    if (o->verbose) arguments.emplace_back("--verbose");
+    std::fflush(stdout);
+    if (run_compiler(arguments) != 0) throw Error(ErrorCode::kCorruptFile, "some shaders have errors");
+  });
+}
+
+}  // namespace
+
+void add_shaders(CLI::App& app) {
+  auto* const command = app.add_subcommand("shaders", "List, check and run Metal shaders, also other people's");
+  command->require_subcommand(1);
+  auto* const list_command = command->add_subcommand("list", "The kernels in this build");
+  auto json = std::make_shared<bool>(false);
+  list_command->add_flag("--json", *json, "print JSON");
+  list_command->callback([json] { list(*json); });
+  add_check(*command);
+  add_run(*command);
+}
+
+}  // namespace metal_marlin::cli

@@ -1,0 +1,174 @@
+#!/usr/bin/env python3
+"""The MSL toolchain's own tests: tokens, rewriting, reflection, the strict check."""
+import os
+import sys
+import tempfile
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../tools/msl"))
+import lint  # noqa: E402
+import reflect  # noqa: E402
+import rewrite  # noqa: E402
+from compile import CompileError, Shader, compile_object, compile_ptx, strict_errors  # noqa: E402
+from source import SourceError, tokenize  # noqa: E402
+
+
+def rewritten(text):
+    tokens = tokenize(text)
+    rewrite.rewrite(tokens)
+    return rewrite.text_of(tokens)
+
+
+def flat(text):
+    return " ".join(text.split())
+
+
+def kernels(text):
+    return {k.name: k for k in reflect.kernels(tokenize(text))}
+
+
+class Rewrite(unittest.TestCase):
+    def test_attributes_go_and_leave_their_width(self):
+        text = "kernel void f(uint i [[thread_position_in_grid]], uint j) {}"
+        self.assertEqual(len(rewritten(text)), len(text))
+        self.assertNotIn("[[", rewritten(text))
+        self.assertIn("[[maybe_unused]]", rewritten("[[maybe_unused]] int x;"))
+
+    def test_lines_are_kept(self):
+        text = '# 1 "a.metal"\n\n\nkernel void f(\n  uint i [[thread_position_in_grid]]) {\n  threadgroup float\n t[4];\n}\n'
+        self.assertEqual(rewritten(text).count("\n"), text.count("\n"))
+
+    def test_threadgroup_variables(self):
+        out = flat(rewritten("void f() { threadgroup float a[4][8], b; threadgroup metal::array<half, 4> c[2]; }"))
+        self.assertIn("MSL_THREADGROUP_VARIABLE(a, [4][8], float); MSL_THREADGROUP_VARIABLE(b, , float)", out)
+        self.assertIn("MSL_THREADGROUP_VARIABLE(c, [2], metal::array<half, 4>)", out)
+
+    def test_threadgroup_pointers_stay(self):
+        for text in ("void f() { threadgroup float* p = q; }", "void f() { threadgroup float& r = q[0]; }",
+                     "void f() { x = *(threadgroup const uint4*)(p + 1); }"):
+            self.assertEqual(flat(rewritten(text)), flat(text))
+
+    def test_array_parameters_become_pointers(self):
+        out = flat(rewritten("void f(threadgroup float a[4][8], device int b[3], threadgroup half* c) {}"))
+        self.assertIn("threadgroup float (*a)[8]", out)
+        self.assertIn("device int *b", out)
+        self.assertIn("threadgroup half* c", out)
+
+    def test_initializer_is_refused(self):
+        with self.assertRaisesRegex(SourceError, "threadgroup variable a has an initializer"):
+            rewritten("void f() { threadgroup float a = 0; }")
+
+    def test_function_constants_and_what_is_derived(self):
+        out = flat(rewritten("constant int n [[function_constant(4)]]; constant bool big = n > 2; constant int k = 3;"))
+        self.assertIn("static const msl_function_constant<int, 0> n{}", out)
+        self.assertIn("operator bool() const { return n > 2; } } big{}", out)
+        self.assertIn("constant int k = 3;", out)
+
+    def test_vector_casts(self):
+        self.assertIn("metal::msl_cast<float4>() ->* v", flat(rewritten("float4 w = (float4) v;")))
+        self.assertIn("metal::msl_cast<half2>() ->* -v", flat(rewritten("h = (half2)-v;")))
+        self.assertIn("metal::msl_make<vec<T,4>> (a)", flat(rewritten("x = vec<T, 4>(a);")))
+        self.assertIn("f(float4)", flat(rewritten("void f(float4);")))
+
+    def test_comparison_is_no_template(self):
+        text = "void f() { if (a < b && c > d) { threadgroup float t; } }"
+        self.assertIn("MSL_THREADGROUP_VARIABLE(t, , float)", rewritten(text))
+
+
+class Reflect(unittest.TestCase):
+    def test_indices_given_and_counted(self):
+        k = kernels("[[kernel]] void f(device float* a, constant uint& n [[buffer(5)]], device half* c, "
+                    "threadgroup float* t [[threadgroup(1)]], uint i [[thread_position_in_grid]]) {}")["f"]
+        self.assertEqual([(a.name, a.kind, a.index) for a in k.arguments],
+                         [("a", "buffer", 0), ("n", "buffer", 5), ("c", "buffer", 6), ("t", "threadgroup", 1),
+                          ("i", "builtin", 0)])
+        self.assertTrue(k.arguments[1].constant and k.arguments[1].reference)
+
+    def test_names_of_instances(self):
+        found = kernels(
+            "template <typename T, int N> [[kernel, max_total_threads_per_threadgroup(2 * 64)]] void f(device T* a) {}"
+            'template [[host_name("f_" "one")]] [[kernel]] void f<float, 1>(device float*);'
+            'template [[host_name("f_two")]] [[kernel]] decltype(f<vec<half, 4>, 2>) f<vec<half, 4>, 2>;'
+            'typedef decltype(f<int, 3>) f_t; template [[host_name("f_three")]] kernel f_t f<int, 3>;')
+        self.assertEqual(sorted(found), ["f_one", "f_three", "f_two"])
+        self.assertEqual(found["f_two"].function, "f<vec<half,4>,2>")
+        self.assertEqual(found["f_one"].max_threads, 128)
+
+    def test_namespaces(self):
+        found = kernels("namespace a { namespace b { kernel void f(device int* x) {} } } kernel void g(device int* x) {}")
+        self.assertEqual(found["f"].function, "a::b::f")
+        self.assertEqual(found["g"].function, "g")
+
+    def test_shared_index_is_an_error(self):
+        with self.assertRaisesRegex(SourceError, "arguments a and b share buffer index 1"):
+            kernels("kernel void f(device int* a [[buffer(1)]], device int* b [[buffer(1)]]) {}")
+
+    def test_textures_are_named(self):
+        with self.assertRaisesRegex(SourceError, "kernel argument t of type texture2d"):
+            kernels("kernel void f(texture2d<float> t [[texture(0)]]) {}")
+
+
+class Strict(unittest.TestCase):
+    def shader(self, text):
+        with tempfile.NamedTemporaryFile("w", suffix=".metal", delete=False) as f:
+            f.write("#include <metal_stdlib>\nusing namespace metal;\n" + text)
+        self.addCleanup(os.unlink, f.name)
+        return Shader(f.name)
+
+    def errors(self, text):
+        return "\n".join(strict_errors(self.shader(text)))
+
+    GOOD = ("inline float twice(device const float* x, uint i) { return 2 * x[i]; }\n"
+            "[[kernel]] void f(device const float* x [[buffer(0)]], device float* y [[buffer(1)]],\n"
+            "                  uint i [[thread_position_in_grid]]) { y[i] = twice(x, i); }\n")
+
+    def test_good_text_passes(self):
+        self.assertEqual(self.errors(self.GOOD), "")
+
+    def test_a_callee_that_gained_a_staging_buffer(self):
+        text = self.GOOD.replace("twice(device const float* x, uint i)",
+                                 "twice(device const float* x, uint i, threadgroup float* staging)")
+        self.assertIn("no matching function for call to 'twice'", self.errors(text))
+
+    def test_errors_point_at_the_files_own_line_and_column(self):
+        shader = self.shader("[[kernel]] void f(device float* x [[buffer(0)]]) {\n  x[0]   =  missing;\n}\n")
+        with tempfile.TemporaryDirectory() as folder, self.assertRaises(CompileError) as caught:
+            compile_object(shader, folder + "/a.o", "msl_library")
+        self.assertIn(":4:13: error: use of undeclared identifier 'missing'", str(caught.exception))
+
+    def test_address_spaces(self):
+        text = "void g(threadgroup float* t) {}\n[[kernel]] void f(device float* x [[buffer(0)]]) { g(x); }\n"
+        self.assertIn("no matching function", self.errors(text))
+        text = "[[kernel]] void f(constant float* x [[buffer(0)]]) { x[0] = 1; }\n"
+        self.assertIn("read-only", self.errors(text).replace("const-qualified", "read-only"))
+        text = "void g(float* p) { *p = 1; }\n[[kernel]] void f(device float* x [[buffer(0)]]) { g(x); }\n"
+        self.assertIn("names no address space", self.errors(text))
+        self.assertIn("plain address spaces", self.errors(text))
+
+    def test_what_the_language_lacks(self):
+        wrap = "[[kernel]] void f(device float* x [[buffer(0)]]) {{ {} }}\n"
+        for text, what in (("goto end; end:;", "goto"), ("double d = 0; x[0] = d;", "double"),
+                           ("try { x[0] = 1; } catch (...) {}", "exceptions"),
+                           ("auto g = [=](float a) { return a; }; x[0] = g(1);", "lambdas came with MSL 3.2"),
+                           ("device float* p = new float;", "new")):
+            self.assertIn(what, self.errors(wrap.format(text)), text)
+        self.assertIn("virtual functions", self.errors("struct S { virtual void f() {} };\n"))
+        self.assertIn("f calls itself", self.errors("int f(int n) { return n < 1 ? 0 : f(n - 1); }\n"))
+        with self.assertRaises(SourceError):
+            self.shader("#include <vector>\n")
+
+    def test_lambdas_of_a_later_version(self):
+        tokens = tokenize("void f() { auto g = [=](float a) { return a; }; }")
+        self.assertEqual(lint.errors(tokens, 320), [])
+
+    def test_both_targets_compile(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for arch in ("x86_64", "aarch64"):
+                compile_object(self.shader(self.GOOD), f"{folder}/{arch}.o", "msl_library", arch)
+            compile_ptx(self.shader(self.GOOD), folder + "/a.ptx")
+            with open(folder + "/a.ptx", encoding="utf-8") as f:
+                self.assertIn(".entry msl_entry_0", f.read())
+
+
+if __name__ == "__main__":
+    unittest.main()
