@@ -22,7 +22,7 @@ fuzz:
 	tools/install_dependencies.sh fuzz
 	cmake --preset fuzz
 	cmake --build --preset fuzz
-	for parser in safetensors gguf json; do \
+	for parser in safetensors gguf json npy; do \
 	  mkdir -p build/fuzz/corpus/$$parser && \
 	  build/fuzz/tests/fuzz/fuzz_$$parser -max_total_time=60 -rss_limit_mb=2048 -max_len=65536 \
 	    build/fuzz/corpus/$$parser tests/fuzz/corpus/$$parser || exit 1; \

@@ -95,10 +95,7 @@ void run() {
   const char* separator = "";
   for (const Shape& shape : shapes) {
     for (const auto& [format, group] : {std::pair(Format::kFp4, 32), std::pair(Format::kS4, 128)}) {
-      std::vector<std::int64_t> batch = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048};
-      if (getenv("MM_TRY")) batch = {512, 2048};
-      if (getenv("MM_SG")) batch = {1, 8, 16};
-      for (const std::int64_t tokens : batch) {
+      for (const std::int64_t tokens : {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048}) {
         const double seconds = time_product(*device, shape, format, group, tokens);
         fmt::print(
             "{}{{\"rows\": {}, \"cols\": {}, \"format\": \"{}\", \"group\": {}, \"tokens\": {}, \"us\": {:.3f}}}",

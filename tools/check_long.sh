@@ -10,6 +10,7 @@ for preset in asan tsan aarch64; do
   ctest --preset $preset --parallel 2
 done
 make build
+tools/check_mutants.py
 model=$(tools/fetch_smollm2.sh)
 data=${METAL_MARLIN_DATA:-../shared/data}
 if [ -e "$data/text/wikitext-2-test.txt" ]; then

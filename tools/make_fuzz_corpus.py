@@ -111,3 +111,22 @@ spm = {**tokenizer, "normalizer": {"type": "Sequence", "normalizers": [{"type": 
            {"type": "Replace", "pattern": {"Regex": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}}
 put("json", "tokenizer_spm", json.dumps(spm, ensure_ascii=False).encode())
 put("json", "deep", b'{"a":' * 3000)
+
+
+def npy(header, data, version=1):
+    text = header.encode()
+    size = struct.pack("<H" if version == 1 else "<I", len(text))
+    return b"\x93NUMPY" + bytes([version, 0]) + size + text + data
+
+
+HEADER = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }\n"
+put("npy", "good", npy(HEADER, bytes(24)))
+put("npy", "version2", npy(HEADER, bytes(24), 2))
+put("npy", "short", npy(HEADER, bytes(23)))
+put("npy", "fortran", npy(HEADER.replace("False", "True"), bytes(24)))
+put("npy", "scalar", npy(HEADER.replace("(2, 3)", "()"), bytes(4)))
+put("npy", "huge", npy(HEADER.replace("(2, 3)", "(281474976710656, 65536)"), bytes(4)))
+put("npy", "open", npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3", bytes(24)))
+put("npy", "no_type", npy("{'fortran_order': False, 'shape': (2,), }", bytes(8)))
+put("npy", "long_header", b"\x93NUMPY\x01\x00\xff\xff{}")
+put("npy", "object", npy(HEADER.replace("<f4", "|O"), bytes(24)))

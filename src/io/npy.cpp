@@ -68,7 +68,7 @@ Shape shape_of(std::string_view text, const std::string& where) {
 NpyArray parse_npy(std::span<const std::byte> bytes, const std::string& where) {
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   if (text.size() < 12 || !text.starts_with(kMagic)) corrupt(where, "no .npy file: it does not begin with \\x93NUMPY");
-  const int version = text[6];
+  const int version = std::to_integer<int>(bytes[6]);
   const std::size_t length_bytes = version == 1 ? 2 : 4;
   if (version < 1 || version > 3) corrupt(where, fmt::format(".npy version {}, expected 1 to 3", version));
   std::size_t length = 0;

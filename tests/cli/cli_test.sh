@@ -71,4 +71,45 @@ for delay in 0.002 0.005 0.01 0.02 0.03 0.05 0.08; do
 done
 expect 0 "wrote" quantize "$model" -o "$work/killed" --format int3
 ! compgen -G "$work/killed.partial-*" > /dev/null || fail "a partial folder was left"
+# Shaders: ours, and a kernel of somebody's own.
+expect 0 '"marlin_gemm"' shaders list --json
+expect 0 "marlin_gemm" status
+! run status | grep -q " NO " || fail "a shader does not match"
+cat > "$work/add.metal" << 'EOF'
+#include <metal_stdlib>
+using namespace metal;
+constant float kFactor [[function_constant(7)]];
+[[kernel]] void add(device const float* a [[buffer(0)]], device float* out [[buffer(1)]], constant uint& n [[buffer(2)]],
+                    uint i [[thread_position_in_grid]]) {
+  if (i < n) out[i] = a[i] * kFactor + 1.0f;
+}
+EOF
+sed 's/i < n/i <= n/' "$work/add.metal" > "$work/wrong.metal"
+sed 's/kFactor + 1.0f/missing/' "$work/add.metal" > "$work/broken.metal"
+python3 - "$work/a.npy" << 'EOF'
+import struct, sys
+header = "{'descr': '<f4', 'fortran_order': False, 'shape': (100,), }"
+header += " " * (63 - (10 + len(header)) % 64) + "\n"
+open(sys.argv[1], "wb").write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() +
+                              struct.pack("<100f", *range(100)))
+EOF
+shader_run=(--kernel add --grid 128 --threads 64 --buffer "0=$work/a.npy" --buffer 1=zeros:400 --bytes 2=u32:100
+  --constant 7=f32:3)
+expect 0 "yes" shaders check "$work/add.metal"
+expect 4 "use of undeclared identifier 'missing'" shaders check "$work/broken.metal"
+expect 4 "broken.metal:6:30: error" shaders run "$work/broken.metal" "${shader_run[@]}"
+expect 0 "no fault found" shaders run "$work/add.metal" "${shader_run[@]}" --debug --output "1=$work/out.npy"
+python3 - "$work/out.npy" << 'EOF'
+import struct, sys
+found = struct.unpack("<100f", open(sys.argv[1], "rb").read()[-400:])
+assert found == tuple(3.0 * i + 1 for i in range(100)), found
+EOF
+expect 9 "wrong.metal:6: thread 36 of threadgroup 1 reads 4 bytes at offset 400 of a (buffer 0)" \
+  shaders run "$work/wrong.metal" "${shader_run[@]}" --debug
+expect 3 "no kernel sub; the file has add" shaders run "$work/add.metal" --kernel sub
+expect 2 "argument n (constant uint &, buffer 2) is missing" shaders run "$work/add.metal" --kernel add \
+  --buffer "0=$work/a.npy" --buffer 1=zeros:400
+expect 2 "expected 4 bytes, found 1" shaders run "$work/add.metal" "${shader_run[@]}" --constant 7=u8:1
+expect 2 "--grid 0: expected X, X,Y or X,Y,Z" shaders run "$work/add.metal" --kernel add --buffer 0=zeros:4 \
+  --buffer 1=zeros:4 --bytes 2=u32:1 --grid 0
 echo "all command line tests passed"

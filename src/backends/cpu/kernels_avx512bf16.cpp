@@ -6,7 +6,21 @@
 
 namespace metal_marlin::cpu {
 
+extern const Kernels kAvx512Kernels;
+
+namespace {
+
+// AVX-512's table with what BF16 adds.
+Kernels with_bf16(Kernels table) {
+  table.name = "avx512bf16";
+  table.linear_bf16 = linear<LinearInput::kBf16>;
+  table.round_bf16 = round_bf16;
+  return table;
+}
+
+}  // namespace
+
 extern const Kernels kAvx512Bf16Kernels;
-const Kernels kAvx512Bf16Kernels = make_kernels("avx512bf16");
+const Kernels kAvx512Bf16Kernels = with_bf16(kAvx512Kernels);
 
 }  // namespace metal_marlin::cpu

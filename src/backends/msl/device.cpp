@@ -74,7 +74,8 @@ MslConstantValues constant_values(const MslLibrary& library, const FunctionConst
   MslConstantValues values{};
   const std::span<const MslFunctionConstant> known(library.constants, library.constant_count);
   for (const auto& [index, value] : constants) {
-    const auto found = std::find_if(known.begin(), known.end(), [&](const auto& c) { return c.index == index; });
+    const auto found =
+        std::find_if(known.begin(), known.end(), [wanted = index](const auto& c) { return c.index == wanted; });
     if (found == known.end())
       throw Error(ErrorCode::kInvalidArgument, fmt::format("the shader has no function constant {}", index));
     if (value.size() != found->size) {

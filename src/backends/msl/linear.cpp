@@ -57,8 +57,7 @@ GemmTile gemm_tile(const UnitMatrix& matrix, std::int64_t tokens) {
 // flight, no more than there are units.
 std::uint32_t gemv_simdgroups(const UnitMatrix& matrix) {
   const std::uint32_t blocks = ceil_div(matrix.params.rows, kTileRows);
-  std::uint32_t wanted = std::clamp(1536 / std::max(1U, blocks), 2U, 8U);
-  if (const char* t = getenv("MM_SG")) wanted = static_cast<std::uint32_t>(atoi(t));
+  const std::uint32_t wanted = std::clamp(1536 / std::max(1U, blocks), 2U, 8U);
   return std::clamp(matrix.params.units, 1U, wanted);
 }
 

@@ -574,6 +574,7 @@ struct MisalignedAt {
   unsigned char log_alignment;
   unsigned char kind;
 };
+// NOLINTNEXTLINE(bugprone-reserved-identifier): the sanitizer's own name
 MM_ON_FIBER void __ubsan_handle_type_mismatch_v1(MisalignedAt* at, std::uintptr_t pointer) {
   const std::uint32_t alignment = 1U << at->log_alignment;
   if (worker() != nullptr) {

@@ -136,9 +136,10 @@ struct Grid {
 MSL_SREG(tid_x, "tid.x")
 MSL_SREG(tid_y, "tid.y")
 MSL_SREG(tid_z, "tid.z")
-MSL_SREG(ntid_x, "ntid.x") MSL_SREG(ntid_y, "ntid.y") MSL_SREG(ntid_z, "ntid.z") MSL_SREG(ctaid_x, "ctaid.x")
-    MSL_SREG(ctaid_y, "ctaid.y") MSL_SREG(ctaid_z, "ctaid.z") MSL_SREG(nctaid_x, "nctaid.x")
-        MSL_SREG(nctaid_y, "nctaid.y") MSL_SREG(nctaid_z, "nctaid.z")
+MSL_SREG(ntid_x, "ntid.x")
+MSL_SREG(ntid_y, "ntid.y") MSL_SREG(ntid_z, "ntid.z") MSL_SREG(ctaid_x, "ctaid.x") MSL_SREG(ctaid_y, "ctaid.y")
+    MSL_SREG(ctaid_z, "ctaid.z") MSL_SREG(nctaid_x, "nctaid.x") MSL_SREG(nctaid_y, "nctaid.y")
+        MSL_SREG(nctaid_z, "nctaid.z")
 #undef MSL_SREG
             static inline uint32_t least(uint32_t a, uint32_t b) {
   return a < b ? a : b;

@@ -54,7 +54,8 @@ MSL_ORDER_FLOAT(bfloat)
 MSL_ABS(char)
 MSL_ABS(signed char)
 MSL_ABS(short)
-MSL_ABS(int) MSL_ABS(long)
+MSL_ABS(int)
+MSL_ABS(long)
 #undef MSL_ABS
     MSL_FN constexpr uint abs(uint x) {
   return x;
@@ -165,7 +166,8 @@ MSL_FN V select(V a, V b, C c) {
 MSL_BITS(char)
 MSL_BITS(uchar)
 MSL_BITS(short)
-MSL_BITS(ushort) MSL_BITS(int) MSL_BITS(uint) MSL_BITS(long) MSL_BITS(ulong)
+MSL_BITS(ushort)
+MSL_BITS(int) MSL_BITS(uint) MSL_BITS(long) MSL_BITS(ulong)
 #undef MSL_BITS
     MSL_FN uint mulhi(uint a, uint b) {
   return static_cast<uint>(static_cast<ulong>(a) * b >> 32);
@@ -199,7 +201,8 @@ MSL_FN uint mul24(uint a, uint b) {
 MSL_SATURATING(char, int)
 MSL_SATURATING(uchar, int)
 MSL_SATURATING(short, int)
-MSL_SATURATING(ushort, int) MSL_SATURATING(int, long) MSL_SATURATING(uint, long)
+MSL_SATURATING(ushort, int)
+MSL_SATURATING(int, long) MSL_SATURATING(uint, long)
 #undef MSL_SATURATING
     MSL_FN int dot4(char4 a, char4 b) {
   return a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3];

@@ -3,13 +3,14 @@
 
 namespace metal {
 
-#define MSL_UNARY_FLOAT_FUNCTIONS(X)                                                                             \
-  X(exp)                                                                                                         \
-  X(exp2)                                                                                                        \
-  X(exp10)                                                                                                       \
-  X(log) X(log2) X(log10) X(sin) X(cos) X(tan) X(asin) X(acos) X(atan) X(sinh) X(cosh) X(tanh) X(asinh) X(acosh) \
-      X(atanh) X(sqrt) X(rsqrt) X(fabs) X(floor) X(ceil) X(trunc) X(rint) X(round) X(fract) X(sign) X(saturate)  \
-          X(sinpi) X(cospi) X(tanpi) X(erf) X(expm1) X(log1p)
+#define MSL_UNARY_FLOAT_FUNCTIONS(X)                                                                               \
+  X(exp)                                                                                                           \
+  X(exp2)                                                                                                          \
+  X(exp10)                                                                                                         \
+  X(log)                                                                                                           \
+  X(log2) X(log10) X(sin) X(cos) X(tan) X(asin) X(acos) X(atan) X(sinh) X(cosh) X(tanh) X(asinh) X(acosh) X(atanh) \
+      X(sqrt) X(rsqrt) X(fabs) X(floor) X(ceil) X(trunc) X(rint) X(round) X(fract) X(sign) X(saturate) X(sinpi)    \
+          X(cospi) X(tanpi) X(erf) X(expm1) X(log1p)
 // half and bfloat are computed in float and rounded once.
 #define MSL_UNARY(name)                                                                      \
   MSL_FN float name(float x) {                                                               \

@@ -13,9 +13,10 @@ namespace scalar {
 MSL_LIBM1(exp)
 MSL_LIBM1(exp2)
 MSL_LIBM1(log)
-MSL_LIBM1(log2) MSL_LIBM1(log10) MSL_LIBM1(sin) MSL_LIBM1(cos) MSL_LIBM1(tan) MSL_LIBM1(asin) MSL_LIBM1(acos)
-    MSL_LIBM1(atan) MSL_LIBM1(sinh) MSL_LIBM1(cosh) MSL_LIBM1(tanh) MSL_LIBM1(asinh) MSL_LIBM1(acosh) MSL_LIBM1(atanh)
-        MSL_LIBM1(erf) MSL_LIBM1(expm1) MSL_LIBM1(log1p)
+MSL_LIBM1(log2)
+MSL_LIBM1(log10) MSL_LIBM1(sin) MSL_LIBM1(cos) MSL_LIBM1(tan) MSL_LIBM1(asin) MSL_LIBM1(acos) MSL_LIBM1(atan)
+    MSL_LIBM1(sinh) MSL_LIBM1(cosh) MSL_LIBM1(tanh) MSL_LIBM1(asinh) MSL_LIBM1(acosh) MSL_LIBM1(atanh) MSL_LIBM1(erf)
+        MSL_LIBM1(expm1) MSL_LIBM1(log1p)
 #undef MSL_LIBM1
             MSL_FN float exp10(float x) {
   return __builtin_exp10f(x);

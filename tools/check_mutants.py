@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""Mutation check of the matrix shaders: each mutant, a plausible mistake, must be caught by
+the tests on the host executor. Works on a copy; needs a configured build of the copy's own.
+
+  check_mutants.py [--build DIR]
+"""
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+# (file, what stands there, what the mutant has, what the mistake is)
+MUTANTS = [
+    ("common/staged_gemm.h", "    threadgroup_barrier(mem_flags::mem_threadgroup);\n", "", "no barrier after staging"),
+    ("common/staged_gemm.h", "stage + (slot == 0 ? 2 : slot - 1) * stage_size", "stage + slot * stage_size",
+     "stages into the slot being read"),
+    ("common/staged_gemm.h", "slot = slot == 2 ? 0 : slot + 1;", "slot = slot == 1 ? 0 : slot + 1;", "two slots of three"),
+    ("common/staged_gemm.h", "first_token + token < tokens", "first_token + token <= tokens", "a token past the end"),
+    ("common/staged_gemm.h", "min(begin + per_part, m.units)", "begin + per_part", "units past the end"),
+    ("common/staged_gemm.h", "threadgroup half stage[3 * 8 * columns * 64];", "threadgroup half stage[2 * 8 * columns * 64];",
+     "staging memory too small"),
+    ("common/unit_layout.h", "words[q / per_word] >> (q % per_word * kWidth) & mask",
+     "words[q / per_word] >> ((q % per_word ^ 1) * kWidth) & mask", "swapped nibbles"),
+    ("common/unit_layout.h", "+ 2 * part;", "+ 2 * (part ^ 1);", "scale of the wrong group"),
+    ("common/unit_layout.h", "unit >> (m.group_shift - 6)", "unit >> (m.group_shift - 5)", "scale of the wrong unit"),
+    ("common/unit_layout.h", "return m.minima == 2 ? -scale * v : v;", "return v;", "integer zeros taken for minima"),
+    ("common/linear.h", "tile_row(lane) + 8 * (i / 2)", "tile_row(lane) + 8 * (i % 2)", "rows and tokens mixed up"),
+    ("common/linear.h", "if (row >= rows || token >= p.tokens) continue;", "if (token >= p.tokens) continue;",
+     "rows past the end"),
+    ("common/codecs.h", "(v & 0x00070007u) << 9", "(v & 0x00070007u) << 10", "E2M1 exponent off by one"),
+    ("marlin_gemm.metal", "part < parts; ++part", "part + 1 < parts; ++part", "last part of a split product lost"),
+    ("decode_gemv.metal", "  threadgroup_barrier(mem_flags::mem_threadgroup);\n", "", "no barrier before adding up"),
+    ("decode_gemv.metal", "s < simdgroups; ++s", "s + 1 < simdgroups; ++s", "last simdgroup's sums lost"),
+]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", type=int, help="number of one mutant")
+    args = parser.parse_args()
+    root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
+    survived = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = os.path.join(folder, "copy")
+        subprocess.run(["git", "clone", "-q", root, copy], check=True)
+        configure = ["cmake", "-S", copy, "-B", copy + "/build", "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
+                     "-DMETAL_MARLIN_PTX=OFF", "-DMETAL_MARLIN_BENCHMARKS=OFF"]
+        build = ["cmake", "--build", copy + "/build", "--target", "metal_marlin_tests"]
+        subprocess.run(configure, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(build, check=True, stdout=subprocess.DEVNULL)
+        for number, (name, old, new, what) in enumerate(MUTANTS):
+            if args.only is not None and number != args.only:
+                continue
+            path = os.path.join(copy, "shaders", name)
+            shutil.copy(path, path + ".kept")
+            with open(path, encoding="utf-8") as f:
+                text = f.read()
+            if old not in text:
+                sys.exit(f"{name}: mutant {number} ({what}): its text is gone: {old!r}")
+            with open(path, "w", encoding="utf-8") as f:
+                f.write(text.replace(old, new))
+            caught = "does not compile"
+            if subprocess.run(build, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0:
+                test = subprocess.run([copy + "/build/tests/metal_marlin_tests", "--gtest_filter=*LinearOp*"],
+                                      capture_output=True, text=True)
+                lines = [line for line in test.stdout.split("\n") if "[  FAILED  ]" in line]
+                caught = f"{len(lines)} failures" if test.returncode != 0 else ""
+            print(f"{number:2} {'caught' if caught else 'SURVIVED':8} {what}: {caught}", flush=True)
+            if not caught:
+                survived.append(what)
+            os.replace(path + ".kept", path)
+    print(f"{len(survived)} survived")
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
