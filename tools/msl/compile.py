@@ -44,11 +44,13 @@ def _sycl(arch_triple):
     return ["-Xclang", "-fsycl-is-device", "-Xclang", "-aux-triple", "-Xclang", arch_triple]
 
 
-def _run(command, text):
+def _run(command, text, seconds=None):
     with tempfile.NamedTemporaryFile("w", suffix=".cpp", delete=False) as f:
         f.write(text)
     try:
-        done = subprocess.run(command + [f.name], capture_output=True, text=True)
+        done = subprocess.run(command + [f.name], capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise CompileError(f"error: not compiled after {seconds} seconds") from None
     finally:
         os.unlink(f.name)
     if done.returncode != 0:
@@ -59,7 +61,9 @@ class CompileError(Exception):
     pass
 
 
-def compile_object(shader, output, symbol, arch="x86_64", instrument=False, isolate=False, sanitize=None, shared=False):
+def compile_object(shader, output, symbol, arch="x86_64", instrument=False, isolate=False, sanitize=None, shared=False,
+                   quick=False):
+    """quick: without optimisation and within two minutes, to see whether it compiles."""
     text = shader.body(isolate) + reflect.host_entries(shader.kernels, shader.constants, symbol, instrument)
     command = _base(shader.version) + [f"--target={TRIPLES[arch]}", "-std=c++17", "-fPIC", "-O2",
                                        "-ffp-contract=off"] + HOST_FLAGS[arch] + _sycl(TRIPLES[arch])
@@ -71,7 +75,9 @@ def compile_object(shader, output, symbol, arch="x86_64", instrument=False, isol
                     "-fsanitize=alignment", "-fsanitize-recover=alignment"]
     if sanitize:
         command += [f"-fsanitize={sanitize}", "-mllvm", "-asan-stack=0", "-mllvm", "-asan-globals=0"]
-    _run(command + (["-shared"] if shared else ["-c"]) + ["-o", output], text)
+    if quick:
+        command += ["-O0"]
+    _run(command + (["-shared"] if shared else ["-c"]) + ["-o", output], text, 120 if quick else None)
 
 
 def compile_ptx(shader, output, arch="sm_90", isolate=False):
