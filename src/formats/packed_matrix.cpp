@@ -194,6 +194,27 @@ void PackedView::check_sizes(std::string_view name) const {
   check_part(name, "zeros", zeros.size(), layout.zero_bytes);
 }
 
+void PackedView::check_finite(std::string_view name) const {
+  const std::int64_t groups = spec.groups(cols);
+  for (std::int64_t row = 0; row < rows; ++row) {
+    for (std::int64_t group = 0; group < groups; ++group) {
+      if (std::isfinite(scale(row, group)) && std::isfinite(minimum(row, group))) continue;
+      throw Error(ErrorCode::kCorruptFile,
+                  fmt::format("tensor {}: the scale of row {}, group {} is not finite", name, row, group));
+    }
+  }
+  if (!std::isfinite(global_scale) || global_scale <= 0) {
+    throw Error(ErrorCode::kCorruptFile,
+                fmt::format("tensor {}: global scale {}, expected a positive number", name, global_scale));
+  }
+  if (spec.format != Format::kFp8E4M3 && spec.format != Format::kFp8E5M2) return;
+  const std::span<const float> levels = decode_table(spec.format);
+  for (const std::byte code : codes) {
+    if (!std::isfinite(levels[std::to_integer<std::size_t>(code)]))
+      throw Error(ErrorCode::kCorruptFile, fmt::format("tensor {}: holds an element that is not finite", name));
+  }
+}
+
 PackedMatrix::PackedMatrix(const FormatSpec& matrix_spec, std::int64_t matrix_rows, std::int64_t matrix_cols)
     : spec(matrix_spec), rows(matrix_rows), cols(matrix_cols) {
   const PackedLayout layout(spec, rows, cols);

@@ -51,6 +51,9 @@ struct PackedView {
   void decode_row(std::int64_t row, float* out) const;
   // \throws Error (kCorruptFile) when a part's size is not what the layout says.
   void check_sizes(std::string_view name) const;
+  // \throws Error (kCorruptFile) naming the place of a scale, minimum or element that
+  // is not finite, or a global scale that is not positive.
+  void check_finite(std::string_view name) const;
 };
 
 // Owns its bytes.

@@ -146,7 +146,7 @@ PanelMatrix::PanelMatrix(const std::string& name, const Weight& weight, std::int
   if (weight.packed()) {
     const auto& packed = std::get<PackedView>(weight.view);
     describe(packed);
-    check_scales(name, packed);
+    packed.check_finite(name);
     pack_codes(packed, pool);
   } else {
     pack_dense(std::get<DenseView>(weight.view), pool);
@@ -218,27 +218,6 @@ void PanelMatrix::describe(const PackedView& packed) {
     case Format::kU4:
     case Format::kU5: view_.integer = true; break;
     default: view_.integer = true; view_.offset = static_cast<float>(1 << (format_info(spec.format).bits - 1));
-  }
-}
-
-void PanelMatrix::check_scales(const std::string& name, const PackedView& packed) const {
-  for (std::int64_t row = 0; row < packed.rows; ++row) {
-    for (std::int64_t group = 0; group < view_.groups; ++group) {
-      if (std::isfinite(packed.scale(row, group)) && std::isfinite(packed.minimum(row, group))) continue;
-      throw Error(ErrorCode::kCorruptFile,
-                  fmt::format("tensor {}: the scale of row {}, group {} is not finite", name, row, group));
-    }
-  }
-  if (!std::isfinite(packed.global_scale) || packed.global_scale <= 0) {
-    throw Error(ErrorCode::kCorruptFile,
-                fmt::format("tensor {}: global scale {}, expected a positive number", name, packed.global_scale));
-  }
-  if (view_.kind != PanelKind::kE4m3 && view_.kind != PanelKind::kE5m2) return;
-  const std::span<const float> levels = decode_table(packed.spec.format);
-  for (const std::byte code : packed.codes) {
-    if (!std::isfinite(levels[std::to_integer<std::size_t>(code)])) {
-      throw Error(ErrorCode::kCorruptFile, fmt::format("tensor {}: holds an element that is not finite", name));
-    }
   }
 }
 

@@ -51,7 +51,6 @@ class PanelMatrix {
   void pack_dense(const DenseView& dense, ThreadPool& pool);
   void pack_codes(const PackedView& packed, ThreadPool& pool);
   void describe(const PackedView& packed);
-  void check_scales(const std::string& name, const PackedView& packed) const;
 
   PanelView view_;
   AlignedBuffer codes_;

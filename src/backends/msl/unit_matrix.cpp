@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <bit>
-#include <cmath>
 #include <cstring>
 
 #include "formats/codec.h"
@@ -43,19 +42,9 @@ void put_code(std::uint32_t* unit, int bits, std::size_t lane, std::size_t slot,
   }
 }
 
-// Codes of rows and inputs that are not there; their activations are zero.
+// What is subtracted from codes: only integers have an offset, their least value's.
 float offset_of(Format format) {
-  switch (format) {
-    case Format::kU4:
-    case Format::kU5: return 0;
-    case Format::kS4:
-    case Format::kInt2:
-    case Format::kInt3:
-    case Format::kInt5:
-    case Format::kInt6:
-    case Format::kInt8: return static_cast<float>(1 << (format_info(format).bits - 1));
-    default: return 0;
-  }
+  return codec_name(format).starts_with("int") ? 0.0F - decode_table(format)[0] : 0.0F;
 }
 
 // Kernel scales are f16, bf16 or f32: E4M3 lies in f16, E8M0 in bf16.
@@ -71,23 +60,6 @@ void put_scale(ScaleType type, std::byte* out, std::size_t at, float value) {
   } else {
     const std::uint16_t bits = type == ScaleType::kF16 ? f32_to_f16(value) : f32_to_bf16(value);
     std::memcpy(out + at * 2, &bits, 2);
-  }
-}
-
-void check_finite(const std::string& name, const PackedView& packed) {
-  const std::int64_t groups = packed.spec.groups(packed.cols);
-  for (std::int64_t row = 0; row < packed.rows; ++row) {
-    for (std::int64_t group = 0; group < groups; ++group) {
-      if (std::isfinite(packed.scale(row, group)) && std::isfinite(packed.minimum(row, group))) continue;
-      throw Error(ErrorCode::kCorruptFile,
-                  fmt::format("tensor {}: the scale of row {}, group {} is not finite", name, row, group));
-    }
-  }
-  if (packed.spec.format != Format::kFp8E4M3 && packed.spec.format != Format::kFp8E5M2) return;
-  const std::span<const float> levels = decode_table(packed.spec.format);
-  for (const std::byte code : packed.codes) {
-    if (std::isfinite(levels[std::to_integer<std::size_t>(code)])) continue;
-    throw Error(ErrorCode::kCorruptFile, fmt::format("tensor {}: holds an element that is not finite", name));
   }
 }
 
@@ -204,7 +176,7 @@ std::string codec_name(Format format) {
 }
 
 UnitMatrix make_unit_matrix(Device& device, const std::string& name, const PackedView& packed, ThreadPool& pool) {
-  check_finite(name, packed);
+  packed.check_finite(name);
   UnitMatrix matrix;
   matrix.codec = codec_name(packed.spec.format);
   matrix.cols = packed.cols;
