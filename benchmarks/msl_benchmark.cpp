@@ -1,6 +1,7 @@
 // Times the linear op's kernels on a GPU and prints JSON, for msl_linear.py. Each
 // time is that of one product in a graph of many, over copies of the weights that
 // together exceed the GPU's cache; the activations are ready in half.
+//   msl_benchmark [ROWSxCOLS...] [TOKENS...]
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -8,6 +9,8 @@
 #include <cmath>
 #include <cstdio>
 #include <random>
+#include <span>
+#include <string>
 
 #include "backends/msl/cuda/cuda_device.h"
 #include "backends/msl/linear.h"
@@ -46,13 +49,18 @@ UnitMatrix random_matrix(Device& device, const Shape& shape, Format format, int 
   return m;
 }
 
-double time_product(Device& device, const Shape& shape, Format format, int group, std::int64_t tokens) {
+// Copies of a matrix that together exceed the cache.
+std::vector<Linear> random_linears(Device& device, const Shape& shape, Format format, int group) {
   const std::size_t bytes = static_cast<std::size_t>(shape.rows * shape.cols) / 2;
   const std::size_t copies = std::clamp<std::size_t>(kCacheBytes / bytes, 2, 64);
   std::vector<Linear> linears;
   for (std::size_t i = 0; i < copies; ++i) {
     linears.emplace_back(device, random_matrix(device, shape, format, group, static_cast<unsigned>(i)));
   }
+  return linears;
+}
+
+double time_product(Device& device, const Shape& shape, const std::vector<Linear>& linears, std::int64_t tokens) {
   const LinearWorkspace workspace(device, tokens, shape.cols, shape.rows);
   std::mt19937 random(7);
   std::normal_distribution<float> normal;
@@ -88,15 +96,15 @@ double time_product(Device& device, const Shape& shape, Format format, int group
   return times[times.size() / 2];
 }
 
-void run() {
+void run(const std::vector<Shape>& shapes, const std::vector<std::int64_t>& token_counts) {
   const auto device = make_cuda_device();
   fmt::print("{{\"device\": \"{}\", \"results\": [\n", device->name());
-  const Shape shapes[] = {{6144, 2560}, {2560, 4096}, {19456, 2560}, {2560, 9728}};
   const char* separator = "";
   for (const Shape& shape : shapes) {
     for (const auto& [format, group] : {std::pair(Format::kFp4, 32), std::pair(Format::kS4, 128)}) {
-      for (const std::int64_t tokens : {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048}) {
-        const double seconds = time_product(*device, shape, format, group, tokens);
+      const std::vector<Linear> linears = random_linears(*device, shape, format, group);
+      for (const std::int64_t tokens : token_counts) {
+        const double seconds = time_product(*device, shape, linears, tokens);
         fmt::print(
             "{}{{\"rows\": {}, \"cols\": {}, \"format\": \"{}\", \"group\": {}, \"tokens\": {}, \"us\": {:.3f}}}",
             separator, shape.rows, shape.cols, format_info(format).name, group, tokens, seconds * 1e6);
@@ -111,9 +119,21 @@ void run() {
 }  // namespace
 }  // namespace metal_marlin::msl
 
-int main() {
+int main(int argc, char** argv) {
   try {
-    metal_marlin::msl::run();
+    std::vector<metal_marlin::msl::Shape> shapes;
+    std::vector<std::int64_t> tokens;
+    for (const std::string argument : std::span(argv + 1, static_cast<std::size_t>(argc - 1))) {
+      const std::size_t by = argument.find('x');
+      if (by == std::string::npos) {
+        tokens.push_back(std::stoll(argument));
+      } else {
+        shapes.push_back({std::stoll(argument.substr(0, by)), std::stoll(argument.substr(by + 1))});
+      }
+    }
+    if (shapes.empty()) shapes = {{6144, 2560}, {2560, 4096}, {19456, 2560}, {2560, 9728}};
+    if (tokens.empty()) tokens = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048};
+    metal_marlin::msl::run(shapes, tokens);
     return 0;
   } catch (const std::exception& e) {
     fmt::print(stderr, "error: {}\n", e.what());

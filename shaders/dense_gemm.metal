@@ -18,7 +18,7 @@ template <typename T, int kColumns>
     constant uint& units [[buffer(6)]], constant LinearParams& p [[buffer(7)]],
     uint2 group [[threadgroup_position_in_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
-  threadgroup T stage[2 * 8 * kColumns * 64];
+  threadgroup T stage[MM_STAGE_ELEMENTS(kColumns)];
   const uint block = group.x * kGemmSimdgroups + simdgroup;
   const uint last_block = (rows + kTileRows - 1) / kTileRows - 1;
   const uint first_token = group.y * 8 * kColumns;
@@ -50,7 +50,9 @@ template <typename T, int kColumns>
     }
   }
   let_later_kernels_start();
-  for (uint c = 0; c < uint(kColumns); ++c) put_sums(y, p, rows, block, first_token + 8 * c, sums[c], bias, x_scales, lane);
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  put_tile<kColumns>((threadgroup float*)stage, sums, y, nullptr, p, rows, 1.0f, bias, x_scales,
+                     uint3(group.x, group.y, 0), 1, simdgroup, lane);
 }
 #define MM_DENSE(T, columns)                                                                                         \
   template [[host_name("dense_gemm_" #T "_" #columns)]] [[kernel, max_total_threads_per_threadgroup(128)]]           \
@@ -92,7 +94,7 @@ METAL_FUNC void put_exact(device uchar* y, constant LinearParams& p, uint row, u
 // simdgroup 16 rows and a token: grid (blocks, tokens).
 template <typename Codec>
 [[kernel, max_total_threads_per_threadgroup(32)]] void exact_gemm(
-    device const uint* codes [[buffer(0)]], device const uchar* scales [[buffer(1)]],
+    device const uchar* codes [[buffer(0)]], device const uchar* scales [[buffer(1)]],
     device const float* minima [[buffer(2)]], device const float* x [[buffer(3)]], device uchar* y [[buffer(4)]],
     device const float* bias [[buffer(5)]], constant UnitMatrix& m [[buffer(6)]], constant LinearParams& p [[buffer(7)]],
     constant uint& cols [[buffer(8)]], uint2 group [[threadgroup_position_in_grid]],
@@ -100,17 +102,17 @@ template <typename Codec>
   float2 sums = float2(0.0f);
 #pragma clang loop unroll(disable)
   for (uint unit = 0; unit < m.units; ++unit) {
-    const UnitCodes<Codec::kBits> c = load_codes<Codec::kBits>(codes, ulong(group.x) * m.units + unit, lane);
+    const UnitCodes<Codec::kBits> c = load_codes<Codec::kBits, FromDevice>(
+        codes + (ulong(group.x) * m.units + unit) * (128 * Codec::kBits), lane);
     for (uint tile = 0; tile < kUnitTiles; ++tile) {
-      const ulong place = scale_place(m, group.x, unit, tile >> (m.group_shift < 6 ? m.group_shift - 4 : 2), tile_row(lane));
+      const ulong place = tile_scale_place(m, group.x, unit, tile, lane);
       const float2 scale = stored_scales(m, scales, place) * m.multiplier;
       const float2 minimum = m.minima != 0 ? minimum_pair(m, minima, place, scale) : float2(0.0f);
       for (uint q = 0; q < 4; ++q) {
-        const uint pair = code_pair<Codec::kBits>(c, 4 * tile + q);
         for (uint e = 0; e < 2; ++e) {
           const uint k = unit * kUnit + tile_input(tile, tile_column(lane) + 8 * (q / 2) + e, m.group_shift == 4);
           if (k >= cols) continue;
-          const float v = Codec::element(pair >> 16 * e & 0xFFu, m);
+          const float v = unit_element<Codec>(c, tile, q, e, m);
           const float w = (q & 1) != 0 ? fma(scale.y, v, minimum.y) : fma(scale.x, v, minimum.x);
           const float product = w * x[ulong(group.y) * p.x_stride + k];
           if ((q & 1) != 0) {
@@ -136,7 +138,7 @@ template <typename Codec>
 }
 #define MM_EXACT(name, Codec)                                                                                        \
   template [[host_name("exact_gemm_" #name)]] [[kernel, max_total_threads_per_threadgroup(32)]]                      \
-  void exact_gemm<Codec>(device const uint*, device const uchar*, device const float*, device const float*,          \
+  void exact_gemm<Codec>(device const uchar*, device const uchar*, device const float*, device const float*,          \
                          device uchar*, device const float*, constant UnitMatrix&, constant LinearParams&,           \
                          constant uint&, uint2, uint);
 MM_EXACT(e2m1, codecs::E2m1)

@@ -2,7 +2,7 @@
 // lane's registers. All formats; split over the inputs with an ordered reduction.
 #include "common/staged_gemm.h"
 
-MM_STAGED_GEMM(marlin_gemm, 1, 4)
+MM_STAGED_GEMM(marlin_gemm, 4)
 
 #define MM_MARLIN(name, Codec)                                                     \
   MM_STAGED_INSTANCE(marlin_gemm, "marlin_gemm_" #name, Codec, 32, true)           \
@@ -42,7 +42,8 @@ MM_STAGED_INSTANCE(marlin_gemm, "marlin_gemm_e4m3_g32", codecs::E4m3, 32, false)
 }
 
 // Activations as the matrix kernels take them: rows padded with zeros to whole
-// units, and a factor, a power of two, for tokens that half cannot hold.
+// units; for half each token over a factor, a power of two, that brings its largest
+// to 2^14 or just above, so that half holds it and what is far smaller.
 // One threadgroup a token, of the padded number of tokens.
 template <typename T, typename Out>
 [[kernel, max_total_threads_per_threadgroup(128)]] void prepare_activations(
@@ -62,14 +63,16 @@ template <typename T, typename Out>
   for (uint s = 0; s < (threads + 31) / 32; ++s) top = max(top, largest[s]);
   // Leaves a NaN or an infinity what it is.
   float factor = 1.0f;
-  if (is_same_v<Out, half> && top > 32768.0f && isfinite(top)) {
-    const uint exponent = as_type<uint>(top) >> 23 & 255u;
-    factor = as_type<float>((exponent - 14u) << 23);
+  float inverse = 1.0f;
+  if (is_same_v<Out, half> && top > 0.0f && isfinite(top)) {
+    const uint exponent = max(as_type<uint>(top) >> 23, 15u) - 14u;
+    factor = as_type<float>(exponent << 23);
+    inverse = as_type<float>((254u - exponent) << 23);
   }
   if (index == 0) x_scales[token] = factor;
   for (uint k = index; k < stride; k += threads) {
     const float v = token < tokens && k < cols ? float(x[ulong(token) * cols + k]) : 0.0f;
-    out[ulong(token) * stride + k] = Out(v / factor);
+    out[ulong(token) * stride + k] = Out(v * inverse);
   }
 }
 #define MM_PREPARE(T, Out)                                                                                          \

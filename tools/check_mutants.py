@@ -14,25 +14,29 @@ import tempfile
 # (file, what stands there, what the mutant has, what the mistake is)
 MUTANTS = [
     ("common/staged_gemm.h", "    threadgroup_barrier(mem_flags::mem_threadgroup);\n", "", "no barrier after staging"),
+    ("common/staged_gemm.h", "  wait_for_copies<0>();\n  threadgroup_barrier(mem_flags::mem_threadgroup);\n", "",
+     "sums overwrite activations that are still read"),
     ("common/staged_gemm.h", "stage + (slot == 0 ? 2 : slot - 1) * stage_size", "stage + slot * stage_size",
      "stages into the slot being read"),
     ("common/staged_gemm.h", "slot = slot == 2 ? 0 : slot + 1;", "slot = slot == 1 ? 0 : slot + 1;", "two slots of three"),
     ("common/staged_gemm.h", "first_token + token < tokens", "first_token + token <= tokens", "a token past the end"),
-    ("common/staged_gemm.h", "min(begin + per_part, m.units)", "begin + per_part", "units past the end"),
-    ("common/staged_gemm.h", "threadgroup half stage[3 * 8 * columns * 64];", "threadgroup half stage[2 * 8 * columns * 64];",
-     "staging memory too small"),
+    ("common/staged_gemm.h", "end = min(begin + per_part, m.units)", "end = begin + per_part", "units past the end"),
+    ("common/staged_gemm.h", "(3 * 8 * (columns)*64)", "(2 * 8 * (columns)*64)", "staging memory too small"),
+    ("common/staged_gemm.h", "    if (row >= rows) continue;\n", "", "rows past the end"),
     ("common/unit_layout.h", "words[q / per_word] >> (q % per_word * kWidth) & mask",
-     "words[q / per_word] >> ((q % per_word ^ 1) * kWidth) & mask", "swapped nibbles"),
-    ("common/unit_layout.h", "+ 2 * part;", "+ 2 * (part ^ 1);", "scale of the wrong group"),
+     "words[q / per_word] >> ((q % per_word ^ 1) * kWidth) & mask", "swapped codes of a word"),
+    ("common/unit_layout.h", "+ 2 * part :", "+ 2 * (part ^ 1) :", "scale of the wrong group"),
     ("common/unit_layout.h", "unit >> (m.group_shift - 6)", "unit >> (m.group_shift - 5)", "scale of the wrong unit"),
     ("common/unit_layout.h", "return m.minima == 2 ? -scale * v : v;", "return v;", "integer zeros taken for minima"),
-    ("common/linear.h", "tile_row(lane) + 8 * (i / 2)", "tile_row(lane) + 8 * (i % 2)", "rows and tokens mixed up"),
-    ("common/linear.h", "if (row >= rows || token >= p.tokens) continue;", "if (token >= p.tokens) continue;",
-     "rows past the end"),
-    ("common/codecs.h", "(v & 0x00070007u) << 9", "(v & 0x00070007u) << 10", "E2M1 exponent off by one"),
+    ("common/linear.h", "at[8] = sums.e[2];", "at[8] = sums.e[1];", "rows and tokens mixed up"),
+    ("common/codecs.h", "as_type<half2>(w << 3 & 0x8E008E00u)", "as_type<half2>(w << 2 & 0x8E008E00u)",
+     "E2M1 exponent off by one"),
+    ("common/codecs.h", "half2(-64.0h - half(p.offset))", "half2(-63.0h - half(p.offset))", "high nibbles off by one"),
     ("marlin_gemm.metal", "part < parts; ++part", "part + 1 < parts; ++part", "last part of a split product lost"),
-    ("decode_gemv.metal", "  threadgroup_barrier(mem_flags::mem_threadgroup);\n", "", "no barrier before adding up"),
+    ("decode_gemv.metal", "    threadgroup_barrier(mem_flags::mem_threadgroup);\n", "", "no barrier before adding up"),
     ("decode_gemv.metal", "s < simdgroups; ++s", "s + 1 < simdgroups; ++s", "last simdgroup's sums lost"),
+    ("decode_gemv.metal", "half_of_sums = kColumns * 8 * kGemvSumStride * 4 - half_of_sums;", "",
+     "sums stored over those that are read"),
 ]
 
 
@@ -61,12 +65,12 @@ def main():
                 sys.exit(f"{name}: mutant {number} ({what}): its text is gone: {old!r}")
             with open(path, "w", encoding="utf-8") as f:
                 f.write(text.replace(old, new))
-            caught = "does not compile"
-            if subprocess.run(build, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0:
-                test = subprocess.run([copy + "/build/tests/metal_marlin_tests", "--gtest_filter=*LinearOp*"],
-                                      capture_output=True, text=True)
-                lines = [line for line in test.stdout.split("\n") if "[  FAILED  ]" in line]
-                caught = f"{len(lines)} failures" if test.returncode != 0 else ""
+            if subprocess.run(build, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode != 0:
+                sys.exit(f"{name}: mutant {number} ({what}) does not compile")
+            test = subprocess.run([copy + "/build/tests/metal_marlin_tests", "--gtest_filter=*LinearOp*"],
+                                  capture_output=True, text=True)
+            lines = [line for line in test.stdout.split("\n") if "[  FAILED  ]" in line]
+            caught = f"{len(lines)} failures" if test.returncode != 0 else ""
             print(f"{number:2} {'caught' if caught else 'SURVIVED':8} {what}: {caught}", flush=True)
             if not caught:
                 survived.append(what)

@@ -8,6 +8,7 @@
 //   element(code, p)      the value as float
 //   pair(v, p)            two elements as half2, codes in the low byte of each
 //                         half of v
+// and, where it has 4 bits, decode_word for the kernel layout,
 // where p are the parameters that a kernel was given: p.offset is subtracted from
 // integer codes.
 #pragma once
@@ -104,6 +105,43 @@ MM_LEVELS(Nf3, 3, kNf3)
 MM_LEVELS(Nf2, 2, kNf2)
 MM_LEVELS(Iq4Nl, 4, kIq4Nl)
 #undef MM_LEVELS
+
+// ---- a word of the kernel layout: four pairs of 4-bit codes
+
+template <typename Codec, typename P>
+METAL_FUNC void decode_word(thread half2* out, uint w, constant P& p, Codec) {
+  for (uint q = 0; q < 4; ++q) out[q] = Codec::pair(w >> 4 * q & 0x000F000Fu, p);
+}
+// Magnitudes of pairs 0 to 3 at bits 9, 6, 3, 0 of each half, signs at 15, 12, 14,
+// 13: two of them shift into place together with their magnitudes.
+template <typename P>
+METAL_FUNC void decode_word(thread half2* out, uint w, constant P&, E2m1) {
+  out[0] = as_type<half2>(w & 0x8E008E00u);
+  out[1] = as_type<half2>(w << 3 & 0x8E008E00u);
+  out[2] = as_type<half2>((w << 6 & 0x0E000E00u) | (w << 1 & 0x80008000u));
+  out[3] = as_type<half2>((w << 9 & 0x0E000E00u) | (w << 2 & 0x80008000u));
+}
+// Element e of pair q, in float.
+template <typename Codec, typename P>
+METAL_FUNC float word_element(uint w, uint q, uint e, constant P& p, Codec) {
+  return Codec::element(w >> (4 * q + 16 * e) & 0xFu, p);
+}
+template <typename P>
+METAL_FUNC float word_element(uint w, uint q, uint e, constant P& p, E2m1 codec) {
+  half2 pairs[4];
+  decode_word(pairs, w, p, codec);
+  return float(e == 0 ? pairs[q].x : pairs[q].y) * E2m1::kFactor;
+}
+// Codes at bits 4 to 7 of a half of 1024 count 16 times.
+template <typename P>
+METAL_FUNC void decode_word(thread half2* out, uint w, constant P& p, Integer<4>) {
+  const half2 low = half2(1024.0h + half(p.offset)), high = half2(-64.0h - half(p.offset));
+  for (uint q = 0; q < 4; q += 2) {
+    const uint v = w >> 4 * q;
+    out[q] = as_type<half2>((v & 0x000F000Fu) | 0x64006400u) - low;
+    out[q + 1] = fma(as_type<half2>((v & 0x00F000F0u) | 0x64006400u), half2(0.0625h), high);
+  }
+}
 
 // ---- group scales
 

@@ -48,25 +48,25 @@ template <typename Codec, typename T>
 
 // One simdgroup a unit of 16 rows: grid (units, blocks), threadgroups of 32.
 template <typename Codec, typename T>
-[[kernel]] void dequantize_units(device const uint* codes [[buffer(0)]], device const uchar* scales [[buffer(1)]],
+[[kernel]] void dequantize_units(device const uchar* codes [[buffer(0)]], device const uchar* scales [[buffer(1)]],
                                  device const float* minima [[buffer(2)]], device T* out [[buffer(3)]],
                                  constant UnitMatrix& p [[buffer(4)]], constant uint& cols [[buffer(5)]],
                                  uint2 at [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]]) {
 #pragma clang fp contract(off)
-  const UnitCodes<Codec::kBits> unit = load_codes<Codec::kBits>(codes, ulong(at.y) * p.units + at.x, lane);
+  const UnitCodes<Codec::kBits> unit =
+      load_codes<Codec::kBits, FromDevice>(codes + (ulong(at.y) * p.units + at.x) * (128 * Codec::kBits), lane);
   const bool by_16 = p.group_shift == 4;
   for (uint tile = 0; tile < kUnitTiles; ++tile) {
-    const ulong place = scale_place(p, at.y, at.x, tile >> (p.group_shift < 6 ? p.group_shift - 4 : 2), tile_row(lane));
+    const ulong place = tile_scale_place(p, at.y, at.x, tile, lane);
     const float2 scale = stored_scales(p, scales, place) / p.divisor;
     for (uint q = 0; q < 4; ++q) {
       const uint row = at.y * kTileRows + tile_row(lane) + 8 * (q & 1);
-      const uint pair = code_pair<Codec::kBits>(unit, 4 * tile + q);
       for (uint e = 0; e < 2; ++e) {
         const uint column = tile_column(lane) + 8 * (q / 2) + e;
         const uint k = at.x * kUnit + tile_input(tile, column, by_16);
         if (row >= p.rows || k >= cols) continue;
         const float base = p.minima != 0 ? minima[place + (q & 1)] : 0.0f;
-        const float element = Codec::element(pair >> 16 * e & 0xFFu, p) - (p.minima == 2 ? base : 0.0f);
+        const float element = unit_element<Codec>(unit, tile, q, e, p) - (p.minima == 2 ? base : 0.0f);
         const float product = ((q & 1) != 0 ? scale.y : scale.x) * element;
         const float minimum = p.minima == 1 ? base : 0.0f;
         out[ulong(row) * cols + k] = T(product + minimum);
@@ -75,11 +75,11 @@ template <typename Codec, typename T>
   }
 }
 
-#define MM_DEQUANTIZE_TO(name, Codec, T)                                                                             \
-  template [[host_name("dequant_" #name "_" #T)]] [[kernel]] void dequantize<Codec, T>(                              \
-      device const uchar*, device const uchar*, device const uchar*, device T*, constant DequantizeParams&, uint2);  \
-  template [[host_name("dequant_units_" #name "_" #T)]] [[kernel]] void dequantize_units<Codec, T>(                  \
-      device const uint*, device const uchar*, device const float*, device T*, constant UnitMatrix&, constant uint&, \
+#define MM_DEQUANTIZE_TO(name, Codec, T)                                                                              \
+  template [[host_name("dequant_" #name "_" #T)]] [[kernel]] void dequantize<Codec, T>(                               \
+      device const uchar*, device const uchar*, device const uchar*, device T*, constant DequantizeParams&, uint2);   \
+  template [[host_name("dequant_units_" #name "_" #T)]] [[kernel]] void dequantize_units<Codec, T>(                   \
+      device const uchar*, device const uchar*, device const float*, device T*, constant UnitMatrix&, constant uint&, \
       uint2, uint);
 #define MM_DEQUANTIZE(name, Codec)      \
   MM_DEQUANTIZE_TO(name, Codec, half)   \

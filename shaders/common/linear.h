@@ -37,25 +37,14 @@ METAL_FUNC void put_result(device uchar* y, constant LinearParams& p, uint token
   }
 }
 
-// A lane's sums of 16 rows and 8 tokens.
-METAL_FUNC void put_sums(device uchar* y, constant LinearParams& p, uint rows, uint block, uint first_token,
-                         TileSums sums, device const float* bias, device const float* x_scales, uint lane) {
-  for (uint i = 0; i < 4; ++i) {
-    const uint row = block * kTileRows + tile_row(lane) + 8 * (i / 2);
-    const uint token = first_token + tile_column(lane) + i % 2;
-    if (row >= rows || token >= p.tokens) continue;
-    put_result(y, p, token, row, p.x_scales != 0 ? sums.e[i] * x_scales[token] : sums.e[i], bias);
-  }
-}
-
 // Adds a unit's products to the sums of kColumns times 8 tokens. Codes multiply as
-// they are; each group's sum is scaled in float.
+// they are; each group's sum is scaled in float. `minima` are the unit's.
 template <typename Codec, typename S, int kColumns>
 METAL_FUNC void add_unit(thread TileSums* sums, const thread UnitData<Codec, S>& data,
                          const thread TileTokens<half> (&x)[kColumns][kUnitTiles], constant UnitMatrix& m,
-                         device const float* minima, uint block, uint unit, uint lane) {
+                         device const float* minima, uint lane) {
   for (uint part = 0; part < S::kParts; ++part) {
-    const float2 scale = part_scales<Codec, S>(m, data, part);
+    const float2 scale = part_scales<S>(m, data.scales, part);
     TileWeights<half> w[S::kTiles];
     for (uint t = 0; t < S::kTiles; ++t) w[t] = decode_tile<Codec>(data.codes, part * S::kTiles + t, m);
     for (uint c = 0; c < uint(kColumns); ++c) {
@@ -65,7 +54,7 @@ METAL_FUNC void add_unit(thread TileSums* sums, const thread UnitData<Codec, S>&
     }
     if (!S::kGeneral || m.minima == 0) continue;
     // The minimum times the sum of the activations, by a matrix of ones.
-    const float2 minimum = minimum_pair(m, minima, scale_place(m, block, unit, part, tile_row(lane)), scale);
+    const float2 minimum = minimum_pair(m, minima, scale_place(m, part, tile_row(lane)), scale);
     for (uint q = 0; q < 4; ++q) w[0].e[q] = half2(1.0h, 1.0h);
     for (uint c = 0; c < uint(kColumns); ++c) {
       TileSums s = no_sums();
@@ -73,4 +62,14 @@ METAL_FUNC void add_unit(thread TileSums* sums, const thread UnitData<Codec, S>&
       for (uint i = 0; i < 4; ++i) sums[c].e[i] = fma(i < 2 ? minimum.x : minimum.y, s.e[i], sums[c].e[i]);
     }
   }
+}
+
+// Sums of a tile go through threadgroup memory as [token][row], `stride` floats a
+// token, so that the lanes that finish them lie along the rows.
+METAL_FUNC void store_sums(threadgroup float* out, uint stride, TileSums sums, uint lane) {
+  threadgroup float* at = out + tile_column(lane) * stride + tile_row(lane);
+  at[0] = sums.e[0];
+  at[stride] = sums.e[1];
+  at[8] = sums.e[2];
+  at[stride + 8] = sums.e[3];
 }

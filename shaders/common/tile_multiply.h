@@ -62,33 +62,6 @@ template <typename T>
 struct TileTokens {
   uint e[2];
 };
-// The four tiles of a unit for 8 tokens, from rows of `stride` elements. Lanes of
-// tokens from `tokens` on take zeros.
-template <typename T>
-METAL_FUNC void load_unit(thread TileTokens<T>* out, device const T* x, ulong stride, uint tokens, bool by_16,
-                          uint lane) {
-  const uint token = lane >> 2;
-  if (token >= tokens) {
-    for (uint i = 0; i < kUnitTiles; ++i) out[i].e[0] = out[i].e[1] = 0;
-    return;
-  }
-  device const T* row = x + token * stride;
-  if (by_16) {
-    for (uint i = 0; i < kUnitTiles; ++i) {
-      const uint2 v = *(device const uint2*)(row + 16 * i + 4 * (lane & 3u));
-      out[i].e[0] = v.x;
-      out[i].e[1] = v.y;
-    }
-  } else {
-    for (uint i = 0; i < 2; ++i) {
-      const uint4 v = *(device const uint4*)(row + 32 * i + 8 * (lane & 3u));
-      out[2 * i].e[0] = v.x;
-      out[2 * i].e[1] = v.y;
-      out[2 * i + 1].e[0] = v.z;
-      out[2 * i + 1].e[1] = v.w;
-    }
-  }
-}
 // From threadgroup memory: units of 64 elements a token, pieces of 8 elements
 // swapped so that the lanes' loads spread over the banks. Gives the tiles of part
 // `part`, of kGroup inputs.
@@ -114,6 +87,29 @@ METAL_FUNC void load_staged(thread TileTokens<T>* out, threadgroup const T* x, u
     out[2 * i + 1].e[1] = v.w;
   }
 }
+// All four tiles of a unit, for a lane's token: x is where the lane's elements begin,
+// lane_elements(...) from the unit's; flip swaps the unit's halves, if it is 32.
+METAL_FUNC uint lane_elements(bool by_16, uint lane) {
+  return (by_16 ? 4 : 8) * (lane & 3u);
+}
+template <typename T>
+METAL_FUNC void load_unit(thread TileTokens<T>* out, threadgroup const T* x, uint flip, bool by_16) {
+  if (by_16) {
+    for (uint i = 0; i < kUnitTiles; ++i) {
+      const uint2 v = *(threadgroup const uint2*)(x + (16 * i ^ flip));
+      out[i].e[0] = v.x;
+      out[i].e[1] = v.y;
+    }
+    return;
+  }
+  for (uint i = 0; i < 2; ++i) {
+    const uint4 v = *(threadgroup const uint4*)(x + (32 * i ^ flip));
+    out[2 * i].e[0] = v.x;
+    out[2 * i].e[1] = v.y;
+    out[2 * i + 1].e[0] = v.z;
+    out[2 * i + 1].e[1] = v.w;
+  }
+}
 METAL_FUNC void tile_multiply(thread TileSums& d, TileWeights<half> a, TileTokens<half> b) {
   msl_mma_16x8x16(d.e, as_type<uint>(a.e[0]), as_type<uint>(a.e[1]), as_type<uint>(a.e[2]), as_type<uint>(a.e[3]),
                   b.e[0], b.e[1], true);
@@ -129,9 +125,10 @@ template <typename T>
 struct TileTokens {
   simdgroup_matrix<T, 8, 8> m[2];
 };
-// Rows of tokens from `tokens` on must be there too, and zero.
+// The four tiles of a unit for 8 tokens, all of which must be there, from rows of
+// `stride` elements.
 template <typename T>
-METAL_FUNC void load_unit(thread TileTokens<T>* out, device const T* x, ulong stride, uint, bool, uint) {
+METAL_FUNC void load_unit(thread TileTokens<T>* out, device const T* x, ulong stride) {
   for (uint i = 0; i < kUnitTiles; ++i) {
     simdgroup_load(out[i].m[0], x + 16 * i, stride, ulong2(0, 0), true);
     simdgroup_load(out[i].m[1], x + 16 * i + 8, stride, ulong2(0, 0), true);

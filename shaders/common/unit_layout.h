@@ -2,7 +2,8 @@
 // Rows go in blocks of 16, inputs in units of 64. A lane of a simdgroup holds 32
 // codes of a unit, 8 of each of its four tiles, in planes of 8, 4, 2 or 1 bits a
 // code: a plane of p bits is p words a lane, and pair q = 4 tile + pair of the
-// tile lies at bits [p (q mod 16/p), +p) of both halves of word q / (16/p).
+// tile lies at bits [p (q mod 16/p), +p) of both halves of word q / (16/p). E2M1
+// has its bits in another order, cheaper to decode (codecs::decode_word).
 //
 // Scales: [block][unit][8 rows][scales of a unit][2] where a group has 16 or 32
 // inputs, [block][group][8 rows][2] where it has more; the last index tells rows
@@ -28,37 +29,52 @@ struct UnitCodes {
   uint words[kBits];
 };
 
+// Where weights are read from.
+struct FromDevice {
+  typedef device const uchar* Pointer;
+  template <typename T>
+  static METAL_FUNC T at(Pointer p, uint index) {
+    return ((device const T*)p)[index];
+  }
+};
+struct FromThreadgroup {
+  typedef threadgroup const uchar* Pointer;
+  template <typename T>
+  static METAL_FUNC T at(Pointer p, uint index) {
+    return ((threadgroup const T*)p)[index];
+  }
+};
+
 // Words of a plane of kWidth bits of this lane.
-template <int kWidth>
-METAL_FUNC void load_plane(thread uint* words, device const uint* plane, uint lane) {
+template <int kWidth, typename Memory>
+METAL_FUNC void load_plane(thread uint* words, typename Memory::Pointer plane, uint lane) {
   if (kWidth == 8) {
-    const uint4 a = ((device const uint4*)plane)[2 * lane], b = ((device const uint4*)plane)[2 * lane + 1];
+    const uint4 a = Memory::template at<uint4>(plane, 2 * lane), b = Memory::template at<uint4>(plane, 2 * lane + 1);
     for (uint i = 0; i < 4; ++i) {
       words[i] = a[i];
       words[4 + i] = b[i];
     }
   } else if (kWidth == 4) {
-    const uint4 a = ((device const uint4*)plane)[lane];
+    const uint4 a = Memory::template at<uint4>(plane, lane);
     for (uint i = 0; i < 4; ++i) words[i] = a[i];
   } else if (kWidth == 2) {
-    const uint2 a = ((device const uint2*)plane)[lane];
+    const uint2 a = Memory::template at<uint2>(plane, lane);
     words[0] = a.x;
     words[1] = a.y;
   } else {
-    words[0] = plane[lane];
+    words[0] = Memory::template at<uint>(plane, lane);
   }
 }
 
-template <int kBits>
-METAL_FUNC UnitCodes<kBits> load_codes(device const uint* codes, ulong unit, uint lane) {
+template <int kBits, typename Memory>
+METAL_FUNC UnitCodes<kBits> load_codes(typename Memory::Pointer at, uint lane) {
   UnitCodes<kBits> out;
-  device const uint* at = codes + unit * (32 * kBits);
-  if (kBits == 8) load_plane<8>(out.words, at, lane);
-  if (kBits == 4 || kBits == 5 || kBits == 6) load_plane<4>(out.words, at, lane);
-  if (kBits == 5) load_plane<1>(out.words + (kBits == 5 ? 4 : 0), at + 128, lane);
-  if (kBits == 6) load_plane<2>(out.words + (kBits == 6 ? 4 : 0), at + 128, lane);
-  if (kBits == 2 || kBits == 3) load_plane<2>(out.words, at, lane);
-  if (kBits == 3) load_plane<1>(out.words + (kBits == 3 ? 2 : 0), at + 64, lane);
+  if (kBits == 8) load_plane<8, Memory>(out.words, at, lane);
+  if (kBits == 4 || kBits == 5 || kBits == 6) load_plane<4, Memory>(out.words, at, lane);
+  if (kBits == 5) load_plane<1, Memory>(out.words + (kBits == 5 ? 4 : 0), at + 512, lane);
+  if (kBits == 6) load_plane<2, Memory>(out.words + (kBits == 6 ? 4 : 0), at + 512, lane);
+  if (kBits == 2 || kBits == 3) load_plane<2, Memory>(out.words, at, lane);
+  if (kBits == 3) load_plane<1, Memory>(out.words + (kBits == 3 ? 2 : 0), at + 256, lane);
   return out;
 }
 
@@ -83,14 +99,31 @@ METAL_FUNC uint code_pair(const thread UnitCodes<kBits>& c, uint q) {
 template <typename Codec, typename P>
 METAL_FUNC TileWeights<half> decode_tile(const thread UnitCodes<Codec::kBits>& codes, uint tile, constant P& p) {
   TileWeights<half> w;
-  for (uint q = 0; q < 4; ++q) w.e[q] = Codec::pair(code_pair<Codec::kBits>(codes, 4 * tile + q), p);
+  if (Codec::kBits == 4) {
+    codecs::decode_word(w.e, codes.words[tile], p, Codec());
+  } else {
+    for (uint q = 0; q < 4; ++q) w.e[q] = Codec::pair(code_pair<Codec::kBits>(codes, 4 * tile + q), p);
+  }
   return w;
 }
 
-// Where the scales of rows r and r + 8 lie, for scale `part` of a unit.
-METAL_FUNC ulong scale_place(constant UnitMatrix& m, uint block, uint unit, uint part, uint row) {
-  if (m.group_shift < 6) return (((ulong(block) * m.units + unit) * 8 + row) << (7 - m.group_shift)) + 2 * part;
-  return ((ulong(block) * m.groups + min(unit >> (m.group_shift - 6), m.groups - 1)) * 8 + row) * 2;
+// Element e of pair q of a tile, in float.
+template <typename Codec, typename P>
+METAL_FUNC float unit_element(const thread UnitCodes<Codec::kBits>& codes, uint tile, uint q, uint e, constant P& p) {
+  if (Codec::kBits == 4) return codecs::word_element(codes.words[tile], q, e, p, Codec());
+  return Codec::element(code_pair<Codec::kBits>(codes, 4 * tile + q) >> 16 * e & 0xFFu, p);
+}
+
+// Scales of a block of rows, and where those of a unit begin among them.
+METAL_FUNC uint scales_of_block(constant UnitMatrix& m) {
+  return m.group_shift < 6 ? m.units << (10 - m.group_shift) : m.groups * 16;
+}
+METAL_FUNC uint scales_before(constant UnitMatrix& m, uint unit) {
+  return m.group_shift < 6 ? unit << (10 - m.group_shift) : (unit >> (m.group_shift - 6)) * 16;
+}
+// Where the scales of rows r and r + 8 lie among a unit's, for its scale `part`.
+METAL_FUNC uint scale_place(constant UnitMatrix& m, uint part, uint row) {
+  return m.group_shift < 6 ? (row << (7 - m.group_shift)) + 2 * part : row * 2;
 }
 
 // Two f16 or bf16 scales.
@@ -102,6 +135,11 @@ METAL_FUNC float2 narrow_scales(uint type, uint v) {
 METAL_FUNC float2 stored_scales(constant UnitMatrix& m, device const uchar* scales, ulong at) {
   if (m.scale_type == codecs::kF32Scale) return *(device const float2*)(scales + at * 4);
   return narrow_scales(m.scale_type, *(device const uint*)(scales + at * 2));
+}
+// The place of a tile's scales among the matrix's.
+METAL_FUNC ulong tile_scale_place(constant UnitMatrix& m, uint block, uint unit, uint tile, uint lane) {
+  const uint part = tile >> (m.group_shift < 6 ? m.group_shift - 4 : 2);
+  return ulong(block) * scales_of_block(m) + scales_before(m, unit) + scale_place(m, part, tile_row(lane));
 }
 // What is added to every weight of rows r and r + 8.
 METAL_FUNC float2 minimum_pair(constant UnitMatrix& m, device const float* minima, ulong at, float2 scale) {
@@ -122,53 +160,80 @@ struct Scaling {
   static constant constexpr uint kWords = kAnyScales ? 2 * kParts : kParts;
 };
 
-// Everything of a unit that a lane needs, asked for at once, long before use.
+// Everything of a unit that a lane needs.
 template <typename Codec, typename S>
 struct UnitData {
   UnitCodes<Codec::kBits> codes;
   uint scales[S::kWords];  // pairs of f16 or bf16, or of f32
 };
-template <typename Codec, typename S>
-METAL_FUNC UnitData<Codec, S> load_unit_data(constant UnitMatrix& m, device const uint* codes,
-                                             device const uchar* scales, uint block, uint unit, uint lane) {
-  UnitData<Codec, S> d;
-  d.codes = load_codes<Codec::kBits>(codes, ulong(block) * m.units + unit, lane);
+
+template <typename S, typename Memory>
+METAL_FUNC void load_scales(thread uint* out, constant UnitMatrix& m, typename Memory::Pointer scales, uint lane) {
   const uint row = tile_row(lane);
   if (!S::kGeneral) {
     if (S::kGroup == 16) {
-      const uint4 v = ((device const uint4*)scales)[(block * m.units + unit) * 8 + row];
-      for (uint part = 0; part < S::kParts; ++part) d.scales[part] = v[part & 3];
+      const uint4 v = Memory::template at<uint4>(scales, row);
+      for (uint part = 0; part < S::kParts; ++part) out[part] = v[part & 3];
     } else if (S::kGroup == 32) {
-      const uint2 v = ((device const uint2*)scales)[(block * m.units + unit) * 8 + row];
-      for (uint part = 0; part < S::kParts; ++part) d.scales[part] = v[part & 1];
+      const uint2 v = Memory::template at<uint2>(scales, row);
+      for (uint part = 0; part < S::kParts; ++part) out[part] = v[part & 1];
     } else {
-      const uint group = min(unit >> (m.group_shift - 6), m.groups - 1);
-      d.scales[0] = ((device const uint*)scales)[(block * m.groups + group) * 8 + row];
+      out[0] = Memory::template at<uint>(scales, row);
     }
-    return d;
+    return;
   }
   for (uint part = 0; part < S::kParts; ++part) {
-    const ulong place = scale_place(m, block, unit, part, row);
+    const uint place = scale_place(m, part, row);
     if (m.scale_type == codecs::kF32Scale) {
-      const uint2 v = *(device const uint2*)(scales + place * 4);
-      d.scales[2 * part] = v.x;
-      d.scales[(2 * part + 1) % S::kWords] = v.y;
+      const uint2 v = Memory::template at<uint2>(scales, place / 2);
+      out[2 * part] = v.x;
+      out[(2 * part + 1) % S::kWords] = v.y;
     } else {
-      d.scales[2 * part % S::kWords] = *(device const uint*)(scales + place * 2);
+      out[2 * part % S::kWords] = Memory::template at<uint>(scales, place / 2);
     }
   }
+}
+
+// A block of 16 rows.
+struct BlockPointers {
+  device const uchar* codes;
+  device const uchar* scales;
+};
+template <int kBits>
+METAL_FUNC BlockPointers block_pointers(constant UnitMatrix& m, device const uchar* codes, device const uchar* scales,
+                                        uint block) {
+  const uint scale_bytes = m.scale_type == codecs::kF32Scale ? 4 : 2;
+  return {codes + ulong(block) * (m.units * (128 * kBits)), scales + ulong(block) * (scales_of_block(m) * scale_bytes)};
+}
+// In bytes, from the block's.
+template <typename S>
+METAL_FUNC uint scales_offset(constant UnitMatrix& m, uint unit) {
+  if (S::kGeneral) return scales_before(m, unit) * (m.scale_type == codecs::kF32Scale ? 4 : 2);
+  return S::kGroup < 64 ? unit * (2048 / S::kGroup) : (unit >> (m.group_shift - 6)) * 32;
+}
+
+template <typename S>
+METAL_FUNC uint unit_scale_bytes(constant UnitMatrix& m) {
+  if (!S::kGeneral) return S::kGroup < 64 ? 2048 / S::kGroup : 32;
+  return (m.group_shift < 6 ? 1024 >> m.group_shift : 16) * (m.scale_type == codecs::kF32Scale ? 4 : 2);
+}
+
+template <typename Codec, typename S>
+METAL_FUNC UnitData<Codec, S> load_unit_data(constant UnitMatrix& m, BlockPointers block, uint unit, uint lane) {
+  UnitData<Codec, S> d;
+  d.codes = load_codes<Codec::kBits, FromDevice>(block.codes + unit * (128 * Codec::kBits), lane);
+  load_scales<S, FromDevice>(d.scales, m, block.scales + scales_offset<S>(m, unit), lane);
   return d;
 }
-// Scales of a part, with the matrix's and the codec's factors.
-template <typename Codec, typename S>
-METAL_FUNC float2 part_scales(constant UnitMatrix& m, const thread UnitData<Codec, S>& d, uint part) {
-  float2 s;
-  if (!S::kGeneral) {
-    s = narrow_scales(m.scale_type, d.scales[part]);
-  } else if (m.scale_type == codecs::kF32Scale) {
-    s = float2(as_type<float>(d.scales[2 * part % S::kWords]), as_type<float>(d.scales[(2 * part + 1) % S::kWords]));
-  } else {
-    s = narrow_scales(m.scale_type, d.scales[2 * part % S::kWords]);
-  }
-  return s * (m.multiplier * Codec::kFactor);
+
+// Scales of a part. Sums that they scale lack total_factor.
+template <typename S>
+METAL_FUNC float2 part_scales(constant UnitMatrix& m, const thread uint* scales, uint part) {
+  if (!S::kGeneral) return narrow_scales(m.scale_type, scales[part]);
+  if (m.scale_type != codecs::kF32Scale) return narrow_scales(m.scale_type, scales[2 * part % S::kWords]);
+  return float2(as_type<float>(scales[2 * part % S::kWords]), as_type<float>(scales[(2 * part + 1) % S::kWords]));
+}
+template <typename Codec>
+METAL_FUNC float total_factor(constant UnitMatrix& m) {
+  return m.multiplier * Codec::kFactor;
 }

@@ -138,6 +138,13 @@ class Commands {
                       const Arguments& arguments) = 0;
 };
 
+// What the choice of kernels and grids depends on.
+struct DeviceTraits {
+  std::uint32_t cores = 8;
+  std::uint32_t threadgroup_bytes = 32 << 10;
+  bool copies_ahead = false;  // to threadgroup memory, while a kernel goes on (NVIDIA's cp.async)
+};
+
 class Device {
  public:
   virtual ~Device() = default;
@@ -151,6 +158,7 @@ class Device {
   // Kept, so that asking again costs little. \throws Error (kNotFound) naming shader and kernel.
   const Pipeline& pipeline(std::string_view shader, std::string_view kernel, const FunctionConstants& constants = {});
   virtual std::unique_ptr<Commands> commands() = 0;
+  [[nodiscard]] virtual DeviceTraits traits() const { return {}; }
 
   std::unique_ptr<Buffer> allocate_with(std::span<const std::byte> bytes);
   template <typename T>

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 
 namespace metal_marlin::msl {
 namespace {
@@ -14,7 +15,7 @@ constexpr std::int64_t kGemvTokens = 16;
 // From here gemm_fp4's larger tiles are filled.
 constexpr std::int64_t kLargeTokens = 128;
 constexpr std::uint32_t kGemmThreads = 128;
-constexpr std::uint32_t kBusyThreadgroups = 264;  // that keep a large device busy
+constexpr std::uint32_t kBusyThreadgroups = 528;  // that keep a large device busy
 
 std::uint32_t ceil_div(std::int64_t a, std::int64_t b) {
   return static_cast<std::uint32_t>((a + b - 1) / b);
@@ -53,12 +54,81 @@ GemmTile gemm_tile(const UnitMatrix& matrix, std::int64_t tokens) {
   return {"marlin_gemm", fmt::format("marlin_gemm_{}{}", matrix.codec, suffix), 64, 32};
 }
 
-// Simdgroups that share a row of units in the GEMV: enough to keep loads in
-// flight, no more than there are units.
-std::uint32_t gemv_simdgroups(const UnitMatrix& matrix) {
-  const std::uint32_t blocks = ceil_div(matrix.params.rows, kTileRows);
-  const std::uint32_t wanted = std::clamp(1536 / std::max(1U, blocks), 2U, 8U);
-  return std::clamp(matrix.params.units, 1U, wanted);
+// Bytes of a simdgroup's sums.
+std::uint32_t gemv_sums(std::uint32_t tokens) {
+  return (tokens <= 8 ? 1 : 2) * 8 * (kTileRows + 4) * 4;
+}
+
+// As StreamPlan in shaders/common/unit_stream.h.
+struct StreamPlan {
+  std::uint32_t region = 0;
+  std::uint32_t ring = 0;
+  std::uint32_t activations = 0;
+};
+// How decode_gemv goes over a matrix.
+struct GemvPlan {
+  std::uint32_t threadgroups = 1;
+  std::uint32_t simdgroups = 1;
+  StreamPlan stream;
+};
+
+enum class Tokens : std::uint8_t { kPass, kStay };
+
+// Threadgroup memory of a simdgroup. In one round the sums take the ring's place in
+// the end; else there are two, so that one's are read while the next are stored.
+StreamPlan stream_plan(const UnitMatrix& matrix, std::uint32_t tokens, std::uint32_t simdgroups, bool one_round,
+                       Tokens kind) {
+  const UnitMatrixParams& p = matrix.params;
+  const std::uint32_t ahead = tokens <= 8 ? 8 : 4;  // as in UnitStream
+  const std::uint32_t scales = p.group_shift < 6 ? 1024U >> p.group_shift : 16U;
+  const std::uint32_t scale_bytes = scales * (static_cast<ScaleType>(p.scale_type) == ScaleType::kF32 ? 4 : 2);
+  const std::size_t all_units = std::size_t{ceil_div(p.rows, kTileRows)} * p.units;
+  std::uint32_t stage = static_cast<std::uint32_t>(matrix.codes->size() / all_units) + scale_bytes;
+  if (kind == Tokens::kPass) stage += tokens * 128;
+  const std::uint32_t units = ceil_div(p.units, simdgroups);
+  StreamPlan plan;
+  plan.ring = one_round ? 0 : 2 * gemv_sums(tokens);
+  plan.region = plan.ring + (one_round ? std::min(units, ahead) : ahead) * stage;
+  if (kind == Tokens::kStay) {
+    plan.activations = plan.region;
+    plan.region += tokens * (units * 128 + 64);
+  }
+  plan.region = std::max(plan.region, gemv_sums(tokens));
+  return plan;
+}
+
+GemvPlan gemv_plan(const Device& device, const UnitMatrix& matrix, std::uint32_t tokens) {
+  const UnitMatrixParams& p = matrix.params;
+  const std::uint32_t blocks = ceil_div(p.rows, kTileRows);
+  GemvPlan plan;
+  const DeviceTraits traits = device.traits();
+  const std::uint32_t many = 4 * traits.cores;
+  if (!traits.copies_ahead) {
+    plan.threadgroups = std::min(blocks, many);
+    plan.simdgroups = std::min(p.units, std::clamp(1536 / blocks, 2U, 8U));
+    plan.stream.region = 2 * gemv_sums(tokens);
+    return plan;
+  }
+  const auto fits = [&](std::uint32_t bytes) { return plan.simdgroups * plan.stream.region <= bytes; };
+  if (blocks > many) {  // threadgroups, two a core, take them in turn
+    plan.threadgroups = 2 * traits.cores;
+    plan.simdgroups = std::min(p.units, 8U);
+    plan.stream = stream_plan(matrix, tokens, plan.simdgroups, false, Tokens::kStay);
+    if (fits(traits.threadgroup_bytes / 2)) return plan;
+  }
+  plan.threadgroups = blocks;
+  if (tokens <= 2) {
+    plan.simdgroups = std::min(p.units, std::bit_floor(std::clamp(20 * traits.cores / blocks, 4U, 8U)));
+    plan.stream = stream_plan(matrix, tokens, plan.simdgroups, true, Tokens::kStay);
+    if (fits(traits.threadgroup_bytes)) return plan;
+  }
+  plan.simdgroups = std::min(p.units, std::bit_floor(std::clamp(12 * traits.cores / blocks, 4U, 8U)));
+  plan.stream = stream_plan(matrix, tokens, plan.simdgroups, true, Tokens::kPass);
+  while (!fits(traits.threadgroup_bytes)) {
+    plan.simdgroups /= 2;
+    plan.stream = stream_plan(matrix, tokens, plan.simdgroups, true, Tokens::kPass);
+  }
+  return plan;
 }
 
 std::uint32_t parts_of(const UnitMatrix& matrix, const GemmTile& tile, std::int64_t tokens) {
@@ -172,7 +242,9 @@ void Linear::encode_quantized(Commands& commands, const UnitMatrix& matrix, cons
   prepare(commands, call, workspace, "half");
   arguments.buffer(3, workspace.activations()).buffer(6, workspace.factors()).bytes(7, matrix.params).bytes(8, p);
   if (call.tokens <= kGemvTokens) {
-    commands.dispatch(device_.pipeline("decode_gemv", kernel), {blocks, 1, 1}, {32 * gemv_simdgroups(matrix), 1, 1},
+    const GemvPlan plan = gemv_plan(device_, matrix, tokens);
+    arguments.bytes(9, plan.stream).threadgroup(0, plan.simdgroups * plan.stream.region);
+    commands.dispatch(device_.pipeline("decode_gemv", kernel), {plan.threadgroups, 1, 1}, {32 * plan.simdgroups, 1, 1},
                       arguments);
     return;
   }

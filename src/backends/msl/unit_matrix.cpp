@@ -42,6 +42,15 @@ void put_code(std::uint32_t* unit, int bits, std::size_t lane, std::size_t slot,
   }
 }
 
+// E2M1: magnitudes of a word's pairs and their signs, in the order of decode_word in
+// shaders/common/codecs.h.
+void put_e2m1(std::uint32_t* unit, std::size_t lane, std::size_t slot, unsigned code) {
+  constexpr std::array<unsigned, 4> kSigns = {15, 12, 14, 13};
+  const std::size_t pair = slot / 2 % 4;
+  const std::uint32_t bits = (code & 7U) << (9 - 3 * pair) | code >> 3 << kSigns[pair];
+  unit[lane * 4 + slot / 8] |= bits << (slot % 2 * 16);
+}
+
 // What is subtracted from codes: only integers have an offset, their least value's.
 float offset_of(Format format) {
   return codec_name(format).starts_with("int") ? 0.0F - decode_table(format)[0] : 0.0F;
@@ -78,6 +87,7 @@ class UnitWriter {
 
   void write_block(std::int64_t block) {
     const auto cols = static_cast<std::size_t>(packed_.cols);
+    const bool e2m1 = codec_name(packed_.spec.format) == "e2m1";
     std::vector<std::uint8_t> unpacked(16 * cols);
     const std::int64_t first = block * kTileRows;
     for (std::int64_t r = 0; r < kTileRows && first + r < packed_.rows; ++r) {
@@ -92,7 +102,12 @@ class UnitWriter {
           const std::size_t row = map_.row[lane][slot];
           const std::size_t col = unit * kUnit + map_.input[lane][slot];
           if (first + static_cast<std::int64_t>(row) >= packed_.rows || col >= cols) continue;
-          put_code(out, bits_, lane, slot, unpacked[row * cols + col]);
+          const unsigned code = unpacked[row * cols + col];
+          if (e2m1) {
+            put_e2m1(out, lane, slot, code);
+          } else {
+            put_code(out, bits_, lane, slot, code);
+          }
         }
       }
     }

@@ -140,6 +140,39 @@ TEST_P(LinearOp, ManyTokensAndSplitInputs) {
   }
 }
 
+// More blocks of rows than threadgroups, and few inputs: simdgroups go over many.
+TEST_P(LinearOp, ManyRowsForFewTokens) {
+  for (const std::int64_t tokens : {1, 3, 16}) {
+    const Shape s{detectors() ? 600 : 8600, 200, tokens};
+    const TestMatrix matrix = packed_matrix(default_spec(Format::kFp4), s.rows, s.cols, 21);
+    const auto x = normal_data(static_cast<std::size_t>(s.tokens * s.cols), 22);
+    const Result run = run_linear(*device, matrix.weight, s, x, {}, Activations::kInt8);
+    expect_close(run, matrix.decoded(), x, s, {}, 0x1p-11, "many rows");
+  }
+}
+
+// Few rows, many inputs: each simdgroup's ring goes round.
+TEST_P(LinearOp, ManyInputsForFewTokens) {
+  for (const std::int64_t tokens : {1, 7, 12}) {
+    for (const Format format : {Format::kFp4, Format::kU4, Format::kInt8}) {
+      const Shape s{33, detectors() ? 1500 : 20000, tokens};
+      const TestMatrix matrix = packed_matrix(default_spec(format), s.rows, s.cols, 31);
+      const auto x = normal_data(static_cast<std::size_t>(s.tokens * s.cols), 32);
+      const Result run = run_linear(*device, matrix.weight, s, x, {}, Activations::kInt8);
+      expect_close(run, matrix.decoded(), x, s, {}, spread_of(default_spec(format)) * 0x1p-11, "many inputs");
+    }
+  }
+}
+
+TEST_P(LinearOp, TinyActivationsKeepTheirSize) {
+  const Shape s{20, 96, 2};
+  const TestMatrix matrix = packed_matrix(default_spec(Format::kFp4), s.rows, s.cols, 9);
+  auto x = normal_data(static_cast<std::size_t>(s.tokens * s.cols), 10);
+  for (float& v : x) v *= 1e-7F;
+  const Result run = run_linear(*device, matrix.weight, s, x, {}, Activations::kInt8);
+  expect_close(run, matrix.decoded(), x, s, {}, 0x1p-11, "tiny activations");
+}
+
 TEST_P(LinearOp, ActivationsBeyondHalfKeepTheirSize) {
   const Shape s{20, 96, 3};
   const TestMatrix matrix = packed_matrix(default_spec(Format::kFp4), s.rows, s.cols, 9);

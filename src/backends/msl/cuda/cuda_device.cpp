@@ -56,6 +56,8 @@ std::string only_entry(std::string_view ptx, std::size_t index) {
   return out + std::string(ptx.substr(at));
 }
 
+constexpr std::uint32_t kDefaultThreadgroupBytes = 48 << 10;
+
 class CudaPipeline final : public Pipeline {
  public:
   CudaPipeline(const Driver& driver, const MslLibrary& library, std::string_view ptx, std::size_t index,
@@ -76,6 +78,12 @@ class CudaPipeline final : public Pipeline {
   }
   ~CudaPipeline() override { driver_.module_unload(module_); }
   [[nodiscard]] cuda::Function function() const { return function_; }
+  // Lets launches have so much dynamic threadgroup memory.
+  void allow_threadgroup_bytes(std::uint32_t bytes) const {
+    if (bytes <= kDefaultThreadgroupBytes) return;
+    check(driver_.function_set_attribute(function_, cuda::kMaxDynamicSharedBytes, static_cast<int>(bytes)),
+          fmt::format("{}: {} bytes of threadgroup memory", name(), bytes).c_str());
+  }
   // Whether it waits for the kernel before it by itself, and so may start early.
   [[nodiscard]] bool overlaps() const { return overlaps_; }
 
@@ -144,6 +152,7 @@ class CudaCommands final : public Commands {
         add_buffer(launch, argument, arguments);
       }
     }
+    cuda_pipeline.allow_threadgroup_bytes(shared);
     launch.config = {(threads[0] + group[0] - 1) / group[0],
                      (threads[1] + group[1] - 1) / group[1],
                      (threads[2] + group[2] - 1) / group[2],
@@ -215,13 +224,14 @@ class CudaDevice final : public Device {
     cuda::DeviceId id = 0;
     check(driver_.device_get(&id, chosen == nullptr ? 0 : std::atoi(chosen)), "find the device");
     check(driver_.device_get_name(name_.data(), static_cast<int>(name_.size()), id), "name the device");
-    int minor = 0;
-    check(driver_.device_get_attribute(&major_, cuda::kComputeCapabilityMajor, id), "ask the device");
-    check(driver_.device_get_attribute(&minor, cuda::kComputeCapabilityMinor, id), "ask the device");
+    major_ = attribute(cuda::kComputeCapabilityMajor, id);
+    const int minor = attribute(cuda::kComputeCapabilityMinor, id);
     if (major_ < 8) {
       throw Error(ErrorCode::kUnsupported,
                   fmt::format("{} has compute capability {}.{}, expected 8.0 or later", name_.data(), major_, minor));
     }
+    traits_ = {static_cast<std::uint32_t>(attribute(cuda::kMultiprocessorCount, id)),
+               static_cast<std::uint32_t>(attribute(cuda::kMaxSharedBytesOptIn, id)), true};
     check(driver_.primary_context_retain(&context_, id), "make a context");
     check(driver_.context_set_current(context_), "use the context");
     // Ordered after the copies, which go to the default stream.
@@ -230,6 +240,7 @@ class CudaDevice final : public Device {
   [[nodiscard]] std::string name() const override { return name_.data(); }
   std::unique_ptr<Buffer> allocate(std::size_t bytes) override { return std::make_unique<CudaBuffer>(driver_, bytes); }
   std::unique_ptr<Commands> commands() override { return std::make_unique<CudaCommands>(driver_, stream_); }
+  [[nodiscard]] DeviceTraits traits() const override { return traits_; }
 
  protected:
   std::unique_ptr<Pipeline> make_pipeline(const EmbeddedShader& shader, std::size_t kernel,
@@ -241,7 +252,14 @@ class CudaDevice final : public Device {
   }
 
  private:
+  [[nodiscard]] int attribute(int which, cuda::DeviceId id) const {
+    int value = 0;
+    check(driver_.device_get_attribute(&value, which, id), "ask the device");
+    return value;
+  }
+
   const Driver& driver_;
+  DeviceTraits traits_;
   cuda::Context context_ = nullptr;
   cuda::Stream stream_ = nullptr;
   std::array<char, 128> name_{};

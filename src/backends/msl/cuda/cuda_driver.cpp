@@ -45,6 +45,7 @@ Loaded load_driver() {
   load(library, "cuModuleUnload", d.module_unload, m);
   load(library, "cuModuleGetFunction", d.module_get_function, m);
   load(library, "cuModuleGetGlobal_v2", d.module_get_global, m);
+  load(library, "cuFuncSetAttribute", d.function_set_attribute, m);
   load(library, "cuLaunchKernelEx", d.launch_kernel, m);
   load(library, "cuStreamCreate", d.stream_create, m);
   load(library, "cuStreamSynchronize", d.stream_synchronize, m);

@@ -19,11 +19,14 @@ using Event = struct EventOpaque*;
 using Graph = struct GraphOpaque*;
 using GraphExec = struct GraphExecOpaque*;
 
+constexpr int kMultiprocessorCount = 16;  // device attributes
+constexpr int kMaxSharedBytesOptIn = 97;
 constexpr int kComputeCapabilityMajor = 75;
 constexpr int kComputeCapabilityMinor = 76;
 constexpr int kJitErrorLog = 5;
 constexpr int kJitErrorLogBytes = 6;
 constexpr int kCaptureThreadLocal = 1;
+constexpr int kMaxDynamicSharedBytes = 8;      // function attribute
 constexpr int kProgrammaticSerialization = 6;  // launch attribute
 
 struct LaunchAttribute {
@@ -59,6 +62,7 @@ struct Driver {
   Result (*module_unload)(Module);
   Result (*module_get_function)(Function*, Module, const char*);
   Result (*module_get_global)(DevicePointer*, std::size_t*, Module, const char*);
+  Result (*function_set_attribute)(Function, int, int);
   Result (*launch_kernel)(const LaunchConfig*, Function, void**, void**);
   Result (*stream_create)(Stream*, unsigned);
   Result (*stream_synchronize)(Stream);

@@ -20,7 +20,7 @@ MSL_FN MSL_SYNC void threadgroup_barrier(mem_flags, memory_order = memory_order_
   __nvvm_bar_sync(0);
 }
 MSL_FN MSL_SYNC void simdgroup_barrier(mem_flags, memory_order = memory_order_seq_cst) {
-  __nvvm_bar_warp_sync(msl_active());
+  __nvvm_bar_warp_sync(0xFFFFFFFFu);  // all must call it; lanes that have returned do not count
 }
 MSL_FN MSL_SYNC uint msl_shuffle_word(uint mask, uint v, uint lane) {
   return static_cast<uint>(__nvvm_shfl_sync_idx_i32(mask, static_cast<int>(v), static_cast<int>(lane), 31));
