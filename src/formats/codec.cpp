@@ -235,4 +235,13 @@ void round_to_elements(Format format, std::span<const float> x, float* rounded) 
   }
 }
 
+std::array<int, 2> code_planes(int bits) {
+  switch (bits) {
+    case 3: return {2, 1};
+    case 5: return {4, 1};
+    case 6: return {4, 2};
+    default: return {bits, 0};
+  }
+}
+
 }  // namespace metal_marlin

@@ -13,6 +13,7 @@
 // bits follow by the same formula.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 
@@ -32,6 +33,10 @@ std::uint8_t encode(Format format, float value);
 
 // The code whose value is zero (for u4 and u5: code 0).
 std::uint8_t zero_code(Format format);
+
+// Widths of the planes, low bits first, that kernel layouts cut codes of 3, 5 or 6
+// bits into, so that each divides a word; 0: none.
+std::array<int, 2> code_planes(int bits);
 
 // Rounds every x[i] to the nearest element value of `format` (not the code),
 // in a form that compilers vectorize. x must be finite.

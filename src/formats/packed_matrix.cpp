@@ -26,30 +26,8 @@ T load(std::span<const std::byte> bytes, std::size_t index) {
 }
 
 template <typename T>
-void store(std::vector<std::byte>& bytes, std::size_t index, T value) {
+void store(std::span<std::byte> bytes, std::size_t index, T value) {
   std::memcpy(bytes.data() + index * sizeof(T), &value, sizeof(T));
-}
-
-float load_scale(ScaleType type, std::span<const std::byte> bytes, std::size_t index) {
-  switch (type) {
-    case ScaleType::kF16: return f16_to_f32(load<std::uint16_t>(bytes, index));
-    case ScaleType::kBf16: return bf16_to_f32(load<std::uint16_t>(bytes, index));
-    case ScaleType::kF32: return load<float>(bytes, index);
-    case ScaleType::kE8m0: return e8m0_to_f32(load<std::uint8_t>(bytes, index));
-    case ScaleType::kE4m3: return e4m3_to_f32(load<std::uint8_t>(bytes, index));
-  }
-  return 0;
-}
-
-void store_scale(ScaleType type, std::vector<std::byte>& bytes, std::size_t index, float value) {
-  switch (type) {
-    case ScaleType::kF16: return store(bytes, index, f32_to_f16(value));
-    case ScaleType::kBf16: return store(bytes, index, f32_to_bf16(value));
-    case ScaleType::kF32: return store(bytes, index, value);
-    case ScaleType::kE8m0:
-      return store(bytes, index, static_cast<std::uint8_t>(value == 0 ? 0 : std::ilogb(value) + 127));
-    case ScaleType::kE4m3: return store(bytes, index, f32_to_e4m3(value));
-  }
 }
 
 void check_part(std::string_view name, std::string_view part, std::size_t found, std::size_t expected) {
@@ -92,6 +70,28 @@ void check_finite(std::int64_t row, std::span<const float> weights) {
 }
 
 }  // namespace
+
+float load_scale(ScaleType type, std::span<const std::byte> bytes, std::size_t index) {
+  switch (type) {
+    case ScaleType::kF16: return f16_to_f32(load<std::uint16_t>(bytes, index));
+    case ScaleType::kBf16: return bf16_to_f32(load<std::uint16_t>(bytes, index));
+    case ScaleType::kF32: return load<float>(bytes, index);
+    case ScaleType::kE8m0: return e8m0_to_f32(load<std::uint8_t>(bytes, index));
+    case ScaleType::kE4m3: return e4m3_to_f32(load<std::uint8_t>(bytes, index));
+  }
+  return 0;
+}
+
+void store_scale(ScaleType type, std::span<std::byte> bytes, std::size_t index, float value) {
+  switch (type) {
+    case ScaleType::kF16: return store(bytes, index, f32_to_f16(value));
+    case ScaleType::kBf16: return store(bytes, index, f32_to_bf16(value));
+    case ScaleType::kF32: return store(bytes, index, value);
+    case ScaleType::kE8m0:
+      return store(bytes, index, static_cast<std::uint8_t>(value == 0 ? 0 : std::ilogb(value) + 127));
+    case ScaleType::kE4m3: return store(bytes, index, f32_to_e4m3(value));
+  }
+}
 
 std::size_t scale_type_bytes(ScaleType type) {
   switch (type) {

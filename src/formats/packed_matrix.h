@@ -31,6 +31,9 @@ struct PackedLayout {
 };
 
 std::size_t scale_type_bytes(ScaleType type);
+// Element `index` of an array of scales (or minima).
+float load_scale(ScaleType type, std::span<const std::byte> bytes, std::size_t index);
+void store_scale(ScaleType type, std::span<std::byte> bytes, std::size_t index, float value);
 
 // A quantized matrix whose bytes lie elsewhere (a mapped file, a PackedMatrix).
 struct PackedView {

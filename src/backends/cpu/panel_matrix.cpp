@@ -4,7 +4,6 @@
 #include <sys/mman.h>
 
 #include <array>
-#include <cmath>
 #include <cstring>
 
 #include "formats/codec.h"
@@ -37,21 +36,11 @@ PanelKind code_kind(Format format) {
   }
 }
 
-// Widths of the planes of a code, low bits first.
-std::array<int, 2> plane_widths(int bits) {
-  switch (bits) {
-    case 3: return {2, 1};
-    case 5: return {4, 1};
-    case 6: return {4, 2};
-    default: return {bits, 0};
-  }
-}
-
 // Puts the code of (row, input of the block) into a zeroed block.
 void put_code(std::uint8_t* block, int bits, int row, int input, unsigned code) {
   const int chunk = input / 4;
   const int byte = 4 * row + input % 4;
-  for (const int width : plane_widths(bits)) {
+  for (const int width : code_planes(bits)) {
     if (width == 0) break;
     const int per = 8 / width;
     const unsigned part = code & ((1U << width) - 1);
@@ -67,7 +56,7 @@ unsigned get_code(const std::uint8_t* block, int bits, int row, int input) {
   const int byte = 4 * row + input % 4;
   unsigned code = 0;
   int place = 0;
-  for (const int width : plane_widths(bits)) {
+  for (const int width : code_planes(bits)) {
     if (width == 0) break;
     const int per = 8 / width;
     const unsigned part = block[64 * (chunk / per) + byte] >> (chunk % per * width) & ((1U << width) - 1);
@@ -99,32 +88,14 @@ PanelScale scale_kind(ScaleType type) {
   return PanelScale::kF32;
 }
 
-std::size_t scale_bytes(PanelScale type) {
+// The type that panels hold scales in.
+ScaleType stored_type(PanelScale type) {
   switch (type) {
-    case PanelScale::kE8m0: return 1;
-    case PanelScale::kF32: return 4;
-    default: return 2;
+    case PanelScale::kF16: return ScaleType::kF16;
+    case PanelScale::kBf16: return ScaleType::kBf16;
+    case PanelScale::kE8m0: return ScaleType::kE8m0;
+    default: return ScaleType::kF32;
   }
-}
-
-void store_scale(PanelScale type, std::byte* values, std::size_t at, float scale) {
-  if (type == PanelScale::kE8m0) {
-    // Rows of padding have scale 0, which becomes the smallest power of two;
-    // nothing reads their outputs.
-    values[at] = static_cast<std::byte>(scale == 0 ? 0 : std::ilogb(scale) + 127);
-  } else if (type == PanelScale::kF32) {
-    std::memcpy(values + at * 4, &scale, 4);
-  } else {
-    const std::uint16_t half = type == PanelScale::kF16 ? f32_to_f16(scale) : f32_to_bf16(scale);
-    std::memcpy(values + at * 2, &half, 2);
-  }
-}
-
-float load_scale(PanelScale type, const void* values, std::size_t at) {
-  if (type == PanelScale::kE8m0) return e8m0_to_f32(static_cast<const std::uint8_t*>(values)[at]);
-  if (type == PanelScale::kF32) return static_cast<const float*>(values)[at];
-  const std::uint16_t half = static_cast<const std::uint16_t*>(values)[at];
-  return type == PanelScale::kF16 ? f16_to_f32(half) : bf16_to_f32(half);
 }
 
 }  // namespace
@@ -225,7 +196,7 @@ void PanelMatrix::pack_codes(const PackedView& packed, ThreadPool& pool) {
   const auto count = static_cast<std::size_t>(panels());
   const auto groups = static_cast<std::size_t>(view_.groups);
   codes_ = AlignedBuffer(view_.panel_bytes * count);
-  scales_ = AlignedBuffer(count * groups * kPanelRows * scale_bytes(view_.scale_type));
+  scales_ = AlignedBuffer(count * groups * kPanelRows * scale_type_bytes(stored_type(view_.scale_type)));
   if (packed.spec.zero == ZeroKind::kMinimum) minima_ = AlignedBuffer(scales_.size());
   if (packed.spec.zero == ZeroKind::kInteger) zeros_ = AlignedBuffer(count * groups * kPanelRows);
   view_.codes = codes_.as<const std::uint8_t>();
@@ -233,6 +204,7 @@ void PanelMatrix::pack_codes(const PackedView& packed, ThreadPool& pool) {
   view_.minima = minima_.data();
   view_.zeros = zeros_.as<const std::uint8_t>();
   const int bits = code_bits(view_.kind);
+  const ScaleType type = stored_type(view_.scale_type);
   pool.parallel_for(panels(), 1, [&](std::int64_t begin, std::int64_t end) {
     std::vector<std::uint8_t> codes(static_cast<std::size_t>(view_.cols));
     for (std::int64_t panel = begin; panel < end; ++panel) {
@@ -248,9 +220,9 @@ void PanelMatrix::pack_codes(const PackedView& packed, ThreadPool& pool) {
         }
         for (std::int64_t group = 0; group < view_.groups; ++group) {
           const auto at = static_cast<std::size_t>((panel * view_.groups + group) * kPanelRows + r);
-          store_scale(view_.scale_type, scales_.data(), at, real ? packed.scale(row, group) : 0.0F);
-          if (view_.minima != nullptr)
-            store_scale(view_.scale_type, minima_.data(), at, real ? packed.minimum(row, group) : 0.0F);
+          // Nothing reads the outputs of padding, whatever its scale becomes.
+          store_scale(type, scales_.bytes(), at, real ? packed.scale(row, group) : 0.0F);
+          if (view_.minima != nullptr) store_scale(type, minima_.bytes(), at, real ? packed.minimum(row, group) : 0.0F);
           if (view_.zeros != nullptr) zeros_.data()[at] = static_cast<std::byte>(real ? packed.zero(row, group) : 0);
         }
       }
@@ -277,6 +249,7 @@ void PanelMatrix::decode_row(std::int64_t row, float* out) const {
     }
     return;
   }
+  const ScaleType type = stored_type(view_.scale_type);
   for (std::int64_t k = 0; k < view_.cols; ++k) {
     const auto at = static_cast<std::size_t>((panel * view_.groups + k / view_.group) * kPanelRows + r);
     const unsigned code =
@@ -286,8 +259,8 @@ void PanelMatrix::decode_row(std::int64_t row, float* out) const {
     if (view_.kind == PanelKind::kE4m3) element = e4m3_to_f32(static_cast<std::uint8_t>(code));
     if (view_.kind == PanelKind::kE5m2) element = e5m2_to_f32(static_cast<std::uint8_t>(code));
     if (view_.zeros != nullptr) element -= static_cast<float>(view_.zeros[at]);
-    out[k] = load_scale(view_.scale_type, view_.scales, at) * view_.multiplier * element;
-    if (view_.minima != nullptr) out[k] += load_scale(view_.scale_type, view_.minima, at);
+    out[k] = load_scale(type, scales_.bytes(), at) * view_.multiplier * element;
+    if (view_.minima != nullptr) out[k] += load_scale(type, minima_.bytes(), at);
   }
 }
 

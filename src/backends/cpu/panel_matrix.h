@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "backends/cpu/kernels.h"
@@ -22,6 +23,7 @@ class AlignedBuffer {
   explicit AlignedBuffer(std::size_t bytes);
   [[nodiscard]] std::byte* data() const { return data_.get(); }
   [[nodiscard]] std::size_t size() const { return size_; }
+  [[nodiscard]] std::span<std::byte> bytes() const { return {data(), size_}; }
   template <typename T>
   [[nodiscard]] T* as() const {
     return reinterpret_cast<T*>(data_.get());

@@ -6,7 +6,6 @@
 #include <cstring>
 
 #include "formats/codec.h"
-#include "formats/small_floats.h"
 #include "metal_marlin/error.h"
 #include "runtime/thread_pool.h"
 
@@ -18,21 +17,11 @@ constexpr std::int64_t kUnit = 64;
 constexpr std::size_t kLanes = 32;
 constexpr std::size_t kSlots = 32;  // codes of a lane in a unit
 
-// Widths of the planes of a code, low bits first; 0 ends.
-std::array<int, 3> plane_widths(int bits) {
-  switch (bits) {
-    case 3: return {2, 1, 0};
-    case 5: return {4, 1, 0};
-    case 6: return {4, 2, 0};
-    default: return {bits, 0, 0};
-  }
-}
-
 // Puts a code into a unit's zeroed words. Slot = 2 pair + half.
 void put_code(std::uint32_t* unit, int bits, std::size_t lane, std::size_t slot, unsigned code) {
   const auto pair = static_cast<unsigned>(slot / 2);
   const unsigned half = slot % 2 * 16;
-  for (const int width : plane_widths(bits)) {
+  for (const int width : code_planes(bits)) {
     if (width == 0) break;
     const auto w = static_cast<unsigned>(width);
     const unsigned per_word = 16 / w;
@@ -61,15 +50,6 @@ ScaleType kernel_scale(ScaleType type) {
   if (type == ScaleType::kE4m3) return ScaleType::kF16;
   if (type == ScaleType::kE8m0) return ScaleType::kBf16;
   return type;
-}
-
-void put_scale(ScaleType type, std::byte* out, std::size_t at, float value) {
-  if (type == ScaleType::kF32) {
-    std::memcpy(out + at * 4, &value, 4);
-  } else {
-    const std::uint16_t bits = type == ScaleType::kF16 ? f32_to_f16(value) : f32_to_bf16(value);
-    std::memcpy(out + at * 2, &bits, 2);
-  }
 }
 
 class UnitWriter {
@@ -128,7 +108,7 @@ class UnitWriter {
                                            : (g * 8 + lane_row) * 2 + half;
       const std::size_t at = static_cast<std::size_t>(block) * scales_per_block_ + place;
       const float scale = packed_.scale(row, group);
-      put_scale(scale_type_, scales.data(), at, scale);
+      store_scale(scale_type_, scales, at, scale);
       if (p_.minima == 0) continue;
       minima[at] = packed_.spec.zero == ZeroKind::kInteger ? static_cast<float>(packed_.zero(row, group))
                                                            : packed_.minimum(row, group);
