@@ -67,8 +67,40 @@ class Rewrite(unittest.TestCase):
     def test_vector_casts(self):
         self.assertIn("metal::msl_cast<float4>() ->* v", flat(rewritten("float4 w = (float4) v;")))
         self.assertIn("metal::msl_cast<half2>() ->* -v", flat(rewritten("h = (half2)-v;")))
+        self.assertIn("metal::msl_cast<half4>() ->* *p", flat(rewritten("h = (half4) *p;")))
+        template = "template <typename T, int N> void f(int v) { T x = (T) (v + 1); T y = (N) * v; }"
+        self.assertIn("metal::msl_cast<T>() ->* (v + 1)", flat(rewritten(template)))
+        self.assertIn("(N) * v", flat(rewritten(template)))
+        conversion = "template <typename T> T f(float2 v) { T(); T w(v); return T(v.x + 1) * T{1, 2}; }"
+        self.assertIn("T(); T w(v); return metal::msl_convert<T>(v.x + 1) * T{1, 2};", flat(rewritten(conversion)))
+        self.assertIn("metal::msl_cast<t>() ->* *p", flat(rewritten("typedef float4 t; void f() { x = (t) *p; }")))
         self.assertIn("metal::msl_make<vec<T,4>> (a)", flat(rewritten("x = vec<T, 4>(a);")))
         self.assertIn("f(float4)", flat(rewritten("void f(float4);")))
+
+    def test_members_of_an_address_space(self):
+        out = flat(rewritten("struct c { c(float x) thread : r(x) {} c(float x) device : r(x) {} c(float x) constant : r(x) {} float f() const constant;"
+                             " operator float() const thread { return r; } operator float() const device { return r; }"
+                             " float r; };"))
+        self.assertEqual(out, "struct c { c(float x) : r(x) {} float f() const ; operator float() const { return r; } "
+                              "float r; };")
+
+    def test_vectors_made_in_their_definition(self):
+        out = flat(rewritten("float2 f(float2 v); void g() { const short2 a(1, b(2)); if (x) { float4 c(0.f); } }"))
+        self.assertIn("float2 f(float2 v);", out)
+        self.assertIn("const short2 a = metal::msl_make<short2>(1, b(2));", out)
+        self.assertIn("float4 c = metal::msl_make<float4>(0.f);", out)
+
+    def test_vectors_of_bool(self):
+        self.assertIn("metal::msl_bool_vector< 4> v;", flat(rewritten("metal::vec<bool, 4> v;")))
+
+    def test_string_arguments_are_constant(self):
+        out = flat(rewritten('log l("a", "b"); static_assert(x, "no"); void f() { static_assert(y(z), "none"); }'))
+        self.assertIn('log l((constant const char*)"a", (constant const char*)"b");', out)
+        self.assertIn('static_assert(x, "no"); void f() { static_assert(y(z), "none"); }', out)
+
+    def test_literals_are_floats(self):
+        self.assertEqual(rewritten("x = 0.5 + 1e-3*.5; y = 0x1p-3 + 1.f + 2 + 0x1E + 3.5h;"),
+                         "x = 0.5f+ 1e-3f*.5f; y = 0x1p-3f+ 1.f + 2 + 0x1E + 3.5h;")
 
     def test_comparison_is_no_template(self):
         text = "void f() { if (a < b && c > d) { threadgroup float t; } }"
@@ -124,6 +156,12 @@ class Strict(unittest.TestCase):
 
     def test_good_text_passes(self):
         self.assertEqual(self.errors(self.GOOD), "")
+
+    def test_there_is_no_double_in_templates_either(self):
+        text = ("template <typename T> T half_of(T x) { static_assert(sizeof(x * 0.5) == sizeof(float)); return x * 0.5; }\n"
+                "[[kernel]] void f(device float* y, uint i [[thread_position_in_grid]]) { y[i] = half_of(y[i]); }\n")
+        text = text.replace("sizeof(float))", 'sizeof(float), "")')
+        self.assertEqual(self.errors(text), "")
 
     def test_a_callee_that_gained_a_staging_buffer(self):
         text = self.GOOD.replace("twice(device const float* x, uint i)",

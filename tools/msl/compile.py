@@ -35,8 +35,9 @@ class Shader:
 
 def _base(version):
     return [CLANG, "-x", "c++", "-nostdinc", "-isystem", os.path.join(HERE, "include"), "-w",
-            f"-D__METAL_VERSION__={version}", "-Xclang", "-cl-single-precision-constant",
-            "-Wno-reserved-user-defined-literal", "-fno-exceptions", "-fno-rtti", "-fno-math-errno",
+            f"-D__METAL_VERSION__={version}",
+            "-Wno-reserved-user-defined-literal", "-Wno-unusable-partial-specialization", "-fno-exceptions",
+            "-fno-rtti", "-fno-math-errno",
             "-ferror-limit=20"]
 
 

@@ -44,7 +44,8 @@ def _argument(tokens, next_index):
     rest, attributes = _attributes(tokens)
     where = tokens[0]
     names = [k for k, t in enumerate(rest) if t.kind == "name"]
-    while rest and rest[-1].text == "]":  # array parameters
+    array = rest and rest[-1].text == "]"  # a pointer, as everywhere in C
+    while rest and rest[-1].text == "]":
         depth = len(rest) - 1
         while rest[depth].text != "[":
             depth -= 1
@@ -54,7 +55,7 @@ def _argument(tokens, next_index):
         raise SourceError(where.file, where.line, f"cannot read the kernel argument '{join(tokens)}'")
     name = rest[names[-1]].text
     kind = rest[:names[-1]] + rest[names[-1] + 1:]
-    words = [t.text for t in kind]
+    words = [t.text for t in kind] + ["*"] * bool(array)
     type_text = " ".join(words)
     optional = "function_constant" in attributes
     for builtin in BUILTINS:

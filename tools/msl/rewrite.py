@@ -212,7 +212,35 @@ def function_constants(tokens):
 _NO_CAST_AFTER = {"const", "volatile", "and", "or", "not", "xor", "override", "noexcept"}
 
 
-def _is_cast(t, i):
+def _declaration_end(t, i):
+    """Behind the declaration that begins at i: its body or its semicolon."""
+    while i < len(t) and t[i].text not in (";", "{"):
+        i = closing(t, i) + 1 if t[i].text in ("(", "[") else i + 1
+    return closing(t, i) + 1 if i < len(t) and t[i].text == "{" else i + 1
+
+
+def _type_names(t):
+    """For each token the names that stand for types there, of template parameters,
+    typedefs and aliases: a list of (begin, end, name)."""
+    found = []
+    for i in range(len(t) - 2):
+        if t[i].text == "template" and t[i + 1].text == "<":
+            header = closing_angle(t, i + 1)
+            if header is None:
+                continue
+            end = _declaration_end(t, header + 1)
+            found += [(header, end, t[k + 1].text) for k in range(i + 2, header)
+                      if t[k].text in ("typename", "class") and t[k + 1].kind == "name"]
+        elif t[i].text == "using" and t[i + 2].text == "=":
+            found.append((i + 2, len(t), t[i + 1].text))
+        elif t[i].text == "typedef":
+            end = _declaration_end(t, i)
+            if t[end - 2].kind == "name":
+                found.append((end, len(t), t[end - 2].text))
+    return found
+
+
+def _is_cast(t, i, types):
     """Whether ( NAME ) at i casts what follows. C++ would reinterpret a vector, or
     refuse; and behind a template's type there may be a vector."""
     if not (t[i].text == "(" and t[i + 1].kind == "name" and t[i + 2].text == ")" and i + 3 < len(t)):
@@ -220,22 +248,75 @@ def _is_cast(t, i):
     before, after = (t[i - 1] if i else None), t[i + 3]
     if before is not None and (before.kind == "name" and before.text != "return" or before.text in (">", ")", "]")):
         return False
-    if VECTOR.match(t[i + 1].text) and (after.kind in ("name", "number") or after.text in ("(", "-", "+", "~", "!")):
-        return True
-    return after.kind in ("name", "number") and after.text not in _NO_CAST_AFTER
+    operand = after.kind in ("name", "number") and after.text not in _NO_CAST_AFTER
+    if VECTOR.match(t[i + 1].text):
+        return operand or after.text in ("(", "-", "+", "~", "!", "*")
+    return operand or t[i + 1].text in types and after.text in ("(", "-", "+", "~", "!", "*", "&")
+
+
+def _is_conversion(t, i, types):
+    """Whether T(x) at i, with one operand, converts to what may be a vector."""
+    if t[i].text not in types or t[i + 1].text != "(" or t[i + 2].text == ")":
+        return False
+    before = t[i - 1] if i else None
+    if before is not None and (before.kind == "name" and before.text not in ("return", "else", "case") or
+                               before.text in (".", "->", "::", "~")):
+        return False
+    end = closing(t, i + 1)
+    k = i + 2
+    while k < end:
+        if t[k].text == ",":
+            return False
+        k = closing(t, k) if t[k].text in ("(", "[", "{") else k
+        k += 1
+    return True
+
+
+def vector_definitions(tokens):
+    """In a body, `float2 a(x, y);` makes a variable of its constructor's arguments."""
+    text = Text(tokens)
+    t = text.tokens
+    bodies = []
+    for i in range(len(t) - 3):
+        if t[i].text == "{":
+            bodies.append(i > 0 and t[i - 1].text in (")", "else", "do", ";", "{", "}", ":"))
+        elif t[i].text == "}" and bodies:
+            bodies.pop()
+        elif bodies and bodies[-1] and VECTOR.match(t[i].text) and t[i + 1].kind == "name" and t[i + 2].text == "(" \
+                and t[i + 3].text != ")" and t[closing(t, i + 2) + 1].text == ";":
+            t[i + 1].text += f" = metal::msl_make<{t[i].text}>"
 
 
 def vector_casts(tokens):
-    """(float4) x, (T) x and vec<T, 4>(...) become conversions."""
+    """(float4) x, (T) x, T(x), static_cast<T>(x) and vec<T, 4>(...) become conversions."""
     text = Text(tokens)
     t = text.tokens
-    i = 0
+    scopes = sorted(_type_names(t))
+    opened, open_scopes, i = 0, [], 0
     while i + 2 < len(t):
-        if _is_cast(t, i):
+        while opened < len(scopes) and scopes[opened][0] <= i:
+            open_scopes = [s for s in open_scopes if s[1] > i] + [scopes[opened]]
+            opened += 1
+        types = {name for _, end, name in open_scopes if i < end} if t[i].kind == "name" or t[i].text == "(" else ()
+        if _is_cast(t, i, types):
             text.replace(i, i + 3, f"metal::msl_cast<{t[i + 1].text}>() ->*")
             i += 3
             continue
-        if t[i].text == "vec" and t[i + 1].text == "<":
+        if t[i].text == "static_cast" and t[i + 1].text == "<" and t[i + 3].text == ">" and \
+                (t[i + 2].text in types or t[i + 2].text in ("bfloat", "half")):
+            text.replace(i, i + 1, "metal::msl_convert")
+            i += 4
+            continue
+        if _is_conversion(t, i, types):
+            text.replace(i, i + 1, f"metal::msl_convert<{t[i].text}>")
+            i += 1
+            continue
+        if t[i].text == "vec" and t[i + 1].text == "<" and t[i + 2].text == "bool" and t[i + 3].text == ",":
+            text.replace(i, i + 3, "msl_bool_vector<")  # clang's own vector of bool is one of bits
+            t[i + 3].text = ""
+            i += 4
+            continue
+        if t[i].text == "vec" and t[i + 1].text == "<" and t[i - 1].text != "operator":
             end = closing_angle(t, i + 1)
             if end is not None and end + 1 < len(t) and t[end + 1].text == "(":
                 kind = join(t[i:end + 1])
@@ -279,6 +360,66 @@ def align_columns(tokens):
     tokens[:] = out
 
 
+_SPACES = ("thread", "threadgroup", "device", "constant")
+
+
+def member_spaces(tokens):
+    """A member function may be declared once for each address space of its object. In
+    C++ one serves all, since pointers convert: the first stays, without the space."""
+    text = Text(tokens)
+    t = text.tokens
+    seen, opens, gone, i = set(), [], 0, 0
+    while i + 2 < len(t):
+        if t[i].text == "{":
+            opens.append(i)
+        elif t[i].text == "}" and opens:
+            opens.pop()
+        space = i + 2 if t[i + 1].text == "const" else i + 1
+        if t[i].text == ")" and opens and space + 1 < len(t) and t[space].text in _SPACES and \
+                t[space + 1].text in ("{", ":", ";", "="):
+            begin = i
+            while begin > gone and t[begin - 1].text not in (";", "{", "}"):
+                begin -= 1
+            signature = (opens[-1], *(x.text for x in t[begin:space]))
+            if signature in seen:
+                end = _declaration_end(t, space)
+                text.blank_out(begin, end)
+                gone = i = end
+                continue
+            seen.add(signature)
+            text.blank_out(space, space + 1)
+        i += 1
+
+
+_DOUBLE = re.compile(r"(?:0[xX][\da-fA-F.]*[pP][+-]?\d+|(?!0[xX])(?=\w*\.|\w*[eE])[\d.]+(?:[eE][+-]?\d+)?)$")
+
+
+def float_literals(tokens):
+    """MSL has no double: a literal without suffix is a float. A blank that follows
+    gives way, so that columns stay as they were."""
+    for i, token in enumerate(tokens):
+        if token.kind != "number" or not _DOUBLE.match(token.text):
+            continue
+        token.text += "f"
+        if i + 1 < len(tokens) and tokens[i + 1].kind == "space":
+            tokens[i + 1].text = tokens[i + 1].text[1:]
+
+
+def string_literals(tokens):
+    """A literal that is an argument lies in constant memory."""
+    text = Text(tokens)
+    t = text.tokens
+    calls = []
+    for i, token in enumerate(t):
+        if token.text in ("(", "[", "{"):
+            calls.append(t[i - 1].text if i else "")
+        elif token.text in (")", "]", "}") and calls:
+            calls.pop()
+        elif token.text.startswith('"') and calls and calls[-1] not in ("static_assert", "asm", "__attribute__", "[") \
+                and t[i - 1].text in ("(", ","):
+            token.text = f"(constant const char*){token.text}"
+
+
 def rewrite(tokens):
     """In place; returns the function constants."""
     for token in tokens:
@@ -288,7 +429,11 @@ def rewrite(tokens):
     align_columns(tokens)
     constants = function_constants(tokens)
     remove_attributes(tokens)
+    member_spaces(tokens)
+    vector_definitions(tokens)
     vector_casts(tokens)
+    float_literals(tokens)
+    string_literals(tokens)
     threadgroup_variables(tokens)
     return constants
 

@@ -3,23 +3,23 @@
 
 namespace metal {
 
-#define MSL_ORDER(T, greater, less)              \
-  MSL_FN constexpr T max(T a, T b) {             \
+#define MSL_ORDER(head, T, greater, less)              \
+  MSL_STRIP head MSL_FN constexpr T max(T a, T b) {             \
     return greater;                              \
   }                                              \
-  MSL_FN constexpr T min(T a, T b) {             \
+  MSL_STRIP head MSL_FN constexpr T min(T a, T b) {             \
     return less;                                 \
   }                                              \
-  MSL_FN constexpr T clamp(T x, T low, T high) { \
+  MSL_STRIP head MSL_FN constexpr T clamp(T x, T low, T high) { \
     return min(max(x, low), high);               \
   }                                              \
-  MSL_FN constexpr T max3(T a, T b, T c) {       \
+  MSL_STRIP head MSL_FN constexpr T max3(T a, T b, T c) {       \
     return max(a, max(b, c));                    \
   }                                              \
-  MSL_FN constexpr T min3(T a, T b, T c) {       \
+  MSL_STRIP head MSL_FN constexpr T min3(T a, T b, T c) {       \
     return min(a, min(b, c));                    \
   }
-#define MSL_ORDER_INTEGER(T) MSL_ORDER(T, (a > b ? a : b), (a < b ? a : b))
+#define MSL_ORDER_INTEGER(T) MSL_ORDER((), T, (a > b ? a : b), (a < b ? a : b))
 MSL_ORDER_INTEGER(char)
 MSL_ORDER_INTEGER(signed char)
 MSL_ORDER_INTEGER(uchar)
@@ -30,20 +30,20 @@ MSL_ORDER_INTEGER(uint)
 MSL_ORDER_INTEGER(long)
 MSL_ORDER_INTEGER(ulong)
 // A NaN loses against a number.
-#define MSL_ORDER_FLOAT(T)                                                                           \
-  MSL_ORDER(T, (a != a ? b : b != b ? a : a > b ? a : b), (a != a ? b : b != b ? a : a < b ? a : b)) \
-  MSL_FN constexpr T fmax(T a, T b) {                                                                \
+#define MSL_ORDER_FLOAT(head, T)                                                                           \
+  MSL_ORDER(head, T, (a != a ? b : b != b ? a : a > b ? a : b), (a != a ? b : b != b ? a : a < b ? a : b)) \
+  MSL_STRIP head MSL_FN constexpr T fmax(T a, T b) {                                                                \
     return max(a, b);                                                                                \
   }                                                                                                  \
-  MSL_FN constexpr T fmin(T a, T b) {                                                                \
+  MSL_STRIP head MSL_FN constexpr T fmin(T a, T b) {                                                                \
     return min(a, b);                                                                                \
   }                                                                                                  \
-  MSL_FN constexpr T abs(T x) {                                                                      \
+  MSL_STRIP head MSL_FN constexpr T abs(T x) {                                                                      \
     return x < T(0) || (x == T(0)) ? (x == T(0) ? T(0) : T(-x)) : x;                                 \
   }
-MSL_ORDER_FLOAT(float)
-MSL_ORDER_FLOAT(half)
-MSL_ORDER_FLOAT(bfloat)
+MSL_ORDER_FLOAT((), float)
+MSL_ORDER_FLOAT((), half)
+MSL_ORDER_FLOAT((template <typename B, msl_if_bfloat<B> = 0>), B)
 #undef MSL_ORDER
 #undef MSL_ORDER_INTEGER
 #undef MSL_ORDER_FLOAT
@@ -75,6 +75,10 @@ MSL_ABS(long)
     V r;                                                                                            \
     for (int i = 0; i < msl_count<V>; ++i) r[i] = name(static_cast<E>(a[i]), b);                    \
     return r;                                                                                       \
+  }                                                                                                 \
+  template <typename V, typename = msl_if_vector<V>>                                                \
+  MSL_FN V name(msl_element_t<V> a, V b) {                                                          \
+    return name(b, a);                                                                              \
   }
 MSL_ELEMENTWISE2(max)
 MSL_ELEMENTWISE2(min)

@@ -3,6 +3,12 @@
 
 namespace metal {
 
+// MSL has no functions of bfloat, and some kernels bring their own. Ours are templates,
+// so that those win.
+template <typename B>
+using msl_if_bfloat = enable_if_t<is_same_v<B, bfloat>, int>;
+#define MSL_STRIP(...) __VA_ARGS__
+
 #define MSL_UNARY_FLOAT_FUNCTIONS(X)                                                                               \
   X(exp)                                                                                                           \
   X(exp2)                                                                                                          \
@@ -10,7 +16,7 @@ namespace metal {
   X(log)                                                                                                           \
   X(log2) X(log10) X(sin) X(cos) X(tan) X(asin) X(acos) X(atan) X(sinh) X(cosh) X(tanh) X(asinh) X(acosh) X(atanh) \
       X(sqrt) X(rsqrt) X(fabs) X(floor) X(ceil) X(trunc) X(rint) X(round) X(fract) X(sign) X(saturate) X(sinpi)    \
-          X(cospi) X(tanpi) X(erf) X(expm1) X(log1p)
+          X(cospi) X(tanpi)
 // half and bfloat are computed in float and rounded once.
 #define MSL_UNARY(name)                                                                      \
   MSL_FN float name(float x) {                                                               \
@@ -19,8 +25,9 @@ namespace metal {
   MSL_FN half name(half x) {                                                                 \
     return static_cast<half>(scalar::name(static_cast<float>(x)));                           \
   }                                                                                          \
-  MSL_FN bfloat name(bfloat x) {                                                             \
-    return static_cast<bfloat>(scalar::name(static_cast<float>(x)));                         \
+  template <typename B, msl_if_bfloat<B> = 0>                                         \
+  MSL_FN B name(B x) {                                                                       \
+    return static_cast<B>(scalar::name(static_cast<float>(x)));                              \
   }                                                                                          \
   template <typename V, typename = msl_if_vector<V>>                                         \
   MSL_FN V name(V x) {                                                                       \
@@ -30,6 +37,12 @@ namespace metal {
   }
 MSL_UNARY_FLOAT_FUNCTIONS(MSL_UNARY)
 
+// Two of the floating-point types, not the same.
+template <typename T>
+constexpr bool msl_is_float = __is_same(T, float) || __is_same(T, half) || __is_same(T, bfloat);
+template <typename A, typename B>
+using msl_if_mixed_floats = enable_if_t<msl_is_float<A> && msl_is_float<B> && !__is_same(A, B)>;
+
 #define MSL_BINARY(name, expression)                                                                \
   MSL_FN float name(float x, float y) {                                                             \
     return expression;                                                                              \
@@ -37,8 +50,13 @@ MSL_UNARY_FLOAT_FUNCTIONS(MSL_UNARY)
   MSL_FN half name(half x, half y) {                                                                \
     return static_cast<half>(name(static_cast<float>(x), static_cast<float>(y)));                   \
   }                                                                                                 \
-  MSL_FN bfloat name(bfloat x, bfloat y) {                                                          \
-    return static_cast<bfloat>(name(static_cast<float>(x), static_cast<float>(y)));                 \
+  template <typename B, msl_if_bfloat<B> = 0>                                                \
+  MSL_FN B name(B x, B y) {                                                                         \
+    return static_cast<B>(name(static_cast<float>(x), static_cast<float>(y)));                      \
+  }                                                                                                 \
+  template <typename A, typename B, typename = msl_if_mixed_floats<A, B>>                           \
+  MSL_FN float name(A x, B y) {                                                                     \
+    return name(static_cast<float>(x), static_cast<float>(y));                                      \
   }                                                                                                 \
   template <typename V, typename = msl_if_vector<V>>                                                \
   MSL_FN V name(V x, V y) {                                                                         \
@@ -132,8 +150,9 @@ MSL_FN half fma(half a, half b, half c) {
   return static_cast<half>(static_cast<double>(a) * static_cast<double>(b) + static_cast<double>(c));
 #endif
 }
-MSL_FN bfloat fma(bfloat a, bfloat b, bfloat c) {
-  return static_cast<bfloat>(__builtin_fmaf(static_cast<float>(a), static_cast<float>(b), static_cast<float>(c)));
+template <typename B, msl_if_bfloat<B> = 0>
+MSL_FN B fma(B a, B b, B c) {
+  return static_cast<B>(__builtin_fmaf(static_cast<float>(a), static_cast<float>(b), static_cast<float>(c)));
 }
 template <typename V, typename = msl_if_vector<V>>
 MSL_FN V fma(V a, V b, V c) {
@@ -150,18 +169,18 @@ MSL_FN T fma3(T a, T b, T c) {
   return fma(a, b, c);
 }
 
-#define MSL_MIX(T)                                    \
-  MSL_FN T mix(T x, T y, T a) {                       \
+#define MSL_MIX(head, T)                              \
+  MSL_STRIP head MSL_FN T mix(T x, T y, T a) {                       \
     return static_cast<T>(x + (y - x) * a);           \
   }                                                   \
-  MSL_FN T smoothstep(T low, T high, T x) {           \
+  MSL_STRIP head MSL_FN T smoothstep(T low, T high, T x) {           \
     T t = static_cast<T>((x - low) / (high - low));   \
     t = t < T(0) ? T(0) : t > T(1) ? T(1) : t;        \
     return static_cast<T>(t * t * (T(3) - T(2) * t)); \
   }
-MSL_MIX(float)
-MSL_MIX(half)
-MSL_MIX(bfloat)
+MSL_MIX((), float)
+MSL_MIX((), half)
+MSL_MIX((template <typename B, msl_if_bfloat<B> = 0>), B)
 #undef MSL_MIX
 template <typename V, typename = msl_if_vector<V>>
 MSL_FN V mix(V x, V y, V a) {
@@ -205,31 +224,31 @@ MSL_FN V cross(V a, V b) {
 }
 
 // ---- relational
-#define MSL_CLASSIFY(T)                                                               \
-  MSL_FN bool isnan(T x) {                                                            \
+#define MSL_CLASSIFY(head, T)                                                               \
+  MSL_STRIP head MSL_FN bool isnan(T x) {                                                            \
     return x != x;                                                                    \
   }                                                                                   \
-  MSL_FN bool isinf(T x) {                                                            \
+  MSL_STRIP head MSL_FN bool isinf(T x) {                                                            \
     return __builtin_fabsf(static_cast<float>(x)) == __builtin_inff();                \
   }                                                                                   \
-  MSL_FN bool isfinite(T x) {                                                         \
+  MSL_STRIP head MSL_FN bool isfinite(T x) {                                                         \
     return __builtin_fabsf(static_cast<float>(x)) < __builtin_inff();                 \
   }                                                                                   \
-  MSL_FN bool isnormal(T x) {                                                         \
+  MSL_STRIP head MSL_FN bool isnormal(T x) {                                                         \
     const float a = __builtin_fabsf(static_cast<float>(x));                           \
     return a >= static_cast<float>(numeric_limits<T>::min()) && a < __builtin_inff(); \
   }                                                                                   \
-  MSL_FN bool signbit(T x) {                                                          \
+  MSL_STRIP head MSL_FN bool signbit(T x) {                                                          \
     return __builtin_copysignf(1.0f, static_cast<float>(x)) < 0;                      \
   }
-MSL_CLASSIFY(float)
-MSL_CLASSIFY(half)
-MSL_CLASSIFY(bfloat)
+MSL_CLASSIFY((), float)
+MSL_CLASSIFY((), half)
+MSL_CLASSIFY((template <typename B, msl_if_bfloat<B> = 0>), B)
 #undef MSL_CLASSIFY
 #define MSL_CLASSIFY_VECTOR(name)                                                            \
   template <typename V, typename = msl_if_vector<V>>                                         \
-  MSL_FN vec<bool, msl_count<V>> name(V x) {                                                 \
-    vec<bool, msl_count<V>> r;                                                               \
+  MSL_FN msl_bool_vector<msl_count<V>> name(V x) {                                                 \
+    msl_bool_vector<msl_count<V>> r;                                                               \
     for (int i = 0; i < msl_count<V>; ++i) r[i] = name(static_cast<msl_element_t<V>>(x[i])); \
     return r;                                                                                \
   }

@@ -123,23 +123,25 @@ template <typename T>
 MSL_FN MSL_SYNC T simd_shuffle_rotate_up(T v, ushort delta) {
   return msl_exchange_value(v).from((msl_lane() - delta) & 31);
 }
+// `modulo` lanes, a power of two, form a group; what would come from another group
+// comes from the filling data, counted from the group's other end.
 template <typename T>
-MSL_FN MSL_SYNC T simd_shuffle_and_fill_down(T v, T fill, ushort delta) {
+MSL_FN MSL_SYNC T msl_shuffle_and_fill(T v, T fill, uint delta, uint modulo) {
   const auto all = msl_exchange_value(v);
   const auto filler = msl_exchange_value(fill);
-  const uint lane = msl_lane() + delta;
-  const T a = all.from(lane & 31);
-  const T b = filler.from(lane & 31);
-  return lane < 32 ? a : b;
+  const uint lane = msl_lane(), place = (lane & (modulo - 1)) + delta;
+  const uint from = (lane & ~(modulo - 1)) | (place & (modulo - 1));
+  const T a = all.from(from);
+  const T b = filler.from(from);
+  return place < modulo ? a : b;
 }
 template <typename T>
-MSL_FN MSL_SYNC T simd_shuffle_and_fill_up(T v, T fill, ushort delta) {
-  const auto all = msl_exchange_value(v);
-  const auto filler = msl_exchange_value(fill);
-  const uint lane = msl_lane() - delta;
-  const T a = all.from(lane & 31);
-  const T b = filler.from(lane & 31);
-  return lane < 32 ? a : b;
+MSL_FN MSL_SYNC T simd_shuffle_and_fill_down(T v, T fill, ushort delta, ushort modulo = 32) {
+  return msl_shuffle_and_fill(v, fill, delta, modulo);
+}
+template <typename T>
+MSL_FN MSL_SYNC T simd_shuffle_and_fill_up(T v, T fill, ushort delta, ushort modulo = 32) {
+  return msl_shuffle_and_fill(v, fill, 0u - delta, modulo);
 }
 template <typename T>
 MSL_FN MSL_SYNC T quad_shuffle(T v, ushort lane) {

@@ -75,6 +75,33 @@ template <typename T>
 struct enable_if<true, T> {
   using type = T;
 };
+template <typename T>
+struct remove_addrspace {
+  using type = T;
+};
+template <typename T>
+struct remove_addrspace<device T> {
+  using type = T;
+};
+template <typename T>
+struct remove_addrspace<threadgroup T> {
+  using type = T;
+};
+#ifndef MSL_TARGET_PTX
+template <typename T>
+struct remove_addrspace<constant T> {
+  using type = const T;
+};
+#endif
+template <typename T>
+using remove_addrspace_t = typename remove_addrspace<T>::type;
+// A value that is the same in all lanes.
+template <typename T>
+using uniform = T;
+template <typename T>
+constexpr T make_uniform(T x) {
+  return x;
+}
 template <bool kYes, typename T = void>
 using enable_if_t = typename enable_if<kYes, T>::type;
 template <bool kYes, typename A, typename B>
@@ -88,7 +115,7 @@ struct conditional<false, A, B> {
 template <bool kYes, typename A, typename B>
 using conditional_t = typename conditional<kYes, A, B>::type;
 template <typename...>
-using void_t = void;
+using msl_void_t = void;
 template <typename... Ts>
 struct disjunction : bool_constant<(Ts::value || ...)> {};
 template <typename... Ts>
@@ -182,6 +209,8 @@ struct msl_bool_vector;
     msl_bool_vector(V v) {                                                    \
       for (int i = 0; i < N; ++i) e[i] = v[i] != 0;                           \
     }                                                                         \
+    template <typename... Bs, enable_if_t<sizeof...(Bs) == N - 1, int> = 0>   \
+    msl_bool_vector(bool first, Bs... rest) : e{first, bool(rest)...} {}      \
     bool operator[](int i) const { return e[i]; }                             \
     bool& operator[](int i) { return e[i]; }                                  \
     msl_bool_vector operator!() const {                                       \
@@ -214,7 +243,7 @@ struct msl_vector<bool, 1> {
 };
 
 template <typename T, int N>
-using vec = typename msl_vector<remove_cv_t<T>, N>::type;
+using vec = T __attribute__((ext_vector_type(N)));
 template <typename V>
 using msl_element_t = typename msl_element<V>::type;
 template <typename V>
@@ -253,13 +282,20 @@ template <typename V>
 struct msl_cast {
   template <typename A>
   MSL_FN constexpr V of(A a) {
-    if constexpr (msl_count<V> == 1) {
+    if constexpr (is_same_v<V, bfloat> && is_same_v<A, half> || is_same_v<V, half> && is_same_v<A, bfloat>) {
+      return static_cast<V>(static_cast<float>(a));  // clang does not convert between the two
+    } else if constexpr (msl_count<V> == 1) {
       return static_cast<V>(a);
     } else {
       return msl_make<V>(a);
     }
   }
 };
+// `T(x)`, T a template's type, and static_cast<T>(x) become msl_convert<T>(x).
+template <typename V, typename A>
+MSL_FN constexpr V msl_convert(A a) {
+  return msl_cast<V>::of(a);
+}
 template <typename V, typename A>
 MSL_FN constexpr V operator->*(msl_cast<V>, A a) {
   return msl_cast<V>::of(a);
