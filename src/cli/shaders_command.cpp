@@ -189,14 +189,28 @@ std::vector<std::byte> read_buffer(const std::string& text) {
   bad_flag("buffer", text, "INDEX=zeros:BYTES, INDEX=FILE.npy or INDEX=FILE.safetensors:TENSOR");
 }
 
-// A shader compiled and loaded; the library's file goes with it.
+// Goes with what is in it.
+struct TemporaryFolder {
+  TemporaryFolder() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "metal-marlin-XXXXXX").string();
+    if (mkdtemp(pattern.data()) == nullptr) throw Error(ErrorCode::kIo, "cannot make a temporary folder");
+    path = pattern;
+  }
+  ~TemporaryFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path, ignored);
+  }
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+
+  std::filesystem::path path;
+};
+
+// A shader compiled and loaded.
 class LoadedShader {
  public:
   explicit LoadedShader(const RunOptions& options) {
-    std::string pattern = (std::filesystem::temp_directory_path() / "metal-marlin-XXXXXX").string();
-    if (mkdtemp(pattern.data()) == nullptr) throw Error(ErrorCode::kIo, "cannot make a temporary folder");
-    folder_ = pattern;
-    const std::string output = (folder_ / "shader.so").string();
+    const std::string output = (folder_.path / "shader.so").string();
     std::vector<std::string> arguments = {"shared", options.file, "-o", output};
     if (options.debug) arguments.emplace_back("--instrument");
     for (const std::string& i : options.includes) arguments.insert(arguments.end(), {"-I", i});
@@ -209,8 +223,6 @@ class LoadedShader {
   }
   ~LoadedShader() {
     if (handle_ != nullptr) dlclose(handle_);
-    std::error_code ignored;
-    std::filesystem::remove_all(folder_, ignored);
   }
   LoadedShader(const LoadedShader&) = delete;
   LoadedShader& operator=(const LoadedShader&) = delete;
@@ -226,7 +238,7 @@ class LoadedShader {
   }
 
  private:
-  std::filesystem::path folder_;
+  TemporaryFolder folder_;
   void* handle_ = nullptr;
   const MslLibrary* library_ = nullptr;
 };

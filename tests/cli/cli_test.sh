@@ -95,6 +95,8 @@ open(sys.argv[1], "wb").write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(heade
 EOF
 shader_run=(--kernel add --grid 128 --threads 64 --buffer "0=$work/a.npy" --buffer 1=zeros:400 --bytes 2=u32:100
   --constant 7=f32:3)
+mkdir "$work/temporary"
+export TMPDIR=$work/temporary
 expect 0 "yes" shaders check "$work/add.metal"
 expect 4 "use of undeclared identifier 'missing'" shaders check "$work/broken.metal"
 expect 4 "broken.metal:6:30: error" shaders run "$work/broken.metal" "${shader_run[@]}"
@@ -112,4 +114,5 @@ expect 2 "argument n (constant uint &, buffer 2) is missing" shaders run "$work/
 expect 2 "expected 4 bytes, found 1" shaders run "$work/add.metal" "${shader_run[@]}" --constant 7=u8:1
 expect 2 "--grid 0: expected X, X,Y or X,Y,Z" shaders run "$work/add.metal" --kernel add --buffer 0=zeros:4 \
   --buffer 1=zeros:4 --bytes 2=u32:1 --grid 0
+[ -z "$(ls -A "$TMPDIR")" ] || fail "temporary files were left: $(ls "$TMPDIR")"
 echo "all command line tests passed"
