@@ -45,9 +45,9 @@ MM_STAGED_INSTANCE(marlin_gemm, "marlin_gemm_e4m3_g32", codecs::E4m3, 32, false)
 // units; for half each token over a factor, a power of two, that brings its largest
 // to 2^14 or just above, so that half holds it and what is far smaller.
 // One threadgroup a token, of the padded number of tokens.
-template <typename T, typename Out>
+template <typename Out>
 [[kernel, max_total_threads_per_threadgroup(128)]] void prepare_activations(
-    device const T* x [[buffer(0)]], device Out* out [[buffer(1)]], device float* x_scales [[buffer(2)]],
+    device const float* x [[buffer(0)]], device Out* out [[buffer(1)]], device float* x_scales [[buffer(2)]],
     constant uint& cols [[buffer(3)]], constant uint& stride [[buffer(4)]], constant uint& tokens [[buffer(5)]],
     uint token [[threadgroup_position_in_grid]], uint index [[thread_index_in_threadgroup]],
     uint threads [[threads_per_threadgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]],
@@ -55,7 +55,7 @@ template <typename T, typename Out>
   threadgroup float largest[32];
   float top = 0.0f;
   if (token < tokens) {
-    for (uint k = index; k < cols; k += threads) top = max(top, fabs(float(x[ulong(token) * cols + k])));
+    for (uint k = index; k < cols; k += threads) top = max(top, fabs(x[ulong(token) * cols + k]));
   }
   top = simd_max(top);
   if (lane == 0) largest[simdgroup] = top;
@@ -71,19 +71,16 @@ template <typename T, typename Out>
   }
   if (index == 0) x_scales[token] = factor;
   for (uint k = index; k < stride; k += threads) {
-    const float v = token < tokens && k < cols ? float(x[ulong(token) * cols + k]) : 0.0f;
+    const float v = token < tokens && k < cols ? x[ulong(token) * cols + k] : 0.0f;
     out[ulong(token) * stride + k] = Out(v * inverse);
   }
 }
-#define MM_PREPARE(T, Out)                                                                                          \
-  template [[host_name("prepare_" #T "_" #Out)]] [[kernel, max_total_threads_per_threadgroup(128)]] void            \
-  prepare_activations<T, Out>(device const T*, device Out*, device float*, constant uint&, constant uint&,          \
-                              constant uint&, uint, uint, uint, uint, uint);
-MM_PREPARE(float, half)
-MM_PREPARE(float, bfloat)
-MM_PREPARE(half, half)
-MM_PREPARE(bfloat, half)
-MM_PREPARE(bfloat, bfloat)
+#define MM_PREPARE(Out)                                                                                             \
+  template [[host_name("prepare_" #Out)]] [[kernel, max_total_threads_per_threadgroup(128)]] void                   \
+  prepare_activations<Out>(device const float*, device Out*, device float*, constant uint&, constant uint&,         \
+                           constant uint&, uint, uint, uint, uint, uint);
+MM_PREPARE(half)
+MM_PREPARE(bfloat)
 
 // Which row and input each lane's codes of a unit stand for, as this device's
 // matrix unit has them: out[lane][4 tile + pair][2] = row + 256 input. One

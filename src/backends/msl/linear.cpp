@@ -201,7 +201,7 @@ void Linear::prepare(Commands& commands, const Call& call, const LinearWorkspace
   const auto cols = static_cast<std::uint32_t>(cols_);
   const auto stride = static_cast<std::uint32_t>(round_up(cols_, kUnit));
   const auto tokens = static_cast<std::uint32_t>(call.tokens);
-  commands.dispatch(device_.pipeline("marlin_gemm", fmt::format("prepare_float_{}", type)),
+  commands.dispatch(device_.pipeline("marlin_gemm", fmt::format("prepare_{}", type)),
                     {static_cast<std::uint32_t>(round_up(call.tokens, 8)), 1, 1}, {128, 1, 1},
                     Arguments()
                         .buffer(0, *call.x)
