@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Mutation check of the matrix shaders: each mutant, a plausible mistake, must be caught by
-the tests on the host executor. Works on a copy; needs a configured build of the copy's own.
+the tests on the host executor. Works on a copy of the last commit.
 
-  check_mutants.py [--build DIR]
+  check_mutants.py [--copy DIR] [--only N]
 """
 import argparse
 import os
@@ -43,12 +43,17 @@ MUTANTS = [
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=int, help="number of one mutant")
+    parser.add_argument("--copy", help="where the copy and its build are, or are made and kept; default: a temporary folder")
     args = parser.parse_args()
     root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
     survived = []
     with tempfile.TemporaryDirectory() as folder:
-        copy = os.path.join(folder, "copy")
-        subprocess.run(["git", "clone", "-q", root, copy], check=True)
+        copy = args.copy or os.path.join(folder, "copy")
+        if os.path.exists(copy):
+            subprocess.run(["git", "-C", copy, "fetch", "-q", root, "HEAD"], check=True)
+            subprocess.run(["git", "-C", copy, "reset", "-q", "--hard", "FETCH_HEAD"], check=True)
+        else:
+            subprocess.run(["git", "clone", "-q", root, copy], check=True)
         configure = ["cmake", "-S", copy, "-B", copy + "/build", "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
                      "-DMETAL_MARLIN_PTX=OFF", "-DMETAL_MARLIN_BENCHMARKS=OFF"]
         build = ["cmake", "--build", copy + "/build", "--target", "metal_marlin_tests"]

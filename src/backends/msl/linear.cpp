@@ -142,7 +142,7 @@ std::uint32_t parts_of(const UnitMatrix& matrix, const GemmTile& tile, std::int6
 LinearWorkspace::LinearWorkspace(Device& device, std::int64_t max_tokens, std::int64_t max_cols, std::int64_t max_rows)
     : max_tokens_(max_tokens) {
   const auto tokens = static_cast<std::size_t>(round_up(max_tokens, 8));
-  activations_ = device.allocate(tokens * static_cast<std::size_t>(round_up(max_cols, kUnit)) * 4);
+  activations_ = device.allocate(tokens * static_cast<std::size_t>(round_up(max_cols, kUnit)) * 2);
   factors_ = device.allocate(tokens * sizeof(float));
   const std::size_t split_tokens = std::min<std::size_t>(tokens, std::size_t{64} * kBusyThreadgroups);
   partial_ =
