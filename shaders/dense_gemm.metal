@@ -16,9 +16,11 @@ template <typename T, int kColumns>
     device const uint4* weights [[buffer(0)]], device const T* x [[buffer(1)]], device uchar* y [[buffer(2)]],
     device const float* bias [[buffer(3)]], device const float* x_scales [[buffer(4)]], constant uint& rows [[buffer(5)]],
     constant uint& units [[buffer(6)]], constant LinearParams& p [[buffer(7)]],
-    uint2 group [[threadgroup_position_in_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
+    threadgroup uchar* tiles [[threadgroup(0)]], uint2 group [[threadgroup_position_in_grid]],
+    uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
   threadgroup T stage[MM_STAGE_ELEMENTS(kColumns)];
+  const TileStage tile_stage = {tiles + simdgroup * kTileStageBytes, lane};
   const uint block = group.x * kGemmSimdgroups + simdgroup;
   const uint last_block = (rows + kTileRows - 1) / kTileRows - 1;
   const uint first_token = group.y * 8 * kColumns;
@@ -45,7 +47,7 @@ template <typename T, int kColumns>
       for (uint c = 0; c < uint(kColumns); ++c) {
         TileTokens<T> tokens[2];
         load_staged<T, 32>(tokens, here, 8 * c, part, lane);
-        for (uint t = 0; t < 2; ++t) tile_multiply(sums[c], w[t], tokens[t]);
+        for (uint t = 0; t < 2; ++t) tile_multiply(sums[c], w[t], tokens[t], tile_stage);
       }
     }
   }
@@ -57,8 +59,8 @@ template <typename T, int kColumns>
 #define MM_DENSE(T, columns)                                                                                         \
   template [[host_name("dense_gemm_" #T "_" #columns)]] [[kernel, max_total_threads_per_threadgroup(128)]]           \
   void dense_gemm<T, columns>(device const uint4*, device const T*, device uchar*, device const float*,              \
-                              device const float*, constant uint&, constant uint&, constant LinearParams&, uint2,    \
-                              uint, uint);
+                              device const float*, constant uint&, constant uint&, constant LinearParams&,           \
+                              threadgroup uchar*, uint2, uint, uint);
 MM_DENSE(half, 1)
 MM_DENSE(half, 8)
 MM_DENSE(bfloat, 1)

@@ -82,13 +82,15 @@ template <typename Out>
 MM_PREPARE(half)
 MM_PREPARE(bfloat)
 
-// Which row and input each lane's codes of a unit stand for, as this device's
-// matrix unit has them: out[lane][4 tile + pair][2] = row + 256 input. One
-// simdgroup. An 8x8 matrix of known numbers tells where lanes hold what.
+// Which row and input each lane's codes of a unit stand for: out[lane][4 tile + pair][2]
+// = row + 256 input; and whether this device's matrix unit has its elements in these
+// lanes, which a matrix of known numbers tells. One simdgroup.
 [[kernel, max_total_threads_per_threadgroup(32)]] void tile_map(device ushort* out [[buffer(0)]],
                                                                 constant uint& by_16 [[buffer(1)]],
+                                                                device uint* agrees [[buffer(2)]],
                                                                 uint lane [[thread_index_in_simdgroup]]) {
-  uint row = tile_row(lane), column = tile_column(lane);
+  const uint row = tile_row(lane), column = tile_column(lane);
+  bool same = true;
 #ifndef __METAL_MARLIN_PTX__
   threadgroup half numbers[64];
   numbers[2 * lane] = half(2 * lane);
@@ -96,11 +98,10 @@ MM_PREPARE(bfloat)
   threadgroup_barrier(mem_flags::mem_threadgroup);
   simdgroup_matrix<half, 8, 8> m;
   simdgroup_load(m, numbers, 8);
-  const uint at = uint(m.thread_elements()[0]);
-  row = at / 8;
-  column = at % 8;
-  if (uint(m.thread_elements()[1]) != at + 1) row = 255;  // no neighbours: the host refuses
+  for (uint e = 0; e < 2; ++e) same = same && uint(m.thread_elements()[e]) == 8 * row + column + e;
 #endif
+  same = simd_all(same);
+  if (lane == 0) *agrees = same ? 1 : 0;
   for (uint tile = 0; tile < kUnitTiles; ++tile) {
     for (uint q = 0; q < 4; ++q) {
       for (uint e = 0; e < 2; ++e) {

@@ -37,30 +37,37 @@ METAL_FUNC void put_result(device uchar* y, constant LinearParams& p, uint token
   }
 }
 
+// Adds the products of kTiles tiles, which share their scales.
+template <uint kTiles>
+METAL_FUNC void add_scaled(thread TileSums& sums, const thread TileWeights<half>* w, const thread TileTokens<half>* x,
+                           float2 scale, TileStage stage) {
+  TileSums s = no_sums();
+  for (uint t = 0; t < kTiles; ++t) tile_multiply(s, w[t], x[t], stage);
+  for (uint i = 0; i < 4; ++i) sums.e[i] = fma(i < 2 ? scale.x : scale.y, s.e[i], sums.e[i]);
+}
+// A minimum times the sum of the activations, by matrices of ones.
+template <uint kTiles>
+METAL_FUNC void add_minimum(thread TileSums& sums, const thread TileTokens<half>* x, float2 minimum, TileStage stage) {
+  TileWeights<half> ones[kTiles];
+  for (uint t = 0; t < kTiles; ++t)
+    for (uint q = 0; q < 4; ++q) ones[t].e[q] = half2(1.0h, 1.0h);
+  add_scaled<kTiles>(sums, ones, x, minimum, stage);
+}
+
 // Adds a unit's products to the sums of kColumns times 8 tokens. Codes multiply as
 // they are; each group's sum is scaled in float. `minima` are the unit's.
 template <typename Codec, typename S, int kColumns>
 METAL_FUNC void add_unit(thread TileSums* sums, const thread UnitData<Codec, S>& data,
                          const thread TileTokens<half> (&x)[kColumns][kUnitTiles], constant UnitMatrix& m,
-                         device const float* minima, uint lane) {
+                         device const float* minima, TileStage stage) {
   for (uint part = 0; part < S::kParts; ++part) {
     const float2 scale = part_scales<S>(m, data.scales, part);
     TileWeights<half> w[S::kTiles];
     for (uint t = 0; t < S::kTiles; ++t) w[t] = decode_tile<Codec>(data.codes, part * S::kTiles + t, m);
-    for (uint c = 0; c < uint(kColumns); ++c) {
-      TileSums s = no_sums();
-      for (uint t = 0; t < S::kTiles; ++t) tile_multiply(s, w[t], x[c][part * S::kTiles + t]);
-      for (uint i = 0; i < 4; ++i) sums[c].e[i] = fma(i < 2 ? scale.x : scale.y, s.e[i], sums[c].e[i]);
-    }
+    for (uint c = 0; c < uint(kColumns); ++c) add_scaled<S::kTiles>(sums[c], w, x[c] + part * S::kTiles, scale, stage);
     if (!S::kGeneral || m.minima == 0) continue;
-    // The minimum times the sum of the activations, by a matrix of ones.
-    const float2 minimum = minimum_pair(m, minima, scale_place(m, part, tile_row(lane)), scale);
-    for (uint q = 0; q < 4; ++q) w[0].e[q] = half2(1.0h, 1.0h);
-    for (uint c = 0; c < uint(kColumns); ++c) {
-      TileSums s = no_sums();
-      for (uint t = 0; t < S::kTiles; ++t) tile_multiply(s, w[0], x[c][part * S::kTiles + t]);
-      for (uint i = 0; i < 4; ++i) sums[c].e[i] = fma(i < 2 ? minimum.x : minimum.y, s.e[i], sums[c].e[i]);
-    }
+    const float2 minimum = minimum_pair(m, minima, scale_place(m, part, tile_row(stage.lane)), scale);
+    for (uint c = 0; c < uint(kColumns); ++c) add_minimum<S::kTiles>(sums[c], x[c] + part * S::kTiles, minimum, stage);
   }
 }
 

@@ -60,7 +60,8 @@ METAL_FUNC void staged_gemm(device const uchar* codes, device const uchar* scale
                             device const half* x, device uchar* y, device const float* bias,
                             device const float* x_scales, device float* partial, constant UnitMatrix& m,
                             constant LinearParams& p, uint3 group, uint3 groups, uint simdgroup, uint lane,
-                            threadgroup half* stage) {
+                            threadgroup half* stage, threadgroup uchar* tiles) {
+  const TileStage tile_stage = {tiles + simdgroup * kTileStageBytes, lane};
   const uint blocks = (m.rows + kTileRows - 1) / kTileRows;
   const uint block_index = min(group.x * kGemmSimdgroups + simdgroup, blocks - 1);
   const BlockPointers block = block_pointers<Codec::kBits>(m, codes, scales, block_index);
@@ -106,18 +107,11 @@ METAL_FUNC void staged_gemm(device const uchar* codes, device const uchar* scale
       for (uint c = 0; c < uint(kColumns); ++c) {
         TileTokens<half> tokens[S::kTiles];
         load_staged<half, S::kGroup>(tokens, here, 8 * c, part, lane);
-        TileSums s = no_sums();
-        for (uint t = 0; t < S::kTiles; ++t) tile_multiply(s, w[t], tokens[t]);
-        for (uint i = 0; i < 4; ++i) sums[c].e[i] = fma(i < 2 ? scale.x : scale.y, s.e[i], sums[c].e[i]);
+        add_scaled<S::kTiles>(sums[c], w, tokens, scale, tile_stage);
         if (!S::kGeneral || m.minima == 0) continue;
-        // The minimum times the sum of the activations, by a matrix of ones.
         const ulong place = ulong(block_index) * scales_of_block(m) + scales_before(m, unit);
         const float2 minimum = minimum_pair(m, minima + place, scale_place(m, part, tile_row(lane)), scale);
-        TileWeights<half> ones;
-        for (uint q = 0; q < 4; ++q) ones.e[q] = half2(1.0h, 1.0h);
-        s = no_sums();
-        for (uint t = 0; t < S::kTiles; ++t) tile_multiply(s, ones, tokens[t]);
-        for (uint i = 0; i < 4; ++i) sums[c].e[i] = fma(i < 2 ? minimum.x : minimum.y, s.e[i], sums[c].e[i]);
+        add_minimum<S::kTiles>(sums[c], tokens, minimum, tile_stage);
       }
     }
   }
@@ -134,16 +128,16 @@ METAL_FUNC void staged_gemm(device const uchar* codes, device const uchar* scale
       device const float* minima [[buffer(2)]], device const half* x [[buffer(3)]], device uchar* y [[buffer(4)]], \
       device const float* bias [[buffer(5)]], device const float* x_scales [[buffer(6)]],                          \
       constant UnitMatrix& m [[buffer(7)]], constant LinearParams& p [[buffer(8)]],                                \
-      device float* partial [[buffer(9)]], uint3 group [[threadgroup_position_in_grid]],                           \
-      uint3 groups [[threadgroups_per_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],                   \
-      uint lane [[thread_index_in_simdgroup]]) {                                                                   \
+      device float* partial [[buffer(9)]], threadgroup uchar* tiles [[threadgroup(0)]],                            \
+      uint3 group [[threadgroup_position_in_grid]], uint3 groups [[threadgroups_per_grid]],                        \
+      uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {                \
     threadgroup half stage[MM_STAGE_ELEMENTS(columns)];                                                            \
     staged_gemm<Codec, S, columns>(codes, scales, minima, x, y, bias, x_scales, partial, m, p, group, groups,      \
-                                   simdgroup, lane, stage);                                                        \
+                                   simdgroup, lane, stage, tiles);                                                 \
   }
 #define MM_STAGED_INSTANCE(kernel_name, host, Codec, group, general)                                             \
   template [[host_name(host)]] [[kernel, max_total_threads_per_threadgroup(128)]] void                           \
   kernel_name<Codec, Scaling<group, general>>(device const uchar*, device const uchar*, device const float*,     \
                                               device const half*, device uchar*, device const float*,            \
                                               device const float*, constant UnitMatrix&, constant LinearParams&, \
-                                              device float*, uint3, uint3, uint, uint);
+                                              device float*, threadgroup uchar*, uint3, uint3, uint, uint);

@@ -6,9 +6,9 @@
 //   weights  e[q], q = 0..3: row r + 8 (q mod 2), columns c + 8 (q / 2) and the next
 //   sums     e[i], i = 0..3: row r + 8 (i / 2), token c + i mod 2
 //
-// with r = tile_row(lane) and c = tile_column(lane). Where a matrix unit's own
-// order of lanes matters (weights are laid out for it when they are loaded), the
-// kernel tile_map says which it is.
+// with r = tile_row(lane) and c = tile_column(lane). Apple does not document its
+// order of lanes: where the kernel tile_map finds another one, the function constant
+// stage_tiles is set, and elements pass through threadgroup memory.
 #pragma once
 #include <metal_stdlib>
 
@@ -47,6 +47,13 @@ METAL_FUNC uint tile_input(uint tile, uint column, bool by_16) {
   return tile * 16 + column;
 #endif
 }
+
+// Threadgroup memory of a simdgroup for tiles that are staged.
+constant constexpr uint kTileStageBytes = 1024;
+struct TileStage {
+  threadgroup uchar* memory;
+  uint lane;
+};
 
 template <typename T>
 struct TileWeights {
@@ -110,11 +117,11 @@ METAL_FUNC void load_unit(thread TileTokens<T>* out, threadgroup const T* x, uin
     out[2 * i + 1].e[1] = v.w;
   }
 }
-METAL_FUNC void tile_multiply(thread TileSums& d, TileWeights<half> a, TileTokens<half> b) {
+METAL_FUNC void tile_multiply(thread TileSums& d, TileWeights<half> a, TileTokens<half> b, TileStage) {
   msl_mma_16x8x16(d.e, as_type<uint>(a.e[0]), as_type<uint>(a.e[1]), as_type<uint>(a.e[2]), as_type<uint>(a.e[3]),
                   b.e[0], b.e[1], true);
 }
-METAL_FUNC void tile_multiply(thread TileSums& d, TileWeights<bfloat> a, TileTokens<bfloat> b) {
+METAL_FUNC void tile_multiply(thread TileSums& d, TileWeights<bfloat> a, TileTokens<bfloat> b, TileStage) {
   msl_mma_16x8x16(d.e, as_type<uint>(a.e[0]), as_type<uint>(a.e[1]), as_type<uint>(a.e[2]), as_type<uint>(a.e[3]),
                   b.e[0], b.e[1], false);
 }
@@ -145,8 +152,38 @@ METAL_FUNC void load_staged(thread TileTokens<T>* out, threadgroup const T* x, u
     simdgroup_load(out[t].m[1], at + 8, kUnit, ulong2(0, 0), true);
   }
 }
+constant bool stage_tiles [[function_constant(0)]];
+
+// Weights as [16][16] and sums as [16][8], written and read where tile_row and
+// tile_column say.
 template <typename T>
-METAL_FUNC void tile_multiply(thread TileSums& d, TileWeights<T> a, TileTokens<T> b) {
+METAL_FUNC void multiply_staged(thread TileSums& d, TileWeights<T> a, TileTokens<T> b, TileStage stage) {
+  const uint row = tile_row(stage.lane), column = tile_column(stage.lane);
+  threadgroup T* weights = (threadgroup T*)stage.memory;
+  threadgroup float* sums = (threadgroup float*)(stage.memory + 512);
+  for (uint q = 0; q < 4; ++q) {
+    threadgroup T* at = weights + (row + 8 * (q % 2)) * 16 + column + 8 * (q / 2);
+    at[0] = a.e[q].x;
+    at[1] = a.e[q].y;
+  }
+  for (uint i = 0; i < 4; ++i) sums[(row + 8 * (i / 2)) * 8 + column + i % 2] = d.e[i];
+  simdgroup_barrier(mem_flags::mem_threadgroup);
+  for (uint h = 0; h < 2; ++h) {
+    simdgroup_matrix<float, 8, 8> sum;
+    simdgroup_load(sum, sums + 64 * h, 8);
+    for (uint k = 0; k < 2; ++k) {
+      simdgroup_matrix<T, 8, 8> w;
+      simdgroup_load(w, weights + 128 * h + 8 * k, 16);
+      simdgroup_multiply_accumulate(sum, w, b.m[k], sum);
+    }
+    simdgroup_store(sum, sums + 64 * h, 8);
+  }
+  simdgroup_barrier(mem_flags::mem_threadgroup);
+  for (uint i = 0; i < 4; ++i) d.e[i] = sums[(row + 8 * (i / 2)) * 8 + column + i % 2];
+}
+template <typename T>
+METAL_FUNC void tile_multiply(thread TileSums& d, TileWeights<T> a, TileTokens<T> b, TileStage stage) {
+  if (is_function_constant_defined(stage_tiles) && stage_tiles) return multiply_staged(d, a, b, stage);
   simdgroup_matrix<float, 8, 8> sum[2];
   simdgroup_matrix<T, 8, 8> w[4];
   for (uint q = 0; q < 4; ++q) w[q].thread_elements() = a.e[q];

@@ -114,6 +114,9 @@ METAL_FUNC float unit_element(const thread UnitCodes<Codec::kBits>& codes, uint 
   return Codec::element(code_pair<Codec::kBits>(codes, 4 * tile + q) >> 16 * e & 0xFFu, p);
 }
 
+METAL_FUNC uint bytes_of_scale(constant UnitMatrix& m) {
+  return m.scale_type == codecs::kF32Scale ? 4 : 2;
+}
 // Scales of a block of rows, and where those of a unit begin among them.
 METAL_FUNC uint scales_of_block(constant UnitMatrix& m) {
   return m.group_shift < 6 ? m.units << (10 - m.group_shift) : m.groups * 16;
@@ -202,20 +205,20 @@ struct BlockPointers {
 template <int kBits>
 METAL_FUNC BlockPointers block_pointers(constant UnitMatrix& m, device const uchar* codes, device const uchar* scales,
                                         uint block) {
-  const uint scale_bytes = m.scale_type == codecs::kF32Scale ? 4 : 2;
-  return {codes + ulong(block) * (m.units * (128 * kBits)), scales + ulong(block) * (scales_of_block(m) * scale_bytes)};
+  return {codes + ulong(block) * (m.units * (128 * kBits)),
+          scales + ulong(block) * (scales_of_block(m) * bytes_of_scale(m))};
 }
 // In bytes, from the block's.
 template <typename S>
 METAL_FUNC uint scales_offset(constant UnitMatrix& m, uint unit) {
-  if (S::kGeneral) return scales_before(m, unit) * (m.scale_type == codecs::kF32Scale ? 4 : 2);
+  if (S::kGeneral) return scales_before(m, unit) * bytes_of_scale(m);
   return S::kGroup < 64 ? unit * (2048 / S::kGroup) : (unit >> (m.group_shift - 6)) * 32;
 }
 
 template <typename S>
 METAL_FUNC uint unit_scale_bytes(constant UnitMatrix& m) {
   if (!S::kGeneral) return S::kGroup < 64 ? 2048 / S::kGroup : 32;
-  return (m.group_shift < 6 ? 1024 >> m.group_shift : 16) * (m.scale_type == codecs::kF32Scale ? 4 : 2);
+  return (m.group_shift < 6 ? 1024 >> m.group_shift : 16) * bytes_of_scale(m);
 }
 
 template <typename Codec, typename S>

@@ -10,11 +10,11 @@ namespace {
 
 constexpr std::int64_t kUnit = 64;
 constexpr std::uint32_t kTileRows = 16;
-// Up to here the GEMV's pass over the weights costs less than staging activations.
-constexpr std::int64_t kGemvTokens = 16;
 // From here gemm_fp4's larger tiles are filled.
 constexpr std::int64_t kLargeTokens = 128;
 constexpr std::uint32_t kGemmThreads = 128;
+// As in shaders/common/tile_multiply.h.
+constexpr std::uint32_t kTileStageBytes = 1024;
 constexpr std::uint32_t kBusyThreadgroups = 528;  // that keep a large device busy
 
 std::uint32_t ceil_div(std::int64_t a, std::int64_t b) {
@@ -54,9 +54,23 @@ GemmTile gemm_tile(const UnitMatrix& matrix, std::int64_t tokens) {
   return {"marlin_gemm", fmt::format("marlin_gemm_{}{}", matrix.codec, suffix), 64, 32};
 }
 
-// Bytes of a simdgroup's sums.
-std::uint32_t gemv_sums(std::uint32_t tokens) {
-  return (tokens <= 8 ? 1 : 2) * 8 * (kTileRows + 4) * 4;
+// Tokens, in columns of 8, and blocks of 16 rows that a simdgroup of decode_gemv
+// multiplies at a time.
+struct GemvTile {
+  std::uint32_t columns;
+  std::uint32_t row_tiles;
+};
+
+// More rows at a time read the activations less often, fewer leave no core idle.
+// Nothing: staging activations costs less than the GEMV's passes over them.
+std::optional<GemvTile> gemv_tile(const Device& device, const UnitMatrix& matrix, std::int64_t tokens) {
+  const bool general = !scaling_suffix(matrix).starts_with("_g");
+  if (tokens > (general ? 16 : 32)) return std::nullopt;
+  const std::uint32_t columns = tokens <= 8 ? 1 : tokens <= 16 ? 2 : 4;
+  if (general) return GemvTile{columns, columns};
+  const std::uint32_t blocks = ceil_div(matrix.params.rows, kTileRows), cores = device.traits().cores;
+  if (columns == 1) return GemvTile{1, tokens <= 2 || blocks > 4 * cores ? 1U : 2U};
+  return GemvTile{columns, columns == 2 && blocks >= 2 * cores ? 4U : 2U};
 }
 
 // As StreamPlan in shaders/common/unit_stream.h.
@@ -64,6 +78,7 @@ struct StreamPlan {
   std::uint32_t region = 0;
   std::uint32_t ring = 0;
   std::uint32_t activations = 0;
+  std::uint32_t tiles = 0;
 };
 // How decode_gemv goes over a matrix.
 struct GemvPlan {
@@ -74,59 +89,66 @@ struct GemvPlan {
 
 enum class Tokens : std::uint8_t { kPass, kStay };
 
+// Bytes of a simdgroup's sums.
+std::uint32_t sum_bytes(const GemvTile& tile) {
+  return tile.columns * 8 * (tile.row_tiles * kTileRows + 4) * 4;
+}
+
 // Threadgroup memory of a simdgroup. In one round the sums take the ring's place in
 // the end; else there are two, so that one's are read while the next are stored.
-StreamPlan stream_plan(const UnitMatrix& matrix, std::uint32_t tokens, std::uint32_t simdgroups, bool one_round,
-                       Tokens kind) {
-  const UnitMatrixParams& p = matrix.params;
-  const std::uint32_t ahead = tokens <= 8 ? 8 : 4;  // as in UnitStream
-  const std::uint32_t scales = p.group_shift < 6 ? 1024U >> p.group_shift : 16U;
-  const std::uint32_t scale_bytes = scales * (static_cast<ScaleType>(p.scale_type) == ScaleType::kF32 ? 4 : 2);
-  const std::size_t all_units = std::size_t{ceil_div(p.rows, kTileRows)} * p.units;
-  std::uint32_t stage = static_cast<std::uint32_t>(matrix.codes->size() / all_units) + scale_bytes;
+StreamPlan stream_plan(const UnitMatrix& matrix, const GemvTile& tile, std::uint32_t tokens, std::uint32_t simdgroups,
+                       bool one_round, Tokens kind) {
+  const std::uint32_t ahead = 8 / std::max(tile.columns, tile.row_tiles);  // as in UnitStream
+  const std::uint32_t units = ceil_div(matrix.params.units, simdgroups);
+  std::uint32_t stage = tile.row_tiles * matrix.unit_bytes();
   if (kind == Tokens::kPass) stage += tokens * 128;
-  const std::uint32_t units = ceil_div(p.units, simdgroups);
   StreamPlan plan;
-  plan.ring = one_round ? 0 : 2 * gemv_sums(tokens);
+  plan.ring = one_round ? 0 : 2 * sum_bytes(tile);
   plan.region = plan.ring + (one_round ? std::min(units, ahead) : ahead) * stage;
   if (kind == Tokens::kStay) {
     plan.activations = plan.region;
     plan.region += tokens * (units * 128 + 64);
   }
-  plan.region = std::max(plan.region, gemv_sums(tokens));
+  plan.region = std::max(plan.region, sum_bytes(tile));
   return plan;
 }
 
-GemvPlan gemv_plan(const Device& device, const UnitMatrix& matrix, std::uint32_t tokens) {
-  const UnitMatrixParams& p = matrix.params;
-  const std::uint32_t blocks = ceil_div(p.rows, kTileRows);
-  GemvPlan plan;
+GemvPlan gemv_plan(const Device& device, const UnitMatrix& matrix, const GemvTile& tile, std::uint32_t tokens) {
+  const std::uint32_t units = matrix.params.units;
+  const std::uint32_t bands = ceil_div(matrix.params.rows, tile.row_tiles * kTileRows);
   const DeviceTraits traits = device.traits();
   const std::uint32_t many = 4 * traits.cores;
+  GemvPlan plan;
+  plan.threadgroups = bands;
+  const auto fits = [&](std::uint32_t bytes) { return plan.simdgroups * plan.stream.region <= bytes; };
   if (!traits.copies_ahead) {
-    plan.threadgroups = std::min(blocks, many);
-    plan.simdgroups = std::min(p.units, std::clamp(1536 / blocks, 2U, 8U));
-    plan.stream.region = 2 * gemv_sums(tokens);
+    plan.threadgroups = std::min(bands, many);
+    plan.simdgroups = std::min(units, std::clamp(1536 / bands, 2U, 8U));
+    plan.stream.tiles = (bands > many ? 2 : 1) * sum_bytes(tile);
+    plan.stream.region = plan.stream.tiles + (matrix.stage_tiles ? kTileStageBytes : 0);
+    while (!fits(traits.threadgroup_bytes)) --plan.simdgroups;
     return plan;
   }
-  const auto fits = [&](std::uint32_t bytes) { return plan.simdgroups * plan.stream.region <= bytes; };
-  if (blocks > many) {  // threadgroups, two a core, take them in turn
+  if (tile.row_tiles == 1 && bands > many) {  // threadgroups, two a core, take them in turn
     plan.threadgroups = 2 * traits.cores;
-    plan.simdgroups = std::min(p.units, 8U);
-    plan.stream = stream_plan(matrix, tokens, plan.simdgroups, false, Tokens::kStay);
+    plan.simdgroups = std::min(units, 8U);
+    plan.stream = stream_plan(matrix, tile, tokens, plan.simdgroups, false, Tokens::kStay);
     if (fits(traits.threadgroup_bytes / 2)) return plan;
+    plan.threadgroups = bands;
   }
-  plan.threadgroups = blocks;
+  const auto busy = [&](std::uint32_t simdgroups_a_core) {
+    return std::min(units, std::bit_floor(std::clamp(simdgroups_a_core * traits.cores / bands, 4U, 8U)));
+  };
   if (tokens <= 2) {
-    plan.simdgroups = std::min(p.units, std::bit_floor(std::clamp(20 * traits.cores / blocks, 4U, 8U)));
-    plan.stream = stream_plan(matrix, tokens, plan.simdgroups, true, Tokens::kStay);
+    plan.simdgroups = busy(20);
+    plan.stream = stream_plan(matrix, tile, tokens, plan.simdgroups, true, Tokens::kStay);
     if (fits(traits.threadgroup_bytes)) return plan;
   }
-  plan.simdgroups = std::min(p.units, std::bit_floor(std::clamp(12 * traits.cores / blocks, 4U, 8U)));
-  plan.stream = stream_plan(matrix, tokens, plan.simdgroups, true, Tokens::kPass);
+  plan.simdgroups = busy(12);
+  plan.stream = stream_plan(matrix, tile, tokens, plan.simdgroups, true, Tokens::kPass);
   while (!fits(traits.threadgroup_bytes)) {
     plan.simdgroups /= 2;
-    plan.stream = stream_plan(matrix, tokens, plan.simdgroups, true, Tokens::kPass);
+    plan.stream = stream_plan(matrix, tile, tokens, plan.simdgroups, true, Tokens::kPass);
   }
   return plan;
 }
@@ -135,6 +157,17 @@ std::uint32_t parts_of(const UnitMatrix& matrix, const GemmTile& tile, std::int6
   const std::uint32_t tiles = ceil_div(matrix.params.rows, tile.rows) * ceil_div(tokens, tile.tokens);
   const std::uint32_t wanted = std::clamp(kBusyThreadgroups / std::max(1U, tiles), 1U, kMaxParts);
   return std::min(wanted, std::max(1U, matrix.params.units / 4));
+}
+
+// How kernels that multiply tiles are made: the index is stage_tiles' in
+// shaders/common/tile_multiply.h.
+FunctionConstants tile_constants(bool stage_tiles) {
+  if (!stage_tiles) return {};
+  return {{0, BytesArgument(1, std::byte{1})}};
+}
+// Threadgroup memory of a GEMM for staged tiles.
+std::uint32_t gemm_tile_bytes(bool stage_tiles) {
+  return stage_tiles ? kGemmThreads / 32 * kTileStageBytes : 16;
 }
 
 }  // namespace
@@ -179,8 +212,9 @@ std::string Linear::kernel_for(std::int64_t tokens, Activations mode) const {
   }
   const auto& matrix = std::get<UnitMatrix>(matrix_);
   if (mode == Activations::kF32) return "exact_gemm_" + matrix.codec;
-  if (tokens > kGemvTokens) return gemm_tile(matrix, tokens).kernel;
-  return fmt::format("decode_gemv_{}{}_{}", matrix.codec, scaling_suffix(matrix), tokens <= 8 ? 1 : 2);
+  if (const auto tile = gemv_tile(device_, matrix, tokens))
+    return fmt::format("decode_gemv_{}{}_{}x{}", matrix.codec, scaling_suffix(matrix), tile->columns, tile->row_tiles);
+  return gemm_tile(matrix, tokens).kernel;
 }
 
 LinearParams Linear::params_of(const Call& call) const {
@@ -241,17 +275,18 @@ void Linear::encode_quantized(Commands& commands, const UnitMatrix& matrix, cons
   }
   prepare(commands, call, workspace, "half");
   arguments.buffer(3, workspace.activations()).buffer(6, workspace.factors()).bytes(7, matrix.params).bytes(8, p);
-  if (call.tokens <= kGemvTokens) {
-    const GemvPlan plan = gemv_plan(device_, matrix, tokens);
+  const FunctionConstants constants = tile_constants(matrix.stage_tiles);
+  if (const auto gemv = gemv_tile(device_, matrix, call.tokens)) {
+    const GemvPlan plan = gemv_plan(device_, matrix, *gemv, tokens);
     arguments.bytes(9, plan.stream).threadgroup(0, plan.simdgroups * plan.stream.region);
-    commands.dispatch(device_.pipeline("decode_gemv", kernel), {plan.threadgroups, 1, 1}, {32 * plan.simdgroups, 1, 1},
-                      arguments);
+    commands.dispatch(device_.pipeline("decode_gemv", kernel, constants), {plan.threadgroups, 1, 1},
+                      {32 * plan.simdgroups, 1, 1}, arguments);
     return;
   }
   const GemmTile tile = gemm_tile(matrix, call.tokens);
   const std::uint32_t parts = parts_of(matrix, tile, call.tokens);
-  arguments.buffer(9, parts > 1 ? workspace.partial() : *nothing_);
-  commands.dispatch(device_.pipeline(tile.shader, kernel),
+  arguments.buffer(9, parts > 1 ? workspace.partial() : *nothing_).threadgroup(0, gemm_tile_bytes(matrix.stage_tiles));
+  commands.dispatch(device_.pipeline(tile.shader, kernel, constants),
                     {ceil_div(rows_, tile.rows), ceil_div(call.tokens, tile.tokens), parts}, {kGemmThreads, 1, 1},
                     arguments);
   if (parts == 1) return;
@@ -287,8 +322,9 @@ void Linear::encode_dense(Commands& commands, const DenseMatrix& matrix, const C
   prepare(commands, call, workspace, matrix.dtype == DType::kF16 ? "half" : "bfloat");
   arguments.buffer(0, *matrix.values).buffer(1, workspace.activations()).buffer(2, *call.y).buffer(3, bias);
   arguments.buffer(4, workspace.factors()).bytes(5, rows).bytes(6, matrix.units).bytes(7, p);
+  arguments.threadgroup(0, gemm_tile_bytes(matrix.stage_tiles));
   const std::int64_t tile_tokens = call.tokens <= 8 ? 8 : 64;
-  commands.dispatch(device_.pipeline("dense_gemm", kernel),
+  commands.dispatch(device_.pipeline("dense_gemm", kernel, tile_constants(matrix.stage_tiles)),
                     {ceil_div(rows_, kTileRows * 4), ceil_div(call.tokens, tile_tokens), 1}, {kGemmThreads, 1, 1},
                     arguments);
 }

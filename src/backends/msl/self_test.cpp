@@ -116,7 +116,7 @@ std::vector<ShaderStatus> self_test(Device& device) {
       {"dequant_int8", [&] { return dequantized_matches(device, "dequant_int8", Format::kInt8, pool); }},
       {"dequant_sub4bit", [&] { return dequantized_matches(device, "dequant_sub4bit", Format::kInt3, pool); }},
       {"gemm_fp4_optimized", [&] { return products_match(device, Format::kFp4, 130, Activations::kInt8, pool); }},
-      {"marlin_gemm", [&] { return products_match(device, Format::kS4, 20, Activations::kInt8, pool); }},
+      {"marlin_gemm", [&] { return products_match(device, Format::kS4, 40, Activations::kInt8, pool); }},
   };
   std::vector<ShaderStatus> out;
   for (const EmbeddedShader& shader : embedded_shaders()) {

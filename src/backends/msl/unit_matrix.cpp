@@ -128,29 +128,22 @@ class UnitWriter {
 
 TileMap probe_tile_map(Device& device, bool by_16) {
   const auto out = device.allocate(kLanes * kSlots * 2);
+  const auto agrees = device.allocate(sizeof(std::uint32_t));
   const auto commands = device.commands();
   const std::uint32_t which = by_16 ? 1 : 0;
   commands->dispatch(device.pipeline("marlin_gemm", "tile_map"), {1, 1, 1}, {32, 1, 1},
-                     Arguments().buffer(0, *out).bytes(1, which));
+                     Arguments().buffer(0, *out).bytes(1, which).buffer(2, *agrees));
   commands->commit();
   commands->wait();
   std::array<std::uint16_t, kLanes * kSlots> words{};
+  std::array<std::uint32_t, 1> same{};
   out->download(std::as_writable_bytes(std::span(words)));
+  agrees->download(std::as_writable_bytes(std::span(same)));
   TileMap map{};
-  std::array<bool, static_cast<std::size_t>(kTileRows * kUnit)> seen{};
-  for (std::size_t lane = 0; lane < kLanes; ++lane) {
-    for (std::size_t slot = 0; slot < kSlots; ++slot) {
-      const unsigned row = words[lane * kSlots + slot] & 0xFFU;
-      const unsigned input = words[lane * kSlots + slot] >> 8;
-      if (row >= kTileRows || input >= kUnit || seen[row * kUnit + input]) {
-        throw Error(
-            ErrorCode::kUnsupported,
-            fmt::format("{}: lane {} of the matrix unit does not hold neighbours of a row", device.name(), lane));
-      }
-      seen[row * kUnit + input] = true;
-      map.row[lane][slot] = static_cast<std::uint8_t>(row);
-      map.input[lane][slot] = static_cast<std::uint8_t>(input);
-    }
+  map.staged = same[0] == 0;
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    map.row[i / kSlots][i % kSlots] = static_cast<std::uint8_t>(words[i] & 0xFFU);
+    map.input[i / kSlots][i % kSlots] = static_cast<std::uint8_t>(words[i] >> 8);
   }
   return map;
 }
@@ -168,6 +161,13 @@ std::string codec_name(Format format) {
     case Format::kIq4Nl: return "iq4nl";
     default: return std::string(format_info(format).name);
   }
+}
+
+std::uint32_t UnitMatrix::unit_bytes() const {
+  const std::size_t blocks = (std::size_t{params.rows} + kTileRows - 1) / kTileRows;
+  const std::uint32_t unit_scales = params.group_shift < 6 ? 1024U >> params.group_shift : 16U;
+  const std::uint32_t scale_bytes = static_cast<ScaleType>(params.scale_type) == ScaleType::kF32 ? 4 : 2;
+  return static_cast<std::uint32_t>(codes->size() / (blocks * params.units)) + unit_scales * scale_bytes;
 }
 
 UnitMatrix make_unit_matrix(Device& device, const std::string& name, const PackedView& packed, ThreadPool& pool) {
@@ -189,6 +189,7 @@ UnitMatrix make_unit_matrix(Device& device, const std::string& name, const Packe
   p.multiplier = 1.0F / p.divisor;
   p.offset = offset_of(packed.spec.format);
   const TileMap map = probe_tile_map(device, matrix.by_16);
+  matrix.stage_tiles = map.staged;
   UnitWriter writer(packed, p, map);
   const std::int64_t blocks = (packed.rows + kTileRows - 1) / kTileRows;
   pool.parallel_for(blocks, 1, [&](std::int64_t begin, std::int64_t end) {
@@ -221,6 +222,7 @@ DenseMatrix make_dense_matrix(Device& device, const DenseView& dense, std::int64
     return matrix;
   }
   const TileMap map = probe_tile_map(device, false);
+  matrix.stage_tiles = map.staged;
   const std::int64_t blocks = (rows + kTileRows - 1) / kTileRows;
   std::vector<std::uint16_t> values(static_cast<std::size_t>(blocks) * matrix.units * 16 * kUnit);
   pool.parallel_for(blocks, 1, [&](std::int64_t begin, std::int64_t end) {

@@ -13,14 +13,14 @@ class ThreadPool;
 
 namespace metal_marlin::msl {
 
-// Which row (0 to 15) and input (0 to 63) of a unit each lane's 32 codes are, as
-// the device's matrix unit has them: slot = 2 (4 tile + pair) + element.
+// Which row (0 to 15) and input (0 to 63) of a unit each lane's 32 codes are:
+// slot = 2 (4 tile + pair) + element.
 struct TileMap {
   std::array<std::array<std::uint8_t, 32>, 32> row;
   std::array<std::array<std::uint8_t, 32>, 32> input;
+  bool staged = false;  // the device's matrix unit has them in other lanes
 };
-// Asks the device, by a kernel. \throws Error (kUnsupported) when its matrix unit
-// does not hold neighbours of a row in each lane.
+// Asks the device, by a kernel.
 TileMap probe_tile_map(Device& device, bool by_16);
 
 // As UnitMatrix in shaders/common/unit_layout.h.
@@ -43,11 +43,14 @@ struct UnitMatrix {
   UnitMatrixParams params;
   std::string codec;
   std::int64_t cols = 0;
-  bool by_16 = false;  // a scale spans 16 inputs
+  bool by_16 = false;        // a scale spans 16 inputs
+  bool stage_tiles = false;  // as TileMap::staged
   std::unique_ptr<Buffer> codes;
   std::unique_ptr<Buffer> scales;
   std::unique_ptr<Buffer> minima;
 
+  // Of the codes and scales of a unit of 16 rows, as kernels copy them.
+  [[nodiscard]] std::uint32_t unit_bytes() const;
   [[nodiscard]] std::size_t bytes() const { return codes->size() + scales->size() + minima->size(); }
 };
 // \throws Error (kCorruptFile) naming `name` when a scale or element is not finite.
@@ -59,6 +62,7 @@ struct DenseMatrix {
   std::int64_t rows = 0;
   std::int64_t cols = 0;
   std::uint32_t units = 0;
+  bool stage_tiles = false;
   std::unique_ptr<Buffer> values;
 };
 DenseMatrix make_dense_matrix(Device& device, const DenseView& dense, std::int64_t rows, std::int64_t cols,

@@ -1,5 +1,5 @@
-// The executors that shader tests run on: the host's, plain (in reverse order) and
-// with every detector, and a GPU where there is one.
+// The executors that shader tests run on: the host's, plain (in reverse order), with
+// every detector, and with matrices in other lanes; and a GPU where there is one.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -9,10 +9,10 @@
 
 namespace metal_marlin::msl {
 
-enum class Executor { kPlain, kDetectors, kCuda };
+enum class Executor { kPlain, kDetectors, kOtherLanes, kCuda };
 
 inline std::vector<Executor> executors() {
-  std::vector<Executor> out = {Executor::kPlain, Executor::kDetectors};
+  std::vector<Executor> out = {Executor::kPlain, Executor::kDetectors, Executor::kOtherLanes};
   if (has_cuda_device()) out.push_back(Executor::kCuda);
   return out;
 }
@@ -23,6 +23,7 @@ class OnExecutor : public testing::TestWithParam<Executor> {
     switch (GetParam()) {
       case Executor::kPlain: return make_host_device({2, false, LaneOrder::kReverse, 0});
       case Executor::kDetectors: return make_host_device({1, true, LaneOrder::kForward, 0});
+      case Executor::kOtherLanes: return make_host_device({2, false, LaneOrder::kForward, 0, 0b10110});
       case Executor::kCuda: break;
     }
     return make_cuda_device();
@@ -36,6 +37,7 @@ inline std::string executor_name(const testing::TestParamInfo<Executor>& test) {
   switch (test.param) {
     case Executor::kPlain: return "Plain";
     case Executor::kDetectors: return "Detectors";
+    case Executor::kOtherLanes: return "OtherLanes";
     case Executor::kCuda: break;
   }
   return "Cuda";

@@ -130,7 +130,7 @@ TEST_P(LinearOp, DenseWeights) {
 
 TEST_P(LinearOp, ManyTokensAndSplitInputs) {
   for (const Format format : {Format::kFp4, Format::kS4, Format::kNvfp4}) {
-    for (const Shape& s : {Shape{40, 700, 24}, Shape{24, 128, 130}}) {
+    for (const Shape& s : {Shape{40, 700, 40}, Shape{24, 128, 130}}) {
       const TestMatrix matrix = packed_matrix(default_spec(format), s.rows, s.cols, 7);
       const auto x = normal_data(static_cast<std::size_t>(s.tokens * s.cols), 8);
       const Result run = run_linear(*device, matrix.weight, s, x, {}, Activations::kInt8);
@@ -151,6 +151,23 @@ TEST_P(LinearOp, ManyRowsForFewTokens) {
   }
 }
 
+// Bands of one, two and four blocks of rows, the last of which end within one.
+TEST_P(LinearOp, BandsOfRows) {
+  const std::int64_t rows = 2 * 16 * device->traits().cores + 21;
+  for (const std::int64_t tokens : {2, 8, 13, 20, 32}) {
+    for (const Format format : {Format::kFp4, Format::kS4, Format::kFp8E4M3}) {
+      for (const Shape& s : {Shape{40, 200, tokens}, Shape{rows, detectors() ? 70 : 200, tokens}}) {
+        if (detectors() && s.rows > 40 && tokens != 13) continue;
+        const TestMatrix matrix = packed_matrix(default_spec(format), s.rows, s.cols, 41);
+        const auto x = normal_data(static_cast<std::size_t>(s.tokens * s.cols), 42);
+        const Result run = run_linear(*device, matrix.weight, s, x, {}, Activations::kInt8);
+        EXPECT_TRUE(run.kernel.starts_with("decode_gemv")) << run.kernel;
+        expect_close(run, matrix.decoded(), x, s, {}, 0x1p-11, std::string(format_info(format).name));
+      }
+    }
+  }
+}
+
 // Few rows, many inputs: each simdgroup's ring goes round.
 TEST_P(LinearOp, ManyInputsForFewTokens) {
   for (const std::int64_t tokens : {1, 7, 12}) {
@@ -160,6 +177,22 @@ TEST_P(LinearOp, ManyInputsForFewTokens) {
       const auto x = normal_data(static_cast<std::size_t>(s.tokens * s.cols), 32);
       const Result run = run_linear(*device, matrix.weight, s, x, {}, Activations::kInt8);
       expect_close(run, matrix.decoded(), x, s, {}, spread_of(default_spec(format)) * 0x1p-11, "many inputs");
+    }
+  }
+}
+
+// Matrices in lanes that tile_row and tile_column do not name are staged, without races.
+TEST(TileMap, StagesWhereLanesDiffer) {
+  EXPECT_FALSE(probe_tile_map(*make_host_device({1, false, LaneOrder::kForward, 0, 0}), false).staged);
+  for (const std::uint32_t mask : {1U, 8U, 31U}) {
+    const auto device = make_host_device({1, true, LaneOrder::kRandom, 5, mask});
+    EXPECT_TRUE(probe_tile_map(*device, false).staged);
+    for (const std::int64_t tokens : {3, 40}) {
+      const Shape s{40, 100, tokens};
+      const TestMatrix matrix = packed_matrix(default_spec(Format::kU4), s.rows, s.cols, 51);
+      const auto x = normal_data(static_cast<std::size_t>(s.tokens * s.cols), 52);
+      const Result run = run_linear(*device, matrix.weight, s, x, {}, Activations::kInt8);
+      expect_close(run, matrix.decoded(), x, s, {}, spread_of(default_spec(Format::kU4)) * 0x1p-11, "staged");
     }
   }
 }

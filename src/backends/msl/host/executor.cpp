@@ -164,6 +164,7 @@ class Worker {
     return simd.out[static_cast<std::size_t>(simd.turn)].data();
   }
   [[nodiscard]] std::uint32_t lane() const { return current_ % kSimdWidth; }
+  [[nodiscard]] std::uint32_t matrix_lane_mask() const { return d_.matrix_lane_mask; }
 
   MM_ON_FIBER void access(const void* pointer, std::size_t bytes, bool write, bool atomic, const void* code) {
     const auto address = reinterpret_cast<std::uintptr_t>(pointer);
@@ -546,6 +547,9 @@ MM_ON_FIBER const unsigned char* msl_exchange(const void* mine, std::uint32_t si
 }
 std::uint32_t msl_current_lane() {
   return worker()->lane();
+}
+std::uint32_t msl_matrix_lane_mask() {
+  return worker()->matrix_lane_mask();
 }
 MM_ON_FIBER void msl_atomic_access(const volatile void* p, std::uint32_t size) {
   worker()->access(const_cast<const void*>(p), size, true, true, __builtin_return_address(0));

@@ -54,6 +54,8 @@ struct HostDispatch {
   bool instrumented = false;
   LaneOrder order = LaneOrder::kForward;
   std::uint64_t seed = 0;  // of kRandom
+  // Lane i holds what lane i ^ mask holds of an 8x8 matrix on Apple's GPUs.
+  std::uint32_t matrix_lane_mask = 0;
   int workers = 1;
 };
 

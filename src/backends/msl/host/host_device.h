@@ -11,6 +11,7 @@ struct HostDeviceOptions {
   bool debug = false;  // instrumented shaders and every detector
   LaneOrder order = LaneOrder::kForward;
   std::uint64_t seed = 0;
+  std::uint32_t matrix_lane_mask = 0;  // as in HostDispatch
 };
 
 // Commands throw Error (kInternal) with a Fault's message from wait().

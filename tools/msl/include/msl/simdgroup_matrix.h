@@ -1,18 +1,31 @@
 // 8x8 matrices spread over a simdgroup, two neighbours of a row in each lane.
 // The lane order is the one that Apple's GPUs are believed to use; code that
-// depends on it must probe.
+// depends on it must probe. The host executor can hold them in another order.
 #pragma once
+
+#ifndef MSL_TARGET_PTX
+extern "C" uint32_t msl_matrix_lane_mask();
+#endif
 
 namespace metal {
 
+MSL_FN uint msl_matrix_mask() {
+#ifdef MSL_TARGET_PTX
+  return 0;
+#else
+  return msl_matrix_lane_mask();
+#endif
+}
 MSL_FN uint msl_matrix_row(uint lane) {
+  lane ^= msl_matrix_mask();
   return (lane >> 2 & 4) + (lane >> 1 & 3);
 }
 MSL_FN uint msl_matrix_column(uint lane) {
+  lane ^= msl_matrix_mask();
   return (lane >> 2 & 2) * 2 + (lane & 1) * 2;
 }
 MSL_FN uint msl_matrix_lane(uint row, uint column) {
-  return (row >> 2) << 4 | (column >> 2) << 3 | (row & 3) << 1 | (column >> 1 & 1);
+  return ((row >> 2) << 4 | (column >> 2) << 3 | (row & 3) << 1 | (column >> 1 & 1)) ^ msl_matrix_mask();
 }
 
 template <typename T, int R, int C>
