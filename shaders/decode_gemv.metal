@@ -1,117 +1,97 @@
 // Quantized matrix times few tokens: y = W x for up to 32 tokens. A threadgroup makes
-// a band of kRowTiles blocks of 16 rows at a time, all of them from the activations
-// that it reads once; its simdgroups share out the inputs and add up in order.
+// a band of two blocks of 16 rows, both from the activations that it reads once; its
+// simdgroups share out the inputs and add up in order.
 #include "common/unit_stream.h"
 
-// Adds the products of kCount units of a band, whose last block is `last`.
-template <int kCount, typename Codec, typename S, int kColumns, int kRowTiles>
-METAL_FUNC void add_units(thread TileSums (&sums)[kRowTiles][kColumns],
-                          thread UnitStream<Codec, S, kColumns, kRowTiles>& stream, constant UnitMatrix& m,
-                          BlockPointers band, uint last, device const float* minima, uint unit, TileStage stage) {
+// Adds the products of a unit of a band, whose last block is `last`.
+template <typename Codec, typename S, int kColumns>
+METAL_FUNC void add_band(thread TileSums (&sums)[kBandBlocks][kColumns], thread UnitStream<Codec, S, kColumns>& stream,
+                         constant UnitMatrix& m, uint last, device const float* minima, uint unit, TileStage stage) {
   // Blocks at a time: as many as there are registers for.
-  constexpr uint kBlocks = kRowTiles == 1 || kColumns == 4 ? 1 : 2;
-  TileTokens<half> tokens[kCount][kColumns][kUnitTiles];
-  stream.template open<kCount>(tokens, unit);
+  constexpr uint kBlocks = kColumns == 4 ? 1 : kBandBlocks;
+  TileTokens<half> tokens[kColumns][kUnitTiles];
+  stream.open(tokens, unit);
 #pragma clang loop unroll(full)
-  for (uint first = 0; first < uint(kRowTiles); first += kBlocks) {
-    UnitData<Codec, S> data[kCount][kBlocks];
-    for (uint i = 0; i < uint(kCount); ++i)
-      for (uint b = 0; b < kBlocks; ++b) data[i][b] = stream.weights(m, band, first + b, last, unit + i, i);
-    if (first + kBlocks == uint(kRowTiles)) stream.template close<kCount>(m);
-    for (uint i = 0; i < uint(kCount); ++i) {
-      for (uint b = 0; b < kBlocks; ++b) {
-        const uint tile = first + b;
-        device const float* of_unit = minima + min(tile, last) * scales_of_block(m) + scales_before(m, unit + i);
-        add_unit<Codec, S, kColumns>(sums[tile], data[i][b], tokens[i], m, of_unit, stage);
-      }
+  for (uint first = 0; first < kBandBlocks; first += kBlocks) {
+    UnitData<Codec, S> data[kBlocks];
+    for (uint i = 0; i < kBlocks; ++i) data[i] = stream.weights(m, first + i, unit);
+    if (first + kBlocks == kBandBlocks) stream.close(m);
+    for (uint i = 0; i < kBlocks; ++i) {
+      const uint block = first + i;
+      device const float* of_unit = minima + min(block, last) * scales_of_block(m) + scales_before(m, unit);
+      add_unit<Codec, S, kColumns>(sums[block], data[i], tokens, m, of_unit, stage);
     }
     simdgroup_barrier(mem_flags::mem_none);  // so that the next weights are not loaded before
   }
 }
 
-// `shared` has `plan.region` bytes for each simdgroup. Grid: threadgroups that take
-// the bands in turn.
-template <typename Codec, typename S, int kColumns, int kRowTiles>
-[[kernel, max_total_threads_per_threadgroup(256)]] void decode_gemv(
+// `shared` has `plan.region` bytes for each simdgroup. Grid: a threadgroup a band.
+template <typename Codec, typename S, int kColumns>
+[[kernel, max_total_threads_per_threadgroup(256)]]
+void decode_gemv(
     device const uchar* codes [[buffer(0)]], device const uchar* scales [[buffer(1)]],
     device const float* minima [[buffer(2)]], device const half* x [[buffer(3)]], device uchar* y [[buffer(4)]],
     device const float* bias [[buffer(5)]], device const float* x_scales [[buffer(6)]],
     constant UnitMatrix& m [[buffer(7)]], constant LinearParams& p [[buffer(8)]],
     constant StreamPlan& plan [[buffer(9)]], threadgroup uchar* shared [[threadgroup(0)]],
-    uint group [[threadgroup_position_in_grid]], uint groups [[threadgroups_per_grid]],
-    uint simdgroup [[simdgroup_index_in_threadgroup]], uint simdgroups [[simdgroups_per_threadgroup]],
-    uint lane [[thread_index_in_simdgroup]]) {
+    uint band [[threadgroup_position_in_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
+    uint simdgroups [[simdgroups_per_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
   const uint per_simdgroup = (m.units + simdgroups - 1) / simdgroups;
   const uint begin = min(simdgroup * per_simdgroup, m.units), end = min(begin + per_simdgroup, m.units);
+  const uint first_block = band * kBandBlocks;
+  const uint last = min(kBandBlocks - 1, (m.rows - 1) / kTileRows - first_block);
   threadgroup uchar* const region = shared + simdgroup * plan.region;
   const TileStage tiles = {region + plan.tiles, lane};
-  BlockPointers block = block_pointers<Codec::kBits>(m, codes, scales, group * kRowTiles);
-  UnitStream<Codec, S, kColumns, kRowTiles> stream;
-  stream.start(m, p, plan, block, group, groups, x, region, begin, end, lane);
-  const uint kRows = kRowTiles * kTileRows;
-  const uint sum_stride = kRows + 4;  // spreads a tile's columns over the banks
-  const uint bands = (m.rows + kRows - 1) / kRows;
-  uint half_of_sums = 0;
+  UnitStream<Codec, S, kColumns> stream;
+  stream.start(m, p, block_pointers<Codec::kBits>(m, codes, scales, first_block), last, x, region, begin, end, lane);
   // Asked for before it is needed.
-  const uint thread_index = simdgroup * 32 + lane, results = p.tokens * kRows;
-  const float first_x_scale = thread_index < results ? x_scales[thread_index / kRows] : 0.0f;
+  const uint thread_index = simdgroup * 32 + lane, results = p.tokens * kBandRows;
+  const float first_x_scale = thread_index < results ? x_scales[thread_index / kBandRows] : 0.0f;
+
+  TileSums sums[kBandBlocks][kColumns];
+  for (uint block = 0; block < kBandBlocks; ++block)
+    for (uint c = 0; c < uint(kColumns); ++c) sums[block][c] = no_sums();
+  device const float* of_band = minima + ulong(first_block) * scales_of_block(m);
 #pragma clang loop unroll(disable)
-  for (uint band = group; band < bands; band += groups) {
-    TileSums sums[kRowTiles][kColumns];
-    for (uint tile = 0; tile < uint(kRowTiles); ++tile)
-      for (uint c = 0; c < uint(kColumns); ++c) sums[tile][c] = no_sums();
-    device const float* of_band = minima + ulong(band * kRowTiles) * scales_of_block(m);
-    const uint last = last_of_band<kRowTiles>(m, band);
-    // Two tiles of weights at a time, so that one's multiplications fill the other's waits.
-    const int kAtOnce = kRowTiles == 1 ? 2 : 1;
-    uint unit = begin;
-    if ((end - begin) % kAtOnce != 0) add_units<1>(sums, stream, m, block, last, of_band, unit++, tiles);
+  for (uint unit = begin; unit < end; ++unit) add_band(sums, stream, m, last, of_band, unit, tiles);
+
+  const uint sum_stride = kBandRows + 4;  // spreads a tile's columns over the banks
+  for (uint block = 0; block < kBandBlocks; ++block)
+    for (uint c = 0; c < uint(kColumns); ++c)
+      store_sums((threadgroup float*)region + kTileTokens * c * sum_stride + kTileRows * block, sum_stride,
+                 sums[block][c], lane);
+  threadgroup_barrier(mem_flags::mem_threadgroup);
 #pragma clang loop unroll(disable)
-    for (; unit < end; unit += kAtOnce) add_units<kAtOnce>(sums, stream, m, block, last, of_band, unit, tiles);
-    // Two places for sums, if there are more bands: while they are read, the next
-    // ones are stored.
-    for (uint tile = 0; tile < uint(kRowTiles); ++tile)
-      for (uint c = 0; c < uint(kColumns); ++c)
-        store_sums((threadgroup float*)(region + half_of_sums) + kTileTokens * c * sum_stride + kTileRows * tile,
-                   sum_stride, sums[tile][c], lane);
-    threadgroup_barrier(mem_flags::mem_threadgroup);
+  for (uint i = thread_index; i < results; i += 32 * simdgroups) {
+    const uint token = i / kBandRows, row = i % kBandRows;
+    threadgroup const uchar* at = shared + (token * sum_stride + row) * 4;
+    float sum = 0.0f;
 #pragma clang loop unroll(disable)
-    for (uint i = thread_index; i < results; i += 32 * simdgroups) {
-      const uint token = i / kRows, row = i % kRows;
-      threadgroup const uchar* at = shared + half_of_sums + (token * sum_stride + row) * 4;
-      float sum = 0.0f;
-#pragma clang loop unroll(disable)
-      for (uint s = 0; s < simdgroups; ++s) sum += *(threadgroup const float*)(at + s * plan.region);
-      const float x_scale = i == thread_index ? first_x_scale : x_scales[token];
-      if (band * kRows + row < m.rows)
-        put_result(y, p, token, band * kRows + row, sum * total_factor<Codec>(m) * x_scale, bias);
-    }
-    half_of_sums = kColumns * kTileTokens * sum_stride * 4 - half_of_sums;
-    block = block_pointers<Codec::kBits>(m, block.codes, block.scales, groups * kRowTiles);
+    for (uint s = 0; s < simdgroups; ++s) sum += *(threadgroup const float*)(at + s * plan.region);
+    const float x_scale = i == thread_index ? first_x_scale : x_scales[token];
+    if (band * kBandRows + row < m.rows)
+      put_result(y, p, token, band * kBandRows + row, sum * total_factor<Codec>(m) * x_scale, bias);
   }
 }
 
-#define MM_GEMV_FOR(name, Codec, group, general, suffix, columns, row_tiles)                                       \
-  template [[host_name("decode_gemv_" #name suffix "_" #columns "x" #row_tiles)]]                                  \
-  [[kernel, max_total_threads_per_threadgroup(256)]] void                                                          \
-  decode_gemv<Codec, Scaling<group, general>, columns, row_tiles>(                                                 \
-      device const uchar*, device const uchar*, device const float*, device const half*, device uchar*,            \
+#define MM_GEMV_FOR(name, Codec, group, general, suffix, columns, resident)                                         \
+  template [[host_name("decode_gemv_" #name suffix "_" #columns)]]                                                  \
+  [[kernel, max_total_threads_per_threadgroup(256) MM_RESIDENT(resident)]] void                                     \
+  decode_gemv<Codec, Scaling<group, general>, columns>(                                                             \
+      device const uchar*, device const uchar*, device const float*, device const half*, device uchar*,             \
       device const float*, device const float*, constant UnitMatrix&, constant LinearParams&, constant StreamPlan&, \
-      threadgroup uchar*, uint, uint, uint, uint, uint);
-// For 8 and 16 tokens; for the most common scales also for 32, and with more or fewer
-// rows, as gemv_tile in src/backends/msl/linear.cpp picks.
-#define MM_GEMV_GENERAL(name, Codec, group, suffix)      \
-  MM_GEMV_FOR(name, Codec, group, true, suffix, 1, 1)    \
-  MM_GEMV_FOR(name, Codec, group, true, suffix, 2, 2)
-#define MM_GEMV(name, Codec)                      \
-  MM_GEMV_GENERAL(name, Codec, 32, "")            \
+      threadgroup uchar*, uint, uint, uint, uint);
+// For 8 and 16 tokens, and for 32 where scales are of the most common kinds.
+#define MM_GEMV_GENERAL(name, Codec, group, suffix)     \
+  MM_GEMV_FOR(name, Codec, group, true, suffix, 1, 16)  \
+  MM_GEMV_FOR(name, Codec, group, true, suffix, 2, 16)
+#define MM_GEMV(name, Codec)                  \
+  MM_GEMV_GENERAL(name, Codec, 32, "")        \
   MM_GEMV_GENERAL(name, Codec, 16, "_by16")
 #define MM_GEMV_COMMON(name, Codec, group, suffix)       \
-  MM_GEMV_FOR(name, Codec, group, false, suffix, 1, 1)   \
-  MM_GEMV_FOR(name, Codec, group, false, suffix, 1, 2)   \
-  MM_GEMV_FOR(name, Codec, group, false, suffix, 2, 2)   \
-  MM_GEMV_FOR(name, Codec, group, false, suffix, 2, 4)   \
-  MM_GEMV_FOR(name, Codec, group, false, suffix, 4, 2)
+  MM_GEMV_FOR(name, Codec, group, false, suffix, 1, 24)  \
+  MM_GEMV_FOR(name, Codec, group, false, suffix, 2, 16)  \
+  MM_GEMV_FOR(name, Codec, group, false, suffix, 4, 16)
 MM_GEMV(e2m1, codecs::E2m1)
 MM_GEMV(int4, codecs::Integer<4>)
 MM_GEMV(nf4, codecs::Nf4)

@@ -35,8 +35,7 @@ MUTANTS = [
     ("marlin_gemm.metal", "part < parts; ++part", "part + 1 < parts; ++part", "last part of a split product lost"),
     ("decode_gemv.metal", "    threadgroup_barrier(mem_flags::mem_threadgroup);\n", "", "no barrier before adding up"),
     ("decode_gemv.metal", "s < simdgroups; ++s", "s + 1 < simdgroups; ++s", "last simdgroup's sums lost"),
-    ("decode_gemv.metal", "half_of_sums = kColumns * kTileTokens * sum_stride * 4 - half_of_sums;", "",
-     "sums stored over those that are read"),
+    ("common/unit_stream.h", "min(block, last_block)", "0u * last_block", "second block of a band taken for the first"),
 ]
 
 

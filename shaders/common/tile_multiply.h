@@ -227,6 +227,13 @@ template <int kBehind>
 METAL_FUNC void wait_for_copies() {}
 #endif
 
+// ---- simdgroups that should find registers on a core side by side: an attribute of kernels (NVIDIA only)
+#ifdef __METAL_MARLIN_PTX__
+#define MM_RESIDENT(simdgroups) , msl_resident_simdgroups(simdgroups)
+#else
+#define MM_RESIDENT(simdgroups)
+#endif
+
 // ---- a launch that begins while the one before it ends (NVIDIA only)
 #ifdef __METAL_MARLIN_PTX__
 METAL_FUNC void wait_for_earlier_kernels() {

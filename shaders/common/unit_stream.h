@@ -1,200 +1,153 @@
-// What a simdgroup of decode_gemv reads: some units of a row, of one band of kRowTiles
-// blocks of 16 rows after another, and the activations that all of them multiply. On
-// NVIDIA both run ahead, in a ring in threadgroup memory, and the first weights are
-// under way before the kernel's predecessor has ended; few activations, or those for
-// many bands, are copied at once and stay. Elsewhere a lane loads what it needs when
-// it needs it, and other simdgroups hide the wait.
+// What a simdgroup of decode_gemv reads: some units of a band of 32 rows, and the
+// activations that both of its blocks multiply. On NVIDIA both run ahead, in a ring in
+// threadgroup memory, and the first weights are under way before the kernel's
+// predecessor has ended. Elsewhere a lane loads what it needs when it needs it, and
+// other simdgroups hide the wait.
 #pragma once
 #include "linear.h"
 
-// Blocks of a band, less one: the matrix may end within it.
-template <int kRowTiles>
-METAL_FUNC uint last_of_band(constant UnitMatrix& m, uint band) {
-  return min(uint(kRowTiles), (m.rows + kTileRows - 1) / kTileRows - band * kRowTiles) - 1;
-}
+constant constexpr uint kBandBlocks = 2;
+constant constexpr uint kBandRows = kBandBlocks * kTileRows;
 
 // Threadgroup memory of a simdgroup, as gemv_plan in src/backends/msl/linear.cpp
-// makes it: bytes, where in them the ring is, where activations stay (0: nowhere), and
-// where tiles are staged, if they are.
+// makes it: bytes, and where in them tiles are staged, if they are.
 struct StreamPlan {
   uint region;
-  uint ring;
-  uint activations;
   uint tiles;
 };
 
 #ifdef __METAL_MARLIN_PTX__
 
-template <typename Codec, typename S, int kColumns, int kRowTiles>
+template <typename Codec, typename S, int kColumns>
 struct UnitStream {
-  // Units in the ring; fewer if there are no more.
-  static constant constexpr uint kAhead = 8 / (kColumns > kRowTiles ? kColumns : kRowTiles);
+  static constant constexpr uint kAhead = kColumns == 4 ? 2 : 4;  // units in the ring
   static constant constexpr uint kCodeBytes = 128 * Codec::kBits;
   static constant constexpr uint kUnitBytes = 2 * kUnit;  // of a token
 
-  BlockPointers asked;  // of the band of the next unit to ask for
-  device const uchar* tokens;
+  BlockPointers band;          // this lane's 16 bytes of a unit
+  device const uchar* tokens;  // this lane's 16 bytes of every fourth token
   threadgroup uchar* ring;
-  threadgroup uchar* resident;  // activations that stay
   uint token_count, token_stride;
-  uint begin, end, bands, band_step, asked_unit, asked_band, asked_last;
-  uint code_bytes, scale_bytes;  // of a block
+  uint asked, end;                             // units: the next to ask for, and the last but one
+  uint second_code_bytes, second_scale_bytes;  // from the first block to the second
   uint weight_bytes, stage_bytes, lane;
-  uint at;                      // where the next unit lies in the ring
-  threadgroup uchar* stage[2];  // units that are being read
-  uint x[kColumns];             // of this lane's tokens, among a unit's
-  uint flip[kColumns];          // whether halves of a unit are swapped, which spreads tokens over the banks
-  bool streams;                 // activations pass through the ring
+  uint at;                   // where the next unit lies in the ring
+  threadgroup uchar* stage;  // the unit that is being read
+  uint x[kColumns];          // of this lane's tokens, among a unit's
+  uint flip[kColumns];       // whether halves of a unit are swapped, which spreads tokens over the banks
 
-  // The activations of a unit.
+  // The activations of a unit, four tokens at a time.
   METAL_FUNC void ask_tokens(threadgroup uchar* to, uint unit) {
     device const uchar* from = tokens + unit * kUnitBytes;
-#pragma clang loop unroll(disable)
-    for (uint i = lane; i < token_count * 8; i += 32)
-      copy_16_bytes(to + 16 * staged_piece(i / 8, i % 8), from + i / 8 * token_stride + i % 8 * 16);
+    to += kBandBlocks * weight_bytes + 16 * staged_piece(lane / 8, lane % 8);
+    for (uint i = 0; i < 2 * kColumns; ++i)
+      if (4 * i + lane / 8 < token_count) copy_16_bytes(to + 4 * i * kUnitBytes, from + 4 * i * token_stride);
   }
-  // Those of all units, that stay, `stride` bytes a token.
-  METAL_FUNC void ask_all_tokens(uint stride) {
-    device const uchar* from = tokens + begin * kUnitBytes;
-#pragma clang loop unroll(disable)
-    for (uint token = 0; token < token_count; ++token) {
-#pragma clang loop unroll(disable)
-      for (uint byte = 16 * lane; byte < (end - begin) * kUnitBytes; byte += 512)
-        copy_16_bytes(resident + token * stride + byte, from + token * token_stride + byte);
-    }
-  }
-  METAL_FUNC void ask_weights(constant UnitMatrix& m, threadgroup uchar* stage) {
-    device const uchar* codes = asked.codes + asked_unit * kCodeBytes + 16 * lane;
-    device const uchar* scales = asked.scales + scales_offset<S>(m, asked_unit) + 16 * lane;
-    threadgroup uchar* to = stage + 16 * lane;
-    // Not unrolled, for registers' sake.
-#pragma clang loop unroll(disable)
-    for (uint tile = 0; tile < uint(kRowTiles); ++tile, to += weight_bytes) {
+  METAL_FUNC void ask_weights(constant UnitMatrix& m, threadgroup uchar* to, uint unit) {
+    device const uchar* codes = band.codes + unit * kCodeBytes;
+    device const uchar* scales = band.scales + scales_offset<S>(m, unit);
+    to += 16 * lane;
+    for (uint block = 0; block < kBandBlocks; ++block, to += weight_bytes) {
       for (uint i = 0; i < kCodeBytes; i += 512) {
-        if (kCodeBytes % 512 == 0 || i + 16 * lane < kCodeBytes) copy_16_bytes(to + i, codes + i);
+        if (kCodeBytes % 512 == 0 || i + 16 * lane < kCodeBytes)
+          copy_16_bytes(to + i, codes + block * second_code_bytes + i);
       }
-      if (kCodeBytes + 16 * lane < weight_bytes) copy_16_bytes(to + kCodeBytes, scales);
-      if (tile >= asked_last) continue;  // the matrix ends here; nobody reads the sums of what is copied again
-      codes += code_bytes;
-      scales += scale_bytes;
+      if (kCodeBytes + 16 * lane < weight_bytes) copy_16_bytes(to + kCodeBytes, scales + block * second_scale_bytes);
     }
-    if (++asked_unit < end) return;
-    asked_unit = begin;
-    asked_band += band_step;
-    asked = block_pointers<Codec::kBits>(m, asked.codes, asked.scales, band_step * kRowTiles);
-    asked_last = last_of_band<kRowTiles>(m, asked_band);
   }
 
-  // Units [first, last) of bands `band`, `band + step` ...
-  METAL_FUNC void start(constant UnitMatrix& m, constant LinearParams& p, constant StreamPlan& plan,
-                        BlockPointers pointers, uint band, uint step, device const half* activations,
-                        threadgroup uchar* memory, uint first, uint last, uint lane_index) {
-    asked = pointers;
-    tokens = (device const uchar*)activations;
+  // Units [first, last) of a band whose last block is `last_block`.
+  METAL_FUNC void start(constant UnitMatrix& m, constant LinearParams& p, BlockPointers pointers, uint last_block,
+                        device const half* activations, threadgroup uchar* memory, uint first, uint last,
+                        uint lane_index) {
+    lane = lane_index;
     token_count = p.tokens;
     token_stride = 2 * p.x_stride;
-    asked_unit = begin = first;
+    band = {pointers.codes + 16 * lane, pointers.scales + 16 * lane};
+    tokens = (device const uchar*)activations + lane / 8 * token_stride + lane % 8 * 16;
+    ring = memory;
     end = last;
-    asked_band = band;
-    asked_last = last_of_band<kRowTiles>(m, band);
-    band_step = step;
-    bands = first < last ? (m.rows + kTileRows * kRowTiles - 1) / (kTileRows * kRowTiles) : 0;
-    code_bytes = m.units * kCodeBytes;
-    scale_bytes = scales_of_block(m) * bytes_of_scale(m);
-    ring = memory + plan.ring;
-    lane = lane_index;
-    at = 0;
+    // A band of one block copies it twice: nobody reads the second's sums.
+    second_code_bytes = last_block * m.units * kCodeBytes;
+    second_scale_bytes = last_block * scales_of_block(m) * bytes_of_scale(m);
     weight_bytes = kCodeBytes + unit_scale_bytes<S>(m);
-    streams = plan.activations == 0;
-    stage_bytes = kRowTiles * weight_bytes + (streams ? token_count * kUnitBytes : 0);
+    stage_bytes = kBandBlocks * weight_bytes + token_count * kUnitBytes;
 #pragma clang loop unroll(disable)
     for (uint i = 0; i < kAhead; ++i) {
-      if (asked_band < bands) ask_weights(m, ring + i * stage_bytes);
+      if (first + i < end) ask_weights(m, ring + i * stage_bytes, first + i);
       end_copies();
     }
     wait_for_earlier_kernels();
-    resident = memory + plan.activations;
-    const uint stride = streams ? kUnitBytes : (last - first) * kUnitBytes + 64;
-    if (!streams) ask_all_tokens(stride);
 #pragma clang loop unroll(disable)
     for (uint i = 0; i < kAhead; ++i) {
-      if (streams && first + i < last) ask_tokens(ring + i * stage_bytes + kRowTiles * weight_bytes, first + i);
+      if (first + i < end) ask_tokens(ring + i * stage_bytes, first + i);
       end_copies();
     }
     for (uint c = 0; c < uint(kColumns); ++c) {
       // Columns past the last token repeat it: nobody reads their sums.
-      const uint token = min(8 * c + lane / 4, p.tokens - 1);
-      x[c] = token * stride + 2 * lane_elements(S::kBy16, lane);
-      flip[c] = streams ? token % 2 * (kUnit / 2) : 0;
+      const uint token = min(kTileTokens * c + lane / 4, token_count - 1);
+      x[c] = token * kUnitBytes + 2 * lane_elements(S::kBy16, lane);
+      flip[c] = token % 2 * (kUnit / 2);
     }
-    if (!streams) wait_for_copies<0>();  // those of later kernels would delay them
+    asked = first + kAhead;
+    at = 0;
     let_later_kernels_start();
   }
 
-  // Goes on to units `unit` and on, kCount of them: their activations.
-  template <int kCount>
-  METAL_FUNC void open(thread TileTokens<half> (&out)[kCount][kColumns][kUnitTiles], uint unit) {
-    for (uint i = 0; i < uint(kCount); ++i) {
-      stage[i] = ring + at;
-      at = at == (kAhead - 1) * stage_bytes ? 0 : at + stage_bytes;
-    }
-    wait_for_copies<kAhead - kCount>();
+  // Goes on to the next unit: its activations.
+  METAL_FUNC void open(thread TileTokens<half> (&out)[kColumns][kUnitTiles], uint) {
+    stage = ring + at;
+    at = at == (kAhead - 1) * stage_bytes ? 0 : at + stage_bytes;
+    wait_for_copies<kAhead - 1>();
     simdgroup_barrier(mem_flags::mem_threadgroup);
-    for (uint i = 0; i < uint(kCount); ++i) {
-      threadgroup const uchar* from =
-          streams ? stage[i] + kRowTiles * weight_bytes : resident + (unit + i - begin) * kUnitBytes;
-      for (uint c = 0; c < uint(kColumns); ++c)
-        load_unit(out[i][c], (threadgroup const half*)(from + x[c]), flip[c], S::kBy16);
-    }
+    threadgroup const uchar* from = stage + kBandBlocks * weight_bytes;
+    for (uint c = 0; c < uint(kColumns); ++c)
+      load_unit(out[c], (threadgroup const half*)(from + x[c]), flip[c], S::kBy16);
   }
-  // A block's weights of the i-th of these units.
-  METAL_FUNC UnitData<Codec, S> weights(constant UnitMatrix& m, BlockPointers, uint tile, uint, uint, uint i) {
+  // A block's weights of this unit.
+  METAL_FUNC UnitData<Codec, S> weights(constant UnitMatrix& m, uint block, uint) {
     UnitData<Codec, S> data;
-    threadgroup const uchar* from = stage[i] + tile * weight_bytes;
+    threadgroup const uchar* from = stage + block * weight_bytes;
     data.codes = load_codes<Codec::kBits, FromThreadgroup>(from, lane);
     load_scales<S, FromThreadgroup>(data.scales, m, from + kCodeBytes, lane);
     return data;
   }
-  // All of these units is read: others take their place.
-  template <int kCount>
+  // All of this unit is read: another takes its place.
   METAL_FUNC void close(constant UnitMatrix& m) {
     simdgroup_barrier(mem_flags::mem_threadgroup);
-    for (uint i = 0; i < uint(kCount); ++i) {
-      if (asked_band < bands) {
-        if (streams) ask_tokens(stage[i] + kRowTiles * weight_bytes, asked_unit);
-        ask_weights(m, stage[i]);
-      }
-      end_copies();
+    if (asked < end) {
+      ask_tokens(stage, asked);
+      ask_weights(m, stage, asked++);
     }
+    end_copies();
   }
 };
 
 #else
 
-template <typename Codec, typename S, int kColumns, int kRowTiles>
+template <typename Codec, typename S, int kColumns>
 struct UnitStream {
+  BlockPointers band;
   device const half* x;
-  uint x_stride, last_column, lane;
+  uint last_block, x_stride, last_column, lane;
 
-  METAL_FUNC void start(constant UnitMatrix&, constant LinearParams& p, constant StreamPlan&, BlockPointers, uint, uint,
+  METAL_FUNC void start(constant UnitMatrix&, constant LinearParams& p, BlockPointers pointers, uint last,
                         device const half* activations, threadgroup uchar*, uint, uint, uint lane_index) {
+    band = pointers;
+    last_block = last;
     x = activations;
     x_stride = p.x_stride;
     last_column = (p.tokens - 1) / kTileTokens;
     lane = lane_index;
   }
-  template <int kCount>
-  METAL_FUNC void open(thread TileTokens<half> (&out)[kCount][kColumns][kUnitTiles], uint unit) {
-    for (uint i = 0; i < uint(kCount); ++i)
-      for (uint c = 0; c < uint(kColumns); ++c)
-        load_unit(out[i][c], x + kTileTokens * min(c, last_column) * x_stride + (unit + i) * kUnit, x_stride);
+  METAL_FUNC void open(thread TileTokens<half> (&out)[kColumns][kUnitTiles], uint unit) {
+    for (uint c = 0; c < uint(kColumns); ++c)
+      load_unit(out[c], x + kTileTokens * min(c, last_column) * x_stride + unit * kUnit, x_stride);
   }
-  METAL_FUNC UnitData<Codec, S> weights(constant UnitMatrix& m, BlockPointers band, uint tile, uint last, uint unit,
-                                        uint) {
-    const BlockPointers block = block_pointers<Codec::kBits>(m, band.codes, band.scales, min(tile, last));
-    return load_unit_data<Codec, S>(m, block, unit, lane);
+  METAL_FUNC UnitData<Codec, S> weights(constant UnitMatrix& m, uint block, uint unit) {
+    const BlockPointers from = block_pointers<Codec::kBits>(m, band.codes, band.scales, min(block, last_block));
+    return load_unit_data<Codec, S>(m, from, unit, lane);
   }
-  template <int kCount>
   METAL_FUNC void close(constant UnitMatrix&) {}
 };
 

@@ -97,7 +97,8 @@ def compile_ptx(shader, output, arch="sm_90", isolate=False):
     for i, kernel in enumerate(shader.kernels):
         if kernel.max_threads:
             # Registers for 20 simdgroups on a core at once, to hide each other's waits.
-            bounds = f".maxntid {kernel.max_threads}, 1, 1\n.minnctapersm {max(1, 640 // kernel.max_threads)}"
+            threadgroups = max(1, (kernel.resident or 20) * 32 // kernel.max_threads)
+            bounds = f".maxntid {kernel.max_threads}, 1, 1\n.minnctapersm {threadgroups}"
             ptx_text = re.sub(rf"(\.entry msl_entry_{i}\((?:[^)]*)\))", rf"\1\n{bounds}", ptx_text, count=1)
     with open(output, "w", encoding="utf-8") as f:
         f.write(ptx_text)

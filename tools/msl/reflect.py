@@ -22,8 +22,11 @@ class Argument:
 
 
 class Kernel:
-    def __init__(self, name, function, arguments, max_threads):
-        self.name, self.function, self.arguments, self.max_threads = name, function, arguments, max_threads
+    def __init__(self, name, function, arguments, attributes):
+        self.name, self.function, self.arguments = name, function, arguments
+        self.max_threads = _number(attributes.get("max_total_threads_per_threadgroup"))
+        # Ours, a hint for PTX: simdgroups that should find registers on a core side by side.
+        self.resident = _number(attributes.get("msl_resident_simdgroups"))
 
 
 def _attributes(tokens):
@@ -172,9 +175,8 @@ def kernels(all_tokens):
             host = _host_name(attributes, name)
             if name not in definitions:
                 raise SourceError(head[0].file, head[0].line, f"instance of {name}, which is no kernel template here")
-            arguments, threads, qualifier = definitions[name]
-            found.append(Kernel(host, qualifier + function, arguments,
-                                _number(attributes.get("max_total_threads_per_threadgroup")) or threads))
+            arguments, of_template, qualifier = definitions[name]
+            found.append(Kernel(host, qualifier + function, arguments, {**of_template, **attributes}))
             continue
         opening = next((k for k, t in enumerate(body) if t.text == "("), None)
         if opening is None:
@@ -182,13 +184,9 @@ def kernels(all_tokens):
         name = body[opening - 1].text
         arguments = _arguments(_with_attributes(head, name))
         qualifier = "".join(s + "::" for s in scopes)
-        threads = _number(attributes.get("max_total_threads_per_threadgroup"))
-        if template:
-            definitions[name] = (arguments, threads, qualifier)
-        else:
-            definitions[name] = (arguments, threads, qualifier)
-            host = _host_name(attributes, name)
-            found.append(Kernel(host, qualifier + name, arguments, threads))
+        definitions[name] = (arguments, attributes, qualifier)
+        if not template:
+            found.append(Kernel(_host_name(attributes, name), qualifier + name, arguments, attributes))
     names = [k.name for k in found]
     for name in names:
         if names.count(name) > 1:

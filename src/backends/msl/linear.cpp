@@ -3,13 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
 
 namespace metal_marlin::msl {
 namespace {
 
 constexpr std::int64_t kUnit = 64;
 constexpr std::uint32_t kTileRows = 16;
+constexpr std::uint32_t kBandBlocks = 2;  // of 16 rows, in decode_gemv
 // From here gemm_fp4's larger tiles are filled.
 constexpr std::int64_t kLargeTokens = 128;
 constexpr std::uint32_t kGemmThreads = 128;
@@ -54,103 +54,49 @@ GemmTile gemm_tile(const UnitMatrix& matrix, std::int64_t tokens) {
   return {"marlin_gemm", fmt::format("marlin_gemm_{}{}", matrix.codec, suffix), 64, 32};
 }
 
-// Tokens, in columns of 8, and blocks of 16 rows that a simdgroup of decode_gemv
-// multiplies at a time.
-struct GemvTile {
-  std::uint32_t columns;
-  std::uint32_t row_tiles;
-};
-
-// More rows at a time read the activations less often, fewer leave no core idle.
-// Nothing: staging activations costs less than the GEMV's passes over them.
-std::optional<GemvTile> gemv_tile(const Device& device, const UnitMatrix& matrix, std::int64_t tokens) {
-  const bool general = !scaling_suffix(matrix).starts_with("_g");
-  if (tokens > (general ? 16 : 32)) return std::nullopt;
-  const std::uint32_t columns = tokens <= 8 ? 1 : tokens <= 16 ? 2 : 4;
-  if (general) return GemvTile{columns, columns};
-  const std::uint32_t blocks = ceil_div(matrix.params.rows, kTileRows), cores = device.traits().cores;
-  if (columns == 1) return GemvTile{1, tokens <= 2 || blocks > 4 * cores ? 1U : 2U};
-  return GemvTile{columns, columns == 2 && blocks >= 2 * cores ? 4U : 2U};
+// Columns of 8 tokens that decode_gemv multiplies at a time, if it does: beyond,
+// staging activations costs less than its passes over them.
+std::optional<std::uint32_t> gemv_columns(const UnitMatrix& matrix, std::int64_t tokens) {
+  if (tokens <= 8) return 1;
+  if (tokens <= 16) return 2;
+  if (tokens <= 32 && scaling_suffix(matrix).starts_with("_g")) return 4;
+  return std::nullopt;
 }
 
 // As StreamPlan in shaders/common/unit_stream.h.
 struct StreamPlan {
   std::uint32_t region = 0;
-  std::uint32_t ring = 0;
-  std::uint32_t activations = 0;
   std::uint32_t tiles = 0;
 };
-// How decode_gemv goes over a matrix.
+// How decode_gemv goes over a matrix, a band of 32 rows a threadgroup.
 struct GemvPlan {
   std::uint32_t threadgroups = 1;
   std::uint32_t simdgroups = 1;
   StreamPlan stream;
 };
 
-enum class Tokens : std::uint8_t { kPass, kStay };
-
-// Bytes of a simdgroup's sums.
-std::uint32_t sum_bytes(const GemvTile& tile) {
-  return tile.columns * 8 * (tile.row_tiles * kTileRows + 4) * 4;
+// Threadgroup memory of a simdgroup: the ring, whose place the sums take in the end.
+std::uint32_t ring_bytes(const UnitMatrix& matrix, std::uint32_t columns, std::uint32_t tokens,
+                         std::uint32_t simdgroups) {
+  const std::uint32_t ahead = columns == 4 ? 2 : 4;  // as in UnitStream
+  return std::min(ceil_div(matrix.params.units, simdgroups), ahead) *
+         (kBandBlocks * matrix.unit_bytes() + tokens * 128);
 }
 
-// Threadgroup memory of a simdgroup. In one round the sums take the ring's place in
-// the end; else there are two, so that one's are read while the next are stored.
-StreamPlan stream_plan(const UnitMatrix& matrix, const GemvTile& tile, std::uint32_t tokens, std::uint32_t simdgroups,
-                       bool one_round, Tokens kind) {
-  const std::uint32_t ahead = 8 / std::max(tile.columns, tile.row_tiles);  // as in UnitStream
-  const std::uint32_t units = ceil_div(matrix.params.units, simdgroups);
-  std::uint32_t stage = tile.row_tiles * matrix.unit_bytes();
-  if (kind == Tokens::kPass) stage += tokens * 128;
-  StreamPlan plan;
-  plan.ring = one_round ? 0 : 2 * sum_bytes(tile);
-  plan.region = plan.ring + (one_round ? std::min(units, ahead) : ahead) * stage;
-  if (kind == Tokens::kStay) {
-    plan.activations = plan.region;
-    plan.region += tokens * (units * 128 + 64);
-  }
-  plan.region = std::max(plan.region, sum_bytes(tile));
-  return plan;
-}
-
-GemvPlan gemv_plan(const Device& device, const UnitMatrix& matrix, const GemvTile& tile, std::uint32_t tokens) {
-  const std::uint32_t units = matrix.params.units;
-  const std::uint32_t bands = ceil_div(matrix.params.rows, tile.row_tiles * kTileRows);
+GemvPlan gemv_plan(const Device& device, const UnitMatrix& matrix, std::uint32_t columns, std::uint32_t tokens) {
+  const std::uint32_t bands = ceil_div(matrix.params.rows, kBandBlocks * kTileRows);
+  const std::uint32_t sums = columns * 8 * (kBandBlocks * kTileRows + 4) * 4;
   const DeviceTraits traits = device.traits();
-  const std::uint32_t many = 4 * traits.cores;
   GemvPlan plan;
   plan.threadgroups = bands;
-  const auto fits = [&](std::uint32_t bytes) { return plan.simdgroups * plan.stream.region <= bytes; };
-  if (!traits.copies_ahead) {
-    plan.threadgroups = std::min(bands, many);
-    plan.simdgroups = std::min(units, std::clamp(1536 / bands, 2U, 8U));
-    plan.stream.tiles = (bands > many ? 2 : 1) * sum_bytes(tile);
+  // Many bands keep a device busy by themselves; of few, more simdgroups wait side by side.
+  plan.simdgroups = std::min(matrix.params.units, bands > 4 * traits.cores ? 4U : 8U);
+  for (;; --plan.simdgroups) {
+    const std::uint32_t ring = traits.copies_ahead ? ring_bytes(matrix, columns, tokens, plan.simdgroups) : 0;
+    plan.stream.tiles = std::max(sums, ring);
     plan.stream.region = plan.stream.tiles + (matrix.stage_tiles ? kTileStageBytes : 0);
-    while (!fits(traits.threadgroup_bytes)) --plan.simdgroups;
-    return plan;
+    if (plan.simdgroups * plan.stream.region <= traits.threadgroup_bytes) return plan;
   }
-  if (tile.row_tiles == 1 && bands > many) {  // threadgroups, two a core, take them in turn
-    plan.threadgroups = 2 * traits.cores;
-    plan.simdgroups = std::min(units, 8U);
-    plan.stream = stream_plan(matrix, tile, tokens, plan.simdgroups, false, Tokens::kStay);
-    if (fits(traits.threadgroup_bytes / 2)) return plan;
-    plan.threadgroups = bands;
-  }
-  const auto busy = [&](std::uint32_t simdgroups_a_core) {
-    return std::min(units, std::bit_floor(std::clamp(simdgroups_a_core * traits.cores / bands, 4U, 8U)));
-  };
-  if (tokens <= 2) {
-    plan.simdgroups = busy(20);
-    plan.stream = stream_plan(matrix, tile, tokens, plan.simdgroups, true, Tokens::kStay);
-    if (fits(traits.threadgroup_bytes)) return plan;
-  }
-  plan.simdgroups = busy(12);
-  plan.stream = stream_plan(matrix, tile, tokens, plan.simdgroups, true, Tokens::kPass);
-  while (!fits(traits.threadgroup_bytes)) {
-    plan.simdgroups /= 2;
-    plan.stream = stream_plan(matrix, tile, tokens, plan.simdgroups, true, Tokens::kPass);
-  }
-  return plan;
 }
 
 std::uint32_t parts_of(const UnitMatrix& matrix, const GemmTile& tile, std::int64_t tokens) {
@@ -212,8 +158,8 @@ std::string Linear::kernel_for(std::int64_t tokens, Activations mode) const {
   }
   const auto& matrix = std::get<UnitMatrix>(matrix_);
   if (mode == Activations::kF32) return "exact_gemm_" + matrix.codec;
-  if (const auto tile = gemv_tile(device_, matrix, tokens))
-    return fmt::format("decode_gemv_{}{}_{}x{}", matrix.codec, scaling_suffix(matrix), tile->columns, tile->row_tiles);
+  if (const auto columns = gemv_columns(matrix, tokens))
+    return fmt::format("decode_gemv_{}{}_{}", matrix.codec, scaling_suffix(matrix), *columns);
   return gemm_tile(matrix, tokens).kernel;
 }
 
@@ -276,8 +222,8 @@ void Linear::encode_quantized(Commands& commands, const UnitMatrix& matrix, cons
   prepare(commands, call, workspace, "half");
   arguments.buffer(3, workspace.activations()).buffer(6, workspace.factors()).bytes(7, matrix.params).bytes(8, p);
   const FunctionConstants constants = tile_constants(matrix.stage_tiles);
-  if (const auto gemv = gemv_tile(device_, matrix, call.tokens)) {
-    const GemvPlan plan = gemv_plan(device_, matrix, *gemv, tokens);
+  if (const auto columns = gemv_columns(matrix, call.tokens)) {
+    const GemvPlan plan = gemv_plan(device_, matrix, *columns, tokens);
     arguments.bytes(9, plan.stream).threadgroup(0, plan.simdgroups * plan.stream.region);
     commands.dispatch(device_.pipeline("decode_gemv", kernel, constants), {plan.threadgroups, 1, 1},
                       {32 * plan.simdgroups, 1, 1}, arguments);
