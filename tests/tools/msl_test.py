@@ -119,12 +119,13 @@ class Reflect(unittest.TestCase):
     def test_names_of_instances(self):
         found = kernels(
             "template <typename T, int N> [[kernel, max_total_threads_per_threadgroup(2 * 64)]] void f(device T* a) {}"
-            'template [[host_name("f_" "one")]] [[kernel]] void f<float, 1>(device float*);'
+            'template [[host_name("f_" "one")]] [[kernel, msl_resident_simdgroups(24)]] void f<float, 1>(device float*);'
             'template [[host_name("f_two")]] [[kernel]] decltype(f<vec<half, 4>, 2>) f<vec<half, 4>, 2>;'
             'typedef decltype(f<int, 3>) f_t; template [[host_name("f_three")]] kernel f_t f<int, 3>;')
         self.assertEqual(sorted(found), ["f_one", "f_three", "f_two"])
         self.assertEqual(found["f_two"].function, "f<vec<half,4>,2>")
         self.assertEqual(found["f_one"].max_threads, 128)
+        self.assertEqual((found["f_one"].resident, found["f_two"].resident), (24, 0))
 
     def test_namespaces(self):
         found = kernels("namespace a { namespace b { kernel void f(device int* x) {} } } kernel void g(device int* x) {}")

@@ -292,12 +292,16 @@ def vector_casts(tokens):
     text = Text(tokens)
     t = text.tokens
     scopes = sorted(_type_names(t))
-    opened, open_scopes, i = 0, [], 0
+    opened, open_scopes, types, change, i = 0, [], set(), 0, 0
     while i + 2 < len(t):
-        while opened < len(scopes) and scopes[opened][0] <= i:
-            open_scopes = [s for s in open_scopes if s[1] > i] + [scopes[opened]]
-            opened += 1
-        types = {name for _, end, name in open_scopes if i < end} if t[i].kind == "name" or t[i].text == "(" else ()
+        if i >= change:  # a scope opens or ends
+            open_scopes = [s for s in open_scopes if s[1] > i]
+            while opened < len(scopes) and scopes[opened][0] <= i:
+                open_scopes.append(scopes[opened])
+                opened += 1
+            types = {name for _, end, name in open_scopes if end > i}
+            change = min([end for _, end, _ in open_scopes] + [begin for begin, _, _ in scopes[opened:opened + 1]],
+                         default=len(t))
         if _is_cast(t, i, types):
             text.replace(i, i + 3, f"metal::msl_cast<{t[i + 1].text}>() ->*")
             i += 3

@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 
+#include "backends/msl/dequantize.h"
 #include "backends/msl/linear.h"
 #include "formats/packed_matrix.h"
 #include "metal_marlin/error.h"
@@ -82,21 +83,12 @@ bool dense_matches(Device& device, ThreadPool& pool) {
          products_match(device, Format::kNf4, 3, Activations::kF32, pool);
 }
 
-bool dequantized_matches(Device& device, const std::string& shader, Format format, ThreadPool& pool) {
+bool dequantized_matches(Device& device, Format format, ThreadPool& pool) {
   const Matrix m = make_matrix(format, pool);
   const UnitMatrix units = make_unit_matrix(device, "w", m.packed.view(), pool);
   const auto out = device.allocate(m.decoded.size() * sizeof(float));
-  const auto cols = static_cast<std::uint32_t>(kCols);
   const auto commands = device.commands();
-  commands->dispatch(device.pipeline(shader, "dequant_units_" + units.codec + "_float"),
-                     {units.params.units, (units.params.rows + 15) / 16, 1}, {32, 1, 1},
-                     Arguments()
-                         .buffer(0, *units.codes)
-                         .buffer(1, *units.scales)
-                         .buffer(2, *units.minima)
-                         .buffer(3, *out)
-                         .bytes(4, units.params)
-                         .bytes(5, cols));
+  encode_dequantize(device, *commands, units, DType::kF32, *out);
   commands->commit();
   commands->wait();
   std::vector<float> found(m.decoded.size());
@@ -111,10 +103,10 @@ std::vector<ShaderStatus> self_test(Device& device) {
   const std::map<std::string_view, std::function<bool()>> tests = {
       {"decode_gemv", [&] { return products_match(device, Format::kFp4, 3, Activations::kInt8, pool); }},
       {"dense_gemm", [&] { return dense_matches(device, pool); }},
-      {"dequant", [&] { return dequantized_matches(device, "dequant", Format::kFp4, pool); }},
-      {"dequant_fp8", [&] { return dequantized_matches(device, "dequant_fp8", Format::kFp8E4M3, pool); }},
-      {"dequant_int8", [&] { return dequantized_matches(device, "dequant_int8", Format::kInt8, pool); }},
-      {"dequant_sub4bit", [&] { return dequantized_matches(device, "dequant_sub4bit", Format::kInt3, pool); }},
+      {"dequant", [&] { return dequantized_matches(device, Format::kFp4, pool); }},
+      {"dequant_fp8", [&] { return dequantized_matches(device, Format::kFp8E4M3, pool); }},
+      {"dequant_int8", [&] { return dequantized_matches(device, Format::kInt8, pool); }},
+      {"dequant_sub4bit", [&] { return dequantized_matches(device, Format::kInt3, pool); }},
       {"gemm_fp4_optimized", [&] { return products_match(device, Format::kFp4, 130, Activations::kInt8, pool); }},
       {"marlin_gemm", [&] { return products_match(device, Format::kS4, 40, Activations::kInt8, pool); }},
   };

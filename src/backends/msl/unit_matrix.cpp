@@ -40,11 +40,6 @@ void put_e2m1(std::uint32_t* unit, std::size_t lane, std::size_t slot, unsigned 
   unit[lane * 4 + slot / 8] |= bits << (slot % 2 * 16);
 }
 
-// What is subtracted from codes: only integers have an offset, their least value's.
-float offset_of(Format format) {
-  return codec_name(format).starts_with("int") ? 0.0F - decode_table(format)[0] : 0.0F;
-}
-
 // Kernel scales are f16, bf16 or f32: E4M3 lies in f16, E8M0 in bf16.
 ScaleType kernel_scale(ScaleType type) {
   if (type == ScaleType::kE4m3) return ScaleType::kF16;
@@ -170,6 +165,10 @@ std::uint32_t UnitMatrix::unit_bytes() const {
   return static_cast<std::uint32_t>(codes->size() / (blocks * params.units)) + unit_scales * scale_bytes;
 }
 
+float code_offset(Format format) {
+  return codec_name(format).starts_with("int") ? 0.0F - decode_table(format)[0] : 0.0F;
+}
+
 UnitMatrix make_unit_matrix(Device& device, const std::string& name, const PackedView& packed, ThreadPool& pool) {
   packed.check_finite(name);
   UnitMatrix matrix;
@@ -187,7 +186,7 @@ UnitMatrix make_unit_matrix(Device& device, const std::string& name, const Packe
   p.minima = packed.spec.zero == ZeroKind::kNone ? 0 : packed.spec.zero == ZeroKind::kMinimum ? 1 : 2;
   p.divisor = packed.spec.format == Format::kNvfp4 ? packed.global_scale : 1.0F;
   p.multiplier = 1.0F / p.divisor;
-  p.offset = offset_of(packed.spec.format);
+  p.offset = code_offset(packed.spec.format);
   const TileMap map = probe_tile_map(device, matrix.by_16);
   matrix.stage_tiles = map.staged;
   UnitWriter writer(packed, p, map);

@@ -38,6 +38,8 @@ struct UnitMatrixParams {
 
 // The name that kernels of a format bear, such as "e2m1".
 std::string codec_name(Format format);
+// What kernels subtract from codes: only integers have an offset, their least value's.
+float code_offset(Format format);
 
 struct UnitMatrix {
   UnitMatrixParams params;

@@ -1,0 +1,39 @@
+// Quantized matrices decoded on a device, bit for bit as src/formats does, to f32 or
+// rounded once to f16 or bf16: from the canonical layout of files and from the kernel
+// layout.
+#pragma once
+
+#include "backends/msl/unit_matrix.h"
+
+namespace metal_marlin::msl {
+
+// As DequantizeParams in shaders/common/dequantize.h.
+struct DequantizeParams {
+  std::uint32_t rows = 0;
+  std::uint32_t cols = 0;
+  std::uint32_t group = 1;
+  std::uint32_t groups = 0;
+  std::uint32_t row_bytes = 0;
+  std::uint32_t zero_bytes = 0;
+  std::uint32_t scale_type = 0;
+  std::uint32_t zero_kind = 0;
+  float global_scale = 1;
+  float offset = 0;
+};
+
+// A matrix on a device as files have it.
+struct CanonicalMatrix {
+  DequantizeParams params;
+  std::string codec;
+  std::unique_ptr<Buffer> codes;
+  std::unique_ptr<Buffer> scales;
+  std::unique_ptr<Buffer> zeros;
+};
+CanonicalMatrix make_canonical_matrix(Device& device, const PackedView& packed);
+
+// Writes `out`, [rows][cols] of type f32, f16 or bf16.
+// \throws Error (kInvalidArgument) for another type or too small a buffer.
+void encode_dequantize(Device& device, Commands& commands, const CanonicalMatrix& matrix, DType type, Buffer& out);
+void encode_dequantize(Device& device, Commands& commands, const UnitMatrix& matrix, DType type, Buffer& out);
+
+}  // namespace metal_marlin::msl
