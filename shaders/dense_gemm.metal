@@ -66,6 +66,31 @@ MM_DENSE(half, 8)
 MM_DENSE(bfloat, 1)
 MM_DENSE(bfloat, 8)
 
+// Rows picked out, as an embedding does. One simdgroup a unit: grid (units, ids), threadgroups of 32.
+template <typename T>
+[[kernel]] void dense_embed(device const uint4* weights [[buffer(0)]], device const int* ids [[buffer(1)]],
+                            device float* out [[buffer(2)]], constant uint& units [[buffer(3)]],
+                            constant uint& cols [[buffer(4)]], uint2 at [[threadgroup_position_in_grid]],
+                            uint lane [[thread_index_in_simdgroup]]) {
+  const uint id = uint(ids[at.y]);
+  if (tile_row(lane) != id % 8) return;
+  for (uint tile = 0; tile < kUnitTiles; ++tile) {
+    const TileWeights<T> w = load_dense_tile<T>(weights, ulong(id / kTileRows) * units + at.x, tile, lane);
+    for (uint q = id % kTileRows / 8; q < 4; q += 2) {
+      for (uint e = 0; e < 2; ++e) {
+        const uint k = at.x * kUnit + tile_input(tile, tile_column(lane) + 8 * (q / 2) + e, false);
+        if (k < cols) out[ulong(at.y) * cols + k] = float(w.e[q][e]);
+      }
+    }
+  }
+}
+template [[host_name("dense_embed_half")]] [[kernel]] void dense_embed<half>(device const uint4*, device const int*,
+                                                                             device float*, constant uint&,
+                                                                             constant uint&, uint2, uint);
+template [[host_name("dense_embed_bfloat")]] [[kernel]] void dense_embed<bfloat>(device const uint4*, device const int*,
+                                                                                 device float*, constant uint&,
+                                                                                 constant uint&, uint2, uint);
+
 // In f32, weights row by row as files have them. One simdgroup a row and 4
 // tokens: grid (rows, tokens / 4) of threadgroups.
 METAL_FUNC void put_exact(device uchar* y, constant LinearParams& p, uint row, uint first_token, float4 sums,
@@ -91,6 +116,54 @@ METAL_FUNC void put_exact(device uchar* y, constant LinearParams& p, uint row, u
   }
   put_exact(y, p, group.x, first_token, sums, bias, lane);
 }
+
+// Sums of rows r and r + 8 that lanes made of different columns, put together in order.
+METAL_FUNC void put_exact_rows(threadgroup float2* all, float2 sums, uint block, uint token, uint rows, device uchar* y,
+                               constant LinearParams& p, device const float* bias, uint lane) {
+  all[lane] = sums;
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  if (lane >= 16) return;
+  float total = 0.0f;
+  for (uint other = 0; other < 32; ++other) {
+    if (tile_row(other) == lane % 8) total += lane < 8 ? all[other].x : all[other].y;
+  }
+  const uint row = block * kTileRows + lane;
+  if (row < rows) put_result(y, p, token, row, total, bias);
+}
+
+// f16 and bf16 weights in the exact mode: multiplied in f32. One simdgroup 16 rows
+// and a token: grid (blocks, tokens).
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(32)]] void dense_exact(
+    device const uint4* weights [[buffer(0)]], device const float* x [[buffer(1)]], device uchar* y [[buffer(2)]],
+    device const float* bias [[buffer(3)]], constant uint& rows [[buffer(4)]], constant uint& cols [[buffer(5)]],
+    constant uint& units [[buffer(6)]], constant LinearParams& p [[buffer(7)]],
+    uint2 group [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]]) {
+  threadgroup float2 all[32];
+  float2 sums = float2(0.0f);
+#pragma clang loop unroll(disable)
+  for (uint unit = 0; unit < units; ++unit) {
+    for (uint tile = 0; tile < kUnitTiles; ++tile) {
+      const TileWeights<T> w = load_dense_tile<T>(weights, ulong(group.x) * units + unit, tile, lane);
+      for (uint pair = 0; pair < 2; ++pair) {
+        for (uint e = 0; e < 2; ++e) {
+          const uint k = unit * kUnit + tile_input(tile, tile_column(lane) + 8 * pair + e, false);
+          if (k >= cols) continue;
+          const float v = x[ulong(group.y) * p.x_stride + k];
+          sums.x = fma(float(w.e[2 * pair][e]), v, sums.x);
+          sums.y = fma(float(w.e[2 * pair + 1][e]), v, sums.y);
+        }
+      }
+    }
+  }
+  put_exact_rows(all, sums, group.x, group.y, rows, y, p, bias, lane);
+}
+#define MM_DENSE_EXACT(T)                                                                                           \
+  template [[host_name("dense_exact_" #T)]] [[kernel, max_total_threads_per_threadgroup(32)]] void dense_exact<T>(  \
+      device const uint4*, device const float*, device uchar*, device const float*, constant uint&, constant uint&, \
+      constant uint&, constant LinearParams&, uint2, uint);
+MM_DENSE_EXACT(half)
+MM_DENSE_EXACT(bfloat)
 
 // The exact mode of the quantized formats: decoded and multiplied in f32. One
 // simdgroup 16 rows and a token: grid (blocks, tokens).
@@ -126,17 +199,8 @@ template <typename Codec>
       }
     }
   }
-  // Lanes of one row differ in their columns.
   threadgroup float2 all[32];
-  all[lane] = sums;
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  if (lane >= 16) return;
-  float total = 0.0f;
-  for (uint other = 0; other < 32; ++other) {
-    if (tile_row(other) == lane % 8) total += lane < 8 ? all[other].x : all[other].y;
-  }
-  const uint row = group.x * kTileRows + lane;
-  if (row < m.rows) put_result(y, p, group.y, row, total, bias);
+  put_exact_rows(all, sums, group.x, group.y, m.rows, y, p, bias, lane);
 }
 #define MM_EXACT(name, Codec)                                                                                        \
   template [[host_name("exact_gemm_" #name)]] [[kernel, max_total_threads_per_threadgroup(32)]]                      \

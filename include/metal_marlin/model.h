@@ -14,14 +14,19 @@
 
 namespace metal_marlin {
 
+class Checkpoint;
+
 struct LoadOptions {
   /// Threads for loading and running; 0: one per usable core.
   int threads = 0;
   /// f32 activations and cache: the numbers of the model as it is stored.
   /// Otherwise activations take 8 bits per block of 32 where weights are
-  /// integers, and the cache is f16.
+  /// integers (on the msl backends 16 bits), and the cache is f16.
   bool exact = false;
-  /// One of the instruction sets that `metal-marlin status` lists; empty: best.
+  /// "cpu", or one that runs the Metal shaders: "msl-cuda" (an NVIDIA GPU), "msl-host" (the
+  /// host executor, for tests: slow), "msl" (the best of these).
+  std::string backend = "cpu";
+  /// Of the cpu backend: one of the instruction sets that `metal-marlin status` lists; empty: best.
   std::string instruction_set;
   /// GGUF K-quants and IQ4_XS become f16 instead of int8 group 32.
   bool gguf_to_f16 = false;
@@ -40,7 +45,8 @@ struct ModelInfo {
   std::int64_t max_positions = 0;
   std::size_t weight_bytes = 0;  ///< in memory
   std::vector<TokenId> end_tokens;
-  std::string instruction_set;
+  std::string backend;  ///< as in LoadOptions
+  std::string device;   ///< the instruction set of the cpu backend, or the GPU
   int threads = 0;
 };
 
@@ -63,6 +69,7 @@ class Model {
   friend class Session;
   struct Impl;
   explicit Model(std::unique_ptr<Impl> impl);
+  static std::string prepare(Impl& impl, const Checkpoint& checkpoint, const LoadOptions& options);
   std::unique_ptr<Impl> impl_;
 };
 

@@ -46,30 +46,62 @@ template <typename Codec, typename T>
   out[ulong(at.y) * p.cols + at.x] = T(product + minimum);
 }
 
+// Element e of pair q of a tile, whose scales are at `place`.
+template <typename Codec>
+METAL_FUNC float unit_value(const thread UnitCodes<Codec::kBits>& unit, constant UnitMatrix& p,
+                            device const uchar* scales, device const float* minima, ulong place, uint tile, uint q,
+                            uint e) {
+#pragma clang fp contract(off)
+  const float2 scale = stored_scales(p, scales, place) / p.divisor;
+  const float base = p.minima != 0 ? minima[place + (q & 1)] : 0.0f;
+  const float element = unit_element<Codec>(unit, tile, q, e, p) - (p.minima == 2 ? base : 0.0f);
+  const float product = ((q & 1) != 0 ? scale.y : scale.x) * element;
+  return product + (p.minima == 1 ? base : 0.0f);
+}
+
 // One simdgroup a unit of 16 rows: grid (units, blocks), threadgroups of 32.
 template <typename Codec, typename T>
 [[kernel]] void dequantize_units(device const uchar* codes [[buffer(0)]], device const uchar* scales [[buffer(1)]],
                                  device const float* minima [[buffer(2)]], device T* out [[buffer(3)]],
                                  constant UnitMatrix& p [[buffer(4)]], constant uint& cols [[buffer(5)]],
                                  uint2 at [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]]) {
-#pragma clang fp contract(off)
   const UnitCodes<Codec::kBits> unit =
       load_codes<Codec::kBits, FromDevice>(codes + (ulong(at.y) * p.units + at.x) * (128 * Codec::kBits), lane);
   const bool by_16 = p.group_shift == 4;
   for (uint tile = 0; tile < kUnitTiles; ++tile) {
     const ulong place = tile_scale_place(p, at.y, at.x, tile, lane);
-    const float2 scale = stored_scales(p, scales, place) / p.divisor;
     for (uint q = 0; q < 4; ++q) {
       const uint row = at.y * kTileRows + tile_row(lane) + 8 * (q & 1);
       for (uint e = 0; e < 2; ++e) {
         const uint column = tile_column(lane) + 8 * (q / 2) + e;
         const uint k = at.x * kUnit + tile_input(tile, column, by_16);
         if (row >= p.rows || k >= cols) continue;
-        const float base = p.minima != 0 ? minima[place + (q & 1)] : 0.0f;
-        const float element = unit_element<Codec>(unit, tile, q, e, p) - (p.minima == 2 ? base : 0.0f);
-        const float product = ((q & 1) != 0 ? scale.y : scale.x) * element;
-        const float minimum = p.minima == 1 ? base : 0.0f;
-        out[ulong(row) * cols + k] = T(product + minimum);
+        out[ulong(row) * cols + k] = T(unit_value<Codec>(unit, p, scales, minima, place, tile, q, e));
+      }
+    }
+  }
+}
+
+// Rows picked out of the kernel layout, as an embedding does. One simdgroup a unit: grid
+// (units, ids), threadgroups of 32.
+template <typename Codec>
+[[kernel]] void embed(device const uchar* codes [[buffer(0)]], device const uchar* scales [[buffer(1)]],
+                      device const float* minima [[buffer(2)]], device const int* ids [[buffer(3)]],
+                      device float* out [[buffer(4)]], constant UnitMatrix& p [[buffer(5)]],
+                      constant uint& cols [[buffer(6)]], uint2 at [[threadgroup_position_in_grid]],
+                      uint lane [[thread_index_in_simdgroup]]) {
+  const uint id = uint(ids[at.y]), block = id / kTileRows;
+  const uint second = id % kTileRows / 8;  // rows r and r + 8 lie in a lane
+  if (tile_row(lane) != id % 8) return;
+  const UnitCodes<Codec::kBits> unit =
+      load_codes<Codec::kBits, FromDevice>(codes + (ulong(block) * p.units + at.x) * (128 * Codec::kBits), lane);
+  for (uint tile = 0; tile < kUnitTiles; ++tile) {
+    for (uint q = second; q < 4; q += 2) {
+      for (uint e = 0; e < 2; ++e) {
+        const uint k = at.x * kUnit + tile_input(tile, tile_column(lane) + 8 * (q / 2) + e, p.group_shift == 4);
+        if (k < cols)
+          out[ulong(at.y) * cols + k] =
+              unit_value<Codec>(unit, p, scales, minima, tile_scale_place(p, block, at.x, tile, lane), tile, q, e);
       }
     }
   }
@@ -81,7 +113,10 @@ template <typename Codec, typename T>
   template [[host_name("dequant_units_" #name "_" #T)]] [[kernel]] void dequantize_units<Codec, T>(                   \
       device const uchar*, device const uchar*, device const float*, device T*, constant UnitMatrix&, constant uint&, \
       uint2, uint);
-#define MM_DEQUANTIZE(name, Codec)      \
-  MM_DEQUANTIZE_TO(name, Codec, half)   \
-  MM_DEQUANTIZE_TO(name, Codec, bfloat) \
-  MM_DEQUANTIZE_TO(name, Codec, float)
+#define MM_DEQUANTIZE(name, Codec)                                                                     \
+  MM_DEQUANTIZE_TO(name, Codec, half)                                                                  \
+  MM_DEQUANTIZE_TO(name, Codec, bfloat)                                                                \
+  MM_DEQUANTIZE_TO(name, Codec, float)                                                                 \
+  template [[host_name("embed_" #name)]] [[kernel]] void embed<Codec>(                                 \
+      device const uchar*, device const uchar*, device const float*, device const int*, device float*, \
+      constant UnitMatrix&, constant uint&, uint2, uint);

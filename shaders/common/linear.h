@@ -1,5 +1,6 @@
 // What the matrix kernels share: activations made ready, sums of a unit, results.
 #pragma once
+#include "epilogue.h"
 #include "unit_layout.h"
 
 // y[token][row] = act(sum + bias[row]) (+ y), and what surrounds it.
@@ -10,16 +11,9 @@ struct LinearParams {
   uint y_type;      // 0 f32, 1 f16, 2 bf16
   uint bias;        // whether there is one
   uint accumulate;  // add to what is there
-  uint activation;  // 0 none, 1 SiLU, 2 GELU (tanh form)
+  uint activation;  // ActivationKind
   uint x_scales;    // whether tokens carry a factor
 };
-
-// GELU's tanh form is v sigmoid(2u), since (1 + tanh u) / 2 = sigmoid(2u).
-METAL_FUNC float activate(uint activation, float v) {
-  if (activation == 0) return v;
-  const float k = activation == 1 ? v : 1.5957691216f * (v + 0.044715f * v * v * v);
-  return v / (1.0f + exp(-k));
-}
 
 METAL_FUNC void put_result(device uchar* y, constant LinearParams& p, uint token, uint row, float sum,
                            device const float* bias) {

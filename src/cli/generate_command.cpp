@@ -37,7 +37,8 @@ void print_json(const GenerateResult& result, const ModelInfo& info) {
                                       {"prompt_tokens_per_second", rate(result.prompt_tokens, result.prompt_seconds)},
                                       {"decode_tokens_per_second", rate(steps, result.decode_seconds)},
                                       {"threads", info.threads},
-                                      {"instruction_set", info.instruction_set}};
+                                      {"backend", info.backend},
+                                      {"device", info.device}};
   fmt::print("{}\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 
@@ -64,11 +65,10 @@ void run(Flags& flags) {
   fmt::print("\n");
   std::fflush(stdout);
   const std::size_t steps = result.tokens.empty() ? 0 : result.tokens.size() - 1;
-  fmt::print(stderr,
-             "prompt {} tokens, {:.1f} tokens/s; generated {} tokens, {:.1f} tokens/s; {}, {} threads; ended by {}\n",
-             result.prompt_tokens, rate(result.prompt_tokens, result.prompt_seconds), result.tokens.size(),
-             rate(steps, result.decode_seconds), model->info().instruction_set, model->info().threads,
-             stop_reason_name(result.reason));
+  fmt::print(
+      stderr, "prompt {} tokens, {:.1f} tokens/s; generated {} tokens, {:.1f} tokens/s; {}, {} threads; ended by {}\n",
+      result.prompt_tokens, rate(result.prompt_tokens, result.prompt_seconds), result.tokens.size(),
+      rate(steps, result.decode_seconds), model->info().device, model->info().threads, stop_reason_name(result.reason));
 }
 
 }  // namespace

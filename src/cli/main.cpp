@@ -58,6 +58,9 @@ void ModelFlags::add(CLI::App& command) {
   command.add_option("model", path, "Hugging Face folder, quantized folder or GGUF file")->required();
   command.add_option("--threads", load.threads, "threads; 0: one per usable core")->check(CLI::Range(0, 4096));
   command.add_flag("--exact", load.exact, "f32 activations and cache instead of 8-bit activations and an f16 cache");
+  command.add_option("--backend", load.backend,
+                     "cpu; msl-cuda: the Metal shaders on an NVIDIA GPU; msl-host: the same on this processor, "
+                     "slow, for tests; msl: the best of these");
   command.add_option("--instruction-set", load.instruction_set,
                      "one that `metal-marlin status` lists; default: the best");
   command.add_flag("--gguf-f16", load.gguf_to_f16, "load GGUF K-quants and IQ4_XS as f16 instead of int8");

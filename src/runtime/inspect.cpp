@@ -2,6 +2,7 @@
 
 #include "backends/cpu/kernels.h"
 #include "backends/msl/cuda/cuda_device.h"
+#include "backends/msl/devices.h"
 #include "backends/msl/host/host_device.h"
 #include "backends/msl/self_test.h"
 #include "io/checkpoint.h"
@@ -57,6 +58,7 @@ Status status() {
   Status out;
   out.version = METAL_MARLIN_VERSION;
   out.backends = {"cpu"};
+  for (const std::string& device : msl::available_devices()) out.backends.push_back(device);
   for (const cpu::Kernels* const table : cpu::available_kernels()) out.instruction_sets.emplace_back(table->name);
   out.threads = usable_cores();
   for (const FormatInfo& info : all_formats()) {

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include "backends/cpu/cpu_backend.h"
+#include "backends/msl/devices.h"
+#include "backends/msl/msl_backend.h"
 #include "io/checkpoint.h"
 #include "metal_marlin/error.h"
 #include "models/architectures.h"
@@ -20,6 +22,22 @@ std::shared_ptr<const Tokenizer> tokenizer_of(const Checkpoint& checkpoint) {
 }
 
 }  // namespace
+
+// Loads the weights into the backend; what it runs on.
+std::string Model::prepare(Impl& impl, const Checkpoint& checkpoint, const LoadOptions& options) {
+  const Activations activations = options.exact ? Activations::kF32 : Activations::kInt8;
+  if (options.backend != "cpu") {
+    std::shared_ptr<msl::Device> device = msl::make_device(options.backend);
+    std::string name = device->name();
+    impl.prepared = msl::prepare(impl.plan, checkpoint, std::move(device), *impl.pool, {activations, options.progress});
+    return name;
+  }
+  require_memory(cpu::estimate_weight_bytes(impl.plan, checkpoint), "loading the weights of " + impl.path);
+  const cpu::Kernels& kernels = options.instruction_set.empty() ? *cpu::available_kernels().front()
+                                                                : cpu::find_kernels(options.instruction_set.c_str());
+  impl.prepared = cpu::prepare(impl.plan, checkpoint, *impl.pool, {activations, &kernels, options.progress});
+  return kernels.name;
+}
 
 Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Model::~Model() = default;
@@ -41,15 +59,9 @@ std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, cons
   impl->path = path.string();
   impl->config = parse_model_config(checkpoint->config(), checkpoint->generation_config(), checkpoint->where());
   impl->plan = build_plan(impl->config);
-  require_memory(cpu::estimate_weight_bytes(impl->plan, *checkpoint), "loading the weights of " + impl->path);
   impl->pool = std::make_unique<ThreadPool>(options.threads);
   impl->cache = options.exact ? CacheType::kF32 : CacheType::kF16;
-  cpu::PrepareOptions prepare;
-  prepare.activations = options.exact ? Activations::kF32 : Activations::kInt8;
-  prepare.kernels = options.instruction_set.empty() ? cpu::available_kernels().front()
-                                                    : &cpu::find_kernels(options.instruction_set.c_str());
-  prepare.progress = options.progress;
-  impl->prepared = cpu::prepare(impl->plan, *checkpoint, *impl->pool, prepare);
+  const std::string device = prepare(*impl, *checkpoint, options);
   impl->tokenizer = tokenizer_of(*checkpoint);
   impl->info = {impl->config.model_type,
                 checkpoint->kind(),
@@ -59,7 +71,8 @@ std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, cons
                 impl->config.max_positions,
                 impl->prepared->weight_bytes(),
                 {impl->config.end_tokens.begin(), impl->config.end_tokens.end()},
-                prepare.kernels->name,
+                options.backend,
+                device,
                 impl->pool->size()};
   return std::shared_ptr<const Model>(new Model(std::move(impl)));
 }

@@ -135,8 +135,10 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
   if (pages > INT32_MAX)
     throw Error(ErrorCode::kInvalidArgument, fmt::format("cache_tokens is {}, too large", cache_tokens));
   limits.pages = static_cast<int>(pages);
-  require_memory(cpu::estimate_cache_bytes(model->impl_->plan, limits.pages, model->impl_->cache),
-                 fmt::format("a cache of {} tokens", cache_tokens));
+  if (model->info().backend != "msl-cuda") {
+    require_memory(cpu::estimate_cache_bytes(model->impl_->plan, limits.pages, model->impl_->cache),
+                   fmt::format("a cache of {} tokens", cache_tokens));
+  }
   impl_->runner = model->impl_->prepared->make_runner(limits, model->impl_->cache);
   impl_->sequences.resize(static_cast<std::size_t>(options.max_sequences));
   for (Sequence& sequence : impl_->sequences) sequence.pages.reserve(static_cast<std::size_t>(pages));

@@ -184,6 +184,10 @@ class Strict(unittest.TestCase):
         self.assertIn("names no address space", self.errors(text))
         self.assertIn("plain address spaces", self.errors(text))
 
+    def test_products_are_no_pointers(self):
+        self.assertEqual(self.errors("kernel void f(device float* a) { a[0] = 1.0f; }"
+                                     "inline float g(float x, float p) { return x * p; }"), "")
+
     def test_what_the_language_lacks(self):
         wrap = "[[kernel]] void f(device float* x [[buffer(0)]]) {{ {} }}\n"
         for text, what in (("goto end; end:;", "goto"), ("double d = 0; x[0] = d;", "double"),

@@ -51,7 +51,7 @@ def _pointers(tokens):
         if token.text not in ("*", "&") or k == 0 or k + 1 >= len(tokens):
             continue
         name = tokens[k + 1]
-        if name.kind != "name" or name.text in ("const", "volatile", "restrict") and False:
+        if name.kind != "name":
             continue
         begin = k - 1
         words = []
@@ -73,7 +73,7 @@ def _pointers(tokens):
             break
         before = tokens[begin].text if begin >= 0 else ";"
         declares = before in ("(", ",", ";", "{", "}", ")") and bool(words)
-        if not declares or words[0] in ("return", "else", "case", "auto"):
+        if not declares or words[0] == "auto" or words[-1] in ("return", "else", "case"):
             continue
         # `a * b` in an argument list is a product; a declaration has a type's name before it.
         following = tokens[k + 2].text if k + 2 < len(tokens) else ";"

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "backends/msl/epilogue.h"
 #include "formats/codec.h"
 #include "metal_marlin/error.h"
 
@@ -15,22 +16,10 @@ std::string shader_of(const std::string& codec) {
   return "dequant";
 }
 
-// What the kernels' names call a type.
-const char* type_name(DType type) {
-  switch (type) {
-    case DType::kF32: return "float";
-    case DType::kF16: return "half";
-    case DType::kBf16: return "bfloat";
-    default:
-      throw Error(ErrorCode::kInvalidArgument,
-                  fmt::format("dequantize: expected F32, F16 or BF16, found {}", dtype_name(type)));
-  }
-}
-
 const Pipeline& pipeline_of(Device& device, const std::string& codec, const char* layout, DType type,
                             std::uint32_t rows, std::int64_t cols, const Buffer& out) {
   const std::size_t bytes = std::size_t{rows} * static_cast<std::size_t>(cols) * (type == DType::kF32 ? 4 : 2);
-  const std::string kernel = fmt::format("dequant_{}{}_{}", layout, codec, type_name(type));
+  const std::string kernel = fmt::format("dequant_{}{}_{}", layout, codec, shader_type(type));
   if (out.size() < bytes) {
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("{}: {} bytes expected for the result, found {}", kernel, bytes, out.size()));
@@ -85,6 +74,34 @@ void encode_dequantize(Device& device, Commands& commands, const UnitMatrix& mat
                         .buffer(3, out)
                         .bytes(4, p)
                         .bytes(5, cols));
+}
+
+void encode_embed(Device& device, Commands& commands, const UnitMatrix& matrix, std::int64_t count, Buffer& ids,
+                  Buffer& out) {
+  if (count == 0) return;
+  const auto cols = static_cast<std::uint32_t>(matrix.cols);
+  commands.dispatch(device.pipeline(shader_of(matrix.codec), "embed_" + matrix.codec),
+                    {matrix.params.units, static_cast<std::uint32_t>(count), 1}, {32, 1, 1},
+                    Arguments()
+                        .buffer(0, *matrix.codes)
+                        .buffer(1, *matrix.scales)
+                        .buffer(2, *matrix.minima)
+                        .buffer(3, ids)
+                        .buffer(4, out)
+                        .bytes(5, matrix.params)
+                        .bytes(6, cols));
+}
+
+void encode_embed(Device& device, Commands& commands, const DenseMatrix& matrix, std::int64_t count, Buffer& ids,
+                  Buffer& out) {
+  if (count == 0) return;
+  if (matrix.dtype == DType::kF32)
+    return encode_select_rows(device, commands, DType::kF32, count, matrix.cols, *matrix.values, ids, out);
+  const auto cols = static_cast<std::uint32_t>(matrix.cols);
+  commands.dispatch(
+      device.pipeline("dense_gemm", fmt::format("dense_embed_{}", shader_type(matrix.dtype))),
+      {matrix.units, static_cast<std::uint32_t>(count), 1}, {32, 1, 1},
+      Arguments().buffer(0, *matrix.values).buffer(1, ids).buffer(2, out).bytes(3, matrix.units).bytes(4, cols));
 }
 
 }  // namespace metal_marlin::msl

@@ -36,4 +36,10 @@ CanonicalMatrix make_canonical_matrix(Device& device, const PackedView& packed);
 void encode_dequantize(Device& device, Commands& commands, const CanonicalMatrix& matrix, DType type, Buffer& out);
 void encode_dequantize(Device& device, Commands& commands, const UnitMatrix& matrix, DType type, Buffer& out);
 
+// Rows ids[i] (i32 [count]) as f32: out[i] = matrix[ids[i]].
+void encode_embed(Device& device, Commands& commands, const UnitMatrix& matrix, std::int64_t count, Buffer& ids,
+                  Buffer& out);
+void encode_embed(Device& device, Commands& commands, const DenseMatrix& matrix, std::int64_t count, Buffer& ids,
+                  Buffer& out);
+
 }  // namespace metal_marlin::msl

@@ -70,6 +70,16 @@ const EmbeddedShader& find_shader(std::string_view name) {
   throw Error(ErrorCode::kNotFound, fmt::format("no shader {}; there are {}", name, known));
 }
 
+const char* shader_type(DType type) {
+  switch (type) {
+    case DType::kF32: return "float";
+    case DType::kF16: return "half";
+    case DType::kBf16: return "bfloat";
+    default:
+      throw Error(ErrorCode::kInvalidArgument, fmt::format("expected F32, F16 or BF16, found {}", dtype_name(type)));
+  }
+}
+
 MslConstantValues constant_values(const MslLibrary& library, const FunctionConstants& constants) {
   MslConstantValues values{};
   const std::span<const MslFunctionConstant> known(library.constants, library.constant_count);

@@ -14,6 +14,7 @@
 #include <variant>
 #include <vector>
 
+#include "io/dtype.h"
 #include "msl_abi.h"
 
 namespace metal_marlin::msl {
@@ -137,6 +138,9 @@ class Commands {
   virtual void encode(const Pipeline& pipeline, const Size3& threads, const Size3& threads_per_threadgroup,
                       const Arguments& arguments) = 0;
 };
+
+// What kernels' names call a type: float, half, bfloat. \throws Error (kInvalidArgument) for others.
+const char* shader_type(DType type);
 
 // What the choice of kernels and grids depends on.
 struct DeviceTraits {

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "backends/msl/dequantize.h"
+
 namespace metal_marlin::msl {
 namespace {
 
@@ -16,6 +18,7 @@ constexpr std::uint32_t kGemmThreads = 128;
 // As in shaders/common/tile_multiply.h.
 constexpr std::uint32_t kTileStageBytes = 1024;
 constexpr std::uint32_t kBusyThreadgroups = 528;  // that keep a large device busy
+constexpr std::size_t kLargestTile = 64 * 64;     // rows times tokens
 
 std::uint32_t ceil_div(std::int64_t a, std::int64_t b) {
   return static_cast<std::uint32_t>((a + b - 1) / b);
@@ -123,9 +126,10 @@ LinearWorkspace::LinearWorkspace(Device& device, std::int64_t max_tokens, std::i
   const auto tokens = static_cast<std::size_t>(round_up(max_tokens, 8));
   activations_ = device.allocate(tokens * static_cast<std::size_t>(round_up(max_cols, kUnit)) * 2);
   factors_ = device.allocate(tokens * sizeof(float));
-  const std::size_t split_tokens = std::min<std::size_t>(tokens, std::size_t{64} * kBusyThreadgroups);
-  partial_ =
-      device.allocate(std::size_t{kMaxParts} * split_tokens * static_cast<std::size_t>(max_rows) * sizeof(float));
+  // Parts are made until there are kBusyThreadgroups tiles, no more.
+  const std::size_t sums = std::min(std::size_t{kMaxParts} * tokens * static_cast<std::size_t>(max_rows),
+                                    std::size_t{kBusyThreadgroups} * kLargestTile);
+  partial_ = device.allocate(sums * sizeof(float));
 }
 
 Linear::Linear(Device& device, const std::string& name, const Weight& weight, std::int64_t rows, std::int64_t cols,
@@ -154,7 +158,8 @@ Linear::Linear(Device& device, DenseMatrix matrix)
 std::string Linear::kernel_for(std::int64_t tokens, Activations mode) const {
   if (const auto* const dense = std::get_if<DenseMatrix>(&matrix_)) {
     if (dense->dtype == DType::kF32) return "dense_gemm_f32";
-    return fmt::format("dense_gemm_{}_{}", dense->dtype == DType::kF16 ? "half" : "bfloat", tokens <= 8 ? 1 : 8);
+    if (mode == Activations::kF32) return fmt::format("dense_exact_{}", shader_type(dense->dtype));
+    return fmt::format("dense_gemm_{}_{}", shader_type(dense->dtype), tokens <= 8 ? 1 : 8);
   }
   const auto& matrix = std::get<UnitMatrix>(matrix_);
   if (mode == Activations::kF32) return "exact_gemm_" + matrix.codec;
@@ -176,12 +181,27 @@ LinearParams Linear::params_of(const Call& call) const {
   return p;
 }
 
-void Linear::prepare(Commands& commands, const Call& call, const LinearWorkspace& workspace, const char* type) const {
+DType Linear::prepared_type(Activations mode) const {
+  if (mode == Activations::kF32) return DType::kF32;
+  const auto* const dense = std::get_if<DenseMatrix>(&matrix_);
+  return dense != nullptr ? dense->dtype : DType::kF16;
+}
+
+void Linear::encode_rows(Commands& commands, std::int64_t count, Buffer& ids, Buffer& out) const {
+  std::visit([&](const auto& matrix) { encode_embed(device_, commands, matrix, count, ids, out); }, matrix_);
+}
+
+std::size_t Linear::bytes() const {
+  if (const auto* const dense = std::get_if<DenseMatrix>(&matrix_)) return dense->values->size();
+  return std::get<UnitMatrix>(matrix_).bytes();
+}
+
+void Linear::prepare(Commands& commands, const Call& call, const LinearWorkspace& workspace) const {
   if (call.x == nullptr) return;
   const auto cols = static_cast<std::uint32_t>(cols_);
   const auto stride = static_cast<std::uint32_t>(round_up(cols_, kUnit));
   const auto tokens = static_cast<std::uint32_t>(call.tokens);
-  commands.dispatch(device_.pipeline("marlin_gemm", fmt::format("prepare_{}", type)),
+  commands.dispatch(device_.pipeline("marlin_gemm", fmt::format("prepare_{}", shader_type(prepared_type(call.mode)))),
                     {static_cast<std::uint32_t>(round_up(call.tokens, 8)), 1, 1}, {128, 1, 1},
                     Arguments()
                         .buffer(0, *call.x)
@@ -219,7 +239,7 @@ void Linear::encode_quantized(Commands& commands, const UnitMatrix& matrix, cons
     commands.dispatch(device_.pipeline("dense_gemm", kernel), {blocks, tokens, 1}, {32, 1, 1}, arguments);
     return;
   }
-  prepare(commands, call, workspace, "half");
+  prepare(commands, call, workspace);
   arguments.buffer(3, workspace.activations()).buffer(6, workspace.factors()).bytes(7, matrix.params).bytes(8, p);
   const FunctionConstants constants = tile_constants(matrix.stage_tiles);
   if (const auto columns = gemv_columns(matrix, call.tokens)) {
@@ -255,17 +275,26 @@ void Linear::encode_dense(Commands& commands, const DenseMatrix& matrix, const C
   Buffer& bias = call.bias != nullptr ? *call.bias : *nothing_;
   const auto rows = static_cast<std::uint32_t>(rows_);
   Arguments arguments;
-  if (matrix.dtype == DType::kF32) {
+  const bool exact = call.mode == Activations::kF32 && matrix.dtype != DType::kF32;
+  if (matrix.dtype == DType::kF32 || exact) {
     p.x_stride = static_cast<std::uint32_t>(cols_);
     p.x_scales = 0;
     const auto cols = static_cast<std::uint32_t>(cols_);
     arguments.buffer(0, *matrix.values).buffer(1, *call.x).buffer(2, *call.y).buffer(3, bias);
-    arguments.bytes(4, rows).bytes(5, cols).bytes(6, p);
+    arguments.bytes(4, rows).bytes(5, cols);
+    if (exact) {
+      arguments.bytes(6, matrix.units).bytes(7, p);
+      commands.dispatch(device_.pipeline("dense_gemm", kernel),
+                        {ceil_div(rows_, kTileRows), static_cast<std::uint32_t>(call.tokens), 1}, {32, 1, 1},
+                        arguments);
+      return;
+    }
+    arguments.bytes(6, p);
     commands.dispatch(device_.pipeline("dense_gemm", kernel), {rows, ceil_div(call.tokens, 4), 1}, {32, 1, 1},
                       arguments);
     return;
   }
-  prepare(commands, call, workspace, matrix.dtype == DType::kF16 ? "half" : "bfloat");
+  prepare(commands, call, workspace);
   arguments.buffer(0, *matrix.values).buffer(1, workspace.activations()).buffer(2, *call.y).buffer(3, bias);
   arguments.buffer(4, workspace.factors()).bytes(5, rows).bytes(6, matrix.units).bytes(7, p);
   arguments.threadgroup(0, gemm_tile_bytes(matrix.stage_tiles));

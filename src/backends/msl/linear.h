@@ -23,7 +23,8 @@ struct LinearParams {
   std::uint32_t x_scales = 0;
 };
 
-enum class Activation : std::uint32_t { kNone, kSilu, kGelu };
+// As ActivationKind in shaders/common/epilogue.h; kGeluTanh is GELU's approximation by tanh.
+enum class Activation : std::uint32_t { kNone, kSilu, kGeluTanh, kGelu, kRelu };
 
 // Memory that a Linear works in, made once for the largest batch.
 class LinearWorkspace {
@@ -65,6 +66,12 @@ class Linear {
 
   // The kernel that a product with so many tokens uses.
   [[nodiscard]] std::string kernel_for(std::int64_t tokens, Activations mode) const;
+  // As what activations are made ready in the workspace, which products over the same
+  // input may then share: f16 or bf16; f32 where they are multiplied as they are.
+  [[nodiscard]] DType prepared_type(Activations mode) const;
+  // Rows ids[i] (i32 [count]) of the matrix as f32.
+  void encode_rows(Commands& commands, std::int64_t count, Buffer& ids, Buffer& out) const;
+  [[nodiscard]] std::size_t bytes() const;
   [[nodiscard]] std::int64_t rows() const { return rows_; }
   [[nodiscard]] std::int64_t cols() const { return cols_; }
 
@@ -73,7 +80,7 @@ class Linear {
                         const LinearWorkspace& workspace) const;
   void encode_dense(Commands& commands, const DenseMatrix& matrix, const Call& call,
                     const LinearWorkspace& workspace) const;
-  void prepare(Commands& commands, const Call& call, const LinearWorkspace& workspace, const char* type) const;
+  void prepare(Commands& commands, const Call& call, const LinearWorkspace& workspace) const;
   [[nodiscard]] LinearParams params_of(const Call& call) const;
 
   Device& device_;

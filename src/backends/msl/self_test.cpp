@@ -5,7 +5,9 @@
 #include <map>
 
 #include "backends/msl/dequantize.h"
-#include "backends/msl/linear.h"
+#include "backends/msl/epilogue.h"
+#include "backends/msl/paged_attention.h"
+#include "backends/msl/rope.h"
 #include "formats/packed_matrix.h"
 #include "metal_marlin/error.h"
 #include "runtime/thread_pool.h"
@@ -96,6 +98,95 @@ bool dequantized_matches(Device& device, Format format, ThreadPool& pool) {
   return found == m.decoded;
 }
 
+std::vector<float> numbers(std::int64_t n, std::int64_t first) {
+  std::vector<float> out;
+  for (std::int64_t i = 0; i < n; ++i) out.push_back(number(first + i));
+  return out;
+}
+
+// What kernels make of `x`, which they change in place.
+template <typename Encode>
+std::vector<float> changed(Device& device, const std::vector<float>& x, const Encode& encode) {
+  const auto buffer = device.allocate_with(x);
+  const auto commands = device.commands();
+  encode(*commands, *buffer);
+  commands->commit();
+  commands->wait();
+  std::vector<float> out(x.size());
+  buffer->download(std::as_writable_bytes(std::span(out)));
+  return out;
+}
+
+bool near(double found, double expected) {
+  return std::fabs(found - expected) <= 1e-5 * (1 + std::fabs(expected));
+}
+
+bool rope_matches(Device& device) {
+  const std::vector<float> x = numbers(8, 3);
+  const std::vector<float> frequencies = {1, 0.1F, 0.01F, 0.001F};
+  const std::vector<std::int32_t> positions = {100};
+  const auto f = device.allocate_with(frequencies);
+  const auto p = device.allocate_with(positions);
+  const std::vector<float> y = changed(device, x, [&](Commands& commands, Buffer& buffer) {
+    encode_rope(device, commands, {1, 0, 8, 0, 8, 8, 0, 0, 1}, DType::kF32, 1, buffer, nullptr, *f, *p);
+  });
+  bool good = true;
+  for (std::size_t i = 0; i < 4; ++i) {
+    const double angle = 100.0F * frequencies[i];
+    good = good && near(y[i], x[i] * std::cos(angle) - x[i + 4] * std::sin(angle)) &&
+           near(y[i + 4], x[i + 4] * std::cos(angle) + x[i] * std::sin(angle));
+  }
+  return good;
+}
+
+bool epilogue_matches(Device& device) {
+  const std::vector<float> x = numbers(96, 5);
+  const std::vector<float> weight = numbers(96, 500);
+  const auto w = device.allocate_with(weight);
+  const std::vector<float> y = changed(device, x, [&](Commands& commands, Buffer& buffer) {
+    encode_rms_norm(device, commands, DType::kF32, 1, 96, 1e-6F, buffer, *w, buffer);
+    encode_gated(device, commands, DType::kF32, 96, Activation::kSilu, buffer, *w, buffer);
+    encode_residual(device, commands, DType::kF32, 96, buffer, *w);
+  });
+  double squares = 0;
+  for (const float v : x) squares += static_cast<double>(v) * v;
+  bool good = true;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double v = x[i] / std::sqrt(squares / 96 + 1e-6) * weight[i];
+    good = good && near(y[i], v / (1 + std::exp(-v)) * weight[i] + weight[i]);
+  }
+  return good;
+}
+
+// Two keys in the cache, a query that sees both.
+bool paged_attention_matches(Device& device) {
+  constexpr std::int64_t kDim = 40;
+  const std::vector<float> k = numbers(2 * kDim, 11);
+  const std::vector<float> v = numbers(2 * kDim, 300);
+  const std::vector<float> q = numbers(kDim, 900);
+  const auto keys = device.allocate(16 * kDim * sizeof(float));
+  const auto values = device.allocate(16 * kDim * sizeof(float));
+  const auto k_buffer = device.allocate_with(k);
+  const auto v_buffer = device.allocate_with(v);
+  const auto table = device.allocate_with(std::vector<std::int32_t>{0});
+  const auto sequences = device.allocate_with(std::vector<std::int32_t>{0, 0});
+  const auto positions = device.allocate_with(std::vector<std::int32_t>{0, 1});
+  const auto last = device.allocate_with(std::vector<std::int32_t>{1});
+  const PagedParams p{1, 1, kDim, 16, 1, kDim, kDim, kDim, 0, 0.1F, 0, 0};
+  const std::vector<float> y = changed(device, q, [&](Commands& commands, Buffer& buffer) {
+    PagedBuffers b{keys.get(), values.get(), 0, table.get(), sequences.get(), positions.get(), nullptr};
+    encode_store_kv(device, commands, p, DType::kF32, DType::kF32, 2, *k_buffer, *v_buffer, b);
+    b.positions = last.get();
+    encode_paged_attention(device, commands, p, DType::kF32, DType::kF32, 1, buffer, buffer, b);
+  });
+  double difference = 0;
+  for (std::size_t i = 0; i < kDim; ++i) difference += 0.1 * q[i] * (static_cast<double>(k[kDim + i]) - k[i]);
+  const double second = 1 / (1 + std::exp(-difference));
+  bool good = true;
+  for (std::size_t i = 0; i < kDim; ++i) good = good && near(y[i], v[i] + second * (v[kDim + i] - v[i]));
+  return good;
+}
+
 }  // namespace
 
 std::vector<ShaderStatus> self_test(Device& device) {
@@ -107,8 +198,11 @@ std::vector<ShaderStatus> self_test(Device& device) {
       {"dequant_fp8", [&] { return dequantized_matches(device, Format::kFp8E4M3, pool); }},
       {"dequant_int8", [&] { return dequantized_matches(device, Format::kInt8, pool); }},
       {"dequant_sub4bit", [&] { return dequantized_matches(device, Format::kInt3, pool); }},
+      {"gemm_epilogue", [&] { return epilogue_matches(device); }},
       {"gemm_fp4_optimized", [&] { return products_match(device, Format::kFp4, 130, Activations::kInt8, pool); }},
       {"marlin_gemm", [&] { return products_match(device, Format::kS4, 40, Activations::kInt8, pool); }},
+      {"paged_attention", [&] { return paged_attention_matches(device); }},
+      {"rope", [&] { return rope_matches(device); }},
   };
   std::vector<ShaderStatus> out;
   for (const EmbeddedShader& shader : embedded_shaders()) {

@@ -109,6 +109,35 @@ TEST_P(Dequant, ExtremeScales) {
   }
 }
 
+// Rows as an embedding takes them, in any order.
+TEST_P(Dequant, EmbedsRowsOfEveryFormat) {
+  constexpr std::int64_t kRows = 21;
+  constexpr std::int64_t kCols = 75;
+  const std::vector<std::int32_t> ids = {20, 0, 7, 8, 15, 16, 8};
+  const auto id_buffer = device->allocate_with(ids);
+  const auto check = [&](const auto& matrix, const std::vector<float>& decoded, const std::string& what) {
+    const auto out = device->allocate(ids.size() * kCols * sizeof(float));
+    const auto commands = device->commands();
+    encode_embed(*device, *commands, matrix, static_cast<std::int64_t>(ids.size()), *id_buffer, *out);
+    commands->commit();
+    commands->wait();
+    std::vector<float> found(ids.size() * kCols);
+    out->download(std::as_writable_bytes(std::span(found)));
+    for (std::size_t i = 0; i < found.size(); ++i)
+      ASSERT_EQ(found[i], decoded[static_cast<std::size_t>(ids[i / kCols]) * kCols + i % kCols]) << what << " " << i;
+  };
+  unsigned seed = 90;
+  for (const FormatSpec& spec : kernel_specs()) {
+    const TestMatrix matrix = packed_matrix(spec, kRows, kCols, ++seed);
+    check(make_unit_matrix(*device, "w", matrix.packed->view(), test_pool()), matrix.decoded(), text(spec));
+  }
+  for (const DType type : {DType::kF32, DType::kF16, DType::kBf16}) {
+    const TestMatrix matrix = dense_matrix(type, kRows, kCols, ++seed);
+    check(make_dense_matrix(*device, std::get<DenseView>(matrix.weight.view), kRows, kCols, test_pool()),
+          matrix.decoded(), std::string(dtype_name(type)));
+  }
+}
+
 TEST_P(Dequant, OtherTypesAndSmallResultsAreRefused) {
   const TestMatrix matrix = packed_matrix(default_spec(Format::kFp4), 3, 96, 5);
   const CanonicalMatrix canonical = make_canonical_matrix(*device, matrix.packed->view());

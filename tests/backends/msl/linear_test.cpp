@@ -121,9 +121,11 @@ TEST_P(LinearOp, DenseWeights) {
       const TestMatrix matrix = dense_matrix(type, s.rows, s.cols, ++seed);
       const auto x = normal_data(static_cast<std::size_t>(s.tokens * s.cols), ++seed);
       const auto before = normal_data(static_cast<std::size_t>(s.tokens * s.rows), ++seed);
-      const Result run = run_linear(*device, matrix.weight, s, x, {}, Activations::kInt8, Activation::kNone, &before);
-      expect_close(run, matrix.decoded(), x, s, {}, unit_of(matrix.weight, Activations::kInt8),
-                   std::string(dtype_name(type)), &before);
+      for (const Activations mode : {Activations::kInt8, Activations::kF32}) {
+        const Result run = run_linear(*device, matrix.weight, s, x, {}, mode, Activation::kNone, &before);
+        expect_close(run, matrix.decoded(), x, s, {}, unit_of(matrix.weight, mode), std::string(dtype_name(type)),
+                     &before);
+      }
     }
   }
 }
@@ -234,12 +236,16 @@ TEST_P(LinearOp, Activation) {
   const auto x = normal_data(static_cast<std::size_t>(s.tokens * s.cols), 14);
   const Result plain = run_linear(*device, matrix.weight, s, x, {}, Activations::kF32);
   const Result silu = run_linear(*device, matrix.weight, s, x, {}, Activations::kF32, Activation::kSilu);
+  const Result tanh_gelu = run_linear(*device, matrix.weight, s, x, {}, Activations::kF32, Activation::kGeluTanh);
   const Result gelu = run_linear(*device, matrix.weight, s, x, {}, Activations::kF32, Activation::kGelu);
+  const Result relu = run_linear(*device, matrix.weight, s, x, {}, Activations::kF32, Activation::kRelu);
   for (std::size_t i = 0; i < plain.y.size(); ++i) {
     const double v = plain.y[i];
     EXPECT_NEAR(silu.y[i], v / (1 + std::exp(-v)), 1e-6 * (1 + std::fabs(v)));
     const double inner = std::sqrt(2 / M_PI) * (v + 0.044715 * v * v * v);
-    EXPECT_NEAR(gelu.y[i], 0.5 * v * (1 + std::tanh(inner)), 1e-6 * (1 + std::fabs(v)));
+    EXPECT_NEAR(tanh_gelu.y[i], 0.5 * v * (1 + std::tanh(inner)), 1e-6 * (1 + std::fabs(v)));
+    EXPECT_NEAR(gelu.y[i], 0.5 * v * (1 + std::erf(v / std::sqrt(2.0))), 1e-6 * (1 + std::fabs(v)));
+    EXPECT_EQ(relu.y[i], std::max(plain.y[i], 0.0F));
   }
 }
 

@@ -1,0 +1,17 @@
+// Which devices of the msl backend there are here.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backends/msl/device.h"
+
+namespace metal_marlin::msl {
+
+// By the names that backends bear: "msl-cuda" where there is a GPU, "msl-host"; best first.
+std::vector<std::string> available_devices();
+// \param backend one of these, or "msl" for the first. \throws Error (kNotFound) naming those that there are.
+std::unique_ptr<Device> make_device(const std::string& backend);
+
+}  // namespace metal_marlin::msl

@@ -1,0 +1,75 @@
+#include "backends/msl/epilogue.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace metal_marlin::msl {
+namespace {
+
+const Pipeline& pipeline_of(Device& device, const char* kernel, DType type) {
+  return device.pipeline("gemm_epilogue", fmt::format("{}_{}", kernel, shader_type(type)));
+}
+
+// Threads that take elements in turn: enough to keep a device busy.
+std::uint32_t threads_for(std::int64_t elements) {
+  return static_cast<std::uint32_t>(std::clamp<std::int64_t>(elements, 1, 1 << 18));
+}
+
+}  // namespace
+
+void encode_epilogue(Device& device, Commands& commands, DType type, std::int64_t rows, std::int64_t cols, Buffer& y,
+                     Buffer* bias, Activation activation) {
+  if (rows == 0) return;
+  const auto width = static_cast<std::uint32_t>(cols);
+  commands.dispatch_threads(pipeline_of(device, "epilogue", type), {width, static_cast<std::uint32_t>(rows), 1},
+                            {128, 1, 1},
+                            Arguments()
+                                .buffer(0, y)
+                                .buffer(1, bias != nullptr ? *bias : y)
+                                .bytes(2, width)
+                                .bytes(3, std::uint32_t{bias != nullptr})
+                                .bytes(4, static_cast<std::uint32_t>(activation)));
+}
+
+void encode_gated(Device& device, Commands& commands, DType type, std::int64_t elements, Activation activation,
+                  Buffer& gate, Buffer& up, Buffer& out) {
+  if (elements == 0) return;
+  commands.dispatch_threads(pipeline_of(device, "gated", type), {threads_for(elements), 1, 1}, {128, 1, 1},
+                            Arguments()
+                                .buffer(0, gate)
+                                .buffer(1, up)
+                                .buffer(2, out)
+                                .bytes(3, static_cast<std::uint64_t>(elements))
+                                .bytes(4, static_cast<std::uint32_t>(activation)));
+}
+
+void encode_residual(Device& device, Commands& commands, DType type, std::int64_t elements, Buffer& x, Buffer& y) {
+  if (elements == 0) return;
+  commands.dispatch_threads(pipeline_of(device, "residual", type), {threads_for(elements), 1, 1}, {128, 1, 1},
+                            Arguments().buffer(0, x).buffer(1, y).bytes(2, static_cast<std::uint64_t>(elements)));
+}
+
+void encode_rms_norm(Device& device, Commands& commands, DType type, std::int64_t runs, std::int64_t width, float eps,
+                     Buffer& x, Buffer& weight, Buffer& out) {
+  if (runs == 0) return;
+  // A simdgroup for a head, more for a row.
+  const auto threads = static_cast<std::uint32_t>(std::clamp<std::int64_t>(width / 128 * 32, 32, 256));
+  commands.dispatch(pipeline_of(device, "rms_norm", type), {static_cast<std::uint32_t>(runs), 1, 1}, {threads, 1, 1},
+                    Arguments()
+                        .buffer(0, x)
+                        .buffer(1, weight)
+                        .buffer(2, out)
+                        .bytes(3, static_cast<std::uint32_t>(width))
+                        .bytes(4, eps));
+}
+
+void encode_select_rows(Device& device, Commands& commands, DType type, std::int64_t count, std::int64_t width,
+                        Buffer& in, Buffer& rows, Buffer& out) {
+  if (count == 0) return;
+  const auto cols = static_cast<std::uint32_t>(width);
+  commands.dispatch_threads(pipeline_of(device, "select_rows", type), {cols, static_cast<std::uint32_t>(count), 1},
+                            {128, 1, 1}, Arguments().buffer(0, in).buffer(1, rows).buffer(2, out).bytes(3, cols));
+}
+
+}  // namespace metal_marlin::msl

@@ -1,0 +1,24 @@
+// What stands between products on a device: activations, gated pairs, residuals,
+// norms, rows picked out. Data of type f32, f16 or bf16.
+#pragma once
+
+#include "backends/msl/linear.h"
+
+namespace metal_marlin::msl {
+
+// y[rows][cols] = act(y + bias), in place; bias f32 [cols] or null.
+void encode_epilogue(Device& device, Commands& commands, DType type, std::int64_t rows, std::int64_t cols, Buffer& y,
+                     Buffer* bias, Activation activation);
+// out = act(gate) * up (arXiv 2002.05202); out may be either.
+void encode_gated(Device& device, Commands& commands, DType type, std::int64_t elements, Activation activation,
+                  Buffer& gate, Buffer& up, Buffer& out);
+// x += y
+void encode_residual(Device& device, Commands& commands, DType type, std::int64_t elements, Buffer& x, Buffer& y);
+// Root-mean-square norm of `runs` runs of `width` elements; weight f32 [width]; out may be x.
+void encode_rms_norm(Device& device, Commands& commands, DType type, std::int64_t runs, std::int64_t width, float eps,
+                     Buffer& x, Buffer& weight, Buffer& out);
+// out[i] = in[rows[i]]; rows i32 [count].
+void encode_select_rows(Device& device, Commands& commands, DType type, std::int64_t count, std::int64_t width,
+                        Buffer& in, Buffer& rows, Buffer& out);
+
+}  // namespace metal_marlin::msl
