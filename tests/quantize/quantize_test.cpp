@@ -8,6 +8,7 @@
 #include <functional>
 #include <iterator>
 
+#include "backends/msl/devices.h"
 #include "formats/small_floats.h"
 #include "io/checkpoint.h"
 #include "metal_marlin/evaluate.h"
@@ -38,8 +39,9 @@ std::string read_file(const std::filesystem::path& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-std::vector<float> last_logits(const std::filesystem::path& path, bool exact) {
+std::vector<float> last_logits(const std::filesystem::path& path, bool exact, const std::string& backend = "cpu") {
   LoadOptions load;
+  load.backend = backend;
   load.exact = exact;
   load.threads = 2;
   Session session(Model::load(path, load), {1, 64, 64, 1});
@@ -118,6 +120,11 @@ TEST_P(QuantizedModel, RunsAsItsDecodedWeightsDo) {
       EXPECT_LT(relative_error(last_logits(target, true), expected), 5e-6) << model << " group " << group;
       // 8-bit activations add about half a percent at each of a dozen layers.
       EXPECT_LT(relative_error(last_logits(target, false), expected), 0.05) << model << " group " << group;
+      for (const std::string& backend : msl::available_devices()) {
+        EXPECT_LT(relative_error(last_logits(target, true, backend), expected), 5e-6) << model << group << backend;
+        // 16-bit activations: 2^-11 at each of a dozen layers, and of the cache.
+        EXPECT_LT(relative_error(last_logits(target, false, backend), expected), 0x1p-7) << model << group << backend;
+      }
     }
   }
 }

@@ -88,6 +88,22 @@ TEST_P(Epilogue, GeluIsExactEverywhere) {
     ASSERT_NEAR(found.values[i], activated(Activation::kGelu, x[i]), 4e-7 * (1 + std::fabs(x[i]))) << x[i];
 }
 
+// And SiLU far below zero, where its relative error is exp's.
+TEST_P(Epilogue, SiluKeepsItsRelativeError) {
+  std::vector<float> x;
+  for (float v = -85; v <= 85; v += detectors() ? 1.7F : 0.017F) x.push_back(v);
+  const auto buffer = device->allocate_with(x);
+  run([&](Commands& c) {
+    encode_epilogue(*device, c, DType::kF32, 1, static_cast<std::int64_t>(x.size()), *buffer, nullptr,
+                    Activation::kSilu);
+  });
+  const TypedData found(DType::kF32, *buffer);
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double expected = activated(Activation::kSilu, x[i]);
+    ASSERT_NEAR(found.values[i], expected, std::fabs(expected) * 8 * 0x1p-23) << x[i];
+  }
+}
+
 TEST_P(Epilogue, GatedPairsAndResiduals) {
   for (const DType type : kTypes) {
     for (const std::size_t n : {std::size_t{1}, std::size_t{777}}) {
