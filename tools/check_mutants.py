@@ -33,7 +33,7 @@ MUTANTS = [
      "E2M1 exponent off by one"),
     ("common/codecs.h", "half2(-64.0h - half(p.offset))", "half2(-63.0h - half(p.offset))", "high nibbles off by one"),
     ("marlin_gemm.metal", "part < parts; ++part", "part + 1 < parts; ++part", "last part of a split product lost"),
-    ("decode_gemv.metal", "    threadgroup_barrier(mem_flags::mem_threadgroup);\n", "", "no barrier before adding up"),
+    ("decode_gemv.metal", "  threadgroup_barrier(mem_flags::mem_threadgroup);\n", "", "no barrier before adding up"),
     ("decode_gemv.metal", "s < simdgroups; ++s", "s + 1 < simdgroups; ++s", "last simdgroup's sums lost"),
     ("common/tile_multiply.h", "weights + 128 * h + 8 * k, 16", "weights + 8 * h + 128 * k, 16", "staged tiles swapped"),
     ("common/unit_stream.h", "min(block, last_block)", "min(0u * block, last_block)", "second block of a band taken for the first"),

@@ -80,6 +80,10 @@ const char* shader_type(DType type) {
   }
 }
 
+std::uint32_t busy_threads(std::int64_t elements) {
+  return static_cast<std::uint32_t>(std::clamp<std::int64_t>(elements, 1, 1 << 18));
+}
+
 MslConstantValues constant_values(const MslLibrary& library, const FunctionConstants& constants) {
   MslConstantValues values{};
   const std::span<const MslFunctionConstant> known(library.constants, library.constant_count);

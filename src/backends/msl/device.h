@@ -142,6 +142,9 @@ class Commands {
 // What kernels' names call a type: float, half, bfloat. \throws Error (kInvalidArgument) for others.
 const char* shader_type(DType type);
 
+// Threads that take elements in turn: enough to keep a device busy.
+std::uint32_t busy_threads(std::int64_t elements);
+
 // What the choice of kernels and grids depends on.
 struct DeviceTraits {
   std::uint32_t cores = 8;

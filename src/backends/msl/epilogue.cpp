@@ -11,11 +11,6 @@ const Pipeline& pipeline_of(Device& device, const char* kernel, DType type) {
   return device.pipeline("gemm_epilogue", fmt::format("{}_{}", kernel, shader_type(type)));
 }
 
-// Threads that take elements in turn: enough to keep a device busy.
-std::uint32_t threads_for(std::int64_t elements) {
-  return static_cast<std::uint32_t>(std::clamp<std::int64_t>(elements, 1, 1 << 18));
-}
-
 }  // namespace
 
 void encode_epilogue(Device& device, Commands& commands, DType type, std::int64_t rows, std::int64_t cols, Buffer& y,
@@ -35,7 +30,7 @@ void encode_epilogue(Device& device, Commands& commands, DType type, std::int64_
 void encode_gated(Device& device, Commands& commands, DType type, std::int64_t elements, Activation activation,
                   Buffer& gate, Buffer& up, Buffer& out) {
   if (elements == 0) return;
-  commands.dispatch_threads(pipeline_of(device, "gated", type), {threads_for(elements), 1, 1}, {128, 1, 1},
+  commands.dispatch_threads(pipeline_of(device, "gated", type), {busy_threads(elements), 1, 1}, {128, 1, 1},
                             Arguments()
                                 .buffer(0, gate)
                                 .buffer(1, up)
@@ -46,7 +41,7 @@ void encode_gated(Device& device, Commands& commands, DType type, std::int64_t e
 
 void encode_residual(Device& device, Commands& commands, DType type, std::int64_t elements, Buffer& x, Buffer& y) {
   if (elements == 0) return;
-  commands.dispatch_threads(pipeline_of(device, "residual", type), {threads_for(elements), 1, 1}, {128, 1, 1},
+  commands.dispatch_threads(pipeline_of(device, "residual", type), {busy_threads(elements), 1, 1}, {128, 1, 1},
                             Arguments().buffer(0, x).buffer(1, y).bytes(2, static_cast<std::uint64_t>(elements)));
 }
 

@@ -4,8 +4,12 @@
 #include <functional>
 #include <map>
 
+#include "backends/msl/all_reduce.h"
+#include "backends/msl/bf16_convert.h"
 #include "backends/msl/dequantize.h"
 #include "backends/msl/epilogue.h"
+#include "backends/msl/hadamard.h"
+#include "backends/msl/moe_router.h"
 #include "backends/msl/paged_attention.h"
 #include "backends/msl/rope.h"
 #include "formats/packed_matrix.h"
@@ -187,11 +191,68 @@ bool paged_attention_matches(Device& device) {
   return good;
 }
 
+// Twice there and back, and the first sum.
+bool hadamard_matches(Device& device) {
+  const std::vector<float> x = numbers(48, 17);
+  const auto transform = [&](const std::vector<float>& in, HadamardDirection direction) {
+    return changed(device, in, [&](Commands& commands, Buffer& buffer) {
+      encode_hadamard(device, commands, DType::kF32, 1, 48, 24, direction, buffer);
+    });
+  };
+  const std::vector<float> y = transform(x, HadamardDirection::kForward);
+  const std::vector<float> back = transform(y, HadamardDirection::kInverse);
+  double sum = 0;
+  for (std::size_t i = 0; i < 24; ++i) sum += x[i];
+  bool good = near(y[0], sum / std::sqrt(24.0));
+  for (std::size_t i = 0; i < x.size(); ++i) good = good && near(back[i], x[i]);
+  return good;
+}
+
+bool all_reduce_matches(Device& device) {
+  const std::vector<float> shards = numbers(30, 7);
+  const std::vector<float> y = changed(device, shards, [&](Commands& commands, Buffer& buffer) {
+    encode_all_reduce(device, commands, DType::kF32, ReduceOp::kMean, 3, 10, buffer, buffer);
+  });
+  bool good = true;
+  for (std::size_t i = 0; i < 10; ++i)
+    good = good && near(y[i], (static_cast<double>(shards[i]) + shards[10 + i] + shards[20 + i]) / 3);
+  return good;
+}
+
+// The best two of four by softmax, in order.
+bool moe_router_matches(Device& device) {
+  const auto logits = device.allocate_with(std::vector<float>{1, 3, -2, 2});
+  const auto ids = device.allocate(2 * sizeof(std::int32_t));
+  RouterOptions options;
+  options.experts = 4;
+  options.chosen = 2;
+  const std::vector<float> weights = changed(device, {0, 0}, [&](Commands& commands, Buffer& buffer) {
+    encode_moe_router(device, commands, options, 1, *logits, nullptr, *ids, buffer);
+  });
+  std::vector<std::int32_t> chosen(2);
+  ids->download(std::as_writable_bytes(std::span(chosen)));
+  const double first = 1 / (1 + std::exp(-1.0));
+  return chosen == std::vector<std::int32_t>{1, 3} && near(weights[0], first) && near(weights[1], 1 - first);
+}
+
+// 1 + 2^-8 lies halfway: to even, down; 1 + 3 2^-8 up.
+bool bf16_matches(Device& device) {
+  const std::vector<float> x = {1 + 0x1p-8F, 1 + 3 * 0x1p-8F};
+  const auto bits = device.allocate(2 * sizeof(std::uint16_t));
+  const std::vector<float> y = changed(device, x, [&](Commands& commands, Buffer& buffer) {
+    encode_bf16_convert(device, commands, DType::kF32, DType::kBf16, 2, buffer, *bits);
+    encode_bf16_convert(device, commands, DType::kBf16, DType::kF32, 2, *bits, buffer);
+  });
+  return y == std::vector<float>{1, 1 + 0x1p-6F};
+}
+
 }  // namespace
 
 std::vector<ShaderStatus> self_test(Device& device) {
   ThreadPool pool(1);
   const std::map<std::string_view, std::function<bool()>> tests = {
+      {"all_reduce", [&] { return all_reduce_matches(device); }},
+      {"bf16_compat", [&] { return bf16_matches(device); }},
       {"decode_gemv", [&] { return products_match(device, Format::kFp4, 3, Activations::kInt8, pool); }},
       {"dense_gemm", [&] { return dense_matches(device, pool); }},
       {"dequant", [&] { return dequantized_matches(device, Format::kFp4, pool); }},
@@ -200,7 +261,9 @@ std::vector<ShaderStatus> self_test(Device& device) {
       {"dequant_sub4bit", [&] { return dequantized_matches(device, Format::kInt3, pool); }},
       {"gemm_epilogue", [&] { return epilogue_matches(device); }},
       {"gemm_fp4_optimized", [&] { return products_match(device, Format::kFp4, 130, Activations::kInt8, pool); }},
+      {"hadamard", [&] { return hadamard_matches(device); }},
       {"marlin_gemm", [&] { return products_match(device, Format::kS4, 40, Activations::kInt8, pool); }},
+      {"moe_router", [&] { return moe_router_matches(device); }},
       {"paged_attention", [&] { return paged_attention_matches(device); }},
       {"rope", [&] { return rope_matches(device); }},
   };
