@@ -9,9 +9,11 @@
 #include "backends/msl/dequantize.h"
 #include "backends/msl/epilogue.h"
 #include "backends/msl/hadamard.h"
+#include "backends/msl/moe_dispatch.h"
 #include "backends/msl/moe_router.h"
 #include "backends/msl/paged_attention.h"
 #include "backends/msl/rope.h"
+#include "backends/msl/rwkv_wkv.h"
 #include "formats/packed_matrix.h"
 #include "metal_marlin/error.h"
 #include "runtime/thread_pool.h"
@@ -235,6 +237,50 @@ bool moe_router_matches(Device& device) {
   return chosen == std::vector<std::int32_t>{1, 3} && near(weights[0], first) && near(weights[1], 1 - first);
 }
 
+// Two tokens whose choices cross: to the experts and back, x twice over.
+bool moe_dispatch_matches(Device& device) {
+  const std::vector<float> x = numbers(12, 31);
+  const auto ids = device.allocate_with(std::vector<std::int32_t>{2, 0, 0, 1});
+  const auto weights = device.allocate_with(std::vector<float>{0.5F, 1.5F, 1.25F, 0.75F});
+  const auto counts = device.allocate(3 * sizeof(std::int32_t));
+  const auto offsets = device.allocate(4 * sizeof(std::int32_t));
+  const auto order = device.allocate(4 * sizeof(std::int32_t));
+  const auto places = device.allocate(4 * sizeof(std::int32_t));
+  const auto rows = device.allocate(24 * sizeof(float));
+  const MoeGroups groups{counts.get(), offsets.get(), order.get(), places.get()};
+  const std::vector<float> y = changed(device, x, [&](Commands& commands, Buffer& buffer) {
+    encode_moe_groups(device, commands, 3, 2, 2, *ids, groups);
+    encode_moe_gather(device, commands, DType::kF32, 3, 2, 2, 6, buffer, groups, *rows);
+    encode_moe_combine(device, commands, DType::kF32, 2, 2, 6, *rows, groups, *weights, false, buffer);
+  });
+  std::vector<std::int32_t> found(4);
+  order->download(std::as_writable_bytes(std::span(found)));
+  bool good = found == std::vector<std::int32_t>{1, 2, 3, 0};
+  for (std::size_t i = 0; i < x.size(); ++i) good = good && near(y[i], 2.0 * x[i]);
+  return good;
+}
+
+// One step of RWKV-7 from a state of zeros: y = v (k r).
+bool rwkv_matches(Device& device) {
+  const std::vector<float> r = numbers(8, 1);
+  const std::vector<float> k = numbers(8, 101);
+  const std::vector<float> v = numbers(8, 201);
+  const auto r_buffer = device.allocate_with(r);
+  const auto k_buffer = device.allocate_with(k);
+  const auto v_buffer = device.allocate_with(v);
+  const auto state = device.allocate_with(std::vector<float>(64));
+  const auto starts = device.allocate_with(std::vector<std::int32_t>{0, 1});
+  const std::vector<float> y = changed(device, std::vector<float>(8), [&](Commands& commands, Buffer& buffer) {
+    encode_wkv7(device, commands, DType::kF32, {1, 1, 8}, *r_buffer, *r_buffer, *k_buffer, *v_buffer, *r_buffer,
+                *k_buffer, *state, buffer, *starts);
+  });
+  double product = 0;
+  for (std::size_t j = 0; j < 8; ++j) product += static_cast<double>(k[j]) * r[j];
+  bool good = true;
+  for (std::size_t i = 0; i < 8; ++i) good = good && near(y[i], v[i] * product);
+  return good;
+}
+
 // 1 + 2^-8 lies halfway: to even, down; 1 + 3 2^-8 up.
 bool bf16_matches(Device& device) {
   const std::vector<float> x = {1 + 0x1p-8F, 1 + 3 * 0x1p-8F};
@@ -263,9 +309,11 @@ std::vector<ShaderStatus> self_test(Device& device) {
       {"gemm_fp4_optimized", [&] { return products_match(device, Format::kFp4, 130, Activations::kInt8, pool); }},
       {"hadamard", [&] { return hadamard_matches(device); }},
       {"marlin_gemm", [&] { return products_match(device, Format::kS4, 40, Activations::kInt8, pool); }},
+      {"moe_dispatch", [&] { return moe_dispatch_matches(device); }},
       {"moe_router", [&] { return moe_router_matches(device); }},
       {"paged_attention", [&] { return paged_attention_matches(device); }},
       {"rope", [&] { return rope_matches(device); }},
+      {"rwkv_wkv", [&] { return rwkv_matches(device); }},
   };
   std::vector<ShaderStatus> out;
   for (const EmbeddedShader& shader : embedded_shaders()) {
