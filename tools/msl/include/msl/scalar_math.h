@@ -81,6 +81,7 @@ MSL_FN float exp(float x) {
   // x = n ln 2 + r; 2^(r / ln 2) by the machine, |r| small, so its error stays small.
   const float n = __builtin_rintf(x * 1.44269504f);
   const float r = __builtin_fmaf(n, -1.42860677e-6f, __builtin_fmaf(n, -0.693145752f, x));
+  if (x > 89.0f) return __builtin_inff();  // infinity too, of which r would be NaN
   return x < -104.0f ? 0.0f : ldexp(exp2(__builtin_fmaf(r, 1.44269504f, r * 1.92596299e-8f)), static_cast<int>(n));
 }
 MSL_FN float exp10(float x) {
