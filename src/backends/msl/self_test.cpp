@@ -14,6 +14,7 @@
 #include "backends/msl/paged_attention.h"
 #include "backends/msl/rope.h"
 #include "backends/msl/rwkv_wkv.h"
+#include "backends/msl/sparse.h"
 #include "formats/packed_matrix.h"
 #include "metal_marlin/error.h"
 #include "runtime/thread_pool.h"
@@ -281,6 +282,16 @@ bool rwkv_matches(Device& device) {
   return good;
 }
 
+// 2:4 of eight weights: there and back.
+bool sparse_matches(Device& device) {
+  const SparseMatrix matrix = make_sparse_matrix(device, {2, 4}, DType::kF32, 1, 8);
+  const std::vector<float> y = changed(device, {1, -4, 2, 3, 0, 5, 0, -6}, [&](Commands& commands, Buffer& buffer) {
+    encode_sparse_compress(device, commands, buffer, matrix);
+    encode_sparse_decompress(device, commands, matrix, buffer);
+  });
+  return y == std::vector<float>{0, -4, 0, 3, 0, 5, 0, -6};
+}
+
 // 1 + 2^-8 lies halfway: to even, down; 1 + 3 2^-8 up.
 bool bf16_matches(Device& device) {
   const std::vector<float> x = {1 + 0x1p-8F, 1 + 3 * 0x1p-8F};
@@ -314,6 +325,7 @@ std::vector<ShaderStatus> self_test(Device& device) {
       {"paged_attention", [&] { return paged_attention_matches(device); }},
       {"rope", [&] { return rope_matches(device); }},
       {"rwkv_wkv", [&] { return rwkv_matches(device); }},
+      {"sparse", [&] { return sparse_matches(device); }},
   };
   std::vector<ShaderStatus> out;
   for (const EmbeddedShader& shader : embedded_shaders()) {
