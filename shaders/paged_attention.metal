@@ -1,8 +1,6 @@
 // Attention over a paged key-value cache: prefill and decode alike, each query its own
 // position. Cache: [pages][kv heads][tokens of a page][head_dim], keys and values apart.
-#include <metal_stdlib>
-
-using namespace metal;
+#include "common/attention.h"
 
 struct PagedParams {
   uint heads;
@@ -40,12 +38,17 @@ template <typename T, typename Cache>
   values[to] = Cache(float(v[from]));
 }
 
-constant constexpr uint kAttentionSimdgroups = 4;
-constant constexpr uint kPageTokens = 16;
+// Pages of one sequence and key head, as attend() takes them.
+struct PagedKeys {
+  device const int* table;
+  ulong head_base;  // of the head in a page, in elements
+  uint page_elements;
+  uint key_stride, value_stride, key_width, value_width;
+  METAL_FUNC ulong key_at(uint block) const { return ulong(table[block]) * page_elements + head_base; }
+  METAL_FUNC ulong value_at(uint block) const { return key_at(block); }
+};
 
-// One threadgroup a query and head: simdgroups take pages in turn, a lane the elements
-// lane, lane + 32 ... of a head, and what they found is put together in order.
-// kParts: elements of a lane. Grid: (heads, tokens).
+// One threadgroup a query and head. kParts: elements of a lane. Grid: (heads, tokens).
 template <typename T, typename Cache, int kParts>
 [[kernel, max_total_threads_per_threadgroup(128)]] void paged_attention(
     device const T* q [[buffer(0)]], device const Cache* keys [[buffer(1)]], device const Cache* values [[buffer(2)]],
@@ -53,65 +56,23 @@ template <typename T, typename Cache, int kParts>
     device const int* positions [[buffer(6)]], device const float* sinks [[buffer(7)]],
     constant PagedParams& p [[buffer(8)]], uint2 group [[threadgroup_position_in_grid]],
     uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
-  threadgroup float partial[kAttentionSimdgroups][32 * kParts];
-  threadgroup float largest[kAttentionSimdgroups], weights[kAttentionSimdgroups];
+  threadgroup AttentionShare<kParts> share;
   const uint head = group.x, token = group.y, kv_head = head / (p.heads / p.kv_heads);
-  device const int* table = tables + ulong(sequences[token]) * p.table_stride;
+  PagedKeys where;
+  where.table = tables + ulong(sequences[token]) * p.table_stride;
+  where.page_elements = p.kv_heads * kKeyBlock * p.head_dim;
+  where.head_base = kv_head * kKeyBlock * p.head_dim;
+  where.key_stride = where.value_stride = where.key_width = where.value_width = p.head_dim;
   const uint end = uint(positions[token]) + 1;
   const uint begin = p.window != 0 && end > p.window ? end - p.window : 0;
-  float query[kParts], sum[kParts];
-  for (uint i = 0; i < uint(kParts); ++i) {
-    const uint e = lane + 32 * i;
-    query[i] = e < p.head_dim ? float(q[ulong(token) * p.q_stride + head * p.head_dim + e]) : 0.0f;
-    sum[i] = 0.0f;
-  }
-  float top = -INFINITY, total = 0.0f;
-  for (uint page = begin / kPageTokens + simdgroup; page * kPageTokens < end; page += kAttentionSimdgroups) {
-    const ulong place = cache_place(p, table, page * kPageTokens, kv_head);
-    float score = -INFINITY;  // of key `lane` of the page
-    for (uint j = 0; j < kPageTokens; ++j) {
-      const uint key = page * kPageTokens + j;
-      if (key < begin || key >= end) continue;
-      float product = 0.0f;
-      for (uint i = 0; i < uint(kParts); ++i) {
-        const uint e = lane + 32 * i;
-        if (e < p.head_dim) product = fma(query[i], float(keys[place + j * p.head_dim + e]), product);
-      }
-      product = simd_sum(product) * p.scale;
-      if (p.soft_cap != 0.0f) product = p.soft_cap * precise::tanh(product / p.soft_cap);
-      if (lane == j) score = product;
-    }
-    const float now = max(top, simd_max(score));
-    const float keep = exp(top - now), weight = exp(score - now);
-    top = now;
-    total = total * keep + simd_sum(weight);
-    for (uint i = 0; i < uint(kParts); ++i) sum[i] *= keep;
-    for (uint j = 0; j < kPageTokens; ++j) {
-      const uint key = page * kPageTokens + j;
-      const float w = simd_shuffle(weight, ushort(j));
-      if (key < begin || key >= end) continue;
-      for (uint i = 0; i < uint(kParts); ++i) {
-        const uint e = lane + 32 * i;
-        if (e < p.head_dim) sum[i] = fma(w, float(values[place + j * p.head_dim + e]), sum[i]);
-      }
-    }
-  }
-  for (uint i = 0; i < uint(kParts); ++i) partial[simdgroup][lane + 32 * i] = sum[i];
-  if (lane == 0) {
-    largest[simdgroup] = top;
-    weights[simdgroup] = total;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
+  float query[kParts];
+  load_head<T, kParts>(query, q + ulong(token) * p.q_stride + head * p.head_dim, p.head_dim, lane);
+  Attended<kParts> a = nothing_attended<kParts>();
+  attend(a, query, keys, values, where, {p.scale, p.soft_cap}, (device const float*)nullptr, begin, end, simdgroup, lane);
+  share_attended(share, a, simdgroup, lane);
   const float sink = p.sinks != 0 ? sinks[head] : -INFINITY;
-  top = sink;
-  for (uint s = 0; s < kAttentionSimdgroups; ++s) top = max(top, largest[s]);
-  total = p.sinks != 0 ? exp(sink - top) : 0.0f;
-  for (uint s = 0; s < kAttentionSimdgroups; ++s) total += exp(largest[s] - top) * weights[s];
-  for (uint e = simdgroup * 32 + lane; e < p.head_dim; e += 32 * kAttentionSimdgroups) {
-    float result = 0.0f;
-    for (uint s = 0; s < kAttentionSimdgroups; ++s) result = fma(exp(largest[s] - top), partial[s][e], result);
-    out[ulong(token) * p.out_stride + head * p.head_dim + e] = T(result / total);
-  }
+  for (uint e = simdgroup * 32 + lane; e < p.head_dim; e += 32 * kAttentionSimdgroups)
+    out[ulong(token) * p.out_stride + head * p.head_dim + e] = T(attended_element(share, sink, e));
 }
 
 #define MM_PAGED_PARTS(T, Cache, parts)                                                                             \

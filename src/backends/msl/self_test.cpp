@@ -11,6 +11,7 @@
 #include "backends/msl/hadamard.h"
 #include "backends/msl/moe_dispatch.h"
 #include "backends/msl/moe_router.h"
+#include "backends/msl/packed_attention.h"
 #include "backends/msl/paged_attention.h"
 #include "backends/msl/rope.h"
 #include "backends/msl/rwkv_wkv.h"
@@ -282,6 +283,44 @@ bool rwkv_matches(Device& device) {
   return good;
 }
 
+// One query and two keys of ten elements (twice five for differential attention), values of
+// ten: the second key's weight is a logistic function of the difference of the scores.
+bool packed_attention_matches(Device& device, bool differential) {
+  const std::vector<float> k = numbers(20, 41);
+  const std::vector<float> v = numbers(20, 141);
+  const std::vector<float> q = numbers(10, 241);
+  const auto keys = device.allocate_with(k);
+  const auto values = device.allocate_with(v);
+  const auto sequence = device.allocate_with(std::vector<std::int32_t>{0});
+  const auto q_starts = device.allocate_with(std::vector<std::int32_t>{0, 1});
+  const auto k_starts = device.allocate_with(std::vector<std::int32_t>{0, 2});
+  const auto lambda = device.allocate_with(std::vector<float>{0.25F});
+  const std::uint32_t width = differential ? 5 : 10;
+  const std::vector<float> y = changed(device, q, [&](Commands& commands, Buffer& buffer) {
+    const PackedParams p{1, 1, width, 10, 1, 0, 0, 0, 0.5F, 0};
+    const PackedBatch batch{1,       &buffer,        keys.get(),     values.get(),
+                            &buffer, sequence.get(), q_starts.get(), k_starts.get()};
+    if (differential) {
+      encode_diff_attention(device, commands, p, DType::kF32, batch, {lambda.get(), nullptr, 0, 1});
+    } else {
+      encode_flash_attention(device, commands, p, DType::kF32, DType::kF32, batch);
+    }
+  });
+  const auto second = [&](std::size_t offset) {
+    double difference = 0;
+    for (std::size_t e = offset; e < offset + width; ++e)
+      difference += 0.5 * q[e] * (static_cast<double>(k[10 + e]) - k[e]);
+    return 1 / (1 + std::exp(-difference));
+  };
+  bool good = true;
+  for (std::size_t e = 0; e < 10; ++e) {
+    double expected = v[e] + second(0) * (v[10 + e] - v[e]);
+    if (differential) expected -= 0.25 * (v[e] + second(5) * (v[10 + e] - v[e]));
+    good = good && near(y[e], expected);
+  }
+  return good;
+}
+
 // 2:4 of eight weights: there and back.
 bool sparse_matches(Device& device) {
   const SparseMatrix matrix = make_sparse_matrix(device, {2, 4}, DType::kF32, 1, 8);
@@ -316,6 +355,8 @@ std::vector<ShaderStatus> self_test(Device& device) {
       {"dequant_fp8", [&] { return dequantized_matches(device, Format::kFp8E4M3, pool); }},
       {"dequant_int8", [&] { return dequantized_matches(device, Format::kInt8, pool); }},
       {"dequant_sub4bit", [&] { return dequantized_matches(device, Format::kInt3, pool); }},
+      {"diff_attention", [&] { return packed_attention_matches(device, true); }},
+      {"flash_attention", [&] { return packed_attention_matches(device, false); }},
       {"gemm_epilogue", [&] { return epilogue_matches(device); }},
       {"gemm_fp4_optimized", [&] { return products_match(device, Format::kFp4, 130, Activations::kInt8, pool); }},
       {"hadamard", [&] { return hadamard_matches(device); }},

@@ -1,0 +1,54 @@
+// Attention over keys and values that lie side by side, on a device: fused
+// (shaders/flash_attention.metal) and differential (shaders/diff_attention.metal).
+#pragma once
+
+#include "backends/msl/device.h"
+
+namespace metal_marlin::msl {
+
+// As PackedParams in shaders/common/packed_attention.h.
+struct PackedParams {
+  std::uint32_t heads = 0;
+  std::uint32_t kv_heads = 0;
+  std::uint32_t key_width = 0;  // of a head, at most 256
+  std::uint32_t value_width = 0;
+  std::uint32_t causal = 0;       // aligned to the end of the keys: the last query sees all
+  std::uint32_t window = 0;       // with causal: keys that a query sees, its own included; 0: all
+  std::uint32_t mask_stride = 0;  // elements between queries of the mask; 0: none
+  std::uint32_t sinks = 0;        // set by the op
+  float scale = 1;
+  float soft_cap = 0;  // scores become cap * tanh(score / cap); 0: none
+};
+
+// Sequences packed one after another. A query that sees no key, or has all of them masked,
+// is answered by zeros.
+struct PackedBatch {
+  std::int64_t queries = 0;
+  Buffer* q = nullptr;          // [queries][heads][key_width]
+  Buffer* keys = nullptr;       // [keys][kv_heads][key_width]
+  Buffer* values = nullptr;     // [keys][kv_heads][value_width]
+  Buffer* out = nullptr;        // [queries][heads][value_width]
+  Buffer* sequences = nullptr;  // i32 [queries]: whose
+  Buffer* q_starts = nullptr;   // i32 [sequences + 1]
+  Buffer* k_starts = nullptr;   // i32 [sequences + 1]
+  Buffer* mask = nullptr;       // f32 [queries][mask_stride], added to the scores of the sequence's keys; or null
+  Buffer* sinks = nullptr;      // f32 [heads], or null
+};
+
+// q and out of `type`, keys and values of `cache`: both f32, f16 or bf16; where they differ
+// the type is f32. \throws Error (kInvalidArgument, kUnsupported) naming the parameter.
+void encode_flash_attention(Device& device, Commands& commands, const PackedParams& params, DType type, DType cache,
+                            const PackedBatch& batch);
+
+// Differential attention (arXiv 2410.05258): out = softmax(q1 k1) v - lambda softmax(q2 k2) v.
+// q and keys have two of key_width, one after the other, in each head.
+struct DiffOptions {
+  Buffer* lambdas = nullptr;  // f32 [heads]
+  Buffer* norm = nullptr;     // f32 [value_width]: weight of a head's RMS norm, or null: none
+  float eps = 1e-5F;
+  float factor = 1;  // on what was normed: 1 - lambda's initial value
+};
+void encode_diff_attention(Device& device, Commands& commands, const PackedParams& params, DType type,
+                           const PackedBatch& batch, const DiffOptions& options);
+
+}  // namespace metal_marlin::msl

@@ -1,0 +1,226 @@
+// Fused and differential attention on every executor against softmaxes in double: ragged
+// batches, groups of heads, causal to the end of the keys, windows, masks, caps, sinks.
+#include "backends/msl/packed_attention.h"
+
+#include <cmath>
+
+#include "backends/linear_cases.h"
+#include "backends/msl/executors.h"
+#include "backends/msl/typed_data.h"
+#include "metal_marlin/error.h"
+
+namespace metal_marlin::msl {
+namespace {
+
+class PackedAttention : public OnExecutor {};
+INSTANTIATE_TEST_SUITE_P(Executor, PackedAttention, testing::ValuesIn(executors()), executor_name);
+
+// Queries and keys of each sequence; the last has more queries than keys.
+const std::vector<std::pair<std::size_t, std::size_t>> kLengths = {{1, 40}, {5, 5}, {3, 70}, {4, 2}};
+
+struct Case {
+  PackedParams params;
+  bool mask;
+  bool sinks;
+  DType type;
+  DType cache;
+};
+
+// The batch of a test: `twice` queries and keys a head.
+class Batch {
+ public:
+  Batch(Device& device, const Case& c, std::size_t twice)
+      : p(c.params),
+        q(c.type, normal_data(queries() * p.heads * p.key_width * twice, 1)),
+        keys(c.cache, TypedData(c.type, normal_data(count_keys() * p.kv_heads * p.key_width * twice, 2)).values),
+        values(c.cache, TypedData(c.type, normal_data(count_keys() * p.kv_heads * p.value_width, 3)).values),
+        mask(normal_data(queries() * 70, 4)),
+        sinks(normal_data(p.heads, 5)) {
+    std::vector<std::int32_t> sequences;
+    for (std::size_t s = 0; s < kLengths.size(); ++s) {
+      sequences.insert(sequences.end(), kLengths[s].first, static_cast<std::int32_t>(s));
+      q_starts.push_back(q_starts.back() + static_cast<std::int32_t>(kLengths[s].first));
+      k_starts.push_back(k_starts.back() + static_cast<std::int32_t>(kLengths[s].second));
+    }
+    for (std::size_t i = 0; i < mask.size(); i += 3) mask[i] = -INFINITY;
+    std::fill_n(mask.begin() + 70, 70, -INFINITY);  // a query that sees nothing
+    if (c.mask) p.mask_stride = 70;
+    sequences_ = sequences;
+    for (const auto* const bytes : {&q.bytes, &keys.bytes, &values.bytes})
+      buffers_.push_back(device.allocate_with(*bytes));
+    buffers_.push_back(device.allocate(queries() * p.heads * p.value_width * q.size()));
+    for (const auto* const numbers : {&sequences, &q_starts, &k_starts})
+      buffers_.push_back(device.allocate_with(*numbers));
+    buffers_.push_back(device.allocate_with(mask));
+    buffers_.push_back(device.allocate_with(sinks));
+    batch.queries = static_cast<std::int64_t>(queries());
+    Buffer** const places[] = {&batch.q,        &batch.keys,     &batch.values, &batch.out,  &batch.sequences,
+                               &batch.q_starts, &batch.k_starts, &batch.mask,   &batch.sinks};
+    for (std::size_t i = 0; i < buffers_.size(); ++i) *places[i] = buffers_[i].get();
+    if (!c.mask) batch.mask = nullptr;
+    if (!c.sinks) batch.sinks = nullptr;
+  }
+  static std::size_t queries() {
+    std::size_t n = 0;
+    for (const auto& [q, k] : kLengths) n += q;
+    return n;
+  }
+  static std::size_t count_keys() {
+    std::size_t n = 0;
+    for (const auto& [q, k] : kLengths) n += k;
+    return n;
+  }
+
+  // One softmax: q and k from `offset` on in heads of `width`.
+  [[nodiscard]] std::vector<double> answer(std::size_t token, std::size_t head, std::size_t width,
+                                           std::size_t offset) const {
+    const auto s = static_cast<std::size_t>(sequences_[token]);
+    const auto first = static_cast<std::size_t>(k_starts[s]);
+    const auto count = static_cast<std::int64_t>(kLengths[s].second);
+    const std::int64_t i = static_cast<std::int64_t>(token) - q_starts[s];
+    std::int64_t end = count;
+    if (p.causal != 0) end = std::max<std::int64_t>(0, count - static_cast<std::int64_t>(kLengths[s].first) + i + 1);
+    const std::int64_t begin = p.window != 0 ? std::max<std::int64_t>(0, end - p.window) : 0;
+    const std::size_t kv = head / (p.heads / p.kv_heads);
+    std::vector<double> scores;
+    double top = batch.sinks != nullptr ? sinks[head] : -INFINITY;
+    for (auto k = static_cast<std::size_t>(begin); k < static_cast<std::size_t>(end); ++k) {
+      double score = 0;
+      for (std::size_t e = 0; e < p.key_width; ++e) {
+        score += static_cast<double>(q.values[(token * p.heads + head) * width + offset + e]) *
+                 keys.values[((first + k) * p.kv_heads + kv) * width + offset + e];
+      }
+      score *= p.scale;
+      if (p.soft_cap != 0) score = p.soft_cap * std::tanh(score / p.soft_cap);
+      if (batch.mask != nullptr) score += mask[token * 70 + k];
+      scores.push_back(score);
+      top = std::max(top, score);
+    }
+    std::vector<double> out(p.value_width, 0);
+    if (top == -INFINITY) return out;
+    double total = batch.sinks != nullptr ? std::exp(sinks[head] - top) : 0;
+    for (std::size_t n = 0; n < scores.size(); ++n) {
+      const double weight = std::exp(scores[n] - top);
+      total += weight;
+      const std::size_t row = ((first + static_cast<std::size_t>(begin) + n) * p.kv_heads + kv) * p.value_width;
+      for (std::size_t e = 0; e < p.value_width; ++e) out[e] += weight * values.values[row + e];
+    }
+    for (double& v : out) v /= total;
+    return out;
+  }
+
+  PackedParams p;
+  TypedData q;
+  TypedData keys;
+  TypedData values;
+  std::vector<float> mask;
+  std::vector<float> sinks;
+  std::vector<std::int32_t> q_starts = {0};
+  std::vector<std::int32_t> k_starts = {0};
+  PackedBatch batch;
+
+ private:
+  std::vector<std::int32_t> sequences_;
+  std::vector<std::unique_ptr<Buffer>> buffers_;
+};
+
+// Scores are sums of f32 products: a weight moves by as much as its score.
+double tolerance(const PackedParams& p, double expected, double unit) {
+  return static_cast<double>(p.key_width) * 0x1p-21 * p.scale * 4 + 0x1p-17 + std::fabs(expected) * unit;
+}
+
+PackedParams params(std::uint32_t heads, std::uint32_t kv_heads, std::uint32_t key_width, std::uint32_t value_width,
+                    bool causal, std::uint32_t window, float soft_cap) {
+  return {heads,
+          kv_heads,
+          key_width,
+          value_width,
+          causal ? 1U : 0U,
+          window,
+          0,
+          0,
+          static_cast<float>(1 / std::sqrt(static_cast<double>(key_width))),
+          soft_cap};
+}
+
+TEST_P(PackedAttention, Fused) {
+  const std::vector<Case> cases = {
+      {params(4, 2, 64, 64, true, 0, 0), false, false, DType::kF32, DType::kF32},
+      {params(2, 2, 80, 96, false, 0, 0), true, false, DType::kF32, DType::kF16},
+      {params(3, 1, 128, 128, true, 6, 0), false, true, DType::kF32, DType::kBf16},
+      {params(2, 1, 192, 128, true, 0, 15), true, true, DType::kF16, DType::kF16},
+      {params(1, 1, 256, 256, true, 0, 0), false, false, DType::kBf16, DType::kBf16},
+      {params(2, 2, 5, 3, false, 0, 0), false, false, DType::kF32, DType::kF32},
+  };
+  for (const Case& c : cases) {
+    const Batch b(*device, c, 1);
+    const auto commands = device->commands();
+    encode_flash_attention(*device, *commands, b.p, c.type, c.cache, b.batch);
+    commands->commit();
+    commands->wait();
+    const TypedData found(c.type, *b.batch.out);
+    for (std::size_t token = 0; token < Batch::queries(); ++token) {
+      for (std::size_t h = 0; h < b.p.heads; ++h) {
+        const std::vector<double> expected = b.answer(token, h, b.p.key_width, 0);
+        for (std::size_t e = 0; e < b.p.value_width; ++e) {
+          ASSERT_NEAR(found.values[(token * b.p.heads + h) * b.p.value_width + e], expected[e],
+                      tolerance(b.p, expected[e], found.unit()))
+              << "width " << b.p.key_width << " token " << token << " head " << h << " element " << e;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(PackedAttention, Differential) {
+  for (const bool normed : {true, false}) {
+    for (const Case& c : {Case{params(4, 2, 32, 64, true, 0, 0), false, false, DType::kF32, DType::kF32},
+                          Case{params(2, 1, 40, 80, false, 0, 0), false, false, DType::kF16, DType::kF16},
+                          Case{params(2, 2, 128, 256, true, 7, 0), false, false, DType::kBf16, DType::kBf16}}) {
+      const Batch b(*device, c, 2);
+      const auto lambdas = normal_data(b.p.heads, 8);
+      const auto weight = normal_data(b.p.value_width, 9);
+      const auto lambda_buffer = device->allocate_with(lambdas);
+      const auto weight_buffer = device->allocate_with(weight);
+      const DiffOptions options{lambda_buffer.get(), normed ? weight_buffer.get() : nullptr, 1e-5F, 0.2F};
+      const auto commands = device->commands();
+      encode_diff_attention(*device, *commands, b.p, c.type, b.batch, options);
+      commands->commit();
+      commands->wait();
+      const TypedData found(c.type, *b.batch.out);
+      for (std::size_t token = 0; token < Batch::queries(); ++token) {
+        for (std::size_t h = 0; h < b.p.heads; ++h) {
+          std::vector<double> expected = b.answer(token, h, std::size_t{2} * b.p.key_width, 0);
+          const std::vector<double> second = b.answer(token, h, std::size_t{2} * b.p.key_width, b.p.key_width);
+          double squares = 0;
+          for (std::size_t e = 0; e < expected.size(); ++e) {
+            expected[e] -= lambdas[h] * second[e];
+            squares += expected[e] * expected[e];
+          }
+          const double scale = normed ? 0.2 / std::sqrt(squares / static_cast<double>(expected.size()) + 1e-5) : 1;
+          for (std::size_t e = 0; e < expected.size(); ++e) {
+            const double v = expected[e] * scale * (normed ? weight[e] : 1);
+            ASSERT_NEAR(found.values[(token * b.p.heads + h) * b.p.value_width + e], v,
+                        tolerance(b.p, v, found.unit()) * (1 + std::fabs(lambdas[h])) *
+                            (1 + scale * (normed ? std::fabs(weight[e]) : 1)))
+                << "width " << b.p.key_width << " token " << token << " head " << h << " element " << e;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(PackedAttention, RefusesWhatItCannotDo) {
+  const Batch b(*device, {params(2, 2, 8, 8, true, 0, 0), false, false, DType::kF32, DType::kF32}, 1);
+  const auto commands = device->commands();
+  const auto encode = [&](const PackedParams& p) {
+    encode_flash_attention(*device, *commands, p, DType::kF32, DType::kF32, b.batch);
+  };
+  EXPECT_THROW(encode(params(3, 2, 8, 8, true, 0, 0)), Error);
+  EXPECT_THROW(encode(params(2, 2, 257, 8, true, 0, 0)), Error);
+  EXPECT_THROW(encode(params(2, 2, 8, 8, false, 4, 0)), Error);
+}
+
+}  // namespace
+}  // namespace metal_marlin::msl
