@@ -137,7 +137,7 @@ class MslRunner final : public Runner {
     for (std::size_t s = 0; s < batch.sequences.size(); ++s) {
       const SequenceSlice& sequence = batch.sequences[s];
       for (int i = 0; i < sequence.count; ++i) {
-        const auto at = static_cast<std::size_t>(sequence.first + i);
+        const auto at = static_cast<std::size_t>(sequence.first) + static_cast<std::size_t>(i);
         host_positions_[at] = static_cast<std::int32_t>(sequence.past + i);
         host_sequences_[at] = static_cast<std::int32_t>(s);
       }
