@@ -54,11 +54,10 @@ TEST_P(AllReduce, EveryOpTypeAndOddSize) {
           const TypedData in(type, values);
           const auto buffer = device->allocate_with(in.bytes);
           const auto out = device->allocate(elements * in.size());
-          const auto commands = device->commands();
-          encode_all_reduce(*device, *commands, type, op, static_cast<std::int64_t>(shards),
-                            static_cast<std::int64_t>(elements), *buffer, *out);
-          commands->commit();
-          commands->wait();
+          run([&](Commands& c) {
+            encode_all_reduce(*device, c, type, op, static_cast<std::int64_t>(shards),
+                              static_cast<std::int64_t>(elements), *buffer, *out);
+          });
           const TypedData found(type, *out);
           for (std::size_t i = 0; i < elements; ++i)
             expect_reduced(found.values[i], reduced(op, in.values, elements, i), 20, in.unit());
@@ -82,10 +81,9 @@ TEST_P(AllReduce, RingOfRanks) {
       // A mean is a sum until its last step.
       const bool last = step + 1 == kRanks;
       const ReduceOp now = op == ReduceOp::kMean && !last ? ReduceOp::kSum : op;
-      const auto commands = device->commands();
-      encode_ring_step(*device, *commands, now, kElements, last ? kRanks : 1, *ranks[step], *ranks[step - 1]);
-      commands->commit();
-      commands->wait();
+      run([&](Commands& c) {
+        encode_ring_step(*device, c, now, kElements, last ? kRanks : 1, *ranks[step], *ranks[step - 1]);
+      });
     }
     const TypedData found(DType::kF32, *ranks.back());
     for (std::size_t i = 0; i < kElements; ++i)

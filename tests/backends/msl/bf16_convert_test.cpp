@@ -19,10 +19,9 @@ class Bf16Convert : public OnExecutor {
                            std::optional<std::uint32_t> seed = std::nullopt) {
     const auto buffer = device->allocate_with(in);
     const auto out = device->allocate(in.size() * sizeof(Out));
-    const auto commands = device->commands();
-    encode_bf16_convert(*device, *commands, from, to, static_cast<std::int64_t>(in.size()), *buffer, *out, seed);
-    commands->commit();
-    commands->wait();
+    run([&](Commands& c) {
+      encode_bf16_convert(*device, c, from, to, static_cast<std::int64_t>(in.size()), *buffer, *out, seed);
+    });
     std::vector<Out> found(in.size());
     out->download(std::as_writable_bytes(std::span(found)));
     return found;

@@ -11,16 +11,7 @@
 namespace metal_marlin::msl {
 namespace {
 
-class Epilogue : public OnExecutor {
- protected:
-  template <typename Encode>
-  void run(const Encode& encode) {
-    const auto commands = device->commands();
-    encode(*commands);
-    commands->commit();
-    commands->wait();
-  }
-};
+class Epilogue : public OnExecutor {};
 INSTANTIATE_TEST_SUITE_P(Executor, Epilogue, testing::ValuesIn(executors()), executor_name);
 
 constexpr DType kTypes[] = {DType::kF32, DType::kF16, DType::kBf16};

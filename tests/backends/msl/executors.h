@@ -28,6 +28,14 @@ class OnExecutor : public testing::TestWithParam<Executor> {
     }
     return make_cuda_device();
   }
+  // Runs what `encode` puts into commands.
+  template <typename Encode>
+  void run(const Encode& encode) {
+    const auto commands = device->commands();
+    encode(*commands);
+    commands->commit();
+    commands->wait();
+  }
   // Shapes are smaller under the detectors, which look at every byte.
   static bool detectors() { return GetParam() == Executor::kDetectors; }
   std::unique_ptr<Device> device = make();

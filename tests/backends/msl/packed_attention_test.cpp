@@ -154,10 +154,7 @@ TEST_P(PackedAttention, Fused) {
   };
   for (const Case& c : cases) {
     const Batch b(*device, c, 1);
-    const auto commands = device->commands();
-    encode_flash_attention(*device, *commands, b.p, c.type, c.cache, b.batch);
-    commands->commit();
-    commands->wait();
+    run([&](Commands& commands) { encode_flash_attention(*device, commands, b.p, c.type, c.cache, b.batch); });
     const TypedData found(c.type, *b.batch.out);
     for (std::size_t token = 0; token < Batch::queries(); ++token) {
       for (std::size_t h = 0; h < b.p.heads; ++h) {
@@ -183,10 +180,7 @@ TEST_P(PackedAttention, Differential) {
       const auto lambda_buffer = device->allocate_with(lambdas);
       const auto weight_buffer = device->allocate_with(weight);
       const DiffOptions options{lambda_buffer.get(), normed ? weight_buffer.get() : nullptr, 1e-5F, 0.2F};
-      const auto commands = device->commands();
-      encode_diff_attention(*device, *commands, b.p, c.type, b.batch, options);
-      commands->commit();
-      commands->wait();
+      run([&](Commands& commands) { encode_diff_attention(*device, commands, b.p, c.type, b.batch, options); });
       const TypedData found(c.type, *b.batch.out);
       for (std::size_t token = 0; token < Batch::queries(); ++token) {
         for (std::size_t h = 0; h < b.p.heads; ++h) {

@@ -12,16 +12,7 @@
 namespace metal_marlin::msl {
 namespace {
 
-class RwkvWkv : public OnExecutor {
- protected:
-  template <typename Encode>
-  void run(const Encode& encode) {
-    const auto commands = device->commands();
-    encode(*commands);
-    commands->commit();
-    commands->wait();
-  }
-};
+class RwkvWkv : public OnExecutor {};
 INSTANTIATE_TEST_SUITE_P(Executor, RwkvWkv, testing::ValuesIn(executors()), executor_name);
 
 // Decays in (0, 1).

@@ -49,12 +49,11 @@ TEST_P(Sparse, KeepsTheLargestAndMultiplies) {
         const auto back = device->allocate(weights.bytes.size());
         const auto x_buffer = device->allocate_with(x);
         const auto y = device->allocate(kTokens * kRows * sizeof(float));
-        const auto commands = device->commands();
-        encode_sparse_compress(*device, *commands, *in, matrix);
-        encode_sparse_decompress(*device, *commands, matrix, *back);
-        encode_sparse_linear(*device, *commands, matrix, kTokens, *x_buffer, *y);
-        commands->commit();
-        commands->wait();
+        run([&](Commands& c) {
+          encode_sparse_compress(*device, c, *in, matrix);
+          encode_sparse_decompress(*device, c, matrix, *back);
+          encode_sparse_linear(*device, c, matrix, kTokens, *x_buffer, *y);
+        });
         const std::vector<float> expected = pruned(weights.values, cols, pattern);
         const TypedData found(type, *back);
         for (std::size_t i = 0; i < expected.size(); ++i)
@@ -81,11 +80,10 @@ TEST_P(Sparse, NanIsKept) {
   const std::vector<float> weights = {1, std::nanf(""), 3, 2};
   const SparseMatrix matrix = make_sparse_matrix(*device, {1, 4}, DType::kF32, 1, 4);
   const auto in = device->allocate_with(weights);
-  const auto commands = device->commands();
-  encode_sparse_compress(*device, *commands, *in, matrix);
-  encode_sparse_decompress(*device, *commands, matrix, *in);
-  commands->commit();
-  commands->wait();
+  run([&](Commands& c) {
+    encode_sparse_compress(*device, c, *in, matrix);
+    encode_sparse_decompress(*device, c, matrix, *in);
+  });
   const TypedData found(DType::kF32, *in);
   EXPECT_TRUE(std::isnan(found.values[1]));
   EXPECT_EQ(found.values[2], 0);
