@@ -6,11 +6,14 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "io/checkpoint.h"
 #include "ops/plan.h"
 
 namespace metal_marlin {
+
+class ThreadPool;
 
 enum class Activations : std::uint8_t {
   kInt8,  // blocks of 32 in 8 bits where the weights are integers; bf16 where they
@@ -20,6 +23,13 @@ enum class Activations : std::uint8_t {
 
 // Called as weights are loaded, with bytes of the file; false: stop.
 using LoadProgress = std::function<bool(std::size_t done, std::size_t total)>;
+
+// Calls `load` for each of the plan's weights, whose shapes are right, and reports progress.
+// \throws Error naming a weight that is missing or of another shape; (kCancelled).
+void load_weights(const Plan& plan, const Checkpoint& checkpoint, const LoadProgress& progress,
+                  const std::function<void(const PlannedWeight&)>& load);
+// A norm's or a bias' elements.
+std::vector<float> load_vector(const Checkpoint& checkpoint, const PlannedWeight& planned, ThreadPool& pool);
 
 enum class CacheType : std::uint8_t { kF16, kF32 };
 

@@ -21,7 +21,7 @@ class Compiler {
         progress_(progress) {}
 
   void run() {
-    load_weights();
+    load_weights(program_.plan, checkpoint_, progress_, [this](const PlannedWeight& planned) { load(planned); });
     for (at_ = 0; at_ < ops().size();) fuse_next();
     for (const Step& step : program_.steps) {
       if (const auto* const linear = std::get_if<LinearStep>(&step)) measure(*linear);
@@ -68,26 +68,11 @@ class Compiler {
   }
 
   void load(const PlannedWeight& planned) {
-    const Weight weight = checkpoint_.load(planned.name, pool_);
     if (planned.matrix) {
-      program_.matrices[planned.name] =
-          std::make_unique<PanelMatrix>(planned.name, weight, planned.shape[0], planned.shape[1], pool_);
+      program_.matrices[planned.name] = std::make_unique<PanelMatrix>(
+          planned.name, checkpoint_.load(planned.name, pool_), planned.shape[0], planned.shape[1], pool_);
     } else {
-      auto& vector = program_.vectors[planned.name];
-      vector.resize(static_cast<std::size_t>(planned.shape[0]));
-      weight.decode_row(0, planned.shape[0], vector.data());
-    }
-  }
-
-  void load_weights() {
-    const std::vector<PlannedWeight> weights = planned_weights(program_.plan);
-    std::size_t total = 0;
-    std::size_t done = 0;
-    for (const PlannedWeight& planned : weights) total += checkpoint_.require(planned.name, planned.shape).bytes;
-    for (const PlannedWeight& planned : weights) {
-      load(planned);
-      done += checkpoint_.require(planned.name, planned.shape).bytes;
-      if (progress_ && !progress_(done, total)) throw Error(ErrorCode::kCancelled, "loading was cancelled");
+      program_.vectors[planned.name] = load_vector(checkpoint_, planned, pool_);
     }
   }
 

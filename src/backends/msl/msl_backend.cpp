@@ -22,15 +22,7 @@ class MslModel final : public PreparedModel {
       : plan_(std::move(plan)), device_(std::move(device)), activations_(activations) {}
 
   void load(const Checkpoint& checkpoint, ThreadPool& pool, const LoadProgress& progress) {
-    const std::vector<PlannedWeight> weights = planned_weights(plan_);
-    std::size_t total = 0;
-    std::size_t done = 0;
-    for (const PlannedWeight& planned : weights) total += checkpoint.require(planned.name, planned.shape).bytes;
-    for (const PlannedWeight& planned : weights) {
-      load(checkpoint, planned, pool);
-      done += checkpoint.require(planned.name, planned.shape).bytes;
-      if (progress && !progress(done, total)) throw Error(ErrorCode::kCancelled, "loading was cancelled");
-    }
+    load_weights(plan_, checkpoint, progress, [&](const PlannedWeight& planned) { load(checkpoint, planned, pool); });
     frequencies_ = device_->allocate_with(plan_.rope_frequencies);
   }
 
@@ -53,15 +45,12 @@ class MslModel final : public PreparedModel {
 
  private:
   void load(const Checkpoint& checkpoint, const PlannedWeight& planned, ThreadPool& pool) {
-    const Weight weight = checkpoint.load(planned.name, pool);
     if (planned.matrix) {
-      matrices_[planned.name] =
-          std::make_unique<Linear>(*device_, planned.name, weight, planned.shape[0], planned.shape[1], pool);
-      return;
+      matrices_[planned.name] = std::make_unique<Linear>(*device_, planned.name, checkpoint.load(planned.name, pool),
+                                                         planned.shape[0], planned.shape[1], pool);
+    } else {
+      vectors_[planned.name] = device_->allocate_with(load_vector(checkpoint, planned, pool));
     }
-    std::vector<float> values(static_cast<std::size_t>(planned.shape[0]));
-    weight.decode_row(0, planned.shape[0], values.data());
-    vectors_[planned.name] = device_->allocate_with(values);
   }
 
   Plan plan_;

@@ -1,33 +1,26 @@
 #include "backends/msl/paged_attention.h"
 
-#include <fmt/format.h>
-
-#include "metal_marlin/error.h"
+#include "backends/msl/attention.h"
 
 namespace metal_marlin::msl {
 namespace {
 
 constexpr std::uint32_t kPageTokens = 16;
 
-void check(const PagedParams& p) {
-  if (p.head_dim == 0 || p.head_dim > 256) {
-    throw Error(ErrorCode::kUnsupported, fmt::format("paged_attention: head_dim is {}, expected 1 to 256", p.head_dim));
-  }
+// As attention_parts.
+int parts_of(const PagedParams& p) {
   if (p.page_tokens != kPageTokens) {
     throw Error(ErrorCode::kUnsupported,
                 fmt::format("paged_attention: pages of {} tokens, expected {}", p.page_tokens, kPageTokens));
   }
-  if (p.kv_heads == 0 || p.heads % p.kv_heads != 0) {
-    throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("paged_attention: {} heads are no multiple of {} kv heads", p.heads, p.kv_heads));
-  }
+  return attention_parts("paged_attention", p.heads, p.kv_heads, p.head_dim, p.head_dim);
 }
 
 }  // namespace
 
 void encode_store_kv(Device& device, Commands& commands, const PagedParams& params, DType type, DType cache,
                      std::int64_t tokens, Buffer& k, Buffer& v, const PagedBuffers& buffers) {
-  check(params);
+  static_cast<void>(parts_of(params));  // refuses what the attention would
   if (tokens == 0) return;
   const std::string kernel = fmt::format("store_kv_{}_{}", shader_type(type), shader_type(cache));
   commands.dispatch_threads(device.pipeline("paged_attention", kernel),
@@ -45,9 +38,8 @@ void encode_store_kv(Device& device, Commands& commands, const PagedParams& para
 
 void encode_paged_attention(Device& device, Commands& commands, const PagedParams& params, DType type, DType cache,
                             std::int64_t tokens, Buffer& q, Buffer& out, const PagedBuffers& buffers) {
-  check(params);
+  const int parts = parts_of(params);
   if (tokens == 0) return;
-  const int parts = params.head_dim <= 64 ? 2 : params.head_dim <= 128 ? 4 : 8;
   PagedParams p = params;
   p.sinks = buffers.sinks != nullptr ? 1 : 0;
   const std::string kernel = fmt::format("paged_attention_{}_{}_{}", shader_type(type), shader_type(cache), parts);

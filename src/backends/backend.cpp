@@ -1,0 +1,26 @@
+#include "backends/backend.h"
+
+#include "metal_marlin/error.h"
+
+namespace metal_marlin {
+
+void load_weights(const Plan& plan, const Checkpoint& checkpoint, const LoadProgress& progress,
+                  const std::function<void(const PlannedWeight&)>& load) {
+  const std::vector<PlannedWeight> weights = planned_weights(plan);
+  std::size_t total = 0;
+  std::size_t done = 0;
+  for (const PlannedWeight& planned : weights) total += checkpoint.require(planned.name, planned.shape).bytes;
+  for (const PlannedWeight& planned : weights) {
+    load(planned);
+    done += checkpoint.require(planned.name, planned.shape).bytes;
+    if (progress && !progress(done, total)) throw Error(ErrorCode::kCancelled, "loading was cancelled");
+  }
+}
+
+std::vector<float> load_vector(const Checkpoint& checkpoint, const PlannedWeight& planned, ThreadPool& pool) {
+  std::vector<float> values(static_cast<std::size_t>(planned.shape[0]));
+  checkpoint.load(planned.name, pool).decode_row(0, planned.shape[0], values.data());
+  return values;
+}
+
+}  // namespace metal_marlin
