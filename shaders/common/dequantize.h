@@ -46,13 +46,15 @@ template <typename Codec, typename T>
   out[ulong(at.y) * p.cols + at.x] = T(product + minimum);
 }
 
-// Element e of pair q of a tile, whose scales are at `place`.
+// Scales of a tile's rows r and r + 8, as elements multiply them.
+METAL_FUNC float2 unit_scales(constant UnitMatrix& p, device const uchar* scales, ulong place) {
+  return stored_scales(p, scales, place) / p.divisor;
+}
+// Element e of pair q of a tile with these scales, whose place they have among all.
 template <typename Codec>
-METAL_FUNC float unit_value(const thread UnitCodes<Codec::kBits>& unit, constant UnitMatrix& p,
-                            device const uchar* scales, device const float* minima, ulong place, uint tile, uint q,
-                            uint e) {
+METAL_FUNC float unit_value(const thread UnitCodes<Codec::kBits>& unit, constant UnitMatrix& p, float2 scale,
+                            device const float* minima, ulong place, uint tile, uint q, uint e) {
 #pragma clang fp contract(off)
-  const float2 scale = stored_scales(p, scales, place) / p.divisor;
   const float base = p.minima != 0 ? minima[place + (q & 1)] : 0.0f;
   const float element = unit_element<Codec>(unit, tile, q, e, p) - (p.minima == 2 ? base : 0.0f);
   const float product = ((q & 1) != 0 ? scale.y : scale.x) * element;
@@ -70,13 +72,14 @@ template <typename Codec, typename T>
   const bool by_16 = p.group_shift == 4;
   for (uint tile = 0; tile < kUnitTiles; ++tile) {
     const ulong place = tile_scale_place(p, at.y, at.x, tile, lane);
+    const float2 scale = unit_scales(p, scales, place);
     for (uint q = 0; q < 4; ++q) {
       const uint row = at.y * kTileRows + tile_row(lane) + 8 * (q & 1);
       for (uint e = 0; e < 2; ++e) {
         const uint column = tile_column(lane) + 8 * (q / 2) + e;
         const uint k = at.x * kUnit + tile_input(tile, column, by_16);
         if (row >= p.rows || k >= cols) continue;
-        out[ulong(row) * cols + k] = T(unit_value<Codec>(unit, p, scales, minima, place, tile, q, e));
+        out[ulong(row) * cols + k] = T(unit_value<Codec>(unit, p, scale, minima, place, tile, q, e));
       }
     }
   }
@@ -96,12 +99,12 @@ template <typename Codec>
   const UnitCodes<Codec::kBits> unit =
       load_codes<Codec::kBits, FromDevice>(codes + (ulong(block) * p.units + at.x) * (128 * Codec::kBits), lane);
   for (uint tile = 0; tile < kUnitTiles; ++tile) {
+    const ulong place = tile_scale_place(p, block, at.x, tile, lane);
+    const float2 scale = unit_scales(p, scales, place);
     for (uint q = second; q < 4; q += 2) {
       for (uint e = 0; e < 2; ++e) {
         const uint k = at.x * kUnit + tile_input(tile, tile_column(lane) + 8 * (q / 2) + e, p.group_shift == 4);
-        if (k < cols)
-          out[ulong(at.y) * cols + k] =
-              unit_value<Codec>(unit, p, scales, minima, tile_scale_place(p, block, at.x, tile, lane), tile, q, e);
+        if (k < cols) out[ulong(at.y) * cols + k] = unit_value<Codec>(unit, p, scale, minima, place, tile, q, e);
       }
     }
   }
