@@ -18,11 +18,14 @@ test: build
 check-long: fuzz
 	tools/check_long.sh
 
+# Parsers of outside data; tests/fuzz has one target each.
+PARSERS = safetensors gguf json npy
+
 fuzz:
 	tools/install_dependencies.sh fuzz
 	cmake --preset fuzz
-	cmake --build --preset fuzz
-	for parser in safetensors gguf json npy; do \
+	cmake --build --preset fuzz --target $(PARSERS:%=fuzz_%)
+	for parser in $(PARSERS); do \
 	  mkdir -p build/fuzz/corpus/$$parser && \
 	  build/fuzz/tests/fuzz/fuzz_$$parser -max_total_time=60 -rss_limit_mb=2048 -max_len=65536 \
 	    build/fuzz/corpus/$$parser tests/fuzz/corpus/$$parser || exit 1; \
