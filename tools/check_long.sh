@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tools/install_dependencies.sh aarch64 lint
+cmake --preset release
 make lint
 for preset in asan tsan aarch64; do
   cmake --preset $preset

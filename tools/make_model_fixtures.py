@@ -2,7 +2,7 @@
 """Makes tiny random models with golden logits from Hugging Face transformers.
 
 Needs: torch==2.11.0 transformers==5.17.0 safetensors==0.8.0
-Usage: make_model_fixtures.py FOLDER
+Usage: make_model_fixtures.py FOLDER [NAME...]
 Each folder holds config.json, model.safetensors (bf16; one is sharded) and
 golden.safetensors: input_ids [96] i64, logits [96, vocab] f32 of the bf16 weights
 run in f32 with eager attention, greedy [48] i64, the greedy continuation.
@@ -13,7 +13,8 @@ import sys
 
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (Glm4MoeLiteConfig, Glm4MoeLiteForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM,
+                          Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
 COMMON = dict(initializer_range=0.08, max_position_embeddings=4096, bos_token_id=1, eos_token_id=2, pad_token_id=0)
 
@@ -37,6 +38,19 @@ MODELS = {
         vocab_size=200, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-5,
         rope_parameters={"rope_type": "llama3", "rope_theta": 500000.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                          "original_max_position_embeddings": 64}, **COMMON)),
+    # A dense layer among the sparse ones, experts of an odd width, weights that do not add up to 1.
+    "qwen3-moe": (Qwen3MoeForCausalLM, Qwen3MoeConfig(
+        vocab_size=288, hidden_size=72, intermediate_size=100, moe_intermediate_size=44, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, num_experts=11, num_experts_per_tok=3, norm_topk_prob=False, mlp_only_layers=[1],
+        rms_norm_eps=1e-6, rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}, **COMMON)),
+    # Expert groups, two shared experts, full-rank queries with biases, odd sizes, rotation by halves, YaRN's temperature.
+    "glm4-groups": (Glm4MoeLiteForCausalLM, Glm4MoeLiteConfig(
+        vocab_size=272, hidden_size=68, intermediate_size=90, moe_intermediate_size=36, num_hidden_layers=3, num_attention_heads=3,
+        num_key_value_heads=3, q_lora_rank=None, kv_lora_rank=52, qk_nope_head_dim=20, qk_rope_head_dim=12, v_head_dim=22,
+        n_routed_experts=12, num_experts_per_tok=4, n_shared_experts=2, n_group=4, topk_group=2, norm_topk_prob=True, routed_scaling_factor=2.5,
+        mlp_layer_types=["dense", "sparse", "sparse"], attention_bias=True, rope_interleave=False, rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "original_max_position_embeddings": 32, "beta_fast": 8.0,
+                         "beta_slow": 1.0, "mscale": 0.7, "mscale_all_dim": 0.9}, **COMMON)),
 }
 
 
@@ -57,6 +71,8 @@ def greedy(model, ids, count):
 
 
 for index, (name, (kind, config)) in enumerate(MODELS.items()):
+    if len(sys.argv) > 2 and name not in sys.argv[2:]:
+        continue
     folder = pathlib.Path(sys.argv[1]) / name
     torch.manual_seed(100 + index)
     config._attn_implementation = "eager"
@@ -65,8 +81,13 @@ for index, (name, (kind, config)) in enumerate(MODELS.items()):
         for parameter_name, parameter in model.named_parameters():
             if parameter_name.endswith("bias"):
                 parameter.normal_(0, 0.2)
+            elif parameter_name.endswith("mlp.gate.weight"):
+                parameter.normal_(0, 0.3)
             elif "norm" in parameter_name:
                 parameter.normal_(1, 0.2)
+        for buffer_name, buffer in model.named_buffers():
+            if buffer_name.endswith("e_score_correction_bias"):
+                buffer.uniform_(0.1, 0.4)
     model = model.to(torch.bfloat16)
     model.save_pretrained(folder, max_shard_size="60KB" if name == "llama-old-sharded" else "1GB")
     if name == "llama-old-sharded":

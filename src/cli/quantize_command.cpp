@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <regex>
 
 #include "cli/commands.h"
 #include "cli/progress_bar.h"
@@ -48,14 +49,10 @@ struct Line {
   double worst_error = 0;
 };
 
-// The name with the layer's number replaced by a star.
+// The name with the numbers of layer and expert replaced by stars.
 std::string role_of(const std::string& name) {
-  const std::size_t layers = name.find(".layers.");
-  if (layers == std::string::npos) return name;
-  const std::size_t begin = layers + 8;
-  const std::size_t end = name.find('.', begin);
-  if (end == std::string::npos) return name;
-  return name.substr(0, begin) + "*" + name.substr(end);
+  static const std::regex number("\\.(layers|experts)\\.[0-9]+\\.");
+  return std::regex_replace(name, number, ".$1.*.");
 }
 
 std::vector<Line> group_lines(const QuantizeReport& report) {

@@ -18,6 +18,26 @@ void Weight::decode_row(std::int64_t row, std::int64_t cols, float* out) const {
   }
 }
 
+Weight Weight::rows(std::int64_t first, std::int64_t count) const {
+  const auto part = [&](std::span<const std::byte> bytes, std::size_t row_bytes) {
+    if (bytes.empty()) return bytes;
+    return bytes.subspan(static_cast<std::size_t>(first) * row_bytes, static_cast<std::size_t>(count) * row_bytes);
+  };
+  if (const auto* const matrix = std::get_if<PackedView>(&view)) {
+    const PackedLayout layout(matrix->spec, matrix->rows, matrix->cols);
+    PackedView out = *matrix;
+    out.rows = count;
+    out.codes = part(matrix->codes, layout.code_row_bytes);
+    out.scales = part(matrix->scales, layout.scale_row_bytes);
+    out.zeros = part(matrix->zeros, layout.zero_row_bytes);
+    return {out, owner};
+  }
+  DenseView out = std::get<DenseView>(view);
+  out.bytes = part(out.bytes, static_cast<std::size_t>(out.shape[1]) * dtype_bytes(out.dtype));
+  out.shape[0] = count;
+  return {out, owner};
+}
+
 const WeightInfo* Checkpoint::find(const std::string& name) const {
   const auto& all = weights();
   const auto found = std::lower_bound(all.begin(), all.end(), name,

@@ -29,6 +29,7 @@ RopeConfig parse_rope(const JsonObject& config) {
       config.number_or("original_max_position_embeddings", config.number_or("max_position_embeddings", 8192)));
   if (type == "default") return rope;
   rope.factor = json.number("factor");
+  rope.mscale_all_dim = json.number_or("mscale_all_dim", 0);
   if (type == "linear") {
     rope.type = RopeType::kLinear;
   } else if (type == "llama3") {
@@ -41,7 +42,6 @@ RopeConfig parse_rope(const JsonObject& config) {
     rope.beta_slow = json.number_or("beta_slow", 1);
     rope.attention_factor = json.number_or("attention_factor", 0);
     rope.mscale = json.number_or("mscale", 0);
-    rope.mscale_all_dim = json.number_or("mscale_all_dim", 0);
     rope.truncate = json.boolean_or("truncate", true);
   } else {
     throw Error(
@@ -99,57 +99,173 @@ void require(const JsonObject& config, const char* key, bool supported, const st
   }
 }
 
+LatentConfig parse_latent(const JsonObject& config) {
+  LatentConfig latent;
+  latent.q_rank = config.has("q_lora_rank") ? config.bounded("q_lora_rank", 1, kMaxDimension) : 0;
+  latent.rank = config.bounded("kv_lora_rank", 1, kMaxDimension);
+  latent.nope_dim = config.bounded("qk_nope_head_dim", 1, 4096);
+  latent.rope_dim = config.bounded("qk_rope_head_dim", 2, 4096);
+  latent.value_dim = config.bounded("v_head_dim", 1, 4096);
+  latent.interleaved = config.boolean_or("rope_interleave", true);
+  if (latent.rope_dim % 2 != 0) config.wrong("qk_rope_head_dim", "an even number");
+  return latent;
+}
+
+void parse_experts(const JsonObject& config, const char* count, MoeConfig& moe) {
+  moe.experts = config.bounded(count, 1, 65536);
+  moe.top_k = config.bounded("num_experts_per_tok", 1, moe.experts);
+  moe.intermediate = config.bounded("moe_intermediate_size", 1, kMaxDimension);
+}
+
+MoeConfig parse_glm_moe(const JsonObject& config) {
+  MoeConfig moe;
+  parse_experts(config, "n_routed_experts", moe);
+  moe.shared = config.has("n_shared_experts") ? config.bounded("n_shared_experts", 0, 65536) : 0;
+  moe.groups = config.has("n_group") ? config.bounded("n_group", 1, moe.experts) : 1;
+  moe.top_groups = config.has("topk_group") ? config.bounded("topk_group", 1, moe.groups) : 1;
+  if (moe.experts % moe.groups != 0)
+    config.wrong("n_group", fmt::format("a divisor of n_routed_experts {}", moe.experts));
+  if (moe.groups > 1 && moe.experts / moe.groups < 2) config.wrong("n_group", "groups of at least 2 experts");
+  if (moe.top_k > moe.experts / moe.groups * moe.top_groups) {
+    config.wrong("num_experts_per_tok", "no more experts than topk_group groups have");
+  }
+  require(config, "topk_method", config.string_or("topk_method", "noaux_tc") == "noaux_tc", "noaux_tc");
+  require(config, "scoring_func", config.string_or("scoring_func", "sigmoid") == "sigmoid", "sigmoid");
+  moe.scoring = RouterScoring::kSigmoid;
+  moe.correction = true;
+  moe.normalize = config.boolean_or("norm_topk_prob", true);
+  moe.scale = config.number_or("routed_scaling_factor", 1);
+  return moe;
+}
+
+// Which layers have experts: a list (transformers 5), or the leading dense layers.
+std::vector<bool> parse_glm_sparse(const JsonObject& config, std::int64_t layers) {
+  std::vector<bool> sparse(static_cast<std::size_t>(layers));
+  if (!config.has("mlp_layer_types")) {
+    const std::int64_t dense = config.bounded("first_k_dense_replace", 0, layers);
+    std::fill(sparse.begin() + dense, sparse.end(), true);
+    return sparse;
+  }
+  const Json& types = config.at("mlp_layer_types");
+  if (!types.is_array() || types.size() != sparse.size())
+    config.wrong("mlp_layer_types", fmt::format("{} entries", layers));
+  for (std::size_t i = 0; i < sparse.size(); ++i) {
+    if (types[i] != "dense" && types[i] != "sparse") config.wrong("mlp_layer_types", "dense or sparse entries");
+    sparse[i] = types[i] == "sparse";
+  }
+  return sparse;
+}
+
+MoeConfig parse_qwen_moe(const JsonObject& config) {
+  MoeConfig moe;
+  parse_experts(config, config.has("num_local_experts") ? "num_local_experts" : "num_experts",
+                moe);  // transformers 5, 4
+  moe.normalize = config.boolean_or("norm_topk_prob", false);
+  return moe;
+}
+
+std::vector<bool> parse_qwen_sparse(const JsonObject& config, std::int64_t layers) {
+  const std::int64_t step =
+      config.has("decoder_sparse_step") ? config.bounded("decoder_sparse_step", 1, kMaxDimension) : 1;
+  std::vector<bool> sparse(static_cast<std::size_t>(layers));
+  for (std::int64_t i = 0; i < layers; ++i) sparse[static_cast<std::size_t>(i)] = (i + 1) % step == 0;
+  if (!config.has("mlp_only_layers")) return sparse;
+  for (const Json& layer : config.at("mlp_only_layers")) {
+    if (!layer.is_number_integer()) config.wrong("mlp_only_layers", "a list of layer numbers");
+    const auto number = layer.get<std::int64_t>();
+    if (number >= 0 && number < layers) sparse[static_cast<std::size_t>(number)] = false;
+  }
+  return sparse;
+}
+
 }  // namespace
 
+bool is_prediction_weight(const ModelConfig& config, const std::string& weight) {
+  for (std::int64_t i = 0; i < config.prediction_layers; ++i) {
+    if (weight.starts_with(fmt::format("model.layers.{}.", config.layers + i))) return true;
+  }
+  return false;
+}
+
 std::vector<std::string> known_architectures() {
-  return {"llama", "qwen3"};
+  return {"llama", "qwen3", "qwen3_moe", "glm4_moe_lite"};
 }
 
 ModelConfig parse_model_config(const Json& json, const Json& generation, const std::string& where) {
   const JsonObject config(json, where);
   ModelConfig out;
   out.model_type = config.string("model_type");
-  if (out.model_type != "llama" && out.model_type != "qwen3") {
+  const std::vector<std::string> known = known_architectures();
+  if (std::find(known.begin(), known.end(), out.model_type) == known.end()) {
     throw Error(ErrorCode::kUnsupported, fmt::format("{}: architecture {} is not one we implement; known: {}", where,
-                                                     out.model_type, fmt::join(known_architectures(), ", ")));
+                                                     out.model_type, fmt::join(known, ", ")));
   }
-  const bool qwen3 = out.model_type == "qwen3";
+  const bool qwen_moe = out.model_type == "qwen3_moe";
+  const bool glm = out.model_type == "glm4_moe_lite";
+  out.qk_norm = out.model_type == "qwen3" || qwen_moe;
   out.vocab = config.bounded("vocab_size", 1, kMaxDimension);
   out.hidden = config.bounded("hidden_size", 1, kMaxDimension);
   out.intermediate = config.bounded("intermediate_size", 1, kMaxDimension);
   out.layers = config.bounded("num_hidden_layers", 1, 4096);
   out.heads = config.bounded("num_attention_heads", 1, 65536);
   out.kv_heads = config.has("num_key_value_heads") ? config.bounded("num_key_value_heads", 1, 65536) : out.heads;
-  out.head_dim = config.has("head_dim") ? config.bounded("head_dim", 2, 4096) : (qwen3 ? 128 : out.hidden / out.heads);
+  if (glm) out.latent = parse_latent(config);
+  out.head_dim = out.hidden / out.heads;
+  if (glm) {
+    out.head_dim = out.latent.nope_dim + out.latent.rope_dim;
+  } else if (config.has("head_dim")) {
+    out.head_dim = config.bounded("head_dim", 2, 4096);
+  } else if (out.model_type == "qwen3") {
+    out.head_dim = 128;
+  }
   out.max_positions =
       config.has("max_position_embeddings") ? config.bounded("max_position_embeddings", 1, 1 << 30) : 2048;
   if (out.heads % out.kv_heads != 0) {
     config.wrong("num_key_value_heads", fmt::format("a divisor of num_attention_heads {}", out.heads));
   }
-  if (out.head_dim < 2 || out.head_dim % 2 != 0) config.wrong("head_dim", "an even number");
+  if (!glm && (out.head_dim < 2 || out.head_dim % 2 != 0)) config.wrong("head_dim", "an even number");
   out.rms_eps = config.number_or("rms_norm_eps", 1e-6);
   out.tied = config.boolean_or("tie_word_embeddings", false);
   out.attention_bias = config.boolean_or("attention_bias", false);
   out.mlp_bias = config.boolean_or("mlp_bias", false);
-  out.qk_norm = qwen3;
   require(config, "hidden_act", config.string_or("hidden_act", "silu") == "silu", "silu");
   require(config, "partial_rotary_factor", config.number_or("partial_rotary_factor", 1) == 1, "1");
   out.windows = parse_windows(config, out.layers);
   out.rope = parse_rope(config);
+  if (glm) {
+    out.moe = parse_glm_moe(config);
+    out.sparse = parse_glm_sparse(config, out.layers);
+    if (config.has("num_nextn_predict_layers"))
+      out.prediction_layers = config.bounded("num_nextn_predict_layers", 0, 4096);
+  } else if (qwen_moe) {
+    out.moe = parse_qwen_moe(config);
+    out.sparse = parse_qwen_sparse(config, out.layers);
+  } else {
+    out.sparse.assign(static_cast<std::size_t>(out.layers), false);
+  }
   collect_end_tokens(config, out.end_tokens);
   if (!generation.is_null()) collect_end_tokens(JsonObject(generation, where + " (generation)"), out.end_tokens);
   return out;
 }
 
+namespace {
+double yarn_mscale(const RopeConfig& rope, double weight) {
+  return rope.factor <= 1 ? 1.0 : 0.1 * weight * std::log(rope.factor) + 1.0;
+}
+}  // namespace
+
 float rope_attention_scale(const RopeConfig& rope) {
   if (rope.type != RopeType::kYarn) return 1;
   if (rope.attention_factor > 0) return static_cast<float>(rope.attention_factor);
-  const auto mscale = [&](double weight) {
-    return rope.factor <= 1 ? 1.0 : 0.1 * weight * std::log(rope.factor) + 1.0;
-  };
   if (rope.mscale != 0 && rope.mscale_all_dim != 0)
-    return static_cast<float>(mscale(rope.mscale) / mscale(rope.mscale_all_dim));
-  return static_cast<float>(mscale(1));
+    return static_cast<float>(yarn_mscale(rope, rope.mscale) / yarn_mscale(rope, rope.mscale_all_dim));
+  return static_cast<float>(yarn_mscale(rope, 1));
+}
+
+float latent_softmax_scale(const ModelConfig& config) {
+  const double scale = 1.0 / std::sqrt(static_cast<double>(config.latent.nope_dim + config.latent.rope_dim));
+  const double mscale = config.rope.mscale_all_dim == 0 ? 1.0 : yarn_mscale(config.rope, config.rope.mscale_all_dim);
+  return static_cast<float>(scale * mscale * mscale);
 }
 
 std::vector<float> rope_frequencies(const RopeConfig& rope, std::int64_t head_dim) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "io/json.h"
+#include "ops/plan.h"
 
 namespace metal_marlin {
 
@@ -28,6 +29,30 @@ struct RopeConfig {
   bool truncate = true;
 };
 
+// Multi-head latent attention (arXiv 2405.04434).
+struct LatentConfig {
+  std::int64_t q_rank = 0;  // 0: queries are projected at once
+  std::int64_t rank = 0;    // of keys and values; 0: the model has ordinary attention
+  std::int64_t nope_dim = 0;
+  std::int64_t rope_dim = 0;
+  std::int64_t value_dim = 0;
+  bool interleaved = true;
+};
+
+// Mixture of experts.
+struct MoeConfig {
+  std::int64_t experts = 0;  // 0: every layer is dense
+  std::int64_t top_k = 0;
+  std::int64_t intermediate = 0;
+  std::int64_t shared = 0;  // experts that see every token, held as one
+  std::int64_t groups = 1;
+  std::int64_t top_groups = 1;
+  RouterScoring scoring = RouterScoring::kSoftmax;
+  bool correction = false;  // the router has a bias for its choice alone
+  bool normalize = false;
+  double scale = 1;
+};
+
 struct ModelConfig {
   std::string model_type;
   std::int64_t vocab = 0;
@@ -45,12 +70,22 @@ struct ModelConfig {
   bool qk_norm = false;               // RMS norm over each head of q and k
   std::vector<std::int64_t> windows;  // per layer; 0: full attention
   RopeConfig rope;
+  LatentConfig latent;
+  MoeConfig moe;
+  std::vector<bool> sparse;              // per layer: has experts
+  std::int64_t prediction_layers = 0;    // multi-token prediction layers after the last; not run
   std::vector<std::int64_t> end_tokens;  // any of them ends a generation
 };
 
 // config: config.json; generation: generation_config.json, or null.
 // \throws Error naming the field, or the known architectures.
 ModelConfig parse_model_config(const Json& config, const Json& generation, const std::string& where);
+
+// Whether a weight belongs to the multi-token prediction layers, which follow
+// the others and are not run.
+inline constexpr const char* kPredictionNotice =
+    "the model has multi-token prediction layers, which are not run and left out";
+bool is_prediction_weight(const ModelConfig& config, const std::string& weight);
 
 // The architectures (model_type) we implement.
 std::vector<std::string> known_architectures();
@@ -59,5 +94,7 @@ std::vector<std::string> known_architectures();
 std::vector<float> rope_frequencies(const RopeConfig& rope, std::int64_t head_dim);
 // What cos and sin are multiplied by.
 float rope_attention_scale(const RopeConfig& rope);
+// What scores of latent attention are multiplied by; YaRN's temperature is squared into it.
+float latent_softmax_scale(const ModelConfig& config);
 
 }  // namespace metal_marlin

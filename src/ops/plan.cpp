@@ -21,26 +21,78 @@ std::string describe(const Op& op) {
                  [](const LinearOp& o) { return "linear " + o.weight; },
                  [](const RopeOp&) { return std::string("rope"); },
                  [](const AttentionOp& o) { return "attention of layer " + std::to_string(o.layer); },
+                 [](const LatentAttentionOp& o) { return "latent attention of layer " + std::to_string(o.layer); },
+                 [](const MoeOp& o) { return "mixture of experts " + o.prefix; },
                  [](const SwigluOp&) { return std::string("swiglu"); }, [](const AddOp&) { return std::string("add"); },
                  [](const SelectOp&) { return std::string("select"); }},
       op);
 }
 
+std::vector<BufferId> read_buffers(const Op& op) {
+  using Ids = std::vector<BufferId>;
+  return std::visit(Overloaded{[](const EmbeddingOp&) { return Ids{}; }, [](const RmsNormOp& o) { return Ids{o.in}; },
+                               [](const LinearOp& o) { return Ids{o.in}; }, [](const RopeOp& o) { return Ids{o.x}; },
+                               [](const AttentionOp& o) {
+                                 return Ids{o.q, o.k, o.v};
+                               },
+                               [](const LatentAttentionOp& o) {
+                                 return Ids{o.q, o.latent};
+                               },
+                               [](const MoeOp& o) {
+                                 return Ids{o.in, o.logits};
+                               },
+                               [](const SwigluOp& o) {
+                                 return Ids{o.gate, o.up};
+                               },
+                               [](const AddOp& o) {
+                                 return Ids{o.x, o.y};
+                               },
+                               [](const SelectOp& o) { return Ids{o.in}; }},
+                    op);
+}
+
+std::vector<BufferId> written_buffers(const Op& op) {
+  using Ids = std::vector<BufferId>;
+  return std::visit(Overloaded{[](const RopeOp& o) { return Ids{o.x}; }, [](const AddOp& o) { return Ids{o.x}; },
+                               [](const LatentAttentionOp& o) {
+                                 return Ids{o.q, o.latent, o.out};
+                               },
+                               [](const auto& o) { return Ids{o.out}; }},
+                    op);
+}
+
+std::string expert_weight(const MoeOp& op, std::int64_t expert, const char* projection) {
+  return op.prefix + std::to_string(expert) + "." + projection + "_proj.weight";
+}
+
 std::vector<PlannedWeight> planned_weights(const Plan& plan) {
   std::vector<PlannedWeight> weights;
   std::set<std::string> seen;
-  const auto add = [&](const std::string& name, std::vector<std::int64_t> shape, bool matrix) {
-    if (!name.empty() && seen.insert(name).second) weights.push_back({name, std::move(shape), matrix});
+  const auto vector = [&](const std::string& name, std::int64_t size) {
+    if (!name.empty() && seen.insert(name).second) weights.push_back({name, {size}, false, false});
+  };
+  const auto matrix = [&](const std::string& name, std::int64_t rows, std::int64_t cols, bool quantizable = true) {
+    if (seen.insert(name).second) weights.push_back({name, {rows, cols}, true, quantizable});
   };
   const auto width = [&](BufferId id) { return plan.buffers[static_cast<std::size_t>(id)].width; };
   for (const Op& op : plan.ops) {
     if (const auto* const embedding = std::get_if<EmbeddingOp>(&op)) {
-      add(embedding->weight, {plan.vocab, width(embedding->out)}, true);
+      matrix(embedding->weight, plan.vocab, width(embedding->out));
     } else if (const auto* const norm = std::get_if<RmsNormOp>(&op)) {
-      add(norm->weight, {norm->width}, false);
+      vector(norm->weight, norm->width);
     } else if (const auto* const linear = std::get_if<LinearOp>(&op)) {
-      add(linear->weight, {width(linear->out), width(linear->in)}, true);
-      add(linear->bias, {width(linear->out)}, false);
+      matrix(linear->weight, width(linear->out), width(linear->in), !linear->exact);
+      vector(linear->bias, width(linear->out));
+    } else if (const auto* const latent = std::get_if<LatentAttentionOp>(&op)) {
+      vector(latent->norm, latent->rank);
+      matrix(latent->expand, latent->heads * (latent->nope_dim + latent->value_dim), latent->rank);
+    } else if (const auto* const moe = std::get_if<MoeOp>(&op)) {
+      vector(moe->correction, moe->experts);
+      for (std::int64_t expert = 0; expert < moe->experts; ++expert) {
+        matrix(expert_weight(*moe, expert, "gate"), moe->intermediate, width(moe->in));
+        matrix(expert_weight(*moe, expert, "up"), moe->intermediate, width(moe->in));
+        matrix(expert_weight(*moe, expert, "down"), width(moe->out), moe->intermediate);
+      }
     }
   }
   return weights;

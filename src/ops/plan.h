@@ -41,7 +41,8 @@ struct LinearOp {
   BufferId in;
   BufferId out;
   std::string weight;
-  std::string bias;  // empty: none
+  std::string bias;    // empty: none
+  bool exact = false;  // never quantized, nor its input: a router, whose choices a rounding would flip
 };
 
 // Rotates pairs (i, i + head_dim/2) of each head in place by position * frequency.
@@ -66,6 +67,53 @@ struct AttentionOp {
   std::int64_t window;  // keys a query sees, itself included; 0: all
 };
 
+// Multi-head latent attention (arXiv 2405.04434). A token's keys and values of
+// all heads are `expand` * latent; the cache holds the latent alone, normalised,
+// and the rotated key part that the heads share. Both of a head's query parts
+// lie side by side, the one without position first. `expand` is
+// [heads * (nope_dim + value_dim), rank].
+struct LatentAttentionOp {
+  BufferId q;       // [heads * (nope_dim + rope_dim)], rotated in place
+  BufferId latent;  // [rank + rope_dim], the second part rotated in place
+  BufferId out;     // [heads * value_dim]
+  std::string norm;
+  float norm_eps;
+  std::string expand;
+  int layer;
+  std::int64_t heads;
+  std::int64_t nope_dim;
+  std::int64_t rope_dim;
+  std::int64_t value_dim;
+  std::int64_t rank;
+  float scale;
+  bool interleaved;  // rotates pairs (2i, 2i+1), not (i, i + rope_dim/2)
+};
+
+enum class RouterScoring : std::uint8_t { kSoftmax, kSigmoid };
+
+// The sum over the chosen experts of weight * down(silu(gate(in)) * up(in)).
+// Experts are chosen by score plus correction, within the `top_groups` groups
+// whose two best sum highest (arXiv 2412.19437); ties go to the lower index.
+// Their weights are the scores, without the correction.
+struct MoeOp {
+  BufferId in;
+  BufferId logits;  // the router's, [experts]
+  BufferId out;
+  std::string prefix;      // of the experts' weights: prefix + "7.up_proj.weight"
+  std::string correction;  // empty: none
+  std::int64_t experts;
+  std::int64_t top_k;
+  std::int64_t intermediate;
+  std::int64_t groups;
+  std::int64_t top_groups;
+  RouterScoring scoring;
+  bool normalize;  // weights add up to 1
+  float scale;     // on the weights
+};
+
+// The name of an expert's weight; projection: gate, up or down.
+std::string expert_weight(const MoeOp& op, std::int64_t expert, const char* projection);
+
 // out = silu(gate) * up (arXiv 2002.05202)
 struct SwigluOp {
   BufferId gate;
@@ -85,21 +133,32 @@ struct SelectOp {
   BufferId out;
 };
 
-using Op = std::variant<EmbeddingOp, RmsNormOp, LinearOp, RopeOp, AttentionOp, SwigluOp, AddOp, SelectOp>;
+using Op = std::variant<EmbeddingOp, RmsNormOp, LinearOp, RopeOp, AttentionOp, LatentAttentionOp, MoeOp, SwigluOp,
+                        AddOp, SelectOp>;
 
 // "linear model.layers.0.mlp.up_proj.weight", for errors.
 std::string describe(const Op& op);
+// The buffers an op reads, those it changes in place among them.
+std::vector<BufferId> read_buffers(const Op& op);
+// The buffers it writes.
+std::vector<BufferId> written_buffers(const Op& op);
+
+// What the cache holds of a token, in each layer.
+struct CacheShape {
+  std::int64_t heads = 0;
+  std::int64_t key_dim = 0;
+  std::int64_t value_dim = 0;
+  bool latent = false;  // no values: each is the first part of its key
+};
 
 struct Plan {
   std::vector<Buffer> buffers;
   std::vector<Op> ops;
   BufferId logits = -1;
   std::int64_t vocab = 0;
-  // The cache's shape.
   int layers = 0;
-  std::int64_t kv_heads = 0;
-  std::int64_t head_dim = 0;
-  // Angles per position, [head_dim / 2], and the factor on cos and sin.
+  CacheShape cache;
+  // Angles per position, one for each pair, and the factor on cos and sin.
   std::vector<float> rope_frequencies;
   float rope_scale = 1;
 
@@ -113,7 +172,8 @@ struct Plan {
 struct PlannedWeight {
   std::string name;
   std::vector<std::int64_t> shape;
-  bool matrix = false;  // may be quantized
+  bool matrix = false;
+  bool quantizable = false;
 };
 std::vector<PlannedWeight> planned_weights(const Plan& plan);
 

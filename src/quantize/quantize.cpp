@@ -7,6 +7,7 @@
 #include <cmath>
 #include <map>
 #include <optional>
+#include <utility>
 
 #include "formats/group_scale.h"
 #include "formats/packed_matrix.h"
@@ -45,6 +46,7 @@ std::string fused_name(const std::string& module) {
   const std::string last = module.substr(dot + 1);
   if (last == "q_proj" || last == "k_proj" || last == "v_proj") return module.substr(0, dot) + ".qkv";
   if (last == "gate_proj" || last == "up_proj") return module.substr(0, dot) + ".gate_up";
+  if (last == "q_a_proj" || last == "kv_a_proj_with_mqa") return module.substr(0, dot) + ".qkv_a";
   return module;
 }
 
@@ -112,22 +114,21 @@ class Quantizer {
   }
 
   void plan_jobs() {
-    std::map<std::string, bool> matrices;
+    std::map<std::string, PlannedWeight> plan;
     for (const PlannedWeight& planned : planned_weights(build_plan(config_))) {
       checkpoint_->require(planned.name, planned.shape);
-      matrices[planned.name] = planned.matrix;
+      plan[planned.name] = planned;
     }
     for (const WeightInfo& info : checkpoint_->weights()) {
-      const auto planned = matrices.find(info.name);
-      if (planned == matrices.end()) {  // such as a tied head or inv_freq
-        if (options_.notice)
-          options_.notice(fmt::format("{}: tensor {} is not used by the model and is left out",
-                                      checkpoint_->where(info.name), info.name));
+      const auto planned = plan.find(info.name);
+      if (planned == plan.end()) {  // such as a tied head or inv_freq
+        notice_unused(info.name);
         continue;
       }
-      Job job{&info, planned->second ? spec_of(info.name) : std::nullopt, {}, 0, 0};
+      Job job{&info, planned->second.quantizable ? spec_of(info.name) : std::nullopt, {}, 0, 0};
       if (job.spec) modules_[module_name(info.name)] = {*job.spec, info.shape[0], info.shape[1]};
-      if (!job.spec && planned->second && !is_embedding_or_head(info.name)) ignored_.push_back(module_name(info.name));
+      if (!job.spec && planned->second.matrix && !is_embedding_or_head(info.name))
+        ignored_.push_back(module_name(info.name));
       total_weights_ += element_count(info.shape).value_or(0);
       jobs_.push_back(job);
     }
@@ -143,6 +144,16 @@ class Quantizer {
       }
       job.shard = shard;
       filled += job.bytes;
+    }
+  }
+
+  void notice_unused(const std::string& name) {
+    if (!options_.notice) return;
+    if (!is_prediction_weight(config_, name)) {
+      options_.notice(
+          fmt::format("{}: tensor {} is not used by the model and is left out", checkpoint_->where(name), name));
+    } else if (!std::exchange(prediction_noticed_, true)) {
+      options_.notice(fmt::format("{}: {}", checkpoint_->where(), kPredictionNotice));
     }
   }
 
@@ -274,6 +285,7 @@ class Quantizer {
   std::vector<Job> jobs_;
   std::map<std::string, PackedModule> modules_;
   std::vector<std::string> ignored_;
+  bool prediction_noticed_ = false;
   std::map<std::string, float> global_scales_;
   PackScheme scheme_ = PackScheme::kMetalMarlin;
   std::int64_t total_weights_ = 0;

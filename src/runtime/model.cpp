@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "backends/cpu/cpu_backend.h"
 #include "backends/msl/devices.h"
 #include "backends/msl/msl_backend.h"
@@ -59,6 +61,12 @@ std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, cons
   impl->path = path.string();
   impl->config = parse_model_config(checkpoint->config(), checkpoint->generation_config(), checkpoint->where());
   impl->plan = build_plan(impl->config);
+  const auto& weights = checkpoint->weights();
+  if (options.notice && std::any_of(weights.begin(), weights.end(), [&](const WeightInfo& weight) {
+        return is_prediction_weight(impl->config, weight.name);
+      })) {
+    options.notice(fmt::format("{}: {}", path.string(), kPredictionNotice));
+  }
   impl->pool = std::make_unique<ThreadPool>(options.threads);
   impl->cache = options.exact ? CacheType::kF32 : CacheType::kF16;
   const std::string device = prepare(*impl, *checkpoint, options);

@@ -25,7 +25,10 @@ expect 2 "required" quantize "$model"
 expect 2 "unknown format 'q4_k'; known formats: fp4, mxfp4" quantize "$model" -o "$work/x" --format q4_k
 expect 2 "format mxfp4: group is 64, expected 32" quantize "$model" -o "$work/x" --format mxfp4 --group 64
 expect 3 "no such file or folder" inspect "$work/none"
-expect 5 "glm4_moe_lite is not one we implement" generate "$TEST_DATA/fixtures/glm4-moe-lite-tiny" -p x
+cp -r "$model" "$work/unknown" && sed -i 's/"qwen3"/"mamba"/' "$work/unknown/config.json"
+expect 5 "mamba is not one we implement" generate "$work/unknown" -p x
+moe=$TEST_DATA/fixtures/glm4-moe-lite-tiny
+expect 0 "model.layers.*.mlp.experts.*.up_proj.weight" quantize "$moe" -o "$work/moe" --format int3
 
 expect 0 "model.layers.*.mlp.up_proj.weight" quantize "$model" -o "$work/fp4" --format fp4
 expect 2 "exists already" quantize "$model" -o "$work/fp4" --format fp4

@@ -24,10 +24,8 @@ double tolerance(const std::string& backend) {
 
 std::vector<std::string> golden_models() {
   std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(test_data("fixtures"))) {
-    const Json config = read_json_file(entry.path() / "config.json");
-    if (config["model_type"] != "glm4_moe_lite") names.push_back(entry.path().filename().string());
-  }
+  for (const auto& entry : std::filesystem::directory_iterator(test_data("fixtures")))
+    names.push_back(entry.path().filename().string());
   std::sort(names.begin(), names.end());
   return names;
 }
@@ -88,18 +86,29 @@ double largest_difference(const std::vector<float>& a, const std::vector<float>&
   return largest;
 }
 
-class GoldenModel : public testing::TestWithParam<std::tuple<std::string, std::string>> {
+// Models on backends. The msl backend does not run experts yet.
+std::vector<std::pair<std::string, std::string>> golden_cases() {
+  std::vector<std::pair<std::string, std::string>> cases;
+  for (const std::string& model : golden_models()) {
+    const bool experts =
+        read_json_file(test_data("fixtures/" + model + "/config.json")).contains("num_experts_per_tok");
+    for (const std::string& backend : backends()) {
+      if (backend == "cpu" || !experts) cases.emplace_back(model, backend);
+    }
+  }
+  return cases;
+}
+
+class GoldenModel : public testing::TestWithParam<std::pair<std::string, std::string>> {
  protected:
-  const Golden golden{std::get<0>(GetParam())};
-  const std::string backend = std::get<1>(GetParam());
+  const Golden golden{GetParam().first};
+  const std::string backend = GetParam().second;
 };
-INSTANTIATE_TEST_SUITE_P(Fixtures, GoldenModel,
-                         testing::Combine(testing::ValuesIn(golden_models()), testing::ValuesIn(backends())),
-                         [](const auto& test) {
-                           std::string name = std::get<0>(test.param) + "_" + std::get<1>(test.param);
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(Fixtures, GoldenModel, testing::ValuesIn(golden_cases()), [](const auto& test) {
+  std::string name = test.param.first + "_" + test.param.second;
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+});
 
 TEST_P(GoldenModel, LogitsMatchAtOnceInChunksAndByToken) {
   std::vector<std::string> instruction_sets;
@@ -211,14 +220,26 @@ TEST_P(GoldenModel, ForgottenTokensLeaveNoTrace) {
 
 // The weights here are bf16, so the fast mode's error is that of the f16 cache
 // and, where bf16 is multiplied, of activations rounded to 8 bits of mantissa: 2^-9
-// at each of some 30 linears, adding up as a random walk.
+// at each of some 30 linears, adding up as a random walk. Where it makes a router
+// choose another expert, a position may be off by more: one in ten of them.
 TEST_P(GoldenModel, FastModeIsClose) {
   LoadOptions options;
   options.backend = backend;
   const auto model = Model::load(golden.folder, options);
+  const auto vocab = static_cast<std::size_t>(model->info().vocab);
   float largest = 0;
   for (const float logit : golden.logits) largest = std::max(largest, std::fabs(logit));
-  EXPECT_LT(largest_difference(logits_in_chunks(model, golden.ids, 96), golden.logits), 2e-2F + 0x1p-6F * largest);
+  const std::vector<float> found = logits_in_chunks(model, golden.ids, 96);
+  std::size_t off = 0;
+  for (std::size_t t = 0; t < golden.ids.size(); ++t) {
+    const auto row = [&](const std::vector<float>& logits) {
+      const auto begin = logits.begin() + static_cast<std::ptrdiff_t>(t * vocab);
+      return std::vector<float>(begin, begin + static_cast<std::ptrdiff_t>(vocab));
+    };
+    if (!(largest_difference(row(found), row(golden.logits)) < 2e-2F + 0x1p-6F * largest)) ++off;
+  }
+  const bool experts = read_json_file(golden.folder / "config.json").contains("num_experts_per_tok");
+  EXPECT_LE(off, experts ? golden.ids.size() / 10 : 0);
 }
 
 TEST_P(GoldenModel, ThreadsDoNotChangeTheResult) {
@@ -231,8 +252,6 @@ TEST_P(GoldenModel, ThreadsDoNotChangeTheResult) {
 }
 
 TEST(ModelErrors, AreNamed) {
-  expect_error(ErrorCode::kUnsupported, "architecture glm4_moe_lite is not one we implement; known: llama, qwen3",
-               [] { Model::load(test_data("fixtures/glm4-moe-lite-tiny")); });
   expect_error(ErrorCode::kNotFound, "no such file or folder", [] { Model::load("/nonexistent"); });
   const auto model = Model::load(test_data("fixtures/llama-tiny"));
   Session session(model, {1, 32, 16, 1});
@@ -279,6 +298,27 @@ TEST(ModelConfig, CollectsEndTokensOfBothFiles) {
   EXPECT_EQ(std::set<std::int64_t>(ends.begin(), ends.end()), (std::set<std::int64_t>{2, 7, 9}));
 }
 
+TEST(ModelConfig, SparseLayersAreReadFromOldAndNewKeys) {
+  Json config = read_json_file(test_data("fixtures/glm4-moe-lite-tiny/config.json"));
+  config["num_nextn_predict_layers"] = 1;
+  const ModelConfig listed = parse_model_config(config, nullptr, "c");
+  EXPECT_EQ(listed.sparse, (std::vector<bool>{false, true, true}));
+  EXPECT_EQ(listed.prediction_layers, 1);
+  config.erase("mlp_layer_types");
+  EXPECT_EQ(parse_model_config(config, nullptr, "c").sparse, listed.sparse);  // first_k_dense_replace
+  config["first_k_dense_replace"] = 5;
+  expect_error(ErrorCode::kCorruptFile, "first_k_dense_replace", [&] { parse_model_config(config, nullptr, "c"); });
+
+  Json qwen = read_json_file(test_data("fixtures/qwen3-moe/config.json"));
+  qwen["num_experts"] = qwen["num_local_experts"];
+  qwen.erase("num_local_experts");
+  EXPECT_EQ(parse_model_config(qwen, nullptr, "c").sparse, (std::vector<bool>{true, false, true}));
+  qwen["decoder_sparse_step"] = 3;
+  EXPECT_EQ(parse_model_config(qwen, nullptr, "c").sparse, (std::vector<bool>{false, false, true}));
+  qwen["num_experts_per_tok"] = 12;
+  expect_error(ErrorCode::kCorruptFile, "num_experts_per_tok", [&] { parse_model_config(qwen, nullptr, "c"); });
+}
+
 TEST(ModelConfig, UnsupportedFeaturesAreNamed) {
   const auto with = [](const char* key, const Json& value) {
     Json config = llama_config();
@@ -293,7 +333,9 @@ TEST(ModelConfig, UnsupportedFeaturesAreNamed) {
   expect_error(ErrorCode::kCorruptFile, "field hidden_size is \"32\", expected an integer",
                [&] { with("hidden_size", "32"); });
   expect_error(ErrorCode::kCorruptFile, "num_hidden_layers", [&] { with("num_hidden_layers", std::int64_t{1} << 40); });
-  expect_error(ErrorCode::kUnsupported, "architecture mamba", [&] { with("model_type", "mamba"); });
+  expect_error(ErrorCode::kUnsupported,
+               "architecture mamba is not one we implement; known: llama, qwen3, qwen3_moe, glm4_moe_lite",
+               [&] { with("model_type", "mamba"); });
 }
 
 }  // namespace

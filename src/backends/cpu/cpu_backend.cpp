@@ -5,8 +5,10 @@
 #include <cmath>
 #include <cstring>
 
+#include "backends/cpu/latent_attention.h"
+#include "backends/cpu/mixture_of_experts.h"
 #include "backends/cpu/program.h"
-#include "runtime/thread_pool.h"
+#include "backends/cpu/step_context.h"
 
 namespace metal_marlin::cpu {
 namespace {
@@ -17,8 +19,8 @@ constexpr int kFewTokens = 2;
 // Query rows of an attention tile.
 constexpr int kAttentionRows = 32;
 
-std::int64_t round_up(std::int64_t n, std::int64_t to) {
-  return (n + to - 1) / to * to;
+CachePage cache_page(const CacheShape& shape, CacheType type) {
+  return {static_cast<int>(shape.key_dim), static_cast<int>(shape.value_dim), shape.latent, type == CacheType::kF16};
 }
 
 class CpuModel final : public PreparedModel {
@@ -30,6 +32,10 @@ class CpuModel final : public PreparedModel {
   [[nodiscard]] std::size_t weight_bytes() const override {
     std::size_t bytes = 0;
     for (const auto& [name, matrix] : program_.matrices) bytes += matrix->bytes();
+    for (const auto& [name, heads] : program_.expansions) {
+      for (const auto& matrix : heads.keys) bytes += matrix->bytes();
+      for (const auto& matrix : heads.values) bytes += matrix->bytes();
+    }
     for (const auto& [name, vector] : program_.vectors) bytes += vector.size() * sizeof(float);
     return bytes;
   }
@@ -46,8 +52,14 @@ class CpuModel final : public PreparedModel {
 class CpuRunner final : public Runner {
  public:
   CpuRunner(const CpuModel& model, const RunnerLimits& limits, CacheType cache)
-      : program_(model.program()), k_(model.kernels()), pool_(model.pool()), f16_(cache == CacheType::kF16) {
-    const Plan& plan = program_.plan;
+      : program_(model.program()),
+        k_(model.kernels()),
+        pool_(model.pool()),
+        page_(cache_page(program_.plan.cache, cache)),
+        page_bytes_(page_bytes(page_)),
+        pairs_(static_cast<std::int64_t>(program_.plan.rope_frequencies.size())),
+        experts_(program_, limits),
+        latent_attention_(program_, limits, page_, pool_.size()) {
     const WorkspaceLayout layout = lay_out(program_, limits);
     offsets_ = layout.offsets;
     workspace_ = AlignedBuffer(static_cast<std::size_t>(layout.floats) * sizeof(float));
@@ -55,14 +67,11 @@ class CpuRunner final : public Runner {
     q8_ = AlignedBuffer(static_cast<std::size_t>(limits.tokens * input_blocks) * sizeof(Q8Block));
     bf16_ = AlignedBuffer(static_cast<std::size_t>(limits.tokens * program_.widest_input) * sizeof(std::uint16_t));
     f32_ = AlignedBuffer(static_cast<std::size_t>(limits.tokens * program_.widest_input) * sizeof(float));
-    const std::int64_t half = plan.head_dim / 2;
-    cosines_.resize(static_cast<std::size_t>(limits.tokens * half));
+    cosines_.resize(static_cast<std::size_t>(limits.tokens * pairs_));
     sines_.resize(cosines_.size());
-    padded_dim_ = round_up(plan.head_dim, 16);
-    tile_bytes_ = static_cast<std::size_t>(plan.head_dim + padded_dim_) * kPageTokens * (f16_ ? 2 : 4);
     pages_ = static_cast<std::size_t>(limits.pages);
-    cache_ = AlignedBuffer(estimate_cache_bytes(plan, limits.pages, cache));
-    counters_ = std::vector<std::atomic<std::int64_t>>(2 * program_.steps.size() + 1);
+    cache_ = AlignedBuffer(estimate_cache_bytes(program_.plan, limits.pages, cache));
+    counters_ = std::vector<std::atomic<std::int64_t>>(StepContext::kPhases * program_.steps.size());
     tiles_.reserve(static_cast<std::size_t>(limits.tokens) + static_cast<std::size_t>(limits.sequences));
     rows_.resize(static_cast<std::size_t>(limits.tokens));
     allocate_scratch();
@@ -72,10 +81,20 @@ class CpuRunner final : public Runner {
     batch_ = &batch;
     plan_batch();
     for (auto& counter : counters_) counter.store(0, std::memory_order_relaxed);
-    pool_.run([this](int thread) {
+    pool_.run([&](int thread) {
       rope_tables(thread);
       for (std::size_t i = 0; i < program_.steps.size(); ++i) {
-        std::visit([&](const auto& step) { run(step, i, thread); }, program_.steps[i]);
+        const StepContext context{k_,
+                                  pool_,
+                                  thread,
+                                  batch,
+                                  std::span(rows_).first(batch.tokens.size()),
+                                  cosines_.data(),
+                                  sines_.data(),
+                                  pairs_,
+                                  scratch_[static_cast<std::size_t>(thread)].linear.as<float>(),
+                                  &counters_[i * StepContext::kPhases]};
+        std::visit([&](const auto& step) { run(step, context); }, program_.steps[i]);
         pool_.barrier();
       }
     });
@@ -88,10 +107,6 @@ class CpuRunner final : public Runner {
     const SequenceSlice* sequence;
     int first;  // within the slice
     int count;
-  };
-  struct TokenPlace {
-    const SequenceSlice* sequence;
-    std::int64_t position;
   };
   struct Scratch {
     AlignedBuffer linear;
@@ -107,7 +122,7 @@ class CpuRunner final : public Runner {
       if (const auto* const s = std::get_if<AttentionStep>(&step)) {
         const std::int64_t group = s->op.heads / s->op.kv_heads;
         tile_tokens_ = static_cast<int>(std::max<std::int64_t>(1, kAttentionRows / group));
-        attention = std::max(attention, attention_scratch_floats(tile_tokens_ * group, s->op.head_dim, padded_dim_));
+        attention = std::max(attention, attention_scratch_floats(tile_tokens_ * group, page_));
       }
     }
     for (int i = 0; i < pool_.size(); ++i) {
@@ -124,6 +139,7 @@ class CpuRunner final : public Runner {
   }
 
   void plan_batch() {
+    latent_attention_.plan(*batch_);
     tiles_.clear();
     for (const SequenceSlice& sequence : batch_->sequences) {
       for (int first = 0; first < sequence.count; first += tile_tokens_) {
@@ -147,53 +163,36 @@ class CpuRunner final : public Runner {
                : tokens();
   }
 
-  // Hands out [0, n) in chunks; `phase` tells the two loops of a step apart.
-  template <typename Body>
-  void share(std::size_t step, int phase, std::int64_t n, std::int64_t grain, const Body& body) {
-    std::atomic<std::int64_t>& counter = counters_[2 * step + static_cast<std::size_t>(phase)];
-    for (std::int64_t begin = counter.fetch_add(grain, std::memory_order_relaxed); begin < n;
-         begin = counter.fetch_add(grain, std::memory_order_relaxed)) {
-      body(begin, std::min(begin + grain, n));
-    }
-  }
-
   // Angles are products in f32, as in the reference implementation.
   void rope_tables(int thread) {
-    const std::int64_t half = program_.plan.head_dim / 2;
     for (std::int64_t t = thread; t < tokens(); t += pool_.size()) {
       const auto position = static_cast<float>(rows_[static_cast<std::size_t>(t)].position);
-      for (std::int64_t i = 0; i < half; ++i) {
+      for (std::int64_t i = 0; i < pairs_; ++i) {
         const float angle = position * program_.plan.rope_frequencies[static_cast<std::size_t>(i)];
-        cosines_[static_cast<std::size_t>(t * half + i)] = std::cos(angle) * program_.plan.rope_scale;
-        sines_[static_cast<std::size_t>(t * half + i)] = std::sin(angle) * program_.plan.rope_scale;
+        cosines_[static_cast<std::size_t>(t * pairs_ + i)] = std::cos(angle) * program_.plan.rope_scale;
+        sines_[static_cast<std::size_t>(t * pairs_ + i)] = std::sin(angle) * program_.plan.rope_scale;
       }
     }
   }
 
-  void run(const EmbeddingStep& step, std::size_t index, int) {
+  void run(const EmbeddingStep& step, const StepContext& context) {
     const std::int64_t n = width(step.out);
-    share(index, 0, tokens(), 4, [&](std::int64_t begin, std::int64_t end) {
+    context.share(0, tokens(), 4, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t t = begin; t < end; ++t) {
         step.weight->decode_row(batch_->tokens[static_cast<std::size_t>(t)], buffer(step.out) + t * n);
       }
     });
   }
 
-  void run(const NormStep& step, std::size_t index, int) {
+  void run(const NormStep& step, const StepContext& context) {
     const std::int64_t n = width(step.in);
-    share(index, 0, rows(step.in), 4, [&](std::int64_t begin, std::int64_t end) {
+    context.share(0, rows(step.in), 4, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t at = begin * n; at < end * n; at += step.width) {
         k_.rms_norm(buffer(step.in) + at, step.weight, step.width, step.eps, buffer(step.out) + at);
       }
     });
   }
 
-  // A linear's input in the forms that its parts want, rows of whole blocks.
-  struct LinearInputs {
-    float* f32;
-    Q8Block* q8;
-    std::uint16_t* bf16;
-  };
   static bool wants(const LinearStep& step, LinearInput input) {
     return std::any_of(step.parts.begin(), step.parts.end(),
                        [input](const LinearPart& part) { return part.input == input; });
@@ -214,52 +213,44 @@ class CpuRunner final : public Runner {
         std::memcpy(row, x, static_cast<std::size_t>(n) * sizeof(float));
       }
       std::fill(row + n, row + padded, 0.0F);
-      if (want_q8) k_.quantize_q8(row, n, out.q8 + t * (padded / kBlock));
-      if (want_bf16) k_.round_bf16(row, padded, out.bf16 + t * padded);
+      convert_row(k_, out, t, n, padded, want_q8, want_bf16);
     }
   }
 
-  void run(const LinearStep& step, std::size_t index, int thread) {
+  void run(const LinearStep& step, const StepContext& context) {
     const std::int64_t count = rows(step.in);
     if (count == 0) return;
     const bool few = count <= kFewTokens;
-    Scratch& scratch = scratch_[static_cast<std::size_t>(thread)];
+    Scratch& scratch = scratch_[static_cast<std::size_t>(context.thread)];
     const LinearInputs in{(few ? scratch.f32 : f32_).as<float>(), (few ? scratch.q8 : q8_).as<Q8Block>(),
                           (few ? scratch.bf16 : bf16_).as<std::uint16_t>()};
     if (few) {
       prepare_input(step, 0, count, in);
     } else {
-      share(index, 1, count, 4, [&](std::int64_t begin, std::int64_t end) { prepare_input(step, begin, end, in); });
+      context.share(1, count, 4, [&](std::int64_t begin, std::int64_t end) { prepare_input(step, begin, end, in); });
       pool_.barrier();
     }
     std::int64_t panels = 0;
     for (const LinearPart& part : step.parts) panels += part.matrix->panels();
     const std::int64_t grain = std::max<std::int64_t>(1, panels / (pool_.size() * 8));
     const std::int64_t padded = round_up(width(step.in), kBlock);
-    share(index, 0, panels, grain, [&](std::int64_t begin, std::int64_t end) {
+    context.share(0, panels, grain, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) {
         std::int64_t panel = i;
         const LinearPart* part = step.parts.data();
         while (panel >= part->matrix->panels()) panel -= (part++)->matrix->panels();
-        const LinearTile tile{&part->matrix->view(),
-                              part->gate == nullptr ? nullptr : &part->gate->view(),
-                              panel,
-                              count,
-                              in.q8,
-                              in.f32,
-                              in.bf16,
-                              part->input == LinearInput::kQ8 ? padded / kBlock : padded,
-                              buffer(part->out),
-                              width(part->out),
-                              part->bias,
-                              part->gate_bias,
-                              part->accumulate,
-                              scratch.linear.as<float>()};
-        switch (part->input) {
-          case LinearInput::kQ8: k_.linear_q8(tile); break;
-          case LinearInput::kBf16: k_.linear_bf16(tile); break;
-          case LinearInput::kF32: k_.linear_f32(tile); break;
-        }
+        LinearTile tile{};
+        tile.matrix = &part->matrix->view();
+        tile.gate = part->gate == nullptr ? nullptr : &part->gate->view();
+        tile.panel = panel;
+        tile.tokens = count;
+        tile.out = buffer(part->out);
+        tile.out_stride = width(part->out);
+        tile.bias = part->bias;
+        tile.gate_bias = part->gate_bias;
+        tile.accumulate = part->accumulate;
+        tile.scratch = context.linear_scratch;
+        multiply(k_, part->input, in, 0, padded, tile);
       }
     });
   }
@@ -270,13 +261,12 @@ class CpuRunner final : public Runner {
   }
 
   [[nodiscard]] std::byte* cache(int layer, std::int64_t head) const {
-    const auto index = static_cast<std::size_t>(layer * program_.plan.kv_heads + head);
-    return cache_.data() + index * pages_ * tile_bytes_;
+    const auto index = static_cast<std::size_t>(layer * program_.plan.cache.heads + head);
+    return cache_.data() + index * pages_ * page_bytes_;
   }
 
   void rotate(float* x, std::int64_t heads, std::int64_t dim, std::int64_t token) {
-    const std::int64_t half = dim / 2;
-    k_.rope(x, heads, dim, cosines_.data() + token * half, sines_.data() + token * half);
+    k_.rope(x, heads, dim, cosines_.data() + token * pairs_, sines_.data() + token * pairs_);
   }
 
   void place_token(const AttentionStep& step, std::int64_t t) {
@@ -289,73 +279,80 @@ class CpuRunner final : public Runner {
     if (step.rope_q) rotate(q, op.heads, op.head_dim, t);
     if (step.rope_k) rotate(k, op.kv_heads, op.head_dim, t);
     const TokenPlace& place = rows_[static_cast<std::size_t>(t)];
-    const auto page =
-        static_cast<std::size_t>(place.sequence->pages[static_cast<std::size_t>(place.position / kPageTokens)]);
-    const int slot = static_cast<int>(place.position % kPageTokens);
     for (std::int64_t h = 0; h < op.kv_heads; ++h) {
-      k_.store_kv(k + h * op.head_dim, v + h * op.head_dim, slot, static_cast<int>(op.head_dim),
-                  static_cast<int>(padded_dim_), f16_, cache(op.layer, h) + page * tile_bytes_);
+      k_.store_kv(page_, k + h * op.head_dim, v + h * op.head_dim, place.slot(),
+                  cache(op.layer, h) + place.page() * page_bytes_);
     }
   }
 
-  void run(const AttentionStep& step, std::size_t index, int thread) {
+  void run(const AttentionStep& step, const StepContext& context) {
     const AttentionOp& op = step.op;
-    share(index, 1, tokens(), 4, [&](std::int64_t begin, std::int64_t end) {
+    context.share(1, tokens(), 4, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t t = begin; t < end; ++t) place_token(step, t);
     });
     pool_.barrier();
     const std::int64_t group = op.heads / op.kv_heads;
     const auto tasks = static_cast<std::int64_t>(tiles_.size()) * op.kv_heads;
-    share(index, 0, tasks, 1, [&](std::int64_t begin, std::int64_t) {
+    context.share(0, tasks, 1, [&](std::int64_t begin, std::int64_t) {
       // Later tiles see more keys: hand them out first.
       const Tile& item = tiles_[tiles_.size() - 1 - static_cast<std::size_t>(begin / op.kv_heads)];
       const std::int64_t head = begin % op.kv_heads;
       const std::int64_t token = item.sequence->first + item.first;
-      const AttentionTile tile{buffer(op.q) + token * width(op.q) + head * group * op.head_dim,
-                               width(op.q),
-                               buffer(op.out) + token * width(op.out) + head * group * op.head_dim,
-                               width(op.out),
-                               item.count,
-                               static_cast<int>(group),
-                               static_cast<int>(op.head_dim),
-                               static_cast<int>(padded_dim_),
-                               op.scale,
-                               item.sequence->past + item.first,
-                               op.window,
-                               item.sequence->pages.data(),
-                               cache(op.layer, head),
-                               tile_bytes_,
-                               f16_,
-                               scratch_[static_cast<std::size_t>(thread)].attention.as<float>()};
+      AttentionTile tile{};
+      tile.q = buffer(op.q) + token * width(op.q) + head * group * op.head_dim;
+      tile.q_stride = width(op.q);
+      tile.out = buffer(op.out) + token * width(op.out) + head * group * op.head_dim;
+      tile.out_stride = width(op.out);
+      tile.out_head = op.head_dim;
+      tile.tokens = item.count;
+      tile.group = static_cast<int>(group);
+      tile.page = page_;
+      tile.scale = op.scale;
+      tile.first_position = item.sequence->past + item.first;
+      tile.window = op.window;
+      tile.pages = item.sequence->pages.data();
+      tile.cache = cache(op.layer, head);
+      tile.page_stride = page_bytes_;
+      tile.scratch = scratch_[static_cast<std::size_t>(context.thread)].attention.as<float>();
       k_.attention(tile);
     });
   }
 
-  void run(const RopeStep& step, std::size_t index, int) {
-    share(index, 0, tokens(), 4, [&](std::int64_t begin, std::int64_t end) {
+  void run(const LatentAttentionStep& step, const StepContext& context) {
+    latent_attention_.run(step, context, buffer(step.op.q), buffer(step.op.latent), buffer(step.op.out),
+                          cache(step.op.layer, 0));
+  }
+
+  void run(const MoeStep& step, const StepContext& context) {
+    experts_.run(step, context, buffer(step.op.in), width(step.op.in), buffer(step.op.logits), buffer(step.op.out),
+                 width(step.op.out));
+  }
+
+  void run(const RopeStep& step, const StepContext& context) {
+    context.share(0, tokens(), 4, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t t = begin; t < end; ++t)
         rotate(buffer(step.x) + t * width(step.x), step.heads, step.head_dim, t);
     });
   }
 
-  void run(const SwigluStep& step, std::size_t index, int) {
+  void run(const SwigluStep& step, const StepContext& context) {
     const std::int64_t n = width(step.out);
-    share(index, 0, rows(step.out), 4, [&](std::int64_t begin, std::int64_t end) {
+    context.share(0, rows(step.out), 4, [&](std::int64_t begin, std::int64_t end) {
       k_.swiglu(buffer(step.gate) + begin * n, buffer(step.up) + begin * n, (end - begin) * n,
                 buffer(step.out) + begin * n);
     });
   }
 
-  void run(const AddStep& step, std::size_t index, int) {
+  void run(const AddStep& step, const StepContext& context) {
     const std::int64_t n = width(step.x);
-    share(index, 0, rows(step.x), 4, [&](std::int64_t begin, std::int64_t end) {
+    context.share(0, rows(step.x), 4, [&](std::int64_t begin, std::int64_t end) {
       k_.add(buffer(step.x) + begin * n, buffer(step.y) + begin * n, (end - begin) * n);
     });
   }
 
-  void run(const SelectStep& step, std::size_t index, int) {
+  void run(const SelectStep& step, const StepContext& context) {
     const std::int64_t n = width(step.in);
-    share(index, 0, rows(step.out), 16, [&](std::int64_t begin, std::int64_t end) {
+    context.share(0, rows(step.out), 16, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) {
         const float* const row = buffer(step.in) + batch_->selected[static_cast<std::size_t>(i)] * n;
         std::memcpy(buffer(step.out) + i * n, row, static_cast<std::size_t>(n) * sizeof(float));
@@ -366,7 +363,11 @@ class CpuRunner final : public Runner {
   const Program& program_;
   const Kernels& k_;
   ThreadPool& pool_;
-  bool f16_;
+  CachePage page_;
+  std::size_t page_bytes_;
+  std::int64_t pairs_;  // that a head's rotation has
+  MixtureOfExperts experts_;
+  LatentAttention latent_attention_;
   std::vector<std::int64_t> offsets_;
   AlignedBuffer workspace_;
   AlignedBuffer q8_;
@@ -374,8 +375,6 @@ class CpuRunner final : public Runner {
   AlignedBuffer f32_;
   AlignedBuffer cache_;
   std::size_t pages_ = 0;
-  std::size_t tile_bytes_ = 0;
-  std::int64_t padded_dim_ = 0;
   int tile_tokens_ = 1;
   std::vector<float> cosines_;
   std::vector<float> sines_;
@@ -409,9 +408,8 @@ std::size_t estimate_weight_bytes(const Plan& plan, const Checkpoint& checkpoint
 }
 
 std::size_t estimate_cache_bytes(const Plan& plan, int pages, CacheType cache) {
-  const std::int64_t padded = round_up(plan.head_dim, 16);
-  return static_cast<std::size_t>((plan.head_dim + padded) * plan.kv_heads * plan.layers) *
-         static_cast<std::size_t>(pages) * kPageTokens * (cache == CacheType::kF16 ? 2 : 4);
+  return page_bytes(cache_page(plan.cache, cache)) *
+         static_cast<std::size_t>(plan.cache.heads * plan.layers * static_cast<std::int64_t>(pages));
 }
 
 }  // namespace metal_marlin::cpu

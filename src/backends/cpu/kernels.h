@@ -106,30 +106,60 @@ struct LinearTile {
   return matrix.groups * kPanelRows * 2;
 }
 
-// The queries of a few consecutive tokens of one sequence that share a key
-// head. A page of the cache holds keys as [head_dim][16] and values as
-// [16][padded_dim], in f16 or f32.
-struct AttentionTile {
-  const float* q;
-  std::int64_t q_stride;
+// Outputs of a matrix taken the other way: out[c] = sum over rows of x[r] * W[r, c].
+struct TransposedTile {
+  const PanelView* matrix;
+  std::int64_t tokens;
+  const float* x;
+  std::int64_t x_stride;  // floats between tokens
   float* out;
   std::int64_t out_stride;
+  float* scratch;  // transposed_scratch_floats(matrix) floats
+};
+constexpr std::int64_t kTransposedTokens = 4;  // that share a decoding of the weights
+[[maybe_unused]] static inline std::int64_t transposed_scratch_floats(const PanelView& matrix) {
+  return scratch_floats(matrix) + kTransposedTokens * matrix.blocks * kBlock * kPanelRows;
+}
+
+// How a page of the cache holds a token's key and value, in f16 or f32. Apart:
+// keys as [key_dim][16], values as [16][value_dim padded to 16]. Latent: keys
+// alone, as [16][key_dim padded to 16]; a value is the first value_dim elements
+// of its key.
+struct CachePage {
+  int key_dim;
+  int value_dim;
+  bool latent;
+  bool f16;
+};
+// Elements of a row of values, or of latent keys.
+[[maybe_unused]] static inline std::int64_t page_row(const CachePage& page) {
+  return ((page.latent ? page.key_dim : page.value_dim) + 15) / 16 * 16;
+}
+[[maybe_unused]] static inline std::size_t page_bytes(const CachePage& page) {
+  const std::int64_t elements = (page.latent ? 0 : page.key_dim) + page_row(page);
+  return static_cast<std::size_t>(elements) * kPageTokens * (page.f16 ? 2 : 4);
+}
+
+// The queries of a few consecutive tokens of one sequence that share a key head.
+struct AttentionTile {
+  const float* q;  // a token's query heads lie side by side
+  std::int64_t q_stride;
+  float* out;
+  std::int64_t out_stride;  // between tokens
+  std::int64_t out_head;    // between heads
   int tokens;
   int group;  // query heads
-  int head_dim;
-  int padded_dim;  // head_dim rounded up to 16
+  CachePage page;
   float scale;
   std::int64_t first_position;
   std::int64_t window;  // 0: none
   const std::int32_t* pages;
   const std::byte* cache;  // of this layer and head
   std::size_t page_stride;
-  bool f16;
   float* scratch;  // attention_scratch_floats(...)
 };
-[[maybe_unused]] static inline std::int64_t attention_scratch_floats(std::int64_t rows, std::int64_t head_dim,
-                                                                     std::int64_t padded_dim) {
-  return rows * (head_dim + padded_dim + kKeyBlock + 2);
+[[maybe_unused]] static inline std::int64_t attention_scratch_floats(std::int64_t rows, const CachePage& page) {
+  return rows * (page.key_dim + (page.value_dim + 15) / 16 * 16 + kKeyBlock + 2);
 }
 
 struct Kernels {
@@ -146,9 +176,13 @@ struct Kernels {
   void (*rms_norm)(const float* x, const float* weight, std::int64_t n, float eps, float* out);
   void (*swiglu)(const float* gate, const float* up, std::int64_t n, float* out);
   void (*add)(float* x, const float* y, std::int64_t n);
+  void (*linear_transposed)(const TransposedTile&);
   // x: [heads][head_dim]; cosines, sines: [head_dim / 2]
   void (*rope)(float* x, std::int64_t heads, std::int64_t head_dim, const float* cosines, const float* sines);
-  void (*store_kv)(const float* k, const float* v, int slot, int head_dim, int padded_dim, bool f16, std::byte* page);
+  // One head, of pairs (2i, 2i+1).
+  void (*rope_interleaved)(float* x, std::int64_t head_dim, const float* cosines, const float* sines);
+  // Puts a token's key and value (not read where latent) into slot `slot` of a page.
+  void (*store_kv)(const CachePage& layout, const float* k, const float* v, int slot, std::byte* page);
   void (*attention)(const AttentionTile&);
 };
 

@@ -229,11 +229,11 @@ inline F32 code_element(const PanelView& m, U8 codes, int j) {
   }
 }
 
-template <PanelKind kKind, bool kTable, int kTokens>
-inline void f32_codes(const PanelView& m, const std::uint8_t* codes, const float* scales, const float* x,
-                      std::int64_t stride, F32* acc) {
+// Calls visit(input, weights of the panel's 16 rows) for each input in turn,
+// j = input % 4 being known to the compiler. scales are expanded.
+template <PanelKind kKind, bool kTable, typename Visit>
+inline void visit_codes(const PanelView& m, const std::uint8_t* codes, const float* scales, const Visit& visit) {
   constexpr std::int64_t kBlockBytes = 64 * code_bits(kKind);
-  Sums<kTokens> sum;
   const bool halves = m.group == 16 && m.groups > 1;
   for (std::int64_t b = 0; b < m.blocks; ++b, codes += kBlockBytes) {
     const float* group = scales + (halves ? 2 * b : group_of(m, b)) * 2 * kPanelRows;
@@ -244,14 +244,10 @@ inline void f32_codes(const PanelView& m, const std::uint8_t* codes, const float
       const U8 chunk = unpack_chunk<kKind>(codes, c);
 #pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) {
-        const F32 w = f_fma(code_element<kKind, kTable>(m, chunk, j), scale, base);
-        const float* const at = x + b * kBlock + 4 * c + j;
-#pragma GCC unroll 8
-        for (int t = 0; t < kTokens; ++t) sum.at(t, j) = f_fma(w, f_set(at[t * stride]), sum.at(t, j));
+        visit(b * kBlock + 4 * c + j, j, f_fma(code_element<kKind, kTable>(m, chunk, j), scale, base));
       }
     }
   }
-  sum.store(acc);
 }
 
 template <PanelKind kKind>
@@ -265,45 +261,85 @@ inline F32 dense_element(const std::uint8_t* panel, std::int64_t k) {
   return f_load(reinterpret_cast<const float*>(panel) + k * kPanelRows);
 }
 
-template <PanelKind kKind, int kTokens>
-inline void f32_dense(const PanelView& m, const std::uint8_t* codes, const float* x, std::int64_t stride, F32* acc) {
-  Sums<kTokens> sum;
+template <PanelKind kKind, typename Visit>
+inline void visit_dense(const PanelView& m, const std::uint8_t* codes, const Visit& visit) {
   for (std::int64_t begin = 0; begin < m.cols; begin += 4) {
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
       const std::int64_t k = begin + j;
       if (k >= m.cols) break;
-      const F32 w = dense_element<kKind>(codes, k);
-#pragma GCC unroll 8
-      for (int t = 0; t < kTokens; ++t) sum.at(t, j) = f_fma(w, f_set(x[t * stride + k]), sum.at(t, j));
+      visit(k, j, dense_element<kKind>(codes, k));
     }
   }
+}
+
+template <typename Visit>
+inline void visit_inputs(const PanelView& m, std::int64_t panel, const float* scales, const Visit& visit) {
+  const std::uint8_t* const codes = m.codes + static_cast<std::size_t>(panel) * m.panel_bytes;
+  switch (m.kind) {
+    case PanelKind::kCodes2:
+      if (m.table) return visit_codes<PanelKind::kCodes2, true>(m, codes, scales, visit);
+      return visit_codes<PanelKind::kCodes2, false>(m, codes, scales, visit);
+    case PanelKind::kCodes3:
+      if (m.table) return visit_codes<PanelKind::kCodes3, true>(m, codes, scales, visit);
+      return visit_codes<PanelKind::kCodes3, false>(m, codes, scales, visit);
+    case PanelKind::kCodes4:
+      if (m.table) return visit_codes<PanelKind::kCodes4, true>(m, codes, scales, visit);
+      return visit_codes<PanelKind::kCodes4, false>(m, codes, scales, visit);
+    case PanelKind::kCodes5: return visit_codes<PanelKind::kCodes5, false>(m, codes, scales, visit);
+    case PanelKind::kCodes6: return visit_codes<PanelKind::kCodes6, false>(m, codes, scales, visit);
+    case PanelKind::kCodes8: return visit_codes<PanelKind::kCodes8, false>(m, codes, scales, visit);
+    case PanelKind::kE4m3: return visit_codes<PanelKind::kE4m3, false>(m, codes, scales, visit);
+    case PanelKind::kE5m2: return visit_codes<PanelKind::kE5m2, false>(m, codes, scales, visit);
+    case PanelKind::kF16: return visit_dense<PanelKind::kF16>(m, codes, visit);
+    case PanelKind::kBf16: return visit_dense<PanelKind::kBf16>(m, codes, visit);
+    case PanelKind::kF32: return visit_dense<PanelKind::kF32>(m, codes, visit);
+  }
+}
+
+template <int kTokens>
+inline void f32_panel(const PanelView& m, std::int64_t panel, const float* scales, const float* x, std::int64_t stride,
+                      F32* acc) {
+  Sums<kTokens> sum;
+  visit_inputs(
+      m, panel, scales, [&](std::int64_t k, int j, F32 w) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+        for (int t = 0; t < kTokens; ++t) sum.at(t, j) = f_fma(w, f_set(x[t * stride + k]), sum.at(t, j));
+      });
   sum.store(acc);
 }
 
 template <int kTokens>
-void f32_dispatch(const PanelView& m, std::int64_t panel, const float* scales, const float* x, std::int64_t stride,
-                  F32* acc) {
-  const std::uint8_t* const codes = m.codes + static_cast<std::size_t>(panel) * m.panel_bytes;
-  switch (m.kind) {
-    case PanelKind::kCodes2:
-      if (m.table) return f32_codes<PanelKind::kCodes2, true, kTokens>(m, codes, scales, x, stride, acc);
-      return f32_codes<PanelKind::kCodes2, false, kTokens>(m, codes, scales, x, stride, acc);
-    case PanelKind::kCodes3:
-      if (m.table) return f32_codes<PanelKind::kCodes3, true, kTokens>(m, codes, scales, x, stride, acc);
-      return f32_codes<PanelKind::kCodes3, false, kTokens>(m, codes, scales, x, stride, acc);
-    case PanelKind::kCodes4:
-      if (m.table) return f32_codes<PanelKind::kCodes4, true, kTokens>(m, codes, scales, x, stride, acc);
-      return f32_codes<PanelKind::kCodes4, false, kTokens>(m, codes, scales, x, stride, acc);
-    case PanelKind::kCodes5: return f32_codes<PanelKind::kCodes5, false, kTokens>(m, codes, scales, x, stride, acc);
-    case PanelKind::kCodes6: return f32_codes<PanelKind::kCodes6, false, kTokens>(m, codes, scales, x, stride, acc);
-    case PanelKind::kCodes8: return f32_codes<PanelKind::kCodes8, false, kTokens>(m, codes, scales, x, stride, acc);
-    case PanelKind::kE4m3: return f32_codes<PanelKind::kE4m3, false, kTokens>(m, codes, scales, x, stride, acc);
-    case PanelKind::kE5m2: return f32_codes<PanelKind::kE5m2, false, kTokens>(m, codes, scales, x, stride, acc);
-    case PanelKind::kF16: return f32_dense<PanelKind::kF16, kTokens>(m, codes, x, stride, acc);
-    case PanelKind::kBf16: return f32_dense<PanelKind::kBf16, kTokens>(m, codes, x, stride, acc);
-    case PanelKind::kF32: return f32_dense<PanelKind::kF32, kTokens>(m, codes, x, stride, acc);
+inline void transposed_tokens(const TransposedTile& tile, std::int64_t first) {
+  const PanelView& m = *tile.matrix;
+  float* const sums = tile.scratch + scratch_floats(m);  // [inputs][tokens][16]
+  const std::int64_t size = m.blocks * kBlock * kTokens;
+  for (std::int64_t i = 0; i < size; ++i) f_store(sums + i * kPanelRows, f_set(0.0F));
+  for (std::int64_t panel = 0; panel * kPanelRows < m.rows; ++panel) {
+    expand_scales(m, panel, false, tile.scratch);
+    const int valid = static_cast<int>(lesser(kPanelRows, m.rows - panel * kPanelRows));
+    F32 x[kTokens];
+    for (int t = 0; t < kTokens; ++t)
+      x[t] = f_load_part(tile.x + (first + t) * tile.x_stride + panel * kPanelRows, valid);
+    visit_inputs(
+        m, panel, tile.scratch, [&](std::int64_t k, int, F32 w) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+          for (int t = 0; t < kTokens; ++t) {
+            float* const at = sums + (k * kTokens + t) * kPanelRows;
+            f_store(at, f_fma(w, x[t], f_load(at)));
+          }
+        });
   }
+  for (int t = 0; t < kTokens; ++t) {
+    float* const out = tile.out + (first + t) * tile.out_stride;
+    for (std::int64_t k = 0; k < m.cols; ++k) out[k] = f_reduce_add(f_load(sums + (k * kTokens + t) * kPanelRows));
+  }
+}
+
+void linear_transposed(const TransposedTile& tile) {
+  std::int64_t t = 0;
+  for (; t + kTransposedTokens <= tile.tokens; t += kTransposedTokens) transposed_tokens<kTransposedTokens>(tile, t);
+  for (; t < tile.tokens; ++t) transposed_tokens<1>(tile, t);
 }
 
 // ---- bf16 activations -------------------------------------------------------
@@ -338,13 +374,14 @@ template <LinearInput kInput, int kTokens>
 inline void linear_tokens(const LinearTile& tile, std::int64_t first, int valid) {
   F32 acc[kTokens];
   F32 gate[kTokens];
+  for (F32& sum : gate) sum = f_set(0.0F);  // which the compiler cannot see to be set below
   const auto run = [&](const PanelView& m, const float* scales, F32* sums) {
     if constexpr (kInput == LinearInput::kQ8) {
       q8_dispatch<kTokens>(m, tile.panel, scales, tile.q8 + first * tile.x_stride, tile.x_stride, sums);
     } else if constexpr (kInput == LinearInput::kBf16) {
       bf16_panel<kTokens>(m, tile.panel, tile.bf16 + first * tile.x_stride, tile.x_stride, sums);
     } else {
-      f32_dispatch<kTokens>(m, tile.panel, scales, tile.x + first * tile.x_stride, tile.x_stride, sums);
+      f32_panel<kTokens>(m, tile.panel, scales, tile.x + first * tile.x_stride, tile.x_stride, sums);
     }
   };
   run(*tile.matrix, tile.scratch, acc);
@@ -441,25 +478,45 @@ void rope(float* x, std::int64_t heads, std::int64_t head_dim, const float* cosi
   }
 }
 
+void rope_interleaved(float* x, std::int64_t head_dim, const float* cosines, const float* sines) {
+  for (std::int64_t i = 0; i < head_dim / 2; ++i) {
+    const float a = x[2 * i];
+    const float b = x[2 * i + 1];
+    x[2 * i] = a * cosines[i] - b * sines[i];
+    x[2 * i + 1] = b * cosines[i] + a * sines[i];
+  }
+}
+
 // ---- attention -------------------------------------------------------------
 
-void store_kv(const float* k, const float* v, int slot, int head_dim, int padded_dim, bool f16, std::byte* page) {
-  for (int d = 0; d < head_dim; d += 16) {
-    const int left = static_cast<int>(lesser(16, head_dim - d));
-    const F32 key = f_load_part(k + d, left);
-    const F32 value = f_load_part(v + d, left);
+// Rows of n elements, padded with zeros.
+inline void store_row(bool f16, const float* x, int n, std::byte* page, std::int64_t at) {
+  for (int d = 0; d < n; d += 16) {
+    const F32 part = f_load_part(x + d, static_cast<int>(lesser(16, n - d)));
     if (f16) {
+      f_store_f16(reinterpret_cast<std::uint16_t*>(page) + at + d, part);
+    } else {
+      f_store(reinterpret_cast<float*>(page) + at + d, part);
+    }
+  }
+}
+
+void store_kv(const CachePage& layout, const float* k, const float* v, int slot, std::byte* page) {
+  if (layout.latent) return store_row(layout.f16, k, layout.key_dim, page, slot * page_row(layout));
+  for (int d = 0; d < layout.key_dim; d += 16) {
+    const int left = static_cast<int>(lesser(16, layout.key_dim - d));
+    if (layout.f16) {
       std::uint16_t keys[16];
-      f_store_f16(keys, key);
+      f_store_f16(keys, f_load_part(k + d, left));
       auto* const halves = reinterpret_cast<std::uint16_t*>(page);
       for (int i = 0; i < left; ++i) halves[(d + i) * kPageTokens + slot] = keys[i];
-      f_store_f16(halves + head_dim * kPageTokens + slot * padded_dim + d, value);
     } else {
       auto* const floats = reinterpret_cast<float*>(page);
       for (int i = 0; i < left; ++i) floats[(d + i) * kPageTokens + slot] = k[d + i];
-      f_store(floats + head_dim * kPageTokens + slot * padded_dim + d, value);
     }
   }
+  const std::int64_t values = static_cast<std::int64_t>(layout.key_dim) * kPageTokens;
+  store_row(layout.f16, v, layout.value_dim, page, values + slot * page_row(layout));
 }
 
 template <bool kF16>
@@ -469,9 +526,10 @@ inline F32 load_cache(const std::byte* base, std::int64_t at) {
 }
 
 struct AttentionScratch {
-  float* q;       // [rows][head_dim], scaled
+  int out_row;    // value_dim padded to 16
+  float* q;       // [rows][key_dim], scaled
   float* scores;  // [rows][kKeyBlock]
-  float* out;     // [rows][padded_dim]
+  float* out;     // [rows][out_row]
   float* top;     // [rows], running maximum
   float* sum;     // [rows]
 };
@@ -481,29 +539,57 @@ inline void scores_of_page(const AttentionTile& tile, const AttentionScratch& s,
                            int column) {
   F32 acc[kRows];
   for (int r = 0; r < kRows; ++r) acc[r] = f_set(0.0F);
-  for (int d = 0; d < tile.head_dim; ++d) {
+  for (int d = 0; d < tile.page.key_dim; ++d) {
     const F32 key = load_cache<kF16>(page, static_cast<std::int64_t>(d) * kPageTokens);
 #pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) acc[r] = f_fma(f_set(s.q[(row + r) * tile.head_dim + d]), key, acc[r]);
+    for (int r = 0; r < kRows; ++r) acc[r] = f_fma(f_set(s.q[(row + r) * tile.page.key_dim + d]), key, acc[r]);
   }
   for (int r = 0; r < kRows; ++r) f_store(s.scores + (row + r) * kKeyBlock + column, acc[r]);
+}
+
+// Latent keys lie the other way: each score is a dot product over the key.
+template <bool kF16, int kRows>
+inline void scores_of_latent_page(const AttentionTile& tile, const AttentionScratch& s, int row, const std::byte* page,
+                                  int column) {
+  constexpr int kKeys = 4;
+  const std::int64_t stride = page_row(tile.page);
+  for (int first = 0; first < kPageTokens; first += kKeys) {
+    F32 acc[kRows * kKeys];
+    for (F32& sum : acc) sum = f_set(0.0F);
+    for (int d = 0; d < tile.page.key_dim; d += 16) {
+      const int left = static_cast<int>(lesser(16, tile.page.key_dim - d));
+      F32 q[kRows];
+      for (int r = 0; r < kRows; ++r) q[r] = f_load_part(s.q + (row + r) * tile.page.key_dim + d, left);
+#pragma GCC unroll 4
+      for (int i = 0; i < kKeys; ++i) {
+        const F32 key = load_cache<kF16>(page, (first + i) * stride + d);
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r) acc[r * kKeys + i] = f_fma(q[r], key, acc[r * kKeys + i]);
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      for (int i = 0; i < kKeys; ++i)
+        s.scores[(row + r) * kKeyBlock + column + first + i] = f_reduce_add(acc[r * kKeys + i]);
+    }
+  }
 }
 
 template <bool kF16, int kRows>
 inline void values_of_block(const AttentionTile& tile, const AttentionScratch& s, int row, std::int64_t first_page,
                             int keys) {
-  const std::int64_t values = static_cast<std::int64_t>(tile.head_dim) * kPageTokens;
-  for (int d = 0; d < tile.padded_dim; d += 16) {
+  const std::int64_t values = tile.page.latent ? 0 : static_cast<std::int64_t>(tile.page.key_dim) * kPageTokens;
+  const std::int64_t stride = page_row(tile.page);
+  for (int d = 0; d < s.out_row; d += 16) {
     F32 acc[kRows];
-    for (int r = 0; r < kRows; ++r) acc[r] = f_load(s.out + (row + r) * tile.padded_dim + d);
+    for (int r = 0; r < kRows; ++r) acc[r] = f_load(s.out + (row + r) * s.out_row + d);
     for (int key = 0; key < keys; ++key) {
       const std::byte* const page =
           tile.cache + static_cast<std::size_t>(tile.pages[first_page + key / kPageTokens]) * tile.page_stride;
-      const F32 value = load_cache<kF16>(page, values + (key % kPageTokens) * tile.padded_dim + d);
+      const F32 value = load_cache<kF16>(page, values + (key % kPageTokens) * stride + d);
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) acc[r] = f_fma(f_set(s.scores[(row + r) * kKeyBlock + key]), value, acc[r]);
     }
-    for (int r = 0; r < kRows; ++r) f_store(s.out + (row + r) * tile.padded_dim + d, acc[r]);
+    for (int r = 0; r < kRows; ++r) f_store(s.out + (row + r) * s.out_row + d, acc[r]);
   }
 }
 
@@ -535,8 +621,8 @@ inline void softmax_row(const AttentionTile& tile, const AttentionScratch& s, in
   const F32 correction = f_exp_or_zero(f_set(s.top[row] - top));
   s.sum[row] = s.sum[row] * f_first(correction) + f_reduce_add(sum);
   s.top[row] = top;
-  for (int d = 0; d < tile.padded_dim; d += 16) {
-    float* const out = s.out + row * tile.padded_dim + d;
+  for (int d = 0; d < s.out_row; d += 16) {
+    float* const out = s.out + row * s.out_row + d;
     f_store(out, f_mul(f_load(out), correction));
   }
 }
@@ -558,7 +644,11 @@ struct ScoreWork {
   int column;
   template <int kRows>
   void run(int row) const {
-    scores_of_page<kF16, kRows>(tile, s, row, page, column);
+    if (tile.page.latent) {
+      scores_of_latent_page<kF16, kRows>(tile, s, row, page, column);
+    } else {
+      scores_of_page<kF16, kRows>(tile, s, row, page, column);
+    }
   }
 };
 
@@ -577,16 +667,18 @@ struct ValueWork {
 template <bool kF16>
 void attend(const AttentionTile& tile) {
   const int rows = tile.tokens * tile.group;
+  const int key_dim = tile.page.key_dim;
   AttentionScratch s{};
+  s.out_row = (tile.page.value_dim + 15) / 16 * 16;
   s.q = tile.scratch;
-  s.scores = s.q + rows * tile.head_dim;
+  s.scores = s.q + rows * key_dim;
   s.out = s.scores + rows * kKeyBlock;
-  s.top = s.out + rows * tile.padded_dim;
+  s.top = s.out + rows * s.out_row;
   s.sum = s.top + rows;
   for (int row = 0; row < rows; ++row) {
-    const float* const q = tile.q + (row / tile.group) * tile.q_stride + (row % tile.group) * tile.head_dim;
-    for (int d = 0; d < tile.head_dim; ++d) s.q[row * tile.head_dim + d] = q[d] * tile.scale;
-    for (int d = 0; d < tile.padded_dim; ++d) s.out[row * tile.padded_dim + d] = 0;
+    const float* const q = tile.q + (row / tile.group) * tile.q_stride + (row % tile.group) * key_dim;
+    for (int d = 0; d < key_dim; ++d) s.q[row * key_dim + d] = q[d] * tile.scale;
+    for (int d = 0; d < s.out_row; ++d) s.out[row * s.out_row + d] = 0;
     s.top[row] = kMinusInfinity;
     s.sum[row] = 0;
   }
@@ -606,13 +698,13 @@ void attend(const AttentionTile& tile) {
   }
   for (int row = 0; row < rows; ++row) {
     const float inverse = s.sum[row] > 0 ? 1.0F / s.sum[row] : 0.0F;
-    float* const out = tile.out + (row / tile.group) * tile.out_stride + (row % tile.group) * tile.head_dim;
-    for (int d = 0; d < tile.head_dim; ++d) out[d] = s.out[row * tile.padded_dim + d] * inverse;
+    float* const out = tile.out + (row / tile.group) * tile.out_stride + (row % tile.group) * tile.out_head;
+    for (int d = 0; d < tile.page.value_dim; ++d) out[d] = s.out[row * s.out_row + d] * inverse;
   }
 }
 
 void attention(const AttentionTile& tile) {
-  if (tile.f16) {
+  if (tile.page.f16) {
     attend<true>(tile);
   } else {
     attend<false>(tile);
@@ -629,7 +721,9 @@ constexpr Kernels make_kernels(const char* name) {
           rms_norm,
           swiglu,
           add,
+          linear_transposed,
           rope,
+          rope_interleaved,
           store_kv,
           attention};
 }

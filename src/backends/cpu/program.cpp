@@ -21,10 +21,15 @@ class Compiler {
         progress_(progress) {}
 
   void run() {
+    for (const Op& op : ops()) {
+      if (const auto* const latent = std::get_if<LatentAttentionOp>(&op)) expansions_[latent->expand] = latent;
+    }
     load_weights(program_.plan, checkpoint_, progress_, [this](const PlannedWeight& planned) { load(planned); });
     for (at_ = 0; at_ < ops().size();) fuse_next();
     for (const Step& step : program_.steps) {
       if (const auto* const linear = std::get_if<LinearStep>(&step)) measure(*linear);
+      if (const auto* const moe = std::get_if<MoeStep>(&step)) measure(*moe);
+      if (const auto* const latent = std::get_if<LatentAttentionStep>(&step)) measure(*latent);
     }
   }
 
@@ -39,40 +44,42 @@ class Compiler {
   }
 
   // Whether no op from `from` on reads the buffer before writing it anew; a
-  // fused step may then drop it. Ops that write a buffer in place also read it.
+  // fused step may then drop it.
   [[nodiscard]] bool dead_after(BufferId id, std::size_t from) const {
+    const auto holds = [id](const std::vector<BufferId>& ids) {
+      return std::find(ids.begin(), ids.end(), id) != ids.end();
+    };
     for (std::size_t i = from; i < ops().size(); ++i) {
-      const Op& op = ops()[i];
-      if (const auto* const o = std::get_if<RmsNormOp>(&op)) {
-        if (o->in == id) return false;
-        if (o->out == id) return true;
-      } else if (const auto* const linear = std::get_if<LinearOp>(&op)) {
-        if (linear->in == id) return false;
-        if (linear->out == id) return true;
-      } else if (const auto* const rope = std::get_if<RopeOp>(&op)) {
-        if (rope->x == id) return false;
-      } else if (const auto* const attention = std::get_if<AttentionOp>(&op)) {
-        if (attention->q == id || attention->k == id || attention->v == id) return false;
-        if (attention->out == id) return true;
-      } else if (const auto* const swiglu = std::get_if<SwigluOp>(&op)) {
-        if (swiglu->gate == id || swiglu->up == id) return false;
-        if (swiglu->out == id) return true;
-      } else if (const auto* const add = std::get_if<AddOp>(&op)) {
-        if (add->x == id || add->y == id) return false;
-      } else if (const auto* const select = std::get_if<SelectOp>(&op)) {
-        if (select->in == id) return false;
-        if (select->out == id) return true;
-      }
+      if (holds(read_buffers(ops()[i]))) return false;
+      if (holds(written_buffers(ops()[i]))) return true;
     }
     return id != program_.plan.logits;
   }
 
   void load(const PlannedWeight& planned) {
-    if (planned.matrix) {
-      program_.matrices[planned.name] = std::make_unique<PanelMatrix>(
-          planned.name, checkpoint_.load(planned.name, pool_), planned.shape[0], planned.shape[1], pool_);
-    } else {
+    if (!planned.matrix) {
       program_.vectors[planned.name] = load_vector(checkpoint_, planned, pool_);
+      return;
+    }
+    const Weight weight = checkpoint_.load(planned.name, pool_);
+    const auto expansion = expansions_.find(planned.name);
+    if (expansion == expansions_.end()) {
+      program_.matrices[planned.name] =
+          std::make_unique<PanelMatrix>(planned.name, weight, planned.shape[0], planned.shape[1], pool_);
+    } else {
+      load_expansion(*expansion->second, planned.name, weight);
+    }
+  }
+
+  void load_expansion(const LatentAttentionOp& op, const std::string& name, const Weight& weight) {
+    HeadMatrices& heads = program_.expansions[name];
+    const auto part = [&](std::int64_t first, std::int64_t rows) {
+      return std::make_unique<PanelMatrix>(name, weight.rows(first, rows), rows, op.rank, pool_);
+    };
+    const std::int64_t head_rows = op.nope_dim + op.value_dim;
+    for (std::int64_t head = 0; head < op.heads; ++head) {
+      heads.keys.push_back(part(head * head_rows, op.nope_dim));
+      heads.values.push_back(part(head * head_rows + op.nope_dim, op.value_dim));
     }
   }
 
@@ -87,6 +94,10 @@ class Compiler {
                                                                                  : LinearInput::kF32;
   }
 
+  [[nodiscard]] LinearInput input_of(const LinearOp& op) const {
+    return op.exact ? LinearInput::kF32 : input_of(matrix(op.weight));
+  }
+
   void fuse_next() {
     if (fuse_attention() || fuse_linears()) return;
     const Op& op = ops()[at_];
@@ -94,6 +105,11 @@ class Compiler {
       program_.steps.emplace_back(EmbeddingStep{matrix(embedding->weight), embedding->out});
     } else if (const auto* const norm = std::get_if<RmsNormOp>(&op)) {
       program_.steps.emplace_back(NormStep{norm->in, norm->out, vector(norm->weight), norm->width, norm->eps});
+    } else if (const auto* const latent = std::get_if<LatentAttentionOp>(&op)) {
+      program_.steps.emplace_back(
+          LatentAttentionStep{*latent, vector(latent->norm), &program_.expansions.at(latent->expand)});
+    } else if (const auto* const moe = std::get_if<MoeOp>(&op)) {
+      program_.steps.emplace_back(bind(*moe));
     } else if (const auto* const rope = std::get_if<RopeOp>(&op)) {
       program_.steps.emplace_back(*rope);
     } else if (const auto* const swiglu = std::get_if<SwigluOp>(&op)) {
@@ -106,6 +122,23 @@ class Compiler {
       throw Error(ErrorCode::kUnsupported, "the cpu backend has no kernel for: " + metal_marlin::describe(op));
     }
     ++at_;
+  }
+
+  [[nodiscard]] MoeStep bind(const MoeOp& op) const {
+    MoeStep step{op, vector(op.correction), {}};
+    for (std::int64_t i = 0; i < op.experts; ++i) {
+      Expert expert{matrix(expert_weight(op, i, "gate")), matrix(expert_weight(op, i, "up")),
+                    matrix(expert_weight(op, i, "down")), LinearInput::kF32, LinearInput::kF32};
+      // Gate and up are multiplied together: both by what every format can be multiplied by, if they differ.
+      if (input_of(expert.gate) == input_of(expert.up)) expert.input = input_of(expert.up);
+      expert.active_input = input_of(expert.down);
+      step.in_q8 |= expert.input == LinearInput::kQ8;
+      step.in_bf16 |= expert.input == LinearInput::kBf16;
+      step.active_q8 |= expert.active_input == LinearInput::kQ8;
+      step.active_bf16 |= expert.active_input == LinearInput::kBf16;
+      step.experts.push_back(expert);
+    }
+    return step;
   }
 
   // [rms_norm q] [rms_norm k] [rope q] [rope k] attention, in any order.
@@ -176,13 +209,12 @@ class Compiler {
     } else if (add != nullptr && linears.size() == 1 && add->y == linears[0]->out &&
                dead_after(add->y, at_ + length + 1)) {
       const PanelMatrix* const m = matrix(linears[0]->weight);
-      step.parts.push_back({m, nullptr, vector(linears[0]->bias), nullptr, add->x, true, input_of(m)});
+      step.parts.push_back({m, nullptr, vector(linears[0]->bias), nullptr, add->x, true, input_of(*linears[0])});
       ++length;
     }
     if (step.parts.empty()) {
       for (const LinearOp* const op : linears) {
-        const PanelMatrix* const m = matrix(op->weight);
-        step.parts.push_back({m, nullptr, vector(op->bias), nullptr, op->out, false, input_of(m)});
+        step.parts.push_back({matrix(op->weight), nullptr, vector(op->bias), nullptr, op->out, false, input_of(*op)});
       }
     }
     program_.steps.emplace_back(std::move(step));
@@ -199,12 +231,28 @@ class Compiler {
     }
   }
 
+  void measure(const MoeStep& step) {
+    for (const Expert& expert : step.experts) {
+      program_.linear_scratch =
+          std::max({program_.linear_scratch, scratch_floats(expert.up->view()) + scratch_floats(expert.gate->view()),
+                    scratch_floats(expert.down->view())});
+    }
+  }
+
+  void measure(const LatentAttentionStep& step) {
+    for (const auto* const matrices : {&step.heads->keys, &step.heads->values}) {
+      for (const auto& m : *matrices)
+        program_.linear_scratch = std::max(program_.linear_scratch, scratch_floats(m->view()));
+    }
+  }
+
   Program& program_;
   const Checkpoint& checkpoint_;
   ThreadPool& pool_;
   const Kernels& kernels_;
   Activations activations_;
   const LoadProgress& progress_;
+  std::map<std::string, const LatentAttentionOp*> expansions_;  // by weight
   std::size_t at_ = 0;
 };
 
@@ -213,6 +261,8 @@ std::vector<BufferId> touched(const Step& step) {
   if (const auto* const s = std::get_if<EmbeddingStep>(&step)) return {s->out};
   if (const auto* const s = std::get_if<NormStep>(&step)) return {s->in, s->out};
   if (const auto* const s = std::get_if<AttentionStep>(&step)) return {s->op.q, s->op.k, s->op.v, s->op.out};
+  if (const auto* const s = std::get_if<LatentAttentionStep>(&step)) return {s->op.q, s->op.latent, s->op.out};
+  if (const auto* const s = std::get_if<MoeStep>(&step)) return {s->op.in, s->op.logits, s->op.out};
   if (const auto* const s = std::get_if<RopeStep>(&step)) return {s->x};
   if (const auto* const s = std::get_if<SwigluStep>(&step)) return {s->gate, s->up, s->out};
   if (const auto* const s = std::get_if<AddStep>(&step)) return {s->x, s->y};

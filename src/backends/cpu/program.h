@@ -55,18 +55,50 @@ struct AttentionStep {
   bool rope_k = false;
 };
 
+// A latent attention's expansion, by head.
+struct HeadMatrices {
+  std::vector<std::unique_ptr<PanelMatrix>> keys;
+  std::vector<std::unique_ptr<PanelMatrix>> values;
+};
+
+struct LatentAttentionStep {
+  LatentAttentionOp op;
+  const float* norm;
+  const HeadMatrices* heads;
+};
+
+struct Expert {
+  const PanelMatrix* gate;
+  const PanelMatrix* up;
+  const PanelMatrix* down;
+  LinearInput input;         // of gate and up
+  LinearInput active_input;  // of down
+};
+
+struct MoeStep {
+  MoeOp op;
+  const float* correction;  // null: none
+  std::vector<Expert> experts;
+  // The forms, besides f32, that some expert wants its inputs in.
+  bool in_q8 = false;
+  bool in_bf16 = false;
+  bool active_q8 = false;
+  bool active_bf16 = false;
+};
+
 using RopeStep = RopeOp;
 using SwigluStep = SwigluOp;
 using AddStep = AddOp;
 using SelectStep = SelectOp;
 
-using Step =
-    std::variant<EmbeddingStep, NormStep, LinearStep, AttentionStep, RopeStep, SwigluStep, AddStep, SelectStep>;
+using Step = std::variant<EmbeddingStep, NormStep, LinearStep, AttentionStep, LatentAttentionStep, MoeStep, RopeStep,
+                          SwigluStep, AddStep, SelectStep>;
 
 struct Program {
   Plan plan;
   std::vector<Step> steps;
   std::map<std::string, std::unique_ptr<PanelMatrix>> matrices;
+  std::map<std::string, HeadMatrices> expansions;
   std::map<std::string, std::vector<float>> vectors;
   // Widest input of a linear, rounded up to whole blocks, and scratch per thread.
   std::int64_t widest_input = 0;

@@ -83,8 +83,8 @@ class MslRunner final : public Runner {
       buffers_.push_back(device_.allocate(static_cast<std::size_t>(count * buffer.width) * sizeof(float)));
     }
     layer_bytes_ = static_cast<std::size_t>(limits.pages) *
-                   static_cast<std::size_t>(plan_.kv_heads * kCachePageTokens) *
-                   static_cast<std::size_t>(plan_.head_dim) * (cache_type_ == DType::kF16 ? 2 : 4);
+                   static_cast<std::size_t>(plan_.cache.heads * kCachePageTokens) *
+                   static_cast<std::size_t>(plan_.cache.key_dim) * (cache_type_ == DType::kF16 ? 2 : 4);
     keys_ = device_.allocate(layer_bytes_ * static_cast<std::size_t>(plan_.layers));
     values_ = device_.allocate(layer_bytes_ * static_cast<std::size_t>(plan_.layers));
     const auto tokens = static_cast<std::size_t>(limits.tokens);
@@ -229,6 +229,12 @@ class MslRunner final : public Runner {
     encode_store_kv(device_, e.commands, p, DType::kF32, cache_type_, e.tokens, buffer(op.k), buffer(op.v), b);
     encode_paged_attention(device_, e.commands, p, DType::kF32, cache_type_, e.tokens, buffer(op.q), buffer(op.out), b);
     written(e, op.out);
+  }
+
+  static void run(Encoding&, const LatentAttentionOp& op) { unsupported(op); }
+  static void run(Encoding&, const MoeOp& op) { unsupported(op); }
+  [[noreturn]] static void unsupported(const Op& op) {
+    throw Error(ErrorCode::kUnsupported, "the msl backend has no kernel for: " + describe(op));
   }
 
   void run(Encoding& e, const SwigluOp& op) {

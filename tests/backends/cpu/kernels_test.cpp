@@ -267,6 +267,53 @@ TEST_P(EveryKernelSet, SiluHoldsAtTheEnds) {
   }
 }
 
+// Against the f32 product with the same decoded weights, in double precision.
+TEST_P(EveryKernelSet, TransposedLinearsMatchTheReference) {
+  for (const Format format : {Format::kFp4, Format::kFp8E4M3, Format::kInt3, Format::kNvfp4}) {
+    for (const std::int64_t rows : {5, 32, 50}) {
+      const std::int64_t cols = 72;
+      const TestMatrix matrix = packed_matrix(default_spec(format), rows, cols, 31);
+      const PanelMatrix panels("w", matrix.weight, rows, cols, test_pool());
+      const std::int64_t tokens = 6;
+      const auto x = normal_data(static_cast<std::size_t>(tokens * rows), 32);
+      std::vector<float> out(static_cast<std::size_t>(tokens * cols + 1), 42);
+      std::vector<float> scratch(static_cast<std::size_t>(transposed_scratch_floats(panels.view())));
+      k.linear_transposed({&panels.view(), tokens, x.data(), rows, out.data(), cols, scratch.data()});
+      EXPECT_EQ(out.back(), 42);
+      std::vector<float> row(static_cast<std::size_t>(cols));
+      std::vector<double> expected(static_cast<std::size_t>(tokens * cols));
+      std::vector<double> magnitude(expected.size());
+      for (std::int64_t r = 0; r < rows; ++r) {
+        matrix.weight.decode_row(r, cols, row.data());
+        for (std::int64_t t = 0; t < tokens; ++t) {
+          for (std::int64_t c = 0; c < cols; ++c) {
+            const double product = static_cast<double>(x[static_cast<std::size_t>(t * rows + r)]) *
+                                   static_cast<double>(row[static_cast<std::size_t>(c)]);
+            expected[static_cast<std::size_t>(t * cols + c)] += product;
+            magnitude[static_cast<std::size_t>(t * cols + c)] += std::fabs(product);
+          }
+        }
+      }
+      for (std::size_t i = 0; i < expected.size(); ++i) {
+        ASSERT_NEAR(out[i], expected[i], magnitude[i] * (2 + static_cast<double>(rows)) * 0x1p-23)
+            << format_info(format).name << ' ' << rows << " rows, output " << i;
+      }
+    }
+  }
+}
+
+TEST_P(EveryKernelSet, RopeRotatesNeighboursWhereInterleaved) {
+  const auto before = normal_data(10, 12);
+  auto x = before;
+  const std::vector<float> cosines{0.5F, 0.25F, 1, -1, 0};
+  const std::vector<float> sines{0.1F, 0.9F, 0, 0.2F, 1};
+  k.rope_interleaved(x.data(), 10, cosines.data(), sines.data());
+  for (std::size_t i = 0; i < 5; ++i) {
+    EXPECT_NEAR(x[2 * i], before[2 * i] * cosines[i] - before[2 * i + 1] * sines[i], 1e-6);
+    EXPECT_NEAR(x[2 * i + 1], before[2 * i + 1] * cosines[i] + before[2 * i] * sines[i], 1e-6);
+  }
+}
+
 TEST_P(EveryKernelSet, RopeRotatesPairsHalfAHeadApart) {
   for (const std::int64_t dim : {2, 6, 32, 34, 64, 128}) {
     const std::int64_t heads = 3;
@@ -297,24 +344,30 @@ struct AttentionCase {
   int past;
   int tokens;
   int window;
+  int value_dim;
+  bool latent = false;
 };
 
 void check_attention(const Kernels& k, const AttentionCase& c, bool f16) {
-  const int padded = (c.head_dim + 15) / 16 * 16;
+  const CachePage layout{c.head_dim, c.value_dim, c.latent, f16};
   const int total = c.past + c.tokens;
   const int pages = (total + kPageTokens - 1) / kPageTokens;
-  const std::size_t page_bytes = static_cast<std::size_t>((c.head_dim + padded) * kPageTokens) * (f16 ? 2 : 4);
+  const std::size_t bytes = page_bytes(layout);
   // Unwritten slots hold NaN: nothing may depend on them.
-  std::vector<std::byte> cache(page_bytes * static_cast<std::size_t>(pages + 2), std::byte{0xFF});
+  std::vector<std::byte> cache(bytes * static_cast<std::size_t>(pages + 2), std::byte{0xFF});
   std::vector<std::int32_t> table;
   for (int p = 0; p < pages; ++p) table.push_back(pages + 1 - p);  // any order
   const auto dim = static_cast<std::size_t>(c.head_dim);
+  const auto value_dim = static_cast<std::size_t>(c.value_dim);
   auto keys = normal_data(static_cast<std::size_t>(total) * dim, 20);
-  auto values = normal_data(static_cast<std::size_t>(total) * dim, 21);
+  auto values = normal_data(static_cast<std::size_t>(total) * value_dim, 21);
+  for (std::size_t t = 0; c.latent && t < static_cast<std::size_t>(total); ++t)
+    std::copy_n(keys.begin() + static_cast<std::ptrdiff_t>(t * dim), value_dim,
+                values.begin() + static_cast<std::ptrdiff_t>(t * value_dim));
   for (int t = 0; t < total; ++t) {
-    k.store_kv(keys.data() + static_cast<std::size_t>(t) * dim, values.data() + static_cast<std::size_t>(t) * dim,
-               t % kPageTokens, c.head_dim, padded, f16,
-               cache.data() + static_cast<std::size_t>(table[static_cast<std::size_t>(t / kPageTokens)]) * page_bytes);
+    k.store_kv(layout, keys.data() + static_cast<std::size_t>(t) * dim,
+               values.data() + static_cast<std::size_t>(t) * value_dim, t % kPageTokens,
+               cache.data() + static_cast<std::size_t>(table[static_cast<std::size_t>(t / kPageTokens)]) * bytes);
   }
   if (f16) {
     for (float& x : keys) x = f16_to_f32(f32_to_f16(x));
@@ -322,12 +375,25 @@ void check_attention(const Kernels& k, const AttentionCase& c, bool f16) {
   }
   const int rows = c.tokens * c.group;
   const auto q = normal_data(static_cast<std::size_t>(rows) * dim, 22);
-  std::vector<float> out(q.size() + 1, 42);
-  std::vector<float> scratch(static_cast<std::size_t>(attention_scratch_floats(rows, c.head_dim, padded)));
-  const float scale = 1 / std::sqrt(static_cast<float>(c.head_dim));
-  const std::int64_t stride = c.group * c.head_dim;
-  k.attention({q.data(), stride, out.data(), stride, c.tokens, c.group, c.head_dim, padded, scale, c.past, c.window,
-               table.data(), cache.data(), page_bytes, f16, scratch.data()});
+  std::vector<float> out(static_cast<std::size_t>(rows) * value_dim + 1, 42);
+  std::vector<float> scratch(static_cast<std::size_t>(attention_scratch_floats(rows, layout)));
+  AttentionTile tile{};
+  tile.q = q.data();
+  tile.q_stride = c.group * c.head_dim;
+  tile.out = out.data();
+  tile.out_stride = c.group * c.value_dim;
+  tile.out_head = c.value_dim;
+  tile.tokens = c.tokens;
+  tile.group = c.group;
+  tile.page = layout;
+  tile.scale = 1 / std::sqrt(static_cast<float>(c.head_dim));
+  tile.first_position = c.past;
+  tile.window = c.window;
+  tile.pages = table.data();
+  tile.cache = cache.data();
+  tile.page_stride = bytes;
+  tile.scratch = scratch.data();
+  k.attention(tile);
   for (int row = 0; row < rows; ++row) {
     const int position = c.past + row / c.group;
     const int begin = c.window > 0 ? std::max(0, position + 1 - c.window) : 0;
@@ -338,18 +404,19 @@ void check_attention(const Kernels& k, const AttentionCase& c, bool f16) {
       for (std::size_t d = 0; d < dim; ++d)
         score += static_cast<double>(q[static_cast<std::size_t>(row) * dim + d]) *
                  keys[static_cast<std::size_t>(t) * dim + d];
-      weights.push_back(score * scale);
+      weights.push_back(score * tile.scale);
       top = std::max(top, weights.back());
     }
     double sum = 0;
     for (double& w : weights) sum += w = std::exp(w - top);
-    for (std::size_t d = 0; d < dim; ++d) {
+    for (std::size_t d = 0; d < value_dim; ++d) {
       double expected = 0;
       for (int t = begin; t <= position; ++t)
-        expected += weights[static_cast<std::size_t>(t - begin)] / sum * values[static_cast<std::size_t>(t) * dim + d];
+        expected +=
+            weights[static_cast<std::size_t>(t - begin)] / sum * values[static_cast<std::size_t>(t) * value_dim + d];
       // Scores are off by a few roundings of their size (below 10), weights by as
       // much in relation; values are of size 1.
-      ASSERT_NEAR(out[static_cast<std::size_t>(row) * dim + d], expected, 1e-5)
+      ASSERT_NEAR(out[static_cast<std::size_t>(row) * value_dim + d], expected, 1e-5)
           << "row " << row << " dim " << d << " head size " << c.head_dim;
     }
   }
@@ -359,9 +426,12 @@ void check_attention(const Kernels& k, const AttentionCase& c, bool f16) {
 TEST_P(EveryKernelSet, AttentionMatchesTheReference) {
   for (const bool f16 : {false, true}) {
     for (const AttentionCase& c :
-         {AttentionCase{64, 3, 0, 1, 0}, AttentionCase{64, 3, 70, 1, 0}, AttentionCase{32, 1, 0, 40, 0},
-          AttentionCase{80, 4, 13, 9, 0}, AttentionCase{24, 2, 100, 5, 0}, AttentionCase{128, 8, 200, 4, 0},
-          AttentionCase{64, 2, 90, 20, 16}, AttentionCase{64, 1, 0, 30, 5}, AttentionCase{6, 1, 17, 3, 1}}) {
+         {AttentionCase{64, 3, 0, 1, 0, 64}, AttentionCase{64, 3, 70, 1, 0, 64}, AttentionCase{32, 1, 0, 40, 0, 32},
+          AttentionCase{80, 4, 13, 9, 0, 80}, AttentionCase{24, 2, 100, 5, 0, 24},
+          AttentionCase{128, 8, 200, 4, 0, 128}, AttentionCase{64, 2, 90, 20, 16, 64},
+          AttentionCase{64, 1, 0, 30, 5, 64}, AttentionCase{6, 1, 17, 3, 1, 6}, AttentionCase{48, 1, 30, 5, 0, 20},
+          AttentionCase{16, 2, 30, 5, 0, 72}, AttentionCase{80, 4, 70, 3, 0, 64, true},
+          AttentionCase{576, 5, 33, 1, 0, 512, true}, AttentionCase{27, 1, 0, 17, 0, 21, true}}) {
       check_attention(k, c, f16);
     }
   }

@@ -1,0 +1,229 @@
+#include "backends/cpu/mixture_of_experts.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace metal_marlin::cpu {
+namespace {
+
+constexpr float kChosen = -std::numeric_limits<float>::infinity();
+
+// The best of scores [begin, end), ties to the lower index.
+std::int64_t best(const float* scores, std::int64_t begin, std::int64_t end) {
+  std::int64_t at = begin;
+  for (std::int64_t i = begin + 1; i < end; ++i) {
+    if (scores[i] > scores[at]) at = i;
+  }
+  return at;
+}
+
+// Strikes out the groups that no expert may come from.
+void limit_groups(const MoeOp& op, float* corrected) {
+  const std::int64_t size = op.experts / op.groups;
+  std::vector<float> sums(static_cast<std::size_t>(op.groups));
+  for (std::int64_t g = 0; g < op.groups; ++g) {
+    float first = kChosen;
+    float second = kChosen;
+    for (std::int64_t i = g * size; i < (g + 1) * size; ++i) {
+      if (corrected[i] > first) {
+        second = first;
+        first = corrected[i];
+      } else if (corrected[i] > second) {
+        second = corrected[i];
+      }
+    }
+    sums[static_cast<std::size_t>(g)] = first + second;
+  }
+  std::vector<bool> kept(static_cast<std::size_t>(op.groups));
+  for (std::int64_t i = 0; i < op.top_groups; ++i) {
+    const std::int64_t g = best(sums.data(), 0, op.groups);
+    kept[static_cast<std::size_t>(g)] = true;
+    sums[static_cast<std::size_t>(g)] = kChosen;
+  }
+  for (std::int64_t g = 0; g < op.groups; ++g) {
+    if (!kept[static_cast<std::size_t>(g)]) std::fill(corrected + g * size, corrected + (g + 1) * size, kChosen);
+  }
+}
+
+// What each score is divided from: the softmax' largest logit and sum.
+struct Softmax {
+  float top = 0;
+  float sum = 1;
+};
+
+Softmax softmax_of(const MoeOp& op, const float* logits) {
+  Softmax out;
+  out.top = *std::max_element(logits, logits + op.experts);
+  out.sum = 0;
+  for (std::int64_t i = 0; i < op.experts; ++i) out.sum += std::exp(logits[i] - out.top);
+  return out;
+}
+
+}  // namespace
+
+void route_token(const MoeOp& op, const float* logits, const float* correction, float* scratch, std::int32_t* experts,
+                 float* weights) {
+  const bool softmax = op.scoring == RouterScoring::kSoftmax;
+  const Softmax parts = softmax ? softmax_of(op, logits) : Softmax{};
+  const auto score = [&](std::int64_t i) {
+    return softmax ? std::exp(logits[i] - parts.top) / parts.sum : 1 / (1 + std::exp(-logits[i]));
+  };
+  for (std::int64_t i = 0; i < op.experts; ++i) scratch[i] = score(i) + (correction == nullptr ? 0.0F : correction[i]);
+  if (op.groups > 1) limit_groups(op, scratch);
+  float sum = 0;
+  for (std::int64_t j = 0; j < op.top_k; ++j) {
+    const std::int64_t expert = best(scratch, 0, op.experts);
+    scratch[expert] = kChosen;
+    experts[j] = static_cast<std::int32_t>(expert);
+    weights[j] = score(expert);
+    sum += weights[j];
+  }
+  const float factor = op.normalize ? op.scale / (sum + 1e-20F) : op.scale;
+  for (std::int64_t j = 0; j < op.top_k; ++j) weights[j] *= factor;
+}
+
+MixtureOfExperts::MixtureOfExperts(const Program& program, const RunnerLimits& limits) {
+  std::int64_t assignments = 0;
+  std::int64_t experts = 0;
+  std::int64_t in = 0;
+  std::int64_t active = 0;
+  std::int64_t out = 0;
+  const auto width = [&](BufferId id) { return program.plan.buffers[static_cast<std::size_t>(id)].width; };
+  for (const Op& op : program.plan.ops) {
+    const auto* const moe = std::get_if<MoeOp>(&op);
+    if (moe == nullptr) continue;
+    assignments = std::max(assignments, limits.tokens * moe->top_k);
+    experts = std::max(experts, moe->experts);
+    in = std::max(in, round_up(width(moe->in), kBlock));
+    active = std::max(active, round_up(moe->intermediate, kBlock));
+    out = std::max(out, width(moe->out));
+  }
+  const auto count = static_cast<std::size_t>(assignments);
+  experts_.resize(count);
+  weights_.resize(count);
+  slots_.resize(count);
+  tokens_.resize(count);
+  counts_.resize(static_cast<std::size_t>(experts));
+  runs_.reserve(static_cast<std::size_t>(experts));
+  scores_.resize(static_cast<std::size_t>(limits.tokens * experts));
+  const auto allocate = [&](std::int64_t elements, AlignedBuffer& f32, AlignedBuffer& q8, AlignedBuffer& bf16) {
+    const auto total = static_cast<std::size_t>(elements) * count;
+    f32 = AlignedBuffer(total * sizeof(float));
+    q8 = AlignedBuffer(total / kBlock * sizeof(Q8Block));
+    bf16 = AlignedBuffer(total * sizeof(std::uint16_t));
+    if (total > 0) std::memset(f32.data(), 0, f32.size());  // padding that no kernel writes
+    return LinearInputs{f32.as<float>(), q8.as<Q8Block>(), bf16.as<std::uint16_t>()};
+  };
+  in_ = allocate(in, in_f32_, in_q8_, in_bf16_);
+  active_ = allocate(active, active_f32_, active_q8_, active_bf16_);
+  results_ = AlignedBuffer(static_cast<std::size_t>(out) * count * sizeof(float));
+}
+
+void MixtureOfExperts::group_by_expert(const MoeStep& step, std::int64_t tokens) {
+  const MoeOp& op = step.op;
+  assignments_ = tokens * op.top_k;
+  std::fill(counts_.begin(), counts_.end(), 0);
+  for (std::int64_t i = 0; i < assignments_; ++i)
+    ++counts_[static_cast<std::size_t>(experts_[static_cast<std::size_t>(i)])];
+  runs_.clear();
+  std::int64_t first = 0;
+  for (std::int64_t e = 0; e < op.experts; ++e) {
+    std::int64_t& count = counts_[static_cast<std::size_t>(e)];
+    if (count > 0) runs_.push_back({e, first, count});
+    const std::int64_t next = first + count;
+    count = first;  // from here on: where the next of its tokens goes
+    first = next;
+  }
+  for (std::int64_t i = 0; i < assignments_; ++i) {
+    const auto at = static_cast<std::size_t>(i);
+    const std::int64_t slot = counts_[static_cast<std::size_t>(experts_[at])]++;
+    slots_[at] = static_cast<std::int32_t>(slot);
+    tokens_[static_cast<std::size_t>(slot)] = static_cast<std::int32_t>(i / op.top_k);
+  }
+}
+
+void MixtureOfExperts::gate_and_up(const MoeStep& step, const StepContext& context, const Run& run, std::int64_t panel,
+                                   std::int64_t hidden) {
+  const Expert& expert = step.experts[static_cast<std::size_t>(run.expert)];
+  const std::int64_t stride = round_up(step.op.intermediate, kBlock);
+  LinearTile tile{};
+  tile.matrix = &expert.up->view();
+  tile.gate = &expert.gate->view();
+  tile.panel = panel;
+  tile.tokens = run.count;
+  tile.out = active_.f32 + run.first * stride;
+  tile.out_stride = stride;
+  tile.scratch = context.linear_scratch;
+  multiply(context.kernels, expert.input, in_, run.first, round_up(hidden, kBlock), tile);
+}
+
+void MixtureOfExperts::run(const MoeStep& step, const StepContext& context, const float* in, std::int64_t hidden,
+                           const float* logits, float* out, std::int64_t out_width) {
+  const MoeOp& op = step.op;
+  const std::int64_t tokens = context.tokens();
+  context.share(0, tokens, 4, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t) {
+      route_token(op, logits + t * op.experts, step.correction, scores_.data() + t * op.experts,
+                  experts_.data() + t * op.top_k, weights_.data() + t * op.top_k);
+    }
+  });
+  context.barrier();
+  if (context.thread == 0) group_by_expert(step, tokens);
+  context.barrier();
+  const std::int64_t in_stride = round_up(hidden, kBlock);
+  context.share(1, assignments_, 4, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t slot = begin; slot < end; ++slot) {
+      float* const row = in_.f32 + slot * in_stride;
+      std::memcpy(row, in + tokens_[static_cast<std::size_t>(slot)] * hidden,
+                  static_cast<std::size_t>(hidden) * sizeof(float));
+      std::fill(row + hidden, row + in_stride, 0.0F);
+      convert_row(context.kernels, in_, slot, hidden, in_stride, step.in_q8, step.in_bf16);
+    }
+  });
+  context.barrier();
+  const auto run_of = [&](std::int64_t i, std::int64_t panels) { return runs_[static_cast<std::size_t>(i / panels)]; };
+  const auto runs = static_cast<std::int64_t>(runs_.size());
+  const std::int64_t active_panels = round_up(op.intermediate, kPanelRows) / kPanelRows;
+  context.share(2, runs * active_panels, 1, [&](std::int64_t i, std::int64_t) {
+    gate_and_up(step, context, run_of(i, active_panels), i % active_panels, hidden);
+  });
+  context.barrier();
+  const std::int64_t active_stride = round_up(op.intermediate, kBlock);
+  if (step.active_q8 || step.active_bf16) {
+    context.share(3, assignments_, 4, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t slot = begin; slot < end; ++slot) {
+        convert_row(context.kernels, active_, slot, op.intermediate, active_stride, step.active_q8, step.active_bf16);
+      }
+    });
+    context.barrier();
+  }
+  const std::int64_t out_panels = round_up(out_width, kPanelRows) / kPanelRows;
+  context.share(4, runs * out_panels, 1, [&](std::int64_t i, std::int64_t) {
+    const Run& run = run_of(i, out_panels);
+    const Expert& expert = step.experts[static_cast<std::size_t>(run.expert)];
+    LinearTile tile{};
+    tile.matrix = &expert.down->view();
+    tile.panel = i % out_panels;
+    tile.tokens = run.count;
+    tile.out = results_.as<float>() + run.first * out_width;
+    tile.out_stride = out_width;
+    tile.scratch = context.linear_scratch;
+    multiply(context.kernels, expert.active_input, active_, run.first, active_stride, tile);
+  });
+  context.barrier();
+  // In the order of choice, whatever the order of computing.
+  context.share(5, tokens, 4, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t) {
+      float* const row = out + t * out_width;
+      std::fill(row, row + out_width, 0.0F);
+      for (std::int64_t j = 0; j < op.top_k; ++j) {
+        const auto at = static_cast<std::size_t>(t * op.top_k + j);
+        const float* const result = results_.as<float>() + slots_[at] * out_width;
+        for (std::int64_t i = 0; i < out_width; ++i) row[i] += weights_[at] * result[i];
+      }
+    }
+  });
+}
+
+}  // namespace metal_marlin::cpu
