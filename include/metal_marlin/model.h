@@ -121,6 +121,9 @@ class Session {
   /// are the same call. \throws Error (kInvalidArgument) for an id outside the
   /// vocabulary or a full cache, before anything is changed; (kCancelled).
   void step(std::span<const SequenceInput> inputs, const LogitsSink& sink);
+  /// Tokens that each expert got so far, [layer][expert]: empty lists for layers
+  /// without experts, nothing at all for models or backends that do not count them.
+  [[nodiscard]] std::vector<std::vector<std::int64_t>> expert_counts() const;
   /// Makes a step that runs in another thread stop between passes. The step's
   /// sequences then hold the tokens of the passes that were finished.
   void cancel();

@@ -16,9 +16,17 @@ struct QuantizeProgress {
   std::string tensor;  ///< being worked on
   std::int64_t done_weights = 0;
   std::int64_t total_weights = 0;
+  bool calibrating = false;  ///< the counts are of tokens of the calibration text
 };
 
 struct QuantizeOptions {
+  /// A built-in recipe's name or a recipe file (docs/recipes.md), which then says
+  /// each weight's format; empty: the next two fields do.
+  std::string recipe;
+  /// A text on which the use of experts is counted, for recipes with cold experts;
+  /// empty: every routed expert is cold.
+  std::filesystem::path calibration;
+  std::int64_t calibration_tokens = 16384;
   FormatSpec spec;  ///< of the linear layers
   /// Of embeddings and the output head; nothing keeps them as they are.
   std::optional<FormatSpec> embedding = default_spec(Format::kInt8);
@@ -49,6 +57,8 @@ struct QuantizedTensor {
 struct QuantizeReport {
   std::vector<QuantizedTensor> tensors;
   std::string quant_method;
+  /// With calibration: tokens that each expert got, [layer][expert].
+  std::vector<std::vector<std::int64_t>> expert_counts;
   double seconds = 0;
 };
 

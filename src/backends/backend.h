@@ -67,6 +67,9 @@ class Runner {
   // Runs the plan; allocates nothing. The logits, [selected, vocab], stay valid
   // until the next step. The batch must be within the limits.
   virtual const float* step(const Batch& batch) = 0;
+  // Tokens that each expert got so far, [layer][expert]; empty for layers without
+  // experts, and where the backend does not count.
+  [[nodiscard]] virtual std::vector<std::vector<std::int64_t>> expert_counts() const { return {}; }
 };
 
 // A plan with its weights, ready to run; immutable.

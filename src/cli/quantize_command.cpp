@@ -113,6 +113,7 @@ void print_json(const Flags& flags, const QuantizeReport& report) {
                               {"bytes", tensor.bytes},
                               {"relative_error", tensor.relative_error}});
   }
+  if (!report.expert_counts.empty()) out["expert_counts"] = report.expert_counts;
   out["weights"] = weights;
   out["source_bytes"] = before;
   out["bytes"] = after;
@@ -131,8 +132,10 @@ void run(Flags& flags) {
   flags.options.notice = print_notice;
   QuantizeReport report;
   {
-    ProgressBar bar("quantize", "weights");
+    ProgressBar tokens("calibrate", "tokens");
+    ProgressBar weights("quantize", "weights");
     flags.options.progress = [&](const QuantizeProgress& progress) {
+      ProgressBar& bar = progress.calibrating ? tokens : weights;
       bar.update(static_cast<double>(progress.done_weights), static_cast<double>(progress.total_weights),
                  progress.tensor);
       return !interrupted();
@@ -158,12 +161,27 @@ void add_quantize(CLI::App& app) {
   }
   command->add_option("source", flags->source, "Hugging Face folder, quantized folder or GGUF file")->required();
   command->add_option("-o,--output", flags->destination, "folder to write")->required();
-  command->add_option("--format", flags->format, "format of the linear layers: " + formats)->capture_default_str();
-  command->add_option("--group", flags->group, "inputs that share a scale: 16, 32, 64, 128 or row; default 32");
-  command->add_option("--scale-type", flags->scale_type,
-                      "f16, bf16 or f32, where the format leaves it open; default f16");
-  command->add_option("--zero", flags->zero, "of u4: min (a minimum, default) or int (an integer zero point)");
+  auto* const recipe = command->add_option("--recipe", flags->options.recipe,
+                                           "formats by rules, of a file or built in: qwen3-4b, glm-4.7-flash");
+  command
+      ->add_option("--calibration", flags->options.calibration,
+                   "text on which the use of experts is counted; without it a recipe's cold experts are all")
+      ->needs(recipe);
+  command->add_option("--calibration-tokens", flags->options.calibration_tokens, "tokens of that text")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 32))
+      ->capture_default_str();
+  command->add_option("--format", flags->format, "format of the linear layers: " + formats)
+      ->excludes(recipe)
+      ->capture_default_str();
+  command->add_option("--group", flags->group, "inputs that share a scale: 16, 32, 64, 128 or row; default 32")
+      ->excludes(recipe);
+  command
+      ->add_option("--scale-type", flags->scale_type, "f16, bf16 or f32, where the format leaves it open; default f16")
+      ->excludes(recipe);
+  command->add_option("--zero", flags->zero, "of u4: min (a minimum, default) or int (an integer zero point)")
+      ->excludes(recipe);
   command->add_option("--embedding-format", flags->embedding, "format of embeddings and output head, or keep")
+      ->excludes(recipe)
       ->capture_default_str();
   command->add_option("--include", flags->options.include,
                       "quantize only linear layers whose name matches; repeatable");
@@ -180,7 +198,8 @@ void add_quantize(CLI::App& app) {
       "  metal-marlin quantize Qwen3-4B -o Qwen3-4B-fp4\n"
       "  metal-marlin quantize model.gguf -o out --format u4 --group 64 --exclude 'layers\\.0\\.'\n"
       "  metal-marlin quantize Llama-3.2-1B -o out --format s4 --group 128 --embedding-format keep\n"
-      "    (a compressed-tensors folder, which vLLM loads)");
+      "    (a compressed-tensors folder, which vLLM loads)\n"
+      "  metal-marlin quantize GLM-4.7-Flash -o out --recipe glm-4.7-flash --calibration text.txt");
   command->callback([flags] { run(*flags); });
 }
 

@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <cinttypes>
 #include <cmath>
+#include <cstdio>
 
 namespace metal_marlin {
 namespace {
@@ -54,7 +56,7 @@ class DecoderPlan {
       plan_.ops.emplace_back(AddOp{hidden_, branch_});
       norm("post_attention_layernorm", hidden_, normed_, config_.hidden);
       if (config_.sparse[static_cast<std::size_t>(layer)]) {
-        experts();
+        experts(static_cast<int>(layer));
         plan_.ops.emplace_back(AddOp{hidden_, routed_});
       } else {
         feed_forward("mlp.", dense_);
@@ -150,12 +152,13 @@ class DecoderPlan {
   }
 
   // Reads `normed`, leaves its sum in `routed`.
-  void experts() {
+  void experts(int layer) {
     const MoeConfig& c = config_.moe;
     plan_.ops.emplace_back(LinearOp{normed_, router_, prefix_ + "mlp.gate.weight", "", true});
     MoeOp op{normed_,
              router_,
              routed_,
+             layer,
              prefix_ + "mlp.experts.",
              c.correction ? prefix_ + "mlp.gate.e_score_correction_bias" : "",
              c.experts,
@@ -185,6 +188,23 @@ class DecoderPlan {
 
 Plan build_plan(const ModelConfig& config) {
   return DecoderPlan(config).build();
+}
+
+std::optional<ExpertPlace> expert_place(const std::string& weight) {
+  ExpertPlace place{};
+  if (std::sscanf(weight.c_str(), "model.layers.%" SCNd64 ".mlp.experts.%" SCNd64 ".", &place.layer, &place.expert) !=
+      2)
+    return std::nullopt;
+  return place;
+}
+
+WeightClass weight_class(const std::string& weight) {
+  if (weight == kEmbedding) return WeightClass::kEmbedding;
+  if (weight == kHead) return WeightClass::kHead;
+  if (weight.find(".self_attn.") != std::string::npos) return WeightClass::kAttention;
+  if (expert_place(weight)) return WeightClass::kExpert;
+  if (weight.find(".mlp.shared_experts.") != std::string::npos) return WeightClass::kSharedExpert;
+  return weight.find(".mlp.") != std::string::npos ? WeightClass::kFeedForward : WeightClass::kOther;
 }
 
 bool is_embedding_or_head(const std::string& weight) {

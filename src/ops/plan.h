@@ -99,6 +99,7 @@ struct MoeOp {
   BufferId in;
   BufferId logits;  // the router's, [experts]
   BufferId out;
+  int layer;
   std::string prefix;      // of the experts' weights: prefix + "7.up_proj.weight"
   std::string correction;  // empty: none
   std::int64_t experts;

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <map>
+#include <numeric>
 #include <optional>
 #include <utility>
 
@@ -17,6 +18,8 @@
 #include "io/packed_tensors.h"
 #include "metal_marlin/error.h"
 #include "models/architectures.h"
+#include "quantize/calibration.h"
+#include "quantize/recipe.h"
 #include "runtime/thread_pool.h"
 #include "tokenizer/regex.h"
 
@@ -68,16 +71,15 @@ class Quantizer {
         exclude_(compile_patterns(options.exclude, "exclude")),
         pool_(options.threads),
         destination_(destination) {
-    validate(options_.spec);
-    if (options_.embedding) validate(*options_.embedding);
-    if (!format_info(options_.spec.format).selectable) {
-      throw Error(ErrorCode::kInvalidArgument,
-                  fmt::format("format {} can be read but not written", format_info(options_.spec.format).name));
+    recipe_ = options.recipe.empty() ? recipe_of_options() : load_recipe(options.recipe);
+    if (!options.calibration.empty() && !recipe_.has_cold_rule()) {
+      throw Error(ErrorCode::kInvalidArgument, "calibration: the recipe has no rule for cold experts");
     }
     CheckpointOptions checkpoint_options;
     checkpoint_options.notice = options.notice;
     checkpoint_ = open_checkpoint(source, checkpoint_options);
     config_ = parse_model_config(checkpoint_->config(), checkpoint_->generation_config(), checkpoint_->where());
+    if (!options.calibration.empty()) calibrate(source);
     plan_jobs();
   }
 
@@ -106,11 +108,46 @@ class Quantizer {
   }
 
  private:
+  // The rules that the options without a recipe amount to.
+  [[nodiscard]] Recipe recipe_of_options() const {
+    validate(options_.spec);
+    if (options_.embedding) validate(*options_.embedding);
+    if (!format_info(options_.spec.format).selectable) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("format {} can be read but not written", format_info(options_.spec.format).name));
+    }
+    Recipe recipe;
+    recipe.rules.push_back({WeightClass::kEmbedding, false, std::nullopt, options_.embedding});
+    recipe.rules.push_back({WeightClass::kHead, false, std::nullopt, options_.embedding});
+    recipe.rules.push_back({std::nullopt, false, std::nullopt, options_.spec});
+    return recipe;
+  }
+
+  void calibrate(const std::filesystem::path& source) {
+    CalibrationOptions calibration;
+    calibration.tokens = options_.calibration_tokens;
+    calibration.threads = options_.threads;
+    calibration.progress = [&](std::int64_t done, std::int64_t total) {
+      return !options_.progress || options_.progress({options_.calibration.string(), done, total, true});
+    };
+    report_.expert_counts = count_experts(source, options_.calibration, calibration);
+  }
+
+  // Whether a routed expert is little used; unknown use counts as little.
+  [[nodiscard]] bool is_cold(const std::string& name) const {
+    const std::optional<ExpertPlace> place = expert_place(name);
+    if (!place) return false;
+    if (report_.expert_counts.empty()) return true;
+    const auto& counts = report_.expert_counts.at(static_cast<std::size_t>(place->layer));
+    const auto total = std::accumulate(counts.begin(), counts.end(), 0.0);
+    return static_cast<double>(counts.at(static_cast<std::size_t>(place->expert))) <
+           recipe_.cold_share * total / static_cast<double>(counts.size());
+  }
+
   [[nodiscard]] std::optional<FormatSpec> spec_of(const std::string& name) const {
     if (any_match(exclude_, name)) return std::nullopt;
-    if (is_embedding_or_head(name)) return options_.embedding;
-    if (!include_.empty() && !any_match(include_, name)) return std::nullopt;
-    return options_.spec;
+    if (!is_embedding_or_head(name) && !include_.empty() && !any_match(include_, name)) return std::nullopt;
+    return recipe_.find(name, is_cold(name));
   }
 
   void plan_jobs() {
@@ -184,7 +221,7 @@ class Quantizer {
   }
 
   void announce(const std::string& tensor) {
-    if (options_.progress && !options_.progress({tensor, done_weights_, total_weights_})) {
+    if (options_.progress && !options_.progress({tensor, done_weights_, total_weights_, false})) {
       throw Error(ErrorCode::kCancelled, "quantization was cancelled");
     }
   }
@@ -276,6 +313,7 @@ class Quantizer {
   }
 
   const QuantizeOptions& options_;
+  Recipe recipe_;
   std::vector<Regex> include_;
   std::vector<Regex> exclude_;
   ThreadPool pool_;

@@ -202,6 +202,10 @@ void Session::step(std::span<const SequenceInput> inputs, const LogitsSink& sink
   if (!impl_->tokens.empty()) impl_->run_pass(sink);
 }
 
+std::vector<std::vector<std::int64_t>> Session::expert_counts() const {
+  return impl_->runner->expert_counts();
+}
+
 void Session::cancel() {
   impl_->cancelled.store(true);
 }

@@ -29,6 +29,9 @@ cp -r "$model" "$work/unknown" && sed -i 's/"qwen3"/"mamba"/' "$work/unknown/con
 expect 5 "mamba is not one we implement" generate "$work/unknown" -p x
 moe=$TEST_DATA/fixtures/glm4-moe-lite-tiny
 expect 0 "model.layers.*.mlp.experts.*.up_proj.weight" quantize "$moe" -o "$work/moe" --format int3
+expect 0 '"format": "int2"' quantize "$moe" -o "$work/moe" --overwrite --recipe glm-4.7-flash --json
+expect 2 "neither a file nor one of" quantize "$moe" -o "$work/x" --recipe none
+expect 2 "excludes" quantize "$moe" -o "$work/x" --recipe qwen3-4b --format fp4
 
 expect 0 "model.layers.*.mlp.up_proj.weight" quantize "$model" -o "$work/fp4" --format fp4
 expect 2 "exists already" quantize "$model" -o "$work/fp4" --format fp4

@@ -101,6 +101,8 @@ class CpuRunner final : public Runner {
     return buffer(program_.plan.logits);
   }
 
+  [[nodiscard]] std::vector<std::vector<std::int64_t>> expert_counts() const override { return experts_.totals(); }
+
  private:
   // A run of tokens of one sequence whose queries are answered together.
   struct Tile {

@@ -93,6 +93,8 @@ MixtureOfExperts::MixtureOfExperts(const Program& program, const RunnerLimits& l
   for (const Op& op : program.plan.ops) {
     const auto* const moe = std::get_if<MoeOp>(&op);
     if (moe == nullptr) continue;
+    totals_.resize(static_cast<std::size_t>(program.plan.layers));
+    totals_[static_cast<std::size_t>(moe->layer)].resize(static_cast<std::size_t>(moe->experts));
     assignments = std::max(assignments, limits.tokens * moe->top_k);
     experts = std::max(experts, moe->experts);
     in = std::max(in, round_up(width(moe->in), kBlock));
@@ -131,6 +133,7 @@ void MixtureOfExperts::group_by_expert(const MoeStep& step, std::int64_t tokens)
   for (std::int64_t e = 0; e < op.experts; ++e) {
     std::int64_t& count = counts_[static_cast<std::size_t>(e)];
     if (count > 0) runs_.push_back({e, first, count});
+    totals_[static_cast<std::size_t>(op.layer)][static_cast<std::size_t>(e)] += count;
     const std::int64_t next = first + count;
     count = first;  // from here on: where the next of its tokens goes
     first = next;

@@ -18,13 +18,15 @@ class MixtureOfExperts {
   void run(const MoeStep& step, const StepContext& context, const float* in, std::int64_t hidden, const float* logits,
            float* out, std::int64_t out_width);
 
+  // Tokens that each expert got so far, [layer][expert].
+  [[nodiscard]] const std::vector<std::vector<std::int64_t>>& totals() const { return totals_; }
+
  private:
   struct Run {  // of one expert's tokens
     std::int64_t expert;
     std::int64_t first;
     std::int64_t count;
   };
-  void route(const MoeStep& step, const float* logits, std::int64_t token);
   void group_by_expert(const MoeStep& step, std::int64_t tokens);
   void gate_and_up(const MoeStep& step, const StepContext& context, const Run& run, std::int64_t panel,
                    std::int64_t hidden);
@@ -36,6 +38,7 @@ class MixtureOfExperts {
   std::vector<std::int32_t> tokens_;   // by slot
   std::vector<std::int64_t> counts_;   // by expert
   std::vector<Run> runs_;
+  std::vector<std::vector<std::int64_t>> totals_;
   std::vector<float> scores_;  // [tokens][experts], corrected
   // Rows by slot.
   AlignedBuffer in_f32_, in_q8_, in_bf16_;

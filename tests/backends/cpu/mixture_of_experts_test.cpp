@@ -66,7 +66,7 @@ TEST(MixtureOfExperts, RouterChoosesByDefinition) {
          {std::tuple{1, 1, 1, 1}, std::tuple{7, 7, 1, 1}, std::tuple{64, 4, 1, 1}, std::tuple{256, 8, 8, 4},
           std::tuple{12, 3, 4, 2}, std::tuple{1024, 32, 1, 1}}) {
       for (const bool normalize : {false, true}) {
-        MoeOp op{0, 0, 0, "", "", experts, top_k, 0, groups, top_groups, scoring, normalize, 1.8F};
+        MoeOp op{0, 0, 0, 0, "", "", experts, top_k, 0, groups, top_groups, scoring, normalize, 1.8F};
         std::vector<float> logits(static_cast<std::size_t>(experts));
         std::vector<float> correction(logits.size());
         for (float& x : logits) x = normal(random);
@@ -89,7 +89,7 @@ TEST(MixtureOfExperts, RouterChoosesByDefinition) {
 }
 
 TEST(MixtureOfExperts, TiesGoToTheLowerIndex) {
-  const MoeOp op{0, 0, 0, "", "", 8, 3, 0, 1, 1, RouterScoring::kSigmoid, true, 1};
+  const MoeOp op{0, 0, 0, 0, "", "", 8, 3, 0, 1, 1, RouterScoring::kSigmoid, true, 1};
   const std::vector<float> logits{0, 1, 0, 1, 1, 1, 0, 2};
   std::vector<float> scratch(8);
   std::vector<std::int32_t> experts(3);

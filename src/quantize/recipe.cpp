@@ -1,0 +1,109 @@
+#include "quantize/recipe.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+#include "metal_marlin/error.h"
+
+namespace metal_marlin {
+namespace {
+
+struct ClassName {
+  std::string_view name;
+  std::optional<WeightClass> weight_class;
+  bool cold = false;
+};
+constexpr std::array<ClassName, 8> kClasses{{{"embedding", WeightClass::kEmbedding},
+                                             {"head", WeightClass::kHead},
+                                             {"attention", WeightClass::kAttention},
+                                             {"feed-forward", WeightClass::kFeedForward},
+                                             {"shared expert", WeightClass::kSharedExpert},
+                                             {"expert", WeightClass::kExpert},
+                                             {"cold expert", WeightClass::kExpert, true},
+                                             {"linear", std::nullopt}}};
+
+FormatSpec parse_spec(const JsonObject& rule, const std::string& format) {
+  FormatSpec spec = default_spec(parse_format(format));
+  if (!format_info(spec.format).selectable) rule.wrong("format", "a format that can be written");
+  if (rule.has("group")) {
+    const Json& group = rule.at("group");
+    spec.group = parse_group(group.is_string() ? group.get<std::string>() : group.dump());
+  }
+  if (rule.has("scale_type")) spec.scale_type = parse_scale_type(rule.string("scale_type"));
+  if (rule.has("zero")) spec.zero = parse_zero_kind(rule.string("zero"));
+  validate(spec);
+  return spec;
+}
+
+RecipeRule parse_rule(const JsonObject& json) {
+  for (const auto& [key, value] : json.json().items()) {
+    constexpr std::array known{"class", "match", "format", "group", "scale_type", "zero", "method"};
+    if (std::find(known.begin(), known.end(), key) == known.end())
+      json.wrong(key.c_str(), "no such field; known: class, match, format, group, scale_type, zero, method");
+  }
+  RecipeRule rule;
+  const std::string name = json.string_or("class", "linear");
+  const auto* const found =
+      std::find_if(kClasses.begin(), kClasses.end(), [&](const ClassName& entry) { return entry.name == name; });
+  if (found == kClasses.end()) {
+    json.wrong("class", "embedding, head, attention, feed-forward, shared expert, expert, cold expert or linear");
+  }
+  rule.weight_class = found->weight_class;
+  rule.cold = found->cold;
+  if (json.has("match")) rule.match.emplace(json.string("match"), json.where() + ": match");
+  if (json.string_or("method", "rtn") != "rtn") json.wrong("method", "rtn");
+  const std::string format = json.string("format");
+  if (format != "keep") rule.spec = parse_spec(json, format);
+  return rule;
+}
+
+bool fits(const RecipeRule& rule, const std::string& weight, bool cold) {
+  const WeightClass found = weight_class(weight);
+  if (rule.weight_class ? found != *rule.weight_class
+                        : found == WeightClass::kEmbedding || found == WeightClass::kHead) {
+    return false;
+  }
+  return (!rule.cold || cold) && (!rule.match || rule.match->search(weight));
+}
+
+}  // namespace
+
+std::optional<FormatSpec> Recipe::find(const std::string& weight, bool cold) const {
+  const auto found =
+      std::find_if(rules.begin(), rules.end(), [&](const RecipeRule& rule) { return fits(rule, weight, cold); });
+  return found == rules.end() ? std::nullopt : found->spec;
+}
+
+bool Recipe::has_cold_rule() const {
+  return std::any_of(rules.begin(), rules.end(), [](const RecipeRule& rule) { return rule.cold; });
+}
+
+Recipe parse_recipe(const Json& json, const std::string& where) {
+  const JsonObject object(json, where);
+  Recipe recipe;
+  recipe.description = object.string_or("description", "");
+  recipe.cold_share = object.number_or("cold_share", recipe.cold_share);
+  if (!(recipe.cold_share >= 0)) object.wrong("cold_share", "a number of at least 0");
+  const Json& rules = object.at("rules");
+  if (!rules.is_array() || rules.empty()) object.wrong("rules", "a list of rules");
+  for (std::size_t i = 0; i < rules.size(); ++i)
+    recipe.rules.push_back(parse_rule(JsonObject(rules[i], fmt::format("{}: rule {}", where, i + 1))));
+  return recipe;
+}
+
+Recipe load_recipe(const std::string& name_or_path) {
+  std::string names;
+  for (const BuiltinRecipe& recipe : builtin_recipes()) {
+    if (recipe.name == name_or_path) return parse_recipe(parse_json(recipe.text, name_or_path), name_or_path);
+    names += fmt::format("{}{}", names.empty() ? "" : ", ", recipe.name);
+  }
+  if (!std::filesystem::exists(name_or_path)) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("recipe '{}': neither a file nor one of {}", name_or_path, names));
+  }
+  return parse_recipe(read_json_file(name_or_path), name_or_path);
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,72 @@
+// Fixtures, their quantized folders, and what both compute.
+#pragma once
+
+#include <array>
+#include <cmath>
+#include <fstream>
+#include <functional>
+
+#include "io/checkpoint.h"
+#include "metal_marlin/model.h"
+#include "runtime/thread_pool.h"
+#include "test_data.h"
+
+namespace metal_marlin {
+
+inline std::filesystem::path fixture(const char* name) {
+  return test_data(std::string("fixtures/") + name);
+}
+
+inline std::vector<float> last_logits(const std::filesystem::path& path, bool exact,
+                                      const std::string& backend = "cpu") {
+  LoadOptions load;
+  load.backend = backend;
+  load.exact = exact;
+  load.threads = 2;
+  Session session(Model::load(path, load), {1, 64, 64, 1});
+  const std::vector<TokenId> ids{5, 17, 200, 3, 99, 42, 8, 150, 77, 31};
+  std::vector<float> out;
+  session.step(std::array{SequenceInput{session.open(), ids}}, [&](std::span<const LogitsRow> rows) {
+    out.assign(rows.back().values.begin(), rows.back().values.end());
+  });
+  return out;
+}
+
+inline double relative_error(const std::vector<float>& a, const std::vector<float>& b) {
+  double error = 0;
+  double size = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    error += std::pow(static_cast<double>(a[i]) - b[i], 2);
+    size += std::pow(static_cast<double>(b[i]), 2);
+  }
+  return std::sqrt(error / size);
+}
+
+using Factor = std::function<float(const std::string& weight)>;
+
+// The model in f32, each weight times a factor.
+inline void write_decoded(const std::filesystem::path& source, const std::filesystem::path& target,
+                          const Factor& factor = {}) {
+  std::filesystem::create_directories(target);
+  ThreadPool pool(1);
+  const auto checkpoint = open_checkpoint(source);
+  Json config = checkpoint->config();
+  config.erase("quantization_config");
+  std::ofstream(target / "config.json") << config.dump();
+  std::vector<TensorPlan> plan;
+  for (const WeightInfo& info : checkpoint->weights()) plan.push_back({info.name, DType::kF32, info.shape});
+  SafetensorsWriter writer(target / "model.safetensors", plan);
+  for (const WeightInfo& info : checkpoint->weights()) {
+    const Weight weight = checkpoint->load(info.name, pool);
+    const std::int64_t cols = info.shape.back();
+    std::vector<float> row(static_cast<std::size_t>(cols));
+    for (std::int64_t r = 0; r < *element_count(info.shape) / cols; ++r) {
+      weight.decode_row(r, cols, row.data());
+      for (float& x : row) x *= factor ? factor(info.name) : 1.0F;
+      writer.write(std::as_bytes(std::span(row)));
+    }
+  }
+  writer.finish();
+}
+
+}  // namespace metal_marlin
