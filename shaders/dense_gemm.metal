@@ -1,15 +1,7 @@
 // Unquantized weights. f16 and bf16 go through the matrix unit, in the kernel
 // layout of eight pairs a lane and tile; f32 is multiplied in f32.
+#include "common/block_product.h"
 #include "common/staged_gemm.h"
-
-// [block][unit][tile][lane] of 16 bytes: the lane's four pairs of the tile.
-template <typename T>
-METAL_FUNC TileWeights<T> load_dense_tile(device const uint4* weights, ulong unit, uint tile, uint lane) {
-  const uint4 v = weights[(unit * kUnitTiles + tile) * 32 + lane];
-  TileWeights<T> w;
-  for (uint q = 0; q < 4; ++q) w.e[q] = as_type<vec<T, 2>>(v[q]);
-  return w;
-}
 
 template <typename T, int kColumns>
 [[kernel, max_total_threads_per_threadgroup(128)]] void dense_gemm(
@@ -117,50 +109,36 @@ METAL_FUNC void put_exact(device uchar* y, constant LinearParams& p, uint row, u
   put_exact(y, p, group.x, first_token, sums, bias, lane);
 }
 
-// Sums of rows r and r + 8 that lanes made of different columns, put together in order.
-METAL_FUNC void put_exact_rows(threadgroup float2* all, float2 sums, uint block, uint token, uint rows, device uchar* y,
-                               constant LinearParams& p, device const float* bias, uint lane) {
+// A block of 16 rows times a token, by one simdgroup.
+template <typename Blocks>
+METAL_FUNC void put_exact_block(Blocks blocks, threadgroup float2* all, device const float* x, uint cols, uint units,
+                                float factor, uint2 group, uint rows, device uchar* y, constant LinearParams& p,
+                                device const float* bias, uint lane) {
+  float2 sums = float2(0.0f);
+#pragma clang loop unroll(disable)
+  for (uint unit = 0; unit < units; ++unit)
+    sums += blocks.product(group.x, unit, x + ulong(group.y) * p.x_stride, cols, lane);
   all[lane] = sums;
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  if (lane >= 16) return;
-  float total = 0.0f;
-  for (uint other = 0; other < 32; ++other) {
-    if (tile_row(other) == lane % 8) total += lane < 8 ? all[other].x : all[other].y;
-  }
-  const uint row = block * kTileRows + lane;
-  if (row < rows) put_result(y, p, token, row, total, bias);
+  const uint row = group.x * kTileRows + lane;
+  if (lane < 16 && row < rows) put_result(y, p, group.y, row, block_row_sum(all, 1, lane) * factor, bias);
 }
 
 // f16 and bf16 weights in the exact mode: multiplied in f32. One simdgroup 16 rows
 // and a token: grid (blocks, tokens).
 template <typename T>
 [[kernel, max_total_threads_per_threadgroup(32)]] void dense_exact(
-    device const uint4* weights [[buffer(0)]], device const float* x [[buffer(1)]], device uchar* y [[buffer(2)]],
+    device const uchar* weights [[buffer(0)]], device const float* x [[buffer(1)]], device uchar* y [[buffer(2)]],
     device const float* bias [[buffer(3)]], constant uint& rows [[buffer(4)]], constant uint& cols [[buffer(5)]],
     constant uint& units [[buffer(6)]], constant LinearParams& p [[buffer(7)]],
     uint2 group [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]]) {
   threadgroup float2 all[32];
-  float2 sums = float2(0.0f);
-#pragma clang loop unroll(disable)
-  for (uint unit = 0; unit < units; ++unit) {
-    for (uint tile = 0; tile < kUnitTiles; ++tile) {
-      const TileWeights<T> w = load_dense_tile<T>(weights, ulong(group.x) * units + unit, tile, lane);
-      for (uint pair = 0; pair < 2; ++pair) {
-        for (uint e = 0; e < 2; ++e) {
-          const uint k = unit * kUnit + tile_input(tile, tile_column(lane) + 8 * pair + e, false);
-          if (k >= cols) continue;
-          const float v = x[ulong(group.y) * p.x_stride + k];
-          sums.x = fma(float(w.e[2 * pair][e]), v, sums.x);
-          sums.y = fma(float(w.e[2 * pair + 1][e]), v, sums.y);
-        }
-      }
-    }
-  }
-  put_exact_rows(all, sums, group.x, group.y, rows, y, p, bias, lane);
+  const DenseBlocks<T> blocks = {weights, units};
+  put_exact_block(blocks, all, x, cols, units, 1.0f, group, rows, y, p, bias, lane);
 }
 #define MM_DENSE_EXACT(T)                                                                                           \
   template [[host_name("dense_exact_" #T)]] [[kernel, max_total_threads_per_threadgroup(32)]] void dense_exact<T>(  \
-      device const uint4*, device const float*, device uchar*, device const float*, constant uint&, constant uint&, \
+      device const uchar*, device const float*, device uchar*, device const float*, constant uint&, constant uint&, \
       constant uint&, constant LinearParams&, uint2, uint);
 MM_DENSE_EXACT(half)
 MM_DENSE_EXACT(bfloat)
@@ -174,33 +152,9 @@ template <typename Codec>
     device const float* bias [[buffer(5)]], constant UnitMatrix& m [[buffer(6)]], constant LinearParams& p [[buffer(7)]],
     constant uint& cols [[buffer(8)]], uint2 group [[threadgroup_position_in_grid]],
     uint lane [[thread_index_in_simdgroup]]) {
-  float2 sums = float2(0.0f);
-#pragma clang loop unroll(disable)
-  for (uint unit = 0; unit < m.units; ++unit) {
-    const UnitCodes<Codec::kBits> c = load_codes<Codec::kBits, FromDevice>(
-        codes + (ulong(group.x) * m.units + unit) * (128 * Codec::kBits), lane);
-    for (uint tile = 0; tile < kUnitTiles; ++tile) {
-      const ulong place = tile_scale_place(m, group.x, unit, tile, lane);
-      const float2 scale = stored_scales(m, scales, place) * m.multiplier;
-      const float2 minimum = m.minima != 0 ? minimum_pair(m, minima, place, scale) : float2(0.0f);
-      for (uint q = 0; q < 4; ++q) {
-        for (uint e = 0; e < 2; ++e) {
-          const uint k = unit * kUnit + tile_input(tile, tile_column(lane) + 8 * (q / 2) + e, m.group_shift == 4);
-          if (k >= cols) continue;
-          const float v = unit_element<Codec>(c, tile, q, e, m);
-          const float w = (q & 1) != 0 ? fma(scale.y, v, minimum.y) : fma(scale.x, v, minimum.x);
-          const float product = w * x[ulong(group.y) * p.x_stride + k];
-          if ((q & 1) != 0) {
-            sums.y += product;
-          } else {
-            sums.x += product;
-          }
-        }
-      }
-    }
-  }
   threadgroup float2 all[32];
-  put_exact_rows(all, sums, group.x, group.y, m.rows, y, p, bias, lane);
+  const QuantizedBlocks<Codec> blocks = {codes, scales, minima, m};
+  put_exact_block(blocks, all, x, cols, m.units, m.multiplier, group, m.rows, y, p, bias, lane);
 }
 #define MM_EXACT(name, Codec)                                                                                        \
   template [[host_name("exact_gemm_" #name)]] [[kernel, max_total_threads_per_threadgroup(32)]]                      \

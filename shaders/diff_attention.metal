@@ -11,16 +11,16 @@ struct DiffParams {
 };
 
 // One threadgroup a query and head. Grid: (heads, queries).
-template <typename T, int kParts>
+template <typename T, typename Shape>
 [[kernel, max_total_threads_per_threadgroup(128)]] void diff_attention(
-    device const T* q [[buffer(0)]], device const T* keys [[buffer(1)]], device const T* values [[buffer(2)]],
+    device const T* q [[buffer(0)]], device const uchar* keys [[buffer(1)]], device const uchar* values [[buffer(2)]],
     device T* out [[buffer(3)]], device const int* sequences [[buffer(4)]], device const int* q_starts [[buffer(5)]],
     device const int* k_starts [[buffer(6)]], device const float* lambdas [[buffer(7)]],
     device const float* norm [[buffer(8)]], constant DiffParams& d [[buffer(9)]],
     uint2 group [[threadgroup_position_in_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
-  threadgroup AttentionShare<kParts> share;
-  threadgroup float difference[32 * kParts];
+  threadgroup AttentionShare<Shape> share;
+  threadgroup float difference[Shape::kWidth];
   threadgroup float squares[kAttentionSimdgroups];
   constant PackedParams& p = d.packed;
   const uint head = group.x, token = group.y, thread_index = simdgroup * 32 + lane;
@@ -28,11 +28,11 @@ template <typename T, int kParts>
   for (uint half_index = 0; half_index < 2; ++half_index) {
     const uint offset = half_index * p.key_width;
     const PackedKeys where = packed_keys(p, seen.first, head / (p.heads / p.kv_heads), 2 * p.key_width, offset);
-    float query[kParts];
-    load_head<T, kParts>(query, q + (ulong(token) * p.heads + head) * 2 * p.key_width + offset, p.key_width, lane);
-    Attended<kParts> a = nothing_attended<kParts>();
-    attend(a, query, keys, values, where, {p.scale, p.soft_cap}, (device const float*)nullptr, seen.begin, seen.end,
-           simdgroup, lane);
+    const Query<Shape> query =
+        load_query<Shape>(q + (ulong(token) * p.heads + head) * 2 * p.key_width + offset, p.key_width, lane);
+    Attended<Shape> a = nothing_attended<Shape>();
+    attend<NumberRows<T>, Shape, 1>(&a, &query, keys, values, where, {p.scale, p.soft_cap},
+                                    (device const float*)nullptr, seen.begin, seen.end, simdgroup, lane);
     share_attended(share, a, simdgroup, lane);
     for (uint e = thread_index; e < p.value_width; e += 32 * kAttentionSimdgroups) {
       const float v = attended_element(share, -INFINITY, e);
@@ -54,15 +54,15 @@ template <typename T, int kParts>
         T(difference[e] * scale * (d.norm != 0 ? norm[e] : 1.0f));
 }
 
-#define MM_DIFF_PARTS(T, parts)                                                                                       \
-  template [[host_name("diff_attention_" #T "_" #parts)]] [[kernel, max_total_threads_per_threadgroup(128)]]          \
-  void diff_attention<T, parts>(device const T*, device const T*, device const T*, device T*, device const int*,      \
-                                device const int*, device const int*, device const float*, device const float*,       \
-                                constant DiffParams&, uint2, uint, uint);
-#define MM_DIFF(T)    \
-  MM_DIFF_PARTS(T, 2) \
-  MM_DIFF_PARTS(T, 4) \
-  MM_DIFF_PARTS(T, 8)
+#define MM_DIFF_SHAPE(T, width)                                                                                       \
+  template [[host_name("diff_attention_" #T "_" #width)]] [[kernel, max_total_threads_per_threadgroup(128)]]          \
+  void diff_attention<T, Head##width>(device const T*, device const uchar*, device const uchar*, device T*,           \
+                                      device const int*, device const int*, device const int*, device const float*,   \
+                                      device const float*, constant DiffParams&, uint2, uint, uint);
+#define MM_DIFF(T)      \
+  MM_DIFF_SHAPE(T, 64)  \
+  MM_DIFF_SHAPE(T, 128) \
+  MM_DIFF_SHAPE(T, 256)
 MM_DIFF(float)
 MM_DIFF(half)
 MM_DIFF(bfloat)

@@ -49,13 +49,13 @@ template <typename Out>
 [[kernel, max_total_threads_per_threadgroup(128)]] void prepare_activations(
     device const float* x [[buffer(0)]], device Out* out [[buffer(1)]], device float* x_scales [[buffer(2)]],
     constant uint& cols [[buffer(3)]], constant uint& stride [[buffer(4)]], constant uint& tokens [[buffer(5)]],
-    uint token [[threadgroup_position_in_grid]], uint index [[thread_index_in_threadgroup]],
+    constant uint& x_stride [[buffer(6)]], uint token [[threadgroup_position_in_grid]], uint index [[thread_index_in_threadgroup]],
     uint threads [[threads_per_threadgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
   threadgroup float largest[32];
   float top = 0.0f;
   if (token < tokens) {
-    for (uint k = index; k < cols; k += threads) top = max(top, fabs(x[ulong(token) * cols + k]));
+    for (uint k = index; k < cols; k += threads) top = max(top, fabs(x[ulong(token) * x_stride + k]));
   }
   top = simd_max(top);
   if (lane == 0) largest[simdgroup] = top;
@@ -71,14 +71,14 @@ template <typename Out>
   }
   if (index == 0) x_scales[token] = factor;
   for (uint k = index; k < stride; k += threads) {
-    const float v = token < tokens && k < cols ? x[ulong(token) * cols + k] : 0.0f;
+    const float v = token < tokens && k < cols ? x[ulong(token) * x_stride + k] : 0.0f;
     out[ulong(token) * stride + k] = Out(v * inverse);
   }
 }
 #define MM_PREPARE(Out)                                                                                             \
   template [[host_name("prepare_" #Out)]] [[kernel, max_total_threads_per_threadgroup(128)]] void                   \
   prepare_activations<Out>(device const float*, device Out*, device float*, constant uint&, constant uint&,         \
-                           constant uint&, uint, uint, uint, uint, uint);
+                           constant uint&, constant uint&, uint, uint, uint, uint, uint);
 MM_PREPARE(half)
 MM_PREPARE(bfloat)
 

@@ -1,116 +1,189 @@
-// Attention of one query over keys and values that it reads once, by a running softmax
-// (arXiv 1805.02867): four simdgroups take blocks of 16 keys in turn, a lane the elements
-// lane, lane + 32 ... of a head, and what they found is put together in order.
+// Attention of a query, or of several that share keys, over keys and values that are read
+// once, by running softmaxes (arXiv 1805.02867). kLanes lanes of a simdgroup hold a key, each
+// four neighbouring elements of every 4 * kLanes; so a simdgroup takes 32 / kLanes keys at a
+// time, each part with a softmax of its own. What they found is put together in order.
 #pragma once
-#include <metal_stdlib>
+#include "cache_rows.h"
 
 using namespace metal;
 
-constant constexpr uint kKeyBlock = 16;
 constant constexpr uint kAttentionSimdgroups = 4;
+// Keys whose scores a part makes before it looks at the largest.
+constant constexpr uint kKeysAtOnce = 4;
 
-// What is done to a score, and what a query sees.
+// How heads of some width are spread over lanes.
+template <int kLanesOfKey, int kChunksOfLane>
+struct HeadShape {
+  static constant constexpr int kLanes = kLanesOfKey;
+  static constant constexpr int kChunks = kChunksOfLane;  // of four elements
+  static constant constexpr uint kParts = 32 / kLanesOfKey;
+  static constant constexpr uint kWidth = 4 * kLanesOfKey * kChunksOfLane;  // at most
+};
+typedef HeadShape<8, 2> Head64;
+typedef HeadShape<8, 4> Head128;
+typedef HeadShape<16, 4> Head256;
+typedef HeadShape<32, 5> Head640;
+
+// What is done to a score.
 struct ScoreParams {
   float scale;
   float soft_cap;  // scores become cap * tanh(score / cap); 0: none
 };
 
-// What a simdgroup has seen: the largest score, the sum of weights over it, and of weighted values.
-template <int kParts>
+// The first element of chunk c that a lane holds.
+template <typename Shape>
+METAL_FUNC uint chunk_at(uint c, uint lane) {
+  return c * 4 * Shape::kLanes + lane % Shape::kLanes * 4;
+}
+
+// What a part of a simdgroup has seen: the largest score, the sum of weights over it, and of weighted values.
+template <typename Shape>
 struct Attended {
   float top;
   float total;
-  float sum[kParts];
+  float4 sum[Shape::kChunks];
 };
-template <int kParts>
-METAL_FUNC Attended<kParts> nothing_attended() {
-  Attended<kParts> a;
+template <typename Shape>
+METAL_FUNC Attended<Shape> nothing_attended() {
+  Attended<Shape> a;
   a.top = -INFINITY;
   a.total = 0.0f;
-  for (uint i = 0; i < uint(kParts); ++i) a.sum[i] = 0.0f;
+  for (uint c = 0; c < uint(Shape::kChunks); ++c) a.sum[c] = float4(0.0f);
   return a;
 }
 
-// This lane's elements of a head, zeros past its end.
-template <typename T, int kParts>
-METAL_FUNC void load_head(thread float* out, device const T* head, uint width, uint lane) {
-  for (uint i = 0; i < uint(kParts); ++i) out[i] = lane + 32 * i < width ? float(head[lane + 32 * i]) : 0.0f;
+template <typename Shape>
+struct Query {
+  float4 e[Shape::kChunks];
+};
+template <typename Shape, typename T>
+METAL_FUNC Query<Shape> load_query(device const T* head, uint width, uint lane) {
+  Query<Shape> q;
+  for (uint c = 0; c < uint(Shape::kChunks); ++c) {
+    const uint e = chunk_at<Shape>(c, lane);
+    for (uint i = 0; i < 4; ++i) q.e[c][i] = e + i < width ? float(head[e + i]) : 0.0f;
+  }
+  return q;
 }
 
-// Where block b of 16 keys begins, in elements, and how far keys lie apart: Where has
-// key_at(b), value_at(b), key_stride, value_stride, key_width, value_width. `mask`, if not
-// null, is added to the scores. Keys [begin, end).
-template <typename Cache, typename Where, int kParts>
-METAL_FUNC void attend(thread Attended<kParts>& a, const thread float* query, device const Cache* keys,
-                       device const Cache* values, Where where, ScoreParams p, device const float* mask, uint begin,
+// The sum over the lanes that hold a key.
+template <int kLanes>
+METAL_FUNC float sum_of_key(float v) {
+  if (kLanes == 32) return simd_sum(v);
+  for (ushort step = kLanes / 2; step > 0; step /= 2) v += simd_shuffle_xor(v, step);
+  return v;
+}
+
+METAL_FUNC float final_score(float product, ScoreParams p) {
+  const float score = product * p.scale;
+  return p.soft_cap != 0.0f ? p.soft_cap * precise::tanh(score / p.soft_cap) : score;
+}
+
+// Keys [begin, end), by all of the threadgroup. Where tells key and value of key k: the rows
+// key_row(k) and value_row(k) of key_width and value_width elements, of which those from
+// key_offset on, `width`, are the key. `mask`, if not null, is added to the scores.
+template <typename Rows, typename Shape, int kHeads, typename Where>
+METAL_FUNC void attend(thread Attended<Shape>* a, const thread Query<Shape>* q, device const uchar* keys,
+                       device const uchar* values, Where where, ScoreParams p, device const float* mask, uint begin,
                        uint end, uint simdgroup, uint lane) {
-  for (uint block = begin / kKeyBlock + simdgroup; block * kKeyBlock < end; block += kAttentionSimdgroups) {
-    const ulong key_place = where.key_at(block), value_place = where.value_at(block);
-    float score = -INFINITY;  // of key `lane` of the block
-    for (uint j = 0; j < kKeyBlock; ++j) {
-      const uint key = block * kKeyBlock + j;
-      if (key < begin || key >= end) continue;
-      float product = 0.0f;
-      for (uint i = 0; i < uint(kParts); ++i) {
-        const uint e = lane + 32 * i;
-        if (e < where.key_width)
-          product = fma(query[i], float(keys[key_place + ulong(j) * where.key_stride + e]), product);
+  constexpr uint kSpan = Shape::kParts * kKeysAtOnce;
+  const uint part = lane / Shape::kLanes;
+  for (uint first = begin + simdgroup * kSpan; first < end; first += kAttentionSimdgroups * kSpan) {
+    float score[kHeads][kKeysAtOnce];
+    for (uint u = 0; u < kKeysAtOnce; ++u) {
+      const uint key = first + u * Shape::kParts + part;
+      const ulong row = where.key_row(min(key, end - 1));
+      float product[kHeads];
+      for (uint h = 0; h < uint(kHeads); ++h) product[h] = 0.0f;
+      for (uint c = 0; c < uint(Shape::kChunks); ++c) {
+        const uint e = chunk_at<Shape>(c, lane);
+        if (e >= where.width) continue;
+        const float4 k = Rows::load(keys, row, where.key_width, where.key_offset + e);
+        for (uint h = 0; h < uint(kHeads); ++h) product[h] += dot(q[h].e[c], k);
       }
-      product = simd_sum(product) * p.scale;
-      if (p.soft_cap != 0.0f) product = p.soft_cap * precise::tanh(product / p.soft_cap);
-      if (mask != nullptr) product += mask[key];
-      if (lane == j) score = product;
+      for (uint h = 0; h < uint(kHeads); ++h) {
+        float s = final_score(sum_of_key<Shape::kLanes>(product[h]), p);
+        if (key >= end) s = -INFINITY;
+        if (mask != nullptr) s += mask[min(key, end - 1)];
+        score[h][u] = s;
+      }
     }
-    const float now = max(a.top, simd_max(score));
-    if (now == -INFINITY) continue;  // all of them masked
-    const float keep = exp(a.top - now), weight = exp(score - now);
-    a.top = now;
-    a.total = a.total * keep + simd_sum(weight);
-    for (uint i = 0; i < uint(kParts); ++i) a.sum[i] *= keep;
-    for (uint j = 0; j < kKeyBlock; ++j) {
-      const uint key = block * kKeyBlock + j;
-      const float w = simd_shuffle(weight, ushort(j));
-      if (key < begin || key >= end) continue;
-      for (uint i = 0; i < uint(kParts); ++i) {
-        const uint e = lane + 32 * i;
-        if (e < where.value_width)
-          a.sum[i] = fma(w, float(values[value_place + ulong(j) * where.value_stride + e]), a.sum[i]);
+    for (uint h = 0; h < uint(kHeads); ++h) {
+      float now = a[h].top;
+      for (uint u = 0; u < kKeysAtOnce; ++u) now = max(now, score[h][u]);
+      const float keep = now == a[h].top ? 1.0f : exp(a[h].top - now);
+      float sum = 0.0f;
+      for (uint u = 0; u < kKeysAtOnce; ++u) {
+        score[h][u] = now == -INFINITY ? 0.0f : exp(score[h][u] - now);
+        sum += score[h][u];
+      }
+      a[h].top = now;
+      a[h].total = a[h].total * keep + sum;
+      for (uint c = 0; c < uint(Shape::kChunks); ++c) a[h].sum[c] *= keep;
+    }
+    for (uint u = 0; u < kKeysAtOnce; ++u) {
+      const uint key = first + u * Shape::kParts + part;
+      if (key >= end) continue;
+      const ulong row = where.value_row(key);
+      for (uint c = 0; c < uint(Shape::kChunks); ++c) {
+        const uint e = chunk_at<Shape>(c, lane);
+        if (e >= where.value_width) continue;
+        const float4 v = Rows::load(values, row, where.value_row_width, e);
+        for (uint h = 0; h < uint(kHeads); ++h) a[h].sum[c] += score[h][u] * v;
       }
     }
   }
 }
 
-// Threadgroup memory in which simdgroups put together what they found.
-template <int kParts>
+// Threadgroup memory in which parts put together what they found, one head at a time.
+template <typename Shape>
 struct AttentionShare {
-  float sums[kAttentionSimdgroups][32 * kParts];
-  float top[kAttentionSimdgroups];
-  float total[kAttentionSimdgroups];
+  float sums[kAttentionSimdgroups * Shape::kParts][Shape::kWidth];
+  float top[kAttentionSimdgroups * Shape::kParts];
+  float total[kAttentionSimdgroups * Shape::kParts];
 };
-// All of the threadgroup; a barrier follows.
-template <int kParts>
-METAL_FUNC void share_attended(threadgroup AttentionShare<kParts>& s, const thread Attended<kParts>& a, uint simdgroup,
+// All of the threadgroup; ends with a barrier.
+template <typename Shape>
+METAL_FUNC void share_attended(threadgroup AttentionShare<Shape>& s, const thread Attended<Shape>& a, uint simdgroup,
                                uint lane) {
-  for (uint i = 0; i < uint(kParts); ++i) s.sums[simdgroup][lane + 32 * i] = a.sum[i];
-  if (lane == 0) {
-    s.top[simdgroup] = a.top;
-    s.total[simdgroup] = a.total;
+  const uint part = simdgroup * Shape::kParts + lane / Shape::kLanes;
+  for (uint c = 0; c < uint(Shape::kChunks); ++c) {
+    const uint e = chunk_at<Shape>(c, lane);
+    for (uint i = 0; i < 4; ++i) s.sums[part][e + i] = a.sum[c][i];
+  }
+  if (lane % Shape::kLanes == 0) {
+    s.top[part] = a.top;
+    s.total[part] = a.total;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
 }
-// Element e of the answer; `sink` takes a share of the weight, -infinity none. Where
-// everything was masked, zero.
-template <int kParts>
-METAL_FUNC float attended_element(threadgroup const AttentionShare<kParts>& s, float sink, uint e) {
-  float top = sink;
-  for (uint g = 0; g < kAttentionSimdgroups; ++g) top = max(top, s.top[g]);
-  if (top == -INFINITY) return 0.0f;
-  float total = sink == -INFINITY ? 0.0f : exp(sink - top);
+// Of all parts together: the largest score and the sum of weights over it.
+struct AttendedTotal {
+  float top;
+  float total;
+};
+template <typename Shape>
+METAL_FUNC AttendedTotal attended_total(threadgroup AttentionShare<Shape>& s, float sink) {
+  constexpr uint kAll = kAttentionSimdgroups * Shape::kParts;
+  AttendedTotal t = {sink, 0.0f};
+  for (uint g = 0; g < kAll; ++g) t.top = max(t.top, s.top[g]);
+  if (t.top == -INFINITY) return t;
+  t.total = sink == -INFINITY ? 0.0f : exp(sink - t.top);
+  for (uint g = 0; g < kAll; ++g) t.total = fma(exp(s.top[g] - t.top), s.total[g], t.total);
+  return t;
+}
+// Element e of the sum of weighted values.
+template <typename Shape>
+METAL_FUNC float attended_sum(threadgroup AttentionShare<Shape>& s, AttendedTotal t, uint e) {
+  constexpr uint kAll = kAttentionSimdgroups * Shape::kParts;
+  if (t.top == -INFINITY) return 0.0f;
   float sum = 0.0f;
-  for (uint g = 0; g < kAttentionSimdgroups; ++g) {
-    const float part = exp(s.top[g] - top);
-    total = fma(part, s.total[g], total);
-    sum = fma(part, s.sums[g][e], sum);
-  }
-  return sum / total;
+  for (uint g = 0; g < kAll; ++g) sum = fma(exp(s.top[g] - t.top), s.sums[g][e], sum);
+  return sum;
+}
+// An element of the answer; zero where nothing was seen. A sink is a score without a value.
+template <typename Shape>
+METAL_FUNC float attended_element(threadgroup AttentionShare<Shape>& s, float sink, uint e) {
+  const AttendedTotal t = attended_total(s, sink);
+  return t.top == -INFINITY ? 0.0f : attended_sum(s, t, e) / t.total;
 }

@@ -34,19 +34,20 @@ METAL_FUNC VisibleKeys visible_keys(constant PackedParams& p, device const int* 
 
 // As attend() takes them.
 struct PackedKeys {
-  ulong key_base, value_base;
-  uint key_stride, value_stride, key_width, value_width;
-  METAL_FUNC ulong key_at(uint block) const { return key_base + ulong(block * kKeyBlock) * key_stride; }
-  METAL_FUNC ulong value_at(uint block) const { return value_base + ulong(block * kKeyBlock) * value_stride; }
+  ulong first_row;
+  uint row_step;  // kv heads
+  uint width, key_width, key_offset, value_width, value_row_width;
+  METAL_FUNC ulong key_row(uint key) const { return first_row + ulong(key) * row_step; }
+  METAL_FUNC ulong value_row(uint key) const { return key_row(key); }
 };
 // `head_keys` elements are a head's keys, of which those from `offset` on are meant.
 METAL_FUNC PackedKeys packed_keys(constant PackedParams& p, uint first, uint kv_head, uint head_keys, uint offset) {
   PackedKeys k;
-  k.key_stride = p.kv_heads * head_keys;
-  k.value_stride = p.kv_heads * p.value_width;
-  k.key_base = ulong(first) * k.key_stride + kv_head * head_keys + offset;
-  k.value_base = ulong(first) * k.value_stride + kv_head * p.value_width;
-  k.key_width = p.key_width;
-  k.value_width = p.value_width;
+  k.first_row = ulong(first) * p.kv_heads + kv_head;
+  k.row_step = p.kv_heads;
+  k.width = p.key_width;
+  k.key_width = head_keys;
+  k.key_offset = offset;
+  k.value_width = k.value_row_width = p.value_width;
   return k;
 }

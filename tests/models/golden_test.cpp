@@ -86,15 +86,11 @@ double largest_difference(const std::vector<float>& a, const std::vector<float>&
   return largest;
 }
 
-// Models on backends. The msl backend does not run experts yet.
+// Models on backends.
 std::vector<std::pair<std::string, std::string>> golden_cases() {
   std::vector<std::pair<std::string, std::string>> cases;
   for (const std::string& model : golden_models()) {
-    const bool experts =
-        read_json_file(test_data("fixtures/" + model + "/config.json")).contains("num_experts_per_tok");
-    for (const std::string& backend : backends()) {
-      if (backend == "cpu" || !experts) cases.emplace_back(model, backend);
-    }
+    for (const std::string& backend : backends()) cases.emplace_back(model, backend);
   }
   return cases;
 }

@@ -1,29 +1,23 @@
-// What the attention ops share (shaders/common/attention.h).
+// What the attention ops share (shaders/common/attention.h, cache_rows.h).
 #pragma once
 
-#include <fmt/format.h>
-
-#include <algorithm>
+#include <cstddef>
 #include <cstdint>
-
-#include "metal_marlin/error.h"
+#include <string>
 
 namespace metal_marlin::msl {
 
-// Elements of a lane in the smallest kernel that holds heads of these widths.
+// What a cache holds keys and values in: numbers, or codes with an f16 scale for each 32 elements.
+enum class KvType : std::uint8_t { kF32, kF16, kBf16, kFp8, kInt8, kInt4, kFp4 };
+
+// As kernels' names have it.
+const char* kv_type_name(KvType type);
+// Of a key or value of `width` elements.
+std::size_t cache_row_bytes(KvType type, std::int64_t width);
+
+// The head width that kernels' names bear which hold heads of these widths, at most `most`.
 // \throws Error (kInvalidArgument, kUnsupported) naming op and heads.
-inline int attention_parts(const char* op, std::uint32_t heads, std::uint32_t kv_heads, std::uint32_t key_width,
-                           std::uint32_t value_width) {
-  const std::uint32_t width = std::max(key_width, value_width);
-  if (key_width == 0 || value_width == 0 || width > 256) {
-    throw Error(ErrorCode::kUnsupported,
-                fmt::format("{}: heads of {} and {}, expected 1 to 256", op, key_width, value_width));
-  }
-  if (kv_heads == 0 || heads % kv_heads != 0) {
-    throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("{}: {} heads are no multiple of {} kv heads", op, heads, kv_heads));
-  }
-  return width <= 64 ? 2 : width <= 128 ? 4 : 8;
-}
+std::uint32_t attention_width(const char* op, std::uint32_t heads, std::uint32_t kv_heads, std::uint32_t key_width,
+                              std::uint32_t value_width, std::uint32_t most = 640);
 
 }  // namespace metal_marlin::msl

@@ -14,7 +14,6 @@ constexpr std::uint32_t kTileRows = 16;
 constexpr std::uint32_t kBandBlocks = 2;  // of 16 rows, in decode_gemv
 // From here gemm_fp4's larger tiles are filled.
 constexpr std::int64_t kLargeTokens = 128;
-constexpr std::uint32_t kGemmThreads = 128;
 // As in shaders/common/tile_multiply.h.
 constexpr std::uint32_t kTileStageBytes = 1024;
 constexpr std::uint32_t kBusyThreadgroups = 528;  // that keep a large device busy
@@ -28,15 +27,9 @@ std::int64_t round_up(std::int64_t n, std::int64_t to) {
   return (n + to - 1) / to * to;
 }
 
-struct GemmTile {
-  const char* shader;
-  std::string kernel;
-  std::uint32_t rows;
-  std::uint32_t tokens;
-};
+}  // namespace
 
-// The kernels that know the scales' layout (Scaling in shaders/common/unit_layout.h),
-// where there is one for the matrix; else the general ones.
+// Of the kernels that know the layout, where there is one for the matrix; else of the general ones.
 std::string scaling_suffix(const UnitMatrix& matrix) {
   const std::string& codec = matrix.codec;
   const bool narrow = static_cast<ScaleType>(matrix.params.scale_type) != ScaleType::kF32 && matrix.params.minima == 0;
@@ -48,6 +41,26 @@ std::string scaling_suffix(const UnitMatrix& matrix) {
   }
   return matrix.by_16 ? "_by16" : "";
 }
+
+// How kernels that multiply tiles are made: the index is stage_tiles' in
+// shaders/common/tile_multiply.h.
+FunctionConstants tile_constants(bool stage_tiles) {
+  if (!stage_tiles) return {};
+  return {{0, BytesArgument(1, std::byte{1})}};
+}
+// Threadgroup memory of a GEMM for staged tiles.
+std::uint32_t gemm_tile_bytes(bool stage_tiles) {
+  return stage_tiles ? kGemmThreads / 32 * kTileStageBytes : 16;
+}
+
+namespace {
+
+struct GemmTile {
+  const char* shader;
+  std::string kernel;
+  std::uint32_t rows;
+  std::uint32_t tokens;
+};
 
 GemmTile gemm_tile(const UnitMatrix& matrix, std::int64_t tokens) {
   const std::string suffix = scaling_suffix(matrix);
@@ -108,17 +121,6 @@ std::uint32_t parts_of(const UnitMatrix& matrix, const GemmTile& tile, std::int6
   return std::min(wanted, std::max(1U, matrix.params.units / 4));
 }
 
-// How kernels that multiply tiles are made: the index is stage_tiles' in
-// shaders/common/tile_multiply.h.
-FunctionConstants tile_constants(bool stage_tiles) {
-  if (!stage_tiles) return {};
-  return {{0, BytesArgument(1, std::byte{1})}};
-}
-// Threadgroup memory of a GEMM for staged tiles.
-std::uint32_t gemm_tile_bytes(bool stage_tiles) {
-  return stage_tiles ? kGemmThreads / 32 * kTileStageBytes : 16;
-}
-
 }  // namespace
 
 LinearWorkspace::LinearWorkspace(Device& device, std::int64_t max_tokens, std::int64_t max_cols, std::int64_t max_rows)
@@ -168,16 +170,21 @@ std::string Linear::kernel_for(std::int64_t tokens, Activations mode) const {
   return gemm_tile(matrix, tokens).kernel;
 }
 
-LinearParams Linear::params_of(const Call& call) const {
+LinearParams linear_params(DType type, DType y_type, std::int64_t tokens, std::int64_t cols, std::int64_t y_stride) {
   LinearParams p;
-  p.tokens = static_cast<std::uint32_t>(call.tokens);
-  p.x_stride = static_cast<std::uint32_t>(round_up(cols_, kUnit));
-  p.y_stride = static_cast<std::uint32_t>(rows_);
-  p.y_type = call.y_type == DType::kF16 ? 1 : call.y_type == DType::kBf16 ? 2 : 0;
+  p.tokens = static_cast<std::uint32_t>(tokens);
+  p.x_stride = static_cast<std::uint32_t>(type == DType::kF32 ? cols : round_up(cols, kUnit));
+  p.y_stride = static_cast<std::uint32_t>(y_stride);
+  p.y_type = y_type == DType::kF16 ? 1 : y_type == DType::kBf16 ? 2 : 0;
+  p.x_scales = type == DType::kF32 ? 0 : 1;
+  return p;
+}
+
+LinearParams Linear::params_of(const Call& call) const {
+  LinearParams p = linear_params(prepared_type(call.mode), call.y_type, call.tokens, cols_, rows_);
   p.bias = call.bias != nullptr ? 1 : 0;
   p.accumulate = call.accumulate ? 1 : 0;
   p.activation = static_cast<std::uint32_t>(call.activation);
-  p.x_scales = 1;
   return p;
 }
 
@@ -196,20 +203,23 @@ std::size_t Linear::bytes() const {
   return std::get<UnitMatrix>(matrix_).bytes();
 }
 
-void Linear::prepare(Commands& commands, const Call& call, const LinearWorkspace& workspace) const {
-  if (call.x == nullptr) return;
-  const auto cols = static_cast<std::uint32_t>(cols_);
-  const auto stride = static_cast<std::uint32_t>(round_up(cols_, kUnit));
-  const auto tokens = static_cast<std::uint32_t>(call.tokens);
-  commands.dispatch(device_.pipeline("marlin_gemm", fmt::format("prepare_{}", shader_type(prepared_type(call.mode)))),
-                    {static_cast<std::uint32_t>(round_up(call.tokens, 8)), 1, 1}, {128, 1, 1},
+void encode_prepare(Device& device, Commands& commands, DType type, std::int64_t rows, std::int64_t cols,
+                    std::int64_t x_stride, Buffer& x, const LinearWorkspace& workspace) {
+  commands.dispatch(device.pipeline("marlin_gemm", fmt::format("prepare_{}", shader_type(type))),
+                    {static_cast<std::uint32_t>(round_up(rows, 8)), 1, 1}, {128, 1, 1},
                     Arguments()
-                        .buffer(0, *call.x)
+                        .buffer(0, x)
                         .buffer(1, workspace.activations())
                         .buffer(2, workspace.factors())
-                        .bytes(3, cols)
-                        .bytes(4, stride)
-                        .bytes(5, tokens));
+                        .bytes(3, static_cast<std::uint32_t>(cols))
+                        .bytes(4, static_cast<std::uint32_t>(round_up(cols, kUnit)))
+                        .bytes(5, static_cast<std::uint32_t>(rows))
+                        .bytes(6, static_cast<std::uint32_t>(x_stride)));
+}
+
+void Linear::prepare(Commands& commands, const Call& call, const LinearWorkspace& workspace) const {
+  if (call.x == nullptr) return;
+  encode_prepare(device_, commands, prepared_type(call.mode), call.tokens, cols_, cols_, *call.x, workspace);
 }
 
 void Linear::encode(Commands& commands, const Call& call, const LinearWorkspace& workspace) const {
@@ -232,8 +242,6 @@ void Linear::encode_quantized(Commands& commands, const UnitMatrix& matrix, cons
   const std::uint32_t blocks = ceil_div(rows_, kTileRows);
   const auto tokens = static_cast<std::uint32_t>(call.tokens);
   if (call.mode == Activations::kF32) {
-    p.x_stride = static_cast<std::uint32_t>(cols_);
-    p.x_scales = 0;
     const auto cols = static_cast<std::uint32_t>(cols_);
     arguments.buffer(3, *call.x).bytes(6, matrix.params).bytes(7, p).bytes(8, cols);
     commands.dispatch(device_.pipeline("dense_gemm", kernel), {blocks, tokens, 1}, {32, 1, 1}, arguments);
@@ -277,8 +285,6 @@ void Linear::encode_dense(Commands& commands, const DenseMatrix& matrix, const C
   Arguments arguments;
   const bool exact = call.mode == Activations::kF32 && matrix.dtype != DType::kF32;
   if (matrix.dtype == DType::kF32 || exact) {
-    p.x_stride = static_cast<std::uint32_t>(cols_);
-    p.x_scales = 0;
     const auto cols = static_cast<std::uint32_t>(cols_);
     arguments.buffer(0, *matrix.values).buffer(1, *call.x).buffer(2, *call.y).buffer(3, bias);
     arguments.bytes(4, rows).bytes(5, cols);

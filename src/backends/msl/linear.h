@@ -26,6 +26,14 @@ struct LinearParams {
 // As ActivationKind in shaders/common/epilogue.h; kGeluTanh is GELU's approximation by tanh.
 enum class Activation : std::uint32_t { kNone, kSilu, kGeluTanh, kGelu, kRelu };
 
+// What kernels that multiply tiles share: threads of a GEMM's threadgroup, how they are made, the
+// threadgroup memory in which they stage tiles, and the part of their names that tells the layout of
+// scales (Scaling in shaders/common/unit_layout.h).
+constexpr std::uint32_t kGemmThreads = 128;
+FunctionConstants tile_constants(bool stage_tiles);
+std::uint32_t gemm_tile_bytes(bool stage_tiles);
+std::string scaling_suffix(const UnitMatrix& matrix);
+
 // Memory that a Linear works in, made once for the largest batch.
 class LinearWorkspace {
  public:
@@ -41,6 +49,13 @@ class LinearWorkspace {
   std::unique_ptr<Buffer> factors_;
   std::unique_ptr<Buffer> partial_;
 };
+
+// Rows of x (f32, `x_stride` elements apart, of which `cols` count) as the matrix kernels take them,
+// f16 or bf16, to the workspace; and the factor of each.
+void encode_prepare(Device& device, Commands& commands, DType type, std::int64_t rows, std::int64_t cols,
+                    std::int64_t x_stride, Buffer& x, const LinearWorkspace& workspace);
+// Of a product with activations that were made ready so.
+LinearParams linear_params(DType type, DType y_type, std::int64_t tokens, std::int64_t cols, std::int64_t y_stride);
 
 // The parts that the inputs of a product over few row and token tiles are cut into.
 constexpr std::uint32_t kMaxParts = 8;
@@ -74,6 +89,8 @@ class Linear {
   [[nodiscard]] std::size_t bytes() const;
   [[nodiscard]] std::int64_t rows() const { return rows_; }
   [[nodiscard]] std::int64_t cols() const { return cols_; }
+  [[nodiscard]] const UnitMatrix* quantized() const { return std::get_if<UnitMatrix>(&matrix_); }
+  [[nodiscard]] const DenseMatrix* dense() const { return std::get_if<DenseMatrix>(&matrix_); }
 
  private:
   void encode_quantized(Commands& commands, const UnitMatrix& matrix, const Call& call,

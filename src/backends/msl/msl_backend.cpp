@@ -3,11 +3,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 #include <map>
 
 #include "backends/msl/epilogue.h"
+#include "backends/msl/experts.h"
+#include "backends/msl/latent_attention.h"
+#include "backends/msl/moe_router.h"
 #include "backends/msl/paged_attention.h"
 #include "backends/msl/rope.h"
+#include "backends/msl/shared_expert.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::msl {
@@ -16,13 +21,50 @@ namespace {
 using PlanBuffer = metal_marlin::Buffer;
 using DeviceBuffer = msl::Buffer;
 
+// Most parts that a query's keys are cut into, and keys of a part at least.
+constexpr std::uint32_t kMostParts = 32;
+constexpr std::uint32_t kPartKeys = 128;
+
+// From here gate and up are multiplied in one pass over the activations; below, decode_gemv
+// reads weights faster.
+constexpr std::int64_t kFusedTokens = 33;
+
+template <typename T>
+const T* find_op(const Plan& plan) {
+  for (const Op& op : plan.ops) {
+    if (const T* const found = std::get_if<T>(&op)) return found;  // all of a kind have one shape
+  }
+  return nullptr;
+}
+
 class MslModel final : public PreparedModel {
  public:
   MslModel(Plan plan, std::shared_ptr<Device> device, Activations activations)
       : plan_(std::move(plan)), device_(std::move(device)), activations_(activations) {}
 
   void load(const Checkpoint& checkpoint, ThreadPool& pool, const LoadProgress& progress) {
-    load_weights(plan_, checkpoint, progress, [&](const PlannedWeight& planned) { load(checkpoint, planned, pool); });
+    std::map<std::string, std::function<void()>> parts;  // by the last of the weights that they are made of
+    for (const Op& op : plan_.ops) {
+      if (const auto* const latent = std::get_if<LatentAttentionOp>(&op)) {
+        parts[latent->expand] = [&, latent] {
+          latents_[latent->layer] = std::make_unique<LatentAttention>(
+              *device_, *latent, checkpoint.load(latent->expand, pool), activations_, pool);
+        };
+      } else if (const auto* const moe = std::get_if<MoeOp>(&op)) {
+        for (std::int64_t i = 0; i < moe->experts; ++i) {
+          for (const char* const projection : {"gate", "up", "down"}) parts[expert_weight(*moe, i, projection)] = {};
+        }
+        parts[expert_weight(*moe, moe->experts - 1, "down")] = [&, moe] { load_experts(*moe, checkpoint, pool); };
+      }
+    }
+    load_weights(plan_, checkpoint, progress, [&](const PlannedWeight& planned) {
+      const auto part = parts.find(planned.name);
+      if (part == parts.end()) {
+        load(checkpoint, planned, pool);
+      } else if (part->second) {
+        part->second();
+      }
+    });
     frequencies_ = device_->allocate_with(plan_.rope_frequencies);
   }
 
@@ -31,6 +73,8 @@ class MslModel final : public PreparedModel {
     std::size_t bytes = 0;
     for (const auto& [name, matrix] : matrices_) bytes += matrix->bytes();
     for (const auto& [name, vector] : vectors_) bytes += vector->size();
+    for (const auto& [layer, latent] : latents_) bytes += latent->bytes();
+    for (const auto& [layer, experts] : experts_) bytes += experts->bytes();
     return bytes;
   }
 
@@ -41,6 +85,8 @@ class MslModel final : public PreparedModel {
   [[nodiscard]] DeviceBuffer* vector(const std::string& name) const {
     return name.empty() ? nullptr : vectors_.at(name).get();
   }
+  [[nodiscard]] const LatentAttention& latent(int layer) const { return *latents_.at(layer); }
+  [[nodiscard]] const Experts& experts(int layer) const { return *experts_.at(layer); }
   [[nodiscard]] DeviceBuffer& frequencies() const { return *frequencies_; }
 
  private:
@@ -53,10 +99,22 @@ class MslModel final : public PreparedModel {
     }
   }
 
+  void load_experts(const MoeOp& op, const Checkpoint& checkpoint, ThreadPool& pool) {
+    const auto width = [&](BufferId id) { return plan_.buffers[static_cast<std::size_t>(id)].width; };
+    experts_[op.layer] = std::make_unique<Experts>(
+        *device_, op.prefix, op.experts, width(op.in), op.intermediate,
+        [&](std::int64_t expert, const char* projection) {
+          return checkpoint.load(expert_weight(op, expert, projection), pool);
+        },
+        pool);
+  }
+
   Plan plan_;
   std::shared_ptr<Device> device_;
   Activations activations_;
   std::map<std::string, std::unique_ptr<Linear>> matrices_;
+  std::map<int, std::unique_ptr<LatentAttention>> latents_;
+  std::map<int, std::unique_ptr<Experts>> experts_;
   std::map<std::string, std::unique_ptr<DeviceBuffer>> vectors_;
   std::unique_ptr<DeviceBuffer> frequencies_;
 };
@@ -68,7 +126,7 @@ class MslRunner final : public Runner {
         plan_(model.plan()),
         device_(model.device()),
         limits_(limits),
-        cache_type_(cache == CacheType::kF16 ? DType::kF16 : DType::kF32) {
+        cache_type_(cache == CacheType::kF16 ? KvType::kF16 : KvType::kF32) {
     std::int64_t cols = 1;
     std::int64_t rows = 1;
     for (const Op& op : plan_.ops) {
@@ -82,11 +140,15 @@ class MslRunner final : public Runner {
       const std::int64_t count = buffer.selected ? limits.selected : limits.tokens;
       buffers_.push_back(device_.allocate(static_cast<std::size_t>(count * buffer.width) * sizeof(float)));
     }
-    layer_bytes_ = static_cast<std::size_t>(limits.pages) *
-                   static_cast<std::size_t>(plan_.cache.heads * kCachePageTokens) *
-                   static_cast<std::size_t>(plan_.cache.key_dim) * (cache_type_ == DType::kF16 ? 2 : 4);
-    keys_ = device_.allocate(layer_bytes_ * static_cast<std::size_t>(plan_.layers));
-    values_ = device_.allocate(layer_bytes_ * static_cast<std::size_t>(plan_.layers));
+    const CacheShape& shape = plan_.cache;
+    const auto rows_of_layer =
+        static_cast<std::size_t>(limits.pages) * static_cast<std::size_t>(shape.heads * kCachePageTokens);
+    key_bytes_ = rows_of_layer * cache_row_bytes(cache_type_, shape.key_dim);
+    value_bytes_ = shape.latent ? 0 : rows_of_layer * cache_row_bytes(cache_type_, shape.value_dim);
+    const auto layers = static_cast<std::size_t>(plan_.layers);
+    keys_ = device_.allocate(key_bytes_ * layers);
+    values_ = device_.allocate(std::max<std::size_t>(value_bytes_ * layers, 1));
+    make_workspaces();
     const auto tokens = static_cast<std::size_t>(limits.tokens);
     tokens_ = device_.allocate(tokens * sizeof(std::int32_t));
     positions_ = device_.allocate(tokens * sizeof(std::int32_t));
@@ -115,6 +177,30 @@ class MslRunner final : public Runner {
   }
 
  private:
+  void make_workspaces() {
+    std::size_t partial = 1;
+    const auto measure = [&](PagedParams p) {
+      for (std::int64_t tokens = 1; tokens <= limits_.tokens; tokens *= 2) {
+        p.parts = paged_parts(device_, p, tokens, kMostParts);
+        if (p.parts == 1) break;
+        // Of up to twice as many tokens, which are cut into no more parts.
+        partial = std::max(partial, paged_partial_bytes(p, std::min<std::int64_t>(2 * tokens, limits_.tokens)));
+      }
+    };
+    if (const auto* const latent = find_op<LatentAttentionOp>(plan_)) {
+      latent_workspace_.emplace(device_, *latent, limits_.tokens);
+      measure(model_.latent(latent->layer).paged_params());
+    }
+    if (const auto* const attention = find_op<AttentionOp>(plan_)) measure(paged_params(*attention));
+    partial_ = device_.allocate(partial);
+    if (const auto* const moe = find_op<MoeOp>(plan_)) {
+      experts_workspace_.emplace(device_, limits_.tokens, moe->top_k, moe->experts, width(moe->in), moe->intermediate);
+      const auto assignments = static_cast<std::size_t>(limits_.tokens * moe->top_k);
+      expert_ids_ = device_.allocate(assignments * sizeof(std::int32_t));
+      expert_weights_ = device_.allocate(assignments * sizeof(float));
+    }
+  }
+
   // Steps of so many shapes (tokens, logits) stay encoded.
   static constexpr std::size_t kKeptShapes = 64;
 
@@ -153,10 +239,40 @@ class MslRunner final : public Runner {
   std::unique_ptr<Commands> encode(std::size_t tokens, std::size_t selected) {
     std::unique_ptr<Commands> commands = device_.commands();
     Encoding encoding{*commands, static_cast<std::int64_t>(tokens), static_cast<std::int64_t>(selected)};
-    for (const Op& op : plan_.ops) {
-      std::visit([&](const auto& o) { run(encoding, o); }, op);
+    for (std::size_t i = 0; i < plan_.ops.size();) {
+      if (run_gate_up(encoding, i)) {
+        i += 3;
+      } else {
+        std::visit([&](const auto& o) { run(encoding, o); }, plan_.ops[i++]);
+      }
     }
     return commands;
+  }
+
+  // Gate, up and their product from op `at` on, in one launch where that pays.
+  bool run_gate_up(Encoding& e, std::size_t at) {
+    if (at + 2 >= plan_.ops.size() || e.tokens < kFusedTokens || model_.activations() == Activations::kF32)
+      return false;
+    const auto* const gate = std::get_if<LinearOp>(&plan_.ops[at]);
+    const auto* const up = std::get_if<LinearOp>(&plan_.ops[at + 1]);
+    const auto* const swiglu = std::get_if<SwigluOp>(&plan_.ops[at + 2]);
+    if (gate == nullptr || up == nullptr || swiglu == nullptr || gate->in != up->in || swiglu->gate != gate->out ||
+        swiglu->up != up->out || !gate->bias.empty() || !up->bias.empty()) {
+      return false;
+    }
+    const Linear& gate_matrix = model_.matrix(gate->weight);
+    const Linear& up_matrix = model_.matrix(up->weight);
+    if (!can_fuse_gate_up(gate_matrix, up_matrix)) return false;
+    const DType type = gate_matrix.prepared_type(model_.activations());
+    GateUpCall call;
+    call.x = e.ready == gate->in && e.ready_type == type ? nullptr : &buffer(gate->in);
+    call.y = &buffer(swiglu->out);
+    call.tokens = rows(e, gate->in);
+    encode_gate_up(device_, e.commands, gate_matrix, up_matrix, call, *workspace_);
+    e.ready = gate->in;
+    e.ready_type = type;
+    written(e, swiglu->out);
+    return true;
   }
 
   [[nodiscard]] std::int64_t rows(const Encoding& e, BufferId id) const {
@@ -180,14 +296,15 @@ class MslRunner final : public Runner {
   void run(Encoding& e, const LinearOp& op) {
     if (rows(e, op.in) == 0) return;
     const Linear& linear = model_.matrix(op.weight);
-    const DType type = linear.prepared_type(model_.activations());
+    const Activations mode = op.exact ? Activations::kF32 : model_.activations();
+    const DType type = linear.prepared_type(mode);
     Linear::Call call;
     const bool ready = type != DType::kF32 && e.ready == op.in && e.ready_type == type;
     call.x = ready ? nullptr : &buffer(op.in);
     call.y = &buffer(op.out);
     call.tokens = rows(e, op.in);
     call.bias = model_.vector(op.bias);
-    call.mode = model_.activations();
+    call.mode = mode;
     linear.encode(e.commands, call, *workspace_);
     if (type != DType::kF32) {
       e.ready = op.in;
@@ -207,34 +324,84 @@ class MslRunner final : public Runner {
     written(e, op.x);
   }
 
-  void run(Encoding& e, const AttentionOp& op) {
+  [[nodiscard]] PagedParams paged_params(const AttentionOp& op) const {
     PagedParams p;
     p.heads = static_cast<std::uint32_t>(op.heads);
     p.kv_heads = static_cast<std::uint32_t>(op.kv_heads);
-    p.head_dim = static_cast<std::uint32_t>(op.head_dim);
-    p.page_tokens = kCachePageTokens;
+    p.key_dim = p.value_dim = static_cast<std::uint32_t>(op.head_dim);
     p.table_stride = static_cast<std::uint32_t>(limits_.pages);
     p.q_stride = static_cast<std::uint32_t>(width(op.q));
-    p.kv_stride = static_cast<std::uint32_t>(width(op.k));
+    p.k_stride = static_cast<std::uint32_t>(width(op.k));
+    p.v_stride = static_cast<std::uint32_t>(width(op.v));
     p.out_stride = static_cast<std::uint32_t>(width(op.out));
     p.window = static_cast<std::uint32_t>(op.window);
     p.scale = op.scale;
+    p.part_keys = kPartKeys;
+    return p;
+  }
+
+  [[nodiscard]] PagedBuffers paged_buffers(int layer) const {
     PagedBuffers b;
     b.keys = keys_.get();
     b.values = values_.get();
-    b.offset = layer_bytes_ * static_cast<std::size_t>(op.layer);
+    b.keys_offset = key_bytes_ * static_cast<std::size_t>(layer);
+    b.values_offset = value_bytes_ * static_cast<std::size_t>(layer);
     b.tables = tables_.get();
     b.sequences = sequences_.get();
     b.positions = positions_.get();
+    b.partial = partial_.get();
+    return b;
+  }
+
+  void run(Encoding& e, const AttentionOp& op) {
+    PagedParams p = paged_params(op);
+    p.parts = paged_parts(device_, p, e.tokens, kMostParts);
+    const PagedBuffers b = paged_buffers(op.layer);
     encode_store_kv(device_, e.commands, p, DType::kF32, cache_type_, e.tokens, buffer(op.k), buffer(op.v), b);
     encode_paged_attention(device_, e.commands, p, DType::kF32, cache_type_, e.tokens, buffer(op.q), buffer(op.out), b);
     written(e, op.out);
   }
 
-  static void run(Encoding&, const LatentAttentionOp& op) { unsupported(op); }
-  static void run(Encoding&, const MoeOp& op) { unsupported(op); }
-  [[noreturn]] static void unsupported(const Op& op) {
-    throw Error(ErrorCode::kUnsupported, "the msl backend has no kernel for: " + describe(op));
+  void run(Encoding& e, const LatentAttentionOp& op) {
+    const LatentAttention& latent = model_.latent(op.layer);
+    LatentCall call;
+    call.q = &buffer(op.q);
+    call.latent = &buffer(op.latent);
+    call.out = &buffer(op.out);
+    call.tokens = e.tokens;
+    call.norm = model_.vector(op.norm);
+    call.frequencies = &model_.frequencies();
+    call.rope_scale = plan_.rope_scale;
+    call.cache = cache_type_;
+    call.paged = paged_buffers(op.layer);
+    call.table_stride = static_cast<std::uint32_t>(limits_.pages);
+    call.parts = paged_parts(device_, latent.paged_params(), e.tokens, kMostParts);
+    call.part_keys = kPartKeys;
+    latent.encode(e.commands, call, *latent_workspace_);
+    written(e, op.out);
+  }
+
+  void run(Encoding& e, const MoeOp& op) {
+    RouterOptions router;
+    router.experts = static_cast<std::uint32_t>(op.experts);
+    router.chosen = static_cast<std::uint32_t>(op.top_k);
+    router.groups = static_cast<std::uint32_t>(op.groups);
+    router.group_limit = static_cast<std::uint32_t>(op.top_groups);
+    router.sigmoid = op.scoring == RouterScoring::kSigmoid;
+    router.normalize = op.normalize;
+    router.scale = op.scale;
+    encode_moe_router(device_, e.commands, router, e.tokens, buffer(op.logits), model_.vector(op.correction),
+                      *expert_ids_, *expert_weights_);
+    ExpertsCall call;
+    call.x = &buffer(op.in);
+    call.ids = expert_ids_.get();
+    call.weights = expert_weights_.get();
+    call.y = &buffer(op.out);
+    call.tokens = e.tokens;
+    call.chosen = op.top_k;
+    call.mode = model_.activations();
+    model_.experts(op.layer).encode(e.commands, call, *experts_workspace_);
+    written(e, op.out);
   }
 
   void run(Encoding& e, const SwigluOp& op) {
@@ -258,10 +425,16 @@ class MslRunner final : public Runner {
   const Plan& plan_;
   Device& device_;
   RunnerLimits limits_;
-  DType cache_type_;
+  KvType cache_type_;
   std::optional<LinearWorkspace> workspace_;
   std::vector<std::unique_ptr<DeviceBuffer>> buffers_;  // of the plan
-  std::size_t layer_bytes_ = 0;
+  std::optional<LatentWorkspace> latent_workspace_;
+  std::optional<ExpertsWorkspace> experts_workspace_;
+  std::unique_ptr<DeviceBuffer> expert_ids_;
+  std::unique_ptr<DeviceBuffer> expert_weights_;
+  std::unique_ptr<DeviceBuffer> partial_;
+  std::size_t key_bytes_ = 0;  // of a layer
+  std::size_t value_bytes_ = 0;
   std::unique_ptr<DeviceBuffer> keys_;
   std::unique_ptr<DeviceBuffer> values_;
   std::unique_ptr<DeviceBuffer> tokens_;

@@ -2,6 +2,7 @@
 // (shaders/flash_attention.metal) and differential (shaders/diff_attention.metal).
 #pragma once
 
+#include "backends/msl/attention.h"
 #include "backends/msl/device.h"
 
 namespace metal_marlin::msl {
@@ -10,7 +11,7 @@ namespace metal_marlin::msl {
 struct PackedParams {
   std::uint32_t heads = 0;
   std::uint32_t kv_heads = 0;
-  std::uint32_t key_width = 0;  // of a head, at most 256
+  std::uint32_t key_width = 0;  // of a head, at most 640; 256 in differential attention
   std::uint32_t value_width = 0;
   std::uint32_t causal = 0;       // aligned to the end of the keys: the last query sees all
   std::uint32_t window = 0;       // with causal: keys that a query sees, its own included; 0: all
@@ -25,8 +26,8 @@ struct PackedParams {
 struct PackedBatch {
   std::int64_t queries = 0;
   Buffer* q = nullptr;          // [queries][heads][key_width]
-  Buffer* keys = nullptr;       // [keys][kv_heads][key_width]
-  Buffer* values = nullptr;     // [keys][kv_heads][value_width]
+  Buffer* keys = nullptr;       // [keys][kv_heads] rows of key_width
+  Buffer* values = nullptr;     // [keys][kv_heads] rows of value_width
   Buffer* out = nullptr;        // [queries][heads][value_width]
   Buffer* sequences = nullptr;  // i32 [queries]: whose
   Buffer* q_starts = nullptr;   // i32 [sequences + 1]
@@ -37,8 +38,11 @@ struct PackedBatch {
 
 // q and out of `type`, keys and values of `cache`: both f32, f16 or bf16; where they differ
 // the type is f32. \throws Error (kInvalidArgument, kUnsupported) naming the parameter.
-void encode_flash_attention(Device& device, Commands& commands, const PackedParams& params, DType type, DType cache,
+void encode_flash_attention(Device& device, Commands& commands, const PackedParams& params, DType type, KvType cache,
                             const PackedBatch& batch);
+// Rows of `width` numbers (f32) as keys or values of a cache.
+void encode_store_rows(Device& device, Commands& commands, KvType cache, std::int64_t rows, std::int64_t width,
+                       Buffer& x, Buffer& out);
 
 // Differential attention (arXiv 2410.05258): out = softmax(q1 k1) v - lambda softmax(q2 k2) v.
 // q and keys have two of key_width, one after the other, in each head.

@@ -1,8 +1,8 @@
 // Attention over a paged key-value cache on a device: prefill and decode alike.
 #pragma once
 
+#include "backends/msl/attention.h"
 #include "backends/msl/device.h"
-#include "io/dtype.h"
 
 namespace metal_marlin::msl {
 
@@ -10,35 +10,46 @@ namespace metal_marlin::msl {
 struct PagedParams {
   std::uint32_t heads = 0;
   std::uint32_t kv_heads = 0;
-  std::uint32_t head_dim = 0;  // at most 256
-  std::uint32_t page_tokens = 16;
+  std::uint32_t key_dim = 0;  // at most 640, latent attention's
+  std::uint32_t value_dim = 0;
+  std::uint32_t latent = 0;        // values are the first part of the keys; the cache has keys alone
+  std::uint32_t page_shift = 4;    // log2 of a page's tokens: 3, 4 or 5
   std::uint32_t table_stride = 0;  // pages of a sequence in the table
   std::uint32_t q_stride = 0;      // elements between tokens
-  std::uint32_t kv_stride = 0;
+  std::uint32_t k_stride = 0;
+  std::uint32_t v_stride = 0;
   std::uint32_t out_stride = 0;
-  std::uint32_t window = 0;  // keys that a query sees, itself included; 0: all
+  std::uint32_t window = 0;     // keys that a query sees, itself included; 0: all
+  std::uint32_t parts = 1;      // that a query's keys are cut into, each for a threadgroup of its own
+  std::uint32_t part_keys = 0;  // at least so many in each
   float scale = 1;
-  float soft_cap = 0;  // scores become cap * tanh(score / cap); 0: none
-  std::uint32_t sinks = 0;
+  float soft_cap = 0;       // scores become cap * tanh(score / cap); 0: none
+  std::uint32_t sinks = 0;  // set by the op
 };
 
 struct PagedBuffers {
-  Buffer* keys = nullptr;  // [pages][kv heads][page_tokens][head_dim] from `offset` on
-  Buffer* values = nullptr;
-  std::size_t offset = 0;
+  Buffer* keys = nullptr;    // [pages][kv heads][page tokens] rows from `keys_offset` on
+  Buffer* values = nullptr;  // likewise; not read where latent
+  std::size_t keys_offset = 0;
+  std::size_t values_offset = 0;
   Buffer* tables = nullptr;     // i32 [sequences][table_stride]: pages
   Buffer* sequences = nullptr;  // i32 [tokens]: rows of the table
   Buffer* positions = nullptr;  // i32 [tokens]
   Buffer* sinks = nullptr;      // f32 [heads], or null
+  Buffer* partial = nullptr;    // paged_partial_bytes(), where there are parts
 };
 
-// Puts the keys and values of new tokens, [tokens][kv_stride] of `type`, into the cache.
-void encode_store_kv(Device& device, Commands& commands, const PagedParams& params, DType type, DType cache,
+// Into how many parts keys should be cut so that a device is kept busy, at most `most`.
+std::uint32_t paged_parts(const Device& device, const PagedParams& params, std::int64_t tokens, std::uint32_t most);
+std::size_t paged_partial_bytes(const PagedParams& params, std::int64_t tokens);
+
+// Puts the keys and values of new tokens, of `type`, into the cache. Quantized caches take f32.
+void encode_store_kv(Device& device, Commands& commands, const PagedParams& params, DType type, KvType cache,
                      std::int64_t tokens, Buffer& k, Buffer& v, const PagedBuffers& buffers);
 
 // Each query sees the keys up to its own position; grouped when kv_heads < heads
 // (arXiv 2305.13245). \throws Error (kInvalidArgument, kUnsupported) naming the parameter.
-void encode_paged_attention(Device& device, Commands& commands, const PagedParams& params, DType type, DType cache,
+void encode_paged_attention(Device& device, Commands& commands, const PagedParams& params, DType type, KvType cache,
                             std::int64_t tokens, Buffer& q, Buffer& out, const PagedBuffers& buffers);
 
 }  // namespace metal_marlin::msl

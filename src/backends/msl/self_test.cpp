@@ -8,15 +8,19 @@
 #include "backends/msl/bf16_convert.h"
 #include "backends/msl/dequantize.h"
 #include "backends/msl/epilogue.h"
+#include "backends/msl/experts.h"
 #include "backends/msl/hadamard.h"
+#include "backends/msl/latent_attention.h"
 #include "backends/msl/moe_dispatch.h"
 #include "backends/msl/moe_router.h"
 #include "backends/msl/packed_attention.h"
 #include "backends/msl/paged_attention.h"
 #include "backends/msl/rope.h"
 #include "backends/msl/rwkv_wkv.h"
+#include "backends/msl/shared_expert.h"
 #include "backends/msl/sparse.h"
 #include "formats/packed_matrix.h"
+#include "formats/small_floats.h"
 #include "metal_marlin/error.h"
 #include "runtime/thread_pool.h"
 
@@ -180,12 +184,15 @@ bool paged_attention_matches(Device& device) {
   const auto sequences = device.allocate_with(std::vector<std::int32_t>{0, 0});
   const auto positions = device.allocate_with(std::vector<std::int32_t>{0, 1});
   const auto last = device.allocate_with(std::vector<std::int32_t>{1});
-  const PagedParams p{1, 1, kDim, 16, 1, kDim, kDim, kDim, 0, 0.1F, 0, 0};
+  PagedParams p;
+  p.heads = p.kv_heads = p.table_stride = 1;
+  p.key_dim = p.value_dim = p.q_stride = p.k_stride = p.v_stride = p.out_stride = kDim;
+  p.scale = 0.1F;
   const std::vector<float> y = changed(device, q, [&](Commands& commands, Buffer& buffer) {
-    PagedBuffers b{keys.get(), values.get(), 0, table.get(), sequences.get(), positions.get(), nullptr};
-    encode_store_kv(device, commands, p, DType::kF32, DType::kF32, 2, *k_buffer, *v_buffer, b);
+    PagedBuffers b{keys.get(), values.get(), 0, 0, table.get(), sequences.get(), positions.get()};
+    encode_store_kv(device, commands, p, DType::kF32, KvType::kF32, 2, *k_buffer, *v_buffer, b);
     b.positions = last.get();
-    encode_paged_attention(device, commands, p, DType::kF32, DType::kF32, 1, buffer, buffer, b);
+    encode_paged_attention(device, commands, p, DType::kF32, KvType::kF32, 1, buffer, buffer, b);
   });
   double difference = 0;
   for (std::size_t i = 0; i < kDim; ++i) difference += 0.1 * q[i] * (static_cast<double>(k[kDim + i]) - k[i]);
@@ -262,6 +269,155 @@ bool moe_dispatch_matches(Device& device) {
   return good;
 }
 
+// Two experts of one format, each token's one: `tokens` of them, so that both ways of going
+// about it can be asked for.
+bool experts_match(Device& device, std::int64_t tokens, ThreadPool& pool) {
+  const Matrix gate = make_matrix(Format::kFp4, pool);
+  const Matrix down = make_matrix(Format::kFp4, pool);
+  const Weight up{gate.packed.view(), nullptr};
+  std::vector<float> transposed(down.decoded.size());  // [cols, rows] in f16
+  std::vector<std::uint16_t> halves(transposed.size());
+  for (std::size_t i = 0; i < transposed.size(); ++i) {
+    halves[i] = f32_to_f16(down.decoded[i]);
+    transposed[i] = f16_to_f32(halves[i]);
+  }
+  const Weight down_weight{DenseView{DType::kF16, {kCols, kRows}, std::as_bytes(std::span(halves))}, nullptr};
+  const Experts experts(
+      device, "experts.", 2, kCols, kRows,
+      [&](std::int64_t, const char* projection) { return std::string_view(projection) == "down" ? down_weight : up; },
+      pool);
+  const ExpertsWorkspace workspace(device, tokens, 1, 2, kCols, kRows);
+  const std::vector<float> x = numbers(tokens * kCols, 3);
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(tokens));
+  for (std::size_t t = 0; t < ids.size(); ++t) ids[t] = static_cast<std::int32_t>(t % 2);
+  const auto ids_buffer = device.allocate_with(ids);
+  const auto weights = device.allocate_with(std::vector<float>(ids.size(), 2.0F));
+  const auto x_buffer = device.allocate_with(x);
+  const std::vector<float> y = changed(device, x, [&](Commands& commands, Buffer& buffer) {
+    experts.encode(commands, {x_buffer.get(), ids_buffer.get(), weights.get(), &buffer, tokens, 1}, workspace);
+  });
+  bool good = true;
+  for (std::size_t t = 0; t < ids.size(); t += 7) {
+    std::vector<double> act(kRows);
+    double largest = 0;
+    for (std::size_t r = 0; r < kRows; ++r) {
+      double sum = 0;
+      for (std::size_t k = 0; k < kCols; ++k)
+        sum += static_cast<double>(gate.decoded[r * kCols + k]) * x[t * kCols + k];
+      act[r] = sum * sum / (1 + std::exp(-sum));
+      largest = std::max(largest, std::fabs(act[r]));
+    }
+    for (std::size_t n = 0; n < kCols; ++n) {
+      double sum = 0;
+      double size = 0;
+      for (std::size_t r = 0; r < kRows; ++r) {
+        sum += 2 * transposed[n * kRows + r] * act[r];
+        size += 2 * std::fabs(transposed[n * kRows + r]) * largest;
+      }
+      good = good && std::fabs(y[t * kCols + n] - sum) <= 0x1p-7 * size;
+    }
+  }
+  return good;
+}
+
+// Two items: one matrix and its like.
+bool batched_matches(Device& device, ThreadPool& pool) {
+  const Matrix m = make_matrix(Format::kS4, pool);
+  const std::vector<Weight> weights(2, Weight{m.packed.view(), nullptr});
+  const MatrixStack stack(device, "w", weights, kRows, kCols, pool);
+  const std::vector<float> x = numbers(2 * kCols, 21);
+  const auto x_buffer = device.allocate_with(x);
+  const LinearWorkspace workspace(device, 2, kCols, 1);
+  const std::vector<float> y = changed(device, std::vector<float>(2 * kRows), [&](Commands& commands, Buffer& buffer) {
+    BatchedCall call;
+    call.x = x_buffer.get();
+    call.x_stride = kCols;
+    call.y = &buffer;
+    call.y_stride = kRows;
+    call.rows = 2;
+    call.mode = Activations::kF32;
+    encode_batched(device, commands, stack, call, workspace);
+  });
+  bool good = true;
+  for (std::size_t i = 0; i < y.size(); ++i) {
+    double sum = 0;
+    double size = 0;
+    for (std::size_t k = 0; k < kCols; ++k) {
+      const double term = static_cast<double>(m.decoded[i % kRows * kCols + k]) * x[i / kRows * kCols + k];
+      sum += term;
+      size += std::fabs(term);
+    }
+    good = good && std::fabs(y[i] - sum) <= size * 0x1p-18;
+  }
+  return good;
+}
+
+bool gate_up_matches(Device& device, ThreadPool& pool) {
+  const Matrix m = make_matrix(Format::kFp4, pool);
+  const Linear linear(device, "w", {m.packed.view(), nullptr}, kRows, kCols, pool);
+  const LinearWorkspace workspace(device, 1, kCols, kRows);
+  const std::vector<float> x = numbers(kCols, 8);
+  const auto x_buffer = device.allocate_with(x);
+  const std::vector<float> y = changed(device, std::vector<float>(kRows), [&](Commands& commands, Buffer& buffer) {
+    encode_gate_up(device, commands, linear, linear, {x_buffer.get(), &buffer, 1}, workspace);
+    encode_shared_add(device, commands, 1, kRows, buffer, nullptr, buffer);
+  });
+  bool good = true;
+  for (std::size_t r = 0; r < kRows; ++r) {
+    double sum = 0;
+    double size = 0;
+    for (std::size_t k = 0; k < kCols; ++k) {
+      sum += static_cast<double>(m.decoded[r * kCols + k]) * x[k];
+      size += std::fabs(static_cast<double>(m.decoded[r * kCols + k]) * x[k]);
+    }
+    const double expected = 2 * sum * sum / (1 + std::exp(-sum));
+    good = good && std::fabs(y[r] - expected) <= 0x1p-8 * size * (std::fabs(sum) + size * 0x1p-8);
+  }
+  return good;
+}
+
+// One token that sees itself alone: its value is what its latent expands to.
+bool mla_matches(Device& device, ThreadPool& pool) {
+  const LatentAttentionOp op{0, 0, 0, "n", 1e-6F, "w", 0, 2, 3, 4, 5, 8, 0.3F, true};
+  const std::vector<float> expand = numbers(2 * (3 + 5) * 8, 13);
+  const Weight weight{DenseView{DType::kF32, {16, 8}, std::as_bytes(std::span(expand))}, nullptr};
+  const LatentAttention attention(device, op, weight, Activations::kF32, pool);
+  const LatentWorkspace workspace(device, op, 1);
+  const std::vector<float> latent = numbers(12, 4);
+  const std::vector<float> norm = numbers(8, 40);
+  const auto q = device.allocate_with(numbers(14, 70));
+  const auto latent_buffer = device.allocate_with(latent);
+  const auto norm_buffer = device.allocate_with(norm);
+  const auto frequencies = device.allocate_with(std::vector<float>{1, 0.1F});
+  const auto zero = device.allocate_with(std::vector<std::int32_t>{0});
+  const auto cache = device.allocate(16 * 12 * sizeof(float));
+  const std::vector<float> y = changed(device, std::vector<float>(10), [&](Commands& commands, Buffer& buffer) {
+    LatentCall call;
+    call.q = q.get();
+    call.latent = latent_buffer.get();
+    call.out = &buffer;
+    call.tokens = 1;
+    call.norm = norm_buffer.get();
+    call.frequencies = frequencies.get();
+    call.paged.keys = cache.get();
+    call.paged.tables = call.paged.sequences = call.paged.positions = zero.get();
+    call.table_stride = 1;
+    attention.encode(commands, call, workspace);
+  });
+  double squares = 0;
+  for (std::size_t r = 0; r < 8; ++r) squares += static_cast<double>(latent[r]) * latent[r];
+  bool good = true;
+  for (std::size_t i = 0; i < 10; ++i) {
+    double sum = 0;
+    for (std::size_t r = 0; r < 8; ++r) {
+      sum += static_cast<double>(expand[(i / 5 * 8 + 3 + i % 5) * 8 + r]) * latent[r] / std::sqrt(squares / 8 + 1e-6) *
+             norm[r];
+    }
+    good = good && near(y[i], sum);
+  }
+  return good;
+}
+
 // One step of RWKV-7 from a state of zeros: y = v (k r).
 bool rwkv_matches(Device& device) {
   const std::vector<float> r = numbers(8, 1);
@@ -303,7 +459,7 @@ bool packed_attention_matches(Device& device, bool differential) {
     if (differential) {
       encode_diff_attention(device, commands, p, DType::kF32, batch, {lambda.get(), nullptr, 0, 1});
     } else {
-      encode_flash_attention(device, commands, p, DType::kF32, DType::kF32, batch);
+      encode_flash_attention(device, commands, p, DType::kF32, KvType::kF32, batch);
     }
   });
   const auto second = [&](std::size_t offset) {
@@ -348,6 +504,7 @@ std::vector<ShaderStatus> self_test(Device& device) {
   ThreadPool pool(1);
   const std::map<std::string_view, std::function<bool()>> tests = {
       {"all_reduce", [&] { return all_reduce_matches(device); }},
+      {"batched_gemm", [&] { return batched_matches(device, pool); }},
       {"bf16_compat", [&] { return bf16_matches(device); }},
       {"decode_gemv", [&] { return products_match(device, Format::kFp4, 3, Activations::kInt8, pool); }},
       {"dense_gemm", [&] { return dense_matches(device, pool); }},
@@ -361,8 +518,12 @@ std::vector<ShaderStatus> self_test(Device& device) {
       {"gemm_fp4_optimized", [&] { return products_match(device, Format::kFp4, 130, Activations::kInt8, pool); }},
       {"hadamard", [&] { return hadamard_matches(device); }},
       {"marlin_gemm", [&] { return products_match(device, Format::kS4, 40, Activations::kInt8, pool); }},
+      {"mla_proj", [&] { return mla_matches(device, pool); }},
       {"moe_dispatch", [&] { return moe_dispatch_matches(device); }},
+      {"moe_dispatch_optimized", [&] { return experts_match(device, 3, pool); }},
+      {"moe_expert_gemm", [&] { return experts_match(device, Experts::kFewAssignments + 8, pool); }},
       {"moe_router", [&] { return moe_router_matches(device); }},
+      {"moe_shared_expert", [&] { return gate_up_matches(device, pool); }},
       {"paged_attention", [&] { return paged_attention_matches(device); }},
       {"rope", [&] { return rope_matches(device); }},
       {"rwkv_wkv", [&] { return rwkv_matches(device); }},

@@ -49,25 +49,30 @@ ScaleType kernel_scale(ScaleType type) {
 
 class UnitWriter {
  public:
-  UnitWriter(const PackedView& packed, const UnitMatrixParams& params, const TileMap& map)
-      : packed_(packed), p_(params), map_(map), bits_(format_info(packed.spec.format).bits) {
+  UnitWriter(std::span<const PackedView> items, const UnitMatrixParams& params, const TileMap& map)
+      : items_(items), p_(params), map_(map), bits_(format_info(items[0].spec.format).bits) {
     parts_ = p_.group_shift < 6 ? std::size_t{64} >> p_.group_shift : 0;
     scale_type_ = static_cast<ScaleType>(p_.scale_type);
-    const auto blocks = static_cast<std::size_t>((packed.rows + kTileRows - 1) / kTileRows);
+    item_blocks_ = (items[0].rows + kTileRows - 1) / kTileRows;
+    const auto blocks = static_cast<std::size_t>(this->blocks());
     scales_per_block_ = parts_ > 0 ? p_.units * 16 * parts_ : std::size_t{p_.groups} * 16;
     codes.resize(blocks * p_.units * kLanes * static_cast<std::size_t>(bits_));
     scales.resize(blocks * scales_per_block_ * (scale_type_ == ScaleType::kF32 ? 4 : 2));
     if (p_.minima != 0) minima.resize(blocks * scales_per_block_);
   }
 
+  // Of all items together.
+  [[nodiscard]] std::int64_t blocks() const { return item_blocks_ * static_cast<std::int64_t>(items_.size()); }
+
   void write_block(std::int64_t block) {
-    const auto cols = static_cast<std::size_t>(packed_.cols);
-    const bool e2m1 = codec_name(packed_.spec.format) == "e2m1";
+    const PackedView& packed = items_[static_cast<std::size_t>(block / item_blocks_)];
+    const auto cols = static_cast<std::size_t>(packed.cols);
+    const bool e2m1 = codec_name(packed.spec.format) == "e2m1";
     std::vector<std::uint8_t> unpacked(16 * cols);
-    const std::int64_t first = block * kTileRows;
-    for (std::int64_t r = 0; r < kTileRows && first + r < packed_.rows; ++r) {
-      packed_.unpack_row(first + r, unpacked.data() + static_cast<std::size_t>(r) * cols);
-      write_scales(block, r);
+    const std::int64_t first = block % item_blocks_ * kTileRows;
+    for (std::int64_t r = 0; r < kTileRows && first + r < packed.rows; ++r) {
+      packed.unpack_row(first + r, unpacked.data() + static_cast<std::size_t>(r) * cols);
+      write_scales(packed, block, first + r);
     }
     for (std::size_t unit = 0; unit < p_.units; ++unit) {
       std::uint32_t* const out =
@@ -76,7 +81,7 @@ class UnitWriter {
         for (std::size_t slot = 0; slot < kSlots; ++slot) {
           const std::size_t row = map_.row[lane][slot];
           const std::size_t col = unit * kUnit + map_.input[lane][slot];
-          if (first + static_cast<std::int64_t>(row) >= packed_.rows || col >= cols) continue;
+          if (first + static_cast<std::int64_t>(row) >= packed.rows || col >= cols) continue;
           const unsigned code = unpacked[row * cols + col];
           if (e2m1) {
             put_e2m1(out, lane, slot, code);
@@ -93,24 +98,24 @@ class UnitWriter {
   std::vector<float> minima;
 
  private:
-  void write_scales(std::int64_t block, std::int64_t r) {
-    const std::int64_t row = block * kTileRows + r;
-    const auto lane_row = static_cast<std::size_t>(r % 8);
-    const auto half = static_cast<std::size_t>(r / 8);
-    for (std::int64_t group = 0; group < packed_.spec.groups(packed_.cols); ++group) {
+  void write_scales(const PackedView& packed, std::int64_t block, std::int64_t row) {
+    const auto lane_row = static_cast<std::size_t>(row % 8);
+    const auto half = static_cast<std::size_t>(row % kTileRows / 8);
+    for (std::int64_t group = 0; group < packed.spec.groups(packed.cols); ++group) {
       const auto g = static_cast<std::size_t>(group);
       const std::size_t place = parts_ > 0 ? (g / parts_ * 8 + lane_row) * 2 * parts_ + 2 * (g % parts_) + half
                                            : (g * 8 + lane_row) * 2 + half;
       const std::size_t at = static_cast<std::size_t>(block) * scales_per_block_ + place;
-      const float scale = packed_.scale(row, group);
+      const float scale = packed.scale(row, group);
       store_scale(scale_type_, scales, at, scale);
       if (p_.minima == 0) continue;
-      minima[at] = packed_.spec.zero == ZeroKind::kInteger ? static_cast<float>(packed_.zero(row, group))
-                                                           : packed_.minimum(row, group);
+      minima[at] = packed.spec.zero == ZeroKind::kInteger ? static_cast<float>(packed.zero(row, group))
+                                                          : packed.minimum(row, group);
     }
   }
 
-  const PackedView& packed_;
+  std::span<const PackedView> items_;
+  std::int64_t item_blocks_ = 0;
   const UnitMatrixParams& p_;
   const TileMap& map_;
   int bits_;
@@ -169,8 +174,10 @@ float code_offset(Format format) {
   return codec_name(format).starts_with("int") ? 0.0F - decode_table(format)[0] : 0.0F;
 }
 
-UnitMatrix make_unit_matrix(Device& device, const std::string& name, const PackedView& packed, ThreadPool& pool) {
-  packed.check_finite(name);
+UnitMatrix make_unit_matrix(Device& device, const std::string& name, std::span<const PackedView> items,
+                            ThreadPool& pool) {
+  for (const PackedView& item : items) item.check_finite(name);
+  const PackedView& packed = items[0];
   UnitMatrix matrix;
   matrix.codec = codec_name(packed.spec.format);
   matrix.cols = packed.cols;
@@ -184,14 +191,13 @@ UnitMatrix make_unit_matrix(Device& device, const std::string& name, const Packe
                       : static_cast<std::uint32_t>(std::countr_zero(static_cast<unsigned>(packed.spec.group)));
   p.scale_type = static_cast<std::uint32_t>(kernel_scale(packed.spec.scale_type));
   p.minima = packed.spec.zero == ZeroKind::kNone ? 0 : packed.spec.zero == ZeroKind::kMinimum ? 1 : 2;
-  p.divisor = packed.spec.format == Format::kNvfp4 ? packed.global_scale : 1.0F;
+  p.divisor = packed.spec.format == Format::kNvfp4 && items.size() == 1 ? packed.global_scale : 1.0F;
   p.multiplier = 1.0F / p.divisor;
   p.offset = code_offset(packed.spec.format);
   const TileMap map = probe_tile_map(device, matrix.by_16);
   matrix.stage_tiles = map.staged;
-  UnitWriter writer(packed, p, map);
-  const std::int64_t blocks = (packed.rows + kTileRows - 1) / kTileRows;
-  pool.parallel_for(blocks, 1, [&](std::int64_t begin, std::int64_t end) {
+  UnitWriter writer(items, p, map);
+  pool.parallel_for(writer.blocks(), 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t block = begin; block < end; ++block) writer.write_block(block);
   });
   if (writer.minima.empty()) writer.minima.resize(1);  // a buffer that kernels never read
@@ -201,40 +207,57 @@ UnitMatrix make_unit_matrix(Device& device, const std::string& name, const Packe
   return matrix;
 }
 
-DenseMatrix make_dense_matrix(Device& device, const DenseView& dense, std::int64_t rows, std::int64_t cols,
+namespace {
+
+// Row by row as files have them; of several, each padded to whole blocks of rows.
+std::vector<float> float_rows(std::span<const DenseView> items, std::int64_t rows, std::int64_t cols,
+                              ThreadPool& pool) {
+  const auto width = static_cast<std::size_t>(cols);
+  const std::int64_t padded = items.size() == 1 ? rows : (rows + kTileRows - 1) / kTileRows * kTileRows;
+  std::vector<float> values(items.size() * static_cast<std::size_t>(padded) * width);
+  for (std::size_t item = 0; item < items.size(); ++item) {
+    float* const out = values.data() + item * static_cast<std::size_t>(padded) * width;
+    pool.parallel_for(rows, 16, [&](std::int64_t begin, std::int64_t end) {
+      const std::size_t first = static_cast<std::size_t>(begin) * width;
+      convert_to_f32(items[item].dtype, items[item].bytes, first, static_cast<std::size_t>(end) * width - first,
+                     out + first);
+    });
+  }
+  return values;
+}
+
+}  // namespace
+
+DenseMatrix make_dense_matrix(Device& device, std::span<const DenseView> items, std::int64_t rows, std::int64_t cols,
                               ThreadPool& pool) {
   DenseMatrix matrix;
   matrix.rows = rows;
   matrix.cols = cols;
   matrix.units = static_cast<std::uint32_t>((cols + kUnit - 1) / kUnit);
-  const bool small = dense.dtype == DType::kF16 || dense.dtype == DType::kBf16;
-  matrix.dtype = small ? dense.dtype : DType::kF32;
-  const auto width = static_cast<std::size_t>(cols);
-  if (!small) {
-    std::vector<float> values(static_cast<std::size_t>(rows) * width);
-    pool.parallel_for(rows, 16, [&](std::int64_t begin, std::int64_t end) {
-      convert_to_f32(dense.dtype, dense.bytes, static_cast<std::size_t>(begin) * width,
-                     static_cast<std::size_t>(end - begin) * width,
-                     values.data() + static_cast<std::size_t>(begin) * width);
-    });
-    matrix.values = device.allocate_with(values);
+  const DType type = items[0].dtype;
+  matrix.dtype = type == DType::kF16 || type == DType::kBf16 ? type : DType::kF32;
+  if (matrix.dtype == DType::kF32) {
+    matrix.values = device.allocate_with(float_rows(items, rows, cols, pool));
     return matrix;
   }
   const TileMap map = probe_tile_map(device, false);
   matrix.stage_tiles = map.staged;
-  const std::int64_t blocks = (rows + kTileRows - 1) / kTileRows;
+  const std::int64_t item_blocks = (rows + kTileRows - 1) / kTileRows;
+  const std::int64_t blocks = item_blocks * static_cast<std::int64_t>(items.size());
+  const auto width = static_cast<std::size_t>(cols);
   std::vector<std::uint16_t> values(static_cast<std::size_t>(blocks) * matrix.units * 16 * kUnit);
   pool.parallel_for(blocks, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t block = begin; block < end; ++block) {
+      const std::byte* const bytes = items[static_cast<std::size_t>(block / item_blocks)].bytes.data();
       for (std::size_t i = 0; i < matrix.units * kLanes * kSlots; ++i) {
         const std::size_t unit = i / (kLanes * kSlots);
         const std::size_t lane = i / 8 % kLanes;
         const std::size_t slot = i / (8 * kLanes) % 4 * 8 + i % 8;  // [unit][tile][lane][8]
-        const std::int64_t row = block * kTileRows + map.row[lane][slot];
+        const std::int64_t row = block % item_blocks * kTileRows + map.row[lane][slot];
         const std::size_t col = unit * kUnit + map.input[lane][slot];
         if (row >= rows || col >= width) continue;
         std::memcpy(&values[static_cast<std::size_t>(block) * matrix.units * 16 * kUnit + i],
-                    dense.bytes.data() + (static_cast<std::size_t>(row) * width + col) * 2, 2);
+                    bytes + (static_cast<std::size_t>(row) * width + col) * 2, 2);
       }
     }
   });

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <span>
 #include <string>
 
 #include "backends/msl/device.h"
@@ -55,8 +56,15 @@ struct UnitMatrix {
   [[nodiscard]] std::uint32_t unit_bytes() const;
   [[nodiscard]] std::size_t bytes() const { return codes->size() + scales->size() + minima->size(); }
 };
+// Several matrices of one shape and format lie one after another, each from a whole block of
+// 16 rows on; params are then those of one, but for the multiplier, which stays 1.
 // \throws Error (kCorruptFile) naming `name` when a scale or element is not finite.
-UnitMatrix make_unit_matrix(Device& device, const std::string& name, const PackedView& packed, ThreadPool& pool);
+UnitMatrix make_unit_matrix(Device& device, const std::string& name, std::span<const PackedView> items,
+                            ThreadPool& pool);
+inline UnitMatrix make_unit_matrix(Device& device, const std::string& name, const PackedView& packed,
+                                   ThreadPool& pool) {
+  return make_unit_matrix(device, name, std::span(&packed, 1), pool);
+}
 
 // f16 and bf16: 16 bytes a lane and tile. f32: row by row.
 struct DenseMatrix {
@@ -67,7 +75,11 @@ struct DenseMatrix {
   bool stage_tiles = false;
   std::unique_ptr<Buffer> values;
 };
-DenseMatrix make_dense_matrix(Device& device, const DenseView& dense, std::int64_t rows, std::int64_t cols,
+DenseMatrix make_dense_matrix(Device& device, std::span<const DenseView> items, std::int64_t rows, std::int64_t cols,
                               ThreadPool& pool);
+inline DenseMatrix make_dense_matrix(Device& device, const DenseView& dense, std::int64_t rows, std::int64_t cols,
+                                     ThreadPool& pool) {
+  return make_dense_matrix(device, std::span(&dense, 1), rows, cols, pool);
+}
 
 }  // namespace metal_marlin::msl

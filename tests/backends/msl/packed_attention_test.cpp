@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "backends/linear_cases.h"
+#include "backends/msl/cache_reference.h"
 #include "backends/msl/executors.h"
 #include "backends/msl/typed_data.h"
 #include "metal_marlin/error.h"
@@ -23,7 +24,34 @@ struct Case {
   bool mask;
   bool sinks;
   DType type;
-  DType cache;
+  KvType cache;
+};
+
+// Keys or values: what a cache keeps of them.
+struct Rows {
+  Rows(std::size_t count, std::size_t row_width, const Case& c, unsigned seed)
+      : cache(c.cache), width(row_width), source(TypedData(c.type, normal_data(count * row_width, seed)).values) {
+    for (std::size_t row = 0; row < count; ++row) {
+      const auto begin = source.begin() + static_cast<std::ptrdiff_t>(row * width);
+      const std::vector<float> kept = cached_row(cache, {begin, begin + static_cast<std::ptrdiff_t>(width)});
+      values.insert(values.end(), kept.begin(), kept.end());
+    }
+  }
+  // Stored by the device itself.
+  [[nodiscard]] std::unique_ptr<Buffer> on(Device& device) const {
+    const auto x = device.allocate_with(source);
+    auto out = device.allocate(source.size() / width * cache_row_bytes(cache, static_cast<std::int64_t>(width)));
+    const auto commands = device.commands();
+    encode_store_rows(device, *commands, cache, static_cast<std::int64_t>(source.size() / width),
+                      static_cast<std::int64_t>(width), *x, *out);
+    commands->commit();
+    commands->wait();
+    return out;
+  }
+  KvType cache;
+  std::size_t width;
+  std::vector<float> source;
+  std::vector<float> values;
 };
 
 // The batch of a test: `twice` queries and keys a head.
@@ -32,8 +60,8 @@ class Batch {
   Batch(Device& device, const Case& c, std::size_t twice)
       : p(c.params),
         q(c.type, normal_data(queries() * p.heads * p.key_width * twice, 1)),
-        keys(c.cache, TypedData(c.type, normal_data(count_keys() * p.kv_heads * p.key_width * twice, 2)).values),
-        values(c.cache, TypedData(c.type, normal_data(count_keys() * p.kv_heads * p.value_width, 3)).values),
+        keys(count_keys() * p.kv_heads, p.key_width * twice, c, 2),
+        values(count_keys() * p.kv_heads, p.value_width, c, 3),
         mask(normal_data(queries() * 70, 4)),
         sinks(normal_data(p.heads, 5)) {
     std::vector<std::int32_t> sequences;
@@ -46,8 +74,9 @@ class Batch {
     std::fill_n(mask.begin() + 70, 70, -INFINITY);  // a query that sees nothing
     if (c.mask) p.mask_stride = 70;
     sequences_ = sequences;
-    for (const auto* const bytes : {&q.bytes, &keys.bytes, &values.bytes})
-      buffers_.push_back(device.allocate_with(*bytes));
+    buffers_.push_back(device.allocate_with(q.bytes));
+    buffers_.push_back(keys.on(device));
+    buffers_.push_back(values.on(device));
     buffers_.push_back(device.allocate(queries() * p.heads * p.value_width * q.size()));
     for (const auto* const numbers : {&sequences, &q_starts, &k_starts})
       buffers_.push_back(device.allocate_with(*numbers));
@@ -111,8 +140,8 @@ class Batch {
 
   PackedParams p;
   TypedData q;
-  TypedData keys;
-  TypedData values;
+  Rows keys;
+  Rows values;
   std::vector<float> mask;
   std::vector<float> sinks;
   std::vector<std::int32_t> q_starts = {0};
@@ -145,12 +174,17 @@ PackedParams params(std::uint32_t heads, std::uint32_t kv_heads, std::uint32_t k
 
 TEST_P(PackedAttention, Fused) {
   const std::vector<Case> cases = {
-      {params(4, 2, 64, 64, true, 0, 0), false, false, DType::kF32, DType::kF32},
-      {params(2, 2, 80, 96, false, 0, 0), true, false, DType::kF32, DType::kF16},
-      {params(3, 1, 128, 128, true, 6, 0), false, true, DType::kF32, DType::kBf16},
-      {params(2, 1, 192, 128, true, 0, 15), true, true, DType::kF16, DType::kF16},
-      {params(1, 1, 256, 256, true, 0, 0), false, false, DType::kBf16, DType::kBf16},
-      {params(2, 2, 5, 3, false, 0, 0), false, false, DType::kF32, DType::kF32},
+      {params(4, 2, 64, 64, true, 0, 0), false, false, DType::kF32, KvType::kF32},
+      {params(2, 2, 80, 96, false, 0, 0), true, false, DType::kF32, KvType::kF16},
+      {params(3, 1, 128, 128, true, 6, 0), false, true, DType::kF32, KvType::kBf16},
+      {params(2, 1, 192, 128, true, 0, 15), true, true, DType::kF16, KvType::kF16},
+      {params(1, 1, 256, 256, true, 0, 0), false, false, DType::kBf16, KvType::kBf16},
+      {params(2, 2, 5, 3, false, 0, 0), false, false, DType::kF32, KvType::kF32},
+      {params(2, 1, 576, 512, true, 0, 0), false, false, DType::kF32, KvType::kF16},
+      {params(2, 2, 64, 80, true, 0, 0), false, true, DType::kF32, KvType::kInt8},
+      {params(4, 1, 112, 50, false, 0, 0), true, false, DType::kF32, KvType::kInt4},
+      {params(2, 1, 37, 37, true, 9, 0), false, false, DType::kF32, KvType::kFp8},
+      {params(1, 1, 128, 128, true, 0, 8), false, false, DType::kF32, KvType::kFp4},
   };
   for (const Case& c : cases) {
     const Batch b(*device, c, 1);
@@ -171,9 +205,9 @@ TEST_P(PackedAttention, Fused) {
 
 TEST_P(PackedAttention, Differential) {
   for (const bool normed : {true, false}) {
-    for (const Case& c : {Case{params(4, 2, 32, 64, true, 0, 0), false, false, DType::kF32, DType::kF32},
-                          Case{params(2, 1, 40, 80, false, 0, 0), false, false, DType::kF16, DType::kF16},
-                          Case{params(2, 2, 128, 256, true, 7, 0), false, false, DType::kBf16, DType::kBf16}}) {
+    for (const Case& c : {Case{params(4, 2, 32, 64, true, 0, 0), false, false, DType::kF32, KvType::kF32},
+                          Case{params(2, 1, 40, 80, false, 0, 0), false, false, DType::kF16, KvType::kF16},
+                          Case{params(2, 2, 128, 256, true, 7, 0), false, false, DType::kBf16, KvType::kBf16}}) {
       const Batch b(*device, c, 2);
       const auto lambdas = normal_data(b.p.heads, 8);
       const auto weight = normal_data(b.p.value_width, 9);
@@ -206,13 +240,13 @@ TEST_P(PackedAttention, Differential) {
 }
 
 TEST_P(PackedAttention, RefusesWhatItCannotDo) {
-  const Batch b(*device, {params(2, 2, 8, 8, true, 0, 0), false, false, DType::kF32, DType::kF32}, 1);
+  const Batch b(*device, {params(2, 2, 8, 8, true, 0, 0), false, false, DType::kF32, KvType::kF32}, 1);
   const auto commands = device->commands();
   const auto encode = [&](const PackedParams& p) {
-    encode_flash_attention(*device, *commands, p, DType::kF32, DType::kF32, b.batch);
+    encode_flash_attention(*device, *commands, p, DType::kF32, KvType::kF32, b.batch);
   };
   EXPECT_THROW(encode(params(3, 2, 8, 8, true, 0, 0)), Error);
-  EXPECT_THROW(encode(params(2, 2, 257, 8, true, 0, 0)), Error);
+  EXPECT_THROW(encode(params(2, 2, 641, 8, true, 0, 0)), Error);
   EXPECT_THROW(encode(params(2, 2, 8, 8, false, 4, 0)), Error);
 }
 

@@ -1,13 +1,16 @@
 // Paged attention on every executor against a softmax in double: ragged batches of
-// prefill chunks and decodes, pages out of order, groups of heads, windows, caps, sinks.
+// prefill chunks and decodes, pages out of order and of every size, groups of heads, windows,
+// caps, sinks, keys cut into parts, every kind of cache, latents.
 #include "backends/msl/paged_attention.h"
 
 #include <cmath>
 
 #include "backends/linear_cases.h"
+#include "backends/msl/cache_reference.h"
 #include "backends/msl/executors.h"
 #include "backends/msl/typed_data.h"
 #include "metal_marlin/error.h"
+#include "test_data.h"
 
 namespace metal_marlin::msl {
 namespace {
@@ -15,17 +18,20 @@ namespace {
 class PagedAttention : public OnExecutor {};
 INSTANTIATE_TEST_SUITE_P(Executor, PagedAttention, testing::ValuesIn(executors()), executor_name);
 
-constexpr std::size_t kPage = 16;
-
 struct Case {
   std::uint32_t heads;
   std::uint32_t kv_heads;
-  std::uint32_t head_dim;
+  std::uint32_t key_dim;
+  std::uint32_t value_dim;
+  bool latent;
+  std::uint32_t page_shift;
+  std::uint32_t parts;
   std::uint32_t window;
   float soft_cap;
   bool sinks;
   DType type;
-  DType cache;
+  KvType cache;
+  [[nodiscard]] std::size_t page() const { return std::size_t{1} << page_shift; }
 };
 
 // Sequences that hold `past` tokens and get `count` new ones.
@@ -34,7 +40,7 @@ struct Length {
   std::size_t count;
 };
 
-// One head's answer to one query, from keys [begin, end) of [position][head_dim].
+// One head's answer to one query, from keys [begin, end).
 std::vector<double> answer(const Case& c, const float* q, const std::vector<float>& keys,
                            const std::vector<float>& values, std::size_t begin, std::size_t end, double scale,
                            const float* sink) {
@@ -42,18 +48,18 @@ std::vector<double> answer(const Case& c, const float* q, const std::vector<floa
   double top = sink != nullptr ? *sink : -INFINITY;
   for (std::size_t i = begin; i < end; ++i) {
     double product = 0;
-    for (std::size_t e = 0; e < c.head_dim; ++e) product += static_cast<double>(q[e]) * keys[i * c.head_dim + e];
+    for (std::size_t e = 0; e < c.key_dim; ++e) product += static_cast<double>(q[e]) * keys[i * c.key_dim + e];
     product *= scale;
     if (c.soft_cap != 0) product = c.soft_cap * std::tanh(product / c.soft_cap);
     scores[i - begin] = product;
     top = std::max(top, product);
   }
   double total = sink != nullptr ? std::exp(*sink - top) : 0;
-  std::vector<double> out(c.head_dim);
+  std::vector<double> out(c.value_dim);
   for (std::size_t i = begin; i < end; ++i) {
     const double weight = std::exp(scores[i - begin] - top);
     total += weight;
-    for (std::size_t e = 0; e < c.head_dim; ++e) out[e] += weight * values[i * c.head_dim + e];
+    for (std::size_t e = 0; e < c.value_dim; ++e) out[e] += weight * values[i * c.value_dim + e];
   }
   for (double& v : out) v /= total;
   return out;
@@ -67,38 +73,45 @@ class Fixture {
     std::size_t pages = 0;
     for (const Length& l : lengths) {
       tokens_ += l.count;
-      longest_ = std::max(longest_, (l.past + l.count + kPage - 1) / kPage);
-      pages += (l.past + l.count + kPage - 1) / kPage;
+      longest_ = std::max(longest_, pages_of(l));
+      pages += pages_of(l);
     }
-    p_ = {c.heads,
-          c.kv_heads,
-          c.head_dim,
-          kPage,
-          static_cast<std::uint32_t>(longest_),
-          c.heads * c.head_dim + 2,
-          c.kv_heads * c.head_dim + 1,
-          c.heads * c.head_dim,
-          c.window,
-          static_cast<float>(1 / std::sqrt(static_cast<double>(c.head_dim))),
-          c.soft_cap,
-          0};
-    const std::size_t cached = (pages + 1) * c.kv_heads * kPage * c.head_dim;
-    const TypedData zeros(c.cache, std::vector<float>(cached, std::nanf("")));  // nobody reads what was not stored
-    keys_ = device.allocate_with(zeros.bytes);
-    values_ = device.allocate_with(zeros.bytes);
+    p_.heads = c.heads;
+    p_.kv_heads = c.kv_heads;
+    p_.key_dim = c.key_dim;
+    p_.value_dim = c.value_dim;
+    p_.latent = c.latent ? 1 : 0;
+    p_.page_shift = c.page_shift;
+    p_.table_stride = static_cast<std::uint32_t>(longest_);
+    p_.q_stride = c.heads * c.key_dim + 2;  // rows may lie apart
+    p_.k_stride = c.kv_heads * c.key_dim + 1;
+    p_.v_stride = c.kv_heads * c.value_dim + 1;
+    p_.out_stride = c.heads * c.value_dim;
+    p_.window = c.window;
+    p_.parts = c.parts;
+    p_.part_keys = 5;
+    p_.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(c.key_dim)));
+    p_.soft_cap = c.soft_cap;
+    const std::size_t rows = (pages + 1) * c.kv_heads * c.page();
+    // Nobody reads what was not stored: numbers and scales of all ones are NaN.
+    const auto nothing = [&](std::uint32_t width) {
+      return device.allocate_with(std::vector<std::byte>(rows * cache_row_bytes(c.cache, width), std::byte{0xFF}));
+    };
+    keys_ = nothing(c.key_dim);
+    values_ = nothing(c.value_dim);
+    partial_ = device.allocate(std::max<std::size_t>(paged_partial_bytes(p_, static_cast<std::int64_t>(tokens_)), 4));
     std::vector<std::int32_t> tables(lengths.size() * longest_, -1);
     auto next = static_cast<std::int32_t>(pages);  // handed out from the back
     for (std::size_t s = 0; s < lengths.size(); ++s) {
-      for (std::size_t i = 0; i < (lengths[s].past + lengths[s].count + kPage - 1) / kPage; ++i)
-        tables[s * longest_ + i] = next--;
+      for (std::size_t i = 0; i < pages_of(lengths[s]); ++i) tables[s * longest_ + i] = next--;
     }
     tables_ = device.allocate_with(tables);
     sink_values_ = normal_data(c.heads, 77);
     sinks_ = device.allocate_with(sink_values_);
     for (std::size_t s = 0; s < lengths.size(); ++s) {
-      const std::size_t n = (lengths[s].past + lengths[s].count) * c.kv_heads * c.head_dim;
-      k_.push_back(normal_data(n, static_cast<unsigned>(10 + s)));
-      v_.push_back(normal_data(n, static_cast<unsigned>(20 + s)));
+      const std::size_t n = (lengths[s].past + lengths[s].count) * c.kv_heads;
+      k_.push_back(normal_data(n * c.key_dim, static_cast<unsigned>(10 + s)));
+      v_.push_back(normal_data(n * c.value_dim, static_cast<unsigned>(20 + s)));
     }
   }
 
@@ -131,30 +144,39 @@ class Fixture {
   }
 
  private:
-  // As the cache holds it: rounded to the data's type, then to the cache's.
-  [[nodiscard]] std::vector<float> cached(const std::vector<float>& all, std::size_t head) const {
-    const std::size_t d = case_.head_dim;
-    const std::size_t width = case_.kv_heads * d;
+  [[nodiscard]] std::size_t pages_of(const Length& l) const {
+    return (l.past + l.count + case_.page() - 1) / case_.page();
+  }
+
+  // As the cache holds it: rounded to the data's type, then to the cache's. The first `kept`
+  // elements of rows of `width`.
+  [[nodiscard]] std::vector<float> cached(const std::vector<float>& all, std::size_t head, std::size_t width,
+                                          std::size_t kept) const {
     std::vector<float> out;
-    for (std::size_t i = 0; i < all.size() / width; ++i) {
-      const auto at = all.begin() + static_cast<std::ptrdiff_t>(i * width + head * d);
-      out.insert(out.end(), at, at + static_cast<std::ptrdiff_t>(d));
+    for (std::size_t at = head * width; at < all.size(); at += case_.kv_heads * width) {
+      const auto begin = all.begin() + static_cast<std::ptrdiff_t>(at);
+      const std::vector<float> row(begin, begin + static_cast<std::ptrdiff_t>(width));
+      const std::vector<float> held = cached_row(case_.cache, TypedData(case_.type, row).values);
+      out.insert(out.end(), held.begin(), held.begin() + static_cast<std::ptrdiff_t>(kept));
     }
-    return TypedData(case_.cache, TypedData(case_.type, out).values).values;
+    return out;
   }
 
   void check_head(std::size_t s, std::size_t token, std::size_t h, std::size_t begin, std::size_t end,
                   double unit) const {
     const std::size_t kv = h / (case_.heads / case_.kv_heads);
-    const std::vector<double> expected =
-        answer(case_, q_.data() + token * p_.q_stride + h * case_.head_dim, cached(k_[s], kv), cached(v_[s], kv), begin,
-               end, p_.scale, case_.sinks ? &sink_values_[h] : nullptr);
+    const std::vector<double> expected = answer(case_, q_.data() + token * p_.q_stride + h * case_.key_dim,
+                                                cached(k_[s], kv, case_.key_dim, case_.key_dim),
+                                                case_.latent ? cached(k_[s], kv, case_.key_dim, case_.value_dim)
+                                                             : cached(v_[s], kv, case_.value_dim, case_.value_dim),
+                                                begin, end, p_.scale, case_.sinks ? &sink_values_[h] : nullptr);
     // Scores of f32 products: an error of d 2^-24 |q||k| scale moves a weight by as much.
-    const double scores = static_cast<double>(case_.head_dim) * 0x1p-24 * 8 + 0x1p-20;
-    for (std::size_t e = 0; e < case_.head_dim; ++e) {
-      ASSERT_NEAR(out_[token * p_.out_stride + h * case_.head_dim + e], expected[e],
+    const double scores = static_cast<double>(case_.key_dim) * 0x1p-24 * 8 + 0x1p-20;
+    for (std::size_t e = 0; e < case_.value_dim; ++e) {
+      ASSERT_NEAR(out_[token * p_.out_stride + h * case_.value_dim + e], expected[e],
                   4 * scores * 4 + std::fabs(expected[e]) * unit)
-          << "sequence " << s << " token " << token << " head " << h << " element " << e;
+          << kv_type_name(case_.cache) << " width " << case_.key_dim << " sequence " << s << " token " << token
+          << " head " << h << " element " << e;
     }
   }
 
@@ -163,17 +185,18 @@ class Fixture {
     std::vector<std::int32_t> sequences;
     std::vector<float> k;
     std::vector<float> v;
-    const std::size_t width = case_.kv_heads * case_.head_dim;
     for (std::size_t s = 0; s < lengths_.size(); ++s) {
       const std::size_t begin = past ? 0 : lengths_[s].past;
       for (std::size_t i = begin; i < (past ? lengths_[s].past : begin + lengths_[s].count); ++i) {
         positions.push_back(static_cast<std::int32_t>(i));
         sequences.push_back(static_cast<std::int32_t>(s));
-        const auto at = static_cast<std::ptrdiff_t>(i * width);
-        k.insert(k.end(), k_[s].begin() + at, k_[s].begin() + at + static_cast<std::ptrdiff_t>(width));
-        v.insert(v.end(), v_[s].begin() + at, v_[s].begin() + at + static_cast<std::ptrdiff_t>(width));
-        k.push_back(0);  // rows may lie apart
-        v.push_back(0);
+        const auto append = [i](std::vector<float>& to, const std::vector<float>& from, std::size_t width) {
+          const auto row = from.begin() + static_cast<std::ptrdiff_t>(i * width);
+          to.insert(to.end(), row, row + static_cast<std::ptrdiff_t>(width));
+          to.push_back(0);  // rows lie apart
+        };
+        append(k, k_[s], std::size_t{case_.kv_heads} * case_.key_dim);
+        append(v, v_[s], std::size_t{case_.kv_heads} * case_.value_dim);
       }
     }
     if (positions.empty()) return;
@@ -189,13 +212,15 @@ class Fixture {
   }
 
   [[nodiscard]] PagedBuffers buffers() const {
-    return {keys_.get(),
-            values_.get(),
-            0,
-            tables_.get(),
-            sequences_.get(),
-            positions_.get(),
-            case_.sinks ? sinks_.get() : nullptr};
+    PagedBuffers b;
+    b.keys = keys_.get();
+    b.values = values_.get();
+    b.tables = tables_.get();
+    b.sequences = sequences_.get();
+    b.positions = positions_.get();
+    b.sinks = case_.sinks ? sinks_.get() : nullptr;
+    b.partial = partial_.get();
+    return b;
   }
 
   Device& device_;
@@ -215,42 +240,78 @@ class Fixture {
   std::unique_ptr<Buffer> sinks_;
   std::unique_ptr<Buffer> positions_;
   std::unique_ptr<Buffer> sequences_;
+  std::unique_ptr<Buffer> partial_;
 };
 
-TEST_P(PagedAttention, RaggedBatches) {
-  const std::vector<Case> cases = {
-      {4, 2, 64, 0, 0, false, DType::kF32, DType::kF32},   {3, 3, 80, 0, 0, false, DType::kF32, DType::kF16},
-      {2, 1, 128, 5, 0, false, DType::kF32, DType::kBf16}, {2, 2, 96, 0, 20, false, DType::kF16, DType::kF16},
-      {4, 1, 256, 0, 0, true, DType::kBf16, DType::kBf16}, {1, 1, 7, 20, 3, true, DType::kF32, DType::kF32},
-      {6, 2, 112, 0, 0, false, DType::kF32, DType::kF32},  {2, 2, 192, 33, 0, true, DType::kF32, DType::kF16},
-  };
-  const std::vector<Length> lengths = detectors() ? std::vector<Length>{{0, 1}, {17, 2}, {30, 4}}
-                                                  : std::vector<Length>{{0, 1}, {0, 19}, {70, 1}, {15, 3}, {16, 1}};
+void check_cases(Device& device, bool small, const std::vector<Case>& cases) {
+  const std::vector<Length> lengths = small ? std::vector<Length>{{0, 1}, {17, 2}, {30, 4}}
+                                            : std::vector<Length>{{0, 1}, {0, 19}, {70, 1}, {15, 3}, {16, 1}};
   for (const Case& c : cases) {
-    Fixture fixture(*device, c, lengths);
+    Fixture fixture(device, c, lengths);
     fixture.run();
     fixture.check();
   }
 }
 
+TEST_P(PagedAttention, RaggedBatches) {
+  check_cases(*device, detectors(),
+              {{4, 2, 64, 64, false, 4, 1, 0, 0, false, DType::kF32, KvType::kF32},
+               {3, 3, 80, 80, false, 4, 1, 0, 0, false, DType::kF32, KvType::kF16},
+               {2, 1, 128, 128, false, 3, 1, 5, 0, false, DType::kF32, KvType::kBf16},
+               {2, 2, 96, 96, false, 5, 1, 0, 20, false, DType::kF16, KvType::kF16},
+               {5, 1, 256, 256, false, 4, 1, 0, 0, true, DType::kBf16, KvType::kBf16},
+               {1, 1, 7, 7, false, 4, 1, 20, 3, true, DType::kF32, KvType::kF32},
+               {6, 2, 112, 40, false, 5, 1, 0, 0, false, DType::kF32, KvType::kF32},
+               {2, 2, 192, 128, false, 3, 1, 33, 0, true, DType::kF32, KvType::kF16}});
+}
+
+TEST_P(PagedAttention, KeysCutIntoParts) {
+  check_cases(*device, detectors(),
+              {{4, 2, 64, 64, false, 4, 3, 0, 0, false, DType::kF32, KvType::kF32},
+               {8, 1, 128, 128, false, 3, 8, 0, 0, true, DType::kF32, KvType::kF16},
+               {2, 1, 40, 96, false, 5, 2, 11, 12, true, DType::kBf16, KvType::kBf16}});
+}
+
+TEST_P(PagedAttention, QuantizedCaches) {
+  for (const KvType cache : {KvType::kInt8, KvType::kInt4, KvType::kFp8, KvType::kFp4}) {
+    check_cases(*device, detectors(),
+                {{4, 2, 64, 64, false, 4, 1, 0, 0, false, DType::kF32, cache},
+                 {2, 2, 45, 70, false, 3, 2, 0, 0, true, DType::kF32, cache},
+                 {5, 1, 192, 130, false, 5, 1, 9, 0, false, DType::kF32, cache}});
+  }
+}
+
+TEST_P(PagedAttention, Latents) {
+  check_cases(*device, detectors(),
+              {{5, 1, 576, 512, true, 4, 1, 0, 0, false, DType::kF32, KvType::kF16},
+               {3, 1, 80, 64, true, 3, 2, 0, 0, false, DType::kF32, KvType::kF32},
+               {2, 1, 75, 50, true, 4, 1, 0, 0, true, DType::kF32, KvType::kFp8},
+               {4, 1, 130, 110, true, 5, 3, 0, 0, false, DType::kF16, KvType::kF16}});
+}
+
 TEST_P(PagedAttention, RefusesWhatItCannotDo) {
   const auto buffer = device->allocate(64);
   const auto commands = device->commands();
-  const PagedBuffers b{buffer.get(), buffer.get(), 0, buffer.get(), buffer.get(), buffer.get(), nullptr};
+  PagedBuffers b;
+  b.keys = b.values = b.tables = b.sequences = b.positions = buffer.get();
   const auto encode = [&](const PagedParams& p) {
-    encode_paged_attention(*device, *commands, p, DType::kF32, DType::kF32, 1, *buffer, *buffer, b);
+    encode_paged_attention(*device, *commands, p, DType::kF32, KvType::kF32, 1, *buffer, *buffer, b);
   };
   PagedParams p;
   p.heads = 3;
   p.kv_heads = 2;
-  p.head_dim = 64;
-  EXPECT_THROW(encode(p), Error);
+  p.key_dim = p.value_dim = 64;
+  expect_error(ErrorCode::kInvalidArgument, "3 heads are no multiple of 2 kv heads", [&] { encode(p); });
   p.kv_heads = 3;
-  p.head_dim = 320;
-  EXPECT_THROW(encode(p), Error);
-  p.head_dim = 64;
-  p.page_tokens = 32;
-  EXPECT_THROW(encode(p), Error);
+  p.key_dim = 641;
+  expect_error(ErrorCode::kUnsupported, "heads of 641 and 64, expected 1 to 640", [&] { encode(p); });
+  p.key_dim = 64;
+  p.page_shift = 6;
+  expect_error(ErrorCode::kUnsupported, "pages of 2^6 tokens", [&] { encode(p); });
+  p.page_shift = 4;
+  p.latent = 1;
+  p.value_dim = 65;
+  expect_error(ErrorCode::kInvalidArgument, "values of 65 in keys of 64", [&] { encode(p); });
 }
 
 }  // namespace

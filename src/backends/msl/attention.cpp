@@ -1,0 +1,53 @@
+#include "backends/msl/attention.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "metal_marlin/error.h"
+
+namespace metal_marlin::msl {
+
+const char* kv_type_name(KvType type) {
+  switch (type) {
+    case KvType::kF32: return "float";
+    case KvType::kF16: return "half";
+    case KvType::kBf16: return "bfloat";
+    case KvType::kFp8: return "fp8";
+    case KvType::kInt8: return "int8";
+    case KvType::kInt4: return "int4";
+    case KvType::kFp4: return "fp4";
+  }
+  return "";
+}
+
+std::size_t cache_row_bytes(KvType type, std::int64_t width) {
+  const auto n = static_cast<std::size_t>(width);
+  const auto padded = [](std::size_t bytes) { return (bytes + 3) / 4 * 4; };
+  switch (type) {
+    case KvType::kF32: return 4 * n;
+    case KvType::kF16:
+    case KvType::kBf16: return 2 * n;
+    case KvType::kFp8:
+    case KvType::kInt8: return padded(padded(n) + (n + 31) / 32 * 2);
+    case KvType::kInt4:
+    case KvType::kFp4: return padded(padded(n / 2) + (n + 31) / 32 * 2);
+  }
+  return 0;
+}
+
+std::uint32_t attention_width(const char* op, std::uint32_t heads, std::uint32_t kv_heads, std::uint32_t key_width,
+                              std::uint32_t value_width, std::uint32_t most) {
+  const std::uint32_t width = std::max(key_width, value_width);
+  if (key_width == 0 || value_width == 0 || width > most) {
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("{}: heads of {} and {}, expected 1 to {}", op, key_width, value_width, most));
+  }
+  if (kv_heads == 0 || heads % kv_heads != 0) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{}: {} heads are no multiple of {} kv heads", op, heads, kv_heads));
+  }
+  return width <= 64 ? 64 : width <= 128 ? 128 : width <= 256 ? 256 : 640;
+}
+
+}  // namespace metal_marlin::msl

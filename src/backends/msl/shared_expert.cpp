@@ -1,0 +1,77 @@
+#include "backends/msl/shared_expert.h"
+
+#include <fmt/format.h>
+
+#include <array>
+
+#include "metal_marlin/error.h"
+
+namespace metal_marlin::msl {
+
+bool can_fuse_gate_up(const Linear& gate, const Linear& up) {
+  if (gate.rows() != up.rows() || gate.cols() != up.cols()) return false;
+  if (const UnitMatrix* const a = gate.quantized()) {
+    const UnitMatrix* const b = up.quantized();
+    if (b == nullptr || a->codec != b->codec) return false;
+    const UnitMatrixParams& p = a->params;
+    const UnitMatrixParams& q = b->params;
+    return p.group_shift == q.group_shift && p.scale_type == q.scale_type && p.minima == q.minima &&
+           p.offset == q.offset;
+  }
+  return up.dense() != nullptr && gate.dense()->dtype == up.dense()->dtype && gate.dense()->dtype != DType::kF32;
+}
+
+void encode_gate_up(Device& device, Commands& commands, const Linear& gate, const Linear& up, const GateUpCall& call,
+                    const LinearWorkspace& workspace) {
+  if (!can_fuse_gate_up(gate, up)) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("moe_shared_expert: a gate of [{}, {}] and an up of [{}, {}] of one 16-bit or quantized "
+                            "format are expected",
+                            gate.rows(), gate.cols(), up.rows(), up.cols()));
+  }
+  if (call.tokens == 0) return;
+  const DType type = gate.prepared_type(Activations::kInt8);
+  if (call.x != nullptr) {
+    encode_prepare(device, commands, type, call.tokens, gate.cols(), gate.cols(), *call.x, workspace);
+  }
+  const LinearParams p = linear_params(type, DType::kF32, call.tokens, gate.cols(), gate.rows());
+  const std::int64_t columns = call.tokens <= 8 ? 1 : 4;
+  Arguments arguments;
+  std::string kind;
+  bool stage_tiles = false;
+  if (const UnitMatrix* const a = gate.quantized()) {
+    const UnitMatrix& b = *up.quantized();
+    kind = a->codec + scaling_suffix(*a);
+    stage_tiles = a->stage_tiles;
+    const std::array<float, 2> factors{a->params.multiplier, b.params.multiplier};
+    arguments.buffer(0, *a->codes).buffer(1, *a->scales).buffer(2, *a->minima);
+    arguments.buffer(3, *b.codes).buffer(4, *b.scales).buffer(5, *b.minima);
+    arguments.buffer(6, workspace.activations()).buffer(7, workspace.factors()).buffer(8, *call.y);
+    arguments.bytes(9, a->params).bytes(10, p).bytes(11, factors);
+  } else {
+    const DenseMatrix& dense = *gate.dense();
+    kind = shader_type(dense.dtype);
+    stage_tiles = dense.stage_tiles;
+    arguments.buffer(0, *dense.values).buffer(1, *up.dense()->values).buffer(2, workspace.activations());
+    arguments.buffer(3, workspace.factors()).buffer(4, *call.y).bytes(5, static_cast<std::uint32_t>(dense.rows));
+    arguments.bytes(6, dense.units).bytes(7, p);
+  }
+  arguments.threadgroup(0, gemm_tile_bytes(stage_tiles));
+  const auto tiles = [](std::int64_t n, std::int64_t of) { return static_cast<std::uint32_t>((n + of - 1) / of); };
+  commands.dispatch(device.pipeline("moe_shared_expert", fmt::format("moe_shared_gate_up_{}_{}", kind, columns),
+                                    tile_constants(stage_tiles)),
+                    {tiles(gate.rows(), 64), tiles(call.tokens, 8 * columns), 1}, {kGemmThreads, 1, 1}, arguments);
+}
+
+void encode_shared_add(Device& device, Commands& commands, std::int64_t tokens, std::int64_t width, Buffer& x,
+                       Buffer* gate, Buffer& y) {
+  if (tokens == 0 || width == 0) return;
+  const std::uint32_t gated = gate != nullptr ? 1 : 0;
+  const auto columns = static_cast<std::uint32_t>(width);
+  commands.dispatch_threads(
+      device.pipeline("moe_shared_expert", "moe_shared_add"), {columns, static_cast<std::uint32_t>(tokens), 1},
+      {64, 1, 1},
+      Arguments().buffer(0, x).buffer(1, gate != nullptr ? *gate : x).buffer(2, y).bytes(3, columns).bytes(4, gated));
+}
+
+}  // namespace metal_marlin::msl
