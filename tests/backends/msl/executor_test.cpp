@@ -27,15 +27,16 @@ std::size_t kernel_index(const MslLibrary& library, std::string_view name) {
 
 std::optional<Fault> run(std::string_view name, LaneOrder order = LaneOrder::kForward) {
   const MslLibrary& library = msl_debug_library_detectors;
-  std::vector<float> out(kThreads, 0);
-  std::vector<float> in(kThreads, 1);
+  // With room behind what is bound, so that nothing else lies there.
+  std::vector<float> out(2 * kThreads, 0);
+  std::vector<float> in(2 * kThreads, 1);
   HostDispatch d;
   d.kernel = &library.kernels[kernel_index(library, name)];
   d.threads = {2 * kThreads, 1, 1};
   if (name.find("groups") == std::string_view::npos) d.threads[0] = kThreads;
   d.threadgroup = {kThreads, 1, 1};
-  d.buffers = {{reinterpret_cast<std::byte*>(out.data()), out.size() * sizeof(float), "out (buffer 0)"},
-               {reinterpret_cast<std::byte*>(in.data()), in.size() * sizeof(float), "x (buffer 1)"}};
+  d.buffers = {{reinterpret_cast<std::byte*>(out.data()), kThreads * sizeof(float), "out (buffer 0)"},
+               {reinterpret_cast<std::byte*>(in.data()), kThreads * sizeof(float), "x (buffer 1)"}};
   d.instrumented = true;
   d.order = order;
   d.seed = 5;

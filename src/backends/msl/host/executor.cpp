@@ -14,17 +14,10 @@
 #include <thread>
 
 #include "backends/msl/host/fiber.h"
+#include "backends/msl/host/poison.h"
 #include "backends/msl/host/shadow.h"
 #include "metal_marlin/error.h"
 
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#define MM_POISON(p, n) __asan_poison_memory_region(p, n)
-#define MM_UNPOISON(p, n) __asan_unpoison_memory_region(p, n)
-#else
-#define MM_POISON(p, n) (void)0
-#define MM_UNPOISON(p, n) (void)0
-#endif
 // Code that runs on a fiber's stack, which sanitizers do not know.
 #define MM_ON_FIBER __attribute__((noinline, no_sanitize("address"), no_sanitize("thread"), no_sanitize("undefined")))
 

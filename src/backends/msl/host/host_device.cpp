@@ -8,16 +8,21 @@
 #include <mutex>
 #include <thread>
 
+#include "backends/msl/host/poison.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::msl {
 namespace {
 
+// Nothing lies within kGuard bytes after a buffer, so that a kernel's access past its end is
+// not taken for one of another buffer.
 class HostBuffer final : public Buffer {
  public:
-  explicit HostBuffer(std::size_t bytes) : Buffer(bytes), data_(static_cast<std::byte*>(std::malloc(bytes))) {
-    if (!data_ && bytes > 0) throw Error(ErrorCode::kOutOfMemory, fmt::format("cannot allocate {} bytes", bytes));
+  explicit HostBuffer(std::size_t bytes) : Buffer(bytes), data_(static_cast<std::byte*>(std::malloc(bytes + kGuard))) {
+    if (!data_) throw Error(ErrorCode::kOutOfMemory, fmt::format("cannot allocate {} bytes", bytes));
+    MM_POISON(data_.get() + bytes, kGuard);
   }
+  ~HostBuffer() override { MM_UNPOISON(data_.get() + size(), kGuard); }
   [[nodiscard]] std::byte* data() const { return data_.get(); }
 
  protected:
@@ -29,6 +34,7 @@ class HostBuffer final : public Buffer {
   }
 
  private:
+  static constexpr std::size_t kGuard = 4096;
   struct Free {
     void operator()(std::byte* p) const { std::free(p); }
   };
