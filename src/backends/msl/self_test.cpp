@@ -1,5 +1,6 @@
 #include "backends/msl/self_test.h"
 
+#include <array>
 #include <cmath>
 #include <functional>
 #include <map>
@@ -441,7 +442,9 @@ bool rwkv_matches(Device& device) {
 
 // One query and two keys of ten elements (twice five for differential attention), values of
 // ten: the second key's weight is a logistic function of the difference of the scores.
-bool packed_attention_matches(Device& device, bool differential) {
+enum class PackedKind { kSteps, kFused, kTiles, kMatrixUnits, kDifferential };
+bool packed_attention_matches(Device& device, PackedKind kind) {
+  const bool differential = kind == PackedKind::kDifferential;
   const std::vector<float> k = numbers(20, 41);
   const std::vector<float> v = numbers(20, 141);
   const std::vector<float> q = numbers(10, 241);
@@ -451,15 +454,33 @@ bool packed_attention_matches(Device& device, bool differential) {
   const auto q_starts = device.allocate_with(std::vector<std::int32_t>{0, 1});
   const auto k_starts = device.allocate_with(std::vector<std::int32_t>{0, 2});
   const auto lambda = device.allocate_with(std::vector<float>{0.25F});
+  const auto scores = device.allocate(2 * sizeof(float));
+  std::array<std::unique_ptr<Buffer>, 4> halves;
+  for (auto& buffer : halves) buffer = device.allocate(20 * sizeof(std::uint16_t));
   const std::uint32_t width = differential ? 5 : 10;
   const std::vector<float> y = changed(device, q, [&](Commands& commands, Buffer& buffer) {
     const PackedParams p{1, 1, width, 10, 1, 0, 0, 0, 0.5F, 0};
-    const PackedBatch batch{1,       &buffer,        keys.get(),     values.get(),
-                            &buffer, sequence.get(), q_starts.get(), k_starts.get()};
-    if (differential) {
-      encode_diff_attention(device, commands, p, DType::kF32, batch, {lambda.get(), nullptr, 0, 1});
-    } else {
-      encode_flash_attention(device, commands, p, DType::kF32, KvType::kF32, batch);
+    const PackedBatch batch{
+        1, &buffer, keys.get(), values.get(), &buffer, sequence.get(), q_starts.get(), k_starts.get(), 1};
+    switch (kind) {
+      case PackedKind::kSteps:
+        return encode_attention(device, commands, p, DType::kF32, KvType::kF32, batch, *scores, 2);
+      case PackedKind::kFused: return encode_flash_attention(device, commands, p, DType::kF32, KvType::kF32, batch);
+      case PackedKind::kTiles: return encode_flash_attention_v2(device, commands, p, DType::kF32, KvType::kF32, batch);
+      case PackedKind::kMatrixUnits: {
+        const std::array<Buffer*, 4> numbers{&buffer, keys.get(), values.get(), &buffer};
+        for (std::size_t i = 0; i < 3; ++i)
+          encode_bf16_convert(device, commands, DType::kF32, DType::kBf16, i == 0 ? 10 : 20, *numbers[i], *halves[i]);
+        PackedBatch narrow = batch;
+        narrow.q = halves[0].get();
+        narrow.keys = halves[1].get();
+        narrow.values = halves[2].get();
+        narrow.out = halves[3].get();
+        encode_simdgroup_attention(device, commands, p, DType::kBf16, narrow);
+        return encode_bf16_convert(device, commands, DType::kBf16, DType::kF32, 10, *halves[3], buffer);
+      }
+      case PackedKind::kDifferential:
+        return encode_diff_attention(device, commands, p, DType::kF32, batch, {lambda.get(), nullptr, 0, 1});
     }
   });
   const auto second = [&](std::size_t offset) {
@@ -472,7 +493,8 @@ bool packed_attention_matches(Device& device, bool differential) {
   for (std::size_t e = 0; e < 10; ++e) {
     double expected = v[e] + second(0) * (v[10 + e] - v[e]);
     if (differential) expected -= 0.25 * (v[e] + second(5) * (v[10 + e] - v[e]));
-    good = good && near(y[e], expected);
+    // bf16 has 8 bits, in queries, keys, values and weights.
+    good = good && (kind == PackedKind::kMatrixUnits ? std::fabs(y[e] - expected) < 0.06 : near(y[e], expected));
   }
   return good;
 }
@@ -504,6 +526,7 @@ std::vector<ShaderStatus> self_test(Device& device) {
   ThreadPool pool(1);
   const std::map<std::string_view, std::function<bool()>> tests = {
       {"all_reduce", [&] { return all_reduce_matches(device); }},
+      {"attention", [&] { return packed_attention_matches(device, PackedKind::kSteps); }},
       {"batched_gemm", [&] { return batched_matches(device, pool); }},
       {"bf16_compat", [&] { return bf16_matches(device); }},
       {"decode_gemv", [&] { return products_match(device, Format::kFp4, 3, Activations::kInt8, pool); }},
@@ -512,8 +535,9 @@ std::vector<ShaderStatus> self_test(Device& device) {
       {"dequant_fp8", [&] { return dequantized_matches(device, Format::kFp8E4M3, pool); }},
       {"dequant_int8", [&] { return dequantized_matches(device, Format::kInt8, pool); }},
       {"dequant_sub4bit", [&] { return dequantized_matches(device, Format::kInt3, pool); }},
-      {"diff_attention", [&] { return packed_attention_matches(device, true); }},
-      {"flash_attention", [&] { return packed_attention_matches(device, false); }},
+      {"diff_attention", [&] { return packed_attention_matches(device, PackedKind::kDifferential); }},
+      {"flash_attention", [&] { return packed_attention_matches(device, PackedKind::kFused); }},
+      {"flash_attention_v2", [&] { return packed_attention_matches(device, PackedKind::kTiles); }},
       {"gemm_epilogue", [&] { return epilogue_matches(device); }},
       {"gemm_fp4_optimized", [&] { return products_match(device, Format::kFp4, 130, Activations::kInt8, pool); }},
       {"hadamard", [&] { return hadamard_matches(device); }},
@@ -527,6 +551,7 @@ std::vector<ShaderStatus> self_test(Device& device) {
       {"paged_attention", [&] { return paged_attention_matches(device); }},
       {"rope", [&] { return rope_matches(device); }},
       {"rwkv_wkv", [&] { return rwkv_matches(device); }},
+      {"simdgroup_attention", [&] { return packed_attention_matches(device, PackedKind::kMatrixUnits); }},
       {"sparse", [&] { return sparse_matches(device); }},
   };
   std::vector<ShaderStatus> out;

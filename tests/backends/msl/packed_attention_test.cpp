@@ -1,5 +1,5 @@
-// Fused and differential attention on every executor against softmaxes in double: ragged
-// batches, groups of heads, causal to the end of the keys, windows, masks, caps, sinks.
+// Every attention over packed sequences on every executor against softmaxes in double: ragged
+// batches, groups of heads, causal to the end of the keys, windows, masks, caps, sinks, blocks.
 #include "backends/msl/packed_attention.h"
 
 #include <cmath>
@@ -9,6 +9,7 @@
 #include "backends/msl/executors.h"
 #include "backends/msl/typed_data.h"
 #include "metal_marlin/error.h"
+#include "test_data.h"
 
 namespace metal_marlin::msl {
 namespace {
@@ -17,7 +18,10 @@ class PackedAttention : public OnExecutor {};
 INSTANTIATE_TEST_SUITE_P(Executor, PackedAttention, testing::ValuesIn(executors()), executor_name);
 
 // Queries and keys of each sequence; the last has more queries than keys.
-const std::vector<std::pair<std::size_t, std::size_t>> kLengths = {{1, 40}, {5, 5}, {3, 70}, {4, 2}};
+using Lengths = std::vector<std::pair<std::size_t, std::size_t>>;
+const Lengths kLengths = {{1, 40}, {5, 5}, {3, 70}, {4, 2}};
+// For tiles of queries: with many of them.
+const Lengths kLongLengths = {{70, 70}, {1, 40}, {18, 33}, {4, 2}};
 
 struct Case {
   PackedParams params;
@@ -57,18 +61,19 @@ struct Rows {
 // The batch of a test: `twice` queries and keys a head.
 class Batch {
  public:
-  Batch(Device& device, const Case& c, std::size_t twice)
-      : p(c.params),
+  Batch(Device& device, const Case& c, std::size_t twice, const Lengths& some = kLengths)
+      : lengths(some),
+        p(c.params),
         q(c.type, normal_data(queries() * p.heads * p.key_width * twice, 1)),
         keys(count_keys() * p.kv_heads, p.key_width * twice, c, 2),
         values(count_keys() * p.kv_heads, p.value_width, c, 3),
         mask(normal_data(queries() * 70, 4)),
         sinks(normal_data(p.heads, 5)) {
     std::vector<std::int32_t> sequences;
-    for (std::size_t s = 0; s < kLengths.size(); ++s) {
-      sequences.insert(sequences.end(), kLengths[s].first, static_cast<std::int32_t>(s));
-      q_starts.push_back(q_starts.back() + static_cast<std::int32_t>(kLengths[s].first));
-      k_starts.push_back(k_starts.back() + static_cast<std::int32_t>(kLengths[s].second));
+    for (std::size_t s = 0; s < lengths.size(); ++s) {
+      sequences.insert(sequences.end(), lengths[s].first, static_cast<std::int32_t>(s));
+      q_starts.push_back(q_starts.back() + static_cast<std::int32_t>(lengths[s].first));
+      k_starts.push_back(k_starts.back() + static_cast<std::int32_t>(lengths[s].second));
     }
     for (std::size_t i = 0; i < mask.size(); i += 3) mask[i] = -INFINITY;
     std::fill_n(mask.begin() + 70, 70, -INFINITY);  // a query that sees nothing
@@ -83,20 +88,21 @@ class Batch {
     buffers_.push_back(device.allocate_with(mask));
     buffers_.push_back(device.allocate_with(sinks));
     batch.queries = static_cast<std::int64_t>(queries());
+    batch.sequence_count = static_cast<std::int64_t>(lengths.size());
     Buffer** const places[] = {&batch.q,        &batch.keys,     &batch.values, &batch.out,  &batch.sequences,
                                &batch.q_starts, &batch.k_starts, &batch.mask,   &batch.sinks};
     for (std::size_t i = 0; i < buffers_.size(); ++i) *places[i] = buffers_[i].get();
     if (!c.mask) batch.mask = nullptr;
     if (!c.sinks) batch.sinks = nullptr;
   }
-  static std::size_t queries() {
+  [[nodiscard]] std::size_t queries() const {
     std::size_t n = 0;
-    for (const auto& [q, k] : kLengths) n += q;
+    for (const auto& length : lengths) n += length.first;
     return n;
   }
-  static std::size_t count_keys() {
+  [[nodiscard]] std::size_t count_keys() const {
     std::size_t n = 0;
-    for (const auto& [q, k] : kLengths) n += k;
+    for (const auto& length : lengths) n += length.second;
     return n;
   }
 
@@ -105,10 +111,10 @@ class Batch {
                                            std::size_t offset) const {
     const auto s = static_cast<std::size_t>(sequences_[token]);
     const auto first = static_cast<std::size_t>(k_starts[s]);
-    const auto count = static_cast<std::int64_t>(kLengths[s].second);
+    const auto count = static_cast<std::int64_t>(lengths[s].second);
     const std::int64_t i = static_cast<std::int64_t>(token) - q_starts[s];
     std::int64_t end = count;
-    if (p.causal != 0) end = std::max<std::int64_t>(0, count - static_cast<std::int64_t>(kLengths[s].first) + i + 1);
+    if (p.causal != 0) end = std::max<std::int64_t>(0, count - static_cast<std::int64_t>(lengths[s].first) + i + 1);
     const std::int64_t begin = p.window != 0 ? std::max<std::int64_t>(0, end - p.window) : 0;
     const std::size_t kv = head / (p.heads / p.kv_heads);
     std::vector<double> scores;
@@ -122,6 +128,10 @@ class Batch {
       score *= p.scale;
       if (p.soft_cap != 0) score = p.soft_cap * std::tanh(score / p.soft_cap);
       if (batch.mask != nullptr) score += mask[token * 70 + k];
+      if (blocks.map != nullptr &&
+          block_map[static_cast<std::size_t>(i) / blocks.size * blocks.stride + k / blocks.size] == 0) {
+        score = -INFINITY;
+      }
       scores.push_back(score);
       top = std::max(top, score);
     }
@@ -138,6 +148,24 @@ class Batch {
     return out;
   }
 
+  // Blocks of `size` in a checkered order, their diagonal kept.
+  void make_blocks(Device& device, std::uint32_t size) {
+    blocks.size = size;
+    blocks.stride = (70 + size - 1) / size;
+    std::vector<std::uint8_t> map(std::size_t{blocks.stride} * blocks.stride);
+    for (std::size_t i = 0; i < map.size(); ++i) {
+      const std::size_t row = i / blocks.stride;
+      const std::size_t column = i % blocks.stride;
+      map[i] = row == column || (row + 2 * column) % 3 == 0 ? 1 : 0;
+    }
+    block_map = map;
+    buffers_.push_back(device.allocate_with(map));
+    blocks.map = buffers_.back().get();
+  }
+
+  Lengths lengths;
+  AttentionBlocks blocks;
+  std::vector<std::uint8_t> block_map;
   PackedParams p;
   TypedData q;
   Rows keys;
@@ -172,8 +200,25 @@ PackedParams params(std::uint32_t heads, std::uint32_t kv_heads, std::uint32_t k
           soft_cap};
 }
 
-TEST_P(PackedAttention, Fused) {
-  const std::vector<Case> cases = {
+// What `encode` makes of the batch; `unit`: of the products' inputs.
+template <typename Encode>
+void check(const Batch& b, DType type, double unit, const Encode& encode) {
+  encode();
+  const TypedData found(type, *b.batch.out);
+  for (std::size_t token = 0; token < b.queries(); ++token) {
+    for (std::size_t h = 0; h < b.p.heads; ++h) {
+      const std::vector<double> expected = b.answer(token, h, b.p.key_width, 0);
+      for (std::size_t e = 0; e < b.p.value_width; ++e) {
+        ASSERT_NEAR(found.values[(token * b.p.heads + h) * b.p.value_width + e], expected[e],
+                    tolerance(b.p, expected[e], found.unit()) + unit * 4)
+            << "width " << b.p.key_width << " token " << token << " head " << h << " element " << e;
+      }
+    }
+  }
+}
+
+std::vector<Case> fused_cases() {
+  return {
       {params(4, 2, 64, 64, true, 0, 0), false, false, DType::kF32, KvType::kF32},
       {params(2, 2, 80, 96, false, 0, 0), true, false, DType::kF32, KvType::kF16},
       {params(3, 1, 128, 128, true, 6, 0), false, true, DType::kF32, KvType::kBf16},
@@ -186,18 +231,61 @@ TEST_P(PackedAttention, Fused) {
       {params(2, 1, 37, 37, true, 9, 0), false, false, DType::kF32, KvType::kFp8},
       {params(1, 1, 128, 128, true, 0, 8), false, false, DType::kF32, KvType::kFp4},
   };
-  for (const Case& c : cases) {
+}
+
+TEST_P(PackedAttention, Fused) {
+  for (const Case& c : fused_cases()) {
     const Batch b(*device, c, 1);
-    run([&](Commands& commands) { encode_flash_attention(*device, commands, b.p, c.type, c.cache, b.batch); });
-    const TypedData found(c.type, *b.batch.out);
-    for (std::size_t token = 0; token < Batch::queries(); ++token) {
-      for (std::size_t h = 0; h < b.p.heads; ++h) {
-        const std::vector<double> expected = b.answer(token, h, b.p.key_width, 0);
-        for (std::size_t e = 0; e < b.p.value_width; ++e) {
-          ASSERT_NEAR(found.values[(token * b.p.heads + h) * b.p.value_width + e], expected[e],
-                      tolerance(b.p, expected[e], found.unit()))
-              << "width " << b.p.key_width << " token " << token << " head " << h << " element " << e;
-        }
+    check(b, c.type, 0, [&] {
+      run([&](Commands& commands) { encode_flash_attention(*device, commands, b.p, c.type, c.cache, b.batch); });
+    });
+  }
+}
+
+TEST_P(PackedAttention, InThreeSteps) {
+  for (const Case& c : fused_cases()) {
+    const Batch b(*device, c, 1);
+    const auto scores = device->allocate(b.queries() * b.p.heads * 71 * sizeof(float));
+    check(b, c.type, 0, [&] {
+      run([&](Commands& commands) { encode_attention(*device, commands, b.p, c.type, c.cache, b.batch, *scores, 71); });
+    });
+  }
+}
+
+TEST_P(PackedAttention, TilesOfQueries) {
+  for (const Case& c : fused_cases()) {
+    for (const std::uint32_t block : {0U, 16U, 24U}) {
+      if (detectors() && block == 16) continue;
+      Batch b(*device, c, 1, kLongLengths);
+      if (block != 0) b.make_blocks(*device, block);
+      check(b, c.type, 0, [&] {
+        run([&](Commands& commands) {
+          encode_flash_attention_v2(*device, commands, b.p, c.type, c.cache, b.batch, b.blocks);
+        });
+      });
+    }
+  }
+}
+
+TEST_P(PackedAttention, OnTheMatrixUnits) {
+  for (const DType type : {DType::kF16, DType::kBf16}) {
+    const KvType cache = type == DType::kF16 ? KvType::kF16 : KvType::kBf16;
+    const std::vector<Case> cases = {
+        {params(4, 2, 64, 64, true, 0, 0), false, false, type, cache},
+        {params(2, 2, 80, 96, false, 0, 0), true, false, type, cache},
+        {params(3, 1, 128, 128, true, 6, 0), false, true, type, cache},
+        {params(2, 1, 192, 128, true, 0, 15), true, true, type, cache},
+        {params(2, 2, 5, 3, false, 0, 0), false, false, type, cache},
+    };
+    for (const Case& c : cases) {
+      for (const std::uint32_t block : {0U, 24U}) {
+        if (detectors() && (block != 0) != (c.params.key_width == 80)) continue;
+        Batch b(*device, c, 1, kLongLengths);
+        if (block != 0) b.make_blocks(*device, block);
+        // Weights are rounded to the type before they multiply values, whose size is 1 or so.
+        check(b, type, type == DType::kF16 ? 0x1p-11 : 0x1p-8, [&] {
+          run([&](Commands& commands) { encode_simdgroup_attention(*device, commands, b.p, type, b.batch, b.blocks); });
+        });
       }
     }
   }
@@ -216,7 +304,7 @@ TEST_P(PackedAttention, Differential) {
       const DiffOptions options{lambda_buffer.get(), normed ? weight_buffer.get() : nullptr, 1e-5F, 0.2F};
       run([&](Commands& commands) { encode_diff_attention(*device, commands, b.p, c.type, b.batch, options); });
       const TypedData found(c.type, *b.batch.out);
-      for (std::size_t token = 0; token < Batch::queries(); ++token) {
+      for (std::size_t token = 0; token < b.queries(); ++token) {
         for (std::size_t h = 0; h < b.p.heads; ++h) {
           std::vector<double> expected = b.answer(token, h, std::size_t{2} * b.p.key_width, 0);
           const std::vector<double> second = b.answer(token, h, std::size_t{2} * b.p.key_width, b.p.key_width);
@@ -248,6 +336,15 @@ TEST_P(PackedAttention, RefusesWhatItCannotDo) {
   EXPECT_THROW(encode(params(3, 2, 8, 8, true, 0, 0)), Error);
   EXPECT_THROW(encode(params(2, 2, 641, 8, true, 0, 0)), Error);
   EXPECT_THROW(encode(params(2, 2, 8, 8, false, 4, 0)), Error);
+  expect_error(ErrorCode::kUnsupported, "simdgroup_attention: data of F32",
+               [&] { encode_simdgroup_attention(*device, *commands, b.p, DType::kF32, b.batch); });
+  expect_error(ErrorCode::kUnsupported, "heads of 200 and 8, expected 1 to 192", [&] {
+    encode_simdgroup_attention(*device, *commands, params(2, 2, 200, 8, true, 0, 0), DType::kF16, b.batch);
+  });
+  PackedBatch unknown = b.batch;
+  unknown.sequence_count = 0;
+  expect_error(ErrorCode::kInvalidArgument, "flash_attention_v2: 0 sequences",
+               [&] { encode_flash_attention_v2(*device, *commands, b.p, DType::kF32, KvType::kF32, unknown); });
 }
 
 }  // namespace

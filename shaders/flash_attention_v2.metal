@@ -1,0 +1,136 @@
+// Prefill in f32: a threadgroup answers a tile of queries, keys and values pass once through
+// threadgroup memory for all of them (arXiv 2307.08691). Any kind of cache; block-sparse too.
+#include "common/query_tiles.h"
+
+// kKeys: of a tile; kQueries: of a simdgroup; kWidth: of a head, at most.
+template <int kTileWidth, int kTileKeys, int kSimdQueries>
+struct FlashTile {
+  static constant constexpr uint kWidth = kTileWidth;
+  static constant constexpr uint kKeys = kTileKeys;
+  static constant constexpr uint kQueries = kSimdQueries;
+  static constant constexpr uint kStride = kTileWidth + 4;  // spreads keys over the banks
+  static constant constexpr uint kSplit = 32 / kTileKeys;   // lanes that share a key's score
+  static constant constexpr uint kElements = kTileWidth / 32;  // of the sum, a lane
+};
+typedef FlashTile<64, 32, 8> FlashTile64;
+typedef FlashTile<128, 32, 4> FlashTile128;
+typedef FlashTile<256, 16, 2> FlashTile256;
+typedef FlashTile<640, 8, 1> FlashTile640;
+
+template <typename Tile>
+struct FlashMemory {
+  float rows[Tile::kKeys][Tile::kStride];  // keys, then values
+  float q[kAttentionSimdgroups * Tile::kQueries][Tile::kWidth];
+  float weights[kAttentionSimdgroups * Tile::kQueries][Tile::kKeys];
+};
+
+// Keys [first, first + kKeys) of the sequence, zeros past its last.
+template <typename Rows, typename Tile>
+METAL_FUNC void load_rows(threadgroup FlashMemory<Tile>& m, device const uchar* rows, QueryTile t, uint first,
+                          uint kv_heads, uint kv_head, uint width, uint index) {
+  for (uint i = index; i < Tile::kKeys * (Tile::kWidth / 4); i += 32 * kAttentionSimdgroups) {
+    const uint key = i / (Tile::kWidth / 4), e = i % (Tile::kWidth / 4) * 4;
+    float4 v = float4(0.0f);
+    if (first + key < t.keys && e < width)
+      v = Rows::load(rows, ulong(t.first_key + first + key) * kv_heads + kv_head, width, e);
+    *(threadgroup float4*)&m.rows[key][e] = v;
+  }
+}
+
+// Grid: (heads, query tiles).
+template <typename T, typename Rows, typename Tile>
+[[kernel, max_total_threads_per_threadgroup(128)]] void flash_attention_v2(
+    device const T* q [[buffer(0)]], device const uchar* keys [[buffer(1)]], device const uchar* values [[buffer(2)]],
+    device T* out [[buffer(3)]], device const int* q_starts [[buffer(4)]], device const int* k_starts [[buffer(5)]],
+    device const float* mask [[buffer(6)]], device const float* sinks [[buffer(7)]],
+    device const uchar* blocks [[buffer(8)]], constant TiledParams& tp [[buffer(9)]],
+    uint2 group [[threadgroup_position_in_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
+    uint lane [[thread_index_in_simdgroup]]) {
+  threadgroup FlashMemory<Tile> m;
+  constant PackedParams& p = tp.packed;
+  const uint head = group.x, kv_head = head / (p.heads / p.kv_heads), index = simdgroup * 32 + lane;
+  const QueryTile t = query_tile(tp, q_starts, k_starts, group.y, kAttentionSimdgroups * Tile::kQueries);
+  if (!t.found) return;
+  for (uint i = index; i < kAttentionSimdgroups * Tile::kQueries * Tile::kWidth; i += 32 * kAttentionSimdgroups) {
+    const uint row = i / Tile::kWidth, e = i % Tile::kWidth;
+    const bool there = row < t.count && e < p.key_width;
+    m.q[row][e] =
+        there ? float(q[(ulong(t.first_query + t.first + row) * p.heads + head) * p.key_width + e]) : 0.0f;
+  }
+  float top[Tile::kQueries], total[Tile::kQueries], sum[Tile::kQueries][Tile::kElements];
+  const float sink = p.sinks != 0 ? sinks[head] : -INFINITY;
+  for (uint r = 0; r < Tile::kQueries; ++r) {
+    top[r] = sink;
+    total[r] = sink == -INFINITY ? 0.0f : 1.0f;
+    for (uint i = 0; i < Tile::kElements; ++i) sum[r][i] = 0.0f;
+  }
+  const uint my_key = lane % Tile::kKeys, part = lane / Tile::kKeys, first_row = simdgroup * Tile::kQueries;
+  const KeyRange all = keys_of_tile(p, t);
+  for (uint first = all.begin / Tile::kKeys * Tile::kKeys; first < all.end; first += Tile::kKeys) {
+    if (!any_in_block(tp, blocks, t.first, t.first + t.count - 1, first, min(first + Tile::kKeys, all.end))) continue;
+    threadgroup_barrier(mem_flags::mem_threadgroup);  // queries are there, values of the last tile read
+    load_rows<Rows, Tile>(m, keys, t, first, p.kv_heads, kv_head, p.key_width, index);
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    float score[Tile::kQueries];
+    for (uint r = 0; r < Tile::kQueries; ++r) score[r] = 0.0f;
+    for (uint e = 4 * part; e < p.key_width; e += 4 * Tile::kSplit) {
+      const float4 k = *(threadgroup const float4*)&m.rows[my_key][e];
+      for (uint r = 0; r < Tile::kQueries; ++r)
+        score[r] += dot(*(threadgroup const float4*)&m.q[first_row + r][e], k);
+    }
+    const uint key = first + my_key;
+    for (uint r = 0; r < Tile::kQueries; ++r) {
+      for (ushort step = Tile::kKeys; step < 32; step *= 2) score[r] += simd_shuffle_xor(score[r], step);
+      const uint i = min(t.first + first_row + r, t.first + t.count - 1);
+      const KeyRange seen = keys_of(p, t, i);
+      float s = final_score(score[r], {p.scale, p.soft_cap});
+      if (key < seen.begin || key >= seen.end || !in_block(tp, blocks, i, key)) {
+        s = -INFINITY;
+      } else if (p.mask_stride != 0) {
+        s += mask[ulong(t.first_query + i) * p.mask_stride + key];
+      }
+      const float now = max(top[r], simd_max(s));
+      const float weight = now == -INFINITY ? 0.0f : exp(s - now);
+      const float keep = now == top[r] ? 1.0f : exp(top[r] - now);
+      total[r] = total[r] * keep + simd_sum(part == 0 ? weight : 0.0f);
+      top[r] = now;
+      for (uint j = 0; j < Tile::kElements; ++j) sum[r][j] *= keep;
+      if (part == 0) m.weights[first_row + r][my_key] = weight;
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    load_rows<Rows, Tile>(m, values, t, first, p.kv_heads, kv_head, p.value_width, index);
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    for (uint k = 0; k < Tile::kKeys; ++k) {
+      for (uint j = 0; j < Tile::kElements; ++j) {
+        const float v = m.rows[k][lane + 32 * j];
+        for (uint r = 0; r < Tile::kQueries; ++r) sum[r][j] = fma(m.weights[first_row + r][k], v, sum[r][j]);
+      }
+    }
+  }
+  for (uint r = 0; r < Tile::kQueries; ++r) {
+    if (first_row + r >= t.count) continue;
+    device T* const to = out + (ulong(t.first_query + t.first + first_row + r) * p.heads + head) * p.value_width;
+    for (uint j = 0; j < Tile::kElements; ++j)
+      if (lane + 32 * j < p.value_width) to[lane + 32 * j] = T(top[r] == -INFINITY ? 0.0f : sum[r][j] / total[r]);
+  }
+}
+
+#define MM_FLASH2_FOR(T, cache, Rows, width)                                                                         \
+  template [[host_name("flash_attention_v2_" #T "_" #cache "_" #width)]]                                             \
+  [[kernel, max_total_threads_per_threadgroup(128)]] void flash_attention_v2<T, Rows, FlashTile##width>(             \
+      device const T*, device const uchar*, device const uchar*, device T*, device const int*, device const int*,    \
+      device const float*, device const float*, device const uchar*, constant TiledParams&, uint2, uint, uint);
+#define MM_FLASH2(T, cache, Rows)      \
+  MM_FLASH2_FOR(T, cache, Rows, 64)    \
+  MM_FLASH2_FOR(T, cache, Rows, 128)   \
+  MM_FLASH2_FOR(T, cache, Rows, 256)   \
+  MM_FLASH2_FOR(T, cache, Rows, 640)
+MM_FLASH2(float, float, NumberRows<float>)
+MM_FLASH2(float, half, NumberRows<half>)
+MM_FLASH2(float, bfloat, NumberRows<bfloat>)
+MM_FLASH2(half, half, NumberRows<half>)
+MM_FLASH2(bfloat, bfloat, NumberRows<bfloat>)
+MM_FLASH2(float, int8, Int8Rows)
+MM_FLASH2(float, int4, Int4Rows)
+MM_FLASH2(float, fp8, Fp8Rows)
+MM_FLASH2(float, fp4, Fp4Rows)
