@@ -11,13 +11,17 @@
 
 namespace metal_marlin {
 
-/// Applied in this order: repetition penalty, temperature, top-k, top-p, min-p.
+/// Applied in this order: penalties (each once for a token, however often it was),
+/// temperature, top-k, typical, top-p, min-p.
 struct SamplerOptions {
-  float temperature = 0;     ///< 0: always the largest logit
-  int top_k = 0;             ///< keep the k likeliest; 0: all
-  float top_p = 1;           ///< keep the likeliest whose sum reaches p (arXiv 1904.09751)
-  float min_p = 0;           ///< keep those at least min_p times the likeliest (arXiv 2407.01082)
-  float repeat_penalty = 1;  ///< divides positive, multiplies negative logits (arXiv 1909.05858)
+  float temperature = 0;        ///< 0: always the largest logit
+  int top_k = 0;                ///< keep the k likeliest; 0: all
+  float typical_p = 1;          ///< keep those nearest to the mean surprise whose sum reaches p (arXiv 2202.00666)
+  float top_p = 1;              ///< keep the likeliest whose sum reaches p (arXiv 1904.09751)
+  float min_p = 0;              ///< keep those at least min_p times the likeliest left (arXiv 2407.01082)
+  float repeat_penalty = 1;     ///< divides positive, multiplies negative logits (arXiv 1909.05858)
+  float frequency_penalty = 0;  ///< taken from logits, times how often the token was
+  float presence_penalty = 0;   ///< taken from the logits of tokens that were
   std::uint64_t seed = 0;
 };
 
@@ -33,6 +37,8 @@ class Sampler {
   void accept(TokenId id);
   /// Picks a token and counts it.
   TokenId sample(std::span<const float> logits);
+  /// The probability with which sample() would pick each token, [vocabulary].
+  [[nodiscard]] std::vector<float> distribution(std::span<const float> logits);
 
  private:
   struct Candidate {
@@ -40,15 +46,17 @@ class Sampler {
     float weight;
   };
   void fill(std::span<const float> logits);
+  TokenId restrict_candidates(std::span<const float> logits);
   void sort_until(std::size_t begin, std::size_t end);
   void keep_top_k();
-  void keep_top_p();
+  void keep_typical();
+  void keep_sum(float p);
   void keep_min_p();
   TokenId draw();
 
   SamplerOptions options_;
   std::mt19937_64 random_;
-  std::vector<bool> seen_;
+  std::vector<int> counts_;
   std::vector<TokenId> seen_ids_;
   std::vector<Candidate> candidates_;
 };

@@ -86,11 +86,21 @@ void add_generate(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--temperature", sampler.temperature, "0: always the likeliest token")->capture_default_str();
   command->add_option("--top-k", sampler.top_k, "choose among the k likeliest; 0: all")->capture_default_str();
+  command
+      ->add_option("--typical-p", sampler.typical_p,
+                   "choose among the tokens nearest to the mean surprise whose sum reaches p")
+      ->capture_default_str();
   command->add_option("--top-p", sampler.top_p, "choose among the likeliest whose sum reaches p")
       ->capture_default_str();
   command->add_option("--min-p", sampler.min_p, "drop tokens less likely than p times the likeliest")
       ->capture_default_str();
   command->add_option("--repeat-penalty", sampler.repeat_penalty, "above 1: tokens seen already become less likely")
+      ->capture_default_str();
+  command
+      ->add_option("--frequency-penalty", sampler.frequency_penalty,
+                   "taken from logits of tokens seen already, for each time")
+      ->capture_default_str();
+  command->add_option("--presence-penalty", sampler.presence_penalty, "taken from logits of tokens seen already")
       ->capture_default_str();
   command->add_option("--seed", sampler.seed, "of the random numbers")->capture_default_str();
   command->add_option("--stop", flags->options.stop, "text that ends the generation; repeatable");

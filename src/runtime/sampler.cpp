@@ -19,10 +19,13 @@ void require(bool ok, const char* option, double found, const char* expected) {
 void validate(const SamplerOptions& o) {
   require(o.temperature >= 0 && std::isfinite(o.temperature), "temperature", o.temperature, "0 or more");
   require(o.top_k >= 0, "top-k", o.top_k, "0 or more");
+  require(o.typical_p > 0 && o.typical_p <= 1, "typical-p", o.typical_p, "a number in (0, 1]");
   require(o.top_p > 0 && o.top_p <= 1, "top-p", o.top_p, "a number in (0, 1]");
   require(o.min_p >= 0 && o.min_p <= 1, "min-p", o.min_p, "a number in [0, 1]");
   require(o.repeat_penalty > 0 && std::isfinite(o.repeat_penalty), "repeat-penalty", o.repeat_penalty,
           "a positive number");
+  require(std::isfinite(o.frequency_penalty), "frequency-penalty", o.frequency_penalty, "a finite number");
+  require(std::isfinite(o.presence_penalty), "presence-penalty", o.presence_penalty, "a finite number");
 }
 
 Sampler::Sampler(const SamplerOptions& options) : options_(options), random_(options.seed) {
@@ -31,10 +34,10 @@ Sampler::Sampler(const SamplerOptions& options) : options_(options), random_(opt
 
 void Sampler::accept(TokenId id) {
   const auto index = static_cast<std::size_t>(id);
-  if (id < 0 || options_.repeat_penalty == 1) return;
-  if (index >= seen_.size()) seen_.resize(index + 1);
-  if (!seen_[index]) seen_ids_.push_back(id);
-  seen_[index] = true;
+  if (id < 0) return;
+  if (options_.repeat_penalty == 1 && options_.frequency_penalty == 0 && options_.presence_penalty == 0) return;
+  if (index >= counts_.size()) counts_.resize(index + 1);
+  if (counts_[index]++ == 0) seen_ids_.push_back(id);
 }
 
 void Sampler::fill(std::span<const float> logits) {
@@ -44,6 +47,8 @@ void Sampler::fill(std::span<const float> logits) {
     if (static_cast<std::size_t>(id) >= candidates_.size()) continue;
     float& logit = candidates_[static_cast<std::size_t>(id)].weight;
     logit = logit > 0 ? logit / options_.repeat_penalty : logit * options_.repeat_penalty;
+    logit -= static_cast<float>(counts_[static_cast<std::size_t>(id)]) * options_.frequency_penalty +
+             options_.presence_penalty;
   }
 }
 
@@ -61,11 +66,36 @@ void Sampler::keep_top_k() {
   candidates_.resize(k);
 }
 
+// By how far a candidate's surprise is from the mean: sorted by that, the weights kept beside.
+void Sampler::keep_typical() {
+  double total = 0;
+  double mean = 0;
+  for (const Candidate& c : candidates_) {
+    const auto weight = static_cast<double>(c.weight);
+    total += weight;
+    if (weight > 0) mean += weight * std::log(weight);
+  }
+  const double entropy = std::log(total) - mean / total;
+  const auto distance = [&](const Candidate& c) {
+    return c.weight > 0 ? std::fabs(-std::log(static_cast<double>(c.weight) / total) - entropy) : INFINITY;
+  };
+  std::sort(candidates_.begin(), candidates_.end(), [&](const Candidate& a, const Candidate& b) {
+    const double of_a = distance(a);
+    const double of_b = distance(b);
+    return of_a != of_b ? of_a < of_b : a.id < b.id;
+  });
+  double sum = 0;
+  std::size_t count = 0;
+  while (count < candidates_.size() && sum < static_cast<double>(options_.typical_p) * total)
+    sum += static_cast<double>(candidates_[count++].weight);
+  candidates_.resize(std::max<std::size_t>(count, 1));
+}
+
 // Sorts only as far as the sum needs: the likeliest few of a large vocabulary.
-void Sampler::keep_top_p() {
+void Sampler::keep_sum(float p) {
   double total = 0;
   for (const Candidate& candidate : candidates_) total += candidate.weight;
-  const double enough = static_cast<double>(options_.top_p) * total;
+  const double enough = static_cast<double>(p) * total;
   double sum = 0;
   std::size_t count = 0;
   std::size_t sorted = 0;
@@ -80,9 +110,10 @@ void Sampler::keep_top_p() {
   candidates_.resize(std::max<std::size_t>(count, 1));
 }
 
-// The likeliest candidate has weight 1.
 void Sampler::keep_min_p() {
-  std::erase_if(candidates_, [&](const Candidate& candidate) { return candidate.weight < options_.min_p; });
+  float most = 0;
+  for (const Candidate& candidate : candidates_) most = std::max(most, candidate.weight);
+  std::erase_if(candidates_, [&](const Candidate& candidate) { return candidate.weight < options_.min_p * most; });
 }
 
 TokenId Sampler::draw() {
@@ -97,22 +128,40 @@ TokenId Sampler::draw() {
   return candidates_.back().id;
 }
 
-TokenId Sampler::sample(std::span<const float> logits) {
+// Leaves the candidates and their weights; gives the likeliest of all.
+TokenId Sampler::restrict_candidates(std::span<const float> logits) {
   fill(logits);
   const auto best = std::max_element(candidates_.begin(), candidates_.end(),
                                      [](const Candidate& a, const Candidate& b) { return a.weight < b.weight; });
-  TokenId id = best->id;
-  if (options_.temperature > 0) {
-    const float top = best->weight;
-    for (Candidate& candidate : candidates_)
-      candidate.weight = std::exp((candidate.weight - top) / options_.temperature);
-    if (options_.top_k > 0) keep_top_k();
-    if (options_.top_p < 1) keep_top_p();
-    if (options_.min_p > 0) keep_min_p();
-    id = draw();
+  const Candidate likeliest = *best;
+  if (options_.temperature == 0) {
+    candidates_ = {{likeliest.id, 1.0F}};
+    return likeliest.id;
   }
+  for (Candidate& candidate : candidates_)
+    candidate.weight = std::exp((candidate.weight - likeliest.weight) / options_.temperature);
+  if (options_.top_k > 0) keep_top_k();
+  if (options_.typical_p < 1) keep_typical();
+  if (options_.top_p < 1) keep_sum(options_.top_p);
+  if (options_.min_p > 0) keep_min_p();
+  return likeliest.id;
+}
+
+TokenId Sampler::sample(std::span<const float> logits) {
+  TokenId id = restrict_candidates(logits);
+  if (options_.temperature > 0) id = draw();
   accept(id);
   return id;
+}
+
+std::vector<float> Sampler::distribution(std::span<const float> logits) {
+  restrict_candidates(logits);
+  double total = 0;
+  for (const Candidate& candidate : candidates_) total += static_cast<double>(candidate.weight);
+  std::vector<float> out(logits.size());
+  for (const Candidate& candidate : candidates_)
+    out[static_cast<std::size_t>(candidate.id)] = static_cast<float>(static_cast<double>(candidate.weight) / total);
+  return out;
 }
 
 }  // namespace metal_marlin

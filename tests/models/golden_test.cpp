@@ -143,7 +143,9 @@ TEST(Generate, LongPromptsAreCutWithoutATrace) {
   GenerateOptions options;
   options.max_tokens = 1;
   options.ignore_end = true;
-  options.sampler = {0.8F, 0, 1, 0, 1.3F, 11};
+  options.sampler.temperature = 0.8F;
+  options.sampler.repeat_penalty = 1.3F;
+  options.sampler.seed = 11;
   Sampler sampler(options.sampler);
   for (const TokenId id : prompt) sampler.accept(id);
   const auto logits = logits_in_chunks(model, prompt, prompt.size());

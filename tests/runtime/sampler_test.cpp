@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <set>
@@ -51,6 +52,41 @@ void expect_distribution(SamplerOptions options, std::vector<double> expected) {
 TEST(Sampler, ZeroTemperatureTakesTheLargestAndTheLowerIdOnTies) {
   Sampler sampler({});
   for (int i = 0; i < 10; ++i) EXPECT_EQ(sampler.sample(kLogits), 1);
+}
+
+TEST(Sampler, PenaltiesCountEachTokenOnce) {
+  SamplerOptions options;
+  options.temperature = 1;
+  options.repeat_penalty = 1.5F;
+  options.frequency_penalty = 0.25F;
+  options.presence_penalty = 0.5F;
+  Sampler sampler(options);
+  for (const TokenId id : {1, 3, 1, 1}) sampler.accept(id);
+  std::vector<float> penalized = kLogits;
+  penalized[1] = 3.0F / 1.5F - 3 * 0.25F - 0.5F;
+  penalized[3] = -1.0F * 1.5F - 0.25F - 0.5F;
+  const std::vector<double> expected = softmax(penalized, 1);
+  const std::vector<float> found = sampler.distribution(kLogits);
+  for (std::size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(found[i], expected[i], 1e-6);
+}
+
+TEST(Sampler, TypicalKeepsThoseNearestToTheMeanSurprise) {
+  SamplerOptions options;
+  options.temperature = 1;
+  options.typical_p = 0.6F;
+  const std::vector<double> p = softmax(kLogits, 1);
+  double entropy = 0;
+  for (const double x : p) entropy -= x * std::log(x);
+  std::vector<std::size_t> order{0, 1, 2, 3, 4, 5, 6};
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return std::fabs(-std::log(p[a]) - entropy) < std::fabs(-std::log(p[b]) - entropy) - 1e-12;
+  });
+  std::vector<double> expected(p.size());
+  double sum = 0;
+  for (std::size_t i = 0; sum < 0.6; ++i) sum += expected[order[i]] = p[order[i]];
+  const std::vector<float> found = Sampler(options).distribution(kLogits);
+  for (std::size_t i = 0; i < p.size(); ++i) EXPECT_NEAR(found[i], expected[i] / sum, 1e-6) << i;
+  expect_distribution(options, expected);
 }
 
 TEST(Sampler, TemperatureGivesTheSoftmax) {
