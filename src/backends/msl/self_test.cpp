@@ -18,8 +18,10 @@
 #include "backends/msl/paged_attention.h"
 #include "backends/msl/rope.h"
 #include "backends/msl/rwkv_wkv.h"
+#include "backends/msl/sampling.h"
 #include "backends/msl/shared_expert.h"
 #include "backends/msl/sparse.h"
+#include "backends/msl/sparse_linear.h"
 #include "formats/packed_matrix.h"
 #include "formats/small_floats.h"
 #include "metal_marlin/error.h"
@@ -353,6 +355,48 @@ bool batched_matches(Device& device, ThreadPool& pool) {
   return good;
 }
 
+// Weights of which every second is zero.
+bool sparse_product_matches(Device& device, ThreadPool& pool) {
+  const RowReader read = [](std::int64_t row, float* out) {
+    for (std::int64_t k = 0; k < kCols; ++k) out[k] = (k + row) % 2 == 0 ? number(row * kCols + k) : 0.0F;
+  };
+  const PackedMatrix packed = quantize_matrix(default_spec(Format::kFp4), kRows, kCols, read, 1, pool);
+  const SparseLinear linear(device, "w", packed.view(), pool);
+  const LinearWorkspace workspace(device, 1, kCols, kRows);
+  const std::vector<float> x = numbers(kCols, 8);
+  const auto x_buffer = device.allocate_with(x);
+  const std::vector<float> y = changed(device, std::vector<float>(kRows), [&](Commands& commands, Buffer& buffer) {
+    linear.encode(commands, {x_buffer.get(), &buffer, 1}, workspace);
+  });
+  bool good = true;
+  std::vector<float> w(kCols);
+  for (std::int64_t r = 0; r < kRows; ++r) {
+    packed.view().decode_row(r, w.data());
+    double sum = 0;
+    double size = 0;
+    for (std::size_t k = 0; k < w.size(); ++k) {
+      sum += static_cast<double>(w[k]) * x[k];
+      size += std::fabs(static_cast<double>(w[k]) * x[k]);
+    }
+    good = good && std::fabs(y[static_cast<std::size_t>(r)] - sum) <= size * 0x1.1p-10;
+  }
+  return good;
+}
+
+// Two tokens that cannot be told apart but by the penalty.
+bool sampling_matches(Device& device) {
+  const auto ids = device.allocate_with(std::vector<std::int32_t>{1});
+  const auto counts = device.allocate_with(std::vector<std::int32_t>(3));
+  SamplerOptions options;
+  options.presence_penalty = 1;
+  const auto params = device.allocate_with(std::vector<SampleParams>{sample_params(options, 0)});
+  const std::vector<float> probabilities = changed(device, {2, 5, 5}, [&](Commands& commands, Buffer& buffer) {
+    encode_sample_accept(device, commands, 1, 3, *ids, *counts);
+    encode_sample(device, commands, DType::kF32, {&buffer, 1, 3, params.get(), counts.get(), ids.get(), &buffer});
+  });
+  return probabilities == std::vector<float>{0, 0, 1};
+}
+
 bool gate_up_matches(Device& device, ThreadPool& pool) {
   const Matrix m = make_matrix(Format::kFp4, pool);
   const Linear linear(device, "w", {m.packed.view(), nullptr}, kRows, kCols, pool);
@@ -551,8 +595,10 @@ std::vector<ShaderStatus> self_test(Device& device) {
       {"paged_attention", [&] { return paged_attention_matches(device); }},
       {"rope", [&] { return rope_matches(device); }},
       {"rwkv_wkv", [&] { return rwkv_matches(device); }},
+      {"sampling", [&] { return sampling_matches(device); }},
       {"simdgroup_attention", [&] { return packed_attention_matches(device, PackedKind::kMatrixUnits); }},
       {"sparse", [&] { return sparse_matches(device); }},
+      {"sparse_gemm", [&] { return sparse_product_matches(device, pool); }},
   };
   std::vector<ShaderStatus> out;
   for (const EmbeddedShader& shader : embedded_shaders()) {
