@@ -22,6 +22,7 @@
 #include "backends/msl/shared_expert.h"
 #include "backends/msl/sparse.h"
 #include "backends/msl/sparse_linear.h"
+#include "backends/msl/vision.h"
 #include "formats/packed_matrix.h"
 #include "formats/small_floats.h"
 #include "metal_marlin/error.h"
@@ -397,6 +398,21 @@ bool sampling_matches(Device& device) {
   return probabilities == std::vector<float>{0, 0, 1};
 }
 
+// A row of two grey pixels as four: a bilinear filter's quarters.
+bool vision_matches(Device& device) {
+  const auto in = device.allocate_with(std::vector<std::uint8_t>{40, 200});
+  const auto out = device.allocate(4);
+  const ImageResize resize(device, ImageFilter::kBilinear, {1, 2, 1}, 1, 4);
+  PatchOptions options;
+  options.patch = 1;
+  options.scale = 1;
+  const std::vector<float> y = changed(device, std::vector<float>(4), [&](Commands& commands, Buffer& buffer) {
+    resize.encode(commands, *in, *out);
+    encode_image_patches(device, commands, DType::kF32, {1, 4, 1}, options, *out, buffer);
+  });
+  return y == std::vector<float>{40, 80, 160, 200};
+}
+
 bool gate_up_matches(Device& device, ThreadPool& pool) {
   const Matrix m = make_matrix(Format::kFp4, pool);
   const Linear linear(device, "w", {m.packed.view(), nullptr}, kRows, kCols, pool);
@@ -599,6 +615,7 @@ std::vector<ShaderStatus> self_test(Device& device) {
       {"simdgroup_attention", [&] { return packed_attention_matches(device, PackedKind::kMatrixUnits); }},
       {"sparse", [&] { return sparse_matches(device); }},
       {"sparse_gemm", [&] { return sparse_product_matches(device, pool); }},
+      {"vision_preprocess", [&] { return vision_matches(device); }},
   };
   std::vector<ShaderStatus> out;
   for (const EmbeddedShader& shader : embedded_shaders()) {
