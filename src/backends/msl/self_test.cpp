@@ -1,11 +1,13 @@
 #include "backends/msl/self_test.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <functional>
 #include <map>
 
 #include "backends/msl/all_reduce.h"
+#include "backends/msl/autotune.h"
 #include "backends/msl/bf16_convert.h"
 #include "backends/msl/dequantize.h"
 #include "backends/msl/epilogue.h"
@@ -413,6 +415,15 @@ bool vision_matches(Device& device) {
   return y == std::vector<float>{40, 80, 160, 200};
 }
 
+// Every tile gives the exact product, or it is not offered.
+bool tuned_matches(Device& device, ThreadPool& pool) {
+  const Matrix m = make_matrix(Format::kFp4, pool);
+  const Linear linear(device, "w", {m.packed.view(), nullptr}, kRows, kCols, pool);
+  Autotuner tuner(device, {});
+  tuner.choose(linear, 5);
+  return std::all_of(tuner.trials().begin(), tuner.trials().end(), [](const TunedTrial& t) { return t.right; });
+}
+
 bool gate_up_matches(Device& device, ThreadPool& pool) {
   const Matrix m = make_matrix(Format::kFp4, pool);
   const Linear linear(device, "w", {m.packed.view(), nullptr}, kRows, kCols, pool);
@@ -601,6 +612,7 @@ std::vector<ShaderStatus> self_test(Device& device) {
       {"gemm_epilogue", [&] { return epilogue_matches(device); }},
       {"gemm_fp4_optimized", [&] { return products_match(device, Format::kFp4, 130, Activations::kInt8, pool); }},
       {"hadamard", [&] { return hadamard_matches(device); }},
+      {"kernels_autotune", [&] { return tuned_matches(device, pool); }},
       {"marlin_gemm", [&] { return products_match(device, Format::kS4, 40, Activations::kInt8, pool); }},
       {"mla_proj", [&] { return mla_matches(device, pool); }},
       {"moe_dispatch", [&] { return moe_dispatch_matches(device); }},
