@@ -120,8 +120,10 @@ ImageResize::Pass ImageResize::make_pass(ImageFilter filter, std::int64_t in, st
   std::vector<double> exact(pass.window);
   for (std::int64_t i = 0; i < out; ++i) {
     const double center = (static_cast<double>(i) + 0.5) * scale;
-    const auto begin = std::max<std::int64_t>(static_cast<std::int64_t>(center - reach + 0.5), 0);
-    const auto end = std::min<std::int64_t>(static_cast<std::int64_t>(center + reach + 0.5), in);
+    // As Pillow rounds, halves up.
+    const auto rounded = [](double v) { return static_cast<std::int64_t>(std::floor(v + 0.5)); };
+    const std::int64_t begin = std::max<std::int64_t>(rounded(center - reach), 0);
+    const std::int64_t end = std::min(rounded(center + reach), in);
     double sum = 0;
     for (std::int64_t x = begin; x < end; ++x) {
       const double w = weight(filter, (static_cast<double>(x) - center + 0.5) / stretch);

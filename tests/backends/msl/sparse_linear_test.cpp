@@ -79,7 +79,7 @@ TEST_P(SparseLinearOp, EveryFormat) {
 }
 
 TEST_P(SparseLinearOp, DenseWeightsAndOtherFormatsAreRefused) {
-  const TestMatrix dense = packed_matrix(default_spec(Format::kFp4), 20, 64, 1);
+  const TestMatrix dense = packed_matrix(default_spec(Format::kFp4), 16, 64, 1);
   expect_error(ErrorCode::kInvalidArgument, "tensor w: row 0 has more than two weights that are not zero in inputs",
                [&] { SparseLinear(*device, "w", dense.packed->view(), test_pool()); });
   const TestMatrix int3 = packed_matrix(default_spec(Format::kInt3), 20, 64, 1);
