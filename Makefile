@@ -1,7 +1,7 @@
 # Two commands for newcomers; everything else is in CMakePresets.json.
 #   make demo   a real model, quantized to FP4 and writing text
 #   make test   every test
-.PHONY: demo test build check-long fuzz format lint bench
+.PHONY: demo test build status check-long fuzz format lint
 
 build:
 	tools/install_dependencies.sh
@@ -13,6 +13,10 @@ demo: build
 
 test: build
 	ctest --preset release --parallel 2
+
+# docs/STATUS.md
+status: build
+	tools/make_status.py build/release/bin/metal-marlin
 
 # Long checks, not part of CI: fuzzing, thread sanitizer, real data.
 check-long: fuzz

@@ -95,11 +95,24 @@ void add_status(CLI::App& app) {
                          {"cuda", r.cuda},
                          {"fault", r.fault}});
     }
+    std::vector<std::vector<std::string>> models = {
+        {"model", "recipe", "weights#", "bf16#", "quantized#", "all experts cold#"}};
+    nlohmann::ordered_json recipes = nlohmann::ordered_json::array();
+    for (const RecipeReport& r : s.recipes) {
+      models.push_back({r.model, r.recipe, count_text(static_cast<double>(r.weights)), byte_text(r.source_bytes),
+                        byte_text(r.bytes), byte_text(r.bytes_all_cold)});
+      recipes.push_back({{"model", r.model},
+                         {"recipe", r.recipe},
+                         {"weights", r.weights},
+                         {"source_bytes", r.source_bytes},
+                         {"bytes", r.bytes},
+                         {"bytes_all_cold", r.bytes_all_cold}});
+    }
     if (*json) {
       const nlohmann::ordered_json out = {
           {"version", s.version}, {"backends", s.backends}, {"instruction_sets", s.instruction_sets},
           {"threads", s.threads}, {"formats", s.formats},   {"architectures", s.architectures},
-          {"shaders", shaders}};
+          {"shaders", shaders},   {"recipes", recipes}};
       fmt::print("{}\n", out.dump(2));
       return;
     }
@@ -109,8 +122,9 @@ void add_status(CLI::App& app) {
         s.version, fmt::join(s.backends, ", "), fmt::join(s.instruction_sets, ", "), s.threads,
         fmt::join(s.formats, ", "), fmt::join(s.architectures, ", "), render_table(rows));
     for (const ShaderReport& r : s.shaders) {
-      if (!r.fault.empty()) fmt::print("{}: {}\n", r.name, r.fault);
+      if (!r.fault.empty()) fmt::print("blocker: {}: {}\n", r.name, r.fault);
     }
+    fmt::print("\n{}", render_table(models));
   });
 }
 
