@@ -25,7 +25,7 @@ template <typename T, typename Rows, typename Shape>
     float product = 0.0f;
     for (uint c = 0; c < uint(Shape::kChunks); ++c) {
       const uint e = chunk_at<Shape>(c, lane);
-      if (e < p.key_width) product += dot(query.e[c], Rows::load(keys, where.key_row(min(key, count - 1)), p.key_width, e));
+      if (e < p.key_width) product += dot(query.e[c], Rows::template load<false>(keys, where.key_row(min(key, count - 1)), p.key_width, e));
     }
     float score = final_score(sum_of_key<Shape::kLanes>(product), {p.scale, p.soft_cap});
     if (key >= count || lane % Shape::kLanes != 0) continue;
@@ -83,7 +83,7 @@ template <typename T, typename Rows>
   device const float* const row = weights + (ulong(at.z) * p.heads + at.y) * stride;
   const PackedKeys where = packed_keys(p, uint(k_starts[s]), at.y / (p.heads / p.kv_heads), p.key_width, 0);
   float4 sum = float4(0.0f);
-  for (uint k = 0; k < count; ++k) sum += row[k] * Rows::load(values, where.value_row(k), p.value_width, e);
+  for (uint k = 0; k < count; ++k) sum += row[k] * Rows::template load<false>(values, where.value_row(k), p.value_width, e);
   for (uint i = 0; i < 4; ++i)
     if (e + i < p.value_width) out[(ulong(at.z) * p.heads + at.y) * p.value_width + e + i] = T(sum[i]);
 }

@@ -31,8 +31,9 @@ METAL_FUNC void load_rows(threadgroup FlashMemory<Tile>& m, device const uchar* 
   for (uint i = index; i < Tile::kKeys * (Tile::kWidth / 4); i += 32 * kAttentionSimdgroups) {
     const uint key = i / (Tile::kWidth / 4), e = i % (Tile::kWidth / 4) * 4;
     float4 v = float4(0.0f);
+    const ulong row = ulong(t.first_key + first + key) * kv_heads + kv_head;
     if (first + key < t.keys && e < width)
-      v = Rows::load(rows, ulong(t.first_key + first + key) * kv_heads + kv_head, width, e);
+      v = width % 4 == 0 ? Rows::template load<true>(rows, row, width, e) : Rows::template load<false>(rows, row, width, e);
     *(threadgroup float4*)&m.rows[key][e] = v;
   }
 }
@@ -66,6 +67,7 @@ template <typename T, typename Rows, typename Tile>
   }
   const uint my_key = lane % Tile::kKeys, part = lane / Tile::kKeys, first_row = simdgroup * Tile::kQueries;
   const KeyRange all = keys_of_tile(p, t);
+#pragma clang loop unroll(disable)
   for (uint first = all.begin / Tile::kKeys * Tile::kKeys; first < all.end; first += Tile::kKeys) {
     if (!any_in_block(tp, blocks, t.first, t.first + t.count - 1, first, min(first + Tile::kKeys, all.end))) continue;
     threadgroup_barrier(mem_flags::mem_threadgroup);  // queries are there, values of the last tile read
@@ -73,6 +75,7 @@ template <typename T, typename Rows, typename Tile>
     threadgroup_barrier(mem_flags::mem_threadgroup);
     float score[Tile::kQueries];
     for (uint r = 0; r < Tile::kQueries; ++r) score[r] = 0.0f;
+#pragma clang loop unroll_count(4)
     for (uint e = 4 * part; e < p.key_width; e += 4 * Tile::kSplit) {
       const float4 k = *(threadgroup const float4*)&m.rows[my_key][e];
       for (uint r = 0; r < Tile::kQueries; ++r)
@@ -90,8 +93,8 @@ template <typename T, typename Rows, typename Tile>
         s += mask[ulong(t.first_query + i) * p.mask_stride + key];
       }
       const float now = max(top[r], simd_max(s));
-      const float weight = now == -INFINITY ? 0.0f : exp(s - now);
-      const float keep = now == top[r] ? 1.0f : exp(top[r] - now);
+      const float weight = now == -INFINITY ? 0.0f : weight_of(s - now);
+      const float keep = now == top[r] ? 1.0f : weight_of(top[r] - now);
       total[r] = total[r] * keep + simd_sum(part == 0 ? weight : 0.0f);
       top[r] = now;
       for (uint j = 0; j < Tile::kElements; ++j) sum[r][j] *= keep;
@@ -100,6 +103,7 @@ template <typename T, typename Rows, typename Tile>
     threadgroup_barrier(mem_flags::mem_threadgroup);
     load_rows<Rows, Tile>(m, values, t, first, p.kv_heads, kv_head, p.value_width, index);
     threadgroup_barrier(mem_flags::mem_threadgroup);
+#pragma clang loop unroll_count(4)
     for (uint k = 0; k < Tile::kKeys; ++k) {
       for (uint j = 0; j < Tile::kElements; ++j) {
         const float v = m.rows[k][lane + 32 * j];

@@ -3,6 +3,7 @@
 // latents alone, of which the first value_dim elements are the value. Where one threadgroup
 // for a query's keys is too few, they are cut into parts that paged_reduce puts together.
 #include "common/attention.h"
+#include "common/tile_multiply.h"
 
 struct PagedParams {
   uint heads;
@@ -101,6 +102,7 @@ template <typename T, typename Rows, typename Shape, int kHeads>
     if (p.parts > 1) {
       const AttendedTotal t = attended_total(share, -INFINITY);
       device float* to = partial + ((ulong(token) * p.heads + head) * p.parts + part) * (p.value_dim + 2);
+#pragma clang loop unroll(disable)
       for (uint e = simdgroup * 32 + lane; e < p.value_dim; e += 32 * kAttentionSimdgroups)
         to[e] = attended_sum(share, t, e);
       if (simdgroup == 0 && lane == 0) {
@@ -109,6 +111,7 @@ template <typename T, typename Rows, typename Shape, int kHeads>
       }
     } else {
       const float sink = p.sinks != 0 ? sinks[head] : -INFINITY;
+#pragma clang loop unroll(disable)
       for (uint e = simdgroup * 32 + lane; e < p.value_dim; e += 32 * kAttentionSimdgroups)
         out[ulong(token) * p.out_stride + head * p.value_dim + e] = T(attended_element(share, sink, e));
     }
@@ -138,7 +141,7 @@ template <typename T>
 
 #define MM_PAGED_FOR(T, cache, Rows, width, heads)                                                                    \
   template [[host_name("paged_attention_" #T "_" #cache "_" #width "_" #heads)]]                                      \
-  [[kernel, max_total_threads_per_threadgroup(128)]] void paged_attention<T, Rows, Head##width, heads>(               \
+  [[kernel, max_total_threads_per_threadgroup(128) MM_RESIDENT(8)]] void paged_attention<T, Rows, Head##width, heads>( \
       device const T*, device const uchar*, device const uchar*, device T*, device const int*, device const int*,     \
       device const int*, device const float*, device float*, constant PagedParams&, uint3, uint, uint);
 #define MM_PAGED_SHAPE(T, cache, Rows, width) \

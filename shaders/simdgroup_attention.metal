@@ -50,6 +50,7 @@ METAL_FUNC float row_sum(float v) {
 template <typename T, int kUnits>
 METAL_FUNC void stage_keys(threadgroup T* stage, device const T* keys, QueryTile t, uint first, uint kv_heads,
                            uint kv_head, uint width, uint index) {
+#pragma clang loop unroll_count(4)
   for (uint i = index; i < kAttentionKeys * kUnits * 8; i += 128) {
     const uint key = i / (kUnits * 8), piece = i % (kUnits * 8), e = 8 * piece;
     threadgroup T* to = stage + piece / 8 * (kAttentionKeys * kUnit) + 8 * staged_piece(key_place(key), piece % 8);
@@ -66,23 +67,27 @@ METAL_FUNC void stage_keys(threadgroup T* stage, device const T* keys, QueryTile
 template <typename T, int kUnits>
 METAL_FUNC void stage_values(threadgroup T* stage, device const T* values, QueryTile t, uint first, uint kv_heads,
                              uint kv_head, uint width, uint index) {
-  // Neighbouring threads take neighbouring keys, which are neighbours in the stage.
-  for (uint i = index; i < kAttentionKeys * kUnits * 8; i += 128) {
-    const uint key = i % kAttentionKeys, piece = i / kAttentionKeys;
-    device const T* from = values + (ulong(t.first_key + first + key) * kv_heads + kv_head) * width + 8 * piece;
-    const bool there = first + key < t.keys;
-    T v[8];
-    if (there && width % 8 == 0 && 8 * piece < width) {
-      const uint4 bits = *(device const uint4*)from;
-      for (uint j = 0; j < 4; ++j) {
-        const vec<T, 2> pair = as_type<vec<T, 2>>(bits[j]);
-        v[2 * j] = pair.x;
-        v[2 * j + 1] = pair.y;
+  // Neighbouring threads take neighbouring pairs of keys, which are neighbours in the stage.
+#pragma clang loop unroll_count(4)
+  for (uint i = index; i < kAttentionKeys / 2 * kUnits * 8; i += 128) {
+    const uint key = i % (kAttentionKeys / 2) * 2, piece = i / (kAttentionKeys / 2);
+    vec<T, 2> pairs[8];
+    for (uint n = 0; n < 2; ++n) {
+      device const T* from = values + (ulong(t.first_key + first + key + n) * kv_heads + kv_head) * width + 8 * piece;
+      const bool there = first + key + n < t.keys;
+      if (there && width % 8 == 0 && 8 * piece < width) {
+        const uint4 bits = *(device const uint4*)from;
+        for (uint j = 0; j < 4; ++j) {
+          const vec<T, 2> two = as_type<vec<T, 2>>(bits[j]);
+          pairs[2 * j][n] = two.x;
+          pairs[2 * j + 1][n] = two.y;
+        }
+      } else {
+        for (uint j = 0; j < 8; ++j) pairs[j][n] = there && 8 * piece + j < width ? from[j] : T(0.0f);
       }
-    } else {
-      for (uint j = 0; j < 8; ++j) v[j] = there && 8 * piece + j < width ? from[j] : T(0.0f);
     }
-    for (uint j = 0; j < 8; ++j) stage[8 * staged_piece(8 * piece + j, key / 8) + key % 8] = v[j];
+    for (uint j = 0; j < 8; ++j)
+      *(threadgroup vec<T, 2>*)(stage + 8 * staged_piece(8 * piece + j, key / 8) + key % 8) = pairs[j];
   }
 }
 
@@ -126,6 +131,7 @@ template <typename T, int kUnits>
   TileSums sums[2 * kWidthTiles];  // of 8 elements each
   for (uint i = 0; i < 2 * kWidthTiles; ++i) sums[i] = no_sums();
   const KeyRange all = keys_of_tile(p, t);
+  const uint newest_begin = keys_of(p, t, t.first + t.count - 1).begin, oldest_end = keys_of(p, t, t.first).end;
 #pragma clang loop unroll(disable)
   for (uint first = all.begin / kAttentionKeys * kAttentionKeys; first < all.end; first += kAttentionKeys) {
     if (!any_in_block(tp, blocks, t.first, t.first + t.count - 1, first, min(first + kAttentionKeys, all.end))) continue;
@@ -146,29 +152,39 @@ template <typename T, int kUnits>
       }
     }
     float now[2] = {top[0], top[1]};
-    for (uint i = 0; i < kKeyTiles; ++i) {
-      for (uint n = 0; n < 4; ++n) {
-        const uint h = n / 2, key = first + placed_key(8 * i + column + n % 2);
-        float s = final_score(scores[i].e[n], {p.scale, p.soft_cap});
-        if (key < seen[h].begin || key >= seen[h].end || !in_block(tp, blocks, query[h], key)) {
-          s = -INFINITY;
-        } else if (p.mask_stride != 0) {
-          s += mask[ulong(t.first_query + query[h]) * p.mask_stride + key];
+    for (uint i = 0; i < kKeyTiles; ++i)
+      for (uint n = 0; n < 4; ++n) scores[i].e[n] *= p.scale;
+    if (p.soft_cap != 0.0f) {
+      for (uint i = 0; i < kKeyTiles; ++i)
+        for (uint n = 0; n < 4; ++n) scores[i].e[n] = p.soft_cap * precise::tanh(scores[i].e[n] / p.soft_cap);
+    }
+    // Most tiles are seen as a whole.
+    if (first < newest_begin || first + kAttentionKeys > oldest_end || p.mask_stride != 0 || tp.block != 0) {
+      for (uint i = 0; i < kKeyTiles; ++i) {
+        for (uint n = 0; n < 4; ++n) {
+          const uint h = n / 2, key = first + placed_key(8 * i + column + n % 2);
+          if (key < seen[h].begin || key >= seen[h].end || !in_block(tp, blocks, query[h], key)) {
+            scores[i].e[n] = -INFINITY;
+          } else if (p.mask_stride != 0) {
+            scores[i].e[n] += mask[ulong(t.first_query + query[h]) * p.mask_stride + key];
+          }
         }
-        scores[i].e[n] = s;
-        now[h] = max(now[h], s);
       }
     }
+    for (uint i = 0; i < kKeyTiles; ++i)
+      for (uint n = 0; n < 4; ++n) now[n / 2] = max(now[n / 2], scores[i].e[n]);
     float keep[2], sum[2] = {0.0f, 0.0f};
     for (uint h = 0; h < 2; ++h) {
       now[h] = row_max(now[h]);
-      keep[h] = now[h] == top[h] ? 1.0f : exp(top[h] - now[h]);
+      const float from = now[h] == -INFINITY ? 0.0f : now[h];  // nothing seen yet
+      keep[h] = weight_of(top[h] - from);
       top[h] = now[h];
+      now[h] = from;
     }
     for (uint i = 0; i < kKeyTiles; ++i) {
       for (uint n = 0; n < 4; ++n) {
         const uint h = n / 2;
-        const float weight = now[h] == -INFINITY ? 0.0f : exp(scores[i].e[n] - now[h]);
+        const float weight = weight_of(scores[i].e[n] - now[h]);
         scores[i].e[n] = weight;
         sum[h] += weight;
       }
@@ -209,7 +225,7 @@ template <typename T, int kUnits>
 }
 
 #define MM_SIMDGROUP_FOR(T, width, units)                                                                         \
-  template [[host_name("simdgroup_attention_" #T "_" #width)]] [[kernel, max_total_threads_per_threadgroup(128)]] \
+  template [[host_name("simdgroup_attention_" #T "_" #width)]] [[kernel, max_total_threads_per_threadgroup(128) MM_RESIDENT(8)]] \
   void simdgroup_attention<T, units>(device const T*, device const T*, device const T*, device T*,                \
                                      device const int*, device const int*, device const float*,                   \
                                      device const float*, device const uchar*, constant TiledParams&,             \

@@ -74,64 +74,87 @@ METAL_FUNC float sum_of_key(float v) {
   return v;
 }
 
+// e to a difference of scores, which is not positive: to 2^-22 where that counts.
+METAL_FUNC float weight_of(float difference) {
+  return exp2(difference * 1.44269504f);
+}
+
 METAL_FUNC float final_score(float product, ScoreParams p) {
   const float score = product * p.scale;
   return p.soft_cap != 0.0f ? p.soft_cap * precise::tanh(score / p.soft_cap) : score;
 }
 
 // Keys [begin, end), by all of the threadgroup. Where tells key and value of key k: the rows
-// key_row(k) and value_row(k) of key_width and value_width elements, of which those from
-// key_offset on, `width`, are the key. `mask`, if not null, is added to the scores.
+// key_row(k) and value_row(k) of key_width and value_row_width elements, of which those from
+// key_offset on, `width`, are the key, and the first value_width the value. `mask`, if not null,
+// is added to the scores. kWhole: widths and offset are multiples of 4; then nothing branches,
+// lanes past a row's end read its last elements, which count for nothing.
+template <typename Rows, typename Shape, int kHeads, bool kWhole, typename Where>
+METAL_FUNC void attend_rows(thread Attended<Shape>* a, const thread Query<Shape>* q, device const uchar* keys,
+                            device const uchar* values, Where where, ScoreParams p, device const float* mask,
+                            uint begin, uint end, uint simdgroup, uint lane) {
+  constexpr uint kSpan = Shape::kParts * kKeysAtOnce;
+  const uint part = lane / Shape::kLanes;
+#pragma clang loop unroll(disable)
+  for (uint first = begin + simdgroup * kSpan; first < end; first += kAttentionSimdgroups * kSpan) {
+    float score[kHeads][kKeysAtOnce];
+    for (uint u = 0; u < kKeysAtOnce; ++u) {
+      const ulong row = where.key_row(min(first + u * Shape::kParts + part, end - 1));
+      float product[kHeads];
+      for (uint h = 0; h < uint(kHeads); ++h) product[h] = 0.0f;
+      for (uint c = 0; c < uint(Shape::kChunks); ++c) {
+        const uint e = kWhole ? min(chunk_at<Shape>(c, lane), where.width - 4) : chunk_at<Shape>(c, lane);
+        if (!kWhole && e >= where.width) continue;
+        const float4 k = Rows::template load<kWhole>(keys, row, where.key_width, where.key_offset + e);
+        for (uint h = 0; h < uint(kHeads); ++h) product[h] += dot(q[h].e[c], k);
+      }
+      for (uint h = 0; h < uint(kHeads); ++h) score[h][u] = sum_of_key<Shape::kLanes>(product[h]) * p.scale;
+    }
+    if (p.soft_cap != 0.0f) {
+      for (uint h = 0; h < uint(kHeads); ++h)
+        for (uint u = 0; u < kKeysAtOnce; ++u) score[h][u] = p.soft_cap * precise::tanh(score[h][u] / p.soft_cap);
+    }
+    if (mask != nullptr) {
+      for (uint h = 0; h < uint(kHeads); ++h)
+        for (uint u = 0; u < kKeysAtOnce; ++u) score[h][u] += mask[min(first + u * Shape::kParts + part, end - 1)];
+    }
+    for (uint h = 0; h < uint(kHeads); ++h) {
+      float now = a[h].top;
+      for (uint u = 0; u < kKeysAtOnce; ++u) {
+        if (first + u * Shape::kParts + part >= end) score[h][u] = -INFINITY;
+        now = max(now, score[h][u]);
+      }
+      // Nothing seen yet: differences of infinities are no numbers.
+      const float from = now == -INFINITY ? 0.0f : now;
+      const float keep = weight_of(a[h].top - from);
+      float sum = 0.0f;
+      for (uint u = 0; u < kKeysAtOnce; ++u) {
+        score[h][u] = weight_of(score[h][u] - from);
+        sum += score[h][u];
+      }
+      a[h].top = now;
+      a[h].total = fma(a[h].total, keep, sum);
+      for (uint c = 0; c < uint(Shape::kChunks); ++c) a[h].sum[c] *= keep;
+    }
+    for (uint u = 0; u < kKeysAtOnce; ++u) {
+      const ulong row = where.value_row(min(first + u * Shape::kParts + part, end - 1));
+      for (uint c = 0; c < uint(Shape::kChunks); ++c) {
+        const uint e = kWhole ? min(chunk_at<Shape>(c, lane), where.value_width - 4) : chunk_at<Shape>(c, lane);
+        if (!kWhole && e >= where.value_width) continue;
+        const float4 v = Rows::template load<kWhole>(values, row, where.value_row_width, e);
+        for (uint h = 0; h < uint(kHeads); ++h) a[h].sum[c] += score[h][u] * v;
+      }
+    }
+  }
+}
 template <typename Rows, typename Shape, int kHeads, typename Where>
 METAL_FUNC void attend(thread Attended<Shape>* a, const thread Query<Shape>* q, device const uchar* keys,
                        device const uchar* values, Where where, ScoreParams p, device const float* mask, uint begin,
                        uint end, uint simdgroup, uint lane) {
-  constexpr uint kSpan = Shape::kParts * kKeysAtOnce;
-  const uint part = lane / Shape::kLanes;
-  for (uint first = begin + simdgroup * kSpan; first < end; first += kAttentionSimdgroups * kSpan) {
-    float score[kHeads][kKeysAtOnce];
-    for (uint u = 0; u < kKeysAtOnce; ++u) {
-      const uint key = first + u * Shape::kParts + part;
-      const ulong row = where.key_row(min(key, end - 1));
-      float product[kHeads];
-      for (uint h = 0; h < uint(kHeads); ++h) product[h] = 0.0f;
-      for (uint c = 0; c < uint(Shape::kChunks); ++c) {
-        const uint e = chunk_at<Shape>(c, lane);
-        if (e >= where.width) continue;
-        const float4 k = Rows::load(keys, row, where.key_width, where.key_offset + e);
-        for (uint h = 0; h < uint(kHeads); ++h) product[h] += dot(q[h].e[c], k);
-      }
-      for (uint h = 0; h < uint(kHeads); ++h) {
-        float s = final_score(sum_of_key<Shape::kLanes>(product[h]), p);
-        if (key >= end) s = -INFINITY;
-        if (mask != nullptr) s += mask[min(key, end - 1)];
-        score[h][u] = s;
-      }
-    }
-    for (uint h = 0; h < uint(kHeads); ++h) {
-      float now = a[h].top;
-      for (uint u = 0; u < kKeysAtOnce; ++u) now = max(now, score[h][u]);
-      const float keep = now == a[h].top ? 1.0f : exp(a[h].top - now);
-      float sum = 0.0f;
-      for (uint u = 0; u < kKeysAtOnce; ++u) {
-        score[h][u] = now == -INFINITY ? 0.0f : exp(score[h][u] - now);
-        sum += score[h][u];
-      }
-      a[h].top = now;
-      a[h].total = a[h].total * keep + sum;
-      for (uint c = 0; c < uint(Shape::kChunks); ++c) a[h].sum[c] *= keep;
-    }
-    for (uint u = 0; u < kKeysAtOnce; ++u) {
-      const uint key = first + u * Shape::kParts + part;
-      if (key >= end) continue;
-      const ulong row = where.value_row(key);
-      for (uint c = 0; c < uint(Shape::kChunks); ++c) {
-        const uint e = chunk_at<Shape>(c, lane);
-        if (e >= where.value_width) continue;
-        const float4 v = Rows::load(values, row, where.value_row_width, e);
-        for (uint h = 0; h < uint(kHeads); ++h) a[h].sum[c] += score[h][u] * v;
-      }
-    }
+  if ((where.width | where.key_width | where.key_offset | where.value_width | where.value_row_width) % 4 == 0) {
+    attend_rows<Rows, Shape, kHeads, true>(a, q, keys, values, where, p, mask, begin, end, simdgroup, lane);
+  } else {
+    attend_rows<Rows, Shape, kHeads, false>(a, q, keys, values, where, p, mask, begin, end, simdgroup, lane);
   }
 }
 
@@ -168,8 +191,9 @@ METAL_FUNC AttendedTotal attended_total(threadgroup AttentionShare<Shape>& s, fl
   AttendedTotal t = {sink, 0.0f};
   for (uint g = 0; g < kAll; ++g) t.top = max(t.top, s.top[g]);
   if (t.top == -INFINITY) return t;
-  t.total = sink == -INFINITY ? 0.0f : exp(sink - t.top);
-  for (uint g = 0; g < kAll; ++g) t.total = fma(exp(s.top[g] - t.top), s.total[g], t.total);
+  t.total = sink == -INFINITY ? 0.0f : weight_of(sink - t.top);
+#pragma clang loop unroll(disable)
+  for (uint g = 0; g < kAll; ++g) t.total = fma(weight_of(s.top[g] - t.top), s.total[g], t.total);
   return t;
 }
 // Element e of the sum of weighted values.
@@ -178,7 +202,8 @@ METAL_FUNC float attended_sum(threadgroup AttentionShare<Shape>& s, AttendedTota
   constexpr uint kAll = kAttentionSimdgroups * Shape::kParts;
   if (t.top == -INFINITY) return 0.0f;
   float sum = 0.0f;
-  for (uint g = 0; g < kAll; ++g) sum = fma(exp(s.top[g] - t.top), s.sums[g][e], sum);
+#pragma clang loop unroll_count(4)
+  for (uint g = 0; g < kAll; ++g) sum = fma(weight_of(s.top[g] - t.top), s.sums[g][e], sum);
   return sum;
 }
 // An element of the answer; zero where nothing was seen. A sink is a score without a value.

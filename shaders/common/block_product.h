@@ -26,8 +26,8 @@ struct QuantizedBlocks {
         for (uint e = 0; e < 2; ++e) {
           const uint k = unit * kUnit + tile_input(tile, tile_column(lane) + 8 * pair + e, m.group_shift == 4);
           if (k >= cols) continue;
-          const float2 v = float2(unit_element<Codec>(c, tile, 2 * pair, e, m),
-                                  unit_element<Codec>(c, tile, 2 * pair + 1, e, m));
+          const float2 v =
+              float2(unit_element<Codec>(c, tile, 2 * pair, e, m), unit_element<Codec>(c, tile, 2 * pair + 1, e, m));
           sums = fma(fma(scale, v, minimum), float2(x[k]), sums);
         }
       }

@@ -1,6 +1,7 @@
 // Rows of keys and values as caches hold them: as numbers, or in 8 or 4 bits with an f16
 // scale for each 32 elements. A quantized row is its codes, then its scales, padded to 4
-// bytes. load() gives elements e to e + 3, e a multiple of 4, zeros past the row's end;
+// bytes. load() gives elements e to e + 3, e a multiple of 4, zeros past the row's end
+// (with kWhole there are none: rows are of multiples of 4 and e lies in them);
 // store() is called by a simdgroup for the 32 elements from `group` * 32 on, lane by lane.
 #pragma once
 #include <metal_stdlib>
@@ -9,9 +10,10 @@ using namespace metal;
 
 template <typename T>
 struct NumberRows {
+  template <bool kWhole>
   static METAL_FUNC float4 load(device const uchar* rows, ulong row, uint width, uint e) {
     device const T* at = (device const T*)rows + row * width + e;
-    if (width % 4 == 0) return e < width ? float4(*(device const vec<T, 4>*)at) : float4(0.0f);
+    if (kWhole) return float4(*(device const vec<T, 4>*)at);
     float4 out;
     for (uint i = 0; i < 4; ++i) out[i] = e + i < width ? float(at[i]) : 0.0f;
     return out;
@@ -56,13 +58,17 @@ struct Fp8Code {
   static constant constexpr uint kBits = 8;
   static constant constexpr float kLargest = 448.0f;
   static METAL_FUNC uint encode(float v) { return e4m3_code(v); }
-  static METAL_FUNC float decode(uint code) { return float(as_type<half>(ushort((code & 0x80u) << 8 | (code & 0x7Fu) << 7))) * 256.0f; }
+  static METAL_FUNC float decode(uint code) {
+    return float(as_type<half>(ushort((code & 0x80u) << 8 | (code & 0x7Fu) << 7))) * 256.0f;
+  }
 };
 struct Fp4Code {
   static constant constexpr uint kBits = 4;
   static constant constexpr float kLargest = 6.0f;
   static METAL_FUNC uint encode(float v) { return e2m1_code(v); }
-  static METAL_FUNC float decode(uint code) { return float(as_type<half>(ushort((code & 8u) << 12 | (code & 7u) << 9))) * 16384.0f; }
+  static METAL_FUNC float decode(uint code) {
+    return float(as_type<half>(ushort((code & 8u) << 12 | (code & 7u) << 9))) * 16384.0f;
+  }
 };
 
 template <typename Code>
@@ -71,8 +77,9 @@ struct CodeRows {
   static METAL_FUNC uint scales_at(uint width) { return (width * Code::kBits / 8 + 3) / 4 * 4; }
   static METAL_FUNC uint row_bytes(uint width) { return (scales_at(width) + (width + 31) / 32 * 2 + 3) / 4 * 4; }
 
+  template <bool kWhole>
   static METAL_FUNC float4 load(device const uchar* rows, ulong row, uint width, uint e) {
-    if (e >= width) return float4(0.0f);
+    if (!kWhole && e >= width) return float4(0.0f);
     device const uchar* at = rows + row * row_bytes(width);
     const float scale = float(*(device const half*)(at + scales_at(width) + e / 32 * 2));
     float4 out;
@@ -84,7 +91,7 @@ struct CodeRows {
       for (uint i = 0; i < 4; ++i) out[i] = Code::decode(codes >> 4 * i & 0xFu);
     }
     for (uint i = 0; i < 4; ++i)
-      if (e + i >= width) out[i] = 0.0f;
+      if (!kWhole && e + i >= width) out[i] = 0.0f;
     return out * scale;
   }
   static METAL_FUNC void store(device uchar* rows, ulong row, uint width, uint group, float v, uint lane) {

@@ -14,9 +14,7 @@ struct GroupRows {
   uint chosen;
 
   METAL_FUNC uint result(uint i) const { return first + i * step; }
-  METAL_FUNC uint activations(uint i) const {
-    return order != nullptr ? uint(order[result(i)]) / chosen : result(i);
-  }
+  METAL_FUNC uint activations(uint i) const { return order != nullptr ? uint(order[result(i)]) / chosen : result(i); }
 };
 
 // As stage_unit.

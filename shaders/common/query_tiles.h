@@ -16,7 +16,7 @@ struct TiledParams {
 struct QueryTile {
   bool found;
   uint sequence;
-  uint first;        // of the sequence's queries
+  uint first;  // of the sequence's queries
   uint count;
   uint first_query;  // of the sequence among all
   uint queries;      // of the sequence

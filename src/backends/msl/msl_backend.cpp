@@ -242,11 +242,42 @@ class MslRunner final : public Runner {
     for (std::size_t i = 0; i < plan_.ops.size();) {
       if (run_gate_up(encoding, i)) {
         i += 3;
+      } else if (run_added(encoding, i) || run_two_ropes(encoding, i)) {
+        i += 2;
       } else {
         std::visit([&](const auto& o) { run(encoding, o); }, plan_.ops[i++]);
       }
     }
     return commands;
+  }
+
+  // A linear from op `at` on whose result is added to a buffer and used no more.
+  bool run_added(Encoding& e, std::size_t at) {
+    if (at + 1 >= plan_.ops.size()) return false;
+    const auto* const linear = std::get_if<LinearOp>(&plan_.ops[at]);
+    const auto* const add = std::get_if<AddOp>(&plan_.ops[at + 1]);
+    if (linear == nullptr || add == nullptr || add->y != linear->out || add->x == linear->in) return false;
+    for (std::size_t i = at + 2; i < plan_.ops.size(); ++i) {
+      const auto holds = [&](const std::vector<BufferId>& ids) {
+        return std::find(ids.begin(), ids.end(), linear->out) != ids.end();
+      };
+      if (holds(read_buffers(plan_.ops[i]))) return false;
+      if (holds(written_buffers(plan_.ops[i]))) break;
+    }
+    LinearOp fused = *linear;
+    fused.out = add->x;
+    run_linear(e, fused, true);
+    return true;
+  }
+
+  // The rotations of queries and keys in one launch.
+  bool run_two_ropes(Encoding& e, std::size_t at) {
+    if (at + 1 >= plan_.ops.size()) return false;
+    const auto* const q = std::get_if<RopeOp>(&plan_.ops[at]);
+    const auto* const k = std::get_if<RopeOp>(&plan_.ops[at + 1]);
+    if (q == nullptr || k == nullptr || q->head_dim != k->head_dim) return false;
+    run_rope(e, *q, k);
+    return true;
   }
 
   // Gate, up and their product from op `at` on, in one launch where that pays.
@@ -293,7 +324,8 @@ class MslRunner final : public Runner {
     written(e, op.out);
   }
 
-  void run(Encoding& e, const LinearOp& op) {
+  void run(Encoding& e, const LinearOp& op) { run_linear(e, op, false); }
+  void run_linear(Encoding& e, const LinearOp& op, bool accumulate) {
     if (rows(e, op.in) == 0) return;
     const Linear& linear = model_.matrix(op.weight);
     const Activations mode = op.exact ? Activations::kF32 : model_.activations();
@@ -305,6 +337,7 @@ class MslRunner final : public Runner {
     call.tokens = rows(e, op.in);
     call.bias = model_.vector(op.bias);
     call.mode = mode;
+    call.accumulate = accumulate;
     linear.encode(e.commands, call, *workspace_);
     if (type != DType::kF32) {
       e.ready = op.in;
@@ -313,14 +346,21 @@ class MslRunner final : public Runner {
     written(e, op.out);
   }
 
-  void run(Encoding& e, const RopeOp& op) {
+  void run(Encoding& e, const RopeOp& op) { run_rope(e, op, nullptr); }
+  // k: rotated in the same launch, or null.
+  void run_rope(Encoding& e, const RopeOp& op, const RopeOp* k) {
     RopeParams p;
     p.q_heads = static_cast<std::uint32_t>(op.heads);
     p.head_dim = p.rotary_dim = static_cast<std::uint32_t>(op.head_dim);
     p.q_stride = static_cast<std::uint32_t>(width(op.x));
     p.scale = plan_.rope_scale;
-    encode_rope(device_, e.commands, p, DType::kF32, e.tokens, buffer(op.x), nullptr, model_.frequencies(),
-                *positions_);
+    if (k != nullptr) {
+      p.k_heads = static_cast<std::uint32_t>(k->heads);
+      p.k_stride = static_cast<std::uint32_t>(width(k->x));
+      written(e, k->x);
+    }
+    encode_rope(device_, e.commands, p, DType::kF32, e.tokens, buffer(op.x), k != nullptr ? &buffer(k->x) : nullptr,
+                model_.frequencies(), *positions_);
     written(e, op.x);
   }
 

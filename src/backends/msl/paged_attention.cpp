@@ -12,7 +12,7 @@ namespace {
 // Query heads that one threadgroup answers.
 constexpr std::uint32_t kHeadsAtOnce = 4;
 // Threadgroups that a core holds side by side.
-constexpr std::uint32_t kResident = 4;
+constexpr std::uint32_t kResident = 2;
 
 // As attention_width.
 std::uint32_t width_of(const PagedParams& p) {
