@@ -10,6 +10,7 @@ for preset in asan tsan aarch64; do
   cmake --build --preset $preset
   ctest --preset $preset --parallel 2
 done
+tools/check_metal_cpp.sh
 make build
 tools/check_mutants.py
 model=$(tools/fetch_smollm2.sh)

@@ -79,7 +79,7 @@ std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, cons
                 impl->config.max_positions,
                 impl->prepared->weight_bytes(),
                 {impl->config.end_tokens.begin(), impl->config.end_tokens.end()},
-                options.backend,
+                msl::resolve_device(options.backend),
                 device,
                 impl->pool->size()};
   return std::shared_ptr<const Model>(new Model(std::move(impl)));

@@ -17,9 +17,13 @@ std::vector<std::string> available_devices() {
   return names;
 }
 
+std::string resolve_device(const std::string& backend) {
+  return backend == "msl" ? available_devices().front() : backend;
+}
+
 std::unique_ptr<Device> make_device(const std::string& backend) {
   const std::vector<std::string> names = available_devices();
-  const std::string& name = backend == "msl" ? names.front() : backend;
+  const std::string name = resolve_device(backend);
   if (std::find(names.begin(), names.end(), name) == names.end()) {
     throw Error(ErrorCode::kNotFound,
                 fmt::format("no backend {} here; there are cpu, {}", backend, fmt::join(names, ", ")));

@@ -11,6 +11,8 @@ namespace metal_marlin::msl {
 
 // By the names that backends bear: "msl-cuda" where there is a GPU, "msl-host"; best first.
 std::vector<std::string> available_devices();
+// The device that `msl` stands for here, the best; other names are what they are.
+std::string resolve_device(const std::string& backend);
 // \param backend one of these, or "msl" for the first. \throws Error (kNotFound) naming those that there are.
 std::unique_ptr<Device> make_device(const std::string& backend);
 
