@@ -60,6 +60,7 @@ SHADER_TESTS = {
 BODIES = {"dequant": "common/dequantize.h", "dequant_fp8": "common/dequantize.h", "dequant_int8": "common/dequantize.h",
           "dequant_sub4bit": "common/dequantize.h", "gemm_fp4_optimized": "common/staged_gemm.h"}
 MADE_FOR_EACH = 5
+LEAST_CAUGHT = 90  # percent
 # (what stands there, what the mutant has)
 RULES = [(r" < ", " <= "), (r" <= ", " < "), (r" >= ", " > "), (r" \+ ", " - "), (r" - ", " + "), (r" \* ", " + "), (r" / ", " * "),
          (r" == ", " != "), (r"\bmin\(", "max("), (r"\bmax\(", "min("), (r" \+= ", " = "), (r" << ", " >> "), (r" % ", " / "),
@@ -91,90 +92,114 @@ def made_mutants(shaders, shader):
     return name, sites
 
 
-def by_rule(shaders, names):
-    for shader in names:
-        name, sites = made_mutants(shaders, shader)
-        for number, old, new in sites:
-            yield shader, name, number, old, new
+class Copy:
+    """A copy of the last commit with a build of its own, in which mutants are tried one at a time."""
+
+    def __init__(self, root, folder):
+        self.folder = folder
+        if os.path.exists(folder):
+            subprocess.run(["git", "-C", folder, "fetch", "-q", root, "HEAD"], check=True)
+            subprocess.run(["git", "-C", folder, "reset", "-q", "--hard", "FETCH_HEAD"], check=True)
+        else:
+            subprocess.run(["git", "clone", "-q", root, folder], check=True)
+        subprocess.run(["cmake", "-S", folder, "-B", folder + "/build", "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
+                        "-DMETAL_MARLIN_PTX=OFF", "-DMETAL_MARLIN_BENCHMARKS=OFF", "-DCMAKE_EXE_LINKER_FLAGS=-fuse-ld=lld"],
+                       check=True, stdout=subprocess.DEVNULL)
+        if not self.builds():
+            sys.exit(f"{folder}: the unchanged copy does not build")
+
+    def builds(self):
+        build = ["cmake", "--build", self.folder + "/build", "--target", "metal_marlin_tests"]
+        return subprocess.run(build, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+
+    def read(self, name):
+        with open(os.path.join(self.folder, "shaders", name), encoding="utf-8") as f:
+            return f.read()
+
+    def failure(self, name, text, tests):
+        """The first failing test where file `name` of the shaders holds `text`, "" if none fails; None: it does not compile."""
+        path = os.path.join(self.folder, "shaders", name)
+        shutil.copy(path, path + ".kept")
+        try:
+            with open(path, "w", encoding="utf-8") as f:
+                f.write(text)
+            if not self.builds():
+                return None
+            command = [self.folder + "/build/tests/metal_marlin_tests", "--gtest_fail_fast", "--gtest_filter=" + tests]
+            test = subprocess.run(command, capture_output=True, text=True, timeout=600)
+            if test.returncode == 0:
+                return ""
+            failed = re.search(r"\[  FAILED  \] (\S+?),? ", test.stdout)
+            return failed.group(1) if failed else f"exit status {test.returncode}"
+        except subprocess.TimeoutExpired:
+            return "no end"
+        finally:
+            os.replace(path + ".kept", path)
+
+
+class Tally:
+    """What became of the mutants, a line each as they come."""
+
+    def __init__(self):
+        self.tried, self.survived = 0, []
+
+    def add(self, name, what, failure):
+        self.tried += 1
+        if not failure:
+            self.survived.append(what)
+        print(f"{name}: {what}: " + (f"caught by {failure}" if failure else "SURVIVED"), flush=True)
+
+
+def try_chosen(copy, numbers, tally):
+    for number in numbers:
+        name, old, new, what = MUTANTS[number]
+        text = copy.read(name)
+        if old not in text:
+            sys.exit(f"{name}: mutant {number} ({what}): its text is gone: {old!r}")
+        failure = copy.failure(name, text.replace(old, new), "*LinearOp*")
+        if failure is None:
+            sys.exit(f"{name}: mutant {number} ({what}) does not compile")
+        tally.add(f"{number}", what, failure)
+
+
+def try_made(copy, shader, tally):
+    """The first mutants of a shader that compile: what does not is no shader."""
+    name, sites = made_mutants(os.path.join(copy.folder, "shaders"), shader)
+    made = 0
+    for number, old, new in sites:
+        if made == MADE_FOR_EACH:
+            break
+        lines = copy.read(name).split("\n")
+        lines[number] = new
+        failure = copy.failure(name, "\n".join(lines), SHADER_TESTS[shader])
+        if failure is not None:
+            made += 1
+            tally.add(shader, f"{name}:{number + 1}: {old.strip()} -> {new.strip() or '(nothing)'}", failure)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", type=int, help="number of one mutant")
+    parser.add_argument("--only", type=int, choices=range(len(MUTANTS)), metavar="N", help="number of one chosen mutant")
     parser.add_argument("--shader", nargs="+", choices=sorted(SHADER_TESTS), help="only mutants by rule, of these")
     parser.add_argument("--list", action="store_true", help="show the mutants by rule, run nothing")
     parser.add_argument("--copy", help="where the copy and its build are, or are made and kept; default: a temporary folder")
     args = parser.parse_args()
     root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
-    shaders = args.shader or sorted(SHADER_TESTS)
+    shaders = [] if args.only is not None else args.shader or sorted(SHADER_TESTS)
     if args.list:
         for shader in shaders:
             for number, old, new in made_mutants(os.path.join(root, "shaders"), shader)[1][:MADE_FOR_EACH]:
                 print(f"{shader}:{number + 1}: {old.strip()}  ->  {new.strip() or '(nothing)'}")
         return 0
-    survived = []
+    tally = Tally()
     with tempfile.TemporaryDirectory() as folder:
-        copy = args.copy or os.path.join(folder, "copy")
-        if os.path.exists(copy):
-            subprocess.run(["git", "-C", copy, "fetch", "-q", root, "HEAD"], check=True)
-            subprocess.run(["git", "-C", copy, "reset", "-q", "--hard", "FETCH_HEAD"], check=True)
-        else:
-            subprocess.run(["git", "clone", "-q", root, copy], check=True)
-        configure = ["cmake", "-S", copy, "-B", copy + "/build", "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
-                     "-DMETAL_MARLIN_PTX=OFF", "-DMETAL_MARLIN_BENCHMARKS=OFF"]
-        build = ["cmake", "--build", copy + "/build", "--target", "metal_marlin_tests"]
-        subprocess.run(configure, check=True, stdout=subprocess.DEVNULL)
-        subprocess.run(build, check=True, stdout=subprocess.DEVNULL)
-        def caught(path, text, tests):
-            """The failures of a mutant; None: it does not compile."""
-            shutil.copy(path, path + ".kept")
-            try:
-                with open(path, "w", encoding="utf-8") as f:
-                    f.write(text)
-                if subprocess.run(build, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode != 0:
-                    return None
-                try:
-                    test = subprocess.run([copy + "/build/tests/metal_marlin_tests", "--gtest_filter=" + tests],
-                                          capture_output=True, text=True, timeout=600)
-                except subprocess.TimeoutExpired:
-                    return "no end"
-                failures = sum("[  FAILED  ]" in line for line in test.stdout.split("\n"))
-                return f"{failures} failures" if test.returncode != 0 else ""
-            finally:
-                os.replace(path + ".kept", path)
-
-        def report(name, what, found):
-            print(f"{name} {'caught' if found else 'SURVIVED':8} {what}: {found}", flush=True)
-            if not found:
-                survived.append(what)
-
-        for number, (name, old, new, what) in enumerate([] if args.shader else MUTANTS):
-            if args.only is not None and number != args.only:
-                continue
-            path = os.path.join(copy, "shaders", name)
-            with open(path, encoding="utf-8") as f:
-                text = f.read()
-            if old not in text:
-                sys.exit(f"{name}: mutant {number} ({what}): its text is gone: {old!r}")
-            found = caught(path, text.replace(old, new), "*LinearOp*")
-            if found is None:
-                sys.exit(f"{name}: mutant {number} ({what}) does not compile")
-            report(f"{number:2}", what, found)
-        made = dict.fromkeys(shaders, 0)
-        for shader, name, number, old, new in [] if args.only is not None else by_rule(os.path.join(copy, "shaders"), shaders):
-            if made[shader] == MADE_FOR_EACH:
-                continue
-            path = os.path.join(copy, "shaders", name)
-            with open(path, encoding="utf-8") as f:
-                lines = f.read().split("\n")
-            lines[number] = new
-            found = caught(path, "\n".join(lines), SHADER_TESTS[shader])
-            if found is None:  # not a mutant, but no shader either
-                continue
-            made[shader] += 1
-            report(shader, f"{name}:{number + 1}: {old.strip()} -> {new.strip() or '(nothing)'}", found)
-    print(f"{len(survived)} survived")
-    return 1 if survived else 0
+        copy = Copy(root, args.copy or os.path.join(folder, "copy"))
+        try_chosen(copy, [args.only] if args.only is not None else [] if args.shader else range(len(MUTANTS)), tally)
+        for shader in shaders:
+            try_made(copy, shader, tally)
+    caught = tally.tried - len(tally.survived)
+    print(f"{caught} of {tally.tried} caught ({100 * caught / max(tally.tried, 1):.0f}%, at least {LEAST_CAUGHT} wanted)")
+    return 0 if 100 * caught >= LEAST_CAUGHT * tally.tried else 1
 
 
 if __name__ == "__main__":
