@@ -76,7 +76,7 @@ void decode_attention(Device& device, std::int64_t batch, std::int64_t context) 
   p.q_stride = p.out_stride = kHeads * kHeadDim;
   p.part_keys = 128;
   p.scale = 0.088F;
-  p.parts = paged_parts(device, p, batch, 64);
+  p.parts = paged_parts(device, p, DType::kF16, KvType::kF16, batch, 64);
   const auto rows = static_cast<std::size_t>(batch * context) * kKvHeads;
   const auto keys = halves(device, rows * kHeadDim);
   const auto values = halves(device, rows * kHeadDim);

@@ -41,47 +41,6 @@ MM_STAGED_INSTANCE(marlin_gemm, "marlin_gemm_e4m3_g32", codecs::E4m3, 32, false)
   put_result(y, p, at.y, at.x, p.x_scales != 0 ? sum * x_scales[at.y] : sum, bias);
 }
 
-// Activations as the matrix kernels take them: rows padded with zeros to whole
-// units; for half each token over a factor, a power of two, that brings its largest
-// to 2^14 or just above, so that half holds it and what is far smaller.
-// One threadgroup a token, of the padded number of tokens.
-template <typename Out>
-[[kernel, max_total_threads_per_threadgroup(128)]] void prepare_activations(
-    device const float* x [[buffer(0)]], device Out* out [[buffer(1)]], device float* x_scales [[buffer(2)]],
-    constant uint& cols [[buffer(3)]], constant uint& stride [[buffer(4)]], constant uint& tokens [[buffer(5)]],
-    constant uint& x_stride [[buffer(6)]], uint token [[threadgroup_position_in_grid]], uint index [[thread_index_in_threadgroup]],
-    uint threads [[threads_per_threadgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]],
-    uint lane [[thread_index_in_simdgroup]]) {
-  threadgroup float largest[32];
-  float top = 0.0f;
-  if (token < tokens) {
-    for (uint k = index; k < cols; k += threads) top = max(top, fabs(x[ulong(token) * x_stride + k]));
-  }
-  top = simd_max(top);
-  if (lane == 0) largest[simdgroup] = top;
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  for (uint s = 0; s < (threads + 31) / 32; ++s) top = max(top, largest[s]);
-  // Leaves a NaN or an infinity what it is.
-  float factor = 1.0f;
-  float inverse = 1.0f;
-  if (is_same_v<Out, half> && top > 0.0f && isfinite(top)) {
-    const uint exponent = max(as_type<uint>(top) >> 23, 15u) - 14u;
-    factor = as_type<float>(exponent << 23);
-    inverse = as_type<float>((254u - exponent) << 23);
-  }
-  if (index == 0) x_scales[token] = factor;
-  for (uint k = index; k < stride; k += threads) {
-    const float v = token < tokens && k < cols ? x[ulong(token) * x_stride + k] : 0.0f;
-    out[ulong(token) * stride + k] = Out(v * inverse);
-  }
-}
-#define MM_PREPARE(Out)                                                                                             \
-  template [[host_name("prepare_" #Out)]] [[kernel, max_total_threads_per_threadgroup(128)]] void                   \
-  prepare_activations<Out>(device const float*, device Out*, device float*, constant uint&, constant uint&,         \
-                           constant uint&, constant uint&, uint, uint, uint, uint, uint);
-MM_PREPARE(half)
-MM_PREPARE(bfloat)
-
 // Which row and input each lane's codes of a unit stand for: out[lane][4 tile + pair][2]
 // = row + 256 input; and whether this device's matrix unit has its elements in these
 // lanes, which a matrix of known numbers tells. One simdgroup.

@@ -2,8 +2,7 @@
 // position. Cache: [pages][kv heads][tokens of a page] rows of a key, and of a value; or
 // latents alone, of which the first value_dim elements are the value. Where one threadgroup
 // for a query's keys is too few, they are cut into parts that paged_reduce puts together.
-#include "common/attention.h"
-#include "common/tile_multiply.h"
+#include "common/tile_attention.h"
 
 struct PagedParams {
   uint heads;
@@ -23,6 +22,7 @@ struct PagedParams {
   float scale;
   float soft_cap;     // scores become cap * tanh(score / cap); 0: none
   uint sinks;         // whether heads have one
+  uint rounded;       // the host's: queries may be rounded to the cache's type
 };
 
 // The row of a token among the cache's keys, or values.
@@ -40,6 +40,7 @@ template <typename T, typename Rows>
     device const int* sequences [[buffer(5)]], device const int* positions [[buffer(6)]],
     constant PagedParams& p [[buffer(7)]], uint3 at [[threadgroup_position_in_grid]],
     uint lane [[thread_index_in_simdgroup]]) {
+  follow_earlier_kernels();
   device const int* table = tables + ulong(sequences[at.z]) * p.table_stride;
   const ulong row = cache_row(p, table, uint(positions[at.z]), at.y);
   const uint e = 32 * at.x + lane;
@@ -75,6 +76,7 @@ template <typename T, typename Rows, typename Shape, int kHeads>
     uint3 group [[threadgroup_position_in_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
   threadgroup AttentionShare<Shape> share;
+  follow_earlier_kernels();
   const uint of_kv = p.heads / p.kv_heads, groups = (of_kv + kHeads - 1) / kHeads;
   const uint kv_head = group.x / groups, token = group.y, part = group.z;
   const uint first_head = kv_head * of_kv + group.x % groups * kHeads;
@@ -119,11 +121,203 @@ template <typename T, typename Rows, typename Shape, int kHeads>
   }
 }
 
+// ---- the same on the matrix units, for caches of half or bfloat: up to 8 heads that share keys are the
+// tokens of tiles, a tile's rows are 16 keys, then 16 elements of values
+
+constant constexpr uint kHeadTokens = 8;
+constant constexpr uint kKeyRows = 16;
+
+// Eight neighbours of a row, zeros past its end.
+template <typename T>
+METAL_FUNC uint4 eight_of(device const T* row, uint e, uint width) {
+  return e < width ? *(device const uint4*)(row + e) : uint4(0);
+}
+template <typename T>
+METAL_FUNC vec<T, 2> pair_of(uint bits) {
+  return as_type<vec<T, 2>>(bits);
+}
+
+// What a lane has seen for its two heads: the largest score, times log2(e), and the sum of weights over
+// it of the lane's rows.
+struct HeadPair {
+  float top[2];
+  float total[2];
+};
+
+// Scores of 16 keys, of which those from `count` on are none, become weights; gives what sums so far
+// keep of theirs.
+METAL_FUNC float2 weigh_keys(thread TileSums& scores, constant PagedParams& p, uint count, uint lane,
+                             thread HeadPair& seen) {
+  float2 keep;
+  for (uint j = 0; j < 2; ++j) {
+    float score[2];
+    for (uint h = 0; h < 2; ++h) {
+      score[h] = scores.e[2 * h + j] * p.scale;
+      if (p.soft_cap != 0.0f) score[h] = p.soft_cap * precise::tanh(score[h] / p.soft_cap);
+      score[h] = tile_row(lane) + 8 * h < count ? score[h] * kLog2E : -INFINITY;
+    }
+    const float top = max(seen.top[j], column_max(max(score[0], score[1])));
+    const float from = top == -INFINITY ? 0.0f : top;  // nothing seen yet
+    keep[j] = fast::exp2(seen.top[j] - from);
+    seen.top[j] = top;
+    for (uint h = 0; h < 2; ++h) scores.e[2 * h + j] = fast::exp2(score[h] - from);
+    seen.total[j] = fma(seen.total[j], keep[j], scores.e[j] + scores.e[2 + j]);
+  }
+  return keep;
+}
+
+// Keys and values of 16 keys on their way: pieces of 8 elements of the keys of rows r and r + 8, and of
+// the values of keys c, c + 1, c + 8 and c + 9.
+template <int kUnits>
+struct KeyPieces {
+  uint4 keys[2 * kUnits][2];
+  uint4 values[kUnits][4];
+};
+template <typename T, int kUnits>
+METAL_FUNC KeyPieces<kUnits> load_pieces(device const T* keys, device const T* values, constant PagedParams& p,
+                                         device const int* table, uint kv_head, uint first, uint last, uint lane) {
+  KeyPieces<kUnits> pieces;
+  for (uint h = 0; h < 2; ++h) {
+    device const T* const row =
+        keys + cache_row(p, table, min(first + tile_row(lane) + 8 * h, last), kv_head) * p.key_dim;
+    for (uint i = 0; i < 2 * uint(kUnits); ++i)
+      pieces.keys[i][h] = eight_of(row, 32 * i + tile_column(lane) * 4, p.key_dim);
+  }
+  for (uint n = 0; n < 4; ++n) {
+    const uint key = min(first + tile_column(lane) + n % 2 + n / 2 * 8, last);
+    device const T* const row = values + cache_row(p, table, key, kv_head) * p.value_dim;
+    for (uint unit = 0; unit < uint(kUnits); ++unit)
+      pieces.values[unit][n] = eight_of(row, kUnit * unit + 8 * tile_row(lane), p.value_dim);
+  }
+  return pieces;
+}
+
+// The parts that simdgroups found, as many heads at a time as there is room for.
+template <int kUnits>
+struct HeadShare {
+  static constant constexpr uint kHeads = kUnits > 2 ? 4 : 8;
+  float sums[kAttentionSimdgroups][kHeads][kUnits * kUnit];
+  float top[kAttentionSimdgroups][kHeadTokens];
+  float total[kAttentionSimdgroups][kHeadTokens];
+};
+
+// As paged_attention. Grid: (kv heads times their groups of 8 heads, tokens, parts).
+template <typename Q, typename T, int kUnits>
+[[kernel, max_total_threads_per_threadgroup(128)]] void paged_matrix_attention(
+    device const Q* q [[buffer(0)]], device const T* keys [[buffer(1)]], device const T* values [[buffer(2)]],
+    device Q* out [[buffer(3)]], device const int* tables [[buffer(4)]], device const int* sequences [[buffer(5)]],
+    device const int* positions [[buffer(6)]], device const float* sinks [[buffer(7)]],
+    device float* partial [[buffer(8)]], constant PagedParams& p [[buffer(9)]],
+    threadgroup uchar* tile_memory [[threadgroup(0)]], uint3 group [[threadgroup_position_in_grid]],
+    uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
+  threadgroup HeadShare<kUnits> share;
+  follow_earlier_kernels();
+  const TileStage tiles = {tile_memory + simdgroup * kTileStageBytes, lane};
+  const uint of_kv = p.heads / p.kv_heads, groups = (of_kv + kHeadTokens - 1) / kHeadTokens;
+  const uint kv_head = group.x / groups, token = group.y, part = group.z;
+  const uint first_head = kv_head * of_kv + group.x % groups * kHeadTokens;
+  const uint heads = min(kHeadTokens, of_kv - group.x % groups * kHeadTokens);
+  device const int* const table = tables + ulong(sequences[token]) * p.table_stride;
+  const uint seen_end = uint(positions[token]) + 1;
+  const uint seen_begin = p.window != 0 && seen_end > p.window ? seen_end - p.window : 0;
+  const uint part_keys = max(p.part_keys, (seen_end - seen_begin + p.parts - 1) / p.parts);
+  const uint begin = min(seen_begin + part * part_keys, seen_end), end = min(begin + part_keys, seen_end);
+  TileTokens<T> queries[kUnits * kUnitTiles];
+  for (uint tile = 0; tile < kUnits * kUnitTiles; ++tile) {
+    vec<T, 2> pairs[2];
+    for (uint h = 0; h < 2; ++h) {
+      for (uint e = 0; e < 2; ++e) {
+        // Heads past the last repeat it.
+        const uint head = first_head + min(token_of(lane, e), heads - 1);
+        const uint k = tile / kUnitTiles * kUnit + spread_input(tile % kUnitTiles, 8 * h + token_input(lane, e));
+        pairs[h][e] = k < p.key_dim ? T(q[ulong(token) * p.q_stride + head * p.key_dim + k]) : T(0.0f);
+      }
+    }
+    queries[tile] = tokens_from<T>(pairs, tiles);
+  }
+  TileSums sums[kUnits * kUnitTiles];
+  for (uint i = 0; i < kUnits * kUnitTiles; ++i) sums[i] = no_sums();
+  HeadPair seen = {{-INFINITY, -INFINITY}, {0.0f, 0.0f}};
+#pragma clang loop unroll(disable)
+  for (uint first = begin + simdgroup * kKeyRows; first < end; first += kAttentionSimdgroups * kKeyRows) {
+    const KeyPieces<kUnits> pieces = load_pieces<T, kUnits>(keys, values, p, table, kv_head, first, end - 1, lane);
+    TileSums scores = no_sums();
+    for (uint tile = 0; tile < kUnits * kUnitTiles; ++tile) {
+      TileWeights<T> k;
+      for (uint n = 0; n < 4; ++n) k.e[n] = pair_of<T>(pieces.keys[tile / 2][n % 2][tile % 2 * 2 + n / 2]);
+      tile_multiply(scores, k, queries[tile], tiles);
+    }
+    const float2 keep = weigh_keys(scores, p, end - first, lane, seen);
+    if (simd_any(keep.x != 1.0f || keep.y != 1.0f)) {
+      for (uint i = 0; i < kUnits * kUnitTiles; ++i)
+        for (uint n = 0; n < 4; ++n) sums[i].e[n] *= keep[n % 2];
+    }
+    const TileTokens<T> weights = tokens_from<T>(scores, tiles);
+    for (uint i = 0; i < kUnits * kUnitTiles; ++i) {
+      // Elements 2 j of each lane's eight in rows r, 2 j + 1 in rows r + 8.
+      const uint unit = i / kUnitTiles, j = i % kUnitTiles;
+      TileWeights<T> v;
+      for (uint h = 0; h < 2; ++h) {
+        const uint a = pieces.values[unit][2 * h][j], b = pieces.values[unit][2 * h + 1][j];
+        v.e[2 * h] = pair_of<T>((a & 0xFFFFu) | b << 16);
+        v.e[2 * h + 1] = pair_of<T>(a >> 16 | (b & 0xFFFF0000u));
+      }
+      tile_multiply(sums[i], v, weights, tiles);
+    }
+  }
+  for (uint j = 0; j < 2; ++j) {
+    const float total = column_sum(seen.total[j]);
+    if (tile_row(lane) == 0) {
+      share.top[simdgroup][tile_column(lane) + j] = seen.top[j];
+      share.total[simdgroup][tile_column(lane) + j] = total;
+    }
+  }
+  for (uint round = 0; round < heads; round += HeadShare<kUnits>::kHeads) {
+    if (round != 0) threadgroup_barrier(mem_flags::mem_threadgroup);  // the share is read
+    for (uint j = 0; j < 2; ++j) {
+      const uint h = tile_column(lane) + j - round;
+      if (h >= HeadShare<kUnits>::kHeads) continue;
+      for (uint i = 0; i < kUnits * kUnitTiles; ++i) {
+        for (uint n = 0; n < 2; ++n)
+          share.sums[simdgroup][h][i / kUnitTiles * kUnit + 8 * tile_row(lane) + i % kUnitTiles * 2 + n] =
+              sums[i].e[2 * n + j];
+      }
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    const uint count = min(HeadShare<kUnits>::kHeads, heads - round);
+#pragma clang loop unroll(disable)
+    for (uint i = simdgroup * 32 + lane; i < count * p.value_dim; i += 32 * kAttentionSimdgroups) {
+      const uint h = i / p.value_dim, e = i % p.value_dim, head = first_head + round + h;
+      const float sink = p.sinks != 0 && p.parts == 1 ? sinks[head] * kLog2E : -INFINITY;
+      float top = sink;
+      for (uint s = 0; s < kAttentionSimdgroups; ++s) top = max(top, share.top[s][round + h]);
+      const float from = top == -INFINITY ? 0.0f : top;
+      float total = fast::exp2(sink - from), sum = 0.0f;
+      for (uint s = 0; s < kAttentionSimdgroups; ++s) {
+        const float factor = fast::exp2(share.top[s][round + h] - from);
+        total = fma(factor, share.total[s][round + h], total);
+        sum = fma(factor, share.sums[s][h][e], sum);
+      }
+      if (p.parts > 1) {
+        device float* to = partial + ((ulong(token) * p.heads + head) * p.parts + part) * (p.value_dim + 2);
+        to[e] = sum;
+        if (e == 0) {
+          to[p.value_dim] = top / kLog2E;
+          to[p.value_dim + 1] = total;
+        }
+      } else {
+        out[ulong(token) * p.out_stride + head * p.value_dim + e] = Q(top == -INFINITY ? 0.0f : sum / total);
+      }
+    }
+  }
+}
+
 // Grid: (value_dim, heads, tokens).
 template <typename T>
 [[kernel]] void paged_reduce(device const float* partial [[buffer(0)]], device T* out [[buffer(1)]],
                              device const float* sinks [[buffer(2)]], constant PagedParams& p [[buffer(3)]],
                              uint3 at [[thread_position_in_grid]]) {
+  follow_earlier_kernels();
   if (at.x >= p.value_dim) return;
   const uint stride = p.value_dim + 2;
   device const float* from = partial + (ulong(at.z) * p.heads + at.y) * p.parts * stride;
@@ -171,3 +365,18 @@ MM_PAGED(float, int8, Int8Rows)
 MM_PAGED(float, int4, Int4Rows)
 MM_PAGED(float, fp8, Fp8Rows)
 MM_PAGED(float, fp4, Fp4Rows)
+#define MM_PAGED_MATRIX(Q, T, width, units, resident)                                                                 \
+  template [[host_name("paged_matrix_attention_" #Q "_" #T "_" #width)]]                                              \
+  [[kernel, max_total_threads_per_threadgroup(128) MM_RESIDENT(resident)]]                                            \
+  void paged_matrix_attention<Q, T, units>(device const Q*, device const T*, device const T*, device Q*,              \
+                                           device const int*, device const int*, device const int*,                   \
+                                           device const float*, device float*, constant PagedParams&,                 \
+                                           threadgroup uchar*, uint3, uint, uint);
+#define MM_PAGED_MATRICES(Q, T)        \
+  MM_PAGED_MATRIX(Q, T, 64, 1, 16)     \
+  MM_PAGED_MATRIX(Q, T, 128, 2, 16)    \
+  MM_PAGED_MATRIX(Q, T, 256, 4, 8)
+MM_PAGED_MATRICES(float, half)
+MM_PAGED_MATRICES(float, bfloat)
+MM_PAGED_MATRICES(half, half)
+MM_PAGED_MATRICES(bfloat, bfloat)

@@ -12,7 +12,9 @@ fi
 echo 'mlx-metal==0.32.4 --hash=sha256:8019b2db622599267d66cc168b2f0dbf5af929790a6c3b3913e00eabc42a7947' > "$work/pinned.txt"
 python3 -m pip download -q --no-deps --require-hashes --only-binary=:all: --platform macosx_14_0_arm64 -d "$work" -r "$work/pinned.txt"
 python3 -m zipfile -e "$work"/mlx_metal-*.whl "$work"
-# shellcheck disable=SC2086
-$compiler -x c++ -std=c++20 -fblocks -fsyntax-only -Wall -Wextra -Wshadow -Wconversion -Werror -Isrc -Iinclude -Itools/msl/include \
-  -isystem "$work/mlx/include/metal_cpp" $sdk src/backends/msl/metal/metal_device.cpp
+for source in src/backends/msl/metal/*.cpp; do
+  # shellcheck disable=SC2086
+  $compiler -x c++ -std=c++20 -fblocks -fsyntax-only -Wall -Wextra -Wshadow -Wconversion -Werror -Isrc -Iinclude -Itools/msl/include \
+    -isystem "$work/mlx/include/metal_cpp" $sdk "$source"
+done
 echo "the Metal device compiles against metal-cpp"

@@ -76,7 +76,7 @@ METAL_FUNC float sum_of_key(float v) {
 
 // e to a difference of scores, which is not positive: to 2^-22 where that counts.
 METAL_FUNC float weight_of(float difference) {
-  return exp2(difference * 1.44269504f);
+  return fast::exp2(difference * 1.44269504f);
 }
 
 METAL_FUNC float final_score(float product, ScoreParams p) {

@@ -78,3 +78,10 @@ METAL_FUNC bool any_in_block(constant TiledParams& p, device const uchar* blocks
       if (blocks[ulong(q) * p.block_stride + k] != 0) return true;
   return false;
 }
+// The first tile of `keys` keys from `first` on, and before `end`, that any query of the tile looks at.
+template <uint kKeys>
+METAL_FUNC uint next_tile(constant TiledParams& p, device const uchar* blocks, QueryTile t, uint first, uint end) {
+  while (first < end && !any_in_block(p, blocks, t.first, t.first + t.count - 1, first, min(first + kKeys, end)))
+    first += kKeys;
+  return first;
+}

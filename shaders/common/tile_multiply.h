@@ -12,6 +12,8 @@
 #pragma once
 #include <metal_stdlib>
 
+#include "launch.h"
+
 using namespace metal;
 
 // Inputs of a unit, the piece of a row that a lane loads at once, and its tiles.
@@ -94,6 +96,21 @@ METAL_FUNC void load_staged(thread TileTokens<T>* out, threadgroup const T* x, u
     out[2 * i + 1].e[1] = v.w;
   }
 }
+// Rows of a unit of 64 elements each in threadgroup memory, whose elements are the tokens: the rows are
+// inputs. Gives the tiles of 16 rows from `first_row` on and of 16 elements from `element` on.
+METAL_FUNC uint staged_row_piece(uint row, uint piece) {
+  return row * 8 + (piece ^ (row & 7u));
+}
+template <typename T>
+METAL_FUNC void load_staged_rows(thread TileTokens<T>* out, threadgroup const T* x, uint first_row, uint element,
+                                 uint lane) {
+  const uint4 v = msl_load_matrices_transposed(
+      x + 8 * staged_row_piece(first_row + (lane & 15u), element / 8 + (lane >> 4)));
+  out[0].e[0] = v.x;
+  out[0].e[1] = v.y;
+  out[1].e[0] = v.z;
+  out[1].e[1] = v.w;
+}
 // All four tiles of a unit, for a lane's token: x is where the lane's elements begin,
 // lane_elements(...) from the unit's; flip swaps the unit's halves, if it is 32.
 METAL_FUNC uint lane_elements(bool by_16, uint lane) {
@@ -151,6 +168,15 @@ METAL_FUNC void load_staged(thread TileTokens<T>* out, threadgroup const T* x, u
     simdgroup_load(out[t].m[0], at, kUnit, ulong2(0, 0), true);
     simdgroup_load(out[t].m[1], at + 8, kUnit, ulong2(0, 0), true);
   }
+}
+METAL_FUNC uint staged_row_piece(uint row, uint piece) {
+  return row * 8 + piece;
+}
+template <typename T>
+METAL_FUNC void load_staged_rows(thread TileTokens<T>* out, threadgroup const T* x, uint first_row, uint element, uint) {
+  for (uint n = 0; n < 2; ++n)
+    for (uint h = 0; h < 2; ++h)
+      simdgroup_load(out[n].m[h], x + (first_row + 8 * h) * kUnit + element + 8 * n, kUnit);
 }
 constant bool stage_tiles [[function_constant(0)]];
 
@@ -232,17 +258,4 @@ METAL_FUNC void wait_for_copies() {}
 #define MM_RESIDENT(simdgroups) , msl_resident_simdgroups(simdgroups)
 #else
 #define MM_RESIDENT(simdgroups)
-#endif
-
-// ---- a launch that begins while the one before it ends (NVIDIA only)
-#ifdef __METAL_MARLIN_PTX__
-METAL_FUNC void wait_for_earlier_kernels() {
-  msl_dependency_wait();
-}
-METAL_FUNC void let_later_kernels_start() {
-  msl_dependency_launch();
-}
-#else
-METAL_FUNC void wait_for_earlier_kernels() {}
-METAL_FUNC void let_later_kernels_start() {}
 #endif

@@ -17,6 +17,7 @@
 #include "io/npy.h"
 #include "io/safetensors.h"
 #include "metal_marlin/error.h"
+#include "runtime/program_path.h"
 
 namespace metal_marlin::cli {
 namespace {
@@ -31,7 +32,7 @@ using msl::Size3;
 std::string compiler_path() {
   std::vector<std::filesystem::path> places;
   if (const char* const chosen = std::getenv("METAL_MARLIN_MSL_TOOLS")) places.emplace_back(chosen);
-  places.emplace_back(std::filesystem::read_symlink("/proc/self/exe").parent_path() / "../share/metal-marlin/msl");
+  places.emplace_back(program_path().parent_path() / "../share/metal-marlin/msl");
   places.emplace_back(METAL_MARLIN_MSL_SOURCE);
   std::vector<std::string> looked;
   for (const auto& place : places) {

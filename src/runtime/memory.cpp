@@ -9,7 +9,27 @@
 
 #include "metal_marlin/error.h"
 
+#if defined(__APPLE__)
+#include <mach/mach.h>
+#include <unistd.h>
+#endif
+
 namespace metal_marlin {
+#if defined(__APPLE__)
+
+std::size_t available_memory() {
+  vm_statistics64_data_t pages{};
+  mach_msg_type_number_t count = HOST_VM_INFO64_COUNT;
+  if (host_statistics64(mach_host_self(), HOST_VM_INFO64, reinterpret_cast<host_info64_t>(&pages), &count) !=
+      KERN_SUCCESS) {
+    return SIZE_MAX;
+  }
+  const std::size_t available = std::size_t{pages.free_count} + pages.inactive_count + pages.purgeable_count;
+  return available * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+}
+
+#else
+
 namespace {
 
 std::size_t read_number(const char* path, std::size_t fallback) {
@@ -35,6 +55,8 @@ std::size_t available_memory() {
   if (limit != SIZE_MAX) available = std::min(available, limit > used ? limit - used : 0);
   return available;
 }
+
+#endif
 
 void require_memory(std::size_t needed, const std::string& what) {
   const std::size_t available = available_memory();

@@ -10,7 +10,7 @@ import lint  # noqa: E402
 import reflect  # noqa: E402
 import rewrite  # noqa: E402
 from compile import CompileError, Shader, compile_object, compile_ptx, strict_errors  # noqa: E402
-from source import SourceError, tokenize  # noqa: E402
+from source import SourceError, flat_text, tokenize  # noqa: E402
 
 
 def rewritten(text):
@@ -25,6 +25,43 @@ def flat(text):
 
 def kernels(text):
     return {k.name: k for k in reflect.kernels(tokenize(text))}
+
+
+class Files(unittest.TestCase):
+    """Shaders of several files: as one text, and what they depend on."""
+
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+        self.write("common/b.h", "#pragma once\n#include <metal_stdlib>\nconstant constexpr uint kB = 2;\n")
+        self.write("common/a.h", '#pragma once\n#include "b.h"\nconstant constexpr uint kA = kB;\n')
+        self.shader = self.write("x.metal", '#include "common/b.h"\n#include "common/a.h"\nusing namespace metal;\n'
+                                            "kernel void f(device uint* out [[buffer(0)]]) { out[0] = kA; }\n")
+
+    def write(self, name, text):
+        path = os.path.join(self.folder.name, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(text)
+        return path
+
+    def test_flat_text_compiles_by_itself_and_errors_keep_their_places(self):
+        text = flat_text(self.shader)
+        self.assertNotIn('#include "', text)
+        self.assertEqual(text.count("kB = 2"), 1)
+        alone = self.write("alone/flat.metal", text)
+        self.assertEqual(strict_errors(Shader(alone)), [])
+        broken = self.write("alone/flat.metal", text.replace("kA = kB", "kA = kC"))
+        self.assertRegex("".join(strict_errors(Shader(broken))), r"a\.h:3:.*kC")
+
+    def test_a_missing_header_is_named(self):
+        path = self.write("y.metal", '\n#include "nothing.h"\n')
+        with self.assertRaisesRegex(SourceError, r"y\.metal:2: error: nothing\.h is not there"):
+            flat_text(path)
+
+    def test_what_a_shader_was_made_from(self):
+        names = [os.path.basename(n) for n in Shader(self.shader).files]
+        self.assertEqual([n for n in names if n != "metal_stdlib"], ["a.h", "b.h", "x.metal"])
 
 
 class Rewrite(unittest.TestCase):
@@ -76,6 +113,7 @@ class Rewrite(unittest.TestCase):
         self.assertIn("metal::msl_cast<t>() ->* *p", flat(rewritten("typedef float4 t; void f() { x = (t) *p; }")))
         self.assertIn("metal::msl_make<vec<T,4>> (a)", flat(rewritten("x = vec<T, 4>(a);")))
         self.assertIn("f(float4)", flat(rewritten("void f(float4);")))
+        self.assertIn("vec<T, 2> (&x)[4]", flat(rewritten("void f(thread vec<T, 2> (&x)[4]);")))
 
     def test_members_of_an_address_space(self):
         out = flat(rewritten("struct c { c(float x) thread : r(x) {} c(float x) device : r(x) {} c(float x) constant : r(x) {} float f() const constant;"

@@ -8,10 +8,10 @@ import tempfile
 import lint
 import reflect
 import rewrite
-from source import CLANG, HERE, SourceError, preprocess, tokenize
+from source import CLANG, HERE, SourceError, included_files, preprocess, tokenize
 
-TRIPLES = {"x86_64": "x86_64-unknown-linux-gnu", "aarch64": "aarch64-unknown-linux-gnu"}
-HOST_FLAGS = {"x86_64": ["-march=x86-64-v3"], "aarch64": ["-march=armv8.2-a"]}
+TRIPLES = {"x86_64": "x86_64-unknown-linux-gnu", "aarch64": "aarch64-unknown-linux-gnu", "arm64": "arm64-apple-macos14"}
+HOST_FLAGS = {"x86_64": ["-march=x86-64-v3"], "aarch64": ["-march=armv8.2-a"], "arm64": ["-mcpu=apple-m1"]}
 
 
 class Shader:
@@ -20,6 +20,7 @@ class Shader:
     def __init__(self, path, includes=(), defines=(), version=310):
         self.path, self.version = path, version
         text = preprocess(path, includes, defines, version)
+        self.files = included_files(text)
         self.tokens = tokenize(text, path)
         self.kernels = reflect.kernels(self.tokens)
         self.plain = tokenize(text, path)

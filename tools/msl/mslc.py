@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Compiles Metal shaders off Apple hardware.
 
-  mslc.py object in.metal -o out.o --symbol NAME [--arch x86_64|aarch64] [--instrument] [--isolate]
+  mslc.py object in.metal -o out.o --symbol NAME [--arch x86_64|aarch64|arm64] [--instrument] [--isolate]
   mslc.py shared in.metal -o out.so [--instrument]
   mslc.py ptx    in.metal -o out.ptx [--gpu sm_80|sm_90]
   mslc.py strict in.metal
+  mslc.py flat   in.metal -o out.metal
   mslc.py check  PATH... [--json] [--no-strict]
 
+x86_64 and aarch64 are Linux's, arm64 is macOS's. flat: with its own headers in it, one file.
 Exit codes: 0 all is well, 1 a shader has errors, 2 wrong usage.
 """
 import argparse
@@ -17,7 +19,7 @@ import tempfile
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from compile import CompileError, Shader, compile_object, compile_ptx, strict_errors  # noqa: E402
-from source import SourceError  # noqa: E402
+from source import SourceError, flat_text  # noqa: E402
 
 
 def write_atomically(output, produce):
@@ -36,9 +38,21 @@ def write_atomically(output, produce):
         raise
 
 
+def write_text(name, text):
+    with open(name, "w", encoding="utf-8") as f:
+        f.write(text)
+
+
 def load(path, args):
     target = ["__METAL_MARLIN_PTX__=1"] if args.command == "ptx" else []
     return Shader(path, args.include, args.define + target, args.version)
+
+
+def write_depfile(args, files):
+    """What the output was made from, as make and ninja read it."""
+    if args.depfile:
+        names = " ".join(os.path.abspath(n).replace(" ", "\\ ") for n in files)
+        write_atomically(args.depfile, lambda name: write_text(name, f"{args.target or args.output}: {names}\n"))
 
 
 def metal_files(paths):
@@ -95,15 +109,19 @@ def check(args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("object", "shared", "ptx", "strict", "check"):
+    for name in ("object", "shared", "ptx", "strict", "flat", "check"):
         p = commands.add_parser(name)
         p.add_argument("paths", nargs="+" if name == "check" else 1)
         p.add_argument("-I", dest="include", action="append", default=[])
         p.add_argument("-D", dest="define", action="append", default=[])
+        if name not in ("shared", "check"):
+            p.add_argument("--depfile", help="file that takes the rule of make")
+            p.add_argument("--target", help="what the rule makes, if not the output")
         p.add_argument("--version", type=int, default=310, help="of MSL, e.g. 310")
-        p.add_argument("--arch", choices=("x86_64", "aarch64"), default=os.uname().machine)
-        if name in ("object", "shared", "ptx"):
+        p.add_argument("--arch", choices=("x86_64", "aarch64", "arm64"), default=os.uname().machine)
+        if name in ("object", "shared", "ptx", "flat"):
             p.add_argument("-o", dest="output", required=True)
+        if name in ("object", "shared", "ptx"):
             p.add_argument("--isolate", action="store_true")
         if name in ("object", "shared"):
             p.add_argument("--symbol", default="msl_library")
@@ -111,6 +129,8 @@ def main():
             p.add_argument("--sanitize")
         if name == "ptx":
             p.add_argument("--gpu", choices=("sm_80", "sm_90"), default="sm_90")
+        if name == "strict":
+            p.set_defaults(output=None)
         if name == "check":
             p.add_argument("--json", action="store_true")
             p.add_argument("--no-strict", action="store_true")
@@ -119,10 +139,17 @@ def main():
     try:
         if args.command == "check":
             return check(args)
+        if args.command == "flat":
+            seen = {os.path.abspath(args.paths[0])}
+            text = flat_text(args.paths[0], args.include, seen)
+            write_atomically(args.output, lambda name: write_text(name, text))
+            write_depfile(args, sorted(seen))
+            return 0
         shader = load(args.paths[0], args)
         if args.command == "strict":
             found = strict_errors(shader)
             print("\n".join(found), file=sys.stderr)
+            write_depfile(args, shader.files)
             return 1 if found else 0
         if args.command == "ptx":
             write_atomically(args.output, lambda name: compile_ptx(shader, name, args.gpu, args.isolate))
@@ -130,6 +157,8 @@ def main():
             write_atomically(args.output, lambda name: compile_object(
                 shader, name, args.symbol, args.arch, args.instrument, args.isolate, args.sanitize,
                 args.command == "shared"))
+        if args.command != "shared":
+            write_depfile(args, shader.files)
         return 0
     except (SourceError, CompileError, OSError) as e:
         print(e, file=sys.stderr)

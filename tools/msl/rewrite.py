@@ -322,7 +322,8 @@ def vector_casts(tokens):
             continue
         if t[i].text == "vec" and t[i + 1].text == "<" and t[i - 1].text != "operator":
             end = closing_angle(t, i + 1)
-            if end is not None and end + 1 < len(t) and t[end + 1].text == "(":
+            # What begins with & declares a reference to an array.
+            if end is not None and end + 2 < len(t) and t[end + 1].text == "(" and t[end + 2].text != "&":
                 kind = join(t[i:end + 1])
                 metal = i >= 2 and t[i - 1].text == "::"
                 text.replace(i, end + 1, f"msl_make<{kind}>" if metal else f"metal::msl_make<{kind}>")

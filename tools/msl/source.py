@@ -47,6 +47,36 @@ def preprocess(path, includes=(), defines=(), version=310):
     return done.stdout
 
 
+def included_files(text):
+    """The files that preprocessed text came from."""
+    names = {m.group(2) for m in re.finditer(r'^# (\d+) "((?:\\.|[^"\\])*)"', text, re.MULTILINE)}
+    return sorted(n for n in names if not n.startswith("<") and os.path.isfile(n))
+
+
+def flat_text(path, includes=(), seen=None):
+    """A file with the headers that it includes by "name" in their places, each once, so that it can
+    be compiled as one string; errors still name file and line. Headers must be meant to be included
+    once, with no conditions."""
+    seen = set() if seen is None else seen
+    name = os.path.basename(path)
+    lines = [f'#line 1 "{name}"\n']
+    with open(path, encoding="utf-8") as f:
+        for number, line in enumerate(f, 1):
+            include = re.match(r'\s*#\s*include\s*"([^"]+)"', line)
+            if include is None:
+                lines.append("\n" if re.match(r"\s*#\s*pragma\s+once\b", line) else line)
+                continue
+            places = [os.path.join(folder, include.group(1)) for folder in [os.path.dirname(path), *includes]]
+            found = next((os.path.realpath(p) for p in places if os.path.exists(p)), None)
+            if found is None:
+                raise SourceError(path, number, f"{include.group(1)} is not there")
+            if found not in seen:
+                seen.add(found)
+                lines.append(flat_text(found, includes, seen))
+            lines.append(f'#line {number + 1} "{name}"\n')
+    return "".join(lines)
+
+
 def tokenize(text, file="<text>"):
     """Tokens of preprocessed text. Lines that begin with # are one token."""
     tokens, line, start = [], 1, True

@@ -9,7 +9,7 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #endif
@@ -58,7 +58,12 @@ std::vector<const Kernels*> detect() {
     tables.push_back(&kAvx2Kernels);
   }
 #elif defined(__aarch64__)
-  if ((getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0) tables.push_back(&kNeonKernels);
+#if defined(__linux__)
+  const bool has_dot_product = (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#else
+  const bool has_dot_product = true;  // all of Apple's for the Mac
+#endif
+  if (has_dot_product) tables.push_back(&kNeonKernels);
 #endif
   tables.push_back(&kPlainKernels);
   return tables;

@@ -106,7 +106,9 @@ AlignedBuffer::AlignedBuffer(std::size_t bytes) : size_(bytes) {
   const std::size_t rounded = (bytes + alignment - 1) / alignment * alignment;
   data_.reset(static_cast<std::byte*>(std::aligned_alloc(alignment, rounded)));
   if (!data_) throw Error(ErrorCode::kOutOfMemory, fmt::format("cannot allocate {} bytes", bytes));
+#if defined(MADV_HUGEPAGE)
   if (alignment == kHugePage) madvise(data_.get(), rounded, MADV_HUGEPAGE);
+#endif
 }
 
 PanelMatrix::PanelMatrix(const std::string& name, const Weight& weight, std::int64_t rows, std::int64_t cols,

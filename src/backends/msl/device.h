@@ -25,9 +25,10 @@ using Size3 = std::array<std::uint32_t, 3>;
 struct EmbeddedShader {
   std::string_view name;
   const MslLibrary* library;       // for the host
-  const MslLibrary* instrumented;  // for the host's debug modes
+  const MslLibrary* instrumented;  // for the host's debug modes; null in builds without detectors
   std::string_view ptx_sm80;       // empty in builds without PTX
   std::string_view ptx_sm90;
+  std::string_view source;  // with its headers, as one text
 };
 // In order of name.
 std::span<const EmbeddedShader> embedded_shaders();

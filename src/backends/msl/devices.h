@@ -9,7 +9,7 @@
 
 namespace metal_marlin::msl {
 
-// By the names that backends bear: "msl-cuda" where there is a GPU, "msl-host"; best first.
+// By the names that backends bear: "msl-metal" or "msl-cuda" where there is such a GPU, "msl-host"; best first.
 std::vector<std::string> available_devices();
 // The device that `msl` stands for here, the best; other names are what they are.
 std::string resolve_device(const std::string& backend);

@@ -203,18 +203,44 @@ std::size_t Linear::bytes() const {
   return std::get<UnitMatrix>(matrix_).bytes();
 }
 
+namespace {
+
+// A threadgroup a row, also of those that fill the last eight.
+void dispatch_prepare(Device& device, Commands& commands, const char* kernel, DType type, std::int64_t rows,
+                      std::int64_t cols, Buffer& x, Arguments& arguments, const LinearWorkspace& workspace) {
+  const auto threads = static_cast<std::uint32_t>(std::clamp<std::int64_t>(cols / 128 * 32, 128, 512));
+  arguments.buffer(0, x)
+      .buffer(1, workspace.activations())
+      .buffer(2, workspace.factors())
+      .bytes(3, static_cast<std::uint32_t>(cols))
+      .bytes(4, static_cast<std::uint32_t>(round_up(cols, kUnit)))
+      .bytes(5, static_cast<std::uint32_t>(rows));
+  commands.dispatch(device.pipeline("gemm_epilogue", fmt::format("{}_{}", kernel, shader_type(type))),
+                    {static_cast<std::uint32_t>(round_up(rows, 8)), 1, 1}, {threads, 1, 1}, arguments);
+}
+
+}  // namespace
+
 void encode_prepare(Device& device, Commands& commands, DType type, std::int64_t rows, std::int64_t cols,
                     std::int64_t x_stride, Buffer& x, const LinearWorkspace& workspace) {
-  commands.dispatch(device.pipeline("marlin_gemm", fmt::format("prepare_{}", shader_type(type))),
-                    {static_cast<std::uint32_t>(round_up(rows, 8)), 1, 1}, {128, 1, 1},
-                    Arguments()
-                        .buffer(0, x)
-                        .buffer(1, workspace.activations())
-                        .buffer(2, workspace.factors())
-                        .bytes(3, static_cast<std::uint32_t>(cols))
-                        .bytes(4, static_cast<std::uint32_t>(round_up(cols, kUnit)))
-                        .bytes(5, static_cast<std::uint32_t>(rows))
-                        .bytes(6, static_cast<std::uint32_t>(x_stride)));
+  Arguments arguments;
+  arguments.bytes(6, static_cast<std::uint32_t>(x_stride));
+  dispatch_prepare(device, commands, "prepare", type, rows, cols, x, arguments, workspace);
+}
+
+void encode_prepare_norm(Device& device, Commands& commands, DType type, std::int64_t rows, std::int64_t cols,
+                         float eps, Buffer& x, Buffer& weight, Buffer& out, const LinearWorkspace& workspace) {
+  Arguments arguments;
+  arguments.buffer(6, weight).buffer(7, out).bytes(8, eps);
+  dispatch_prepare(device, commands, "prepare_norm", type, rows, cols, x, arguments, workspace);
+}
+
+void encode_prepare_gated(Device& device, Commands& commands, DType type, std::int64_t rows, std::int64_t cols,
+                          Activation activation, Buffer& gate, Buffer& up, Buffer& out,
+                          const LinearWorkspace& workspace) {
+  Arguments arguments;
+  arguments.buffer(6, up).buffer(7, out).bytes(8, static_cast<std::uint32_t>(activation));
+  dispatch_prepare(device, commands, "prepare_gated", type, rows, cols, gate, arguments, workspace);
 }
 
 void Linear::prepare(Commands& commands, const Call& call, const LinearWorkspace& workspace) const {

@@ -54,6 +54,13 @@ class LinearWorkspace {
 // f16 or bf16, to the workspace; and the factor of each.
 void encode_prepare(Device& device, Commands& commands, DType type, std::int64_t rows, std::int64_t cols,
                     std::int64_t x_stride, Buffer& x, const LinearWorkspace& workspace);
+// The same of what encode_rms_norm and encode_gated (epilogue.h) make, f32 [rows][cols], in one launch:
+// `out` takes it too, and may be x, or gate or up.
+void encode_prepare_norm(Device& device, Commands& commands, DType type, std::int64_t rows, std::int64_t cols,
+                         float eps, Buffer& x, Buffer& weight, Buffer& out, const LinearWorkspace& workspace);
+void encode_prepare_gated(Device& device, Commands& commands, DType type, std::int64_t rows, std::int64_t cols,
+                          Activation activation, Buffer& gate, Buffer& up, Buffer& out,
+                          const LinearWorkspace& workspace);
 // Of a product with activations that were made ready so.
 LinearParams linear_params(DType type, DType y_type, std::int64_t tokens, std::int64_t cols, std::int64_t y_stride);
 

@@ -181,7 +181,7 @@ class MslRunner final : public Runner {
     std::size_t partial = 1;
     const auto measure = [&](PagedParams p) {
       for (std::int64_t tokens = 1; tokens <= limits_.tokens; tokens *= 2) {
-        p.parts = paged_parts(device_, p, tokens, kMostParts);
+        p.parts = paged_parts(device_, p, DType::kF32, cache_type_, tokens, kMostParts);
         if (p.parts == 1) break;
         // Of up to twice as many tokens, which are cut into no more parts.
         partial = std::max(partial, paged_partial_bytes(p, std::min<std::int64_t>(2 * tokens, limits_.tokens)));
@@ -240,22 +240,67 @@ class MslRunner final : public Runner {
     std::unique_ptr<Commands> commands = device_.commands();
     Encoding encoding{*commands, static_cast<std::int64_t>(tokens), static_cast<std::int64_t>(selected)};
     for (std::size_t i = 0; i < plan_.ops.size();) {
-      if (run_gate_up(encoding, i)) {
+      if (run_normed_ropes(encoding, i)) {
+        i += 4;
+      } else if (run_gate_up(encoding, i)) {
         i += 3;
       } else if (run_added(encoding, i) || run_two_ropes(encoding, i)) {
         i += 2;
       } else {
-        std::visit([&](const auto& o) { run(encoding, o); }, plan_.ops[i++]);
+        if (!run_prepared(encoding, i)) std::visit([&](const auto& o) { run(encoding, o); }, plan_.ops[i]);
+        ++i;
       }
     }
     return commands;
   }
 
+  template <typename T>
+  const T* op_at(std::size_t at) const {
+    return at < plan_.ops.size() ? std::get_if<T>(&plan_.ops[at]) : nullptr;
+  }
+
+  // Op `at`, a norm or a gated pair, together with making its result ready for the product after it.
+  bool run_prepared(Encoding& e, std::size_t at) {
+    const auto* const norm = op_at<RmsNormOp>(at);
+    const auto* const swiglu = op_at<SwigluOp>(at);
+    const auto* const linear = op_at<LinearOp>(at + 1);
+    if (linear == nullptr || linear->exact || (norm == nullptr && swiglu == nullptr)) return false;
+    const BufferId out = norm != nullptr ? norm->out : swiglu->out;
+    const DType type = model_.matrix(linear->weight).prepared_type(model_.activations());
+    if (linear->in != out || type == DType::kF32 || rows(e, out) == 0) return false;
+    if (norm != nullptr && norm->width != width(norm->in)) return false;
+    if (norm != nullptr) {
+      encode_prepare_norm(device_, e.commands, type, rows(e, out), norm->width, norm->eps, buffer(norm->in),
+                          *model_.vector(norm->weight), buffer(out), *workspace_);
+    } else {
+      encode_prepare_gated(device_, e.commands, type, rows(e, out), width(out), Activation::kSilu, buffer(swiglu->gate),
+                           buffer(swiglu->up), buffer(out), *workspace_);
+    }
+    e.ready = out;
+    e.ready_type = type;
+    return true;
+  }
+
+  // The norms of queries' and keys' heads and their rotations in one launch.
+  bool run_normed_ropes(Encoding& e, std::size_t at) {
+    const auto* const q_norm = op_at<RmsNormOp>(at);
+    const auto* const k_norm = op_at<RmsNormOp>(at + 1);
+    const auto* const q = op_at<RopeOp>(at + 2);
+    const auto* const k = op_at<RopeOp>(at + 3);
+    if (q_norm == nullptr || k_norm == nullptr || q == nullptr || k == nullptr) return false;
+    const auto belong = [](const RmsNormOp& norm, const RopeOp& rope) {
+      return norm.in == rope.x && norm.out == rope.x && norm.width == rope.head_dim;
+    };
+    if (!belong(*q_norm, *q) || !belong(*k_norm, *k) || q->head_dim != k->head_dim || q_norm->eps != k_norm->eps)
+      return false;
+    run_rope(e, *q, k, HeadNorms{model_.vector(q_norm->weight), model_.vector(k_norm->weight), q_norm->eps});
+    return true;
+  }
+
   // A linear from op `at` on whose result is added to a buffer and used no more.
   bool run_added(Encoding& e, std::size_t at) {
-    if (at + 1 >= plan_.ops.size()) return false;
-    const auto* const linear = std::get_if<LinearOp>(&plan_.ops[at]);
-    const auto* const add = std::get_if<AddOp>(&plan_.ops[at + 1]);
+    const auto* const linear = op_at<LinearOp>(at);
+    const auto* const add = op_at<AddOp>(at + 1);
     if (linear == nullptr || add == nullptr || add->y != linear->out || add->x == linear->in) return false;
     for (std::size_t i = at + 2; i < plan_.ops.size(); ++i) {
       const auto holds = [&](const std::vector<BufferId>& ids) {
@@ -272,21 +317,19 @@ class MslRunner final : public Runner {
 
   // The rotations of queries and keys in one launch.
   bool run_two_ropes(Encoding& e, std::size_t at) {
-    if (at + 1 >= plan_.ops.size()) return false;
-    const auto* const q = std::get_if<RopeOp>(&plan_.ops[at]);
-    const auto* const k = std::get_if<RopeOp>(&plan_.ops[at + 1]);
+    const auto* const q = op_at<RopeOp>(at);
+    const auto* const k = op_at<RopeOp>(at + 1);
     if (q == nullptr || k == nullptr || q->head_dim != k->head_dim) return false;
-    run_rope(e, *q, k);
+    run_rope(e, *q, k, std::nullopt);
     return true;
   }
 
   // Gate, up and their product from op `at` on, in one launch where that pays.
   bool run_gate_up(Encoding& e, std::size_t at) {
-    if (at + 2 >= plan_.ops.size() || e.tokens < kFusedTokens || model_.activations() == Activations::kF32)
-      return false;
-    const auto* const gate = std::get_if<LinearOp>(&plan_.ops[at]);
-    const auto* const up = std::get_if<LinearOp>(&plan_.ops[at + 1]);
-    const auto* const swiglu = std::get_if<SwigluOp>(&plan_.ops[at + 2]);
+    if (e.tokens < kFusedTokens || model_.activations() == Activations::kF32) return false;
+    const auto* const gate = op_at<LinearOp>(at);
+    const auto* const up = op_at<LinearOp>(at + 1);
+    const auto* const swiglu = op_at<SwigluOp>(at + 2);
     if (gate == nullptr || up == nullptr || swiglu == nullptr || gate->in != up->in || swiglu->gate != gate->out ||
         swiglu->up != up->out || !gate->bias.empty() || !up->bias.empty()) {
       return false;
@@ -346,9 +389,9 @@ class MslRunner final : public Runner {
     written(e, op.out);
   }
 
-  void run(Encoding& e, const RopeOp& op) { run_rope(e, op, nullptr); }
+  void run(Encoding& e, const RopeOp& op) { run_rope(e, op, nullptr, std::nullopt); }
   // k: rotated in the same launch, or null.
-  void run_rope(Encoding& e, const RopeOp& op, const RopeOp* k) {
+  void run_rope(Encoding& e, const RopeOp& op, const RopeOp* k, const std::optional<HeadNorms>& norms) {
     RopeParams p;
     p.q_heads = static_cast<std::uint32_t>(op.heads);
     p.head_dim = p.rotary_dim = static_cast<std::uint32_t>(op.head_dim);
@@ -359,8 +402,13 @@ class MslRunner final : public Runner {
       p.k_stride = static_cast<std::uint32_t>(width(k->x));
       written(e, k->x);
     }
-    encode_rope(device_, e.commands, p, DType::kF32, e.tokens, buffer(op.x), k != nullptr ? &buffer(k->x) : nullptr,
-                model_.frequencies(), *positions_);
+    DeviceBuffer* const keys = k != nullptr ? &buffer(k->x) : nullptr;
+    if (norms) {
+      encode_norm_rope(device_, e.commands, p, DType::kF32, e.tokens, buffer(op.x), keys, model_.frequencies(),
+                       *positions_, *norms);
+    } else {
+      encode_rope(device_, e.commands, p, DType::kF32, e.tokens, buffer(op.x), keys, model_.frequencies(), *positions_);
+    }
     written(e, op.x);
   }
 
@@ -377,6 +425,7 @@ class MslRunner final : public Runner {
     p.window = static_cast<std::uint32_t>(op.window);
     p.scale = op.scale;
     p.part_keys = kPartKeys;
+    p.rounded = model_.activations() == Activations::kF32 ? 0 : 1;
     return p;
   }
 
@@ -395,7 +444,7 @@ class MslRunner final : public Runner {
 
   void run(Encoding& e, const AttentionOp& op) {
     PagedParams p = paged_params(op);
-    p.parts = paged_parts(device_, p, e.tokens, kMostParts);
+    p.parts = paged_parts(device_, p, DType::kF32, cache_type_, e.tokens, kMostParts);
     const PagedBuffers b = paged_buffers(op.layer);
     encode_store_kv(device_, e.commands, p, DType::kF32, cache_type_, e.tokens, buffer(op.k), buffer(op.v), b);
     encode_paged_attention(device_, e.commands, p, DType::kF32, cache_type_, e.tokens, buffer(op.q), buffer(op.out), b);
@@ -415,7 +464,7 @@ class MslRunner final : public Runner {
     call.cache = cache_type_;
     call.paged = paged_buffers(op.layer);
     call.table_stride = static_cast<std::uint32_t>(limits_.pages);
-    call.parts = paged_parts(device_, latent.paged_params(), e.tokens, kMostParts);
+    call.parts = paged_parts(device_, latent.paged_params(), DType::kF32, cache_type_, e.tokens, kMostParts);
     call.part_keys = kPartKeys;
     latent.encode(e.commands, call, *latent_workspace_);
     written(e, op.out);

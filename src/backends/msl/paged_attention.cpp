@@ -4,15 +4,16 @@
 
 #include <algorithm>
 
+#include "backends/msl/linear.h"
+#include "backends/msl/unit_matrix.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::msl {
 namespace {
 
-// Query heads that one threadgroup answers.
+// Query heads that one threadgroup answers, with and without matrix units.
+constexpr std::uint32_t kHeadTokens = 8;
 constexpr std::uint32_t kHeadsAtOnce = 4;
-// Threadgroups that a core holds side by side.
-constexpr std::uint32_t kResident = 2;
 
 // As attention_width.
 std::uint32_t width_of(const PagedParams& p) {
@@ -27,20 +28,32 @@ std::uint32_t width_of(const PagedParams& p) {
   return attention_width("paged_attention", p.heads, p.kv_heads, p.key_dim, p.value_dim);
 }
 
-std::uint32_t heads_at_once(const PagedParams& p) {
-  return p.heads > p.kv_heads ? kHeadsAtOnce : 1;
-}
-
-std::uint32_t head_groups(const PagedParams& p) {
-  const std::uint32_t of_kv = p.heads / p.kv_heads;
-  return (of_kv + heads_at_once(p) - 1) / heads_at_once(p);
+// How a call is answered.
+struct Way {
+  bool matrices;           // on the matrix units
+  std::uint32_t at_once;   // heads of a threadgroup
+  std::uint32_t groups;    // of heads that share keys
+  std::uint32_t resident;  // threadgroups that a core holds side by side
+};
+Way way_of(const PagedParams& p, DType type, KvType cache) {
+  const bool same = (type == DType::kF16 && cache == KvType::kF16) || (type == DType::kBf16 && cache == KvType::kBf16);
+  const bool rounds = p.rounded != 0 && (cache == KvType::kF16 || cache == KvType::kBf16);
+  const std::uint32_t width = std::max(p.key_dim, p.value_dim);
+  Way way{};
+  way.matrices = (same || rounds) && p.latent == 0 && width <= 256 && p.key_dim % 8 == 0 && p.value_dim % 8 == 0;
+  way.at_once = way.matrices ? kHeadTokens : p.heads > p.kv_heads ? kHeadsAtOnce : 1;
+  way.groups = (p.heads / p.kv_heads + way.at_once - 1) / way.at_once;
+  way.resident = way.matrices && width <= 128 ? 4 : 2;
+  return way;
 }
 
 }  // namespace
 
-std::uint32_t paged_parts(const Device& device, const PagedParams& params, std::int64_t tokens, std::uint32_t most) {
-  const std::int64_t without = tokens * params.kv_heads * head_groups(params);
-  const std::int64_t wanted = std::int64_t{device.traits().cores} * kResident;
+std::uint32_t paged_parts(const Device& device, const PagedParams& params, DType type, KvType cache,
+                          std::int64_t tokens, std::uint32_t most) {
+  const Way way = way_of(params, type, cache);
+  const std::int64_t without = tokens * params.kv_heads * way.groups;
+  const std::int64_t wanted = std::int64_t{device.traits().cores} * way.resident;
   return static_cast<std::uint32_t>(std::clamp<std::int64_t>(wanted / std::max<std::int64_t>(without, 1), 1, most));
 }
 
@@ -76,22 +89,31 @@ void encode_paged_attention(Device& device, Commands& commands, const PagedParam
   p.sinks = buffers.sinks != nullptr ? 1 : 0;
   Buffer& sinks = buffers.sinks != nullptr ? *buffers.sinks : *buffers.positions;
   Buffer& values = p.latent != 0 ? *buffers.keys : *buffers.values;
-  const std::string kernel =
-      fmt::format("paged_attention_{}_{}_{}_{}", shader_type(type), kv_type_name(cache), width, heads_at_once(p));
+  const Way way = way_of(p, type, cache);
   const auto count = static_cast<std::uint32_t>(tokens);
-  commands.dispatch(device.pipeline("paged_attention", kernel), {p.kv_heads * head_groups(p), count, p.parts},
-                    {128, 1, 1},
-                    Arguments()
-                        .buffer(0, q)
-                        .buffer(1, *buffers.keys, buffers.keys_offset)
-                        .buffer(2, values, p.latent != 0 ? buffers.keys_offset : buffers.values_offset)
-                        .buffer(3, out)
-                        .buffer(4, *buffers.tables)
-                        .buffer(5, *buffers.sequences)
-                        .buffer(6, *buffers.positions)
-                        .buffer(7, sinks)
-                        .buffer(8, p.parts > 1 ? *buffers.partial : *buffers.positions)
-                        .bytes(9, p));
+  const Size3 grid = {p.kv_heads * way.groups, count, p.parts};
+  Arguments arguments;
+  arguments.buffer(0, q)
+      .buffer(1, *buffers.keys, buffers.keys_offset)
+      .buffer(2, values, p.latent != 0 ? buffers.keys_offset : buffers.values_offset)
+      .buffer(3, out)
+      .buffer(4, *buffers.tables)
+      .buffer(5, *buffers.sequences)
+      .buffer(6, *buffers.positions)
+      .buffer(7, sinks)
+      .buffer(8, p.parts > 1 ? *buffers.partial : *buffers.positions)
+      .bytes(9, p);
+  const std::string types = fmt::format("{}_{}_{}", shader_type(type), kv_type_name(cache), width);
+  if (way.matrices) {
+    const bool stage_tiles = probe_tile_map(device, false).staged;
+    arguments.threadgroup(0, gemm_tile_bytes(stage_tiles));
+    commands.dispatch(
+        device.pipeline("paged_attention", "paged_matrix_attention_" + types, tile_constants(stage_tiles)), grid,
+        {128, 1, 1}, arguments);
+  } else {
+    commands.dispatch(device.pipeline("paged_attention", fmt::format("paged_attention_{}_{}", types, way.at_once)),
+                      grid, {128, 1, 1}, arguments);
+  }
   if (p.parts == 1) return;
   commands.dispatch_threads(device.pipeline("paged_attention", fmt::format("paged_reduce_{}", shader_type(type))),
                             {p.value_dim, p.heads, count}, {64, 1, 1},

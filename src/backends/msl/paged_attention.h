@@ -25,6 +25,8 @@ struct PagedParams {
   float scale = 1;
   float soft_cap = 0;       // scores become cap * tanh(score / cap); 0: none
   std::uint32_t sinks = 0;  // set by the op
+  // Queries may be rounded to the cache's type, f16 or bf16: then the matrix units multiply.
+  std::uint32_t rounded = 0;
 };
 
 struct PagedBuffers {
@@ -40,7 +42,8 @@ struct PagedBuffers {
 };
 
 // Into how many parts keys should be cut so that a device is kept busy, at most `most`.
-std::uint32_t paged_parts(const Device& device, const PagedParams& params, std::int64_t tokens, std::uint32_t most);
+std::uint32_t paged_parts(const Device& device, const PagedParams& params, DType type, KvType cache,
+                          std::int64_t tokens, std::uint32_t most);
 std::size_t paged_partial_bytes(const PagedParams& params, std::int64_t tokens);
 
 // Puts the keys and values of new tokens, of `type`, into the cache. Quantized caches take f32.

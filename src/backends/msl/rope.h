@@ -24,4 +24,14 @@ struct RopeParams {
 void encode_rope(Device& device, Commands& commands, const RopeParams& params, DType type, std::int64_t tokens,
                  Buffer& q, Buffer* k, Buffer& frequencies, Buffer& positions);
 
+// The weights of the root-mean-square norms of single heads, f32 [head_dim].
+struct HeadNorms {
+  Buffer* q = nullptr;
+  Buffer* k = nullptr;
+  float eps = 0;
+};
+// The same after norms of every head.
+void encode_norm_rope(Device& device, Commands& commands, const RopeParams& params, DType type, std::int64_t tokens,
+                      Buffer& q, Buffer* k, Buffer& frequencies, Buffer& positions, const HeadNorms& norms);
+
 }  // namespace metal_marlin::msl

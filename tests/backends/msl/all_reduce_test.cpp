@@ -40,6 +40,20 @@ void expect_reduced(float found, double expected, double size, double unit) {
   }
 }
 
+// More elements than threads.
+TEST_P(AllReduce, ThreadsTakeElementsInTurn) {
+  if (detectors()) return;
+  const auto elements = static_cast<std::size_t>(busy_threads(1LL << 40)) * 2 + 77;
+  const auto values = normal_data(2 * elements, 6);
+  const auto buffer = device->allocate_with(values);
+  const auto out = device->allocate(elements * sizeof(float));
+  run([&](Commands& c) {
+    encode_all_reduce(*device, c, DType::kF32, ReduceOp::kSum, 2, static_cast<std::int64_t>(elements), *buffer, *out);
+  });
+  const TypedData found(DType::kF32, *out);
+  for (std::size_t i = 0; i < elements; ++i) ASSERT_EQ(found.values[i], values[i] + values[elements + i]) << i;
+}
+
 TEST_P(AllReduce, EveryOpTypeAndOddSize) {
   for (const DType type : {DType::kF32, DType::kF16, DType::kBf16}) {
     for (const ReduceOp op : kOps) {

@@ -119,6 +119,27 @@ TEST_P(Epilogue, GatedPairsAndResiduals) {
   }
 }
 
+// More elements than threads.
+TEST_P(Epilogue, ThreadsTakeElementsInTurn) {
+  if (detectors()) return;
+  const auto n = static_cast<std::size_t>(busy_threads(1LL << 40)) + 77;
+  const auto x = normal_data(n, 3);
+  const auto y = normal_data(n, 4);
+  const auto x_buffer = device->allocate_with(x);
+  const auto y_buffer = device->allocate_with(y);
+  const auto out = device->allocate(n * sizeof(float));
+  run([&](Commands& c) {
+    encode_gated(*device, c, DType::kF32, static_cast<std::int64_t>(n), Activation::kNone, *x_buffer, *y_buffer, *out);
+    encode_residual(*device, c, DType::kF32, static_cast<std::int64_t>(n), *x_buffer, *y_buffer);
+  });
+  const TypedData products(DType::kF32, *out);
+  const TypedData sums(DType::kF32, *x_buffer);
+  for (std::size_t i = 0; i < n; ++i) {
+    ASSERT_EQ(products.values[i], x[i] * y[i]) << i;
+    ASSERT_EQ(sums.values[i], x[i] + y[i]) << i;
+  }
+}
+
 TEST_P(Epilogue, RmsNorm) {
   for (const DType type : kTypes) {
     for (const std::int64_t width : {1, 33, 128, 1000}) {
@@ -141,6 +162,95 @@ TEST_P(Epilogue, RmsNorm) {
           const double expected = x.values[at] * factor * weight[static_cast<std::size_t>(i)];
           expect_near(found.values[at], expected, 4 * std::fabs(expected), found.unit(), "norm");
         }
+      }
+    }
+  }
+}
+
+// Rows made ready for products: what is multiplied, times the row's factor, is the row, to the type's rounding;
+// rows and columns that fill up are zeros.
+class Prepared {
+ public:
+  Prepared(Device& device, DType type, std::int64_t rows, std::int64_t cols)
+      : workspace(device, rows, cols, 1), type_(type), rows_((rows + 7) / 8 * 8), stride_((cols + 63) / 64 * 64) {
+    // What stood there before.
+    std::vector<float> old(static_cast<std::size_t>(rows_ * stride_ / 2 + 1), 7.0F);
+    workspace.activations().upload(std::as_bytes(std::span(old).first(static_cast<std::size_t>(rows_ * stride_ / 2))));
+  }
+  void expect(const std::vector<double>& values, std::int64_t rows, std::int64_t cols) const {
+    const TypedData found(type_, workspace.activations());
+    const TypedData factors(DType::kF32, workspace.factors());
+    for (std::int64_t r = 0; r < rows_; ++r) {
+      const double factor = factors.values[static_cast<std::size_t>(r)];
+      double largest = 0;
+      for (std::int64_t c = 0; c < stride_; ++c) {
+        const bool there = r < rows && c < cols;
+        const double expected = there ? values[static_cast<std::size_t>(r * cols + c)] : 0;
+        const double value = found.values[static_cast<std::size_t>(r * stride_ + c)] * factor;
+        largest = std::max(largest, std::fabs(expected));
+        ASSERT_NEAR(value, expected, std::fabs(expected) * (found.unit() + 0x1p-20) + largest * 0x1p-38)
+            << "row " << r << " column " << c;
+      }
+      int exponent = 0;
+      EXPECT_EQ(std::frexp(factor, &exponent), 0.5) << "a power of two";
+      if (type_ == DType::kF16 && largest > 0) {
+        EXPECT_GE(largest / factor, 0x1p13);
+        EXPECT_LT(largest / factor, 0x1p15);
+      }
+    }
+  }
+  LinearWorkspace workspace;
+
+ private:
+  DType type_;
+  std::int64_t rows_;
+  std::int64_t stride_;
+};
+
+TEST_P(Epilogue, MakesRowsReady) {
+  constexpr std::int64_t kRows = 3;
+  constexpr float kEps = 1e-5F;
+  for (const DType type : {DType::kF16, DType::kBf16}) {
+    for (const std::int64_t cols : {1, 64, 130, 1000}) {
+      const auto count = static_cast<std::size_t>(kRows * cols);
+      auto x = normal_data(count, 8, 1e6F);                                                     // more than half holds
+      for (std::int64_t c = 0; c < cols; ++c) x[static_cast<std::size_t>(cols + c)] *= 1e-14F;  // and less
+      const auto up = normal_data(count, 9);
+      const auto weight = normal_data(static_cast<std::size_t>(cols), 10);
+      const auto x_buffer = device->allocate_with(x);
+      const auto up_buffer = device->allocate_with(up);
+      const auto weight_buffer = device->allocate_with(weight);
+      const auto out = device->allocate(count * sizeof(float));
+      const Prepared plain(*device, type, kRows, cols);
+      const Prepared norm(*device, type, kRows, cols);
+      const Prepared gated(*device, type, kRows, cols);
+      const auto out_2 = device->allocate(count * sizeof(float));
+      run([&](Commands& c) {
+        encode_prepare(*device, c, type, kRows, cols, cols, *x_buffer, plain.workspace);
+        encode_prepare_norm(*device, c, type, kRows, cols, kEps, *x_buffer, *weight_buffer, *out, norm.workspace);
+        encode_prepare_gated(*device, c, type, kRows, cols, Activation::kSilu, *up_buffer, *x_buffer, *out_2,
+                             gated.workspace);
+      });
+      plain.expect({x.begin(), x.end()}, kRows, cols);
+      std::vector<double> normed(count);
+      std::vector<double> products(count);
+      for (std::size_t r = 0; r < kRows; ++r) {
+        const auto width = static_cast<std::size_t>(cols);
+        double squares = 0;
+        for (std::size_t i = r * width; i < (r + 1) * width; ++i) squares += std::pow(static_cast<double>(x[i]), 2);
+        const double factor = 1 / std::sqrt(squares / static_cast<double>(cols) + kEps);
+        for (std::size_t i = r * width; i < (r + 1) * width; ++i) {
+          normed[i] = x[i] * factor * weight[i - r * width];
+          products[i] = activated(Activation::kSilu, up[i]) * x[i];
+        }
+      }
+      norm.expect(normed, kRows, cols);
+      gated.expect(products, kRows, cols);
+      const TypedData kept(DType::kF32, *out);
+      const TypedData kept_2(DType::kF32, *out_2);
+      for (std::size_t i = 0; i < count; ++i) {
+        expect_near(kept.values[i], normed[i], 4 * std::fabs(normed[i]), 0x1p-23, "norm");
+        expect_near(kept_2.values[i], products[i], 4 * std::fabs(products[i]), 0x1p-23, "gated");
       }
     }
   }

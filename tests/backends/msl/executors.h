@@ -4,16 +4,20 @@
 
 #include <gtest/gtest.h>
 
-#include "backends/msl/cuda/cuda_device.h"
+#include "backends/msl/devices.h"
 #include "backends/msl/host/host_device.h"
 
 namespace metal_marlin::msl {
 
-enum class Executor { kPlain, kDetectors, kOtherLanes, kCuda };
+enum class Executor { kPlain, kDetectors, kOtherLanes, kCuda, kMetal };
 
 inline std::vector<Executor> executors() {
-  std::vector<Executor> out = {Executor::kPlain, Executor::kDetectors, Executor::kOtherLanes};
-  if (has_cuda_device()) out.push_back(Executor::kCuda);
+  std::vector<Executor> out = {Executor::kPlain, Executor::kOtherLanes};
+  if (embedded_shaders().front().instrumented != nullptr) out.push_back(Executor::kDetectors);
+  for (const std::string& device : available_devices()) {
+    if (device == "msl-cuda") out.push_back(Executor::kCuda);
+    if (device == "msl-metal") out.push_back(Executor::kMetal);
+  }
   return out;
 }
 
@@ -24,9 +28,10 @@ class OnExecutor : public testing::TestWithParam<Executor> {
       case Executor::kPlain: return make_host_device({2, false, LaneOrder::kReverse, 0});
       case Executor::kDetectors: return make_host_device({1, true, LaneOrder::kForward, 0});
       case Executor::kOtherLanes: return make_host_device({2, false, LaneOrder::kForward, 0, 0b10110});
-      case Executor::kCuda: break;
+      case Executor::kCuda: return make_device("msl-cuda");
+      case Executor::kMetal: break;
     }
-    return make_cuda_device();
+    return make_device("msl-metal");
   }
   // Runs what `encode` puts into commands.
   template <typename Encode>
@@ -46,9 +51,10 @@ inline std::string executor_name(const testing::TestParamInfo<Executor>& test) {
     case Executor::kPlain: return "Plain";
     case Executor::kDetectors: return "Detectors";
     case Executor::kOtherLanes: return "OtherLanes";
-    case Executor::kCuda: break;
+    case Executor::kCuda: return "Cuda";
+    case Executor::kMetal: break;
   }
-  return "Cuda";
+  return "Metal";
 }
 
 }  // namespace metal_marlin::msl

@@ -31,6 +31,7 @@ struct Case {
   bool sinks;
   DType type;
   KvType cache;
+  bool rounded = false;  // queries may be
   [[nodiscard]] std::size_t page() const { return std::size_t{1} << page_shift; }
 };
 
@@ -40,29 +41,45 @@ struct Length {
   std::size_t count;
 };
 
-// One head's answer to one query, from keys [begin, end).
-std::vector<double> answer(const Case& c, const float* q, const std::vector<float>& keys,
-                           const std::vector<float>& values, std::size_t begin, std::size_t end, double scale,
-                           const float* sink) {
+// One head's answer to one query, and how large what it is a sum of is.
+struct Answer {
+  std::vector<double> out;
+  std::vector<double> size;
+  double score_size = 0;
+};
+// From keys [begin, end).
+Answer answer(const Case& c, const float* q, const std::vector<float>& keys, const std::vector<float>& values,
+              std::size_t begin, std::size_t end, double scale, const float* sink) {
+  Answer found;
   std::vector<double> scores(end - begin);
   double top = sink != nullptr ? *sink : -INFINITY;
   for (std::size_t i = begin; i < end; ++i) {
     double product = 0;
-    for (std::size_t e = 0; e < c.key_dim; ++e) product += static_cast<double>(q[e]) * keys[i * c.key_dim + e];
+    double size = 0;
+    for (std::size_t e = 0; e < c.key_dim; ++e) {
+      product += static_cast<double>(q[e]) * keys[i * c.key_dim + e];
+      size += std::fabs(static_cast<double>(q[e]) * keys[i * c.key_dim + e]) * scale;
+    }
+    found.score_size = std::max(found.score_size, size);
     product *= scale;
     if (c.soft_cap != 0) product = c.soft_cap * std::tanh(product / c.soft_cap);
     scores[i - begin] = product;
     top = std::max(top, product);
   }
   double total = sink != nullptr ? std::exp(*sink - top) : 0;
-  std::vector<double> out(c.value_dim);
+  found.out.resize(c.value_dim);
+  found.size.resize(c.value_dim);
   for (std::size_t i = begin; i < end; ++i) {
     const double weight = std::exp(scores[i - begin] - top);
     total += weight;
-    for (std::size_t e = 0; e < c.value_dim; ++e) out[e] += weight * values[i * c.value_dim + e];
+    for (std::size_t e = 0; e < c.value_dim; ++e) {
+      found.out[e] += weight * values[i * c.value_dim + e];
+      found.size[e] += std::fabs(weight * values[i * c.value_dim + e]);
+    }
   }
-  for (double& v : out) v /= total;
-  return out;
+  for (double& v : found.out) v /= total;
+  for (double& v : found.size) v /= total;
+  return found;
 }
 
 // The batch of a test, on the host and on the device.
@@ -92,6 +109,7 @@ class Fixture {
     p_.part_keys = 5;
     p_.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(c.key_dim)));
     p_.soft_cap = c.soft_cap;
+    p_.rounded = c.rounded ? 1 : 0;
     const std::size_t rows = (pages + 1) * c.kv_heads * c.page();
     // Nobody reads what was not stored: numbers and scales of all ones are NaN.
     const auto nothing = [&](std::uint32_t width) {
@@ -165,16 +183,22 @@ class Fixture {
   void check_head(std::size_t s, std::size_t token, std::size_t h, std::size_t begin, std::size_t end,
                   double unit) const {
     const std::size_t kv = h / (case_.heads / case_.kv_heads);
-    const std::vector<double> expected = answer(case_, q_.data() + token * p_.q_stride + h * case_.key_dim,
-                                                cached(k_[s], kv, case_.key_dim, case_.key_dim),
-                                                case_.latent ? cached(k_[s], kv, case_.key_dim, case_.value_dim)
-                                                             : cached(v_[s], kv, case_.value_dim, case_.value_dim),
-                                                begin, end, p_.scale, case_.sinks ? &sink_values_[h] : nullptr);
+    const Answer expected = answer(case_, q_.data() + token * p_.q_stride + h * case_.key_dim,
+                                   cached(k_[s], kv, case_.key_dim, case_.key_dim),
+                                   case_.latent ? cached(k_[s], kv, case_.key_dim, case_.value_dim)
+                                                : cached(v_[s], kv, case_.value_dim, case_.value_dim),
+                                   begin, end, p_.scale, case_.sinks ? &sink_values_[h] : nullptr);
     // Scores of f32 products: an error of d 2^-24 |q||k| scale moves a weight by as much.
     const double scores = static_cast<double>(case_.key_dim) * 0x1p-24 * 8 + 0x1p-20;
+    // On the matrix units weights are rounded to the cache's type, and queries, if they are of another.
+    const bool halves = case_.cache == KvType::kF16 || case_.cache == KvType::kBf16;
+    const double cache_unit = case_.cache == KvType::kF16 ? 0x1p-11 : 0x1p-8;
+    const bool matrices = halves && (case_.rounded || case_.type != DType::kF32);
+    const double query = matrices && case_.type == DType::kF32 ? expected.score_size * cache_unit : 0;
     for (std::size_t e = 0; e < case_.value_dim; ++e) {
-      ASSERT_NEAR(out_[token * p_.out_stride + h * case_.value_dim + e], expected[e],
-                  4 * scores * 4 + std::fabs(expected[e]) * unit)
+      const double rounding = matrices ? expected.size[e] * (2 * cache_unit + 2 * query) : 0;
+      ASSERT_NEAR(out_[token * p_.out_stride + h * case_.value_dim + e], expected.out[e],
+                  4 * scores * 4 + rounding + std::fabs(expected.out[e]) * unit)
           << kv_type_name(case_.cache) << " width " << case_.key_dim << " sequence " << s << " token " << token
           << " head " << h << " element " << e;
     }
@@ -263,6 +287,16 @@ TEST_P(PagedAttention, RaggedBatches) {
                {1, 1, 7, 7, false, 4, 1, 20, 3, true, DType::kF32, KvType::kF32},
                {6, 2, 112, 40, false, 5, 1, 0, 0, false, DType::kF32, KvType::kF32},
                {2, 2, 192, 128, false, 3, 1, 33, 0, true, DType::kF32, KvType::kF16}});
+}
+
+TEST_P(PagedAttention, OnMatrixUnits) {
+  check_cases(*device, detectors(),
+              {{4, 2, 64, 64, false, 4, 1, 0, 0, false, DType::kF16, KvType::kF16},
+               {8, 1, 128, 128, false, 3, 1, 0, 0, true, DType::kF32, KvType::kF16, true},
+               {20, 2, 80, 96, false, 5, 3, 0, 0, true, DType::kBf16, KvType::kBf16},
+               {9, 1, 256, 200, false, 4, 2, 21, 0, true, DType::kF32, KvType::kBf16, true},
+               {1, 1, 8, 16, false, 4, 1, 7, 5, false, DType::kF16, KvType::kF16},
+               {3, 3, 192, 256, false, 4, 1, 0, 0, false, DType::kBf16, KvType::kBf16}});
 }
 
 TEST_P(PagedAttention, KeysCutIntoParts) {

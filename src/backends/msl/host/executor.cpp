@@ -1,7 +1,6 @@
 #include "backends/msl/host/executor.h"
 
 #include <fmt/format.h>
-#include <link.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -15,6 +14,7 @@
 
 #include "backends/msl/host/fiber.h"
 #include "backends/msl/host/poison.h"
+#include "backends/msl/host/segments.h"
 #include "backends/msl/host/shadow.h"
 #include "metal_marlin/error.h"
 
@@ -60,27 +60,6 @@ struct Region {
   const HostMemory* memory;
   std::unique_ptr<Shadow> shadow;
 };
-
-struct AddressRange {
-  std::uintptr_t begin;
-  std::uintptr_t end;
-};
-
-std::vector<AddressRange> loaded_segments() {
-  std::vector<AddressRange> out;
-  dl_iterate_phdr(
-      [](dl_phdr_info* info, std::size_t, void* data) {
-        for (int i = 0; i < info->dlpi_phnum; ++i) {
-          const auto& header = info->dlpi_phdr[i];
-          if (header.p_type != PT_LOAD) continue;
-          const std::uintptr_t begin = info->dlpi_addr + header.p_vaddr;
-          static_cast<std::vector<AddressRange>*>(data)->push_back({begin, begin + header.p_memsz});
-        }
-        return 0;
-      },
-      &out);
-  return out;
-}
 
 class Worker;
 thread_local Worker* t_worker = nullptr;

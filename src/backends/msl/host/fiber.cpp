@@ -2,12 +2,17 @@
 
 #include <cstdint>
 
+// How the two object formats write a function's name, and its end.
+#if defined(__APPLE__)
+#define MM_BEGIN(name) ".globl _" name "\n.p2align 2\n_" name ":\n"
+#define MM_END(name) "\n"
+#else
+#define MM_BEGIN(name) ".globl " name "\n.p2align 4\n" name ":\n"
+#define MM_END(name) "\n.type " name ", %function\n.size " name ", . - " name "\n"
+#endif
+
 #if defined(__x86_64__)
-asm(R"(
-.text
-.globl metal_marlin_switch_fiber
-.type metal_marlin_switch_fiber, @function
-metal_marlin_switch_fiber:
+asm(".text\n" MM_BEGIN("metal_marlin_switch_fiber") R"(
   pushq %rbp
   pushq %rbx
   pushq %r12
@@ -23,21 +28,13 @@ metal_marlin_switch_fiber:
   popq %rbx
   popq %rbp
   ret
-.size metal_marlin_switch_fiber, . - metal_marlin_switch_fiber
-.globl metal_marlin_start_fiber
-.type metal_marlin_start_fiber, @function
-metal_marlin_start_fiber:
+)" MM_END("metal_marlin_switch_fiber") MM_BEGIN("metal_marlin_start_fiber") R"(
   movq %r12, %rdi
   callq *%rbx
   ud2
-.size metal_marlin_start_fiber, . - metal_marlin_start_fiber
-)");
+)" MM_END("metal_marlin_start_fiber"));
 #elif defined(__aarch64__)
-asm(R"(
-.text
-.globl metal_marlin_switch_fiber
-.type metal_marlin_switch_fiber, %function
-metal_marlin_switch_fiber:
+asm(".text\n" MM_BEGIN("metal_marlin_switch_fiber") R"(
   sub sp, sp, #160
   stp x19, x20, [sp, #0]
   stp x21, x22, [sp, #16]
@@ -64,15 +61,11 @@ metal_marlin_switch_fiber:
   ldp d14, d15, [sp, #144]
   add sp, sp, #160
   ret
-.size metal_marlin_switch_fiber, . - metal_marlin_switch_fiber
-.globl metal_marlin_start_fiber
-.type metal_marlin_start_fiber, %function
-metal_marlin_start_fiber:
+)" MM_END("metal_marlin_switch_fiber") MM_BEGIN("metal_marlin_start_fiber") R"(
   mov x0, x20
   blr x19
   brk #0
-.size metal_marlin_start_fiber, . - metal_marlin_start_fiber
-)");
+)" MM_END("metal_marlin_start_fiber"));
 #else
 #error "no fiber switch for this processor"
 #endif

@@ -144,6 +144,8 @@ class HostDevice final : public Device {
  protected:
   std::unique_ptr<Pipeline> make_pipeline(const EmbeddedShader& shader, std::size_t kernel,
                                           const FunctionConstants& constants) override {
+    if (options_.debug && shader.instrumented == nullptr)
+      throw Error(ErrorCode::kUnsupported, "this build has no detectors (METAL_MARLIN_DETECTORS was off)");
     return make_host_pipeline(options_.debug ? *shader.instrumented : *shader.library, kernel, constants);
   }
 

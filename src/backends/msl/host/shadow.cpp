@@ -6,6 +6,8 @@
 #include <array>
 #include <cstdio>
 
+#include "runtime/program_path.h"
+
 namespace metal_marlin::msl {
 namespace {
 
@@ -62,9 +64,7 @@ std::string code_place(const void* code) {
   if (dladdr(code, &info) == 0 || info.dli_fname == nullptr) return fmt::format("{}", code);
   // A return address points behind its call.
   const auto offset = reinterpret_cast<std::uintptr_t>(code) - reinterpret_cast<std::uintptr_t>(info.dli_fbase) - 1;
-  std::array<char, 4096> self{};
-  const char* file = info.dli_fname;
-  if (file[0] != '/' && realpath("/proc/self/exe", self.data()) != nullptr) file = self.data();
+  const std::string file = info.dli_fname[0] == '/' ? info.dli_fname : program_path().string();
   const std::string command = fmt::format("addr2line -i -e '{}' {:#x} 2>/dev/null", file, offset);
   std::string place;
   if (FILE* const pipe = popen(command.c_str(), "r"); pipe != nullptr) {

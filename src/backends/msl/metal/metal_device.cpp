@@ -179,15 +179,15 @@ MTL::DataType data_type(const MslFunctionConstant& constant) {
 
 class MetalDevice final : public Device {
  public:
-  explicit MetalDevice(MetalShaders shaders)
-      : shaders_(std::move(shaders)), device_(NS::TransferPtr(MTL::CreateSystemDefaultDevice())) {
+  explicit MetalDevice(const std::filesystem::path& library)
+      : device_(NS::TransferPtr(MTL::CreateSystemDefaultDevice())) {
     if (!device_) throw Error(ErrorCode::kNotFound, "there is no Metal device here");
     if (!device_->supportsFamily(MTL::GPUFamilyApple7)) {
       throw Error(ErrorCode::kUnsupported,
                   name() + " has no simdgroup matrices; a GPU of the family Apple7 or later is expected");
     }
     queue_ = NS::TransferPtr(device_->newCommandQueue());
-    if (!shaders_.library.empty() && std::filesystem::exists(shaders_.library)) load_library();
+    if (std::filesystem::exists(library)) load_library(library.string());
   }
   [[nodiscard]] std::string name() const override { return device_->name()->utf8String(); }
   std::unique_ptr<Buffer> allocate(std::size_t bytes) override {
@@ -236,10 +236,10 @@ class MetalDevice final : public Device {
                 std::string(shader.name) + ".metal: kernel " + kernel.name + ": " + text_of(error));
   }
 
-  void load_library() {
+  void load_library(const std::string& path) {
     NS::Error* error = nullptr;
-    all_ = NS::TransferPtr(device_->newLibrary(string_of(shaders_.library.string()), &error));
-    if (!all_) throw Error(ErrorCode::kCorruptFile, shaders_.library.string() + ": " + text_of(error));
+    all_ = NS::TransferPtr(device_->newLibrary(string_of(path), &error));
+    if (!all_) throw Error(ErrorCode::kCorruptFile, path + ": " + text_of(error));
   }
 
   MTL::Library& library_of(const EmbeddedShader& shader) {
@@ -250,12 +250,11 @@ class MetalDevice final : public Device {
     options->setLanguageVersion(MTL::LanguageVersion3_1);
     options->setFastMathEnabled(false);
     NS::Error* error = nullptr;
-    library = NS::TransferPtr(device_->newLibrary(string_of(shaders_.source(shader.name)), options.get(), &error));
+    library = NS::TransferPtr(device_->newLibrary(string_of(std::string(shader.source)), options.get(), &error));
     if (!library) throw Error(ErrorCode::kInternal, std::string(shader.name) + ".metal: " + text_of(error));
     return *library.get();
   }
 
-  MetalShaders shaders_;
   NS::SharedPtr<MTL::Device> device_;
   NS::SharedPtr<MTL::CommandQueue> queue_;
   NS::SharedPtr<MTL::Library> all_;
@@ -266,11 +265,12 @@ class MetalDevice final : public Device {
 }  // namespace
 
 bool has_metal_device() {
-  return static_cast<bool>(NS::TransferPtr(MTL::CreateSystemDefaultDevice()));
+  const NS::SharedPtr<MTL::Device> device = NS::TransferPtr(MTL::CreateSystemDefaultDevice());
+  return static_cast<bool>(device) && device->supportsFamily(MTL::GPUFamilyApple7);
 }
 
-std::unique_ptr<Device> make_metal_device(MetalShaders shaders) {
-  return std::make_unique<MetalDevice>(std::move(shaders));
+std::unique_ptr<Device> make_metal_device(const std::filesystem::path& library) {
+  return std::make_unique<MetalDevice>(library);
 }
 
 }  // namespace metal_marlin::msl

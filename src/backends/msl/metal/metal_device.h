@@ -3,22 +3,16 @@
 #pragma once
 
 #include <filesystem>
-#include <functional>
 
 #include "backends/msl/device.h"
 
 namespace metal_marlin::msl {
 
-// Where the shaders come from.
-struct MetalShaders {
-  // Every shader in one library that Apple's compiler made; where there is none, each is
-  // compiled from its text when it is first needed.
-  std::filesystem::path library;
-  std::function<std::string(std::string_view shader)> source;
-};
-
+// Whether there is a GPU that this device takes.
 bool has_metal_device();
-// \throws Error (kUnsupported) where the GPU is older than Apple7, which has no simdgroup matrices.
-std::unique_ptr<Device> make_metal_device(MetalShaders shaders);
+// `library`: every shader in one that Apple's compiler made; where there is none, each is compiled
+// from its text when it is first needed. \throws Error (kUnsupported) where the GPU is older than
+// Apple7, which has no simdgroup matrices.
+std::unique_ptr<Device> make_metal_device(const std::filesystem::path& library);
 
 }  // namespace metal_marlin::msl

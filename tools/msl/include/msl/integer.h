@@ -29,9 +29,15 @@ MSL_ORDER_INTEGER(int)
 MSL_ORDER_INTEGER(uint)
 MSL_ORDER_INTEGER(long)
 MSL_ORDER_INTEGER(ulong)
-// A NaN loses against a number.
+// A NaN loses against a number; so do PTX's own instructions have it.
+#ifdef MSL_TARGET_PTX
+#define MSL_ORDER_BY(machine, plain) (__builtin_is_constant_evaluated() ? (plain) : machine(a, b))
+#else
+#define MSL_ORDER_BY(machine, plain) (plain)
+#endif
 #define MSL_ORDER_FLOAT(head, T)                                                                           \
-  MSL_ORDER(head, T, (a != a ? b : b != b ? a : a > b ? a : b), (a != a ? b : b != b ? a : a < b ? a : b)) \
+  MSL_ORDER(head, T, MSL_ORDER_BY(__builtin_elementwise_max, a != a ? b : b != b ? a : a > b ? a : b),     \
+            MSL_ORDER_BY(__builtin_elementwise_min, a != a ? b : b != b ? a : a < b ? a : b))              \
   MSL_STRIP head MSL_FN constexpr T fmax(T a, T b) {                                                                \
     return max(a, b);                                                                                \
   }                                                                                                  \
@@ -47,6 +53,7 @@ MSL_ORDER_FLOAT((template <typename B, msl_if_bfloat<B> = 0>), B)
 #undef MSL_ORDER
 #undef MSL_ORDER_INTEGER
 #undef MSL_ORDER_FLOAT
+#undef MSL_ORDER_BY
 #define MSL_ABS(T)                         \
   MSL_FN constexpr T abs(T x) {            \
     return x < 0 ? static_cast<T>(-x) : x; \

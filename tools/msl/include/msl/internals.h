@@ -17,6 +17,7 @@ struct _disjunction : disjunction<Bs...> {};
     return fast ? metal::fast::name(x) : metal::name(x);     \
   }
 MSL_UNARY_FLOAT_FUNCTIONS(MSL_INTERNAL_MATH)
+MSL_INTERNAL_MATH(exp2)
 #undef MSL_INTERNAL_MATH
 // The last argument may be the mode.
 #define MSL_INTERNAL_BINARY(name)                  \

@@ -11,23 +11,22 @@ using msl_if_bfloat = enable_if_t<is_same_v<B, bfloat>, int>;
 
 #define MSL_UNARY_FLOAT_FUNCTIONS(X)                                                                               \
   X(exp)                                                                                                           \
-  X(exp2)                                                                                                          \
   X(exp10)                                                                                                         \
   X(log)                                                                                                           \
   X(log2) X(log10) X(sin) X(cos) X(tan) X(asin) X(acos) X(atan) X(sinh) X(cosh) X(tanh) X(asinh) X(acosh) X(atanh) \
       X(sqrt) X(rsqrt) X(fabs) X(floor) X(ceil) X(trunc) X(rint) X(round) X(fract) X(sign) X(saturate) X(sinpi)    \
           X(cospi) X(tanpi)
 // half and bfloat are computed in float and rounded once.
-#define MSL_UNARY(name)                                                                      \
+#define MSL_UNARY_AS(name, f)                                                                      \
   MSL_FN float name(float x) {                                                               \
-    return scalar::name(x);                                                                  \
+    return f(x);                                                                  \
   }                                                                                          \
   MSL_FN half name(half x) {                                                                 \
-    return static_cast<half>(scalar::name(static_cast<float>(x)));                           \
+    return static_cast<half>(f(static_cast<float>(x)));                           \
   }                                                                                          \
   template <typename B, msl_if_bfloat<B> = 0>                                         \
   MSL_FN B name(B x) {                                                                       \
-    return static_cast<B>(scalar::name(static_cast<float>(x)));                              \
+    return static_cast<B>(f(static_cast<float>(x)));                              \
   }                                                                                          \
   template <typename V, typename = msl_if_vector<V>>                                         \
   MSL_FN V name(V x) {                                                                       \
@@ -35,7 +34,9 @@ using msl_if_bfloat = enable_if_t<is_same_v<B, bfloat>, int>;
     for (int i = 0; i < msl_count<V>; ++i) r[i] = name(static_cast<msl_element_t<V>>(x[i])); \
     return r;                                                                                \
   }
+#define MSL_UNARY(name) MSL_UNARY_AS(name, scalar::name)
 MSL_UNARY_FLOAT_FUNCTIONS(MSL_UNARY)
+MSL_UNARY(exp2)
 
 // Two of the floating-point types, not the same.
 template <typename T>
@@ -76,6 +77,7 @@ MSL_BINARY(divide, x / y)
 
 namespace fast {
 MSL_UNARY_FLOAT_FUNCTIONS(MSL_UNARY)
+MSL_UNARY_AS(exp2, scalar::fast_exp2)
 MSL_BINARY(pow, scalar::pow(x, y))
 MSL_BINARY(powr, scalar::pow(x, y))
 MSL_BINARY(fmod, scalar::fmod(x, y))
@@ -94,6 +96,7 @@ MSL_FN float abs(float x) {
 }  // namespace fast
 namespace precise {
 MSL_UNARY_FLOAT_FUNCTIONS(MSL_UNARY)
+MSL_UNARY(exp2)
 MSL_BINARY(pow, scalar::pow(x, y))
 MSL_BINARY(powr, scalar::pow(x, y))
 MSL_BINARY(fmod, scalar::fmod(x, y))
@@ -106,6 +109,7 @@ MSL_FN float clamp(float x, float low, float high) {
 }
 }  // namespace precise
 #undef MSL_UNARY
+#undef MSL_UNARY_AS
 #undef MSL_BINARY
 
 MSL_FN float ldexp(float x, int n) {

@@ -12,6 +12,9 @@ namespace scalar {
   }
 MSL_LIBM1(exp)
 MSL_LIBM1(exp2)
+MSL_FN float fast_exp2(float x) {
+  return exp2(x);
+}
 MSL_LIBM1(log)
 MSL_LIBM1(log2)
 MSL_LIBM1(log10) MSL_LIBM1(sin) MSL_LIBM1(cos) MSL_LIBM1(tan) MSL_LIBM1(asin) MSL_LIBM1(acos) MSL_LIBM1(atan)
@@ -61,6 +64,12 @@ MSL_FN float rsqrt(float x) {
 MSL_FN float exp2(float x) {
   float r;
   asm("ex2.approx.f32 %0, %1;" : "=f"(r) : "f"(x));
+  return r;
+}
+// A number below 2^-126 may be taken for zero.
+MSL_FN float fast_exp2(float x) {
+  float r;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
   return r;
 }
 MSL_FN float log2(float x) {

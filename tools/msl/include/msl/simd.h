@@ -278,6 +278,17 @@ struct simd_vote {
   bool all() const { return bits == 0xFFFFFFFFul; }
   bool any() const { return bits != 0; }
 };
+#ifdef MSL_TARGET_PTX
+MSL_FN MSL_SYNC simd_vote simd_ballot(bool v) {
+  return simd_vote(__nvvm_vote_ballot_sync(msl_active(), v));
+}
+MSL_FN MSL_SYNC bool simd_any(bool v) {
+  return __nvvm_vote_any_sync(msl_active(), v);
+}
+MSL_FN MSL_SYNC bool simd_all(bool v) {
+  return __nvvm_vote_all_sync(msl_active(), v);
+}
+#else
 MSL_FN MSL_SYNC simd_vote simd_ballot(bool v) {
   const auto all = msl_exchange_value(static_cast<uint>(v));
   ulong bits = 0;
@@ -287,14 +298,15 @@ MSL_FN MSL_SYNC simd_vote simd_ballot(bool v) {
   }
   return simd_vote(bits);
 }
-MSL_FN MSL_SYNC simd_vote simd_active_threads_mask() {
-  return simd_vote(msl_exchange_value(0u).active);
-}
 MSL_FN MSL_SYNC bool simd_any(bool v) {
   return simd_or(static_cast<uint>(v)) != 0;
 }
 MSL_FN MSL_SYNC bool simd_all(bool v) {
   return simd_and(static_cast<uint>(v)) != 0;
+}
+#endif
+MSL_FN MSL_SYNC simd_vote simd_active_threads_mask() {
+  return simd_vote(msl_exchange_value(0u).active);
 }
 MSL_FN MSL_SYNC bool simd_is_first() {
   return static_cast<uint>(__builtin_ctz(msl_exchange_value(0u).active)) == msl_lane();

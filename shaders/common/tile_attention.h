@@ -1,0 +1,109 @@
+// What attention on the matrix units needs of tiles beyond their product: the largest and the sum
+// over a tile's rows or columns, and tokens made from numbers in registers.
+#pragma once
+#include "attention.h"
+#include "tile_multiply.h"
+
+// Scores become powers of two: what they are multiplied with on the way.
+constant constexpr float kLog2E = 1.44269504f;
+
+// Over the four lanes that hold a row of a tile.
+METAL_FUNC float row_max(float v) {
+#ifdef __METAL_MARLIN_PTX__
+  v = max(v, simd_shuffle_xor(v, ushort(1)));
+  return max(v, simd_shuffle_xor(v, ushort(2)));
+#else
+  v = max(v, simd_shuffle_xor(v, ushort(1)));
+  return max(v, simd_shuffle_xor(v, ushort(8)));
+#endif
+}
+METAL_FUNC float row_sum(float v) {
+#ifdef __METAL_MARLIN_PTX__
+  v += simd_shuffle_xor(v, ushort(1));
+  return v + simd_shuffle_xor(v, ushort(2));
+#else
+  v += simd_shuffle_xor(v, ushort(1));
+  return v + simd_shuffle_xor(v, ushort(8));
+#endif
+}
+// Over the eight lanes that hold a column.
+METAL_FUNC float column_max(float v) {
+#ifdef __METAL_MARLIN_PTX__
+  v = max(v, simd_shuffle_xor(v, ushort(4)));
+  v = max(v, simd_shuffle_xor(v, ushort(8)));
+#else
+  v = max(v, simd_shuffle_xor(v, ushort(2)));
+  v = max(v, simd_shuffle_xor(v, ushort(4)));
+#endif
+  return max(v, simd_shuffle_xor(v, ushort(16)));
+}
+METAL_FUNC float column_sum(float v) {
+#ifdef __METAL_MARLIN_PTX__
+  v += simd_shuffle_xor(v, ushort(4));
+  v += simd_shuffle_xor(v, ushort(8));
+#else
+  v += simd_shuffle_xor(v, ushort(2));
+  v += simd_shuffle_xor(v, ushort(4));
+#endif
+  return v + simd_shuffle_xor(v, ushort(16));
+}
+
+// Which input of its unit column `column` of tile `tile` stands for, so that a lane's columns of
+// two tiles are eight neighbours, wherever they come from.
+METAL_FUNC uint spread_input(uint tile, uint column) {
+  return tile / 2 * 32 + column / 2 % 4 * 8 + tile % 2 * 4 + column / 8 * 2 + column % 2;
+}
+
+// Tokens from numbers in registers: element e of pair h is input 8 h + token_input(lane, e) of token
+// token_of(lane, e). On Metal a lane's pair is of two tokens, on NVIDIA of two inputs.
+#ifdef __METAL_MARLIN_PTX__
+METAL_FUNC uint token_input(uint lane, uint e) {
+  return tile_column(lane) + e;
+}
+METAL_FUNC uint token_of(uint lane, uint) {
+  return tile_row(lane);
+}
+template <typename T>
+METAL_FUNC TileTokens<T> tokens_from(const thread vec<T, 2>* pairs, TileStage) {
+  TileTokens<T> tokens;
+  for (uint h = 0; h < 2; ++h) tokens.e[h] = as_type<uint>(pairs[h]);
+  return tokens;
+}
+// Sums of rows as inputs and columns as tokens.
+template <typename T>
+METAL_FUNC TileTokens<T> tokens_from(TileSums sums, TileStage) {
+  TileTokens<T> tokens;
+  for (uint h = 0; h < 2; ++h)
+    tokens.e[h] = msl_transpose_matrix(as_type<uint>(vec<T, 2>(T(sums.e[2 * h]), T(sums.e[2 * h + 1]))));
+  return tokens;
+}
+#else
+METAL_FUNC uint token_input(uint lane, uint) {
+  return tile_row(lane);
+}
+METAL_FUNC uint token_of(uint lane, uint e) {
+  return tile_column(lane) + e;
+}
+template <typename T>
+METAL_FUNC TileTokens<T> tokens_from(const thread vec<T, 2>* pairs, TileStage stage) {
+  TileTokens<T> tokens;
+  if (is_function_constant_defined(stage_tiles) && stage_tiles) {
+    threadgroup T* const elements = (threadgroup T*)stage.memory;
+    for (uint h = 0; h < 2; ++h)
+      for (uint e = 0; e < 2; ++e)
+        elements[(8 * h + tile_row(stage.lane)) * 8 + tile_column(stage.lane) + e] = pairs[h][e];
+    simdgroup_barrier(mem_flags::mem_threadgroup);
+    for (uint h = 0; h < 2; ++h) simdgroup_load(tokens.m[h], elements + 64 * h, 8);
+    simdgroup_barrier(mem_flags::mem_threadgroup);
+  } else {
+    for (uint h = 0; h < 2; ++h) tokens.m[h].thread_elements() = pairs[h];
+  }
+  return tokens;
+}
+template <typename T>
+METAL_FUNC TileTokens<T> tokens_from(TileSums sums, TileStage stage) {
+  vec<T, 2> pairs[2];
+  for (uint h = 0; h < 2; ++h) pairs[h] = vec<T, 2>(T(sums.e[2 * h]), T(sums.e[2 * h + 1]));
+  return tokens_from<T>(pairs, stage);
+}
+#endif
