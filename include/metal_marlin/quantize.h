@@ -2,29 +2,42 @@
 /// Quantizing a model into a folder that Hugging Face tools recognise.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "metal_marlin/format.h"
 
 namespace metal_marlin {
 
+/// How codes are chosen.
+enum class QuantizeMethod : std::uint8_t {
+  kRtn,          ///< Round to nearest, scales by squared error.
+  kRtnWeighted,  ///< The same, errors weighted by how large the weights' inputs are on a text.
+  kGptq,         ///< GPTQ (arXiv 2210.17323) on a text, scales as kRtnWeighted.
+};
+/// "rtn", "rtn-weighted", "gptq". \throws Error (kInvalidArgument) naming them.
+QuantizeMethod parse_method(std::string_view name);
+std::string_view method_name(QuantizeMethod method);
+
 struct QuantizeProgress {
   std::string tensor;  ///< being worked on
   std::int64_t done_weights = 0;
   std::int64_t total_weights = 0;
-  bool calibrating = false;  ///< the counts are of tokens of the calibration text
+  bool calibrating = false;  ///< the counts are of tokens of the calibration text, or of layers that it passed
 };
 
 struct QuantizeOptions {
   /// A built-in recipe's name or a recipe file (docs/recipes.md), which then says
   /// each weight's format; empty: the next two fields do.
   std::string recipe;
-  /// A text on which the use of experts is counted, for recipes with cold experts;
-  /// empty: every routed expert is cold.
+  QuantizeMethod method = QuantizeMethod::kRtn;
+  /// A text: for methods that need one, and on which the use of experts is counted, for recipes
+  /// with cold experts; without it every routed expert is cold.
   std::filesystem::path calibration;
   std::int64_t calibration_tokens = 16384;
   FormatSpec spec;  ///< of the linear layers
@@ -52,6 +65,13 @@ struct QuantizedTensor {
   std::size_t bytes = 0;
   /// Root of the squared error over the squared weights; 0 for kept tensors.
   double relative_error = 0;
+  QuantizeMethod method = QuantizeMethod::kRtn;
+  /// Why that is not the method that was asked for; empty: it is.
+  std::string fallback;
+  /// Root of the squared error of the layer's outputs on the text over the outputs squared, by this
+  /// method and by kRtn; 0 where no text told.
+  double output_error = 0;
+  double output_error_rtn = 0;
 };
 
 struct QuantizeReport {

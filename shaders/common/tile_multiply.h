@@ -104,8 +104,8 @@ METAL_FUNC uint staged_row_piece(uint row, uint piece) {
 template <typename T>
 METAL_FUNC void load_staged_rows(thread TileTokens<T>* out, threadgroup const T* x, uint first_row, uint element,
                                  uint lane) {
-  const uint4 v = msl_load_matrices_transposed(
-      x + 8 * staged_row_piece(first_row + (lane & 15u), element / 8 + (lane >> 4)));
+  const uint4 v =
+      msl_load_matrices_transposed(x + 8 * staged_row_piece(first_row + (lane & 15u), element / 8 + (lane >> 4)));
   out[0].e[0] = v.x;
   out[0].e[1] = v.y;
   out[1].e[0] = v.z;
@@ -173,10 +173,10 @@ METAL_FUNC uint staged_row_piece(uint row, uint piece) {
   return row * 8 + piece;
 }
 template <typename T>
-METAL_FUNC void load_staged_rows(thread TileTokens<T>* out, threadgroup const T* x, uint first_row, uint element, uint) {
+METAL_FUNC void load_staged_rows(thread TileTokens<T>* out, threadgroup const T* x, uint first_row, uint element,
+                                 uint) {
   for (uint n = 0; n < 2; ++n)
-    for (uint h = 0; h < 2; ++h)
-      simdgroup_load(out[n].m[h], x + (first_row + 8 * h) * kUnit + element + 8 * n, kUnit);
+    for (uint h = 0; h < 2; ++h) simdgroup_load(out[n].m[h], x + (first_row + 8 * h) * kUnit + element + 8 * n, kUnit);
 }
 constant bool stage_tiles [[function_constant(0)]];
 

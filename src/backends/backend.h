@@ -41,10 +41,23 @@ struct SequenceSlice {
   std::span<const std::int32_t> pages;  // cache pages, in order, enough for past + count
 };
 
+// Rows that something is shown, `stride` elements apart.
+struct ObservedRows {
+  const float* x;
+  std::int64_t rows;
+  std::int64_t width;
+  std::int64_t stride;
+};
+// Called for each ObserveOp, and for every expert that gets tokens, under the names of its gate and
+// down weights, with what they are multiplied by.
+using Observer = std::function<void(const std::string& name, const ObservedRows& rows)>;
+
 struct Batch {
   std::span<const std::int32_t> tokens;
   std::span<const SequenceSlice> sequences;
   std::span<const int> selected;  // tokens whose logits are wanted, ascending
+  const float* input = nullptr;   // a row a token, where the plan begins with an InputOp
+  const Observer* observer = nullptr;
 };
 
 struct RunnerLimits {

@@ -19,6 +19,7 @@ struct Flags {
   std::string source;
   std::string destination;
   std::string format = "fp4";
+  std::string method = "rtn";
   std::string group;
   std::string scale_type;
   std::string zero;
@@ -111,7 +112,13 @@ void print_json(const Flags& flags, const QuantizeReport& report) {
                               {"bits_per_weight", bits_per_weight(tensor.bytes, tensor.weights)},
                               {"source_bytes", tensor.source_bytes},
                               {"bytes", tensor.bytes},
-                              {"relative_error", tensor.relative_error}});
+                              {"relative_error", tensor.relative_error},
+                              {"method", method_name(tensor.method)}});
+    if (!tensor.fallback.empty()) out["tensors"].back()["fallback"] = tensor.fallback;
+    if (tensor.output_error > 0) {
+      out["tensors"].back()["output_error"] = tensor.output_error;
+      out["tensors"].back()["output_error_rtn"] = tensor.output_error_rtn;
+    }
   }
   if (!report.expert_counts.empty()) out["expert_counts"] = report.expert_counts;
   out["weights"] = weights;
@@ -123,6 +130,7 @@ void print_json(const Flags& flags, const QuantizeReport& report) {
 
 void run(Flags& flags) {
   flags.options.spec = spec_of(flags);
+  flags.options.method = parse_method(flags.method);
   if (flags.embedding == "keep") {
     flags.options.embedding.reset();
   } else {
@@ -164,9 +172,12 @@ void add_quantize(CLI::App& app) {
   auto* const recipe = command->add_option("--recipe", flags->options.recipe,
                                            "formats by rules, of a file or built in: qwen3-4b, glm-4.7-flash");
   command
-      ->add_option("--calibration", flags->options.calibration,
-                   "text on which the use of experts is counted; without it a recipe's cold experts are all")
-      ->needs(recipe);
+      ->add_option("--method", flags->method,
+                   "rtn (to the nearest), rtn-weighted (errors weighted by the inputs on a text), gptq")
+      ->capture_default_str();
+  command->add_option("--calibration", flags->options.calibration,
+                      "text for the method, and on which the use of experts is counted for a recipe; without it a "
+                      "recipe's cold experts are all");
   command->add_option("--calibration-tokens", flags->options.calibration_tokens, "tokens of that text")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 32))
       ->capture_default_str();
@@ -199,6 +210,7 @@ void add_quantize(CLI::App& app) {
       "  metal-marlin quantize model.gguf -o out --format u4 --group 64 --exclude 'layers\\.0\\.'\n"
       "  metal-marlin quantize Llama-3.2-1B -o out --format s4 --group 128 --embedding-format keep\n"
       "    (a compressed-tensors folder, which vLLM loads)\n"
+      "  metal-marlin quantize Qwen3-4B -o out --format s4 --group 128 --method gptq --calibration text.txt\n"
       "  metal-marlin quantize GLM-4.7-Flash -o out --recipe glm-4.7-flash --calibration text.txt");
   command->callback([flags] { run(*flags); });
 }

@@ -21,8 +21,10 @@ struct Trial {
 
 class GroupSearch {
  public:
-  GroupSearch(const FormatSpec& spec, std::span<const float> x, float global_scale)
-      : spec_(spec), x_(x), global_(global_scale), scaled_(x.size()), rounded_(x.size()) {}
+  GroupSearch(const FormatSpec& spec, std::span<const float> x, float global_scale, std::span<const float> importance)
+      : spec_(spec), x_(x), global_(global_scale), scaled_(x.size()), rounded_(x.size()), weight_(x.size(), 1.0F) {
+    std::copy(importance.begin(), importance.end(), weight_.begin());
+  }
 
   GroupFit run() {
     const auto [low, high] = std::minmax_element(x_.begin(), x_.end());
@@ -51,9 +53,9 @@ class GroupSearch {
     float cc = 0;
     for (std::size_t i = 0; i < n; ++i) {
       const float difference = x_[i] - factor * rounded_[i];
-      error += difference * difference;
-      xc += x_[i] * rounded_[i];
-      cc += rounded_[i] * rounded_[i];
+      error += weight_[i] * difference * difference;
+      xc += weight_[i] * x_[i] * rounded_[i];
+      cc += weight_[i] * rounded_[i] * rounded_[i];
     }
     return {error, xc, cc};
   }
@@ -164,20 +166,22 @@ class GroupSearch {
       for (std::size_t i = 0; i < n; ++i) scaled_[i] = std::clamp((x_[i] - shift) * inverse, -1e6F, 1e6F);
       round_to_elements(spec_.format, scaled_, rounded_.data());
       double error = 0;
+      double count = 0;
       double sums[4] = {0, 0, 0, 0};  // c, c*c, x, x*c
       for (std::size_t i = 0; i < n; ++i) {
         const double difference = x_[i] - decode(fit, rounded_[i]);
-        error += difference * difference;
-        sums[0] += rounded_[i];
-        sums[1] += static_cast<double>(rounded_[i]) * rounded_[i];
-        sums[2] += x_[i];
-        sums[3] += static_cast<double>(x_[i]) * rounded_[i];
+        const double weight = weight_[i];
+        count += weight;
+        error += weight * difference * difference;
+        sums[0] += weight * rounded_[i];
+        sums[1] += weight * rounded_[i] * rounded_[i];
+        sums[2] += weight * x_[i];
+        sums[3] += weight * x_[i] * rounded_[i];
       }
       if (error < best.squared_error) {
         best = fit;
         best.squared_error = error;
       }
-      const auto count = static_cast<double>(n);
       const double determinant = count * sums[1] - sums[0] * sums[0];
       if (error == 0 || determinant <= 0) return;
       scale = static_cast<float>((count * sums[3] - sums[0] * sums[2]) / determinant);
@@ -210,7 +214,8 @@ class GroupSearch {
   [[nodiscard]] GroupFit constant_group(float value) const {
     GroupFit fit;
     if (spec_.zero == ZeroKind::kMinimum) fit.minimum = round_scale(spec_.scale_type, value);
-    for (const float x : x_) fit.squared_error += (x - fit.minimum) * (x - fit.minimum);
+    for (std::size_t i = 0; i < x_.size(); ++i)
+      fit.squared_error += weight_[i] * (x_[i] - fit.minimum) * (x_[i] - fit.minimum);
     return fit;
   }
 
@@ -221,6 +226,7 @@ class GroupSearch {
   float high_ = 0;
   std::vector<float> scaled_;
   std::vector<float> rounded_;
+  std::vector<float> weight_;  // on squared errors
 };
 
 }  // namespace
@@ -246,8 +252,9 @@ float effective_scale(const FormatSpec& spec, float stored_scale, float global_s
   return spec.format == Format::kNvfp4 ? stored_scale / global_scale : stored_scale;
 }
 
-GroupFit fit_group(const FormatSpec& spec, std::span<const float> x, float global_scale) {
-  return GroupSearch(spec, x, global_scale).run();
+GroupFit fit_group(const FormatSpec& spec, std::span<const float> x, float global_scale,
+                   std::span<const float> importance) {
+  return GroupSearch(spec, x, global_scale, importance).run();
 }
 
 void encode_group(const FormatSpec& spec, std::span<const float> x, const GroupFit& fit, float global_scale,

@@ -19,10 +19,12 @@ struct GroupFit {
   double squared_error = 0;
 };
 
-// x: the finite weights of one group. global_scale: NVFP4's per-tensor divisor
+// x: the finite weights of one group. importance: a positive factor on each one's squared error;
+// empty: all count alike. global_scale: NVFP4's per-tensor divisor
 // (a stored scale s acts as s / global_scale), 1 elsewhere. An all-zero group
 // gets scale 0 (E8M0, which has no zero, gets 2^-127) and codes of zero.
-GroupFit fit_group(const FormatSpec& spec, std::span<const float> x, float global_scale);
+GroupFit fit_group(const FormatSpec& spec, std::span<const float> x, float global_scale,
+                   std::span<const float> importance = {});
 
 // The factor that turns an element (minus the zero) into a weight.
 float effective_scale(const FormatSpec& spec, float stored_scale, float global_scale);

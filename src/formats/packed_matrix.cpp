@@ -41,23 +41,29 @@ struct RowResult {
   double squared_weight = 0;
 };
 
-RowResult quantize_row(PackedMatrix& matrix, std::int64_t row, std::span<const float> weights, std::uint8_t* codes) {
+RowResult quantize_row(PackedMatrix& matrix, std::int64_t row, std::span<const float> weights,
+                       std::span<const float> importance, std::uint8_t* codes) {
   RowResult result;
   const std::int64_t size = matrix.spec.group_size(matrix.cols);
   for (std::int64_t group = 0; group < matrix.spec.groups(matrix.cols); ++group) {
     const auto begin = static_cast<std::size_t>(group * size);
     const auto x = weights.subspan(begin, std::min(static_cast<std::size_t>(size), weights.size() - begin));
-    const GroupFit fit = fit_group(matrix.spec, x, matrix.global_scale);
+    const auto factors = importance.empty() ? importance : importance.subspan(begin, x.size());
+    const GroupFit fit = fit_group(matrix.spec, x, matrix.global_scale, factors);
     matrix.set_scale(row, group, fit.scale);
     if (matrix.spec.zero == ZeroKind::kMinimum) matrix.set_minimum(row, group, fit.minimum);
     if (matrix.spec.zero == ZeroKind::kInteger) matrix.set_zero(row, group, fit.zero);
     encode_group(matrix.spec, x, fit, matrix.global_scale, codes + begin);
-    result.squared_error += fit.squared_error;
+    if (importance.empty()) result.squared_error += fit.squared_error;
   }
   for (const float w : weights) result.squared_weight += static_cast<double>(w) * w;
-  const std::size_t bytes = packed_bytes(matrix.cols, format_info(matrix.spec.format).bits);
-  pack_codes(format_info(matrix.spec.format).bits, {codes, weights.size()},
-             matrix.codes.data() + static_cast<std::size_t>(row) * bytes);
+  matrix.set_codes(row, {codes, weights.size()});
+  if (!importance.empty()) {
+    std::vector<float> decoded(weights.size());
+    matrix.view().decode_row(row, decoded.data());
+    for (std::size_t i = 0; i < weights.size(); ++i)
+      result.squared_error += std::pow(static_cast<double>(weights[i]) - decoded[i], 2);
+  }
   return result;
 }
 
@@ -244,8 +250,14 @@ void PackedMatrix::set_zero(std::int64_t row, std::int64_t group, int value) {
   }
 }
 
+void PackedMatrix::set_codes(std::int64_t row, std::span<const std::uint8_t> row_codes) {
+  const int bits = format_info(spec.format).bits;
+  pack_codes(bits, row_codes, codes.data() + static_cast<std::size_t>(row) * packed_bytes(cols, bits));
+}
+
 PackedMatrix quantize_matrix(const FormatSpec& spec, std::int64_t rows, std::int64_t cols, const RowReader& read,
-                             float global_scale, ThreadPool& pool, QuantizeStats* stats) {
+                             float global_scale, ThreadPool& pool, QuantizeStats* stats,
+                             std::span<const float> importance) {
   validate(spec);
   PackedMatrix matrix(spec, rows, cols);
   matrix.global_scale = global_scale;
@@ -256,7 +268,7 @@ PackedMatrix quantize_matrix(const FormatSpec& spec, std::int64_t rows, std::int
     for (std::int64_t row = begin; row < end; ++row) {
       read(row, weights.data());
       check_finite(row, weights);
-      results[static_cast<std::size_t>(row)] = quantize_row(matrix, row, weights, codes.data());
+      results[static_cast<std::size_t>(row)] = quantize_row(matrix, row, weights, importance, codes.data());
     }
   });
   if (stats != nullptr) {

@@ -76,6 +76,7 @@ struct PackedMatrix {
   void set_scale(std::int64_t row, std::int64_t group, float value);
   void set_minimum(std::int64_t row, std::int64_t group, float value);
   void set_zero(std::int64_t row, std::int64_t group, int value);
+  void set_codes(std::int64_t row, std::span<const std::uint8_t> codes);  // one a byte
 };
 
 // Packs `bits`-wide codes into a little-endian bit stream of ceil(n*bits/8) bytes.
@@ -91,9 +92,11 @@ struct QuantizeStats {
 };
 
 // Round-to-nearest quantization with the group scale search. The result does
-// not depend on the number of threads. global_scale is NVFP4's divisor.
+// not depend on the number of threads. global_scale is NVFP4's divisor; importance, if not empty,
+// has a positive factor on the squared errors of each column.
 // \throws Error (kInvalidArgument) at a NaN or infinite weight, naming its place.
 PackedMatrix quantize_matrix(const FormatSpec& spec, std::int64_t rows, std::int64_t cols, const RowReader& read,
-                             float global_scale, ThreadPool& pool, QuantizeStats* stats = nullptr);
+                             float global_scale, ThreadPool& pool, QuantizeStats* stats = nullptr,
+                             std::span<const float> importance = {});
 
 }  // namespace metal_marlin

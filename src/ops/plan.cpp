@@ -16,15 +16,16 @@ Overloaded(Fs...) -> Overloaded<Fs...>;
 
 std::string describe(const Op& op) {
   return std::visit(
-      Overloaded{[](const EmbeddingOp& o) { return "embedding " + o.weight; },
-                 [](const RmsNormOp& o) { return "rms_norm " + o.weight; },
-                 [](const LinearOp& o) { return "linear " + o.weight; },
-                 [](const RopeOp&) { return std::string("rope"); },
-                 [](const AttentionOp& o) { return "attention of layer " + std::to_string(o.layer); },
-                 [](const LatentAttentionOp& o) { return "latent attention of layer " + std::to_string(o.layer); },
-                 [](const MoeOp& o) { return "mixture of experts " + o.prefix; },
-                 [](const SwigluOp&) { return std::string("swiglu"); }, [](const AddOp&) { return std::string("add"); },
-                 [](const SelectOp&) { return std::string("select"); }},
+      Overloaded{
+          [](const EmbeddingOp& o) { return "embedding " + o.weight; },
+          [](const RmsNormOp& o) { return "rms_norm " + o.weight; },
+          [](const LinearOp& o) { return "linear " + o.weight; }, [](const RopeOp&) { return std::string("rope"); },
+          [](const AttentionOp& o) { return "attention of layer " + std::to_string(o.layer); },
+          [](const LatentAttentionOp& o) { return "latent attention of layer " + std::to_string(o.layer); },
+          [](const MoeOp& o) { return "mixture of experts " + o.prefix; },
+          [](const SwigluOp&) { return std::string("swiglu"); }, [](const AddOp&) { return std::string("add"); },
+          [](const SelectOp&) { return std::string("select"); }, [](const InputOp&) { return std::string("input"); },
+          [](const ObserveOp& o) { return "observe " + o.name; }},
       op);
 }
 
@@ -47,7 +48,8 @@ std::vector<BufferId> read_buffers(const Op& op) {
                                [](const AddOp& o) {
                                  return Ids{o.x, o.y};
                                },
-                               [](const SelectOp& o) { return Ids{o.in}; }},
+                               [](const SelectOp& o) { return Ids{o.in}; }, [](const InputOp&) { return Ids{}; },
+                               [](const ObserveOp& o) { return Ids{o.in}; }},
                     op);
 }
 
@@ -57,7 +59,7 @@ std::vector<BufferId> written_buffers(const Op& op) {
                                [](const LatentAttentionOp& o) {
                                  return Ids{o.q, o.latent, o.out};
                                },
-                               [](const auto& o) { return Ids{o.out}; }},
+                               [](const ObserveOp&) { return Ids{}; }, [](const auto& o) { return Ids{o.out}; }},
                     op);
 }
 

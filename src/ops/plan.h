@@ -134,8 +134,20 @@ struct SelectOp {
   BufferId out;
 };
 
+// The rows that the batch brings: where a slice of a plan begins.
+struct InputOp {
+  BufferId out;
+};
+
+// Shows the first `width` elements of a buffer's rows to the batch's observer, under a name.
+struct ObserveOp {
+  BufferId in;
+  std::string name;
+  std::int64_t width;
+};
+
 using Op = std::variant<EmbeddingOp, RmsNormOp, LinearOp, RopeOp, AttentionOp, LatentAttentionOp, MoeOp, SwigluOp,
-                        AddOp, SelectOp>;
+                        AddOp, SelectOp, InputOp, ObserveOp>;
 
 // "linear model.layers.0.mlp.up_proj.weight", for errors.
 std::string describe(const Op& op);

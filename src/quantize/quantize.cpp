@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <map>
@@ -14,11 +15,15 @@
 #include "formats/packed_matrix.h"
 #include "formats/small_floats.h"
 #include "io/checkpoint.h"
+#include "io/mapped_file.h"
 #include "io/output_folder.h"
 #include "io/packed_tensors.h"
 #include "metal_marlin/error.h"
+#include "metal_marlin/tokenizer.h"
 #include "models/architectures.h"
 #include "quantize/calibration.h"
+#include "quantize/gptq.h"
+#include "quantize/layers.h"
 #include "quantize/recipe.h"
 #include "runtime/thread_pool.h"
 #include "tokenizer/regex.h"
@@ -27,6 +32,11 @@ namespace metal_marlin {
 namespace {
 
 constexpr std::string_view kWeightSuffix = ".weight";
+constexpr std::int64_t kCalibrationContext = 2048;  // tokens
+constexpr std::int64_t kFewestRows = 4;             // inputs a row
+
+constexpr std::array<std::pair<std::string_view, QuantizeMethod>, 3> kMethods{
+    {{"rtn", QuantizeMethod::kRtn}, {"rtn-weighted", QuantizeMethod::kRtnWeighted}, {"gptq", QuantizeMethod::kGptq}}};
 
 std::string module_name(const std::string& weight) {
   return weight.substr(0, weight.size() - kWeightSuffix.size());
@@ -70,21 +80,29 @@ class Quantizer {
         include_(compile_patterns(options.include, "include")),
         exclude_(compile_patterns(options.exclude, "exclude")),
         pool_(options.threads),
+        source_(source),
         destination_(destination) {
     recipe_ = options.recipe.empty() ? recipe_of_options() : load_recipe(options.recipe);
-    if (!options.calibration.empty() && !recipe_.has_cold_rule()) {
-      throw Error(ErrorCode::kInvalidArgument, "calibration: the recipe has no rule for cold experts");
+    const bool needs_text = options.method != QuantizeMethod::kRtn;
+    if (!options.calibration.empty() && !needs_text && !recipe_.has_cold_rule()) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  "calibration: neither the method rtn nor the recipe, which has no rule for cold experts, needs it");
+    }
+    if (options.calibration.empty() && needs_text) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("method {} needs a calibration text", method_name(options.method)));
     }
     CheckpointOptions checkpoint_options;
     checkpoint_options.notice = options.notice;
     checkpoint_ = open_checkpoint(source, checkpoint_options);
     config_ = parse_model_config(checkpoint_->config(), checkpoint_->generation_config(), checkpoint_->where());
-    if (!options.calibration.empty()) calibrate(source);
+    if (!options.calibration.empty() && recipe_.has_cold_rule()) calibrate(source);
     plan_jobs();
   }
 
   QuantizeReport run() {
     const auto start = std::chrono::steady_clock::now();
+    if (options_.method != QuantizeMethod::kRtn) quantize_layers();
     OutputFolder folder(destination_, options_.overwrite);
     const std::size_t shards = jobs_.empty() ? 0 : jobs_.back().shard + 1;
     Json index = {{"metadata", {{"total_size", 0}}}, {"weight_map", Json::object()}};
@@ -131,6 +149,100 @@ class Quantizer {
       return !options_.progress || options_.progress({options_.calibration.string(), done, total, true});
     };
     report_.expert_counts = count_experts(source, options_.calibration, calibration);
+  }
+
+  // The weights of the layers by a method that needs a text.
+  void quantize_layers() {
+    LayerCalibration calibration(*checkpoint_, build_plan(config_), calibration_tokens(), calibration_context(), pool_);
+    for (int layer = 0; layer < calibration.layers(); ++layer) {
+      if (options_.progress && !options_.progress({options_.calibration.string(), layer, calibration.layers(), true}))
+        throw Error(ErrorCode::kCancelled, "quantization was cancelled");
+      const LayerInputs inputs = calibration.observe();
+      factors_.clear();
+      PackedWeights weights;
+      for (const Job& job : jobs_) {
+        const std::string prefix = fmt::format("model.layers.{}.", layer);
+        if (!job.spec || !job.info->name.starts_with(prefix)) continue;
+        const auto found = inputs.find(job.info->name);
+        ready_[job.info->name] = quantize_weight(job, found == inputs.end() ? nullptr : found->second.get());
+        weights[job.info->name] = ready_[job.info->name].matrix;
+      }
+      calibration.advance(weights);
+    }
+    factors_.clear();
+  }
+
+  [[nodiscard]] std::int64_t calibration_context() const {
+    return std::min(kCalibrationContext, config_.max_positions);
+  }
+  std::vector<TokenId> calibration_tokens() {
+    const MappedFile text(options_.calibration);
+    const auto tokenizer = Tokenizer::load(source_);
+    std::vector<TokenId> ids =
+        tokenizer->encode({reinterpret_cast<const char*>(text.bytes().data()), text.bytes().size()});
+    if (ids.empty())
+      throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: the text is empty", options_.calibration.string()));
+    ids.resize(std::min(ids.size(), static_cast<std::size_t>(options_.calibration_tokens)));
+    return ids;
+  }
+
+  // A weight that was quantized, and how well.
+  struct Ready {
+    PackedMatrix matrix;
+    QuantizedTensor report;
+  };
+  // inputs: what the linear layer read, or null where that is not known.
+  Ready quantize_weight(const Job& job, const HessianSum* inputs) {
+    const std::int64_t rows = job.info->shape[0];
+    const std::int64_t cols = job.info->shape[1];
+    const Weight weight = checkpoint_->load(job.info->name, pool_);
+    const float global = job.spec->format == Format::kNvfp4 ? global_scale(module_name(job.info->name)) : 1.0F;
+    const RowReader read = [&](std::int64_t row, float* out) { weight.decode_row(row, cols, out); };
+    Ready out;
+    QuantizeStats stats;
+    try {
+      const GptqFactor<float>* const factor = says_enough(inputs) ? factor_of(*inputs) : nullptr;
+      if (factor == nullptr) {
+        if (options_.method != QuantizeMethod::kRtn) out.report.fallback = fallback_reason(job, inputs);
+        out.matrix = quantize_matrix(*job.spec, rows, cols, read, global, pool_, &stats);
+      } else if (options_.method == QuantizeMethod::kGptq) {
+        out.matrix = gptq_matrix(*job.spec, rows, cols, read, global, *factor, pool_, &stats);
+      } else {
+        out.matrix = quantize_matrix(*job.spec, rows, cols, read, global, pool_, &stats, factor->importance);
+      }
+      if (factor != nullptr) {
+        out.report.method = options_.method;
+        const PackedMatrix plain = quantize_matrix(*job.spec, rows, cols, read, global, pool_);
+        out.report.output_error = relative(output_error(out.matrix, read, *inputs, pool_));
+        out.report.output_error_rtn = relative(output_error(plain, read, *inputs, pool_));
+      }
+    } catch (const Error& error) {
+      throw Error(error.code(),
+                  fmt::format("{}: tensor {}: {}", checkpoint_->where(job.info->name), job.info->name, error.what()));
+    }
+    if (stats.squared_weight > 0) out.report.relative_error = std::sqrt(stats.squared_error / stats.squared_weight);
+    return out;
+  }
+  // Inputs of fewer rows than this share of their columns are no guide.
+  static bool says_enough(const HessianSum* inputs) {
+    return inputs != nullptr && inputs->rows() * kFewestRows >= inputs->cols();
+  }
+  static std::string fallback_reason(const Job& job, const HessianSum* inputs) {
+    if (is_embedding_or_head(job.info->name)) return "embeddings and head have no method but rtn";
+    if (inputs == nullptr) return "no token of the text reached it";
+    if (!says_enough(inputs))
+      return fmt::format("{} tokens of the text reached its {} inputs, too few", inputs->rows(), inputs->cols());
+    return "its inputs on the text are degenerate";
+  }
+  static double relative(const OutputError& e) {
+    return e.output > 0 ? std::sqrt(std::max(e.error, 0.0) / e.output) : 0;
+  }
+
+  // Of the layer being worked on. Null: its inputs are degenerate.
+  const GptqFactor<float>* factor_of(const HessianSum& inputs) {
+    const auto [place, added] = factors_.try_emplace(&inputs);
+    if (added) place->second = gptq_factor<float>(inputs, {});
+    return place->second ? &*place->second : nullptr;
   }
 
   // Whether a routed expert is little used; unknown use counts as little.
@@ -228,41 +340,35 @@ class Quantizer {
 
   void write_job(const Job& job, SafetensorsWriter& writer) {
     announce(job.info->name);
-    const Weight weight = checkpoint_->load(job.info->name, pool_);
-    QuantizedTensor tensor{job.info->name,
-                           job.info->shape,
-                           job.info->stored_as,
-                           "",
-                           element_count(job.info->shape).value_or(0),
-                           job.info->bytes,
-                           job.bytes,
-                           0};
+    QuantizedTensor tensor;
+    tensor.name = job.info->name;
+    tensor.shape = job.info->shape;
+    tensor.source = job.info->stored_as;
+    tensor.weights = element_count(job.info->shape).value_or(0);
+    tensor.source_bytes = job.info->bytes;
+    tensor.bytes = job.bytes;
     if (job.spec) {
       tensor.format = format_info(job.spec->format).name;
-      write_packed(job, weight, writer, tensor);
+      write_packed(job, writer, tensor);
     } else {
       tensor.format = dtype_name(job.entries.front().dtype);
-      write_dense(job, weight, writer);
+      write_dense(job, checkpoint_->load(job.info->name, pool_), writer);
     }
     done_weights_ += tensor.weights;
     report_.tensors.push_back(std::move(tensor));
     announce(job.info->name);
   }
 
-  void write_packed(const Job& job, const Weight& weight, SafetensorsWriter& writer, QuantizedTensor& tensor) {
-    const std::int64_t rows = job.info->shape[0];
-    const std::int64_t cols = job.info->shape[1];
-    const float global = job.spec->format == Format::kNvfp4 ? global_scale(module_name(job.info->name)) : 1.0F;
-    QuantizeStats stats;
-    const RowReader read = [&](std::int64_t row, float* out) { weight.decode_row(row, cols, out); };
-    try {
-      const PackedMatrix matrix = quantize_matrix(*job.spec, rows, cols, read, global, pool_, &stats);
-      write_packed_tensors(scheme_, matrix, writer);
-    } catch (const Error& error) {
-      throw Error(error.code(),
-                  fmt::format("{}: tensor {}: {}", checkpoint_->where(job.info->name), job.info->name, error.what()));
-    }
-    if (stats.squared_weight > 0) tensor.relative_error = std::sqrt(stats.squared_error / stats.squared_weight);
+  void write_packed(const Job& job, SafetensorsWriter& writer, QuantizedTensor& tensor) {
+    const auto kept = ready_.extract(job.info->name);
+    const Ready ready = kept.empty() ? quantize_weight(job, nullptr) : std::move(kept.mapped());
+    write_packed_tensors(scheme_, ready.matrix, writer);
+    const QuantizedTensor& report = ready.report;
+    tensor.relative_error = report.relative_error;
+    tensor.method = report.method;
+    tensor.fallback = report.fallback;
+    tensor.output_error = report.output_error;
+    tensor.output_error_rtn = report.output_error_rtn;
   }
 
   static void write_dense(const Job& job, const Weight& weight, SafetensorsWriter& writer) {
@@ -317,6 +423,7 @@ class Quantizer {
   std::vector<Regex> include_;
   std::vector<Regex> exclude_;
   ThreadPool pool_;
+  std::filesystem::path source_;
   std::filesystem::path destination_;
   std::unique_ptr<Checkpoint> checkpoint_;
   ModelConfig config_;
@@ -325,6 +432,8 @@ class Quantizer {
   std::vector<std::string> ignored_;
   bool prediction_noticed_ = false;
   std::map<std::string, float> global_scales_;
+  std::map<const HessianSum*, std::optional<GptqFactor<float>>> factors_;
+  std::map<std::string, Ready> ready_;
   PackScheme scheme_ = PackScheme::kMetalMarlin;
   std::int64_t total_weights_ = 0;
   std::int64_t done_weights_ = 0;
@@ -332,6 +441,22 @@ class Quantizer {
 };
 
 }  // namespace
+
+QuantizeMethod parse_method(std::string_view name) {
+  std::string known;
+  for (const auto& [method, value] : kMethods) {
+    if (method == name) return value;
+    known += fmt::format("{}{}", known.empty() ? "" : ", ", method);
+  }
+  throw Error(ErrorCode::kInvalidArgument, fmt::format("method {}: expected one of {}", name, known));
+}
+
+std::string_view method_name(QuantizeMethod method) {
+  for (const auto& [name, value] : kMethods) {
+    if (value == method) return name;
+  }
+  return "";
+}
 
 QuantizeReport quantize(const std::filesystem::path& source, const std::filesystem::path& destination,
                         const QuantizeOptions& options) {

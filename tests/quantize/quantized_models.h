@@ -17,6 +17,20 @@ inline std::filesystem::path fixture(const char* name) {
   return test_data(std::string("fixtures/") + name);
 }
 
+// A copy of a fixture with a tokenizer: one token a printable character.
+inline void copy_with_tokenizer(const std::filesystem::path& source, const std::filesystem::path& target) {
+  std::filesystem::copy(source, target);
+  Json vocabulary = Json::object();
+  for (char c = '!'; c <= '~'; ++c) vocabulary[std::string(1, c)] = static_cast<int>(vocabulary.size());
+  vocabulary["\u0120"] = static_cast<int>(vocabulary.size());  // the space
+  const Json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}};
+  const Json tokenizer = {{"added_tokens", Json::array()},
+                          {"pre_tokenizer", byte_level},
+                          {"decoder", {{"type", "ByteLevel"}}},
+                          {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", Json::array()}}}};
+  std::ofstream(target / "tokenizer.json") << tokenizer.dump();
+}
+
 inline std::vector<float> last_logits(const std::filesystem::path& path, bool exact,
                                       const std::string& backend = "cpu") {
   LoadOptions load;

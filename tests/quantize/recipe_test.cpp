@@ -71,20 +71,6 @@ TEST(Recipe, FaultsAreNamed) {
                [&] { parse(R"({"rules": [{"format": "fp4", "match": "("}]})"); });
 }
 
-// A copy of a fixture with a tokenizer: one token a printable character.
-void copy_with_tokenizer(const std::filesystem::path& source, const std::filesystem::path& target) {
-  std::filesystem::copy(source, target);
-  Json vocabulary = Json::object();
-  for (char c = '!'; c <= '~'; ++c) vocabulary[std::string(1, c)] = static_cast<int>(vocabulary.size());
-  vocabulary["\u0120"] = static_cast<int>(vocabulary.size());  // the space
-  const Json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}};
-  const Json tokenizer = {{"added_tokens", Json::array()},
-                          {"pre_tokenizer", byte_level},
-                          {"decoder", {{"type", "ByteLevel"}}},
-                          {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", Json::array()}}}};
-  std::ofstream(target / "tokenizer.json") << tokenizer.dump();
-}
-
 std::string format_in(const QuantizeReport& report, const std::string& weight) {
   for (const QuantizedTensor& tensor : report.tensors) {
     if (tensor.name == weight) return tensor.format;

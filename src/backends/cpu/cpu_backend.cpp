@@ -362,6 +362,19 @@ class CpuRunner final : public Runner {
     });
   }
 
+  void run(const InputStep& step, const StepContext& context) {
+    const std::int64_t n = width(step.out);
+    context.share(0, tokens(), 16, [&](std::int64_t begin, std::int64_t end) {
+      std::memcpy(buffer(step.out) + begin * n, batch_->input + begin * n,
+                  static_cast<std::size_t>((end - begin) * n) * sizeof(float));
+    });
+  }
+
+  void run(const ObserveStep& step, const StepContext& context) {
+    if (context.thread == 0 && batch_->observer != nullptr)
+      (*batch_->observer)(step.name, {buffer(step.in), rows(step.in), step.width, width(step.in)});
+  }
+
   const Program& program_;
   const Kernels& k_;
   ThreadPool& pool_;

@@ -193,6 +193,14 @@ void MixtureOfExperts::run(const MoeStep& step, const StepContext& context, cons
   });
   context.barrier();
   const std::int64_t active_stride = round_up(op.intermediate, kBlock);
+  if (context.batch.observer != nullptr && context.thread == 0) {
+    for (const Run& run : runs_) {
+      (*context.batch.observer)(expert_weight(op, run.expert, "gate"),
+                                {in_.f32 + run.first * in_stride, run.count, hidden, in_stride});
+      (*context.batch.observer)(expert_weight(op, run.expert, "down"),
+                                {active_.f32 + run.first * active_stride, run.count, op.intermediate, active_stride});
+    }
+  }
   if (step.active_q8 || step.active_bf16) {
     context.share(3, assignments_, 4, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t slot = begin; slot < end; ++slot) {

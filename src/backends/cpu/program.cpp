@@ -118,6 +118,10 @@ class Compiler {
       program_.steps.emplace_back(*add);
     } else if (const auto* const select = std::get_if<SelectOp>(&op)) {
       program_.steps.emplace_back(*select);
+    } else if (const auto* const input = std::get_if<InputOp>(&op)) {
+      program_.steps.emplace_back(*input);
+    } else if (const auto* const observe = std::get_if<ObserveOp>(&op)) {
+      program_.steps.emplace_back(*observe);
     } else {
       throw Error(ErrorCode::kUnsupported, "the cpu backend has no kernel for: " + metal_marlin::describe(op));
     }
@@ -267,6 +271,8 @@ std::vector<BufferId> touched(const Step& step) {
   if (const auto* const s = std::get_if<SwigluStep>(&step)) return {s->gate, s->up, s->out};
   if (const auto* const s = std::get_if<AddStep>(&step)) return {s->x, s->y};
   if (const auto* const s = std::get_if<SelectStep>(&step)) return {s->in, s->out};
+  if (const auto* const s = std::get_if<InputStep>(&step)) return {s->out};
+  if (const auto* const s = std::get_if<ObserveStep>(&step)) return {s->in};
   const auto& linear = std::get<LinearStep>(step);
   std::vector<BufferId> out{linear.in};
   for (const LinearPart& part : linear.parts) out.push_back(part.out);

@@ -90,9 +90,11 @@ using RopeStep = RopeOp;
 using SwigluStep = SwigluOp;
 using AddStep = AddOp;
 using SelectStep = SelectOp;
+using InputStep = InputOp;
+using ObserveStep = ObserveOp;
 
 using Step = std::variant<EmbeddingStep, NormStep, LinearStep, AttentionStep, LatentAttentionStep, MoeStep, RopeStep,
-                          SwigluStep, AddStep, SelectStep>;
+                          SwigluStep, AddStep, SelectStep, InputStep, ObserveStep>;
 
 struct Program {
   Plan plan;

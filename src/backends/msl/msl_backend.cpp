@@ -510,6 +510,12 @@ class MslRunner final : public Runner {
     written(e, op.out);
   }
 
+  [[noreturn]] static void refuse(const Op& op) {
+    throw Error(ErrorCode::kUnsupported, "the msl backend has no kernel for: " + describe(op));
+  }
+  static void run(Encoding&, const InputOp& op) { refuse(op); }
+  static void run(Encoding&, const ObserveOp& op) { refuse(op); }
+
   const MslModel& model_;
   const Plan& plan_;
   Device& device_;

@@ -1,0 +1,237 @@
+#include "quantize/gptq.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "formats/codec.h"
+#include "formats/group_scale.h"
+#include "metal_marlin/error.h"
+#include "quantize/blas.h"
+#include "runtime/thread_pool.h"
+
+namespace metal_marlin {
+namespace {
+
+// Rows that a thread takes at a time, and columns whose corrections reach the rest at once.
+constexpr std::int64_t kRows = 16;
+constexpr std::int64_t kBlock = 128;
+
+// One block of rows on its way through all columns.
+template <typename Real>
+class RowBlock {
+ public:
+  RowBlock(PackedMatrix& matrix, const GptqFactor<Real>& factor, std::int64_t first, std::int64_t rows)
+      : matrix_(matrix),
+        factor_(factor),
+        cols_(matrix.cols),
+        first_(first),
+        rows_(rows),
+        weights_(static_cast<std::size_t>(rows * cols_)),
+        errors_(static_cast<std::size_t>(rows * kBlock)),
+        codes_(static_cast<std::size_t>(rows * cols_)),
+        table_(decode_table(matrix.spec.format)) {}
+
+  // Scales for the weights as they are.
+  QuantizeStats load(const RowReader& read) {
+    QuantizeStats stats;
+    original_.resize(weights_.size());
+    for (std::int64_t r = 0; r < rows_; ++r) {
+      float* const row = original_.data() + r * cols_;
+      read(first_ + r, row);
+      for (std::int64_t c = 0; c < cols_; ++c) {
+        if (!std::isfinite(row[c])) {
+          throw Error(ErrorCode::kInvalidArgument,
+                      fmt::format("weight [{}, {}] is {}, expected a finite number", first_ + r, c, row[c]));
+        }
+        stats.squared_weight += static_cast<double>(row[c]) * row[c];
+      }
+      fit_groups(r, row);
+      for (std::int64_t step = 0; step < cols_; ++step)
+        weights_[static_cast<std::size_t>(r * cols_ + step)] =
+            static_cast<Real>(row[factor_.order[static_cast<std::size_t>(step)]]);
+    }
+    return stats;
+  }
+
+  void round() {
+    for (std::int64_t begin = 0; begin < cols_; begin += kBlock) {
+      const std::int64_t end = std::min(begin + kBlock, cols_);
+      for (std::int64_t step = begin; step < end; ++step) round_column(step, begin, end);
+      blas::subtract_product(rows_, cols_ - end, end - begin, errors_.data(), kBlock,
+                             factor_.upper.data() + begin * cols_ + end, cols_, weights_.data() + end, cols_);
+    }
+  }
+
+  double store() {
+    double squared_error = 0;
+    std::vector<float> decoded(static_cast<std::size_t>(cols_));
+    for (std::int64_t r = 0; r < rows_; ++r) {
+      matrix_.set_codes(
+          first_ + r, std::span(codes_).subspan(static_cast<std::size_t>(r * cols_), static_cast<std::size_t>(cols_)));
+      matrix_.view().decode_row(first_ + r, decoded.data());
+      for (std::int64_t c = 0; c < cols_; ++c)
+        squared_error += std::pow(static_cast<double>(original_[static_cast<std::size_t>(r * cols_ + c)]) -
+                                      decoded[static_cast<std::size_t>(c)],
+                                  2);
+    }
+    return squared_error;
+  }
+
+ private:
+  void fit_groups(std::int64_t r, const float* row) {
+    const FormatSpec& spec = matrix_.spec;
+    const std::int64_t size = spec.group_size(cols_);
+    for (std::int64_t begin = 0, group = 0; begin < cols_; begin += size, ++group) {
+      const auto count = static_cast<std::size_t>(std::min(size, cols_ - begin));
+      const GroupFit fit = fit_group(spec, {row + begin, count}, matrix_.global_scale,
+                                     std::span(factor_.importance).subspan(static_cast<std::size_t>(begin), count));
+      matrix_.set_scale(first_ + r, group, fit.scale);
+      if (spec.zero == ZeroKind::kMinimum) matrix_.set_minimum(first_ + r, group, fit.minimum);
+      if (spec.zero == ZeroKind::kInteger) matrix_.set_zero(first_ + r, group, fit.zero);
+      fits_.push_back(fit);
+    }
+  }
+
+  // Rounds the column of a step and lets the rest of its block make good for it.
+  void round_column(std::int64_t step, std::int64_t begin, std::int64_t end) {
+    const FormatSpec& spec = matrix_.spec;
+    const std::int64_t column = factor_.order[static_cast<std::size_t>(step)];
+    const std::int64_t groups = spec.groups(cols_);
+    const std::int64_t group = column / spec.group_size(cols_);
+    const Real* const upper = factor_.upper.data() + step * cols_;
+    for (std::int64_t r = 0; r < rows_; ++r) {
+      Real* const row = weights_.data() + r * cols_;
+      const GroupFit& fit = fits_[static_cast<std::size_t>(r * groups + group)];
+      const auto weight = static_cast<float>(row[step]);
+      std::uint8_t& code = codes_[static_cast<std::size_t>(r * cols_ + column)];
+      encode_group(spec, {&weight, 1}, fit, matrix_.global_scale, &code);
+      const float offset = spec.zero == ZeroKind::kInteger ? static_cast<float>(fit.zero) : 0.0F;
+      const float value =
+          effective_scale(spec, fit.scale, matrix_.global_scale) * (table_[code] - offset) + fit.minimum;
+      const Real error = (row[step] - static_cast<Real>(value)) / upper[step];
+      errors_[static_cast<std::size_t>(r * kBlock + step - begin)] = error;
+      for (std::int64_t later = step + 1; later < end; ++later) row[later] -= error * upper[later];
+    }
+  }
+
+  PackedMatrix& matrix_;
+  const GptqFactor<Real>& factor_;
+  std::int64_t cols_;
+  std::int64_t first_;
+  std::int64_t rows_;
+  std::vector<float> original_;
+  std::vector<Real> weights_;  // in order of step
+  std::vector<Real> errors_;   // of a block of columns
+  std::vector<std::uint8_t> codes_;
+  std::vector<GroupFit> fits_;
+  std::span<const float> table_;
+};
+
+}  // namespace
+
+template <typename Real>
+std::optional<GptqFactor<Real>> gptq_factor(const HessianSum& hessian, const GptqOptions& options) {
+  const std::int64_t n = hessian.cols();
+  double mean = 0;
+  for (std::int64_t i = 0; i < n; ++i) mean += hessian.at(i, i) / static_cast<double>(n);
+  if (!(mean > 0) || !std::isfinite(mean)) return std::nullopt;
+  GptqFactor<Real> factor;
+  factor.cols = n;
+  factor.order.resize(static_cast<std::size_t>(n));
+  std::iota(factor.order.begin(), factor.order.end(), 0);
+  if (options.act_order) {
+    std::stable_sort(factor.order.begin(), factor.order.end(),
+                     [&](std::int32_t a, std::int32_t b) { return hessian.at(a, a) > hessian.at(b, b); });
+  }
+  for (const double more : {1.0, 10.0, 100.0}) {
+    const double damping = options.damping * more * mean;
+    factor.upper.assign(static_cast<std::size_t>(n * n), 0);
+    for (std::int64_t i = 0; i < n; ++i) {
+      for (std::int64_t j = i; j < n; ++j) {
+        const double value =
+            hessian.at(factor.order[static_cast<std::size_t>(i)], factor.order[static_cast<std::size_t>(j)]);
+        factor.upper[static_cast<std::size_t>(i * n + j)] = static_cast<Real>(i == j ? value + damping : value);
+      }
+    }
+    if (!blas::inverse_factor(n, factor.upper.data())) continue;
+    factor.importance.resize(static_cast<std::size_t>(n));
+    for (std::int64_t i = 0; i < n; ++i)
+      factor.importance[static_cast<std::size_t>(i)] = static_cast<float>((hessian.at(i, i) + damping) / mean);
+    return factor;
+  }
+  return std::nullopt;
+}
+
+template <typename Real>
+PackedMatrix gptq_matrix(const FormatSpec& spec, std::int64_t rows, std::int64_t cols, const RowReader& read,
+                         float global_scale, const GptqFactor<Real>& factor, ThreadPool& pool, QuantizeStats* stats) {
+  validate(spec);
+  PackedMatrix matrix(spec, rows, cols);
+  matrix.global_scale = global_scale;
+  const std::int64_t blocks = (rows + kRows - 1) / kRows;
+  std::vector<QuantizeStats> results(static_cast<std::size_t>(blocks));
+  pool.parallel_for(blocks, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      RowBlock<Real> block(matrix, factor, i * kRows, std::min(kRows, rows - i * kRows));
+      QuantizeStats& result = results[static_cast<std::size_t>(i)];
+      result = block.load(read);
+      block.round();
+      result.squared_error = block.store();
+    }
+  });
+  if (stats != nullptr) {
+    for (const QuantizeStats& result : results) {
+      stats->squared_error += result.squared_error;
+      stats->squared_weight += result.squared_weight;
+    }
+  }
+  return matrix;
+}
+
+template std::optional<GptqFactor<float>> gptq_factor(const HessianSum&, const GptqOptions&);
+template std::optional<GptqFactor<double>> gptq_factor(const HessianSum&, const GptqOptions&);
+template PackedMatrix gptq_matrix(const FormatSpec&, std::int64_t, std::int64_t, const RowReader&, float,
+                                  const GptqFactor<float>&, ThreadPool&, QuantizeStats*);
+template PackedMatrix gptq_matrix(const FormatSpec&, std::int64_t, std::int64_t, const RowReader&, float,
+                                  const GptqFactor<double>&, ThreadPool&, QuantizeStats*);
+
+OutputError output_error(const PackedMatrix& matrix, const RowReader& read, const HessianSum& hessian,
+                         ThreadPool& pool) {
+  constexpr std::int64_t kAtOnce = 64;
+  const std::int64_t cols = matrix.cols;
+  const std::int64_t blocks = (matrix.rows + kAtOnce - 1) / kAtOnce;
+  std::vector<OutputError> results(static_cast<std::size_t>(blocks));
+  pool.parallel_for(blocks, 1, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<float> weights(static_cast<std::size_t>(kAtOnce * cols));
+    std::vector<float> errors(weights.size());
+    std::vector<float> products(weights.size());
+    // The sum over rows x of x H x^T.
+    const auto form = [&](const std::vector<float>& x, std::int64_t rows) {
+      blas::multiply_symmetric(rows, cols, x.data(), hessian.lower(), products.data());
+      double sum = 0;
+      for (std::size_t i = 0; i < static_cast<std::size_t>(rows * cols); ++i)
+        sum += static_cast<double>(x[i]) * products[i];
+      return sum;
+    };
+    for (std::int64_t block = begin; block < end; ++block) {
+      const std::int64_t rows = std::min(kAtOnce, matrix.rows - block * kAtOnce);
+      for (std::int64_t r = 0; r < rows; ++r) {
+        read(block * kAtOnce + r, weights.data() + r * cols);
+        matrix.view().decode_row(block * kAtOnce + r, errors.data() + r * cols);
+      }
+      for (std::size_t i = 0; i < static_cast<std::size_t>(rows * cols); ++i) errors[i] -= weights[i];
+      results[static_cast<std::size_t>(block)] = {form(errors, rows), form(weights, rows)};
+    }
+  });
+  OutputError total;
+  for (const OutputError& result : results) {
+    total.error += result.error;
+    total.output += result.output;
+  }
+  return total;
+}
+
+}  // namespace metal_marlin

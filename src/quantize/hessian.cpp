@@ -1,0 +1,35 @@
+#include "quantize/hessian.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "quantize/blas.h"
+#include "runtime/thread_pool.h"
+
+namespace metal_marlin {
+namespace {
+
+constexpr std::int64_t kTile = 256;
+
+}  // namespace
+
+HessianSum::HessianSum(std::int64_t cols) : cols_(cols), sums_(static_cast<std::size_t>(cols * cols)) {}
+
+void HessianSum::add(const float* x, std::int64_t rows, ThreadPool& pool) {
+  if (rows == 0) return;
+  const std::int64_t tiles = (cols_ + kTile - 1) / kTile;
+  std::vector<std::pair<std::int64_t, std::int64_t>> places;
+  for (std::int64_t i = 0; i < tiles; ++i)
+    for (std::int64_t j = 0; j <= i; ++j) places.emplace_back(i * kTile, j * kTile);
+  pool.parallel_for(static_cast<std::int64_t>(places.size()), 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t n = begin; n < end; ++n) {
+      const auto [i, j] = places[static_cast<std::size_t>(n)];
+      // sums[i..][j..] += x[..][i..]^T x[..][j..]
+      blas::multiply_transposed(std::min(kTile, cols_ - i), std::min(kTile, cols_ - j), rows, x + i, x + j, cols_,
+                                sums_.data() + i * cols_ + j, cols_);
+    }
+  });
+  rows_ += rows;
+}
+
+}  // namespace metal_marlin
