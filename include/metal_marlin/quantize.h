@@ -72,18 +72,21 @@ struct QuantizedTensor {
   /// method and by kRtn; 0 where no text told.
   double output_error = 0;
   double output_error_rtn = 0;
+  double seconds = 0;
 };
 
 struct QuantizeReport {
   std::vector<QuantizedTensor> tensors;
   std::string quant_method;
+  QuantizeMethod method = QuantizeMethod::kRtn;
   /// With calibration: tokens that each expert got, [layer][expert].
   std::vector<std::vector<std::int64_t>> expert_counts;
   double seconds = 0;
 };
 
 /// Reads `source` (folder or GGUF file) a tensor at a time and writes the folder
-/// `destination`, which appears only when it is complete.
+/// `destination`, which appears only when it is complete; the report lies in it, as
+/// quantization_report.json and quantization_report.html.
 /// \throws Error naming file, tensor or option; (kCancelled).
 QuantizeReport quantize(const std::filesystem::path& source, const std::filesystem::path& destination,
                         const QuantizeOptions& options);

@@ -1,15 +1,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <map>
-#include <nlohmann/json.hpp>
-#include <regex>
 
 #include "cli/commands.h"
 #include "cli/progress_bar.h"
 #include "cli/table.h"
 #include "metal_marlin/error.h"
 #include "metal_marlin/quantize.h"
+#include "quantize/report.h"
 #include "runtime/memory.h"
 
 namespace metal_marlin::cli {
@@ -38,94 +36,24 @@ FormatSpec spec_of(const Flags& flags) {
   return spec;
 }
 
-// One line for all layers' tensors of the same role, source and format.
-struct Line {
-  std::string role;
-  std::string source;
-  std::string format;
-  int count = 0;
-  std::int64_t weights = 0;
-  std::size_t before = 0;
-  std::size_t after = 0;
-  double worst_error = 0;
-};
-
-// The name with the numbers of layer and expert replaced by stars.
-std::string role_of(const std::string& name) {
-  static const std::regex number("\\.(layers|experts)\\.[0-9]+\\.");
-  return std::regex_replace(name, number, ".$1.*.");
-}
-
-std::vector<Line> group_lines(const QuantizeReport& report) {
-  std::vector<Line> lines;
-  for (const QuantizedTensor& tensor : report.tensors) {
-    const std::string role = role_of(tensor.name);
-    const auto same = [&](const Line& line) {
-      return line.role == role && line.source == tensor.source && line.format == tensor.format;
-    };
-    auto found = std::find_if(lines.begin(), lines.end(), same);
-    if (found == lines.end()) found = lines.insert(lines.end(), Line{role, tensor.source, tensor.format});
-    ++found->count;
-    found->weights += tensor.weights;
-    found->before += tensor.source_bytes;
-    found->after += tensor.bytes;
-    found->worst_error = std::max(found->worst_error, tensor.relative_error);
-  }
-  return lines;
-}
-
 void print_table(const QuantizeReport& report) {
   std::vector<std::vector<std::string>> rows{
-      {"tensors", "count#", "from", "to", "bits/weight#", "before#", "after#", "worst error#"}};
-  Line total;
-  for (const Line& line : group_lines(report)) {
+      {"tensors", "count#", "from", "to", "method", "bits/weight#", "before#", "after#", "worst error#"}};
+  ReportLine total;
+  for (const ReportLine& line : report_lines(report)) {
     rows.push_back({line.role, std::to_string(line.count), line.source, line.format,
-                    fmt::format("{:.3f}", bits_per_weight(line.after, line.weights)), byte_text(line.before),
-                    byte_text(line.after), line.worst_error == 0 ? "" : fmt::format("{:.4f}", line.worst_error)});
+                    line.worst_error == 0 ? "" : std::string(method_name(line.method)),
+                    fmt::format("{:.3f}", bits_per_weight(line.bytes, line.weights)), byte_text(line.source_bytes),
+                    byte_text(line.bytes), line.worst_error == 0 ? "" : fmt::format("{:.4f}", line.worst_error)});
     total.count += line.count;
     total.weights += line.weights;
-    total.before += line.before;
-    total.after += line.after;
+    total.source_bytes += line.source_bytes;
+    total.bytes += line.bytes;
   }
-  rows.push_back({"total", std::to_string(total.count), "", "",
-                  fmt::format("{:.3f}", bits_per_weight(total.after, total.weights)), byte_text(total.before),
-                  byte_text(total.after), ""});
+  rows.push_back({"total", std::to_string(total.count), "", "", "",
+                  fmt::format("{:.3f}", bits_per_weight(total.bytes, total.weights)), byte_text(total.source_bytes),
+                  byte_text(total.bytes), ""});
   fmt::print("{}", render_table(rows));
-}
-
-void print_json(const Flags& flags, const QuantizeReport& report) {
-  nlohmann::ordered_json out;
-  out["destination"] = flags.destination;
-  out["quant_method"] = report.quant_method;
-  out["seconds"] = report.seconds;
-  std::int64_t weights = 0;
-  std::size_t before = 0;
-  std::size_t after = 0;
-  for (const QuantizedTensor& tensor : report.tensors) {
-    weights += tensor.weights;
-    before += tensor.source_bytes;
-    after += tensor.bytes;
-    out["tensors"].push_back({{"name", tensor.name},
-                              {"shape", tensor.shape},
-                              {"source", tensor.source},
-                              {"format", tensor.format},
-                              {"bits_per_weight", bits_per_weight(tensor.bytes, tensor.weights)},
-                              {"source_bytes", tensor.source_bytes},
-                              {"bytes", tensor.bytes},
-                              {"relative_error", tensor.relative_error},
-                              {"method", method_name(tensor.method)}});
-    if (!tensor.fallback.empty()) out["tensors"].back()["fallback"] = tensor.fallback;
-    if (tensor.output_error > 0) {
-      out["tensors"].back()["output_error"] = tensor.output_error;
-      out["tensors"].back()["output_error_rtn"] = tensor.output_error_rtn;
-    }
-  }
-  if (!report.expert_counts.empty()) out["expert_counts"] = report.expert_counts;
-  out["weights"] = weights;
-  out["source_bytes"] = before;
-  out["bytes"] = after;
-  out["bits_per_weight"] = bits_per_weight(after, weights);
-  fmt::print("{}\n", out.dump(2));
 }
 
 void run(Flags& flags) {
@@ -151,7 +79,9 @@ void run(Flags& flags) {
     report = quantize(flags.source, flags.destination, flags.options);
   }
   if (flags.json) {
-    print_json(flags, report);
+    Json out = report_json(report);
+    out["destination"] = flags.destination;
+    fmt::print("{}\n", out.dump(2));
     return;
   }
   print_table(report);

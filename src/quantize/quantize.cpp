@@ -25,6 +25,7 @@
 #include "quantize/gptq.h"
 #include "quantize/layers.h"
 #include "quantize/recipe.h"
+#include "quantize/report.h"
 #include "runtime/thread_pool.h"
 #include "tokenizer/regex.h"
 
@@ -40,6 +41,10 @@ constexpr std::array<std::pair<std::string_view, QuantizeMethod>, 3> kMethods{
 
 std::string module_name(const std::string& weight) {
   return weight.substr(0, weight.size() - kWeightSuffix.size());
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 std::vector<Regex> compile_patterns(const std::vector<std::string>& patterns, const char* flag) {
@@ -117,11 +122,14 @@ class Quantizer {
     if (!checkpoint_->generation_config().is_null()) {
       folder.write_file("generation_config.json", checkpoint_->generation_config().dump(2));
     }
+    report_.quant_method = scheme_ == PackScheme::kMetalMarlin ? "metal-marlin" : "compressed-tensors";
+    report_.method = options_.method;
+    report_.seconds = seconds_since(start);
+    folder.write_file("quantization_report.json", report_json(report_).dump(2));
+    folder.write_file("quantization_report.html", report_html(report_, destination_.filename().string()));
     // Last: without it nobody takes the folder for a model.
     folder.write_file("config.json", output_config().dump(2));
     folder.commit();
-    report_.quant_method = scheme_ == PackScheme::kMetalMarlin ? "metal-marlin" : "compressed-tensors";
-    report_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return std::move(report_);
   }
 
@@ -193,6 +201,7 @@ class Quantizer {
   };
   // inputs: what the linear layer read, or null where that is not known.
   Ready quantize_weight(const Job& job, const HessianSum* inputs) {
+    const auto start = std::chrono::steady_clock::now();
     const std::int64_t rows = job.info->shape[0];
     const std::int64_t cols = job.info->shape[1];
     const Weight weight = checkpoint_->load(job.info->name, pool_);
@@ -221,6 +230,7 @@ class Quantizer {
                   fmt::format("{}: tensor {}: {}", checkpoint_->where(job.info->name), job.info->name, error.what()));
     }
     if (stats.squared_weight > 0) out.report.relative_error = std::sqrt(stats.squared_error / stats.squared_weight);
+    out.report.seconds = seconds_since(start);
     return out;
   }
   // Inputs of fewer rows than this share of their columns are no guide.
@@ -369,6 +379,7 @@ class Quantizer {
     tensor.fallback = report.fallback;
     tensor.output_error = report.output_error;
     tensor.output_error_rtn = report.output_error_rtn;
+    tensor.seconds = report.seconds;
   }
 
   static void write_dense(const Job& job, const Weight& weight, SafetensorsWriter& writer) {

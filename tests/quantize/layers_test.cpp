@@ -123,7 +123,8 @@ std::map<std::string, std::string> bytes_of(const std::filesystem::path& folder)
   std::map<std::string, std::string> out;
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     std::ifstream file(entry.path(), std::ios::binary);
-    out[entry.path().filename().string()] = {std::istreambuf_iterator<char>(file), {}};
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with("quantization_report")) out[name] = {std::istreambuf_iterator<char>(file), {}};
   }
   return out;
 }

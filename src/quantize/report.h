@@ -1,0 +1,28 @@
+// What `quantize` says of its work: as JSON, and as a page that needs nothing else.
+#pragma once
+
+#include <string>
+
+#include "io/json.h"
+#include "metal_marlin/quantize.h"
+
+namespace metal_marlin {
+
+// One line for all layers' tensors of the same role, source, format and method.
+struct ReportLine {
+  std::string role;  // the name with the numbers of layer and expert replaced by stars
+  std::string source;
+  std::string format;
+  QuantizeMethod method = QuantizeMethod::kRtn;
+  int count = 0;
+  std::int64_t weights = 0;
+  std::size_t source_bytes = 0;
+  std::size_t bytes = 0;
+  double worst_error = 0;
+};
+std::vector<ReportLine> report_lines(const QuantizeReport& report);
+
+Json report_json(const QuantizeReport& report);
+std::string report_html(const QuantizeReport& report, const std::string& title);
+
+}  // namespace metal_marlin
