@@ -93,6 +93,7 @@ int run(int argc, char** argv) {
   add_logits(app);
   add_inspect(app);
   add_eval(app);
+  add_compare(app);
   add_status(app);
   add_shaders(app);
   try {

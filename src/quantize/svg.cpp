@@ -88,6 +88,12 @@ std::string escaped(const std::string& text) {
   return out;
 }
 
+std::string svg_file(const std::string& plot) {
+  constexpr std::string_view kBegin = "<svg ";
+  return fmt::format(R"(<svg xmlns="http://www.w3.org/2000/svg" style="background:white;font:11px sans-serif" {})",
+                     plot.substr(kBegin.size()));
+}
+
 std::string scatter_plot(const std::vector<PlotPoint>& points, const std::string& x_name, const std::string& y_name) {
   std::vector<double> xs;
   std::vector<double> ys;

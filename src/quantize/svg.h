@@ -10,6 +10,9 @@ namespace metal_marlin {
 // Text as HTML and SVG take it.
 std::string escaped(const std::string& text);
 
+// A plot as a file of its own.
+std::string svg_file(const std::string& plot);
+
 struct PlotPoint {
   std::string label;
   double x;

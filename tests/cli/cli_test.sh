@@ -18,7 +18,7 @@ expect() {
 }
 
 expect 0 "Examples:" --help
-for name in quantize generate tokenize logits inspect eval status; do expect 0 "Example" $name --help; done
+for name in quantize generate tokenize logits inspect eval compare status; do expect 0 "Example" $name --help; done
 expect 0 '"formats"' status --json
 expect 2 "" nonsense
 expect 2 "required" quantize "$model"
@@ -58,6 +58,26 @@ expect 3 "has no tokenizer" eval "$work/fp4" --text "$work/ids.json"
 cp -r "$model" "$work/text" && cp "$TEST_DATA/tokenizers/smollm.json" "$work/text/tokenizer.json"
 ids=$(echo -n 'dogs are sleeping' | run tokenize "$work/text" --json)
 [ "$(echo "$ids" | run tokenize "$work/text" --decode)" = "dogs are sleeping" ] || fail "tokenize does not round-trip"
+
+# Methods that need a text, on a vocabulary of printable characters, and what became of the model.
+cp -r "$model" "$work/characters"
+python3 - "$work/characters/tokenizer.json" << 'EOF'
+import json, sys
+vocabulary = {chr(c): i for i, c in enumerate(range(ord("!"), ord("~") + 1))}
+json.dump({"added_tokens": [], "decoder": {"type": "ByteLevel"}, "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
+           "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}}, open(sys.argv[1], "w"))
+EOF
+for i in $(seq 60); do echo -n "line-$((i * 7919)):pack-my-box-with-five-dozen-liquor-jugs;"; done > "$work/text.txt"
+expect 2 "method gptq needs a calibration text" quantize "$work/characters" -o "$work/x" --method gptq
+expect 2 "method magic: expected one of rtn, rtn-weighted, gptq" quantize "$work/characters" -o "$work/x" --method magic
+expect 0 '"output_error_rtn"' quantize "$work/characters" -o "$work/gptq" --format int3 --method gptq --calibration "$work/text.txt" --json
+expect 0 "rtn-weighted" quantize "$work/characters" -o "$work/weighted" --format int3 --method rtn-weighted --calibration "$work/text.txt"
+grep -q '"method": "gptq"' "$work/gptq/quantization_report.json" && grep -q '<svg' "$work/gptq/quantization_report.html" || fail "no report"
+expect 0 "reference perplexity" compare "$work/characters" "$work/gptq" "$work/weighted/" --text "$work/text.txt" --context 64 \
+  --max-tokens 600 --plot "$work/plot.svg"
+grep -q 'weighted</text>' "$work/plot.svg" || fail "no plot"
+expect 0 '"mean_kl"' compare "$work/characters" "$work/gptq" --text "$work/text.txt" --context 64 --json
+expect 2 "ends in .svg" compare "$work/characters" "$work/gptq" --text "$work/text.txt" --plot x.png
 
 # A quantization killed at any moment leaves no folder that is taken for a model.
 for delay in 0.002 0.005 0.01 0.02 0.03 0.05 0.08; do

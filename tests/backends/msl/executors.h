@@ -11,9 +11,14 @@ namespace metal_marlin::msl {
 
 enum class Executor { kPlain, kDetectors, kOtherLanes, kCuda, kMetal };
 
+// Whether this build has what the detectors need.
+inline bool has_detectors() {
+  return embedded_shaders().front().instrumented != nullptr;
+}
+
 inline std::vector<Executor> executors() {
   std::vector<Executor> out = {Executor::kPlain, Executor::kOtherLanes};
-  if (embedded_shaders().front().instrumented != nullptr) out.push_back(Executor::kDetectors);
+  if (has_detectors()) out.push_back(Executor::kDetectors);
   for (const std::string& device : available_devices()) {
     if (device == "msl-cuda") out.push_back(Executor::kCuda);
     if (device == "msl-metal") out.push_back(Executor::kMetal);

@@ -186,7 +186,7 @@ TEST_P(LinearOp, ManyInputsForFewTokens) {
 TEST(TileMap, StagesWhereLanesDiffer) {
   EXPECT_FALSE(probe_tile_map(*make_host_device({1, false, LaneOrder::kForward, 0, 0}), false).staged);
   for (const std::uint32_t mask : {1U, 8U, 31U}) {
-    const auto device = make_host_device({1, true, LaneOrder::kRandom, 5, mask});
+    const auto device = make_host_device({1, has_detectors(), LaneOrder::kRandom, 5, mask});
     EXPECT_TRUE(probe_tile_map(*device, false).staged);
     for (const std::int64_t tokens : {3, 40}) {
       const Shape s{40, 100, tokens};
