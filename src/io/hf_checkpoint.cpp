@@ -4,6 +4,7 @@
 #include <array>
 
 #include "io/checkpoint_kinds.h"
+#include "io/column_packed.h"
 #include "io/packed_tensors.h"
 #include "io/safetensors.h"
 #include "metal_marlin/error.h"
@@ -40,7 +41,12 @@ class HfCheckpoint final : public Checkpoint {
   [[nodiscard]] const std::vector<WeightInfo>& weights() const override { return weights_; }
   [[nodiscard]] std::string kind() const override {
     if (!quantization_) return "dense";
-    return quantization_->scheme() == PackScheme::kMetalMarlin ? "metal-marlin" : "compressed-tensors";
+    switch (quantization_->scheme()) {
+      case PackScheme::kMetalMarlin: return "metal-marlin";
+      case PackScheme::kCompressedTensors: return "compressed-tensors";
+      case PackScheme::kAwq: return "AWQ";
+      default: return "GPTQ";
+    }
   }
 
   [[nodiscard]] Weight load(const std::string& name, ThreadPool&) const override {
@@ -49,7 +55,10 @@ class HfCheckpoint final : public Checkpoint {
       throw Error(ErrorCode::kNotFound, fmt::format("{}: tensor {} is missing", path_.string(), name));
     if (!info->packed) return {*tensors_.find(name), nullptr};
     const std::string module = module_of(name);
-    LoadedPack pack = load_packed_tensors(tensors_, quantization_->scheme(), module, *quantization_->find(module));
+    const PackScheme scheme = quantization_->scheme();
+    const PackedModule described = *quantization_->find(module);
+    LoadedPack pack = is_column_packed(scheme) ? load_column_packed(tensors_, scheme, module, described)
+                                               : load_packed_tensors(tensors_, scheme, module, described);
     return {pack.view, std::move(pack.owner)};
   }
 
@@ -64,22 +73,29 @@ class HfCheckpoint final : public Checkpoint {
   }
 
  private:
+  [[nodiscard]] PackedModule shape_of(const std::string& module, const PackedModule& described) const {
+    const PackScheme scheme = quantization_->scheme();
+    if (is_column_packed(scheme)) return column_packed_module(tensors_, scheme, module, described);
+    const PackedView view = load_packed_tensors(tensors_, scheme, module, described).view;
+    return {view.spec, view.rows, view.cols};
+  }
+
   void describe(const std::string& name, const DenseView& view) {
     const std::string module = module_of(name);
     const auto described = quantization_ ? quantization_->find(module) : std::nullopt;
     if (described && name == codes_entry(quantization_->scheme(), module, described->spec) &&
-        (name.ends_with(".weight_packed") || tensors_.find(module + ".weight_scale") != nullptr)) {
-      const LoadedPack pack = load_packed_tensors(tensors_, quantization_->scheme(), module, *described);
-      const PackedLayout layout(pack.view.spec, pack.view.rows, pack.view.cols);
+        (!name.ends_with(".weight") || tensors_.find(module + ".weight_scale") != nullptr)) {
+      const PackedModule packed = shape_of(module, *described);
+      const PackedLayout layout(packed.spec, packed.rows, packed.cols);
       weights_.push_back({module + ".weight",
-                          {pack.view.rows, pack.view.cols},
+                          {packed.rows, packed.cols},
                           DType::kU8,
-                          pack.view.spec,
+                          packed.spec,
                           layout.total_bytes(),
-                          std::string(format_info(pack.view.spec.format).name)});
+                          std::string(format_info(packed.spec.format).name)});
       return;
     }
-    if (quantization_ && (is_side_entry(name) || name.ends_with(".weight_packed"))) return;
+    if (quantization_ && (is_side_entry(quantization_->scheme(), name) || name.ends_with(".weight_packed"))) return;
     weights_.push_back(
         {name, view.shape, view.dtype, std::nullopt, view.bytes.size(), std::string(dtype_name(view.dtype))});
   }

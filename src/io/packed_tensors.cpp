@@ -17,6 +17,8 @@ constexpr std::array<std::string_view, 8> kSideParts{".weight_scale",        ".w
                                                      ".weight_global_scale", ".weight_shape", ".weight_g_idx",
                                                      ".input_global_scale",  ".input_scale"};
 
+constexpr std::array<std::string_view, 3> kColumnParts{".qzeros", ".scales", ".g_idx"};
+
 bool stored_as_float8(PackScheme scheme, const FormatSpec& spec) {
   return scheme == PackScheme::kCompressedTensors && spec.format == Format::kFp8E4M3;
 }
@@ -151,12 +153,14 @@ Json quantization_config(PackScheme scheme, const std::map<std::string, PackedMo
 }
 
 std::string codes_entry(PackScheme scheme, const std::string& module, const FormatSpec& spec) {
+  if (is_column_packed(scheme)) return module + ".qweight";
   return module + (stored_as_float8(scheme, spec) ? ".weight" : ".weight_packed");
 }
 
-bool is_side_entry(const std::string& name) {
-  return std::any_of(kSideParts.begin(), kSideParts.end(),
-                     [&](std::string_view suffix) { return name.ends_with(suffix); });
+bool is_side_entry(PackScheme scheme, const std::string& name) {
+  const auto ends = [&](std::string_view suffix) { return name.ends_with(suffix); };
+  if (is_column_packed(scheme)) return std::any_of(kColumnParts.begin(), kColumnParts.end(), ends);
+  return std::any_of(kSideParts.begin(), kSideParts.end(), ends);
 }
 
 std::vector<TensorPlan> packed_tensor_plans(PackScheme scheme, const std::string& module, const PackedModule& packed) {
@@ -211,11 +215,36 @@ QuantizationConfig::QuantizationConfig(const Json& json, const std::string& wher
     parse_marlin(config);
   } else if (method == "compressed-tensors") {
     parse_compressed(config);
+  } else if (method == "gptq" || method == "awq") {
+    parse_column_packed(config, method == "awq");
   } else {
     throw Error(ErrorCode::kUnsupported,
-                fmt::format("{}: field quant_method is '{}', expected metal-marlin or compressed-tensors",
+                fmt::format("{}: field quant_method is '{}', expected metal-marlin, compressed-tensors, gptq or awq",
                             config.where(), method));
   }
+}
+
+void QuantizationConfig::parse_column_packed(const JsonObject& json, bool awq) {
+  const std::string form = json.string_or(awq ? "version" : "checkpoint_format", awq ? "gemm" : "gptq");
+  if (form != "gptq" && form != "gptq_v2" && form != "gemm")
+    json.wrong(awq ? "version" : "checkpoint_format", awq ? "gemm" : "gptq or gptq_v2");
+  scheme_ = awq ? PackScheme::kAwq : form == "gptq_v2" ? PackScheme::kGptqV2 : PackScheme::kGptq;
+  const std::int64_t bits = json.integer("bits");
+  const bool symmetric = awq ? !json.boolean_or("zero_point", true) : json.boolean_or("sym", true);
+  FormatSpec spec;
+  if (bits == 4) {
+    spec.format = symmetric ? Format::kS4 : Format::kU4;
+  } else if (!awq && symmetric && (bits == 8 || bits == 2)) {
+    spec.format = bits == 8 ? Format::kInt8 : Format::kInt2;
+  } else {
+    throw Error(ErrorCode::kUnsupported, fmt::format("{}: {} bits, {}symmetric, is not one that we read", json.where(),
+                                                     bits, symmetric ? "" : "a"));
+  }
+  spec.zero = symmetric ? ZeroKind::kNone : ZeroKind::kInteger;
+  const std::int64_t group = json.integer("group_size");
+  if (group != -1 && (group < 1 || group > 1 << 20)) json.wrong("group_size", "-1, or from 1 to 2^20");
+  spec.group = group == -1 ? 0 : static_cast<int>(group);
+  groups_.push_back({{"Linear"}, spec});
 }
 
 void QuantizationConfig::parse_marlin(const JsonObject& json) {

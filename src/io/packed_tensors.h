@@ -1,7 +1,7 @@
 // How a packed matrix lies in a safetensors file, and the quantization_config
 // that says so (docs/file-format.md). Two schemes share the part names:
 // "metal-marlin", ours, for every format, and "compressed-tensors", which other
-// programs load, for the formats that it has.
+// programs load, for the formats that it has. Others are read only (column_packed.h).
 #pragma once
 
 #include <map>
@@ -15,7 +15,17 @@
 
 namespace metal_marlin {
 
-enum class PackScheme : std::uint8_t { kMetalMarlin, kCompressedTensors };
+enum class PackScheme : std::uint8_t {
+  kMetalMarlin,
+  kCompressedTensors,
+  kGptq,    // zeros less one
+  kGptqV2,  // zeros as they are
+  kAwq,
+};
+// Whether a scheme is one of column_packed.h.
+inline bool is_column_packed(PackScheme scheme) {
+  return scheme == PackScheme::kGptq || scheme == PackScheme::kGptqV2 || scheme == PackScheme::kAwq;
+}
 
 // A linear layer that is quantized.
 struct PackedModule {
@@ -55,6 +65,7 @@ class QuantizationConfig {
   };
   void parse_marlin(const JsonObject& json);
   void parse_compressed(const JsonObject& json);
+  void parse_column_packed(const JsonObject& json, bool awq);
 
   PackScheme scheme_ = PackScheme::kMetalMarlin;
   std::map<std::string, PackedModule> modules_;
@@ -74,6 +85,6 @@ LoadedPack load_packed_tensors(const SafetensorsFolder& folder, PackScheme schem
 // The entry that holds the codes of a module under a scheme.
 std::string codes_entry(PackScheme scheme, const std::string& module, const FormatSpec& spec);
 // Whether an entry is a part of a packed module, other than its codes.
-bool is_side_entry(const std::string& name);
+bool is_side_entry(PackScheme scheme, const std::string& name);
 
 }  // namespace metal_marlin

@@ -259,7 +259,8 @@ TEST_F(BrokenModel, WrongShapeIsNamed) {
 
 TEST_F(BrokenModel, UnknownQuantizationIsNamed) {
   change_config([](Json& config) { config["quantization_config"] = {{"quant_method", "bitsandbytes"}}; });
-  expect_error(ErrorCode::kUnsupported, "quant_method is 'bitsandbytes', expected metal-marlin or compressed-tensors",
+  expect_error(ErrorCode::kUnsupported,
+               "quant_method is 'bitsandbytes', expected metal-marlin, compressed-tensors, gptq or awq",
                [&] { Model::load(path_); });
 }
 
