@@ -17,9 +17,9 @@ std::filesystem::path program_path() {
   std::array<char, PATH_MAX> path{};
   std::uint32_t size = path.size();
   if (_NSGetExecutablePath(path.data(), &size) != 0) error = std::make_error_code(std::errc::filename_too_long);
-  const std::filesystem::path found = error ? std::filesystem::path() : std::filesystem::canonical(path.data(), error);
+  std::filesystem::path found = error ? std::filesystem::path() : std::filesystem::canonical(path.data(), error);
 #else
-  const std::filesystem::path found = std::filesystem::read_symlink("/proc/self/exe", error);
+  std::filesystem::path found = std::filesystem::read_symlink("/proc/self/exe", error);
 #endif
   if (error) throw Error(ErrorCode::kInternal, "cannot tell where this program lies: " + error.message());
   return found;
