@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "metal_marlin/evaluate.h"
 #include "metal_marlin/model.h"
 
 namespace metal_marlin::cli {
@@ -36,6 +37,9 @@ bool interrupted();
 void print_notice(const std::string& text);
 
 std::string read_text(const std::string& path);  // "-": standard input
+// The tokens of a text to evaluate on, the first `most` of them (0: all), and how its windows begin.
+std::vector<TokenId> evaluation_tokens(const Tokenizer& tokenizer, const std::string& path, std::size_t most,
+                                       EvaluateOptions& options);
 // A JSON list of token ids.
 std::vector<TokenId> read_ids(const std::string& path);
 

@@ -96,11 +96,8 @@ void run(Flags& flags) {
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("--plot {}: a name that ends in .svg is expected", flags.plot));
   flags.options.reference = flags.model.load_model();
-  const auto tokenizer = flags.options.reference->tokenizer();
-  std::vector<TokenId> tokens = tokenizer->encode(read_text(flags.text_file));
-  if (flags.max_tokens > 0 && tokens.size() > flags.max_tokens) tokens.resize(flags.max_tokens);
-  const std::vector<TokenId> prefix = tokenizer->encode("");
-  if (!prefix.empty()) flags.options.first_token = prefix.front();
+  const std::vector<TokenId> tokens =
+      evaluation_tokens(*flags.options.reference->tokenizer(), flags.text_file, flags.max_tokens, flags.options);
   std::vector<Row> rows;
   for (const std::string& path : flags.models) rows.push_back(measure(flags, path, tokens));
   if (!flags.plot.empty()) write_plot(flags.plot, rows);

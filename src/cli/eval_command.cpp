@@ -48,10 +48,8 @@ void print_text(const Evaluation& result) {
 void run(Flags& flags) {
   const auto model = flags.model.load_model();
   if (!flags.reference.empty()) flags.options.reference = flags.model.load_model(flags.reference);
-  std::vector<TokenId> tokens = model->tokenizer()->encode(read_text(flags.text_file));
-  if (flags.max_tokens > 0 && tokens.size() > flags.max_tokens) tokens.resize(flags.max_tokens);
-  const std::vector<TokenId> prefix = model->tokenizer()->encode("");
-  if (!prefix.empty()) flags.options.first_token = prefix.front();
+  const std::vector<TokenId> tokens =
+      evaluation_tokens(*model->tokenizer(), flags.text_file, flags.max_tokens, flags.options);
   Evaluation result;
   {
     ProgressBar bar("eval", "windows");

@@ -41,6 +41,15 @@ std::string read_text(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
+std::vector<TokenId> evaluation_tokens(const Tokenizer& tokenizer, const std::string& path, std::size_t most,
+                                       EvaluateOptions& options) {
+  std::vector<TokenId> tokens = tokenizer.encode(read_text(path));
+  if (most > 0 && tokens.size() > most) tokens.resize(most);
+  const std::vector<TokenId> prefix = tokenizer.encode("");
+  if (!prefix.empty()) options.first_token = prefix.front();
+  return tokens;
+}
+
 std::vector<TokenId> read_ids(const std::string& path) {
   const nlohmann::json json = nlohmann::json::parse(read_text(path), nullptr, false);
   std::vector<TokenId> ids;
