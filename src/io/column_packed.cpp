@@ -23,8 +23,8 @@ class ColumnPacked {
         module_(module),
         spec_(described.spec),
         bits_(format_info(spec_.format).bits),
-        codes_(part(".qweight", DType::kI32)),
-        zeros_(part(".qzeros", DType::kI32)),
+        codes_(words_of(".qweight")),
+        zeros_(words_of(".qzeros")),
         scales_(matrix(".scales")) {
     rows_ = scales_.shape[1];
     cols_ = scheme == PackScheme::kAwq ? codes_.shape[0] : codes_.shape[0] * per_word();
@@ -60,25 +60,20 @@ class ColumnPacked {
   [[nodiscard]] std::int64_t words(std::int64_t n) const { return (n + per_word() - 1) / per_word(); }
 
   [[nodiscard]] const DenseView& matrix(const char* suffix) const {
-    const std::string name = module_ + suffix;
-    const DenseView* const view = folder_.find(name);
-    if (view == nullptr)
-      throw Error(ErrorCode::kNotFound, fmt::format("{}: tensor {} is missing", folder_.where(name), name));
-    if (view->shape.size() != 2) wrong(suffix, *view, "a matrix");
-    return *view;
+    const DenseView& view = part(folder_, module_ + suffix);
+    if (view.shape.size() != 2) wrong(suffix, view, "a matrix");
+    return view;
   }
-  [[nodiscard]] const DenseView& part(const char* suffix, DType dtype) const {
+  [[nodiscard]] const DenseView& words_of(const char* suffix) const {
     const DenseView& view = matrix(suffix);
-    if (view.dtype != dtype) wrong(suffix, view, fmt::format("{} {}", dtype_name(dtype), shape_text(view.shape)));
+    if (view.dtype != DType::kI32) wrong(suffix, view, fmt::format("I32 {}", shape_text(view.shape)));
     return view;
   }
   void expect(const char* suffix, const DenseView& view, const Shape& shape) const {
     if (view.shape != shape) wrong(suffix, view, fmt::format("{} {}", dtype_name(view.dtype), shape_text(shape)));
   }
   [[noreturn]] void wrong(const char* suffix, const DenseView& view, const std::string& expected) const {
-    const std::string name = module_ + suffix;
-    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: tensor {}: found {} {}, expected {}", folder_.where(name),
-                                                     name, dtype_name(view.dtype), shape_text(view.shape), expected));
+    bad_part(folder_, module_ + suffix, view, expected);
   }
 
   // Groups must be neighbouring inputs.

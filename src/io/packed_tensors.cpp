@@ -100,6 +100,8 @@ bool matches(const std::string& pattern, const std::string& module, const std::s
   return Regex("^(?:" + pattern.substr(3) + ")", where).search(module);
 }
 
+}  // namespace
+
 const DenseView& part(const SafetensorsFolder& folder, const std::string& name) {
   const DenseView* const view = folder.find(name);
   if (view == nullptr)
@@ -107,13 +109,11 @@ const DenseView& part(const SafetensorsFolder& folder, const std::string& name) 
   return *view;
 }
 
-[[noreturn]] void bad_part(const SafetensorsFolder& folder, const std::string& name, const DenseView& view,
-                           const std::string& expected) {
+void bad_part(const SafetensorsFolder& folder, const std::string& name, const DenseView& view,
+              const std::string& expected) {
   throw Error(ErrorCode::kCorruptFile, fmt::format("{}: tensor {}: found {} {}, expected {}", folder.where(name), name,
                                                    dtype_name(view.dtype), shape_text(view.shape), expected));
 }
-
-}  // namespace
 
 bool fits_compressed_tensors(const std::map<std::string, PackedModule>& modules) {
   if (modules.empty()) return false;
@@ -226,8 +226,8 @@ QuantizationConfig::QuantizationConfig(const Json& json, const std::string& wher
 
 void QuantizationConfig::parse_column_packed(const JsonObject& json, bool awq) {
   const std::string form = json.string_or(awq ? "version" : "checkpoint_format", awq ? "gemm" : "gptq");
-  if (form != "gptq" && form != "gptq_v2" && form != "gemm")
-    json.wrong(awq ? "version" : "checkpoint_format", awq ? "gemm" : "gptq or gptq_v2");
+  if (awq && form != "gemm") json.wrong("version", "gemm");
+  if (!awq && form != "gptq" && form != "gptq_v2") json.wrong("checkpoint_format", "gptq or gptq_v2");
   scheme_ = awq ? PackScheme::kAwq : form == "gptq_v2" ? PackScheme::kGptqV2 : PackScheme::kGptq;
   const std::int64_t bits = json.integer("bits");
   const bool symmetric = awq ? !json.boolean_or("zero_point", true) : json.boolean_or("sym", true);

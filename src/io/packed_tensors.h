@@ -82,6 +82,12 @@ struct LoadedPack {
 LoadedPack load_packed_tensors(const SafetensorsFolder& folder, PackScheme scheme, const std::string& module,
                                const PackedModule& described);
 
+// A part of a module. \throws Error (kNotFound) naming file and tensor.
+const DenseView& part(const SafetensorsFolder& folder, const std::string& name);
+// \throws Error (kCorruptFile) naming file and tensor, what was found and what was expected.
+[[noreturn]] void bad_part(const SafetensorsFolder& folder, const std::string& name, const DenseView& view,
+                           const std::string& expected);
+
 // The entry that holds the codes of a module under a scheme.
 std::string codes_entry(PackScheme scheme, const std::string& module, const FormatSpec& spec);
 // Whether an entry is a part of a packed module, other than its codes.

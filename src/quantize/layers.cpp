@@ -49,7 +49,7 @@ class Overlay final : public Checkpoint {
   [[nodiscard]] Weight load(const std::string& name, ThreadPool& pool) const override {
     const auto found = weights_.find(name);
     if (found == weights_.end()) return below_.load(name, pool);
-    return {found->second.view(), nullptr};
+    return {found->second, nullptr};
   }
 
  private:

@@ -20,8 +20,8 @@ class ThreadPool;
 
 // What the linear layers of one layer read, by weight; those that read the same share it.
 using LayerInputs = std::map<std::string, std::shared_ptr<HessianSum>>;
-// Weights that stand in for those of the checkpoint.
-using PackedWeights = std::map<std::string, PackedMatrix>;
+// Weights that stand in for those of the checkpoint; their bytes lie elsewhere.
+using PackedWeights = std::map<std::string, PackedView>;
 
 class LayerCalibration {
  public:

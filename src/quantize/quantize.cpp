@@ -168,12 +168,12 @@ class Quantizer {
       const LayerInputs inputs = calibration.observe();
       factors_.clear();
       PackedWeights weights;
+      const std::string prefix = fmt::format("model.layers.{}.", layer);
       for (const Job& job : jobs_) {
-        const std::string prefix = fmt::format("model.layers.{}.", layer);
         if (!job.spec || !job.info->name.starts_with(prefix)) continue;
         const auto found = inputs.find(job.info->name);
         ready_[job.info->name] = quantize_weight(job, found == inputs.end() ? nullptr : found->second.get());
-        weights[job.info->name] = ready_[job.info->name].matrix;
+        weights[job.info->name] = ready_[job.info->name].matrix.view();
       }
       calibration.advance(weights);
     }

@@ -221,6 +221,8 @@ TEST(ColumnPacked, RefusesWhatItCannotRead) {
   Json marlin = config;
   marlin["checkpoint_format"] = "marlin";
   expect_error(ErrorCode::kCorruptFile, "checkpoint_format", [&] { opened(marlin, good); });
+  marlin["checkpoint_format"] = "gemm";  // AWQ's
+  expect_error(ErrorCode::kCorruptFile, "checkpoint_format", [&] { opened(marlin, good); });
   expect_error(ErrorCode::kCorruptFile, "a.b.qzeros: the zero of output 0, group 0",
                [&] { opened(config_of(PackScheme::kGptqV2, 4, 32, true), good); });
   Tensors bad = good;
