@@ -77,7 +77,6 @@ template <typename T, typename Rows>
                                  device const int* k_starts [[buffer(4)]], constant PackedParams& p [[buffer(5)]],
                                  constant uint& stride [[buffer(6)]], uint3 at [[thread_position_in_grid]]) {
   const uint e = 4 * at.x;
-  if (e >= p.value_width) return;
   const int s = sequences[at.z];
   const uint count = uint(k_starts[s + 1] - k_starts[s]);
   device const float* const row = weights + (ulong(at.z) * p.heads + at.y) * stride;

@@ -27,23 +27,22 @@ METAL_FUNC uint random_word(uint seed, uint index) {
 }
 
 [[kernel]] void bf16_from_float(device const float* in [[buffer(0)]], device ushort* out [[buffer(1)]],
-                                constant uint& elements [[buffer(2)]], uint at [[thread_position_in_grid]]) {
-  if (at < elements) out[at] = bf16_bits(in[at]);
+                                uint at [[thread_position_in_grid]]) {
+  out[at] = bf16_bits(in[at]);
 }
 [[kernel]] void bf16_from_float_at_random(device const float* in [[buffer(0)]], device ushort* out [[buffer(1)]],
-                                          constant uint& elements [[buffer(2)]], constant uint& seed [[buffer(3)]],
-                                          uint at [[thread_position_in_grid]]) {
-  if (at < elements) out[at] = bf16_bits_at_random(in[at], random_word(seed, at));
+                                          constant uint& seed [[buffer(2)]], uint at [[thread_position_in_grid]]) {
+  out[at] = bf16_bits_at_random(in[at], random_word(seed, at));
 }
 [[kernel]] void float_from_bf16(device const ushort* in [[buffer(0)]], device float* out [[buffer(1)]],
-                                constant uint& elements [[buffer(2)]], uint at [[thread_position_in_grid]]) {
-  if (at < elements) out[at] = bf16_value(in[at]);
+                                uint at [[thread_position_in_grid]]) {
+  out[at] = bf16_value(in[at]);
 }
 [[kernel]] void bf16_from_half(device const half* in [[buffer(0)]], device ushort* out [[buffer(1)]],
-                               constant uint& elements [[buffer(2)]], uint at [[thread_position_in_grid]]) {
-  if (at < elements) out[at] = bf16_bits(float(in[at]));
+                               uint at [[thread_position_in_grid]]) {
+  out[at] = bf16_bits(float(in[at]));
 }
 [[kernel]] void half_from_bf16(device const ushort* in [[buffer(0)]], device half* out [[buffer(1)]],
-                               constant uint& elements [[buffer(2)]], uint at [[thread_position_in_grid]]) {
-  if (at < elements) out[at] = half(bf16_value(in[at]));
+                               uint at [[thread_position_in_grid]]) {
+  out[at] = half(bf16_value(in[at]));
 }

@@ -10,7 +10,6 @@ template <typename T>
                          constant uint& cols [[buffer(2)]], constant uint& has_bias [[buffer(3)]],
                          constant uint& activation [[buffer(4)]], uint2 at [[thread_position_in_grid]]) {
   follow_earlier_kernels();
-  if (at.x >= cols) return;
   device T* const place = y + ulong(at.y) * cols + at.x;
   *place = T(activate(activation, has_bias != 0 ? float(*place) + bias[at.x] : float(*place)));
 }

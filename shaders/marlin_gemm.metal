@@ -34,7 +34,6 @@ MM_STAGED_INSTANCE(marlin_gemm, "marlin_gemm_e4m3_g32", codecs::E4m3, 32, false)
                               device const float* bias [[buffer(2)]], device const float* x_scales [[buffer(3)]],
                               constant LinearParams& p [[buffer(4)]], constant uint& rows [[buffer(5)]],
                               constant uint& parts [[buffer(6)]], uint2 at [[thread_position_in_grid]]) {
-  if (at.x >= rows || at.y >= p.tokens) return;
   wait_for_earlier_kernels();
   float sum = 0.0f;
   for (uint part = 0; part < parts; ++part) sum += partial[(ulong(part) * p.tokens + at.y) * rows + at.x];

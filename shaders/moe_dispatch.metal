@@ -83,7 +83,7 @@ template <typename T>
                            device T* out [[buffer(2)]], constant uint& width [[buffer(3)]],
                            constant uint& chosen [[buffer(4)]], device const int* rows [[buffer(5)]],
                            uint2 at [[thread_position_in_grid]]) {
-  if (at.x >= width || at.y >= uint(*rows)) return;
+  if (at.y >= uint(*rows)) return;
   out[ulong(at.y) * width + at.x] = x[ulong(uint(order[at.y]) / chosen) * width + at.x];
 }
 
@@ -94,7 +94,6 @@ template <typename T>
                             device const float* weights [[buffer(2)]], device T* y [[buffer(3)]],
                             constant uint& width [[buffer(4)]], constant uint& chosen [[buffer(5)]],
                             constant uint& accumulate [[buffer(6)]], uint2 at [[thread_position_in_grid]]) {
-  if (at.x >= width) return;
   const ulong to = ulong(at.y) * width + at.x;
   float sum = accumulate != 0 ? float(y[to]) : 0.0f;
   for (uint c = 0; c < chosen; ++c) {

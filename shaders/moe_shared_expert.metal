@@ -78,7 +78,6 @@ template <typename T, int kColumns>
 [[kernel]] void moe_shared_add(device const float* x [[buffer(0)]], device const float* gate [[buffer(1)]],
                                device float* y [[buffer(2)]], constant uint& width [[buffer(3)]],
                                constant uint& gated [[buffer(4)]], uint2 at [[thread_position_in_grid]]) {
-  if (at.x >= width) return;
   const float factor = gated != 0 ? 1.0f / (1.0f + exp(-gate[at.y])) : 1.0f;
   const ulong place = ulong(at.y) * width + at.x;
   y[place] = fma(factor, x[place], y[place]);

@@ -318,7 +318,6 @@ template <typename T>
                              device const float* sinks [[buffer(2)]], constant PagedParams& p [[buffer(3)]],
                              uint3 at [[thread_position_in_grid]]) {
   follow_earlier_kernels();
-  if (at.x >= p.value_dim) return;
   const uint stride = p.value_dim + 2;
   device const float* from = partial + (ulong(at.z) * p.heads + at.y) * p.parts * stride;
   const float sink = p.sinks != 0 ? sinks[at.y] : -INFINITY;

@@ -38,7 +38,6 @@ template <typename T>
                      device const int* positions [[buffer(3)]], constant RopeParams& p [[buffer(4)]],
                      uint3 at [[thread_position_in_grid]]) {
   follow_earlier_kernels();
-  if (at.x >= p.rotary_dim / 2 || at.y >= p.q_heads + p.k_heads) return;
   device T* head = at.y < p.q_heads ? q + ulong(at.z) * p.q_stride + at.y * p.head_dim
                                     : k + ulong(at.z) * p.k_stride + (at.y - p.q_heads) * p.head_dim;
   rotate(p, head, at.x, 1.0f, (device const float*)nullptr, positions[at.z], frequencies);

@@ -19,7 +19,6 @@ template <typename T>
                      device float* state [[buffer(4)]], device T* y [[buffer(5)]],
                      device const int* starts [[buffer(6)]], constant uint& channels [[buffer(7)]],
                      uint2 at [[thread_position_in_grid]]) {
-  if (at.x >= channels) return;
   device float* s = state + ulong(at.y) * 3 * channels + at.x;
   float a = s[0], b = s[channels], top = s[2 * channels];
   for (int t = starts[at.y]; t < starts[at.y + 1]; ++t) {

@@ -191,7 +191,6 @@ METAL_FUNC uint largest(threadgroup SampleMemory& m, Row r, Logits<T> logits, th
   }
   const uint highest = simd_max(key);
   const uint lowest = simd_min(key == highest ? best : kNobody);
-  threadgroup_barrier(mem_flags::mem_threadgroup);
   if (r.lane == 0) {
     m.simd_sums[r.simdgroup] = as_type<float>(highest);
     m.ids[r.simdgroup] = lowest;
@@ -245,7 +244,7 @@ METAL_FUNC float largest_weight(threadgroup SampleMemory& m, Row r, thread const
     if (c.left(3, id, v, w)) most = max(most, w);
   }
   most = simd_max(most);
-  threadgroup_barrier(mem_flags::mem_threadgroup);
+  // Nobody reads earlier sums any more: `largest` and `select` have had a barrier since.
   if (r.lane == 0) m.simd_sums[r.simdgroup] = most;
   threadgroup_barrier(mem_flags::mem_threadgroup);
   for (uint s = 0; s < kSampleSimdgroups; ++s) most = max(most, m.simd_sums[s]);
@@ -332,9 +331,8 @@ template <typename T>
 
 // counts[row][ids[row]] += 1, for ids of the vocabulary. Grid: (rows).
 [[kernel]] void sample_accept(device const int* ids [[buffer(0)]], device int* counts [[buffer(1)]],
-                              constant uint& vocab [[buffer(2)]], constant uint& rows [[buffer(3)]],
-                              uint row [[thread_position_in_grid]]) {
-  if (row >= rows || ids[row] < 0 || uint(ids[row]) >= vocab) return;
+                              constant uint& vocab [[buffer(2)]], uint row [[thread_position_in_grid]]) {
+  if (ids[row] < 0 || uint(ids[row]) >= vocab) return;
   counts[ulong(row) * vocab + uint(ids[row])] += 1;
 }
 

@@ -37,7 +37,6 @@ template <typename T, int kKept, int kOf>
                                 uint2 at [[thread_position_in_grid]]) {
   typedef Pattern<kKept, kOf> P;
   const uint groups = groups_of(cols, P::kM);
-  if (at.x * 16 >= groups) return;
   uint words[P::kWords];
   for (uint i = 0; i < P::kWords; ++i) words[i] = 0;
   for (uint g = 0; g < 16; ++g) {
@@ -80,7 +79,6 @@ template <typename T, int kKept, int kOf>
                                   uint2 at [[thread_position_in_grid]]) {
   typedef Pattern<kKept, kOf> P;
   const uint groups = groups_of(cols, P::kM);
-  if (at.x >= groups) return;
   uint code = group_positions<P>(positions + ulong(at.y) * words_of(cols, P::kM, P::kWords), at.x);
   const uint first = at.x * P::kM;
   for (uint i = 0; i < P::kM && first + i < cols; ++i) weights[ulong(at.y) * cols + first + i] = T(0.0f);

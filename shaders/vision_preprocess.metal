@@ -22,7 +22,6 @@ struct ResizeParams {
                              device const int* first [[buffer(2)]], device const int* count [[buffer(3)]],
                              device const int* weights [[buffer(4)]], constant ResizeParams& p [[buffer(5)]],
                              uint2 at [[thread_position_in_grid]]) {
-  if (at.x >= p.width || at.y >= p.height) return;
   const uint along = p.vertical != 0 ? at.y : at.x;
   const uint begin = uint(first[along]), number = uint(count[along]);
   for (uint c = 0; c < p.channels; ++c) {
@@ -45,7 +44,6 @@ struct ConvertParams {
 // Grey is Pillow's (ITU-R 601-2 in 16 bits). Grid: (pixels).
 [[kernel]] void image_convert(device const uchar* in [[buffer(0)]], device uchar* out [[buffer(1)]],
                               constant ConvertParams& p [[buffer(2)]], uint i [[thread_position_in_grid]]) {
-  if (i >= p.pixels) return;
   device const uchar* const from = in + ulong(i) * p.in_channels;
   uint rgb[3];
   for (uint c = 0; c < 3; ++c) {
@@ -76,7 +74,6 @@ struct PlaceParams {
 // Crops, pads, or both. Grid: (width, height).
 [[kernel]] void image_place(device const uchar* in [[buffer(0)]], device uchar* out [[buffer(1)]],
                             constant PlaceParams& p [[buffer(2)]], uint2 at [[thread_position_in_grid]]) {
-  if (at.x >= p.width || at.y >= p.height) return;
   const int x = int(at.x) - p.left, y = int(at.y) - p.top;
   const bool inside = x >= 0 && y >= 0 && x < int(p.in_width) && y < int(p.in_height);
   for (uint c = 0; c < p.channels; ++c)
@@ -103,7 +100,6 @@ template <typename T>
                               constant PatchParams& p [[buffer(2)]], uint2 at [[thread_position_in_grid]]) {
   const uint area = p.patch * p.patch, elements = p.channels * p.temporal * area;
   const uint across = p.width / p.patch, patches = across * (p.height / p.patch);
-  if (at.x >= elements || at.y >= patches) return;
   const uint channel = at.x / (p.temporal * area), y = at.x % area / p.patch, x = at.x % p.patch;
   const uint block = at.y / (p.merge * p.merge), in_block = at.y % (p.merge * p.merge), blocks = across / p.merge;
   const uint row = (block / blocks * p.merge + in_block / p.merge) * p.patch + y;

@@ -33,7 +33,6 @@ template <typename Codec, typename T>
                            device const uchar* zeros [[buffer(2)]], device T* out [[buffer(3)]],
                            constant DequantizeParams& p [[buffer(4)]], uint2 at [[thread_position_in_grid]]) {
 #pragma clang fp contract(off)
-  if (at.x >= p.cols || at.y >= p.rows) return;
   const uint code = stream_code<Codec::kBits>(codes + ulong(at.y) * p.row_bytes, at.x);
   const uint group = at.x / p.group;
   const ulong scale_at = ulong(at.y) * p.groups + group;

@@ -27,8 +27,8 @@ void encode_bf16_convert(Device& device, Commands& commands, DType from, DType t
   if (elements == 0) return;
   const auto count = static_cast<std::uint32_t>(elements);
   Arguments arguments;
-  arguments.buffer(0, in).buffer(1, out).bytes(2, count);
-  if (seed) arguments.bytes(3, *seed);
+  arguments.buffer(0, in).buffer(1, out);
+  if (seed) arguments.bytes(2, *seed);
   commands.dispatch_threads(device.pipeline("bf16_compat", kernel), {count, 1, 1}, {128, 1, 1}, arguments);
 }
 

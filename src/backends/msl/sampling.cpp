@@ -41,9 +41,8 @@ void encode_sample_accept(Device& device, Commands& commands, std::int64_t rows,
                           Buffer& counts) {
   if (rows == 0) return;
   const auto count = static_cast<std::uint32_t>(rows);
-  commands.dispatch_threads(
-      device.pipeline("sampling", "sample_accept"), {count, 1, 1}, {32, 1, 1},
-      Arguments().buffer(0, ids).buffer(1, counts).bytes(2, static_cast<std::uint32_t>(vocab)).bytes(3, count));
+  commands.dispatch_threads(device.pipeline("sampling", "sample_accept"), {count, 1, 1}, {32, 1, 1},
+                            Arguments().buffer(0, ids).buffer(1, counts).bytes(2, static_cast<std::uint32_t>(vocab)));
 }
 
 }  // namespace metal_marlin::msl
