@@ -1,4 +1,4 @@
-// Hadamard transforms of rows in blocks, in place: y = H x / sqrt(block), with
+// Hadamard transforms of rows in blocks: out = H in / sqrt(block), with
 // H = Sylvester's matrix of order 2^n times (Kronecker) one of order 1, 12, 20 or 28.
 // Those are Paley's (1933): of the quadratic residues modulo 11 and 19 (his first
 // construction) and 13 (his second). Butterflies in f32.
@@ -31,16 +31,16 @@ METAL_FUNC bool is_minus(uint order, uint row, uint column) {
 
 constant constexpr uint kMaxBlock = 4096;
 
-// One threadgroup a block: grid (blocks of a row, rows).
+// One threadgroup a block: grid (blocks of a row, rows). Input and output may be one buffer.
 template <typename T>
 [[kernel, max_total_threads_per_threadgroup(256)]] void hadamard(
-    device T* x [[buffer(0)]], constant HadamardParams& p [[buffer(1)]],
+    device const T* in [[buffer(0)]], device T* out [[buffer(1)]], constant HadamardParams& p [[buffer(2)]],
     uint2 group [[threadgroup_position_in_grid]], uint index [[thread_index_in_threadgroup]],
     uint2 threads_2d [[threads_per_threadgroup]]) {
   threadgroup float values[kMaxBlock];
   const uint threads = threads_2d.x;
-  device T* const block = x + ulong(group.y) * p.cols + group.x * p.block;
-  for (uint i = index; i < p.block; i += threads) values[i] = float(block[i]);
+  const ulong first_of_block = ulong(group.y) * p.cols + group.x * p.block;
+  for (uint i = index; i < p.block; i += threads) values[i] = float(in[first_of_block + i]);
   threadgroup_barrier(mem_flags::mem_threadgroup);
   // Pairs that lie `distance` apart: those of the order that is a power of two.
   for (uint distance = p.order; distance < p.block; distance *= 2) {
@@ -63,12 +63,12 @@ template <typename T>
         sum += is_minus(p.order, p.inverse != 0 ? c : row, p.inverse != 0 ? row : c) ? -v : v;
       }
     }
-    block[i] = T(sum * scale);
+    out[first_of_block + i] = T(sum * scale);
   }
 }
 template [[host_name("hadamard_float")]] [[kernel, max_total_threads_per_threadgroup(256)]]
-void hadamard<float>(device float*, constant HadamardParams&, uint2, uint, uint2);
+void hadamard<float>(device const float*, device float*, constant HadamardParams&, uint2, uint, uint2);
 template [[host_name("hadamard_half")]] [[kernel, max_total_threads_per_threadgroup(256)]]
-void hadamard<half>(device half*, constant HadamardParams&, uint2, uint, uint2);
+void hadamard<half>(device const half*, device half*, constant HadamardParams&, uint2, uint, uint2);
 template [[host_name("hadamard_bfloat")]] [[kernel, max_total_threads_per_threadgroup(256)]]
-void hadamard<bfloat>(device bfloat*, constant HadamardParams&, uint2, uint, uint2);
+void hadamard<bfloat>(device const bfloat*, device bfloat*, constant HadamardParams&, uint2, uint, uint2);

@@ -49,6 +49,9 @@ struct FormatSpec {
   int group = 32;  ///< Input elements that share a scale; 0 means the whole row.
   ScaleType scale_type = ScaleType::kF16;
   ZeroKind zero = ZeroKind::kNone;
+  /// Blocks of inputs that are rotated by a Hadamard matrix over its root, the stored weights with
+  /// them: 16, 32, 64 or 128; 0: none. Who multiplies rotates the activations.
+  int rotation = 0;
 
   bool operator==(const FormatSpec&) const = default;
 

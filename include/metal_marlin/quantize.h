@@ -19,8 +19,9 @@ enum class QuantizeMethod : std::uint8_t {
   kRtn,          ///< Round to nearest, scales by squared error.
   kRtnWeighted,  ///< The same, errors weighted by how large the weights' inputs are on a text.
   kGptq,         ///< GPTQ (arXiv 2210.17323) on a text, scales as kRtnWeighted.
+  kMrGptq,       ///< GPTQ of weights and inputs that are rotated in blocks (arXiv 2509.23202).
 };
-/// "rtn", "rtn-weighted", "gptq". \throws Error (kInvalidArgument) naming them.
+/// "rtn", "rtn-weighted", "gptq", "mr-gptq". \throws Error (kInvalidArgument) naming them.
 QuantizeMethod parse_method(std::string_view name);
 std::string_view method_name(QuantizeMethod method);
 
@@ -28,14 +29,18 @@ struct QuantizeProgress {
   std::string tensor;  ///< being worked on
   std::int64_t done_weights = 0;
   std::int64_t total_weights = 0;
-  bool calibrating = false;  ///< the counts are of tokens of the calibration text, or of layers that it passed
+  double output_error = 0;   ///< of the tensor before, as in QuantizedTensor
+  bool calibrating = false;  ///< the counts are of layers that the calibration text has passed
 };
 
 struct QuantizeOptions {
   /// A built-in recipe's name or a recipe file (docs/recipes.md), which then says
   /// each weight's format; empty: the next two fields do.
   std::string recipe;
-  QuantizeMethod method = QuantizeMethod::kRtn;
+  QuantizeMethod method = QuantizeMethod::kRtn;  ///< of rules that name none too
+  /// kMrGptq's blocks: 16, 32, 64 or 128; 0: for each weight the largest that fits. A block that does
+  /// not divide a weight's width is an error.
+  int rotation = 0;
   /// A text: for methods that need one, and on which the use of experts is counted, for recipes
   /// with cold experts; without it every routed expert is cold.
   std::filesystem::path calibration;
@@ -50,7 +55,9 @@ struct QuantizeOptions {
   std::vector<std::string> exclude;
   int threads = 0;  ///< 0: one per usable core. The result does not depend on it.
   std::size_t shard_bytes = std::size_t{5} << 30;
-  bool overwrite = false;                                 ///< Replace an existing destination.
+  bool overwrite = false;  ///< Replace an existing destination.
+  /// Bytes of memory that must do; 0: no limit. What is needed is estimated before anything is done.
+  std::size_t memory = 0;
   std::function<bool(const QuantizeProgress&)> progress;  ///< false: stop
   std::function<void(const std::string&)> notice;
 };
@@ -68,6 +75,8 @@ struct QuantizedTensor {
   QuantizeMethod method = QuantizeMethod::kRtn;
   /// Why that is not the method that was asked for; empty: it is.
   std::string fallback;
+  int rotation = 0;              ///< Block of rotated inputs; 0: none.
+  bool rotation_folded = false;  ///< Into the weights before it: nothing to do at run time.
   /// Root of the squared error of the layer's outputs on the text over the outputs squared, by this
   /// method and by kRtn; 0 where no text told.
   double output_error = 0;
@@ -86,7 +95,9 @@ struct QuantizeReport {
 
 /// Reads `source` (folder or GGUF file) a tensor at a time and writes the folder
 /// `destination`, which appears only when it is complete; the report lies in it, as
-/// quantization_report.json and quantization_report.html.
+/// quantization_report.json and quantization_report.html. A run that was killed or cancelled leaves
+/// `destination`.partial-XXXXXX, which the next one of the same source and options goes on with; the
+/// result is that of one run, bit by bit.
 /// \throws Error naming file, tensor or option; (kCancelled).
 QuantizeReport quantize(const std::filesystem::path& source, const std::filesystem::path& destination,
                         const QuantizeOptions& options);

@@ -4,6 +4,13 @@
 
 namespace metal_marlin {
 
+Plan with_rotations(const Plan& plan, const Checkpoint& checkpoint) {
+  return with_rotations(plan, [&](const std::string& name) {
+    const WeightInfo* const info = checkpoint.find(name);
+    return info != nullptr && info->packed ? info->packed->rotation : 0;
+  });
+}
+
 void load_weights(const Plan& plan, const Checkpoint& checkpoint, const LoadProgress& progress,
                   const std::function<void(const PlannedWeight&)>& load) {
   const std::vector<PlannedWeight> weights = planned_weights(plan);

@@ -24,6 +24,8 @@ enum class Activations : std::uint8_t {
 // Called as weights are loaded, with bytes of the file; false: stop.
 using LoadProgress = std::function<bool(std::size_t done, std::size_t total)>;
 
+// The plan with the rotations that the checkpoint's weights want. \throws as with_rotations.
+Plan with_rotations(const Plan& plan, const Checkpoint& checkpoint);
 // Calls `load` for each of the plan's weights, whose shapes are right, and reports progress.
 // \throws Error naming a weight that is missing or of another shape; (kCancelled).
 void load_weights(const Plan& plan, const Checkpoint& checkpoint, const LoadProgress& progress,

@@ -68,12 +68,13 @@ void run(Flags& flags) {
   flags.options.notice = print_notice;
   QuantizeReport report;
   {
-    ProgressBar tokens("calibrate", "tokens");
+    ProgressBar layers("calibrate", "layers");
     ProgressBar weights("quantize", "weights");
     flags.options.progress = [&](const QuantizeProgress& progress) {
-      ProgressBar& bar = progress.calibrating ? tokens : weights;
+      ProgressBar& bar = progress.calibrating ? layers : weights;
       bar.update(static_cast<double>(progress.done_weights), static_cast<double>(progress.total_weights),
-                 progress.tensor);
+                 progress.output_error > 0 ? fmt::format("{} error {:.3f}", progress.tensor, progress.output_error)
+                                           : progress.tensor);
       return !interrupted();
     };
     report = quantize(flags.source, flags.destination, flags.options);
@@ -103,8 +104,16 @@ void add_quantize(CLI::App& app) {
                                            "formats by rules, of a file or built in: qwen3-4b, glm-4.7-flash");
   command
       ->add_option("--method", flags->method,
-                   "rtn (to the nearest), rtn-weighted (errors weighted by the inputs on a text), gptq")
+                   "rtn (to the nearest), rtn-weighted (errors weighted by the inputs on a text), gptq, mr-gptq (gptq "
+                   "of rotated weights); of a recipe's rules that name none too")
       ->capture_default_str();
+  command
+      ->add_option("--rotation", flags->options.rotation,
+                   "of mr-gptq: inputs that are rotated together, 16, 32, 64 or 128; default: the most that fit")
+      ->check(CLI::IsMember({16, 32, 64, 128}));
+  command
+      ->add_option("--memory", flags->options.memory, "memory that must do, such as 3GiB; refused at once if it cannot")
+      ->transform(CLI::AsSizeValue(false));
   command->add_option("--calibration", flags->options.calibration,
                       "text for the method, and on which the use of experts is counted for a recipe; without it a "
                       "recipe's cold experts are all");
@@ -141,7 +150,9 @@ void add_quantize(CLI::App& app) {
       "  metal-marlin quantize Llama-3.2-1B -o out --format s4 --group 128 --embedding-format keep\n"
       "    (a compressed-tensors folder, which vLLM loads)\n"
       "  metal-marlin quantize Qwen3-4B -o out --format s4 --group 128 --method gptq --calibration text.txt\n"
-      "  metal-marlin quantize GLM-4.7-Flash -o out --recipe glm-4.7-flash --calibration text.txt");
+      "  metal-marlin quantize Qwen3-4B -o out --format mxfp4 --method mr-gptq --calibration text.txt\n"
+      "  metal-marlin quantize GLM-4.7-Flash -o out --recipe glm-4.7-flash --calibration text.txt\n"
+      "A run that was cut off goes on where it stopped when it is started again with the same options.");
   command->callback([flags] { run(*flags); });
 }
 

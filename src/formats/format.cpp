@@ -123,6 +123,8 @@ void validate(const FormatSpec& spec) {
   if (spec.group != 0 && spec.group != 16 && spec.group != 32 && spec.group != 64 && spec.group != 128) {
     reject(spec, "group", std::to_string(spec.group), "16, 32, 64, 128 or row");
   }
+  if (spec.rotation != 0 && spec.rotation != 16 && spec.rotation != 32 && spec.rotation != 64 && spec.rotation != 128)
+    reject(spec, "rotation", std::to_string(spec.rotation), "0, 16, 32, 64 or 128");
   if (spec.format == Format::kU4) {
     if (spec.zero == ZeroKind::kNone) reject(spec, "zero", "none", "min or int");
   } else if (spec.zero != fixed.zero) {

@@ -64,6 +64,8 @@ class Checkpoint {
   [[nodiscard]] virtual const std::vector<WeightInfo>& weights() const = 0;
   // \throws Error (kNotFound) naming the weight.
   [[nodiscard]] virtual Weight load(const std::string& name, ThreadPool& pool) const = 0;
+  // Pages of its files need not stay in memory.
+  virtual void release() const {}
   // Text of the tokenizer files to carry over, by file name.
   [[nodiscard]] virtual std::vector<std::pair<std::string, std::string>> tokenizer_files() const = 0;
   // "dense", "metal-marlin", "compressed-tensors" or "GGUF".

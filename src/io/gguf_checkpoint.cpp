@@ -47,6 +47,7 @@ class GgufCheckpoint final : public Checkpoint {
   [[nodiscard]] std::string where() const override { return gguf_.where; }
   [[nodiscard]] std::string where(const std::string&) const override { return gguf_.where; }
   [[nodiscard]] const std::vector<WeightInfo>& weights() const override { return weights_; }
+  void release() const override { file_.release(); }
   [[nodiscard]] std::string kind() const override { return "GGUF"; }
 
   [[nodiscard]] Weight load(const std::string& name, ThreadPool& pool) const override {

@@ -39,6 +39,7 @@ class HfCheckpoint final : public Checkpoint {
   [[nodiscard]] std::string where() const override { return path_.string(); }
   [[nodiscard]] std::string where(const std::string& name) const override { return tensors_.where(name); }
   [[nodiscard]] const std::vector<WeightInfo>& weights() const override { return weights_; }
+  void release() const override { tensors_.release(); }
   [[nodiscard]] std::string kind() const override {
     if (!quantization_) return "dense";
     switch (quantization_->scheme()) {

@@ -42,6 +42,10 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
   close(descriptor);
 }
 
+void MappedFile::release() const {
+  if (!bytes_.empty()) madvise(const_cast<std::byte*>(bytes_.data()), bytes_.size(), MADV_DONTNEED);
+}
+
 MappedFile::~MappedFile() {
   if (!bytes_.empty()) munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
 }

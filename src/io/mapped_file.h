@@ -18,6 +18,8 @@ class MappedFile {
 
   [[nodiscard]] std::span<const std::byte> bytes() const { return bytes_; }
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+  // Its pages need not stay in memory; they are read again when they are used again.
+  void release() const;
 
  private:
   std::filesystem::path path_;

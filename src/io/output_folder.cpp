@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <tuple>
+#include <utility>
 
 #include "metal_marlin/error.h"
 
@@ -52,22 +54,33 @@ std::filesystem::path parent_of(const std::filesystem::path& path) {
   return path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
 }
 
-// Removes partial folders of this destination whose owner is gone.
-void remove_abandoned(const std::filesystem::path& destination) {
+// Removes partial folders of this destination whose owner is gone, but for the first that is wanted:
+// its path, and the lock on it.
+std::pair<std::filesystem::path, int> remove_abandoned(
+    const std::filesystem::path& destination, const std::function<bool(const std::filesystem::path&)>& wanted) {
   const std::string prefix = destination.filename().string() + ".partial-";
   std::error_code ignored;
+  std::pair<std::filesystem::path, int> out{{}, -1};
   for (const auto& entry : std::filesystem::directory_iterator(parent_of(destination), ignored)) {
     if (!entry.path().filename().string().starts_with(prefix)) continue;
     const int descriptor = open(entry.path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (descriptor < 0) continue;
-    if (flock(descriptor, LOCK_EX | LOCK_NB) == 0) std::filesystem::remove_all(entry.path(), ignored);
+    if (flock(descriptor, LOCK_EX | LOCK_NB) == 0) {
+      if (out.second < 0 && wanted && wanted(entry.path())) {
+        out = {entry.path(), descriptor};
+        continue;
+      }
+      std::filesystem::remove_all(entry.path(), ignored);
+    }
     close(descriptor);
   }
+  return out;
 }
 
 }  // namespace
 
-OutputFolder::OutputFolder(const std::filesystem::path& destination, bool overwrite)
+OutputFolder::OutputFolder(const std::filesystem::path& destination, bool overwrite,
+                           const std::function<bool(const std::filesystem::path& abandoned)>& adopt)
     : destination_(destination), overwrite_(overwrite) {
   if (destination_.filename().empty()) destination_ = destination_.parent_path();  // trailing slash
   check_free(destination_, overwrite_);
@@ -76,7 +89,9 @@ OutputFolder::OutputFolder(const std::filesystem::path& destination, bool overwr
   if (error)
     throw Error(ErrorCode::kIo,
                 fmt::format("{}: cannot create: {}", parent_of(destination_).string(), error.message()));
-  remove_abandoned(destination_);
+  std::tie(partial_, lock_) = remove_abandoned(destination_, adopt);
+  adopted_ = lock_ >= 0;
+  if (adopted_) return;
   std::string pattern = destination_.string() + ".partial-XXXXXX";
   if (mkdtemp(pattern.data()) == nullptr) fail(pattern, "create");
   partial_ = pattern;
@@ -87,7 +102,7 @@ OutputFolder::OutputFolder(const std::filesystem::path& destination, bool overwr
 
 OutputFolder::~OutputFolder() {
   if (lock_ >= 0) close(lock_);
-  if (committed_) return;
+  if (committed_ || kept_) return;
   std::error_code ignored;
   std::filesystem::remove_all(partial_, ignored);
 }

@@ -49,11 +49,14 @@ std::optional<ScaleType> scale_type_of(DType dtype) {
 }
 
 Json spec_json(const PackedModule& module) {
-  return {{"format", format_info(module.spec.format).name},
-          {"group", module.spec.group == 0 ? Json("row") : Json(module.spec.group)},
-          {"scale_type", scale_type_name(module.spec.scale_type)},
-          {"zero", zero_kind_name(module.spec.zero)},
-          {"shape", {module.rows, module.cols}}};
+  Json out = {{"format", format_info(module.spec.format).name},
+              {"group", module.spec.group == 0 ? Json("row") : Json(module.spec.group)},
+              {"scale_type", scale_type_name(module.spec.scale_type)},
+              {"zero", zero_kind_name(module.spec.zero)},
+              {"shape", {module.rows, module.cols}}};
+  if (module.spec.rotation != 0) out["rotation"] = module.spec.rotation;
+  if (module.folded_rotation != 0) out["folded_rotation"] = module.folded_rotation;
+  return out;
 }
 
 std::string compressed_format(const FormatSpec& spec) {
@@ -120,7 +123,7 @@ bool fits_compressed_tensors(const std::map<std::string, PackedModule>& modules)
   const FormatSpec& spec = modules.begin()->second.spec;
   const bool integer = integer_pack(spec.format) && spec.zero != ZeroKind::kMinimum;
   const bool fp8 = spec.format == Format::kFp8E4M3 && spec.group == 0;
-  if (!integer && !fp8 && spec.format != Format::kNvfp4) return false;
+  if ((!integer && !fp8 && spec.format != Format::kNvfp4) || spec.rotation != 0) return false;
   return std::all_of(modules.begin(), modules.end(), [&](const auto& entry) {
     const auto& [name, module] = entry;
     const std::int64_t words = 32 / format_info(spec.format).bits;
@@ -259,6 +262,7 @@ void QuantizationConfig::parse_marlin(const JsonObject& json) {
                                               : static_cast<int>(item.bounded("group", 1, 1 << 20));
     spec.scale_type = parse_scale_type(item.string("scale_type"));
     spec.zero = parse_zero_kind(item.string("zero"));
+    spec.rotation = item.has("rotation") ? static_cast<int>(item.bounded("rotation", 16, 128)) : 0;
     validate(spec);
     const Json& shape = item.at("shape");
     if (!shape.is_array() || shape.size() != 2 || !shape[0].is_number_unsigned() || !shape[1].is_number_unsigned()) {

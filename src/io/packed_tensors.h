@@ -32,6 +32,7 @@ struct PackedModule {
   FormatSpec spec;
   std::int64_t rows = 0;
   std::int64_t cols = 0;
+  int folded_rotation = 0;  // block of inputs that other weights rotate; told, but nothing depends on it
 };
 
 // Whether the compressed-tensors schema holds these modules (by name, without

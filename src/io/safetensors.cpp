@@ -146,6 +146,10 @@ const DenseView* SafetensorsFolder::find(const std::string& name) const {
   return found == tensors_.end() ? nullptr : &found->second;
 }
 
+void SafetensorsFolder::release() const {
+  for (const auto& file : files_) file->release();
+}
+
 std::string SafetensorsFolder::where(const std::string& name) const {
   const auto found = owners_.find(name);
   return found == owners_.end() ? files_.front()->path().parent_path().string() : found->second->path().string();
@@ -155,7 +159,8 @@ std::size_t TensorPlan::bytes() const {
   return static_cast<std::size_t>(element_count(shape).value_or(0)) * dtype_bytes(dtype);
 }
 
-SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, const std::vector<TensorPlan>& plan)
+SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, const std::vector<TensorPlan>& plan,
+                                     bool resume)
     : path_(path) {
   OrderedJson header;
   header["__metadata__"] = {{"format", "pt"}};
@@ -164,17 +169,32 @@ SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, const st
     header[tensor.name] = {{"dtype", dtype_name(tensor.dtype)},
                            {"shape", tensor.shape},
                            {"data_offsets", {remaining_, remaining_ + size}}};
+    offsets_[tensor.name] = remaining_;
     remaining_ += size;
   }
   std::string text = header.dump();
   text.append((8 - text.size() % 8) % 8, ' ');  // data starts on 8 bytes
-  descriptor_ = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  const std::uint64_t size = text.size();
+  text.insert(0, reinterpret_cast<const char*>(&size), sizeof(size));
+  for (auto& [name, offset] : offsets_) offset += text.size();
+  if (resume) {
+    const MappedFile before(path);
+    const std::string_view found(reinterpret_cast<const char*>(before.bytes().data()), before.bytes().size());
+    if (!found.starts_with(text) || found.size() != text.size() + remaining_)
+      throw Error(ErrorCode::kCorruptFile,
+                  fmt::format("{}: not a file of the tensors that were planned", path.string()));
+  }
+  descriptor_ = open(path.c_str(), O_WRONLY | O_CREAT | (resume ? 0 : O_TRUNC) | O_CLOEXEC, 0644);
   if (descriptor_ < 0) {
     throw Error(ErrorCode::kIo, fmt::format("{}: cannot create: {}", path.string(), std::strerror(errno)));
   }
-  const std::uint64_t size = text.size();
-  write_all(std::as_bytes(std::span(&size, 1)));
+  if (resume) {
+    at_ = text.size();
+    return;
+  }
   write_all(std::as_bytes(std::span(text)));
+  if (ftruncate(descriptor_, static_cast<off_t>(text.size() + remaining_)) != 0)
+    throw Error(ErrorCode::kIo, fmt::format("{}: cannot extend: {}", path.string(), std::strerror(errno)));
 }
 
 SafetensorsWriter::~SafetensorsWriter() {
@@ -183,19 +203,33 @@ SafetensorsWriter::~SafetensorsWriter() {
 
 void SafetensorsWriter::write_all(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
-    const ssize_t written = ::write(descriptor_, bytes.data(), bytes.size());
+    const ssize_t written = pwrite(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(at_));
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) {
       throw Error(ErrorCode::kIo, fmt::format("{}: cannot write: {}", path_.string(), std::strerror(errno)));
     }
     bytes = bytes.subspan(static_cast<std::size_t>(written));
+    at_ += static_cast<std::size_t>(written);
   }
 }
 
+void SafetensorsWriter::seek(const std::string& tensor) {
+  at_ = offsets_.at(tensor);
+}
+
 void SafetensorsWriter::write(std::span<const std::byte> bytes) {
-  if (bytes.size() > remaining_) throw Error(ErrorCode::kInternal, path_.string() + ": more data than planned");
+  skip(bytes.size());
   write_all(bytes);
-  remaining_ -= bytes.size();
+}
+
+void SafetensorsWriter::skip(std::size_t bytes) {
+  if (bytes > remaining_) throw Error(ErrorCode::kInternal, path_.string() + ": more data than planned");
+  remaining_ -= bytes;
+}
+
+void SafetensorsWriter::sync() {
+  if (fdatasync(descriptor_) != 0)
+    throw Error(ErrorCode::kIo, fmt::format("{}: cannot flush: {}", path_.string(), std::strerror(errno)));
 }
 
 void SafetensorsWriter::finish() {

@@ -24,6 +24,7 @@ class SafetensorsFile {
   explicit SafetensorsFile(const std::filesystem::path& path);
   [[nodiscard]] const std::map<std::string, DenseView>& tensors() const { return tensors_; }
   [[nodiscard]] const std::filesystem::path& path() const { return file_.path(); }
+  void release() const { file_.release(); }
 
  private:
   MappedFile file_;
@@ -40,6 +41,8 @@ class SafetensorsFolder {
   [[nodiscard]] const std::map<std::string, DenseView>& tensors() const { return tensors_; }
   // The file a tensor comes from, for errors.
   [[nodiscard]] std::string where(const std::string& name) const;
+  // As MappedFile's.
+  void release() const;
 
  private:
   void add(const std::filesystem::path& path);
@@ -57,17 +60,25 @@ struct TensorPlan {
   [[nodiscard]] std::size_t bytes() const;
 };
 
-// Streams tensors, in the planned order, into one file; holds none of them.
+// Streams tensors into one file, in the planned order or another; holds none of them.
 // The file is complete, and on disk, only after finish().
 class SafetensorsWriter {
  public:
-  SafetensorsWriter(const std::filesystem::path& path, const std::vector<TensorPlan>& plan);
+  // resume: a file of this plan is there, some of whose tensors were written before.
+  // \throws Error (kCorruptFile) if its plan was another.
+  SafetensorsWriter(const std::filesystem::path& path, const std::vector<TensorPlan>& plan, bool resume = false);
   ~SafetensorsWriter();
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
 
-  // Appends bytes; tensors follow each other without gaps.
+  // Goes to where a tensor begins.
+  void seek(const std::string& tensor);
+  // Writes bytes where the last ones ended; tensors follow each other without gaps.
   void write(std::span<const std::byte> bytes);
+  // Tensors of so many bytes were written before.
+  void skip(std::size_t bytes);
+  // What was written is on the disk.
+  void sync();
   // Flushes to the disk. \throws Error (kInternal) if tensors are missing.
   void finish();
 
@@ -76,7 +87,9 @@ class SafetensorsWriter {
 
   std::filesystem::path path_;
   int descriptor_ = -1;
-  std::size_t remaining_ = 0;
+  std::map<std::string, std::size_t> offsets_;  // in the file
+  std::size_t at_ = 0;                          // where the next bytes go
+  std::size_t remaining_ = 0;                   // bytes that were not written yet
 };
 
 }  // namespace metal_marlin

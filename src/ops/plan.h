@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -108,8 +109,9 @@ struct MoeOp {
   std::int64_t groups;
   std::int64_t top_groups;
   RouterScoring scoring;
-  bool normalize;  // weights add up to 1
-  float scale;     // on the weights
+  bool normalize;         // weights add up to 1
+  float scale;            // on the weights
+  int down_rotation = 0;  // block of the Hadamard rotation of what `down` reads; 0: none
 };
 
 // The name of an expert's weight; projection: gate, up or down.
@@ -126,6 +128,13 @@ struct SwigluOp {
 struct AddOp {
   BufferId x;
   BufferId y;
+};
+
+// out = in, each block of a row rotated by a Hadamard matrix over its root (formats/hadamard.h).
+struct HadamardOp {
+  BufferId in;
+  BufferId out;
+  int block;
 };
 
 // Keeps the rows whose logits are wanted.
@@ -147,7 +156,7 @@ struct ObserveOp {
 };
 
 using Op = std::variant<EmbeddingOp, RmsNormOp, LinearOp, RopeOp, AttentionOp, LatentAttentionOp, MoeOp, SwigluOp,
-                        AddOp, SelectOp, InputOp, ObserveOp>;
+                        AddOp, HadamardOp, SelectOp, InputOp, ObserveOp>;
 
 // "linear model.layers.0.mlp.up_proj.weight", for errors.
 std::string describe(const Op& op);
@@ -180,6 +189,10 @@ struct Plan {
     return static_cast<BufferId>(buffers.size()) - 1;
   }
 };
+
+// The plan with the inputs of weights that are stored rotated rotated too; rotation_of: the block of a
+// weight's rotation, 0 for none. \throws Error (kUnsupported) naming a weight that cannot be.
+Plan with_rotations(const Plan& plan, const std::function<int(const std::string& weight)>& rotation_of);
 
 // The shape that each weight of the plan must have, in order of first use.
 struct PlannedWeight {

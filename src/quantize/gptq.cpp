@@ -9,7 +9,7 @@
 #include "formats/codec.h"
 #include "formats/group_scale.h"
 #include "metal_marlin/error.h"
-#include "quantize/blas.h"
+#include "quantize/linear_algebra.h"
 #include "runtime/thread_pool.h"
 
 namespace metal_marlin {
@@ -60,8 +60,8 @@ class RowBlock {
     for (std::int64_t begin = 0; begin < cols_; begin += kBlock) {
       const std::int64_t end = std::min(begin + kBlock, cols_);
       for (std::int64_t step = begin; step < end; ++step) round_column(step, begin, end);
-      blas::subtract_product(rows_, cols_ - end, end - begin, errors_.data(), kBlock,
-                             factor_.upper.data() + begin * cols_ + end, cols_, weights_.data() + end, cols_);
+      linear_algebra::subtract_product(rows_, cols_ - end, end - begin, errors_.data(), kBlock,
+                                       factor_.upper.data() + begin * cols_ + end, cols_, weights_.data() + end, cols_);
     }
   }
 
@@ -156,7 +156,7 @@ std::optional<GptqFactor<Real>> gptq_factor(const HessianSum& hessian, const Gpt
         factor.upper[static_cast<std::size_t>(i * n + j)] = static_cast<Real>(i == j ? value + damping : value);
       }
     }
-    if (!blas::inverse_factor(n, factor.upper.data())) continue;
+    if (!linear_algebra::inverse_factor(n, factor.upper.data())) continue;
     factor.importance.resize(static_cast<std::size_t>(n));
     for (std::int64_t i = 0; i < n; ++i)
       factor.importance[static_cast<std::size_t>(i)] = static_cast<float>((hessian.at(i, i) + damping) / mean);
@@ -210,7 +210,7 @@ OutputError output_error(const PackedMatrix& matrix, const RowReader& read, cons
     std::vector<float> products(weights.size());
     // The sum over rows x of x H x^T.
     const auto form = [&](const std::vector<float>& x, std::int64_t rows) {
-      blas::multiply_symmetric(rows, cols, x.data(), hessian.lower(), products.data());
+      linear_algebra::multiply_symmetric(rows, cols, x.data(), hessian.lower(), products.data());
       double sum = 0;
       for (std::size_t i = 0; i < static_cast<std::size_t>(rows * cols); ++i)
         sum += static_cast<double>(x[i]) * products[i];

@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "quantize/blas.h"
+#include "formats/hadamard.h"
+#include "quantize/linear_algebra.h"
 #include "runtime/thread_pool.h"
 
 namespace metal_marlin {
@@ -25,11 +26,34 @@ void HessianSum::add(const float* x, std::int64_t rows, ThreadPool& pool) {
     for (std::int64_t n = begin; n < end; ++n) {
       const auto [i, j] = places[static_cast<std::size_t>(n)];
       // sums[i..][j..] += x[..][i..]^T x[..][j..]
-      blas::multiply_transposed(std::min(kTile, cols_ - i), std::min(kTile, cols_ - j), rows, x + i, x + j, cols_,
-                                sums_.data() + i * cols_ + j, cols_);
+      linear_algebra::multiply_transposed(std::min(kTile, cols_ - i), std::min(kTile, cols_ - j), rows, x + i, x + j,
+                                          cols_, sums_.data() + i * cols_ + j, cols_);
     }
   });
   rows_ += rows;
+}
+
+HessianSum HessianSum::rotated(std::int64_t block, ThreadPool& pool) const {
+  HessianSum out(cols_);
+  out.rows_ = rows_;
+  const auto n = static_cast<std::size_t>(cols_);
+  // R H R of the whole matrix: rows, then columns of the transposed, which is R H.
+  std::vector<float> once(n * n);
+  pool.parallel_for(cols_, 16, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      float* const row = once.data() + static_cast<std::size_t>(i) * n;
+      for (std::int64_t j = 0; j < cols_; ++j) row[j] = at(i, j);
+      rotate_blocks(row, cols_, block);
+    }
+  });
+  pool.parallel_for(cols_, 16, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      float* const row = out.sums_.data() + static_cast<std::size_t>(i) * n;
+      for (std::size_t j = 0; j < n; ++j) row[j] = once[j * n + static_cast<std::size_t>(i)];
+      rotate_blocks(row, cols_, block);
+    }
+  });
+  return out;
 }
 
 }  // namespace metal_marlin

@@ -14,6 +14,9 @@ class HessianSum {
   // Adds `rows` rows of `cols` elements. The sum does not depend on the number of threads.
   void add(const float* x, std::int64_t rows, ThreadPool& pool);
 
+  // As of rows whose blocks of so many elements were rotated (formats/hadamard.h).
+  [[nodiscard]] HessianSum rotated(std::int64_t block, ThreadPool& pool) const;
+
   [[nodiscard]] std::int64_t cols() const { return cols_; }
   [[nodiscard]] std::int64_t rows() const { return rows_; }  // that were added
   // Symmetric; only [i][j] with j <= i is kept.

@@ -3,16 +3,20 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
 #include <numeric>
+#include <set>
 
 #include "backends/cpu/cpu_backend.h"
+#include "backends/cpu/mixture_of_experts.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
 namespace {
 
 constexpr int kStep = 512;  // tokens
+// What the observer is shown of a mixture of experts.
+constexpr const char* kExpertInputs = "inputs of experts";
+constexpr const char* kRouterLogits = "router logits";
 
 // The layer that an op belongs to; -1: none. What has no weights goes with the op before it.
 int layer_of(const Op& op, int before) {
@@ -27,14 +31,30 @@ int layer_of(const Op& op, int before) {
   return outside ? -1 : before;
 }
 
-// The checkpoint with some weights replaced.
+// The ops of one layer, as of the only one.
+std::vector<Op> ops_of_layer(const Plan& plan, int wanted) {
+  std::vector<Op> out;
+  int layer = -1;
+  for (const Op& op : plan.ops) {
+    layer = layer_of(op, layer);
+    if (layer != wanted) continue;
+    out.push_back(op);
+    if (auto* const attention = std::get_if<AttentionOp>(&out.back())) attention->layer = 0;
+    if (auto* const latent = std::get_if<LatentAttentionOp>(&out.back())) latent->layer = 0;
+    if (auto* const moe = std::get_if<MoeOp>(&out.back())) moe->layer = 0;
+  }
+  return out;
+}
+
+// The checkpoint with some weights replaced, of which no more is in memory than was loaded last.
 class Overlay final : public Checkpoint {
  public:
-  Overlay(const Checkpoint& below, const PackedWeights& weights) : below_(below), weights_(weights) {
+  Overlay(const Checkpoint& below, const ReplacedWeights* replaced) : below_(below), replaced_(replaced) {
     infos_ = below.weights();
+    if (replaced == nullptr) return;
     for (WeightInfo& info : infos_) {
-      const auto found = weights.find(info.name);
-      if (found != weights.end()) info.packed = found->second.spec;
+      const auto found = replaced->specs.find(info.name);
+      if (found != replaced->specs.end()) info.packed = found->second;
     }
   }
   [[nodiscard]] const Json& config() const override { return below_.config(); }
@@ -47,131 +67,253 @@ class Overlay final : public Checkpoint {
   }
   [[nodiscard]] std::string kind() const override { return below_.kind(); }
   [[nodiscard]] Weight load(const std::string& name, ThreadPool& pool) const override {
-    const auto found = weights_.find(name);
-    if (found == weights_.end()) return below_.load(name, pool);
-    return {found->second, nullptr};
+    below_.release();
+    if (replaced_ != nullptr && replaced_->specs.contains(name)) return replaced_->load(name);
+    return below_.load(name, pool);
   }
 
  private:
   const Checkpoint& below_;
-  const PackedWeights& weights_;
+  const ReplacedWeights* replaced_;
   std::vector<WeightInfo> infos_;
 };
 
 }  // namespace
 
+// A layer up to what its linear layers read.
+struct LayerCalibration::Observed {
+  Plan plan;
+  std::vector<std::vector<std::string>> groups;  // that read the same, seen under the first one's name
+  std::optional<MoeOp> moe;                      // which is not run
+};
+
+// The rows that each expert gets.
+struct LayerCalibration::Routing {
+  std::vector<std::vector<std::int32_t>> tokens;
+};
+
 LayerCalibration::LayerCalibration(const Checkpoint& checkpoint, Plan plan, std::vector<TokenId> ids,
-                                   std::int64_t context, ThreadPool& pool)
-    : checkpoint_(checkpoint), plan_(std::move(plan)), ids_(std::move(ids)), context_(context), pool_(pool) {
+                                   std::int64_t context, const std::filesystem::path& scratch, ThreadPool& pool,
+                                   int first)
+    : checkpoint_(checkpoint),
+      plan_(std::move(plan)),
+      ids_(std::move(ids)),
+      context_(context),
+      scratch_(scratch),
+      pool_(pool),
+      layer_(first) {
   const auto* const embedding = std::get_if<EmbeddingOp>(&plan_.ops.front());
   if (embedding == nullptr) throw Error(ErrorCode::kUnsupported, "calibration: the model begins with no embedding");
-  Plan first = plan_;
-  first.ops.resize(1);
-  first.logits = embedding->out;
-  first.layers = 0;
-  run(first, checkpoint, {}, rows_, nullptr);
+  const auto open = first > 0 ? ActivationFile::Open::kExisting : ActivationFile::Open::kNew;
+  rows_ = std::make_unique<ActivationFile>(path_of(first), tokens(), width(embedding->out), open);
+  if (first > 0) return;
+  Plan slice = plan_;
+  slice.ops.resize(1);
+  slice.logits = embedding->out;
+  slice.layers = 0;
+  run(slice, Overlay(checkpoint_, nullptr), {nullptr, nullptr, rows_.get()}, {});
 }
 
-Plan LayerCalibration::slice(bool observed) const {
+LayerCalibration::~LayerCalibration() = default;
+
+std::filesystem::path LayerCalibration::path_of(int layer) const {
+  return scratch_ / fmt::format("activations-{}", layer);
+}
+
+Plan LayerCalibration::empty_slice() const {
   Plan out = plan_;
   out.layers = 1;
-  const BufferId hidden = std::get<EmbeddingOp>(plan_.ops.front()).out;
-  out.logits = hidden;
-  out.ops = {InputOp{hidden}};
-  int layer = -1;
-  BufferId seen = -1;
-  for (const Op& op : plan_.ops) {
-    layer = layer_of(op, layer);
-    if (layer != layer_) continue;
-    Op copy = op;
-    if (auto* const attention = std::get_if<AttentionOp>(&copy)) attention->layer = 0;
-    if (auto* const latent = std::get_if<LatentAttentionOp>(&copy)) latent->layer = 0;
-    if (auto* const moe = std::get_if<MoeOp>(&copy)) moe->layer = 0;
-    const auto* const linear = std::get_if<LinearOp>(&copy);
+  out.logits = std::get<EmbeddingOp>(plan_.ops.front()).out;
+  out.ops = {InputOp{out.logits}};
+  return out;
+}
+
+Plan LayerCalibration::whole_slice() const {
+  Plan out = empty_slice();
+  for (Op& op : ops_of_layer(plan_, layer_)) out.ops.push_back(std::move(op));
+  return out;
+}
+
+LayerCalibration::Observed LayerCalibration::observed_slice(
+    const std::function<bool(const std::string&)>& wanted) const {
+  Observed out{empty_slice(), {}, std::nullopt};
+  std::set<BufferId> missing;  // what the experts would have given, and what comes of it
+  const auto observe = [&](BufferId in, std::vector<std::string> weights, std::int64_t observed_width) {
+    if (std::none_of(weights.begin(), weights.end(), wanted)) return;
+    out.plan.ops.emplace_back(ObserveOp{in, weights.front(), observed_width});
+    out.groups.push_back(std::move(weights));
+  };
+  const std::vector<Op> ops = ops_of_layer(plan_, layer_);
+  for (std::size_t i = 0; i < ops.size(); ++i) {
+    const Op& op = ops[i];
+    const std::vector<BufferId> read = read_buffers(op);
+    if (std::any_of(read.begin(), read.end(), [&](BufferId id) { return missing.contains(id); })) {
+      for (const BufferId id : written_buffers(op)) missing.insert(id);
+      continue;
+    }
+    if (const auto* const moe = std::get_if<MoeOp>(&op)) {
+      out.moe = *moe;
+      out.plan.ops.emplace_back(ObserveOp{moe->in, kExpertInputs, width(moe->in)});
+      out.plan.ops.emplace_back(ObserveOp{moe->logits, kRouterLogits, moe->experts});
+      missing.insert(moe->out);
+      continue;
+    }
+    const auto* const linear = std::get_if<LinearOp>(&op);
+    const auto* const before = i > 0 ? std::get_if<LinearOp>(&ops[i - 1]) : nullptr;
     // Linears in a row that read the same buffer are shown it once.
-    if (observed && linear != nullptr && linear->in != seen)
-      out.ops.emplace_back(ObserveOp{linear->in, linear->weight, width(linear->in)});
-    seen = linear != nullptr ? linear->in : -1;
-    const auto* const latent = std::get_if<LatentAttentionOp>(&op);
-    out.ops.push_back(std::move(copy));
+    if (linear != nullptr && (before == nullptr || before->in != linear->in)) {
+      std::vector<std::string> weights;
+      for (std::size_t j = i; j < ops.size(); ++j) {
+        const auto* const same = std::get_if<LinearOp>(&ops[j]);
+        if (same == nullptr || same->in != linear->in) break;
+        weights.push_back(same->weight);
+      }
+      observe(linear->in, std::move(weights), width(linear->in));
+    }
+    out.plan.ops.push_back(op);
     // Normalised by then.
-    if (observed && latent != nullptr) out.ops.emplace_back(ObserveOp{latent->latent, latent->expand, latent->rank});
+    if (const auto* const latent = std::get_if<LatentAttentionOp>(&op))
+      observe(latent->latent, {latent->expand}, latent->rank);
   }
   return out;
 }
 
-void LayerCalibration::run(const Plan& slice, const Checkpoint& checkpoint, const Rows& in, Rows& out,
-                           LayerInputs* inputs) {
+void LayerCalibration::run(const Plan& slice, const Checkpoint& checkpoint, const Stream& stream,
+                           const Consumer& consume) {
   const auto model = cpu::prepare(slice, checkpoint, pool_, {Activations::kF32, nullptr, {}});
   const auto pages = static_cast<int>((context_ + kCachePageTokens - 1) / kCachePageTokens);
   const auto runner = model->make_runner({kStep, 1, 1, pages}, CacheType::kF32);
   std::vector<std::int32_t> table(static_cast<std::size_t>(pages));
   std::iota(table.begin(), table.end(), 0);
-  const auto columns = static_cast<std::size_t>(width(slice.logits));
-  out.resize(ids_.size() * columns);
-  // Rows are taken while the layer runs, sums are made when it has.
-  std::map<std::string, std::pair<std::vector<float>, std::int64_t>> taken;
+  // Rows are taken while the step runs and handed on when it has, for the threads are busy before.
+  std::map<std::string, std::pair<Rows, std::int64_t>> taken;
   const Observer observer = [&](const std::string& name, const ObservedRows& shown) {
-    auto& [values, width_of] = taken[name];
-    width_of = shown.width;
+    auto& [values, shown_width] = taken[name];
+    shown_width = shown.width;
     for (std::int64_t r = 0; r < shown.rows; ++r)
       values.insert(values.end(), shown.x + r * shown.stride, shown.x + r * shown.stride + shown.width);
   };
-  const auto total = static_cast<std::int64_t>(ids_.size());
+  Rows input(stream.in != nullptr ? static_cast<std::size_t>(kStep * stream.in->width()) : 0);
+  const auto total = stream.chosen != nullptr ? static_cast<std::int64_t>(stream.chosen->size()) : tokens();
   for (std::int64_t done = 0; done < total;) {
     const std::int64_t past = done % context_;
     const std::int64_t count = std::min({std::int64_t{kStep}, total - done, context_ - past});
+    for (std::int64_t i = 0; stream.chosen != nullptr && i < count; ++i)
+      stream.in->read((*stream.chosen)[static_cast<std::size_t>(done + i)], 1, input.data() + i * stream.in->width());
+    if (stream.in != nullptr && stream.chosen == nullptr) stream.in->read(done, count, input.data());
     const SequenceSlice sequence{0, static_cast<int>(count), past, table};
     Batch batch;
     batch.tokens = std::span(ids_).subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(count));
     batch.sequences = {&sequence, 1};
-    batch.input = in.empty() ? nullptr : in.data() + static_cast<std::size_t>(done) * columns;
-    batch.observer = inputs != nullptr ? &observer : nullptr;
-    const float* const hidden = runner->step(batch);
-    std::memcpy(out.data() + static_cast<std::size_t>(done) * columns, hidden,
-                static_cast<std::size_t>(count) * columns * sizeof(float));
-    for (auto& [name, rows] : taken) {
-      std::shared_ptr<HessianSum>& sum = (*inputs)[name];
-      if (!sum) sum = std::make_shared<HessianSum>(rows.second);
-      sum->add(rows.first.data(), static_cast<std::int64_t>(rows.first.size()) / rows.second, pool_);
-    }
+    batch.input = stream.in == nullptr ? nullptr : input.data();
+    batch.observer = consume ? &observer : nullptr;
+    const float* const out = runner->step(batch);
+    if (stream.out != nullptr) stream.out->write(done, count, out);
+    for (const auto& [name, rows] : taken) consume(name, rows.first, rows.second);
     taken.clear();
     done += count;
   }
+  expert_counts_ = runner->expert_counts().empty() ? std::vector<std::int64_t>{} : runner->expert_counts().front();
 }
 
-LayerInputs LayerCalibration::observe() {
-  LayerInputs inputs;
-  Rows out;
-  run(slice(true), checkpoint_, rows_, out, &inputs);
-  // The first of those that read the same was named.
-  std::shared_ptr<HessianSum> sum;
-  BufferId seen = -1;
-  int layer = -1;
-  for (const Op& op : plan_.ops) {
-    layer = layer_of(op, layer);
-    if (layer != layer_) continue;
-    const auto* const linear = std::get_if<LinearOp>(&op);
-    if (linear != nullptr) {
-      if (linear->in != seen) sum = inputs.at(linear->weight);
-      inputs[linear->weight] = sum;
-    }
-    seen = linear != nullptr ? linear->in : -1;
-    if (const auto* const moe = std::get_if<MoeOp>(&op)) {
-      for (std::int64_t expert = 0; expert < moe->experts; ++expert) {
-        const auto gate = inputs.find(expert_weight(*moe, expert, "gate"));
-        if (gate != inputs.end()) inputs[expert_weight(*moe, expert, "up")] = gate->second;
-      }
-    }
+void LayerCalibration::observe(const std::function<bool(const std::string& weight)>& wanted,
+                               const InputVisitor& visit) {
+  const Observed observed = observed_slice(wanted);
+  const auto expert_wanted = [&](std::int64_t expert) {
+    return wanted(expert_weight(*observed.moe, expert, "gate")) || wanted(expert_weight(*observed.moe, expert, "up")) ||
+           wanted(expert_weight(*observed.moe, expert, "down"));
+  };
+  bool any_expert = false;
+  for (std::int64_t i = 0; observed.moe && i < observed.moe->experts; ++i) any_expert = any_expert || expert_wanted(i);
+  if (observed.groups.empty() && !any_expert) return;
+  std::unique_ptr<ActivationFile> expert_inputs;
+  Rows logits;
+  std::int64_t seen = 0;  // rows of expert_inputs
+  if (any_expert) {
+    expert_inputs = std::make_unique<ActivationFile>(scratch_ / "expert-inputs", tokens(), width(observed.moe->in),
+                                                     ActivationFile::Open::kNew);
   }
-  return inputs;
+  Sums sums;
+  const Consumer consume = [&](const std::string& name, const Rows& rows, std::int64_t columns) {
+    const std::int64_t count = static_cast<std::int64_t>(rows.size()) / columns;
+    if (name == kRouterLogits) {
+      logits.insert(logits.end(), rows.begin(), rows.end());
+    } else if (name != kExpertInputs) {
+      sums.try_emplace(name, columns).first->second.add(rows.data(), count, pool_);
+    } else if (any_expert) {
+      expert_inputs->write(seen, count, rows.data());
+      seen += count;
+    }
+  };
+  run(observed.plan, Overlay(checkpoint_, nullptr), {rows_.get(), nullptr, nullptr}, consume);
+  for (const std::vector<std::string>& weights : observed.groups) {
+    visit(weights, &sums.at(weights.front()));
+    sums.erase(weights.front());
+  }
+  if (!any_expert) return;
+  const Routing routing = route(*observed.moe, logits);
+  for (std::int64_t expert = 0; expert < observed.moe->experts; ++expert) {
+    if (expert_wanted(expert))
+      observe_expert(*observed.moe, expert, *expert_inputs, routing.tokens[static_cast<std::size_t>(expert)], visit);
+  }
 }
 
-void LayerCalibration::advance(const PackedWeights& weights) {
-  const Overlay overlay(checkpoint_, weights);
-  Rows out;
-  run(slice(false), overlay, rows_, out, nullptr);
-  rows_ = std::move(out);
+LayerCalibration::Routing LayerCalibration::route(const MoeOp& moe, const Rows& logits) const {
+  Rows correction;
+  if (!moe.correction.empty())
+    correction = load_vector(checkpoint_, {moe.correction, {moe.experts}, false, false}, pool_);
+  Routing out;
+  out.tokens.resize(static_cast<std::size_t>(moe.experts));
+  std::vector<std::int32_t> chosen(static_cast<std::size_t>(moe.top_k));
+  Rows weights(chosen.size());
+  Rows scratch(static_cast<std::size_t>(moe.experts));
+  for (std::int64_t token = 0; token < tokens(); ++token) {
+    cpu::route_token(moe, logits.data() + token * moe.experts, correction.empty() ? nullptr : correction.data(),
+                     scratch.data(), chosen.data(), weights.data());
+    for (const std::int32_t expert : chosen)
+      out.tokens[static_cast<std::size_t>(expert)].push_back(static_cast<std::int32_t>(token));
+  }
+  return out;
+}
+
+void LayerCalibration::observe_expert(const MoeOp& moe, std::int64_t expert, const ActivationFile& in,
+                                      const std::vector<std::int32_t>& tokens, const InputVisitor& visit) {
+  const std::string gate = expert_weight(moe, expert, "gate");
+  const std::string up = expert_weight(moe, expert, "up");
+  const std::string down = expert_weight(moe, expert, "down");
+  if (tokens.empty()) {
+    visit({gate, up}, nullptr);
+    return visit({down}, nullptr);
+  }
+  Plan plan;
+  const BufferId x = plan.add_buffer("x", width(moe.in));
+  const BufferId gated = plan.add_buffer("gate", moe.intermediate);
+  const BufferId raised = plan.add_buffer("up", moe.intermediate);
+  plan.logits = plan.add_buffer("active", moe.intermediate);
+  plan.ops = {InputOp{x},
+              ObserveOp{x, gate, width(moe.in)},
+              LinearOp{x, gated, gate, ""},
+              LinearOp{x, raised, up, ""},
+              SwigluOp{gated, raised, plan.logits},
+              ObserveOp{plan.logits, down, moe.intermediate}};
+  Sums sums;
+  const Consumer consume = [&](const std::string& name, const Rows& rows, std::int64_t columns) {
+    sums.try_emplace(name, columns)
+        .first->second.add(rows.data(), static_cast<std::int64_t>(rows.size()) / columns, pool_);
+  };
+  run(plan, Overlay(checkpoint_, nullptr), {&in, &tokens, nullptr}, consume);
+  visit({gate, up}, &sums.at(gate));
+  visit({down}, &sums.at(down));
+}
+
+void LayerCalibration::advance(const ReplacedWeights& weights) {
+  auto next =
+      std::make_unique<ActivationFile>(path_of(layer_ + 1), tokens(), rows_->width(), ActivationFile::Open::kNew);
+  run(whole_slice(), Overlay(checkpoint_, &weights), {rows_.get(), nullptr, next.get()}, {});
+  next->sync();
+  rows_ = std::move(next);
+  // The last layer's stay: a run that is cut off now may go on from either.
+  if (layer_ > 0) std::filesystem::remove(path_of(layer_ - 1));
   ++layer_;
 }
 

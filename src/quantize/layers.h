@@ -1,56 +1,88 @@
 // A model's activations on a calibration text, a layer at a time: no more than one layer's weights
-// and the rows between two layers are held.
+// are held, of a mixture of experts one expert's; the rows between two layers lie in scratch files.
 #pragma once
 
+#include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
-#include <span>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "formats/packed_matrix.h"
-#include "io/checkpoint.h"
+#include "backends/backend.h"
 #include "metal_marlin/tokenizer.h"
 #include "ops/plan.h"
+#include "quantize/activations.h"
 #include "quantize/hessian.h"
 
 namespace metal_marlin {
 
 class ThreadPool;
 
-// What the linear layers of one layer read, by weight; those that read the same share it.
-using LayerInputs = std::map<std::string, std::shared_ptr<HessianSum>>;
-// Weights that stand in for those of the checkpoint; their bytes lie elsewhere.
-using PackedWeights = std::map<std::string, PackedView>;
+// Weights that stand in for those of the checkpoint.
+struct ReplacedWeights {
+  std::map<std::string, std::optional<FormatSpec>> specs;  // nothing: dense
+  std::function<Weight(const std::string& name)> load;
+};
+
+// Shown what weights multiply: those that read the same together. Null: no token of the text
+// reached them.
+using InputVisitor = std::function<void(const std::vector<std::string>& weights, const HessianSum* inputs)>;
 
 class LayerCalibration {
  public:
-  // Embeds the text, in contexts of so many tokens. The arguments must outlive this.
+  // Embeds the text, in contexts of so many tokens; or goes on before layer `first`, whose
+  // rows an earlier instance left in the folder. The arguments must outlive this.
   LayerCalibration(const Checkpoint& checkpoint, Plan plan, std::vector<TokenId> ids, std::int64_t context,
-                   ThreadPool& pool);
+                   const std::filesystem::path& scratch, ThreadPool& pool, int first = 0);
+  ~LayerCalibration();
 
   [[nodiscard]] int layers() const { return plan_.layers; }
-  // A row a token, as the next layer reads them.
-  [[nodiscard]] std::span<const float> rows() const { return rows_; }
-  // Runs the next layer with the checkpoint's weights: what its linears read. Experts that got no
-  // token are missing.
-  [[nodiscard]] LayerInputs observe();
-  // Goes past it, with `weights` in place of the checkpoint's.
-  void advance(const PackedWeights& weights);
+  [[nodiscard]] int layer() const { return layer_; }  // the next
+  // As the next layer reads them, a row a token.
+  [[nodiscard]] const ActivationFile& rows() const { return *rows_; }
+  // Runs the next layer with the checkpoint's weights, and visits its linear layers. wanted: weights
+  // that somebody asks for; who reads the same as none of them is passed over.
+  void observe(const std::function<bool(const std::string& weight)>& wanted, const InputVisitor& visit);
+  // Goes past it, with some weights replaced. The rows are on the disk then, those before it too.
+  void advance(const ReplacedWeights& weights);
+  // Tokens that each expert of the layer that was last passed got; empty: it has none.
+  [[nodiscard]] const std::vector<std::int64_t>& expert_counts() const { return expert_counts_; }
 
  private:
   using Rows = std::vector<float>;
-  void run(const Plan& slice, const Checkpoint& checkpoint, const Rows& in, Rows& out, LayerInputs* inputs);
-  [[nodiscard]] Plan slice(bool observed) const;
+  using Sums = std::map<std::string, HessianSum>;
+  struct Observed;
+  struct Routing;
+  // Where a run takes its rows from, and where they go; without input they are the text's embeddings.
+  struct Stream {
+    const ActivationFile* in = nullptr;
+    const std::vector<std::int32_t>* chosen = nullptr;  // rows of it, if not all
+    ActivationFile* out = nullptr;
+  };
+  // What ObserveOps showed in a step: rows without gaps.
+  using Consumer = std::function<void(const std::string& name, const Rows& rows, std::int64_t width)>;
+  void run(const Plan& slice, const Checkpoint& checkpoint, const Stream& stream, const Consumer& consume);
+  [[nodiscard]] Observed observed_slice(const std::function<bool(const std::string&)>& wanted) const;
+  [[nodiscard]] Plan whole_slice() const;
+  [[nodiscard]] Plan empty_slice() const;
+  [[nodiscard]] Routing route(const MoeOp& moe, const Rows& logits) const;
+  void observe_expert(const MoeOp& moe, std::int64_t expert, const ActivationFile& in,
+                      const std::vector<std::int32_t>& tokens, const InputVisitor& visit);
+  [[nodiscard]] std::filesystem::path path_of(int layer) const;
+  [[nodiscard]] std::int64_t tokens() const { return static_cast<std::int64_t>(ids_.size()); }
   [[nodiscard]] std::int64_t width(BufferId id) const { return plan_.buffers[static_cast<std::size_t>(id)].width; }
 
   const Checkpoint& checkpoint_;
   Plan plan_;
   std::vector<TokenId> ids_;
   std::int64_t context_;
+  std::filesystem::path scratch_;
   ThreadPool& pool_;
   int layer_ = 0;
-  Rows rows_;  // of `hidden`, between two layers
+  std::unique_ptr<ActivationFile> rows_;  // of `hidden`, between two layers
+  std::vector<std::int64_t> expert_counts_;
 };
 
 }  // namespace metal_marlin

@@ -5,43 +5,34 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <cmath>
-#include <map>
 #include <numeric>
 #include <optional>
 #include <utility>
 
-#include "formats/group_scale.h"
-#include "formats/packed_matrix.h"
-#include "formats/small_floats.h"
+#include "backends/cpu/cpu_backend.h"
 #include "io/checkpoint.h"
 #include "io/mapped_file.h"
-#include "io/output_folder.h"
-#include "io/packed_tensors.h"
 #include "metal_marlin/error.h"
 #include "metal_marlin/tokenizer.h"
 #include "models/architectures.h"
-#include "quantize/calibration.h"
-#include "quantize/gptq.h"
 #include "quantize/layers.h"
+#include "quantize/output.h"
 #include "quantize/recipe.h"
 #include "quantize/report.h"
+#include "quantize/weights.h"
 #include "runtime/thread_pool.h"
 #include "tokenizer/regex.h"
 
 namespace metal_marlin {
 namespace {
 
-constexpr std::string_view kWeightSuffix = ".weight";
 constexpr std::int64_t kCalibrationContext = 2048;  // tokens
-constexpr std::int64_t kFewestRows = 4;             // inputs a row
 
-constexpr std::array<std::pair<std::string_view, QuantizeMethod>, 3> kMethods{
-    {{"rtn", QuantizeMethod::kRtn}, {"rtn-weighted", QuantizeMethod::kRtnWeighted}, {"gptq", QuantizeMethod::kGptq}}};
-
-std::string module_name(const std::string& weight) {
-  return weight.substr(0, weight.size() - kWeightSuffix.size());
-}
+constexpr std::array<std::pair<std::string_view, QuantizeMethod>, 4> kMethods{
+    {{"rtn", QuantizeMethod::kRtn},
+     {"rtn-weighted", QuantizeMethod::kRtnWeighted},
+     {"gptq", QuantizeMethod::kGptq},
+     {"mr-gptq", QuantizeMethod::kMrGptq}}};
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -57,25 +48,12 @@ bool any_match(const std::vector<Regex>& patterns, const std::string& name) {
   return std::any_of(patterns.begin(), patterns.end(), [&](const Regex& pattern) { return pattern.search(name); });
 }
 
-// Linears whose inputs are the same are run as one by others, who want one
-// NVFP4 global scale for all of them: "….qkv", "….gate_up", or the name itself.
-std::string fused_name(const std::string& module) {
-  const std::size_t dot = module.rfind('.');
-  const std::string last = module.substr(dot + 1);
-  if (last == "q_proj" || last == "k_proj" || last == "v_proj") return module.substr(0, dot) + ".qkv";
-  if (last == "gate_proj" || last == "up_proj") return module.substr(0, dot) + ".gate_up";
-  if (last == "q_a_proj" || last == "kv_a_proj_with_mqa") return module.substr(0, dot) + ".qkv_a";
-  return module;
+// FNV-1a.
+std::uint64_t hash_of(std::span<const TokenId> ids) {
+  std::uint64_t hash = 0xCBF29CE484222325;
+  for (const std::byte b : std::as_bytes(ids)) hash = (hash ^ std::to_integer<std::uint64_t>(b)) * 0x100000001B3;
+  return hash;
 }
-
-// What becomes of one weight.
-struct Job {
-  const WeightInfo* info;
-  std::optional<FormatSpec> spec;  // nothing: kept
-  std::vector<TensorPlan> entries;
-  std::size_t bytes = 0;
-  std::size_t shard = 0;
-};
 
 class Quantizer {
  public:
@@ -88,48 +66,46 @@ class Quantizer {
         source_(source),
         destination_(destination) {
     recipe_ = options.recipe.empty() ? recipe_of_options() : load_recipe(options.recipe);
-    const bool needs_text = options.method != QuantizeMethod::kRtn;
-    if (!options.calibration.empty() && !needs_text && !recipe_.has_cold_rule()) {
-      throw Error(ErrorCode::kInvalidArgument,
-                  "calibration: neither the method rtn nor the recipe, which has no rule for cold experts, needs it");
-    }
-    if (options.calibration.empty() && needs_text) {
-      throw Error(ErrorCode::kInvalidArgument,
-                  fmt::format("method {} needs a calibration text", method_name(options.method)));
-    }
     CheckpointOptions checkpoint_options;
     checkpoint_options.notice = options.notice;
     checkpoint_ = open_checkpoint(source, checkpoint_options);
     config_ = parse_model_config(checkpoint_->config(), checkpoint_->generation_config(), checkpoint_->where());
-    if (!options.calibration.empty() && recipe_.has_cold_rule()) calibrate(source);
-    plan_jobs();
+    model_plan_ = build_plan(config_);
+    refuse_rotated_source();
+    if (!options.calibration.empty()) {
+      ids_ = calibration_tokens();
+      if (recipe_.has_cold_rule()) count_experts();
+    }
+    plan_ = plan_jobs(
+        *checkpoint_, config_, model_plan_, [this](const std::string& name) { return choice_of(name); },
+        options.shard_bytes, options.notice);
+    check_calibration();
+    check_memory();
   }
 
   QuantizeReport run() {
     const auto start = std::chrono::steady_clock::now();
-    if (options_.method != QuantizeMethod::kRtn) quantize_layers();
-    OutputFolder folder(destination_, options_.overwrite);
-    const std::size_t shards = jobs_.empty() ? 0 : jobs_.back().shard + 1;
-    Json index = {{"metadata", {{"total_size", 0}}}, {"weight_map", Json::object()}};
-    std::size_t total = 0;
-    for (std::size_t shard = 0; shard < shards; ++shard) {
-      const std::string name = fmt::format("model-{:05}-of-{:05}.safetensors", shard + 1, shards);
-      total += write_shard(folder.path() / name, shard, name, index);
+    QuantizedOutput output(destination_, options_.overwrite, plan_, key());
+    try {
+      quantize_all(output);
+    } catch (const Error& error) {
+      if (error.code() == ErrorCode::kCancelled) output.keep();
+      throw;
     }
-    index["metadata"]["total_size"] = total;
-    folder.write_file("model.safetensors.index.json", index.dump(2));
-    for (const auto& [name, text] : checkpoint_->tokenizer_files()) folder.write_file(name, text);
+    for (const auto& [name, text] : checkpoint_->tokenizer_files()) output.write_file(name, text);
     if (!checkpoint_->generation_config().is_null()) {
-      folder.write_file("generation_config.json", checkpoint_->generation_config().dump(2));
+      output.write_file("generation_config.json", checkpoint_->generation_config().dump(2));
     }
-    report_.quant_method = scheme_ == PackScheme::kMetalMarlin ? "metal-marlin" : "compressed-tensors";
+    for (const Job& job : plan_.jobs) report_.tensors.push_back(output.done().at(job.info->name));
+    report_.quant_method = plan_.scheme == PackScheme::kMetalMarlin ? "metal-marlin" : "compressed-tensors";
     report_.method = options_.method;
     report_.seconds = seconds_since(start);
-    folder.write_file("quantization_report.json", report_json(report_).dump(2));
-    folder.write_file("quantization_report.html", report_html(report_, destination_.filename().string()));
+    output.finish();
+    output.write_file("quantization_report.json", report_json(report_).dump(2));
+    output.write_file("quantization_report.html", report_html(report_, destination_.filename().string()));
     // Last: without it nobody takes the folder for a model.
-    folder.write_file("config.json", output_config().dump(2));
-    folder.commit();
+    output.write_file("config.json", output_config().dump(2));
+    output.commit();
     return std::move(report_);
   }
 
@@ -143,46 +119,58 @@ class Quantizer {
                   fmt::format("format {} can be read but not written", format_info(options_.spec.format).name));
     }
     Recipe recipe;
-    recipe.rules.push_back({WeightClass::kEmbedding, false, std::nullopt, options_.embedding});
-    recipe.rules.push_back({WeightClass::kHead, false, std::nullopt, options_.embedding});
-    recipe.rules.push_back({std::nullopt, false, std::nullopt, options_.spec});
+    recipe.rules.push_back({WeightClass::kEmbedding, false, std::nullopt, options_.embedding, std::nullopt});
+    recipe.rules.push_back({WeightClass::kHead, false, std::nullopt, options_.embedding, std::nullopt});
+    recipe.rules.push_back({std::nullopt, false, std::nullopt, options_.spec, std::nullopt});
     return recipe;
   }
 
-  void calibrate(const std::filesystem::path& source) {
-    CalibrationOptions calibration;
-    calibration.tokens = options_.calibration_tokens;
-    calibration.threads = options_.threads;
-    calibration.progress = [&](std::int64_t done, std::int64_t total) {
-      return !options_.progress || options_.progress({options_.calibration.string(), done, total, true});
-    };
-    report_.expert_counts = count_experts(source, options_.calibration, calibration);
-  }
-
-  // The weights of the layers by a method that needs a text.
-  void quantize_layers() {
-    LayerCalibration calibration(*checkpoint_, build_plan(config_), calibration_tokens(), calibration_context(), pool_);
-    for (int layer = 0; layer < calibration.layers(); ++layer) {
-      if (options_.progress && !options_.progress({options_.calibration.string(), layer, calibration.layers(), true}))
-        throw Error(ErrorCode::kCancelled, "quantization was cancelled");
-      const LayerInputs inputs = calibration.observe();
-      factors_.clear();
-      PackedWeights weights;
-      const std::string prefix = fmt::format("model.layers.{}.", layer);
-      for (const Job& job : jobs_) {
-        if (!job.spec || !job.info->name.starts_with(prefix)) continue;
-        const auto found = inputs.find(job.info->name);
-        ready_[job.info->name] = quantize_weight(job, found == inputs.end() ? nullptr : found->second.get());
-        weights[job.info->name] = ready_[job.info->name].matrix.view();
-      }
-      calibration.advance(weights);
+  void refuse_rotated_source() const {
+    for (const WeightInfo& info : checkpoint_->weights()) {
+      if (!info.packed || info.packed->rotation == 0) continue;
+      throw Error(ErrorCode::kUnsupported,
+                  fmt::format("{}: tensor {} is stored rotated; quantize the model that it was made of",
+                              checkpoint_->where(info.name), info.name));
     }
-    factors_.clear();
   }
 
-  [[nodiscard]] std::int64_t calibration_context() const {
-    return std::min(kCalibrationContext, config_.max_positions);
+  [[nodiscard]] static bool needs_text(const Job& job) { return job.spec && job.method != QuantizeMethod::kRtn; }
+  void check_calibration() const {
+    const auto found = std::find_if(plan_.jobs.begin(), plan_.jobs.end(), needs_text);
+    if (options_.calibration.empty() && found != plan_.jobs.end()) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("method {} needs a calibration text", method_name(found->method)));
+    }
+    if (!options_.calibration.empty() && found == plan_.jobs.end() && !recipe_.has_cold_rule()) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  "calibration: neither the method rtn nor the recipe, which has no rule for cold experts, needs it");
+    }
   }
+
+  // What is held at most, about: the embedding or a layer as it runs, or what GPTQ makes of the widest
+  // inputs. Rows between layers lie in files, and pages of files are given back.
+  void check_memory() const {
+    if (options_.memory == 0) return;
+    constexpr std::size_t kRest = std::size_t{256} << 20;
+    std::size_t largest = 0;
+    std::map<std::string, std::size_t> layers;
+    for (const Job& job : plan_.jobs) {
+      const std::string& name = job.info->name;
+      const auto cols = static_cast<std::size_t>(job.info->shape.size() > 1 ? job.info->shape[1] : 0);
+      const std::size_t inverse =
+          needs_text(job) ? (job.input_rotation() != 0 ? 4 : 3) * cols * cols * sizeof(float) : 0;
+      largest = std::max(largest, 2 * job.bytes + inverse);
+      if (is_embedding_or_head(name)) largest = std::max(largest, 2 * job.info->bytes);
+      // As it was read and as it is multiplied.
+      if (!ids_.empty())
+        layers[name.substr(0, name.find('.', std::string_view("model.layers.").size()))] += 2 * job.bytes;
+    }
+    for (const auto& [layer, bytes] : layers) largest = std::max(largest, bytes);
+    if (largest + kRest <= options_.memory) return;
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("memory: {} MiB are allowed, about {} MiB are needed",
+                                                         options_.memory >> 20, (largest + kRest) >> 20));
+  }
+
   std::vector<TokenId> calibration_tokens() {
     const MappedFile text(options_.calibration);
     const auto tokenizer = Tokenizer::load(source_);
@@ -193,66 +181,28 @@ class Quantizer {
     ids.resize(std::min(ids.size(), static_cast<std::size_t>(options_.calibration_tokens)));
     return ids;
   }
+  [[nodiscard]] std::int64_t calibration_context() const {
+    return std::min(kCalibrationContext, config_.max_positions);
+  }
+  void announce_layer(const LayerCalibration& calibration) const {
+    if (options_.progress &&
+        !options_.progress({options_.calibration.string(), calibration.layer(), calibration.layers(), 0, true}))
+      throw Error(ErrorCode::kCancelled, "quantization was cancelled");
+  }
 
-  // A weight that was quantized, and how well.
-  struct Ready {
-    PackedMatrix matrix;
-    QuantizedTensor report;
-  };
-  // inputs: what the linear layer read, or null where that is not known.
-  Ready quantize_weight(const Job& job, const HessianSum* inputs) {
-    const auto start = std::chrono::steady_clock::now();
-    const std::int64_t rows = job.info->shape[0];
-    const std::int64_t cols = job.info->shape[1];
-    const Weight weight = checkpoint_->load(job.info->name, pool_);
-    const float global = job.spec->format == Format::kNvfp4 ? global_scale(module_name(job.info->name)) : 1.0F;
-    const RowReader read = [&](std::int64_t row, float* out) { weight.decode_row(row, cols, out); };
-    Ready out;
-    QuantizeStats stats;
-    try {
-      const GptqFactor<float>* const factor = says_enough(inputs) ? factor_of(*inputs) : nullptr;
-      if (factor == nullptr) {
-        if (options_.method != QuantizeMethod::kRtn) out.report.fallback = fallback_reason(job, inputs);
-        out.matrix = quantize_matrix(*job.spec, rows, cols, read, global, pool_, &stats);
-      } else if (options_.method == QuantizeMethod::kGptq) {
-        out.matrix = gptq_matrix(*job.spec, rows, cols, read, global, *factor, pool_, &stats);
-      } else {
-        out.matrix = quantize_matrix(*job.spec, rows, cols, read, global, pool_, &stats, factor->importance);
-      }
-      if (factor != nullptr) {
-        out.report.method = options_.method;
-        const PackedMatrix plain = quantize_matrix(*job.spec, rows, cols, read, global, pool_);
-        out.report.output_error = relative(output_error(out.matrix, read, *inputs, pool_));
-        out.report.output_error_rtn = relative(output_error(plain, read, *inputs, pool_));
-      }
-    } catch (const Error& error) {
-      throw Error(error.code(),
-                  fmt::format("{}: tensor {}: {}", checkpoint_->where(job.info->name), job.info->name, error.what()));
+  // Tokens that each expert of the model as it is gets.
+  void count_experts() {
+    if (config_.moe.experts == 0) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("{}: the model has no experts whose use a text could tell", source_.string()));
     }
-    if (stats.squared_weight > 0) out.report.relative_error = std::sqrt(stats.squared_error / stats.squared_weight);
-    out.report.seconds = seconds_since(start);
-    return out;
-  }
-  // Inputs of fewer rows than this share of their columns are no guide.
-  static bool says_enough(const HessianSum* inputs) {
-    return inputs != nullptr && inputs->rows() * kFewestRows >= inputs->cols();
-  }
-  static std::string fallback_reason(const Job& job, const HessianSum* inputs) {
-    if (is_embedding_or_head(job.info->name)) return "embeddings and head have no method but rtn";
-    if (inputs == nullptr) return "no token of the text reached it";
-    if (!says_enough(inputs))
-      return fmt::format("{} tokens of the text reached its {} inputs, too few", inputs->rows(), inputs->cols());
-    return "its inputs on the text are degenerate";
-  }
-  static double relative(const OutputError& e) {
-    return e.output > 0 ? std::sqrt(std::max(e.error, 0.0) / e.output) : 0;
-  }
-
-  // Of the layer being worked on. Null: its inputs are degenerate.
-  const GptqFactor<float>* factor_of(const HessianSum& inputs) {
-    const auto [place, added] = factors_.try_emplace(&inputs);
-    if (added) place->second = gptq_factor<float>(inputs, {});
-    return place->second ? &*place->second : nullptr;
+    const OutputFolder scratch(destination_.string() + ".counts", true);
+    LayerCalibration calibration(*checkpoint_, model_plan_, ids_, calibration_context(), scratch.path(), pool_);
+    while (calibration.layer() < calibration.layers()) {
+      announce_layer(calibration);
+      calibration.advance({});
+      report_.expert_counts.push_back(calibration.expert_counts());
+    }
   }
 
   // Whether a routed expert is little used; unknown use counts as little.
@@ -266,166 +216,118 @@ class Quantizer {
            recipe_.cold_share * total / static_cast<double>(counts.size());
   }
 
-  [[nodiscard]] std::optional<FormatSpec> spec_of(const std::string& name) const {
+  [[nodiscard]] std::optional<WeightChoice> choice_of(const std::string& name) const {
     if (any_match(exclude_, name)) return std::nullopt;
     if (!is_embedding_or_head(name) && !include_.empty() && !any_match(include_, name)) return std::nullopt;
-    return recipe_.find(name, is_cold(name));
+    const RecipeRule* const rule = recipe_.rule(name, is_cold(name));
+    if (rule == nullptr || !rule->spec) return std::nullopt;
+    WeightChoice choice{*rule->spec, rule->method.value_or(options_.method)};
+    if (is_embedding_or_head(name)) choice.method = QuantizeMethod::kRtn;
+    if (choice.method == QuantizeMethod::kMrGptq && choice.spec.rotation == 0) choice.spec.rotation = options_.rotation;
+    validate(choice.spec);
+    return choice;
   }
 
-  void plan_jobs() {
-    std::map<std::string, PlannedWeight> plan;
-    for (const PlannedWeight& planned : planned_weights(build_plan(config_))) {
-      checkpoint_->require(planned.name, planned.shape);
-      plan[planned.name] = planned;
-    }
-    for (const WeightInfo& info : checkpoint_->weights()) {
-      const auto planned = plan.find(info.name);
-      if (planned == plan.end()) {  // such as a tied head or inv_freq
-        notice_unused(info.name);
-        continue;
+  // Whatever the bytes of the result depend on.
+  [[nodiscard]] std::string key() const {
+    Json jobs = Json::array();
+    for (const Job& job : plan_.jobs) {
+      Json entry = {job.info->name, job.info->bytes, job.shard, job.input_rotation(), job.output_rotation};
+      if (job.spec) {
+        entry.push_back(fmt::format("{} {} {} {} {}", format_info(job.spec->format).name, group_name(job.spec->group),
+                                    scale_type_name(job.spec->scale_type), zero_kind_name(job.spec->zero),
+                                    method_name(job.method)));
       }
-      Job job{&info, planned->second.quantizable ? spec_of(info.name) : std::nullopt, {}, 0, 0};
-      if (job.spec) modules_[module_name(info.name)] = {*job.spec, info.shape[0], info.shape[1]};
-      if (!job.spec && planned->second.matrix && !is_embedding_or_head(info.name))
-        ignored_.push_back(module_name(info.name));
-      total_weights_ += element_count(info.shape).value_or(0);
-      jobs_.push_back(job);
+      jobs.push_back(std::move(entry));
     }
-    scheme_ = fits_compressed_tensors(modules_) ? PackScheme::kCompressedTensors : PackScheme::kMetalMarlin;
-    std::size_t shard = 0;
-    std::size_t filled = 0;
-    for (Job& job : jobs_) {
-      job.entries = entries_of(job);
-      for (const TensorPlan& entry : job.entries) job.bytes += entry.bytes();
-      if (filled > 0 && filled + job.bytes > options_.shard_bytes) {
-        ++shard;
-        filled = 0;
+    const auto written = std::filesystem::last_write_time(checkpoint_->where(plan_.jobs.front().info->name));
+    return Json{{"source", std::filesystem::absolute(source_).string()},
+                {"written", written.time_since_epoch().count()},
+                {"text", {ids_.size(), hash_of(ids_)}},
+                {"jobs", std::move(jobs)}}
+        .dump();
+  }
+
+  void quantize_all(QuantizedOutput& output) {
+    for (const auto& [name, report] : output.done()) done_weights_ += report.weights;
+    if (!output.done().empty() && options_.notice)
+      options_.notice(fmt::format("goes on in {}, with {} of {} tensors done", output.path().string(),
+                                  output.done().size(), plan_.jobs.size()));
+    WeightQuantizer quantizer(*checkpoint_, plan_, pool_);
+    if (std::any_of(plan_.jobs.begin(), plan_.jobs.end(), needs_text)) quantize_layers(quantizer, output);
+    for (const Job& job : plan_.jobs) {
+      if (!output.done().contains(job.info->name)) write(job, nullptr, quantizer, output);
+    }
+  }
+
+  // The weights of the layers, by what they read of the text.
+  void quantize_layers(WeightQuantizer& quantizer, QuantizedOutput& output) {
+    LayerCalibration calibration(*checkpoint_, model_plan_, ids_, calibration_context(), output.path(), pool_,
+                                 output.layer());
+    const auto wanted = [&](const std::string& name) {
+      return needs_text(plan_.find(name)) && !output.done().contains(name);
+    };
+    while (calibration.layer() < calibration.layers()) {
+      announce_layer(calibration);
+      calibration.observe(wanted, [&](const std::vector<std::string>& names, const HessianSum* inputs) {
+        for (const std::string& name : names) {
+          if (wanted(name)) write(plan_.find(name), inputs, quantizer, output);
+        }
+        quantizer.forget_inputs();
+      });
+      const std::string prefix = fmt::format("model.layers.{}.", calibration.layer());
+      ReplacedWeights replaced;
+      replaced.load = [&](const std::string& name) { return output.load(name); };
+      for (const Job& job : plan_.jobs) {
+        const std::string& name = job.info->name;
+        if (!name.starts_with(prefix) || (!job.spec && job.output_rotation == 0)) continue;
+        if (!output.done().contains(name)) write(job, nullptr, quantizer, output);
+        replaced.specs[name] = job.spec;
       }
-      job.shard = shard;
-      filled += job.bytes;
+      calibration.advance(replaced);
+      output.reach_layer(calibration.layer());
     }
   }
 
-  void notice_unused(const std::string& name) {
-    if (!options_.notice) return;
-    if (!is_prediction_weight(config_, name)) {
-      options_.notice(
-          fmt::format("{}: tensor {} is not used by the model and is left out", checkpoint_->where(name), name));
-    } else if (!std::exchange(prediction_noticed_, true)) {
-      options_.notice(fmt::format("{}: {}", checkpoint_->where(), kPredictionNotice));
-    }
-  }
-
-  [[nodiscard]] std::vector<TensorPlan> entries_of(const Job& job) const {
-    if (job.spec) {
-      const std::string module = module_name(job.info->name);
-      return packed_tensor_plans(scheme_, module, modules_.at(module));
-    }
-    // A kept tensor that the source holds packed is written in f16.
-    return {{job.info->name, job.info->packed ? DType::kF16 : job.info->dtype, job.info->shape}};
-  }
-
-  std::size_t write_shard(const std::filesystem::path& path, std::size_t shard, const std::string& file, Json& index) {
-    std::vector<TensorPlan> entries;
-    std::size_t bytes = 0;
-    for (const Job& job : jobs_) {
-      if (job.shard != shard) continue;
-      entries.insert(entries.end(), job.entries.begin(), job.entries.end());
-      bytes += job.bytes;
-    }
-    for (const TensorPlan& entry : entries) index["weight_map"][entry.name] = file;
-    SafetensorsWriter writer(path, entries);
-    for (const Job& job : jobs_) {
-      if (job.shard == shard) write_job(job, writer);
-    }
-    writer.finish();
-    return bytes;
-  }
-
-  void announce(const std::string& tensor) {
-    if (options_.progress && !options_.progress({tensor, done_weights_, total_weights_, false})) {
+  void announce(const std::string& tensor) const {
+    if (options_.progress && !options_.progress({tensor, done_weights_, plan_.weights, last_error_, false})) {
       throw Error(ErrorCode::kCancelled, "quantization was cancelled");
     }
   }
 
-  void write_job(const Job& job, SafetensorsWriter& writer) {
+  void write(const Job& job, const HessianSum* inputs, WeightQuantizer& quantizer, QuantizedOutput& output) {
     announce(job.info->name);
     QuantizedTensor tensor;
+    std::optional<WeightQuantizer::Result> result;
+    if (job.spec) {
+      result = quantizer.quantize(job, inputs);
+      tensor = result->report;
+      tensor.format = format_info(job.spec->format).name;
+      last_error_ = tensor.output_error;
+    } else {
+      tensor.format = dtype_name(job.entries.front().dtype);
+    }
     tensor.name = job.info->name;
     tensor.shape = job.info->shape;
     tensor.source = job.info->stored_as;
     tensor.weights = element_count(job.info->shape).value_or(0);
     tensor.source_bytes = job.info->bytes;
     tensor.bytes = job.bytes;
-    if (job.spec) {
-      tensor.format = format_info(job.spec->format).name;
-      write_packed(job, writer, tensor);
+    if (result) {
+      output.store(job, result->matrix, tensor);
     } else {
-      tensor.format = dtype_name(job.entries.front().dtype);
-      write_dense(job, checkpoint_->load(job.info->name, pool_), writer);
+      output.store(job, quantizer.keep(job).bytes, tensor);
     }
+    checkpoint_->release();
     done_weights_ += tensor.weights;
-    report_.tensors.push_back(std::move(tensor));
     announce(job.info->name);
-  }
-
-  void write_packed(const Job& job, SafetensorsWriter& writer, QuantizedTensor& tensor) {
-    const auto kept = ready_.extract(job.info->name);
-    const Ready ready = kept.empty() ? quantize_weight(job, nullptr) : std::move(kept.mapped());
-    write_packed_tensors(scheme_, ready.matrix, writer);
-    const QuantizedTensor& report = ready.report;
-    tensor.relative_error = report.relative_error;
-    tensor.method = report.method;
-    tensor.fallback = report.fallback;
-    tensor.output_error = report.output_error;
-    tensor.output_error_rtn = report.output_error_rtn;
-    tensor.seconds = report.seconds;
-  }
-
-  static void write_dense(const Job& job, const Weight& weight, SafetensorsWriter& writer) {
-    if (!weight.packed()) return writer.write(std::get<DenseView>(weight.view).bytes);
-    const auto cols = static_cast<std::size_t>(job.info->shape[1]);
-    std::vector<float> row(cols);
-    std::vector<std::uint16_t> halves(cols);
-    for (std::int64_t r = 0; r < job.info->shape[0]; ++r) {
-      weight.decode_row(r, job.info->shape[1], row.data());
-      std::transform(row.begin(), row.end(), halves.begin(), f32_to_f16);
-      writer.write(std::as_bytes(std::span(halves)));
-    }
-  }
-
-  // One for all modules that are fused with this one.
-  float global_scale(const std::string& module) {
-    const std::string fused = fused_name(module);
-    const auto known = global_scales_.find(fused);
-    if (known != global_scales_.end()) return known->second;
-    float largest = 0;
-    for (const auto& [name, packed] : modules_) {
-      if (fused_name(name) == fused)
-        largest = std::max(largest, largest_weight(name + std::string(kWeightSuffix), packed));
-    }
-    return global_scales_[fused] = nvfp4_global_scale(largest);
-  }
-
-  float largest_weight(const std::string& name, const PackedModule& packed) {
-    const Weight weight = checkpoint_->load(name, pool_);
-    std::vector<float> tops(static_cast<std::size_t>(packed.rows));
-    pool_.parallel_for(packed.rows, 16, [&](std::int64_t begin, std::int64_t end) {
-      std::vector<float> row(static_cast<std::size_t>(packed.cols));
-      for (std::int64_t r = begin; r < end; ++r) {
-        weight.decode_row(r, packed.cols, row.data());
-        for (const float x : row)
-          tops[static_cast<std::size_t>(r)] = std::max(tops[static_cast<std::size_t>(r)], std::fabs(x));
-      }
-    });
-    const float top = tops.empty() ? 0.0F : *std::max_element(tops.begin(), tops.end());
-    return std::isfinite(top) ? top : 0.0F;  // the quantizer will name the place
   }
 
   [[nodiscard]] Json output_config() const {
     Json config = checkpoint_->config();
     config.erase("quantization_config");
-    if (!modules_.empty()) config["quantization_config"] = quantization_config(scheme_, modules_, ignored_);
+    if (!plan_.modules.empty())
+      config["quantization_config"] = quantization_config(plan_.scheme, plan_.modules, plan_.ignored);
     return config;
   }
 
@@ -438,16 +340,11 @@ class Quantizer {
   std::filesystem::path destination_;
   std::unique_ptr<Checkpoint> checkpoint_;
   ModelConfig config_;
-  std::vector<Job> jobs_;
-  std::map<std::string, PackedModule> modules_;
-  std::vector<std::string> ignored_;
-  bool prediction_noticed_ = false;
-  std::map<std::string, float> global_scales_;
-  std::map<const HessianSum*, std::optional<GptqFactor<float>>> factors_;
-  std::map<std::string, Ready> ready_;
-  PackScheme scheme_ = PackScheme::kMetalMarlin;
-  std::int64_t total_weights_ = 0;
+  Plan model_plan_;
+  std::vector<TokenId> ids_;  // of the text
+  JobPlan plan_;
   std::int64_t done_weights_ = 0;
+  double last_error_ = 0;
   QuantizeReport report_;
 };
 

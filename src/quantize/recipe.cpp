@@ -33,15 +33,19 @@ FormatSpec parse_spec(const JsonObject& rule, const std::string& format) {
   }
   if (rule.has("scale_type")) spec.scale_type = parse_scale_type(rule.string("scale_type"));
   if (rule.has("zero")) spec.zero = parse_zero_kind(rule.string("zero"));
+  if (rule.has("rotation")) {
+    spec.rotation = static_cast<int>(rule.bounded("rotation", 16, 128));
+    if (rule.string_or("method", "") != "mr-gptq") rule.wrong("rotation", "no rotation, but with method mr-gptq");
+  }
   validate(spec);
   return spec;
 }
 
 RecipeRule parse_rule(const JsonObject& json) {
   for (const auto& [key, value] : json.json().items()) {
-    constexpr std::array known{"class", "match", "format", "group", "scale_type", "zero", "method"};
+    constexpr std::array known{"class", "match", "format", "group", "scale_type", "zero", "method", "rotation"};
     if (std::find(known.begin(), known.end(), key) == known.end())
-      json.wrong(key.c_str(), "no such field; known: class, match, format, group, scale_type, zero, method");
+      json.wrong(key.c_str(), "no such field; known: class, match, format, group, scale_type, zero, method, rotation");
   }
   RecipeRule rule;
   const std::string name = json.string_or("class", "linear");
@@ -53,7 +57,13 @@ RecipeRule parse_rule(const JsonObject& json) {
   rule.weight_class = found->weight_class;
   rule.cold = found->cold;
   if (json.has("match")) rule.match.emplace(json.string("match"), json.where() + ": match");
-  if (json.string_or("method", "rtn") != "rtn") json.wrong("method", "rtn");
+  if (json.has("method")) {
+    try {
+      rule.method = parse_method(json.string("method"));
+    } catch (const Error&) {
+      json.wrong("method", "rtn, rtn-weighted, gptq or mr-gptq");
+    }
+  }
   const std::string format = json.string("format");
   if (format != "keep") rule.spec = parse_spec(json, format);
   return rule;
@@ -70,10 +80,15 @@ bool fits(const RecipeRule& rule, const std::string& weight, bool cold) {
 
 }  // namespace
 
+const RecipeRule* Recipe::rule(const std::string& weight, bool cold) const {
+  const auto found = std::find_if(rules.begin(), rules.end(),
+                                  [&](const RecipeRule& candidate) { return fits(candidate, weight, cold); });
+  return found == rules.end() ? nullptr : &*found;
+}
+
 std::optional<FormatSpec> Recipe::find(const std::string& weight, bool cold) const {
-  const auto found =
-      std::find_if(rules.begin(), rules.end(), [&](const RecipeRule& rule) { return fits(rule, weight, cold); });
-  return found == rules.end() ? std::nullopt : found->spec;
+  const RecipeRule* const found = rule(weight, cold);
+  return found == nullptr ? std::nullopt : found->spec;
 }
 
 bool Recipe::has_cold_rule() const {

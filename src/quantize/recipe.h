@@ -12,6 +12,7 @@
 
 #include "io/json.h"
 #include "metal_marlin/format.h"
+#include "metal_marlin/quantize.h"
 #include "models/architectures.h"
 #include "tokenizer/regex.h"
 
@@ -22,6 +23,7 @@ struct RecipeRule {
   bool cold = false;                        // of experts: the cold ones alone
   std::optional<Regex> match;               // and its name is found by this
   std::optional<FormatSpec> spec;           // nothing: kept as it is
+  std::optional<QuantizeMethod> method;     // nothing: the one that is asked for
 };
 
 struct Recipe {
@@ -30,7 +32,9 @@ struct Recipe {
   double cold_share = 0.5;
   std::vector<RecipeRule> rules;
 
-  // The format of a weight; nothing: kept. cold: whether its expert is.
+  // The rule for a weight; null: none fits, it is kept. cold: whether its expert is.
+  [[nodiscard]] const RecipeRule* rule(const std::string& weight, bool cold) const;
+  // Its format; nothing: kept.
   [[nodiscard]] std::optional<FormatSpec> find(const std::string& weight, bool cold) const;
   [[nodiscard]] bool has_cold_rule() const;
 };

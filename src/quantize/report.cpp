@@ -93,6 +93,51 @@ std::vector<ReportLine> report_lines(const QuantizeReport& report) {
   return lines;
 }
 
+Json tensor_report_json(const QuantizedTensor& tensor) {
+  Json out = {{"name", tensor.name},
+              {"shape", tensor.shape},
+              {"source", tensor.source},
+              {"format", tensor.format},
+              {"method", method_name(tensor.method)},
+              {"bits_per_weight", bits(tensor.bytes, tensor.weights)},
+              {"weights", tensor.weights},
+              {"source_bytes", tensor.source_bytes},
+              {"bytes", tensor.bytes},
+              {"relative_error", tensor.relative_error},
+              {"seconds", tensor.seconds}};
+  if (!tensor.fallback.empty()) out["fallback"] = tensor.fallback;
+  if (tensor.rotation != 0) {
+    out["rotation"] = tensor.rotation;
+    out["rotation_folded"] = tensor.rotation_folded;
+  }
+  if (tensor.output_error > 0) {
+    out["output_error"] = tensor.output_error;
+    out["output_error_rtn"] = tensor.output_error_rtn;
+  }
+  return out;
+}
+
+QuantizedTensor parse_tensor_report(const Json& json) {
+  const JsonObject object(json, "report of a tensor");
+  QuantizedTensor out;
+  out.name = object.string("name");
+  out.shape = object.at("shape").get<std::vector<std::int64_t>>();
+  out.source = object.string("source");
+  out.format = object.string("format");
+  out.method = parse_method(object.string("method"));
+  out.weights = object.integer("weights");
+  out.source_bytes = static_cast<std::size_t>(object.integer("source_bytes"));
+  out.bytes = static_cast<std::size_t>(object.integer("bytes"));
+  out.relative_error = object.number("relative_error");
+  out.seconds = object.number("seconds");
+  out.fallback = object.string_or("fallback", "");
+  out.rotation = static_cast<int>(object.integer_or("rotation", 0));
+  out.rotation_folded = object.boolean_or("rotation_folded", false);
+  out.output_error = object.number_or("output_error", 0);
+  out.output_error_rtn = object.number_or("output_error_rtn", 0);
+  return out;
+}
+
 Json report_json(const QuantizeReport& report) {
   Json out;
   out["quant_method"] = report.quant_method;
@@ -106,22 +151,7 @@ Json report_json(const QuantizeReport& report) {
     weights += tensor.weights;
     before += tensor.source_bytes;
     after += tensor.bytes;
-    Json entry = {{"name", tensor.name},
-                  {"shape", tensor.shape},
-                  {"source", tensor.source},
-                  {"format", tensor.format},
-                  {"method", method_name(tensor.method)},
-                  {"bits_per_weight", bits(tensor.bytes, tensor.weights)},
-                  {"source_bytes", tensor.source_bytes},
-                  {"bytes", tensor.bytes},
-                  {"relative_error", tensor.relative_error},
-                  {"seconds", tensor.seconds}};
-    if (!tensor.fallback.empty()) entry["fallback"] = tensor.fallback;
-    if (tensor.output_error > 0) {
-      entry["output_error"] = tensor.output_error;
-      entry["output_error_rtn"] = tensor.output_error_rtn;
-    }
-    out["tensors"].push_back(std::move(entry));
+    out["tensors"].push_back(tensor_report_json(tensor));
   }
   if (!report.expert_counts.empty()) out["expert_counts"] = report.expert_counts;
   out["weights"] = weights;

@@ -22,6 +22,9 @@ struct ReportLine {
 };
 std::vector<ReportLine> report_lines(const QuantizeReport& report);
 
+// One tensor's part, and back.
+Json tensor_report_json(const QuantizedTensor& tensor);
+QuantizedTensor parse_tensor_report(const Json& json);
 Json report_json(const QuantizeReport& report);
 std::string report_html(const QuantizeReport& report, const std::string& title);
 

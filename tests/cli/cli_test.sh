@@ -69,7 +69,7 @@ json.dump({"added_tokens": [], "decoder": {"type": "ByteLevel"}, "model": {"type
 EOF
 for i in $(seq 60); do echo -n "line-$((i * 7919)):pack-my-box-with-five-dozen-liquor-jugs;"; done > "$work/text.txt"
 expect 2 "method gptq needs a calibration text" quantize "$work/characters" -o "$work/x" --method gptq
-expect 2 "method magic: expected one of rtn, rtn-weighted, gptq" quantize "$work/characters" -o "$work/x" --method magic
+expect 2 "method magic: expected one of rtn, rtn-weighted, gptq, mr-gptq" quantize "$work/characters" -o "$work/x" --method magic
 expect 0 '"output_error_rtn"' quantize "$work/characters" -o "$work/gptq" --format int3 --method gptq --calibration "$work/text.txt" --json
 expect 0 "rtn-weighted" quantize "$work/characters" -o "$work/weighted" --format int3 --method rtn-weighted --calibration "$work/text.txt"
 grep -q '"method": "gptq"' "$work/gptq/quantization_report.json" && grep -q '<svg' "$work/gptq/quantization_report.html" || fail "no report"
@@ -97,6 +97,19 @@ for delay in 0.002 0.005 0.01 0.02 0.03 0.05 0.08; do
 done
 expect 0 "wrote" quantize "$model" -o "$work/killed" --format int3
 ! compgen -G "$work/killed.partial-*" > /dev/null || fail "a partial folder was left"
+# One with a text, killed again and again, goes on to what one run writes.
+gptq=(quantize "$work/characters" --format int3 --method gptq --calibration "$work/text.txt" --overwrite)
+for delay in 0.05 0.1 0.15 0.2 0.25; do
+  "${command[@]}" "${gptq[@]}" -o "$work/resumed" > /dev/null 2>&1 &
+  pid=$!
+  sleep $delay
+  kill -KILL $pid 2> /dev/null || true
+  wait $pid 2> /dev/null || true
+done
+expect 0 "wrote" "${gptq[@]}" -o "$work/resumed"
+for file in "$work/gptq"/*.safetensors; do cmp "$file" "$work/resumed/${file##*/}" || fail "a resumed run differs"; done
+expect 2 "memory: 16 MiB are allowed" "${gptq[@]}" -o "$work/x" --memory 16MiB
+expect 2 "rotation in blocks of 128 does not divide" quantize "$work/characters" -o "$work/x" --format int3 --method mr-gptq --rotation 128 --calibration "$work/text.txt"
 # Shaders: ours, and a kernel of somebody's own.
 expect 0 '"marlin_gemm"' shaders list --json
 expect 0 "marlin_gemm" status

@@ -6,7 +6,9 @@
 
 #include <cmath>
 #include <numeric>
+#include <set>
 
+#include "backends/msl/devices.h"
 #include "metal_marlin/error.h"
 #include "metal_marlin/quantize.h"
 #include "models/architectures.h"
@@ -53,11 +55,12 @@ TEST_P(Layers, ActivationsAreTheWholeModels) {
   const Plan plan = plan_of(*checkpoint);
   const std::vector<TokenId> ids = some_tokens(75);
   constexpr std::size_t kContext = 32;
-  LayerCalibration calibration(*checkpoint, plan, ids, kContext, pool());
-  for (int layer = 0; layer < calibration.layers(); ++layer) {
-    static_cast<void>(calibration.observe());
-    calibration.advance({});
-  }
+  const TemporaryFolder folder;
+  LayerCalibration calibration(*checkpoint, plan, ids, kContext, folder.path(), pool());
+  while (calibration.layer() < calibration.layers()) calibration.advance({});
+  // From a file of rows on, as if it had been cut off.
+  LayerCalibration resumed(*checkpoint, plan, ids, kContext, folder.path(), pool(), calibration.layers() - 1);
+  resumed.advance({});
   LoadOptions load;
   load.exact = true;
   load.threads = 2;
@@ -75,7 +78,8 @@ TEST_P(Layers, ActivationsAreTheWholeModels) {
                  });
     session.close(sequence);
     const auto width = static_cast<std::size_t>(norm.width);
-    const std::span<const float> row = calibration.rows().subspan((begin + count - 1) * width, width);
+    std::vector<float> row(width);
+    resumed.rows().read(static_cast<std::int64_t>(begin + count - 1), 1, row.data());
     double squares = 0;
     for (const float v : row) squares += static_cast<double>(v) * v;
     const double factor = 1 / std::sqrt(squares / static_cast<double>(width) + norm.eps);
@@ -92,49 +96,82 @@ TEST_P(Layers, EveryLinearIsSeen) {
   const auto checkpoint = open_checkpoint(fixture(GetParam()));
   const Plan plan = plan_of(*checkpoint);
   const std::vector<TokenId> ids = some_tokens(90);
-  LayerCalibration calibration(*checkpoint, plan, ids, 64, pool());
-  std::size_t seen = 0;
-  for (int layer = 0; layer < calibration.layers(); ++layer) {
-    const LayerInputs inputs = calibration.observe();
+  const TemporaryFolder folder;
+  LayerCalibration calibration(*checkpoint, plan, ids, 64, folder.path(), pool());
+  std::set<std::string> seen;
+  while (calibration.layer() < calibration.layers()) {
+    const std::string prefix = "model.layers." + std::to_string(calibration.layer()) + ".";
     std::int64_t of_experts = 0;
+    std::map<std::string, std::int64_t> widths;
     for (const PlannedWeight& weight : planned_weights(plan)) {
-      if (!weight.quantizable || !weight.name.starts_with("model.layers." + std::to_string(layer) + ".")) continue;
-      const auto found = inputs.find(weight.name);
-      const bool expert = weight.name.find(".experts.") != std::string::npos;
-      if (found == inputs.end()) {
-        EXPECT_TRUE(expert) << weight.name;  // one that got no token
-        continue;
-      }
-      ++seen;
-      EXPECT_EQ(found->second->cols(), weight.shape[1]) << weight.name;
-      EXPECT_GT(found->second->at(0, 0), 0) << weight.name;
-      if (!expert) {
-        EXPECT_EQ(found->second->rows(), 90) << weight.name;
-      }
-      if (weight.name.ends_with("down_proj.weight") && expert) of_experts += found->second->rows();
+      if (weight.quantizable && weight.name.starts_with(prefix)) widths[weight.name] = weight.shape[1];
     }
+    std::set<std::string> missing;
+    calibration.observe([&](const std::string& name) { return widths.contains(name); },
+                        [&](const std::vector<std::string>& names, const HessianSum* inputs) {
+                          for (const std::string& name : names) {
+                            if (!widths.contains(name)) continue;  // a router
+                            EXPECT_TRUE(seen.insert(name).second) << name;
+                            const bool expert = name.find(".experts.") != std::string::npos;
+                            if (inputs == nullptr) {
+                              EXPECT_TRUE(expert) << name;
+                              continue;
+                            }
+                            EXPECT_EQ(inputs->cols(), widths[name]) << name;
+                            EXPECT_GT(inputs->at(0, 0), 0) << name;
+                            if (!expert) {
+                              EXPECT_EQ(inputs->rows(), 90) << name;
+                            }
+                            if (name.ends_with("down_proj.weight") && expert) of_experts += inputs->rows();
+                          }
+                        });
+    for (const auto& [name, width] : widths) EXPECT_TRUE(seen.contains(name)) << name;
     EXPECT_EQ(of_experts % 90, 0);  // each token chooses as many
     calibration.advance({});
   }
-  EXPECT_GT(seen, 10U);
+  EXPECT_GT(seen.size(), 10U);
 }
 
-std::map<std::string, std::string> bytes_of(const std::filesystem::path& folder) {
-  std::map<std::string, std::string> out;
+// What experts are seen to read is what they read in the whole layer.
+TEST(ExpertInputs, GiveTheLayersOutput) {
+  const auto checkpoint = open_checkpoint(fixture("qwen3-moe"));
+  const TemporaryFolder folder;
+  LayerCalibration calibration(*checkpoint, plan_of(*checkpoint), some_tokens(40), 64, folder.path(), pool());
+  calibration.advance({});
+  std::int64_t rows = 0;
+  std::vector<std::int64_t> seen;
+  calibration.observe([](const std::string& name) { return name.find(".experts.") != std::string::npos; },
+                      [&](const std::vector<std::string>& names, const HessianSum* inputs) {
+                        if (!names.front().ends_with("gate_proj.weight")) return;
+                        seen.push_back(inputs == nullptr ? 0 : inputs->rows());
+                        rows += seen.back();
+                      });
+  calibration.advance({});
+  EXPECT_EQ(seen, calibration.expert_counts());
+  EXPECT_EQ(rows, std::accumulate(seen.begin(), seen.end(), std::int64_t{0}));
+}
+
+// A hash of each file's bytes.
+std::map<std::string, std::size_t> bytes_of(const std::filesystem::path& folder) {
+  std::map<std::string, std::size_t> out;
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     std::ifstream file(entry.path(), std::ios::binary);
     const std::string name = entry.path().filename().string();
-    if (!name.starts_with("quantization_report")) out[name] = {std::istreambuf_iterator<char>(file), {}};
+    const std::string bytes{std::istreambuf_iterator<char>(file), {}};
+    if (!name.starts_with("quantization_report")) out[name] = std::hash<std::string>()(bytes);
   }
   return out;
 }
 
+// A text for the tokenizer of copy_with_tokenizer.
+void write_text(const std::filesystem::path& path) {
+  std::ofstream file(path);
+  for (int i = 0; i < 60; ++i) file << "Line " << i * 7919 << ": pack my box with five dozen liquor jugs; ";
+}
+
 TEST(QuantizeMethods, GptqInWholeModels) {
   const TemporaryFolder folder;
-  std::string text;
-  for (int i = 0; i < 60; ++i)
-    text += "Line " + std::to_string(i * 7919) + ": pack my box with five dozen liquor jugs; ";
-  std::ofstream(folder.path() / "text.txt") << text;
+  write_text(folder.path() / "text.txt");
   for (const char* const name : {"qwen3-tiny", "glm4-moe-lite-tiny"}) {
     const auto model = folder.path() / name;
     copy_with_tokenizer(fixture(name), model);
@@ -173,13 +210,144 @@ TEST(QuantizeMethods, GptqInWholeModels) {
   }
 }
 
+// Rotated weights and activations: the model does what its weights, rotated back, do, on every backend.
+TEST(QuantizeMethods, MrGptqInWholeModels) {
+  const TemporaryFolder folder;
+  write_text(folder.path() / "text.txt");
+  for (const char* const name : {"qwen3-tiny", "glm4-moe-lite-tiny", "llama-tiny"}) {
+    const auto model = folder.path() / name;
+    copy_with_tokenizer(fixture(name), model);
+    QuantizeOptions options;
+    options.spec = default_spec(Format::kMxfp4);
+    options.calibration = folder.path() / "text.txt";
+    options.calibration_tokens = 600;
+    options.method = QuantizeMethod::kMrGptq;
+    options.rotation = 16;
+    options.threads = 2;
+    const auto target = folder.path() / (std::string(name) + "-mr");
+    const QuantizeReport report = quantize(model, target, options);
+    int rotated = 0;
+    int folded = 0;
+    int outputs = 0;
+    for (const QuantizedTensor& tensor : report.tensors) {
+      if (tensor.format != "mxfp4" || !tensor.fallback.empty()) continue;
+      const bool expands = tensor.name.find("kv_b_proj") != std::string::npos;
+      EXPECT_EQ(tensor.method, expands ? QuantizeMethod::kGptq : QuantizeMethod::kMrGptq) << tensor.name;
+      EXPECT_EQ(tensor.rotation, expands ? 0 : 16) << tensor.name;
+      rotated += tensor.rotation_folded ? 0 : 1;
+      folded += tensor.rotation_folded ? 1 : 0;
+      outputs += tensor.name.find("o_proj") != std::string::npos ? 1 : 0;
+    }
+    EXPECT_GT(rotated, 10) << name;
+    EXPECT_EQ(folded, std::string(name) == "glm4-moe-lite-tiny" ? 0 : outputs) << name;
+    const auto decoded = folder.path() / (std::string(name) + "-decoded");
+    write_decoded(target, decoded);
+    const std::vector<float> expected = last_logits(decoded, true);
+    EXPECT_LT(relative_error(last_logits(target, true), expected), 5e-6) << name;
+    EXPECT_LT(relative_error(last_logits(target, false), expected), 0.05) << name;
+    for (const std::string& backend : msl::available_devices()) {
+      EXPECT_LT(relative_error(last_logits(target, true, backend), expected), 5e-6) << name << backend;
+      EXPECT_LT(relative_error(last_logits(target, false, backend), expected), 0x1p-7) << name << backend;
+    }
+    expect_error(ErrorCode::kUnsupported, "is stored rotated; quantize the model that it was made of",
+                 [&] { quantize(target, folder.path() / "x", QuantizeOptions{}); });
+  }
+}
+
+// Rotation that the weights before take over changes nothing but roundings: in eight bits the model is
+// as it was.
+TEST(QuantizeMethods, FoldedRotationsLeaveTheModelAsItIs) {
+  const TemporaryFolder folder;
+  write_text(folder.path() / "text.txt");
+  for (const char* const name : {"qwen3-tiny", "llama-bias-linear"}) {
+    const auto model = folder.path() / name;
+    copy_with_tokenizer(fixture(name), model);
+    QuantizeOptions options;
+    options.spec = default_spec(Format::kInt8);
+    options.embedding.reset();
+    options.calibration = folder.path() / "text.txt";
+    options.calibration_tokens = 600;
+    options.method = QuantizeMethod::kMrGptq;
+    options.rotation = std::string(name) == "qwen3-tiny" ? 16 : 0;
+    options.include = {"self_attn\\.[vo]_proj"};
+    const auto target = folder.path() / (std::string(name) + "-mr");
+    if (options.rotation == 0) {  // its widths hold no block
+      expect_error(ErrorCode::kInvalidArgument, "rotation in blocks of 16 does not divide its width",
+                   [&] { quantize(model, target, options); });
+      continue;
+    }
+    quantize(model, target, options);
+    options.method = QuantizeMethod::kGptq;
+    const auto plain = folder.path() / (std::string(name) + "-gptq");
+    quantize(model, plain, options);
+    const std::vector<float> expected = last_logits(model, true);
+    EXPECT_LT(relative_error(last_logits(target, true), expected),
+              1.5 * relative_error(last_logits(plain, true), expected));
+  }
+}
+
+// Cut off after any number of tensors and gone on with, the result is that of one run.
+TEST(QuantizeMethods, GoOnWhereTheyWereCutOff) {
+  const TemporaryFolder folder;
+  write_text(folder.path() / "text.txt");
+  const auto model = folder.path() / "model";
+  copy_with_tokenizer(fixture("glm4-moe-lite-tiny"), model);
+  QuantizeOptions options;
+  options.spec = default_spec(Format::kNvfp4);
+  options.calibration = folder.path() / "text.txt";
+  options.calibration_tokens = 300;
+  options.method = QuantizeMethod::kGptq;
+  const auto whole = folder.path() / "whole";
+  quantize(model, whole, options);
+  const auto target = folder.path() / "parts";
+  std::vector<std::string> notices;
+  options.notice = [&](const std::string& text) { notices.push_back(text); };
+  for (int stop = 3;; stop += 25) {
+    int calls = 0;
+    options.progress = [&](const QuantizeProgress&) { return ++calls < stop; };
+    try {
+      quantize(model, target, options);
+      break;
+    } catch (const Error& error) {
+      ASSERT_EQ(error.code(), ErrorCode::kCancelled) << error.what();
+      EXPECT_FALSE(std::filesystem::exists(target));
+    }
+    ASSERT_LT(stop, 2000);
+  }
+  EXPECT_GT(std::count_if(notices.begin(), notices.end(),
+                          [](const std::string& text) { return text.starts_with("goes on in "); }),
+            2);
+  EXPECT_EQ(bytes_of(target), bytes_of(whole));
+  for (const auto& entry : std::filesystem::directory_iterator(folder.path()))
+    EXPECT_EQ(entry.path().string().find(".partial-"), std::string::npos) << entry.path();
+  // Another text: what was begun is of no use, and is taken away.
+  int calls = 0;
+  options.progress = [&](const QuantizeProgress&) { return ++calls < 40; };
+  EXPECT_THROW(quantize(model, folder.path() / "other", options), Error);
+  options.progress = {};
+  options.calibration_tokens = 200;
+  notices.clear();
+  quantize(model, folder.path() / "other", options);
+  EXPECT_EQ(std::count_if(notices.begin(), notices.end(),
+                          [](const std::string& text) { return text.starts_with("goes on in "); }),
+            0);
+}
+
+TEST(QuantizeMethods, MemoryThatCannotDoIsRefused) {
+  const TemporaryFolder folder;
+  QuantizeOptions options;
+  options.memory = std::size_t{16} << 20;
+  expect_error(ErrorCode::kInvalidArgument, "memory: 16 MiB are allowed, about 25",
+               [&] { quantize(fixture("qwen3-tiny"), folder.path() / "x", options); });
+}
+
 TEST(QuantizeMethods, NeedAText) {
   const TemporaryFolder folder;
   QuantizeOptions options;
   options.method = QuantizeMethod::kGptq;
   expect_error(ErrorCode::kInvalidArgument, "method gptq needs a calibration text",
                [&] { quantize(fixture("qwen3-tiny"), folder.path() / "x", options); });
-  expect_error(ErrorCode::kInvalidArgument, "method magic: expected one of rtn, rtn-weighted, gptq",
+  expect_error(ErrorCode::kInvalidArgument, "method magic: expected one of rtn, rtn-weighted, gptq, mr-gptq",
                [] { parse_method("magic"); });
 }
 

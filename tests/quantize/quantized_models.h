@@ -6,6 +6,7 @@
 #include <fstream>
 #include <functional>
 
+#include "formats/hadamard.h"
 #include "io/checkpoint.h"
 #include "metal_marlin/model.h"
 #include "runtime/thread_pool.h"
@@ -76,6 +77,7 @@ inline void write_decoded(const std::filesystem::path& source, const std::filesy
     std::vector<float> row(static_cast<std::size_t>(cols));
     for (std::int64_t r = 0; r < *element_count(info.shape) / cols; ++r) {
       weight.decode_row(r, cols, row.data());
+      if (info.packed && info.packed->rotation != 0) rotate_blocks(row.data(), cols, info.packed->rotation);
       for (float& x : row) x *= factor ? factor(info.name) : 1.0F;
       writer.write(std::as_bytes(std::span(row)));
     }

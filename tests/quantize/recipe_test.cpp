@@ -96,7 +96,7 @@ TEST(Recipe, ColdExpertsAreThoseThatATextSeldomUses) {
     return true;
   };
   const QuantizeReport report = quantize(model, folder.path() / "counted", options);
-  EXPECT_EQ(calibrated, 70);
+  EXPECT_EQ(calibrated, 2);  // the last layer
   ASSERT_EQ(report.expert_counts.size(), 3U);
   EXPECT_TRUE(report.expert_counts[0].empty());
   int cold = 0;

@@ -9,6 +9,7 @@
 #include "backends/cpu/mixture_of_experts.h"
 #include "backends/cpu/program.h"
 #include "backends/cpu/step_context.h"
+#include "formats/hadamard.h"
 
 namespace metal_marlin::cpu {
 namespace {
@@ -214,6 +215,7 @@ class CpuRunner final : public Runner {
       } else {
         std::memcpy(row, x, static_cast<std::size_t>(n) * sizeof(float));
       }
+      if (step.rotation != 0) rotate_blocks(row, n, step.rotation);
       std::fill(row + n, row + padded, 0.0F);
       convert_row(k_, out, t, n, padded, want_q8, want_bf16);
     }
@@ -352,6 +354,17 @@ class CpuRunner final : public Runner {
     });
   }
 
+  void run(const HadamardStep& step, const StepContext& context) {
+    const std::int64_t n = width(step.out);
+    context.share(0, rows(step.out), 4, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t r = begin; r < end; ++r) {
+        float* const out = buffer(step.out) + r * n;
+        std::memcpy(out, buffer(step.in) + r * n, static_cast<std::size_t>(n) * sizeof(float));
+        rotate_blocks(out, n, step.block);
+      }
+    });
+  }
+
   void run(const SelectStep& step, const StepContext& context) {
     const std::int64_t n = width(step.in);
     context.share(0, rows(step.out), 16, [&](std::int64_t begin, std::int64_t end) {
@@ -410,7 +423,8 @@ std::shared_ptr<const PreparedModel> prepare(Plan plan, const Checkpoint& checkp
                                              const PrepareOptions& options) {
   const Kernels& kernels = options.kernels != nullptr ? *options.kernels : *available_kernels().front();
   return std::make_shared<CpuModel>(
-      compile(std::move(plan), checkpoint, pool, kernels, options.activations, options.progress), pool, kernels);
+      compile(with_rotations(plan, checkpoint), checkpoint, pool, kernels, options.activations, options.progress), pool,
+      kernels);
 }
 
 std::size_t estimate_weight_bytes(const Plan& plan, const Checkpoint& checkpoint) {

@@ -4,6 +4,8 @@
 #include <cstring>
 #include <limits>
 
+#include "formats/hadamard.h"
+
 namespace metal_marlin::cpu {
 namespace {
 
@@ -201,9 +203,10 @@ void MixtureOfExperts::run(const MoeStep& step, const StepContext& context, cons
                                 {active_.f32 + run.first * active_stride, run.count, op.intermediate, active_stride});
     }
   }
-  if (step.active_q8 || step.active_bf16) {
+  if (op.down_rotation != 0 || step.active_q8 || step.active_bf16) {
     context.share(3, assignments_, 4, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t slot = begin; slot < end; ++slot) {
+        if (op.down_rotation != 0) rotate_blocks(active_.f32 + slot * active_stride, op.intermediate, op.down_rotation);
         convert_row(context.kernels, active_, slot, op.intermediate, active_stride, step.active_q8, step.active_bf16);
       }
     });

@@ -116,6 +116,8 @@ class Compiler {
       program_.steps.emplace_back(*swiglu);
     } else if (const auto* const add = std::get_if<AddOp>(&op)) {
       program_.steps.emplace_back(*add);
+    } else if (const auto* const hadamard = std::get_if<HadamardOp>(&op)) {
+      program_.steps.emplace_back(*hadamard);
     } else if (const auto* const select = std::get_if<SelectOp>(&op)) {
       program_.steps.emplace_back(*select);
     } else if (const auto* const input = std::get_if<InputOp>(&op)) {
@@ -175,16 +177,17 @@ class Compiler {
     return true;
   }
 
-  // [rms_norm] linear+ [swiglu] or [rms_norm] linear [add].
+  // [rms_norm] [hadamard] linear+ [swiglu] or [rms_norm] [hadamard] linear [add].
   bool fuse_linears() {
     std::size_t length = 0;
     const auto* const norm = peek<RmsNormOp>(0);
-    const auto* first = peek<LinearOp>(0);
-    if (first == nullptr && norm != nullptr && norm->width == width(norm->in)) {
-      first = peek<LinearOp>(1);
-      length = 1;
-    }
-    if (first == nullptr || (length == 1 && first->in != norm->out)) return false;
+    if (norm != nullptr) ++length;
+    const auto* const hadamard = peek<HadamardOp>(length);
+    if (hadamard != nullptr) ++length;
+    const auto* const first = peek<LinearOp>(length);
+    if (first == nullptr || (norm != nullptr && norm->width != width(norm->in))) return false;
+    if (hadamard != nullptr && first->in != hadamard->out) return false;
+    if (norm != nullptr && norm->out != (hadamard != nullptr ? hadamard->in : first->in)) return false;
     LinearStep step;
     std::vector<const LinearOp*> linears;
     for (const LinearOp* op = first; op != nullptr && op->in == first->in; op = peek<LinearOp>(length)) {
@@ -192,6 +195,11 @@ class Compiler {
       ++length;
     }
     step.in = first->in;
+    if (hadamard != nullptr) {
+      if (!dead_after(hadamard->out, at_ + length)) return false;
+      step.in = hadamard->in;
+      step.rotation = hadamard->block;
+    }
     if (norm != nullptr) {
       // Keep the norm apart where somebody else reads its result.
       if (!dead_after(norm->out, at_ + length)) return false;
@@ -270,6 +278,7 @@ std::vector<BufferId> touched(const Step& step) {
   if (const auto* const s = std::get_if<RopeStep>(&step)) return {s->x};
   if (const auto* const s = std::get_if<SwigluStep>(&step)) return {s->gate, s->up, s->out};
   if (const auto* const s = std::get_if<AddStep>(&step)) return {s->x, s->y};
+  if (const auto* const s = std::get_if<HadamardStep>(&step)) return {s->in, s->out};
   if (const auto* const s = std::get_if<SelectStep>(&step)) return {s->in, s->out};
   if (const auto* const s = std::get_if<InputStep>(&step)) return {s->out};
   if (const auto* const s = std::get_if<ObserveStep>(&step)) return {s->in};

@@ -37,11 +37,12 @@ struct LinearPart {
   LinearInput input = LinearInput::kF32;
 };
 
-// Linears that read the same input, with the norm before them.
+// Linears that read the same input, with the norm and the rotation before them.
 struct LinearStep {
   BufferId in;
   const float* norm = nullptr;  // null: none
   float eps = 0;
+  int rotation = 0;  // block; 0: none
   std::vector<LinearPart> parts;
 };
 
@@ -89,12 +90,13 @@ struct MoeStep {
 using RopeStep = RopeOp;
 using SwigluStep = SwigluOp;
 using AddStep = AddOp;
+using HadamardStep = HadamardOp;
 using SelectStep = SelectOp;
 using InputStep = InputOp;
 using ObserveStep = ObserveOp;
 
 using Step = std::variant<EmbeddingStep, NormStep, LinearStep, AttentionStep, LatentAttentionStep, MoeStep, RopeStep,
-                          SwigluStep, AddStep, SelectStep, InputStep, ObserveStep>;
+                          SwigluStep, AddStep, HadamardStep, SelectStep, InputStep, ObserveStep>;
 
 struct Program {
   Plan plan;

@@ -6,6 +6,7 @@
 #include <array>
 
 #include "backends/msl/epilogue.h"
+#include "backends/msl/hadamard.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::msl {
@@ -156,6 +157,7 @@ void Experts::encode_few(Commands& commands, const ExpertsCall& call, const Expe
                       {c.gate.item_blocks(), assignments, 1}, {32 * std::min(c.gate.units(), kDecodeSimdgroups), 1, 1},
                       arguments);
   }
+  rotate_active(commands, call, workspace);
   bool accumulate = false;
   for (const DownClass& c : down_) {
     Arguments arguments;
@@ -173,6 +175,12 @@ void Experts::encode_few(Commands& commands, const ExpertsCall& call, const Expe
                       arguments);
     accumulate = true;
   }
+}
+
+void Experts::rotate_active(Commands& commands, const ExpertsCall& call, const ExpertsWorkspace& workspace) const {
+  if (call.down_rotation == 0) return;
+  encode_hadamard(device_, commands, DType::kF32, call.tokens * call.chosen, intermediate_, call.down_rotation,
+                  HadamardDirection::kForward, workspace.gate(), workspace.gate());
 }
 
 // One projection of the experts of one format, their activations made ready in the workspace.
@@ -225,6 +233,7 @@ void Experts::encode_grouped(Commands& commands, const ExpertsCall& call, const 
   }
   encode_gated(device_, commands, DType::kF32, assignments * intermediate_, Activation::kSilu, workspace.gate(),
                workspace.up(), workspace.gate());
+  rotate_active(commands, call, workspace);
   for (const DType type : kPreparedTypes) {
     const auto wants = [type](const MatrixStack& stack) { return stack.prepared_type(Activations::kInt8) == type; };
     if (std::none_of(down_.begin(), down_.end(), [&](const auto& c) { return wants(c.down); })) continue;

@@ -35,6 +35,7 @@ struct ExpertsCall {
   std::int64_t tokens = 0;
   std::int64_t chosen = 0;
   Activations mode = Activations::kInt8;  // kF32: exact
+  std::uint32_t down_rotation = 0;        // as MoeOp's
 };
 
 class Experts {
@@ -63,6 +64,7 @@ class Experts {
     std::unique_ptr<Buffer> slots;
   };
   void encode_few(Commands& commands, const ExpertsCall& call, const ExpertsWorkspace& workspace) const;
+  void rotate_active(Commands& commands, const ExpertsCall& call, const ExpertsWorkspace& workspace) const;
   void encode_grouped(Commands& commands, const ExpertsCall& call, const ExpertsWorkspace& workspace) const;
   void multiply(Commands& commands, const MatrixStack& stack, Buffer& slots, const ExpertsCall& call, bool by_token,
                 Buffer& y, const ExpertsWorkspace& workspace) const;

@@ -32,7 +32,7 @@ std::uint32_t order_of(std::uint32_t block) {
 }  // namespace
 
 void encode_hadamard(Device& device, Commands& commands, DType type, std::int64_t rows, std::int64_t cols,
-                     std::uint32_t block, HadamardDirection direction, Buffer& x) {
+                     std::uint32_t block, HadamardDirection direction, Buffer& in, Buffer& out) {
   const std::uint32_t order = order_of(block);
   if (order == 0) {
     throw Error(
@@ -49,7 +49,7 @@ void encode_hadamard(Device& device, Commands& commands, DType type, std::int64_
   const std::uint32_t threads = std::clamp((block / 2 + 31) / 32 * 32, 32U, 256U);
   commands.dispatch(device.pipeline("hadamard", fmt::format("hadamard_{}", shader_type(type))),
                     {p.cols / block, static_cast<std::uint32_t>(rows), 1}, {threads, 1, 1},
-                    Arguments().buffer(0, x).bytes(1, p));
+                    Arguments().buffer(0, in).buffer(1, out).bytes(2, p));
 }
 
 }  // namespace metal_marlin::msl

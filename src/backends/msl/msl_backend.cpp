@@ -8,6 +8,7 @@
 
 #include "backends/msl/epilogue.h"
 #include "backends/msl/experts.h"
+#include "backends/msl/hadamard.h"
 #include "backends/msl/latent_attention.h"
 #include "backends/msl/moe_router.h"
 #include "backends/msl/paged_attention.h"
@@ -489,6 +490,7 @@ class MslRunner final : public Runner {
     call.tokens = e.tokens;
     call.chosen = op.top_k;
     call.mode = model_.activations();
+    call.down_rotation = static_cast<std::uint32_t>(op.down_rotation);
     model_.experts(op.layer).encode(e.commands, call, *experts_workspace_);
     written(e, op.out);
   }
@@ -502,6 +504,12 @@ class MslRunner final : public Runner {
   void run(Encoding& e, const AddOp& op) {
     encode_residual(device_, e.commands, DType::kF32, rows(e, op.x) * width(op.x), buffer(op.x), buffer(op.y));
     written(e, op.x);
+  }
+
+  void run(Encoding& e, const HadamardOp& op) {
+    encode_hadamard(device_, e.commands, DType::kF32, rows(e, op.in), width(op.in),
+                    static_cast<std::uint32_t>(op.block), HadamardDirection::kForward, buffer(op.in), buffer(op.out));
+    written(e, op.out);
   }
 
   void run(Encoding& e, const SelectOp& op) {
@@ -551,7 +559,7 @@ std::unique_ptr<Runner> MslModel::make_runner(const RunnerLimits& limits, CacheT
 
 std::shared_ptr<const PreparedModel> prepare(Plan plan, const Checkpoint& checkpoint, std::shared_ptr<Device> device,
                                              ThreadPool& pool, const PrepareOptions& options) {
-  auto model = std::make_shared<MslModel>(std::move(plan), std::move(device), options.activations);
+  auto model = std::make_shared<MslModel>(with_rotations(plan, checkpoint), std::move(device), options.activations);
   model->load(checkpoint, pool, options.progress);
   return model;
 }

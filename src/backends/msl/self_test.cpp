@@ -213,7 +213,7 @@ bool hadamard_matches(Device& device) {
   const std::vector<float> x = numbers(48, 17);
   const auto transform = [&](const std::vector<float>& in, HadamardDirection direction) {
     return changed(device, in, [&](Commands& commands, Buffer& buffer) {
-      encode_hadamard(device, commands, DType::kF32, 1, 48, 24, direction, buffer);
+      encode_hadamard(device, commands, DType::kF32, 1, 48, 24, direction, buffer, buffer);
     });
   };
   const std::vector<float> y = transform(x, HadamardDirection::kForward);

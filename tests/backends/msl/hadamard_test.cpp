@@ -73,7 +73,7 @@ std::vector<float> transformed(Device& device, const TypedData& x, std::int64_t 
   const auto buffer = device.allocate_with(x.bytes);
   const auto commands = device.commands();
   encode_hadamard(device, *commands, x.type, static_cast<std::int64_t>(x.values.size()) / cols, cols, block, direction,
-                  *buffer);
+                  *buffer, *buffer);
   commands->commit();
   commands->wait();
   return TypedData(x.type, *buffer).values;
@@ -127,11 +127,13 @@ TEST_P(Hadamard, RefusesOtherBlocks) {
   const auto buffer = device->allocate(8192 * 4);
   const auto commands = device->commands();
   for (const std::uint32_t block : {0U, 1U, 36U, 8192U}) {
-    EXPECT_THROW(encode_hadamard(*device, *commands, DType::kF32, 1, 8192, block, HadamardDirection::kForward, *buffer),
-                 Error);
+    EXPECT_THROW(
+        encode_hadamard(*device, *commands, DType::kF32, 1, 8192, block, HadamardDirection::kForward, *buffer, *buffer),
+        Error);
   }
-  EXPECT_THROW(encode_hadamard(*device, *commands, DType::kF32, 1, 100, 16, HadamardDirection::kForward, *buffer),
-               Error);
+  EXPECT_THROW(
+      encode_hadamard(*device, *commands, DType::kF32, 1, 100, 16, HadamardDirection::kForward, *buffer, *buffer),
+      Error);
 }
 
 }  // namespace

@@ -1,10 +1,10 @@
-// The few functions of BLAS and LAPACK that quantizers use, on row-major matrices. Each runs on the
-// calling thread alone.
+// The few matrix functions that quantizers use, on row-major matrices, by Eigen compiled for several
+// instruction sets. Each runs on the calling thread alone.
 #pragma once
 
 #include <cstdint>
 
-namespace metal_marlin::blas {
+namespace metal_marlin::linear_algebra {
 
 // c [m][n] += a^T b, of a [k][m] and b [k][n], whose rows are `stride` elements apart.
 void multiply_transposed(std::int64_t m, std::int64_t n, std::int64_t k, const float* a, const float* b,
@@ -23,4 +23,4 @@ void multiply_symmetric(std::int64_t m, std::int64_t n, const float* a, const fl
 bool inverse_factor(std::int64_t n, float* matrix);
 bool inverse_factor(std::int64_t n, double* matrix);
 
-}  // namespace metal_marlin::blas
+}  // namespace metal_marlin::linear_algebra

@@ -1,0 +1,33 @@
+// Rows of activations in a scratch file, so that they take no memory but what the system has left
+// over for files.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <vector>
+
+namespace metal_marlin {
+
+class ActivationFile {
+ public:
+  // Makes the file, or opens one of `rows` rows that is there. \throws Error (kIo, kCorruptFile)
+  // naming it.
+  enum class Open : std::uint8_t { kNew, kExisting };
+  ActivationFile(const std::filesystem::path& path, std::int64_t rows, std::int64_t width, Open open);
+  ~ActivationFile();
+  ActivationFile(const ActivationFile&) = delete;
+  ActivationFile& operator=(const ActivationFile&) = delete;
+
+  [[nodiscard]] std::int64_t width() const { return width_; }
+  void write(std::int64_t first, std::int64_t rows, const float* x);
+  void read(std::int64_t first, std::int64_t rows, float* x) const;
+  // What was written is on the disk.
+  void sync() const;
+
+ private:
+  std::filesystem::path path_;
+  std::int64_t width_;
+  int descriptor_ = -1;
+};
+
+}  // namespace metal_marlin

@@ -1,0 +1,187 @@
+#include "quantize/weights.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+
+#include "formats/group_scale.h"
+#include "formats/hadamard.h"
+#include "formats/small_floats.h"
+#include "metal_marlin/error.h"
+#include "models/architectures.h"
+#include "runtime/thread_pool.h"
+
+namespace metal_marlin {
+namespace {
+
+constexpr std::int64_t kFewestRows = 4;  // inputs a row
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// Linears whose inputs are the same are run as one by others, who want one
+// NVFP4 global scale for all of them: "….qkv", "….gate_up", or the name itself.
+std::string fused_name(const std::string& module) {
+  const std::size_t dot = module.rfind('.');
+  const std::string last = module.substr(dot + 1);
+  if (last == "q_proj" || last == "k_proj" || last == "v_proj") return module.substr(0, dot) + ".qkv";
+  if (last == "gate_proj" || last == "up_proj") return module.substr(0, dot) + ".gate_up";
+  if (last == "q_a_proj" || last == "kv_a_proj_with_mqa") return module.substr(0, dot) + ".qkv_a";
+  return module;
+}
+
+// Inputs of fewer rows than this share of their columns are no guide.
+bool says_enough(const HessianSum* inputs) {
+  return inputs != nullptr && inputs->rows() * kFewestRows >= inputs->cols();
+}
+
+std::string fallback_reason(const Job& job, const HessianSum* inputs) {
+  if (is_embedding_or_head(job.info->name)) return "embeddings and head have no method but rtn";
+  if (inputs == nullptr) return "no token of the text reached it";
+  if (!says_enough(inputs))
+    return fmt::format("{} tokens of the text reached its {} inputs, too few", inputs->rows(), inputs->cols());
+  return "its inputs on the text are degenerate";
+}
+
+double relative(const OutputError& e) {
+  return e.output > 0 ? std::sqrt(std::max(e.error, 0.0) / e.output) : 0;
+}
+
+}  // namespace
+
+// A weight's rows as they are, and as they are to be packed.
+struct WeightQuantizer::Rows {
+  Weight weight;
+  std::shared_ptr<std::vector<float>> rotated;  // all of them, where rows are mixed
+  RowReader plain;
+  RowReader packed;
+};
+
+WeightQuantizer::Rows WeightQuantizer::rows_of(const Job& job) const {
+  const std::int64_t rows = job.info->shape[0];
+  const std::int64_t cols = job.info->shape.size() > 1 ? job.info->shape[1] : 1;
+  Rows out;
+  out.weight = checkpoint_.load(job.info->name, pool_);
+  out.plain = [weight = out.weight, cols](std::int64_t row, float* x) { weight.decode_row(row, cols, x); };
+  out.packed = out.plain;
+  if (job.output_rotation != 0) {
+    out.rotated = std::make_shared<std::vector<float>>(static_cast<std::size_t>(rows * cols));
+    for (std::int64_t r = 0; r < rows; ++r) out.plain(r, out.rotated->data() + r * cols);
+    rotate_row_blocks(out.rotated->data(), rows, cols, job.output_rotation);
+    out.packed = [all = out.rotated, cols](std::int64_t row, float* x) {
+      std::copy_n(all->data() + row * cols, cols, x);
+    };
+  }
+  if (job.input_rotation() != 0) {
+    out.packed = [read = out.packed, cols, block = job.input_rotation()](std::int64_t row, float* x) {
+      read(row, x);
+      rotate_blocks(x, cols, block);
+    };
+  }
+  return out;
+}
+
+const WeightQuantizer::Seen& WeightQuantizer::seen(const HessianSum& inputs, int rotation) {
+  const auto [place, added] = seen_.try_emplace({&inputs, rotation});
+  if (!added) return place->second;
+  Seen& out = place->second;
+  if (rotation != 0) out.rotated = inputs.rotated(rotation, pool_);
+  out.factor = gptq_factor<float>(rotation != 0 ? out.rotated : inputs, {});
+  return out;
+}
+
+WeightQuantizer::Result WeightQuantizer::quantize(const Job& job, const HessianSum* inputs) {
+  const auto start = std::chrono::steady_clock::now();
+  const FormatSpec& spec = *job.spec;
+  const std::int64_t rows = job.info->shape[0];
+  const std::int64_t cols = job.info->shape[1];
+  Result out;
+  QuantizeStats stats;
+  try {
+    const Rows read = rows_of(job);
+    const float global = spec.format == Format::kNvfp4 ? global_scale(job) : 1.0F;
+    const bool wants_text = job.method != QuantizeMethod::kRtn;
+    const Seen* const known = wants_text && says_enough(inputs) ? &seen(*inputs, job.input_rotation()) : nullptr;
+    if (known == nullptr || !known->factor) {
+      if (wants_text) out.report.fallback = fallback_reason(job, inputs);
+      out.matrix = quantize_matrix(spec, rows, cols, read.packed, global, pool_, &stats);
+    } else if (job.method == QuantizeMethod::kRtnWeighted) {
+      out.matrix = quantize_matrix(spec, rows, cols, read.packed, global, pool_, &stats, known->factor->importance);
+    } else {
+      out.matrix = gptq_matrix(spec, rows, cols, read.packed, global, *known->factor, pool_, &stats);
+    }
+    if (known != nullptr && known->factor) {
+      out.report.method = job.method;
+      FormatSpec plain_spec = spec;
+      plain_spec.rotation = 0;
+      const PackedMatrix plain = quantize_matrix(plain_spec, rows, cols, read.plain, global, pool_);
+      const HessianSum& of_packed = job.input_rotation() != 0 ? known->rotated : *inputs;
+      out.report.output_error = relative(output_error(out.matrix, read.packed, of_packed, pool_));
+      out.report.output_error_rtn = relative(output_error(plain, read.plain, *inputs, pool_));
+    }
+  } catch (const Error& error) {
+    throw Error(error.code(),
+                fmt::format("{}: tensor {}: {}", checkpoint_.where(job.info->name), job.info->name, error.what()));
+  }
+  out.report.rotation = job.input_rotation();
+  out.report.rotation_folded = job.folded_rotation != 0;
+  if (stats.squared_weight > 0) out.report.relative_error = std::sqrt(stats.squared_error / stats.squared_weight);
+  out.report.seconds = seconds_since(start);
+  return out;
+}
+
+WeightQuantizer::Kept WeightQuantizer::keep(const Job& job) const {
+  const TensorPlan& plan = job.entries.front();
+  const Weight weight = checkpoint_.load(job.info->name, pool_);
+  if (!weight.packed() && job.output_rotation == 0) return {std::get<DenseView>(weight.view).bytes, weight.owner};
+  const Rows read = rows_of(job);
+  const std::int64_t rows = job.info->shape[0];
+  const std::int64_t cols = job.info->shape.size() > 1 ? job.info->shape[1] : 1;
+  std::vector<float> row(static_cast<std::size_t>(cols));
+  auto out = std::make_shared<std::vector<std::byte>>();
+  out->reserve(plan.bytes());
+  for (std::int64_t r = 0; r < rows; ++r) {
+    read.packed(r, row.data());
+    for (const float x : row) {
+      const std::uint16_t half = plan.dtype == DType::kBf16 ? f32_to_bf16(x) : f32_to_f16(x);
+      const auto bytes =
+          plan.dtype == DType::kF32 ? std::as_bytes(std::span(&x, 1)) : std::as_bytes(std::span(&half, 1));
+      out->insert(out->end(), bytes.begin(), bytes.end());
+    }
+  }
+  return {*out, out};
+}
+
+// One for all modules that are fused with this one.
+float WeightQuantizer::global_scale(const Job& job) {
+  const std::string fused = fused_name(module_name(job.info->name));
+  const auto known = global_scales_.find(fused);
+  if (known != global_scales_.end()) return known->second;
+  float largest = 0;
+  for (const Job& other : plan_.jobs) {
+    if (other.spec && fused_name(module_name(other.info->name)) == fused)
+      largest = std::max(largest, largest_weight(other));
+  }
+  return global_scales_[fused] = nvfp4_global_scale(largest);
+}
+
+float WeightQuantizer::largest_weight(const Job& job) {
+  const Rows read = rows_of(job);
+  std::vector<float> tops(static_cast<std::size_t>(job.info->shape[0]));
+  pool_.parallel_for(job.info->shape[0], 16, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<float> row(static_cast<std::size_t>(job.info->shape[1]));
+    for (std::int64_t r = begin; r < end; ++r) {
+      read.packed(r, row.data());
+      for (const float x : row)
+        tops[static_cast<std::size_t>(r)] = std::max(tops[static_cast<std::size_t>(r)], std::fabs(x));
+    }
+  });
+  const float top = tops.empty() ? 0.0F : *std::max_element(tops.begin(), tops.end());
+  return std::isfinite(top) ? top : 0.0F;  // the quantizer will name the place
+}
+
+}  // namespace metal_marlin
