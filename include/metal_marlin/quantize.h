@@ -46,6 +46,14 @@ struct QuantizeOptions {
   std::filesystem::path calibration;
   std::int64_t calibration_tokens = 16384;
   FormatSpec spec;  ///< of the linear layers
+  /// Bits a weight of the linear layers together, scales and zeros included: each gets the format that
+  /// keeps the model's divergence on the text least, `spec` is not used; 0: no target.
+  double target_bpw = 0;
+  /// Of what may be chosen; empty: integers of 2 to 8 bits in several groups.
+  std::vector<FormatSpec> candidates;
+  /// What the candidates cost each weight, read from this file if it is there, else measured and
+  /// written to it; empty: measured, and written into the destination alone.
+  std::filesystem::path curves;
   /// Of embeddings and the output head; nothing keeps them as they are.
   std::optional<FormatSpec> embedding = default_spec(Format::kInt8);
   /// Perl-compatible regular expressions, searched for in weight names. Where
@@ -84,12 +92,21 @@ struct QuantizedTensor {
   double seconds = 0;
 };
 
+/// What an allocation of so many bits a weight is expected to cost, in nats of divergence.
+struct AllocationPoint {
+  double bits_per_weight = 0;
+  double loss = 0;
+};
+
 struct QuantizeReport {
   std::vector<QuantizedTensor> tensors;
   std::string quant_method;
   QuantizeMethod method = QuantizeMethod::kRtn;
   /// With calibration: tokens that each expert got, [layer][expert].
   std::vector<std::vector<std::int64_t>> expert_counts;
+  /// With a target: what was chosen, and what other targets would give.
+  AllocationPoint allocation;
+  std::vector<AllocationPoint> allocation_curve;
   double seconds = 0;
 };
 

@@ -22,6 +22,7 @@ struct Flags {
   std::string scale_type;
   std::string zero;
   std::string embedding = "int8";
+  std::vector<std::string> candidates;
   std::size_t shard_megabytes = 5120;
   bool json = false;
   QuantizeOptions options;
@@ -32,6 +33,15 @@ FormatSpec spec_of(const Flags& flags) {
   if (!flags.group.empty()) spec.group = parse_group(flags.group);
   if (!flags.scale_type.empty()) spec.scale_type = parse_scale_type(flags.scale_type);
   if (!flags.zero.empty()) spec.zero = parse_zero_kind(flags.zero);
+  validate(spec);
+  return spec;
+}
+
+// "int3:64": a format and its group.
+FormatSpec candidate_of(const std::string& text) {
+  const std::size_t colon = text.find(':');
+  FormatSpec spec = default_spec(parse_format(text.substr(0, colon)));
+  if (colon != std::string::npos) spec.group = parse_group(text.substr(colon + 1));
   validate(spec);
   return spec;
 }
@@ -59,6 +69,7 @@ void print_table(const QuantizeReport& report) {
 void run(Flags& flags) {
   flags.options.spec = spec_of(flags);
   flags.options.method = parse_method(flags.method);
+  for (const std::string& candidate : flags.candidates) flags.options.candidates.push_back(candidate_of(candidate));
   if (flags.embedding == "keep") {
     flags.options.embedding.reset();
   } else {
@@ -130,6 +141,20 @@ void add_quantize(CLI::App& app) {
       ->excludes(recipe);
   command->add_option("--zero", flags->zero, "of u4: min (a minimum, default) or int (an integer zero point)")
       ->excludes(recipe);
+  auto* const target =
+      command
+          ->add_option("--target-bpw", flags->options.target_bpw,
+                       "bits a weight of the linear layers together: each gets the format that costs the model least")
+          ->check(CLI::Range(1.0, 16.0))
+          ->excludes(recipe);
+  command
+      ->add_option("--candidates", flags->candidates,
+                   "for the target: formats and groups to choose from, such as int3:64 s4:128")
+      ->needs(target);
+  command
+      ->add_option("--curves", flags->options.curves,
+                   "for the target: a file of what candidates cost, read if it is there, else written")
+      ->needs(target);
   command->add_option("--embedding-format", flags->embedding, "format of embeddings and output head, or keep")
       ->excludes(recipe)
       ->capture_default_str();
@@ -151,6 +176,8 @@ void add_quantize(CLI::App& app) {
       "    (a compressed-tensors folder, which vLLM loads)\n"
       "  metal-marlin quantize Qwen3-4B -o out --format s4 --group 128 --method gptq --calibration text.txt\n"
       "  metal-marlin quantize Qwen3-4B -o out --format mxfp4 --method mr-gptq --calibration text.txt\n"
+      "  metal-marlin quantize Qwen3-4B -o out --target-bpw 3.5 --curves curves.json --method gptq --calibration "
+      "text.txt\n"
       "  metal-marlin quantize GLM-4.7-Flash -o out --recipe glm-4.7-flash --calibration text.txt\n"
       "A run that was cut off goes on where it stopped when it is started again with the same options.");
   command->callback([flags] { run(*flags); });

@@ -3,12 +3,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <numeric>
 #include <set>
 
 #include "backends/cpu/cpu_backend.h"
 #include "backends/cpu/mixture_of_experts.h"
 #include "metal_marlin/error.h"
+#include "runtime/divergence.h"
+#include "runtime/thread_pool.h"
 
 namespace metal_marlin {
 namespace {
@@ -111,7 +114,7 @@ LayerCalibration::LayerCalibration(const Checkpoint& checkpoint, Plan plan, std:
   slice.ops.resize(1);
   slice.logits = embedding->out;
   slice.layers = 0;
-  run(slice, Overlay(checkpoint_, nullptr), {nullptr, nullptr, rows_.get()}, {});
+  run(slice, Overlay(checkpoint_, nullptr), std::array{Stream{nullptr, nullptr, rows_.get()}}, {});
 }
 
 LayerCalibration::~LayerCalibration() = default;
@@ -128,9 +131,9 @@ Plan LayerCalibration::empty_slice() const {
   return out;
 }
 
-Plan LayerCalibration::whole_slice() const {
+Plan LayerCalibration::whole_slice(int layer) const {
   Plan out = empty_slice();
-  for (Op& op : ops_of_layer(plan_, layer_)) out.ops.push_back(std::move(op));
+  for (Op& op : ops_of_layer(plan_, layer)) out.ops.push_back(std::move(op));
   return out;
 }
 
@@ -178,12 +181,17 @@ LayerCalibration::Observed LayerCalibration::observed_slice(
   return out;
 }
 
-void LayerCalibration::run(const Plan& slice, const Checkpoint& checkpoint, const Stream& stream,
+void LayerCalibration::run(const Plan& slice, const Checkpoint& checkpoint, std::span<const Stream> streams,
                            const Consumer& consume) {
   const auto model = cpu::prepare(slice, checkpoint, pool_, {Activations::kF32, nullptr, {}});
   const auto pages = static_cast<int>((context_ + kCachePageTokens - 1) / kCachePageTokens);
   const auto runner = model->make_runner({kStep, 1, 1, pages}, CacheType::kF32);
-  std::vector<std::int32_t> table(static_cast<std::size_t>(pages));
+  for (const Stream& stream : streams) run(stream, *runner, consume);
+  expert_counts_ = runner->expert_counts().empty() ? std::vector<std::int64_t>{} : runner->expert_counts().front();
+}
+
+void LayerCalibration::run(const Stream& stream, Runner& runner, const Consumer& consume) const {
+  std::vector<std::int32_t> table(static_cast<std::size_t>((context_ + kCachePageTokens - 1) / kCachePageTokens));
   std::iota(table.begin(), table.end(), 0);
   // Rows are taken while the step runs and handed on when it has, for the threads are busy before.
   std::map<std::string, std::pair<Rows, std::int64_t>> taken;
@@ -207,13 +215,12 @@ void LayerCalibration::run(const Plan& slice, const Checkpoint& checkpoint, cons
     batch.sequences = {&sequence, 1};
     batch.input = stream.in == nullptr ? nullptr : input.data();
     batch.observer = consume ? &observer : nullptr;
-    const float* const out = runner->step(batch);
+    const float* const out = runner.step(batch);
     if (stream.out != nullptr) stream.out->write(done, count, out);
     for (const auto& [name, rows] : taken) consume(name, rows.first, rows.second);
     taken.clear();
     done += count;
   }
-  expert_counts_ = runner->expert_counts().empty() ? std::vector<std::int64_t>{} : runner->expert_counts().front();
 }
 
 void LayerCalibration::observe(const std::function<bool(const std::string& weight)>& wanted,
@@ -245,7 +252,7 @@ void LayerCalibration::observe(const std::function<bool(const std::string& weigh
       seen += count;
     }
   };
-  run(observed.plan, Overlay(checkpoint_, nullptr), {rows_.get(), nullptr, nullptr}, consume);
+  run(observed.plan, Overlay(checkpoint_, nullptr), std::array{Stream{rows_.get(), nullptr, nullptr}}, consume);
   for (const std::vector<std::string>& weights : observed.groups) {
     visit(weights, &sums.at(weights.front()));
     sums.erase(weights.front());
@@ -301,7 +308,7 @@ void LayerCalibration::observe_expert(const MoeOp& moe, std::int64_t expert, con
     sums.try_emplace(name, columns)
         .first->second.add(rows.data(), static_cast<std::int64_t>(rows.size()) / columns, pool_);
   };
-  run(plan, Overlay(checkpoint_, nullptr), {&in, &tokens, nullptr}, consume);
+  run(plan, Overlay(checkpoint_, nullptr), std::array{Stream{&in, &tokens, nullptr}}, consume);
   visit({gate, up}, &sums.at(gate));
   visit({down}, &sums.at(down));
 }
@@ -309,12 +316,70 @@ void LayerCalibration::observe_expert(const MoeOp& moe, std::int64_t expert, con
 void LayerCalibration::advance(const ReplacedWeights& weights) {
   auto next =
       std::make_unique<ActivationFile>(path_of(layer_ + 1), tokens(), rows_->width(), ActivationFile::Open::kNew);
-  run(whole_slice(), Overlay(checkpoint_, &weights), {rows_.get(), nullptr, next.get()}, {});
+  pass(layer_, weights, std::array{Passage{rows_.get(), next.get()}});
   next->sync();
   rows_ = std::move(next);
   // The last layer's stay: a run that is cut off now may go on from either.
   if (layer_ > 0) std::filesystem::remove(path_of(layer_ - 1));
   ++layer_;
+}
+
+void LayerCalibration::pass(int layer, const ReplacedWeights& weights, std::span<const Passage> passages) {
+  std::vector<Stream> streams;
+  for (const Passage& passage : passages) streams.push_back({passage.in, nullptr, passage.out});
+  run(whole_slice(layer), Overlay(checkpoint_, &weights), streams, {});
+}
+
+std::vector<double> LayerCalibration::divergences(const ActivationFile& reference,
+                                                  std::span<const ActivationFile* const> others) {
+  // What follows the last layer, for all tokens.
+  Plan plan = plan_;
+  plan.layers = 0;
+  const BufferId hidden = std::get<EmbeddingOp>(plan_.ops.front()).out;
+  plan.ops = {InputOp{hidden}};
+  const auto after = std::find_if(plan_.ops.begin(), plan_.ops.end(),
+                                  [](const Op& op) { return std::holds_alternative<SelectOp>(op); });
+  plan.ops.insert(plan.ops.end(), after, plan_.ops.end());
+  const auto model = cpu::prepare(plan, Overlay(checkpoint_, nullptr), pool_, {Activations::kF32, nullptr, {}});
+  constexpr int kRows = 64;
+  const auto runner = model->make_runner({kRows, kRows, 1, kRows / kCachePageTokens}, CacheType::kF32);
+  std::array<std::int32_t, kRows / kCachePageTokens> table{};
+  std::array<int, kRows> all{};
+  std::iota(all.begin(), all.end(), 0);
+  Rows input(static_cast<std::size_t>(kRows * reference.width()));
+  const auto vocab = static_cast<std::size_t>(plan_.vocab);
+  std::vector<double> sums(others.size());
+  for (std::int64_t done = 0; done < tokens(); done += kRows) {
+    const std::int64_t count = std::min<std::int64_t>(kRows, tokens() - done);
+    const SequenceSlice sequence{0, static_cast<int>(count), 0, table};
+    Batch batch;
+    batch.tokens = std::span(ids_).subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(count));
+    batch.sequences = {&sequence, 1};
+    batch.selected = std::span(all).first(static_cast<std::size_t>(count));
+    batch.input = input.data();
+    const auto logits_of = [&](const ActivationFile& rows) {
+      rows.read(done, count, input.data());
+      const float* const out = runner->step(batch);
+      return Rows(out, out + static_cast<std::size_t>(count) * vocab);
+    };
+    const Rows expected = logits_of(reference);
+    for (std::size_t i = 0; i < others.size(); ++i) {
+      const Rows found = logits_of(*others[i]);
+      std::vector<double> of_rows(static_cast<std::size_t>(count));
+      pool_.parallel_for(count, 1, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t r = begin; r < end; ++r) {
+          const auto row = [&](const Rows& all_rows) {
+            return std::span(all_rows).subspan(static_cast<std::size_t>(r) * vocab, vocab);
+          };
+          of_rows[static_cast<std::size_t>(r)] =
+              kl_divergence(row(expected), log_sum_exp(row(expected)), row(found), log_sum_exp(row(found)));
+        }
+      });
+      sums[i] = std::accumulate(of_rows.begin(), of_rows.end(), sums[i]);
+    }
+  }
+  for (double& sum : sums) sum /= static_cast<double>(tokens());
+  return sums;
 }
 
 }  // namespace metal_marlin

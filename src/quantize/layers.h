@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -47,6 +48,16 @@ class LayerCalibration {
   void observe(const std::function<bool(const std::string& weight)>& wanted, const InputVisitor& visit);
   // Goes past it, with some weights replaced. The rows are on the disk then, those before it too.
   void advance(const ReplacedWeights& weights);
+  // Rows through any layer, several lots by the same weights.
+  struct Passage {
+    const ActivationFile* in;
+    ActivationFile* out;
+  };
+  void pass(int layer, const ReplacedWeights& weights, std::span<const Passage> passages);
+  // The mean KL divergence of what the model says after the last layer's rows, for each lot of them, from
+  // what it says after `reference`.
+  [[nodiscard]] std::vector<double> divergences(const ActivationFile& reference,
+                                                std::span<const ActivationFile* const> others);
   // Tokens that each expert of the layer that was last passed got; empty: it has none.
   [[nodiscard]] const std::vector<std::int64_t>& expert_counts() const { return expert_counts_; }
 
@@ -63,9 +74,10 @@ class LayerCalibration {
   };
   // What ObserveOps showed in a step: rows without gaps.
   using Consumer = std::function<void(const std::string& name, const Rows& rows, std::int64_t width)>;
-  void run(const Plan& slice, const Checkpoint& checkpoint, const Stream& stream, const Consumer& consume);
+  void run(const Plan& slice, const Checkpoint& checkpoint, std::span<const Stream> streams, const Consumer& consume);
+  void run(const Stream& stream, Runner& runner, const Consumer& consume) const;
   [[nodiscard]] Observed observed_slice(const std::function<bool(const std::string&)>& wanted) const;
-  [[nodiscard]] Plan whole_slice() const;
+  [[nodiscard]] Plan whole_slice(int layer) const;
   [[nodiscard]] Plan empty_slice() const;
   [[nodiscard]] Routing route(const MoeOp& moe, const Rows& logits) const;
   void observe_expert(const MoeOp& moe, std::int64_t expert, const ActivationFile& in,

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <numeric>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "backends/cpu/cpu_backend.h"
@@ -15,10 +16,12 @@
 #include "metal_marlin/error.h"
 #include "metal_marlin/tokenizer.h"
 #include "models/architectures.h"
+#include "quantize/allocation.h"
 #include "quantize/layers.h"
 #include "quantize/output.h"
 #include "quantize/recipe.h"
 #include "quantize/report.h"
+#include "quantize/sensitivity.h"
 #include "quantize/weights.h"
 #include "runtime/thread_pool.h"
 #include "tokenizer/regex.h"
@@ -76,6 +79,7 @@ class Quantizer {
       ids_ = calibration_tokens();
       if (recipe_.has_cold_rule()) count_experts();
     }
+    if (options.target_bpw > 0) allocate_formats();
     plan_ = plan_jobs(
         *checkpoint_, config_, model_plan_, [this](const std::string& name) { return choice_of(name); },
         options.shard_bytes, options.notice);
@@ -101,6 +105,7 @@ class Quantizer {
     report_.method = options_.method;
     report_.seconds = seconds_since(start);
     output.finish();
+    if (!curves_.empty()) output.write_file("allocation_curves.json", curves_json(curves_).dump());
     output.write_file("quantization_report.json", report_json(report_).dump(2));
     output.write_file("quantization_report.html", report_html(report_, destination_.filename().string()));
     // Last: without it nobody takes the folder for a model.
@@ -141,7 +146,8 @@ class Quantizer {
       throw Error(ErrorCode::kInvalidArgument,
                   fmt::format("method {} needs a calibration text", method_name(found->method)));
     }
-    if (!options_.calibration.empty() && found == plan_.jobs.end() && !recipe_.has_cold_rule()) {
+    if (!options_.calibration.empty() && found == plan_.jobs.end() && !recipe_.has_cold_rule() &&
+        options_.target_bpw == 0) {
       throw Error(ErrorCode::kInvalidArgument,
                   "calibration: neither the method rtn nor the recipe, which has no rule for cold experts, needs it");
     }
@@ -205,6 +211,65 @@ class Quantizer {
     }
   }
 
+  [[nodiscard]] bool is_linear(const std::string& name) const {
+    if (any_match(exclude_, name) || is_embedding_or_head(name)) return false;
+    return include_.empty() || any_match(include_, name);
+  }
+
+  // The format of each linear layer by what it costs.
+  void allocate_formats() {
+    if (options_.calibration.empty())
+      throw Error(ErrorCode::kInvalidArgument, "a target of bits needs a calibration text");
+    if (!options_.recipe.empty())
+      throw Error(ErrorCode::kInvalidArgument, "a target of bits leaves a recipe nothing to say");
+    std::set<std::string> linears;
+    for (const PlannedWeight& planned : planned_weights(model_plan_)) {
+      if (planned.quantizable && is_linear(planned.name)) linears.insert(planned.name);
+    }
+    if (!options_.curves.empty() && std::filesystem::exists(options_.curves)) {
+      curves_ = parse_curves(read_json_file(options_.curves), options_.curves.string());
+      std::set<std::string> known;
+      for (const AllocationUnit& unit : curves_) known.insert(unit.weights.begin(), unit.weights.end());
+      if (known != linears) {
+        throw Error(
+            ErrorCode::kInvalidArgument,
+            fmt::format("{}: tells of {} weights, the model has {} linear layers to quantize, and not the same ones",
+                        options_.curves.string(), known.size(), linears.size()));
+      }
+    } else {
+      curves_ = measure_curves(linears);
+      if (!options_.curves.empty()) write_file_atomically(options_.curves, curves_json(curves_).dump());
+    }
+    const Allocation chosen = allocate(curves_, options_.target_bpw);
+    allocated_ = chosen.formats;
+    report_.allocation = {chosen.bits_per_weight, chosen.loss};
+    for (double bits = 2; bits <= 8.5; bits += 0.125) {
+      try {
+        const Allocation other = allocate(curves_, bits);
+        report_.allocation_curve.push_back({other.bits_per_weight, other.loss});
+      } catch (const Error&) {  // fewer than the candidates have
+      }
+    }
+  }
+
+  std::vector<AllocationUnit> measure_curves(const std::set<std::string>& linears) {
+    constexpr std::size_t kTokens = 2048;
+    const OutputFolder scratch(destination_.string() + ".curves", true);
+    SensitivityCall call{
+        *checkpoint_,
+        model_plan_,
+        {ids_.begin(), ids_.begin() + static_cast<std::ptrdiff_t>(std::min(ids_.size(), kTokens))},
+        calibration_context(),
+        scratch.path(),
+        options_.candidates.empty() ? default_candidates() : options_.candidates,
+        [&](const std::string& name) { return linears.contains(name); },
+        [&](int layer) {
+          if (options_.progress && !options_.progress({"costs of formats", layer, model_plan_.layers, 0, true}))
+            throw Error(ErrorCode::kCancelled, "quantization was cancelled");
+        }};
+    return measure_sensitivity(call, pool_);
+  }
+
   // Whether a routed expert is little used; unknown use counts as little.
   [[nodiscard]] bool is_cold(const std::string& name) const {
     const std::optional<ExpertPlace> place = expert_place(name);
@@ -217,11 +282,11 @@ class Quantizer {
   }
 
   [[nodiscard]] std::optional<WeightChoice> choice_of(const std::string& name) const {
-    if (any_match(exclude_, name)) return std::nullopt;
-    if (!is_embedding_or_head(name) && !include_.empty() && !any_match(include_, name)) return std::nullopt;
+    if (is_embedding_or_head(name) ? any_match(exclude_, name) : !is_linear(name)) return std::nullopt;
     const RecipeRule* const rule = recipe_.rule(name, is_cold(name));
     if (rule == nullptr || !rule->spec) return std::nullopt;
     WeightChoice choice{*rule->spec, rule->method.value_or(options_.method)};
+    if (const auto found = allocated_.find(name); found != allocated_.end()) choice.spec = found->second;
     if (is_embedding_or_head(name)) choice.method = QuantizeMethod::kRtn;
     if (choice.method == QuantizeMethod::kMrGptq && choice.spec.rotation == 0) choice.spec.rotation = options_.rotation;
     validate(choice.spec);
@@ -342,6 +407,8 @@ class Quantizer {
   ModelConfig config_;
   Plan model_plan_;
   std::vector<TokenId> ids_;  // of the text
+  std::vector<AllocationUnit> curves_;
+  std::map<std::string, FormatSpec> allocated_;
   JobPlan plan_;
   std::int64_t done_weights_ = 0;
   double last_error_ = 0;

@@ -154,6 +154,14 @@ Json report_json(const QuantizeReport& report) {
     out["tensors"].push_back(tensor_report_json(tensor));
   }
   if (!report.expert_counts.empty()) out["expert_counts"] = report.expert_counts;
+  if (!report.allocation_curve.empty()) {
+    const auto point_json = [](const AllocationPoint& point) {
+      return Json{{"bits_per_weight", point.bits_per_weight}, {"loss", point.loss}};
+    };
+    out["allocation"] = point_json(report.allocation);
+    out["allocation_curve"] = Json::array();
+    for (const AllocationPoint& point : report.allocation_curve) out["allocation_curve"].push_back(point_json(point));
+  }
   out["weights"] = weights;
   out["source_bytes"] = before;
   out["bytes"] = after;
@@ -189,6 +197,16 @@ std::string report_html(const QuantizeReport& report, const std::string& title) 
       "<th>worst error</th></tr>\n{7}</table>\n",
       escaped(title), method_name(report.method), escaped(report.quant_method), report.seconds, weights, bytes,
       bits(bytes, weights), rows);
+  if (!report.allocation_curve.empty()) {
+    out +=
+        "<h2>What other targets would cost</h2>\n<p>Expected divergence, in nats, by bits a weight of the linear "
+        "layers.</p>\n";
+    std::vector<PlotPoint> points{{"this one", report.allocation.bits_per_weight, report.allocation.loss}};
+    for (const AllocationPoint& point : report.allocation_curve) {
+      if (point.loss > 0) points.push_back({"", point.bits_per_weight, point.loss});
+    }
+    out += scatter_plot(points, "bits per weight", "divergence");
+  }
   out += error_plot(report);
   if (!report.expert_counts.empty()) {
     out += "<h2>Tokens that experts got</h2>\n";

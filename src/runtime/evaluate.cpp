@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "metal_marlin/error.h"
+#include "runtime/divergence.h"
 #include "runtime/thread_pool.h"
 
 namespace metal_marlin {
@@ -60,13 +61,6 @@ struct Sum {
   }
 };
 
-double log_sum_exp(std::span<const float> logits) {
-  const float top = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (const float x : logits) sum += std::exp(static_cast<double>(x - top));
-  return static_cast<double>(top) + std::log(sum);
-}
-
 struct RowScore {
   double nll = 0;
   double reference_nll = 0;
@@ -81,10 +75,7 @@ RowScore score_row(std::span<const float> logits, std::span<const float> referen
   if (reference.empty()) return score;
   const double reference_normalizer = log_sum_exp(reference);
   score.reference_nll = reference_normalizer - static_cast<double>(reference[static_cast<std::size_t>(target)]);
-  for (std::size_t i = 0; i < logits.size(); ++i) {
-    const double log_p = static_cast<double>(reference[i]) - reference_normalizer;
-    score.kl += std::exp(log_p) * (log_p - (static_cast<double>(logits[i]) - normalizer));
-  }
+  score.kl = kl_divergence(reference, reference_normalizer, logits, normalizer);
   const auto best = [](std::span<const float> row) { return std::max_element(row.begin(), row.end()) - row.begin(); };
   score.agrees = best(logits) == best(reference);
   return score;
