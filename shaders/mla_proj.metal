@@ -2,7 +2,7 @@
 // rotation of the shared key part and of each head's query part, latents into the cache.
 // Heads' queries go to latent space by batched_gemm, attention over the cache of latents is
 // paged_attention's, its sums become values by batched_gemm again.
-#include <metal_stdlib>
+#include "common/cache_rows.h"
 
 using namespace metal;
 
@@ -33,20 +33,22 @@ METAL_FUNC float2 rotated(float a, float b, float frequency, int position, float
 }
 
 constant constexpr uint kPlaceThreads = 128;
+constant constexpr uint kMaxLatent = 640;  // as paged_attention's widest key
 
 // latent [tokens][rank + rope_dim] goes to the cache [pages][page_tokens][rank + rope_dim];
 // the rotated part of q [tokens][heads][nope_dim + rope_dim] to that of latent queries
 // [tokens][heads][rank + rope_dim]. One threadgroup a token.
-template <typename Cache>
+template <typename Rows>
 [[kernel, max_total_threads_per_threadgroup(128)]] void mla_place(
     device const float* q [[buffer(0)]], device const float* latent [[buffer(1)]],
     device const float* norm [[buffer(2)]], device const float* frequencies [[buffer(3)]],
     device const int* positions [[buffer(4)]], device const int* sequences [[buffer(5)]],
-    device const int* tables [[buffer(6)]], device Cache* cache [[buffer(7)]], device float* latent_q [[buffer(8)]],
+    device const int* tables [[buffer(6)]], device uchar* cache [[buffer(7)]], device float* latent_q [[buffer(8)]],
     constant MlaParams& p [[buffer(9)]], uint token [[threadgroup_position_in_grid]],
     uint index [[thread_index_in_threadgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
   threadgroup float squares[kPlaceThreads / 32];
+  threadgroup float placed[kMaxLatent];
   const uint width = p.rank + p.rope_dim, pairs = p.rope_dim / 2;
   device const float* const row = latent + ulong(token) * width;
   float sum = 0.0f;
@@ -60,13 +62,18 @@ template <typename Cache>
   const int position = positions[token];
   const uint page = uint(position) / p.page_tokens, slot = uint(position) % p.page_tokens;
   device const int* const table = tables + ulong(sequences[token]) * p.table_stride;
-  device Cache* const place = cache + (ulong(table[page]) * p.page_tokens + slot) * width;
-  for (uint i = index; i < p.rank; i += kPlaceThreads) place[i] = Cache(row[i] * factor * norm[i]);
+  for (uint i = index; i < p.rank; i += kPlaceThreads) placed[i] = row[i] * factor * norm[i];
   for (uint i = index; i < pairs; i += kPlaceThreads) {
     const Pair at = rotated_pair(p, i);
     const float2 r = rotated(row[p.rank + at.first], row[p.rank + at.second], frequencies[i], position, p.rope_scale);
-    place[p.rank + at.first] = Cache(r.x);
-    place[p.rank + at.second] = Cache(r.y);
+    placed[p.rank + at.first] = r.x;
+    placed[p.rank + at.second] = r.y;
+  }
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  const ulong place = ulong(table[page]) * p.page_tokens + slot;
+  for (uint group = simdgroup; 32 * group < width; group += kPlaceThreads / 32) {
+    const uint e = 32 * group + lane;
+    Rows::store(cache, place, width, group, e < width ? placed[e] : 0.0f, lane);
   }
   for (uint n = index; n < p.heads * pairs; n += kPlaceThreads) {
     const ulong head = ulong(token) * p.heads + n / pairs;
@@ -78,11 +85,15 @@ template <typename Cache>
     to[at.second] = r.y;
   }
 }
-#define MM_MLA(Cache)                                                                                              \
-  template [[host_name("mla_place_" #Cache)]] [[kernel, max_total_threads_per_threadgroup(128)]]                   \
-  void mla_place<Cache>(device const float*, device const float*, device const float*, device const float*,        \
-                        device const int*, device const int*, device const int*, device Cache*, device float*,     \
-                        constant MlaParams&, uint, uint, uint, uint);
-MM_MLA(float)
-MM_MLA(half)
-MM_MLA(bfloat)
+#define MM_MLA(name, ...)                                                                                          \
+  template [[host_name("mla_place_" #name)]] [[kernel, max_total_threads_per_threadgroup(128)]]                    \
+  void mla_place<__VA_ARGS__>(device const float*, device const float*, device const float*, device const float*,  \
+                              device const int*, device const int*, device const int*, device uchar*,              \
+                              device float*, constant MlaParams&, uint, uint, uint, uint);
+MM_MLA(float, NumberRows<float>)
+MM_MLA(half, NumberRows<half>)
+MM_MLA(bfloat, NumberRows<bfloat>)
+MM_MLA(fp8, Fp8Rows)
+MM_MLA(int8, Int8Rows)
+MM_MLA(int4, Int4Rows)
+MM_MLA(fp4, Fp4Rows)

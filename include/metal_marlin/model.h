@@ -23,6 +23,9 @@ struct LoadOptions {
   /// Otherwise activations take 8 bits per block of 32 where weights are
   /// integers (on the msl backends 16 bits), and the cache is f16.
   bool exact = false;
+  /// What keys and values are kept in: "f16", "f32", "fp8", "int8", "int4" or "fp4"; empty: f16, or f32 where
+  /// exact.
+  std::string kv_cache;
   /// "cpu", or one that runs the Metal shaders: "msl-cuda" (an NVIDIA GPU), "msl-host" (the
   /// host executor, for tests: slow), "msl" (the best of these).
   std::string backend = "cpu";
@@ -45,8 +48,9 @@ struct ModelInfo {
   std::int64_t max_positions = 0;
   std::size_t weight_bytes = 0;  ///< in memory
   std::vector<TokenId> end_tokens;
-  std::string backend;  ///< as in LoadOptions
-  std::string device;   ///< the instruction set of the cpu backend, or the GPU
+  std::string backend;   ///< as in LoadOptions
+  std::string device;    ///< the instruction set of the cpu backend, or the GPU
+  std::string kv_cache;  ///< as in LoadOptions
   int threads = 0;
 };
 

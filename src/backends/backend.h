@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "backends/cache_type.h"
 #include "io/checkpoint.h"
 #include "ops/plan.h"
 
@@ -32,8 +33,6 @@ void load_weights(const Plan& plan, const Checkpoint& checkpoint, const LoadProg
                   const std::function<void(const PlannedWeight&)>& load);
 // A norm's or a bias' elements.
 std::vector<float> load_vector(const Checkpoint& checkpoint, const PlannedWeight& planned, ThreadPool& pool);
-
-enum class CacheType : std::uint8_t { kF16, kF32 };
 
 // New tokens of one sequence in a batch.
 struct SequenceSlice {

@@ -18,12 +18,13 @@ struct Flags {
   EvaluateOptions options;
 };
 
-void print_json(const Evaluation& result, const Flags& flags) {
+void print_json(const Evaluation& result, const Flags& flags, const ModelInfo& info) {
   nlohmann::ordered_json out = {{"perplexity", result.perplexity},
                                 {"perplexity_error", result.perplexity_error},
                                 {"nll", result.nll},
                                 {"context", flags.options.context},
                                 {"stride", flags.options.stride},
+                                {"kv_cache", info.kv_cache},
                                 {"windows", result.windows},
                                 {"scored_tokens", result.scored_tokens},
                                 {"tokens_per_second", result.tokens_per_second}};
@@ -60,7 +61,7 @@ void run(Flags& flags) {
     result = evaluate(model, tokens, flags.options);
   }
   if (flags.json) {
-    print_json(result, flags);
+    print_json(result, flags, model->info());
   } else {
     print_text(result);
   }

@@ -66,6 +66,9 @@ void ModelFlags::add(CLI::App& command) {
   load.notice = print_notice;
   command.add_option("model", path, "Hugging Face folder, quantized folder or GGUF file")->required();
   command.add_option("--threads", load.threads, "threads; 0: one per usable core")->check(CLI::Range(0, 4096));
+  command.add_option(
+      "--kv-cache", load.kv_cache,
+      "what keys and values are kept in: f16, f32, fp8, int8, int4 or fp4; default: f16, with --exact f32");
   command.add_flag("--exact", load.exact, "f32 activations and cache instead of 8-bit activations and an f16 cache");
   command.add_option("--backend", load.backend,
                      "cpu; msl-cuda: the Metal shaders on an NVIDIA GPU; msl-host: the same on this processor, "
@@ -78,6 +81,7 @@ void ModelFlags::add(CLI::App& command) {
 std::shared_ptr<const Model> ModelFlags::load_model(const std::string& other) const {
   ProgressBar bar("load", "B");
   LoadOptions options = load;
+  if (!other.empty()) options.kv_cache.clear();  // what is compared with stays as it is
   options.progress = [&](std::size_t done, std::size_t total) {
     bar.update(static_cast<double>(done), static_cast<double>(total));
     return !interrupted();

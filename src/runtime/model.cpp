@@ -68,7 +68,9 @@ std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, cons
     options.notice(fmt::format("{}: {}", path.string(), kPredictionNotice));
   }
   impl->pool = std::make_unique<ThreadPool>(options.threads);
-  impl->cache = options.exact ? CacheType::kF32 : CacheType::kF16;
+  impl->cache = !options.kv_cache.empty() ? parse_cache_type(options.kv_cache)
+                : options.exact           ? CacheType::kF32
+                                          : CacheType::kF16;
   const std::string device = prepare(*impl, *checkpoint, options);
   impl->tokenizer = tokenizer_of(*checkpoint);
   impl->info = {impl->config.model_type,
@@ -81,6 +83,7 @@ std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, cons
                 {impl->config.end_tokens.begin(), impl->config.end_tokens.end()},
                 msl::resolve_device(options.backend),
                 device,
+                std::string(cache_type_name(impl->cache)),
                 impl->pool->size()};
   return std::shared_ptr<const Model>(new Model(std::move(impl)));
 }

@@ -76,6 +76,8 @@ grep -q '"method": "gptq"' "$work/gptq/quantization_report.json" && grep -q '<sv
 expect 0 "reference perplexity" compare "$work/characters" "$work/gptq" "$work/weighted/" --text "$work/text.txt" --context 64 \
   --max-tokens 600 --plot "$work/plot.svg"
 grep -q 'weighted</text>' "$work/plot.svg" || fail "no plot"
+expect 0 '"kv_cache": "int8"' eval "$work/characters" --text "$work/text.txt" --context 64 --kv-cache int8 --reference "$work/characters" --json
+expect 2 "cache of int5: expected one of f16, f32, fp8, int8, int4, fp4" eval "$work/characters" --text "$work/text.txt" --kv-cache int5
 expect 0 '"mean_kl"' compare "$work/characters" "$work/gptq" --text "$work/text.txt" --context 64 --json
 expect 2 "ends in .svg" compare "$work/characters" "$work/gptq" --text "$work/text.txt" --plot x.png
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "backends/cpu/cache_rows.h"
 #include "backends/cpu/latent_attention.h"
 #include "backends/cpu/mixture_of_experts.h"
 #include "backends/cpu/program.h"
@@ -21,7 +22,7 @@ constexpr int kFewTokens = 2;
 constexpr int kAttentionRows = 32;
 
 CachePage cache_page(const CacheShape& shape, CacheType type) {
-  return {static_cast<int>(shape.key_dim), static_cast<int>(shape.value_dim), shape.latent, type == CacheType::kF16};
+  return {static_cast<int>(shape.key_dim), static_cast<int>(shape.value_dim), shape.latent, type};
 }
 
 class CpuModel final : public PreparedModel {
@@ -284,7 +285,7 @@ class CpuRunner final : public Runner {
     if (step.rope_k) rotate(k, op.kv_heads, op.head_dim, t);
     const TokenPlace& place = rows_[static_cast<std::size_t>(t)];
     for (std::int64_t h = 0; h < op.kv_heads; ++h) {
-      k_.store_kv(page_, k + h * op.head_dim, v + h * op.head_dim, place.slot(),
+      store_token(k_, page_, k + h * op.head_dim, v + h * op.head_dim, place.slot(),
                   cache(op.layer, h) + place.page() * page_bytes_);
     }
   }

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <span>
 
+#include "backends/cache_type.h"
+
 namespace metal_marlin::cpu {
 
 constexpr int kPanelRows = 16;   // outputs computed together
@@ -124,20 +126,37 @@ constexpr std::int64_t kTransposedTokens = 4;  // that share a decoding of the w
 // How a page of the cache holds a token's key and value, in f16 or f32. Apart:
 // keys as [key_dim][16], values as [16][value_dim padded to 16]. Latent: keys
 // alone, as [16][key_dim padded to 16]; a value is the first value_dim elements
-// of its key.
+// of its key. Quantized: 16 rows of keys, then of values; a row is its codes, then
+// its scales, each padded to 4 bytes.
 struct CachePage {
   int key_dim;
   int value_dim;
   bool latent;
-  bool f16;
+  CacheType type;
 };
+constexpr int kCacheGroup = 32;  // elements that share a scale
+[[maybe_unused]] static inline int cache_code_bits(CacheType type) {
+  return type == CacheType::kInt4 || type == CacheType::kFp4 ? 4 : 8;
+}
+// Where in a quantized row of `width` elements the scales begin, and its size.
+[[maybe_unused]] static inline std::size_t cache_scales_at(CacheType type, int width) {
+  return static_cast<std::size_t>(((width * cache_code_bits(type) + 7) / 8 + 3) / 4 * 4);
+}
+[[maybe_unused]] static inline std::size_t cache_row_bytes(CacheType type, int width) {
+  return (cache_scales_at(type, width) + static_cast<std::size_t>((width + kCacheGroup - 1) / kCacheGroup * 2) + 3) /
+         4 * 4;
+}
 // Elements of a row of values, or of latent keys.
 [[maybe_unused]] static inline std::int64_t page_row(const CachePage& page) {
   return ((page.latent ? page.key_dim : page.value_dim) + 15) / 16 * 16;
 }
 [[maybe_unused]] static inline std::size_t page_bytes(const CachePage& page) {
+  if (is_quantized(page.type)) {
+    const std::size_t values = page.latent ? 0 : cache_row_bytes(page.type, page.value_dim);
+    return kPageTokens * (cache_row_bytes(page.type, page.key_dim) + values);
+  }
   const std::int64_t elements = (page.latent ? 0 : page.key_dim) + page_row(page);
-  return static_cast<std::size_t>(elements) * kPageTokens * (page.f16 ? 2 : 4);
+  return static_cast<std::size_t>(elements) * kPageTokens * (page.type == CacheType::kF16 ? 2 : 4);
 }
 
 // The queries of a few consecutive tokens of one sequence that share a key head.
@@ -159,7 +178,10 @@ struct AttentionTile {
   float* scratch;  // attention_scratch_floats(...)
 };
 [[maybe_unused]] static inline std::int64_t attention_scratch_floats(std::int64_t rows, const CachePage& page) {
-  return rows * (page.key_dim + (page.value_dim + 15) / 16 * 16 + kKeyBlock + 2);
+  // A block's keys and values out of their codes.
+  const std::int64_t decoded =
+      is_quantized(page.type) ? kKeyBlock * ((page.key_dim + 15) / 16 * 16 + (page.latent ? 0 : page_row(page))) : 0;
+  return rows * (page.key_dim + (page.value_dim + 15) / 16 * 16 + kKeyBlock + 2) + decoded;
 }
 
 struct Kernels {
@@ -181,7 +203,7 @@ struct Kernels {
   void (*rope)(float* x, std::int64_t heads, std::int64_t head_dim, const float* cosines, const float* sines);
   // One head, of pairs (2i, 2i+1).
   void (*rope_interleaved)(float* x, std::int64_t head_dim, const float* cosines, const float* sines);
-  // Puts a token's key and value (not read where latent) into slot `slot` of a page.
+  // Puts a token's key and value (not read where latent) into slot `slot` of a page in f16 or f32.
   void (*store_kv)(const CachePage& layout, const float* k, const float* v, int slot, std::byte* page);
   void (*attention)(const AttentionTile&);
 };

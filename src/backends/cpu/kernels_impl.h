@@ -502,10 +502,11 @@ inline void store_row(bool f16, const float* x, int n, std::byte* page, std::int
 }
 
 void store_kv(const CachePage& layout, const float* k, const float* v, int slot, std::byte* page) {
-  if (layout.latent) return store_row(layout.f16, k, layout.key_dim, page, slot * page_row(layout));
+  const bool f16 = layout.type == CacheType::kF16;
+  if (layout.latent) return store_row(f16, k, layout.key_dim, page, slot * page_row(layout));
   for (int d = 0; d < layout.key_dim; d += 16) {
     const int left = static_cast<int>(lesser(16, layout.key_dim - d));
-    if (layout.f16) {
+    if (f16) {
       std::uint16_t keys[16];
       f_store_f16(keys, f_load_part(k + d, left));
       auto* const halves = reinterpret_cast<std::uint16_t*>(page);
@@ -516,7 +517,36 @@ void store_kv(const CachePage& layout, const float* k, const float* v, int slot,
     }
   }
   const std::int64_t values = static_cast<std::int64_t>(layout.key_dim) * kPageTokens;
-  store_row(layout.f16, v, layout.value_dim, page, values + slot * page_row(layout));
+  store_row(f16, v, layout.value_dim, page, values + slot * page_row(layout));
+}
+
+// A quantized row's elements, and zeros up to a multiple of 16.
+inline void decode_cache_row(CacheType type, const std::byte* row, int width, float* out) {
+  const auto* const codes = reinterpret_cast<const std::uint8_t*>(row);
+  const auto* const scales = reinterpret_cast<const std::uint16_t*>(row + cache_scales_at(type, width));
+  for (int begin = 0; begin < width; begin += kCacheGroup) {
+    const int count = static_cast<int>(lesser(kCacheGroup, width - begin));
+    std::uint16_t halves[16] = {scales[begin / kCacheGroup]};
+    const float scale = f_first(f_load_f16(halves));
+    float* const to = out + begin;
+    if (type == CacheType::kInt8) {
+      for (int i = 0; i < count; ++i) to[i] = static_cast<float>(static_cast<std::int8_t>(codes[begin + i])) * scale;
+    } else if (type == CacheType::kFp8) {
+      // The bits of a float of a smaller exponent.
+      for (int i = 0; i < count; ++i) {
+        const std::uint32_t c = codes[begin + i];
+        to[i] = __builtin_bit_cast(float, (c & 0x80U) << 24 | (c & 0x7FU) << 20) * 0x1p120F * scale;
+      }
+    } else {
+      for (int i = 0; i < count; ++i) {
+        const std::uint32_t c = codes[(begin + i) / 2] >> (i % 2 * 4) & 0xFU;
+        to[i] = type == CacheType::kInt4
+                    ? static_cast<float>(static_cast<std::int32_t>(c ^ 8U) - 8) * scale
+                    : __builtin_bit_cast(float, (c & 8U) << 28 | (c & 7U) << 22) * 0x1p126F * scale;
+      }
+    }
+  }
+  for (int i = width; i < (width + 15) / 16 * 16; ++i) out[i] = 0;
 }
 
 template <bool kF16>
@@ -532,6 +562,8 @@ struct AttentionScratch {
   float* out;     // [rows][out_row]
   float* top;     // [rows], running maximum
   float* sum;     // [rows]
+  float* keys;    // [kKeyBlock][key_dim padded to 16], of a quantized cache
+  float* values;  // [kKeyBlock][page_row], likewise; latent: the keys
 };
 
 template <bool kF16, int kRows>
@@ -547,12 +579,12 @@ inline void scores_of_page(const AttentionTile& tile, const AttentionScratch& s,
   for (int r = 0; r < kRows; ++r) f_store(s.scores + (row + r) * kKeyBlock + column, acc[r]);
 }
 
-// Latent keys lie the other way: each score is a dot product over the key.
+// Latent and decoded keys lie the other way: each score is a dot product over the key.
 template <bool kF16, int kRows>
-inline void scores_of_latent_page(const AttentionTile& tile, const AttentionScratch& s, int row, const std::byte* page,
-                                  int column) {
+inline void scores_of_rows(const AttentionTile& tile, const AttentionScratch& s, int row, const std::byte* page,
+                           int column) {
   constexpr int kKeys = 4;
-  const std::int64_t stride = page_row(tile.page);
+  const std::int64_t stride = (tile.page.key_dim + 15) / 16 * 16;
   for (int first = 0; first < kPageTokens; first += kKeys) {
     F32 acc[kRows * kKeys];
     for (F32& sum : acc) sum = f_set(0.0F);
@@ -583,9 +615,14 @@ inline void values_of_block(const AttentionTile& tile, const AttentionScratch& s
     F32 acc[kRows];
     for (int r = 0; r < kRows; ++r) acc[r] = f_load(s.out + (row + r) * s.out_row + d);
     for (int key = 0; key < keys; ++key) {
-      const std::byte* const page =
-          tile.cache + static_cast<std::size_t>(tile.pages[first_page + key / kPageTokens]) * tile.page_stride;
-      const F32 value = load_cache<kF16>(page, values + (key % kPageTokens) * stride + d);
+      F32 value;
+      if (is_quantized(tile.page.type)) {
+        value = f_load(s.values + key * stride + d);
+      } else {
+        const std::byte* const page =
+            tile.cache + static_cast<std::size_t>(tile.pages[first_page + key / kPageTokens]) * tile.page_stride;
+        value = load_cache<kF16>(page, values + (key % kPageTokens) * stride + d);
+      }
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) acc[r] = f_fma(f_set(s.scores[(row + r) * kKeyBlock + key]), value, acc[r]);
     }
@@ -644,8 +681,8 @@ struct ScoreWork {
   int column;
   template <int kRows>
   void run(int row) const {
-    if (tile.page.latent) {
-      scores_of_latent_page<kF16, kRows>(tile, s, row, page, column);
+    if (tile.page.latent || is_quantized(tile.page.type)) {
+      scores_of_rows<kF16, kRows>(tile, s, row, page, column);
     } else {
       scores_of_page<kF16, kRows>(tile, s, row, page, column);
     }
@@ -664,6 +701,22 @@ struct ValueWork {
   }
 };
 
+// A page's keys and values, the first of them at `column` of the block.
+inline void decode_page(const CachePage& layout, const std::byte* page, const AttentionScratch& s, int column) {
+  const std::int64_t key_row = (layout.key_dim + 15) / 16 * 16;
+  const std::size_t key_bytes = cache_row_bytes(layout.type, layout.key_dim);
+  for (int t = 0; t < kPageTokens; ++t) {
+    decode_cache_row(layout.type, page + static_cast<std::size_t>(t) * key_bytes, layout.key_dim,
+                     s.keys + (column + t) * key_row);
+  }
+  if (layout.latent) return;
+  const std::size_t value_bytes = cache_row_bytes(layout.type, layout.value_dim);
+  for (int t = 0; t < kPageTokens; ++t) {
+    decode_cache_row(layout.type, page + kPageTokens * key_bytes + static_cast<std::size_t>(t) * value_bytes,
+                     layout.value_dim, s.values + (column + t) * page_row(layout));
+  }
+}
+
 template <bool kF16>
 void attend(const AttentionTile& tile) {
   const int rows = tile.tokens * tile.group;
@@ -675,6 +728,9 @@ void attend(const AttentionTile& tile) {
   s.out = s.scores + rows * kKeyBlock;
   s.top = s.out + rows * s.out_row;
   s.sum = s.top + rows;
+  s.keys = s.sum + rows;
+  const std::int64_t key_row = (key_dim + 15) / 16 * 16;
+  s.values = tile.page.latent ? s.keys : s.keys + kKeyBlock * key_row;
   for (int row = 0; row < rows; ++row) {
     const float* const q = tile.q + (row / tile.group) * tile.q_stride + (row % tile.group) * key_dim;
     for (int d = 0; d < key_dim; ++d) s.q[row * key_dim + d] = q[d] * tile.scale;
@@ -689,7 +745,12 @@ void attend(const AttentionTile& tile) {
     for (int i = 0; i < keys; i += kPageTokens) {
       const std::byte* const page =
           tile.cache + static_cast<std::size_t>(tile.pages[(key + i) / kPageTokens]) * tile.page_stride;
-      by_rows(rows, ScoreWork<kF16>{tile, s, page, i});
+      if (is_quantized(tile.page.type)) {
+        decode_page(tile.page, page, s, i);
+        by_rows(rows, ScoreWork<kF16>{tile, s, reinterpret_cast<const std::byte*>(s.keys + i * key_row), i});
+      } else {
+        by_rows(rows, ScoreWork<kF16>{tile, s, page, i});
+      }
     }
     for (int row = 0; row < rows; ++row) softmax_row(tile, s, row, key, keys);
     // Keys past the end have weight zero but may be uninitialised: leave them out.
@@ -704,7 +765,7 @@ void attend(const AttentionTile& tile) {
 }
 
 void attention(const AttentionTile& tile) {
-  if (tile.page.f16) {
+  if (tile.page.type == CacheType::kF16) {
     attend<true>(tile);
   } else {
     attend<false>(tile);

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "backends/cpu/cache_rows.h"
+
 namespace metal_marlin::cpu {
 namespace {
 
@@ -24,7 +26,8 @@ LatentAttention::LatentAttention(const Program& program, const RunnerLimits& lim
   }
   if (shape == nullptr) return;
   const std::int64_t key_dim = shape->nope_dim + shape->rope_dim;
-  expanded_ = {static_cast<int>(key_dim), static_cast<int>(shape->value_dim), false, page.f16};
+  expanded_ = {static_cast<int>(key_dim), static_cast<int>(shape->value_dim), false,
+               page.type == CacheType::kF32 ? CacheType::kF32 : CacheType::kF16};
   padded_rank_ = round_up(shape->rank, kBlock);
   head_pages_ = limits.tokens / kPageTokens + limits.sequences;
   for (std::int64_t i = 0; i < head_pages_; ++i) page_table_.push_back(static_cast<std::int32_t>(i));
@@ -84,7 +87,7 @@ void LatentAttention::place(const LatentAttentionStep& step, const StepContext& 
   std::memcpy(padded, row, static_cast<std::size_t>(op.rank) * sizeof(float));
   std::fill(padded + op.rank, padded + padded_rank_, 0.0F);
   const TokenPlace& place = context.places[static_cast<std::size_t>(token)];
-  k.store_kv(page_, row, nullptr, place.slot(), cache + place.page() * page_bytes(page_));
+  store_token(k, page_, row, nullptr, place.slot(), cache + place.page() * page_bytes(page_));
 }
 
 // A page of one head's keys and values.

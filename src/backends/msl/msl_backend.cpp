@@ -30,6 +30,18 @@ constexpr std::uint32_t kPartKeys = 128;
 // reads weights faster.
 constexpr std::int64_t kFusedTokens = 33;
 
+KvType kv_type(CacheType type) {
+  switch (type) {
+    case CacheType::kF16: return KvType::kF16;
+    case CacheType::kF32: return KvType::kF32;
+    case CacheType::kFp8: return KvType::kFp8;
+    case CacheType::kInt8: return KvType::kInt8;
+    case CacheType::kInt4: return KvType::kInt4;
+    case CacheType::kFp4: return KvType::kFp4;
+  }
+  return KvType::kF16;
+}
+
 template <typename T>
 const T* find_op(const Plan& plan) {
   for (const Op& op : plan.ops) {
@@ -123,11 +135,7 @@ class MslModel final : public PreparedModel {
 class MslRunner final : public Runner {
  public:
   MslRunner(const MslModel& model, const RunnerLimits& limits, CacheType cache)
-      : model_(model),
-        plan_(model.plan()),
-        device_(model.device()),
-        limits_(limits),
-        cache_type_(cache == CacheType::kF16 ? KvType::kF16 : KvType::kF32) {
+      : model_(model), plan_(model.plan()), device_(model.device()), limits_(limits), cache_type_(kv_type(cache)) {
     std::int64_t cols = 1;
     std::int64_t rows = 1;
     for (const Op& op : plan_.ops) {

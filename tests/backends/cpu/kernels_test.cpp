@@ -6,8 +6,10 @@
 #include <cmath>
 #include <random>
 
+#include "backends/cpu/cache_rows.h"
 #include "backends/cpu/panel_matrix.h"
 #include "backends/linear_cases.h"
+#include "formats/codec.h"
 #include "formats/group_scale.h"
 #include "formats/small_floats.h"
 #include "runtime/thread_pool.h"
@@ -348,8 +350,39 @@ struct AttentionCase {
   bool latent = false;
 };
 
-void check_attention(const Kernels& k, const AttentionCase& c, bool f16) {
-  const CachePage layout{c.head_dim, c.value_dim, c.latent, f16};
+// A row as a cache of this type gives it back: the nearest of a code's levels times the group's scale.
+void round_as_cached(CacheType type, float* row, std::size_t width) {
+  if (type == CacheType::kF32) return;
+  if (type == CacheType::kF16) {
+    for (std::size_t i = 0; i < width; ++i) row[i] = f16_to_f32(f32_to_f16(row[i]));
+    return;
+  }
+  std::vector<double> levels;
+  if (type == CacheType::kFp8 || type == CacheType::kFp4) {
+    for (const float level : decode_table(type == CacheType::kFp8 ? Format::kFp8E4M3 : Format::kFp4))
+      if (std::isfinite(level)) levels.push_back(level);
+  } else {
+    const int most = type == CacheType::kInt8 ? 127 : 7;
+    for (int level = -most; level <= most; ++level) levels.push_back(level);
+  }
+  const double limit = *std::max_element(levels.begin(), levels.end());
+  for (std::size_t begin = 0; begin < width; begin += 32) {
+    const std::size_t end = std::min(begin + 32, width);
+    float top = 0;
+    for (std::size_t i = begin; i < end; ++i) top = std::max(top, std::fabs(row[i]));
+    const float scale = f16_to_f32(f32_to_f16(static_cast<float>(top / limit)));
+    for (std::size_t i = begin; i < end; ++i) {
+      double nearest = 0;
+      for (const double level : levels) {
+        if (std::fabs(level * scale - row[i]) < std::fabs(nearest * scale - row[i])) nearest = level;
+      }
+      row[i] = static_cast<float>(nearest * scale);
+    }
+  }
+}
+
+void check_attention(const Kernels& k, const AttentionCase& c, CacheType type) {
+  const CachePage layout{c.head_dim, c.value_dim, c.latent, type};
   const int total = c.past + c.tokens;
   const int pages = (total + kPageTokens - 1) / kPageTokens;
   const std::size_t bytes = page_bytes(layout);
@@ -365,13 +398,19 @@ void check_attention(const Kernels& k, const AttentionCase& c, bool f16) {
     std::copy_n(keys.begin() + static_cast<std::ptrdiff_t>(t * dim), value_dim,
                 values.begin() + static_cast<std::ptrdiff_t>(t * value_dim));
   for (int t = 0; t < total; ++t) {
-    k.store_kv(layout, keys.data() + static_cast<std::size_t>(t) * dim,
-               values.data() + static_cast<std::size_t>(t) * value_dim, t % kPageTokens,
-               cache.data() + static_cast<std::size_t>(table[static_cast<std::size_t>(t / kPageTokens)]) * bytes);
+    store_token(k, layout, keys.data() + static_cast<std::size_t>(t) * dim,
+                values.data() + static_cast<std::size_t>(t) * value_dim, t % kPageTokens,
+                cache.data() + static_cast<std::size_t>(table[static_cast<std::size_t>(t / kPageTokens)]) * bytes);
   }
-  if (f16) {
-    for (float& x : keys) x = f16_to_f32(f32_to_f16(x));
-    for (float& x : values) x = f16_to_f32(f32_to_f16(x));
+  for (std::size_t t = 0; t < static_cast<std::size_t>(total); ++t) {
+    round_as_cached(type, keys.data() + t * dim, dim);
+    // A latent value is a part of its key.
+    if (c.latent) {
+      std::copy_n(keys.begin() + static_cast<std::ptrdiff_t>(t * dim), value_dim,
+                  values.begin() + static_cast<std::ptrdiff_t>(t * value_dim));
+    } else {
+      round_as_cached(type, values.data() + t * value_dim, value_dim);
+    }
   }
   const int rows = c.tokens * c.group;
   const auto q = normal_data(static_cast<std::size_t>(rows) * dim, 22);
@@ -424,7 +463,8 @@ void check_attention(const Kernels& k, const AttentionCase& c, bool f16) {
 }
 
 TEST_P(EveryKernelSet, AttentionMatchesTheReference) {
-  for (const bool f16 : {false, true}) {
+  for (const CacheType type :
+       {CacheType::kF32, CacheType::kF16, CacheType::kFp8, CacheType::kInt8, CacheType::kInt4, CacheType::kFp4}) {
     for (const AttentionCase& c :
          {AttentionCase{64, 3, 0, 1, 0, 64}, AttentionCase{64, 3, 70, 1, 0, 64}, AttentionCase{32, 1, 0, 40, 0, 32},
           AttentionCase{80, 4, 13, 9, 0, 80}, AttentionCase{24, 2, 100, 5, 0, 24},
@@ -432,7 +472,7 @@ TEST_P(EveryKernelSet, AttentionMatchesTheReference) {
           AttentionCase{64, 1, 0, 30, 5, 64}, AttentionCase{6, 1, 17, 3, 1, 6}, AttentionCase{48, 1, 30, 5, 0, 20},
           AttentionCase{16, 2, 30, 5, 0, 72}, AttentionCase{80, 4, 70, 3, 0, 64, true},
           AttentionCase{576, 5, 33, 1, 0, 512, true}, AttentionCase{27, 1, 0, 17, 0, 21, true}}) {
-      check_attention(k, c, f16);
+      check_attention(k, c, type);
     }
   }
 }
