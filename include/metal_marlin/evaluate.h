@@ -2,6 +2,7 @@
 /// Perplexity of a model on a text, and its distance from a reference model.
 #pragma once
 
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -20,7 +21,10 @@ struct EvaluateOptions {
   /// Replaces the first token of every disjoint window, as llama.cpp does with
   /// models that begin each text with BOS.
   std::optional<TokenId> first_token;
-  std::shared_ptr<const Model> reference;                               ///< null: perplexity only
+  std::shared_ptr<const Model> reference;  ///< null: perplexity only
+  /// The reference's logits are kept in this file, with what they are of in FILE.json: read if it is
+  /// there, so that no reference is needed, else written. 4 bytes a scored token and word. Empty: not kept.
+  std::filesystem::path reference_cache;
   std::function<bool(std::int64_t done, std::int64_t total)> progress;  ///< windows; false: stop
 };
 

@@ -48,7 +48,9 @@ void print_text(const Evaluation& result) {
 
 void run(Flags& flags) {
   const auto model = flags.model.load_model();
-  if (!flags.reference.empty()) flags.options.reference = flags.model.load_model(flags.reference);
+  const bool cached = !flags.options.reference_cache.empty() &&
+                      std::filesystem::exists(flags.options.reference_cache.string() + ".json");
+  if (!flags.reference.empty() && !cached) flags.options.reference = flags.model.load_model(flags.reference);
   const std::vector<TokenId> tokens =
       evaluation_tokens(*model->tokenizer(), flags.text_file, flags.max_tokens, flags.options);
   Evaluation result;
@@ -85,6 +87,8 @@ void add_eval(CLI::App& app) {
   command->add_option("--max-tokens", flags->max_tokens, "use only the first tokens of the text; 0: all")
       ->capture_default_str();
   command->add_option("--reference", flags->reference, "model to compare with, token by token");
+  command->add_option("--reference-cache", flags->options.reference_cache,
+                      "file of the reference's logits: read if it is there, else written");
   command->add_flag("--json", flags->json, "print JSON");
   command->footer("Example:\n  metal-marlin eval Qwen3-4B-fp4 --text wiki.test.raw --context 512 --reference Qwen3-4B");
   command->callback([flags] { run(*flags); });

@@ -107,8 +107,8 @@ LayerCalibration::LayerCalibration(const Checkpoint& checkpoint, Plan plan, std:
       layer_(first) {
   const auto* const embedding = std::get_if<EmbeddingOp>(&plan_.ops.front());
   if (embedding == nullptr) throw Error(ErrorCode::kUnsupported, "calibration: the model begins with no embedding");
-  const auto open = first > 0 ? ActivationFile::Open::kExisting : ActivationFile::Open::kNew;
-  rows_ = std::make_unique<ActivationFile>(path_of(first), tokens(), width(embedding->out), open);
+  const auto open = first > 0 ? RowFile::Open::kExisting : RowFile::Open::kNew;
+  rows_ = std::make_unique<RowFile>(path_of(first), tokens(), width(embedding->out), open);
   if (first > 0) return;
   Plan slice = plan_;
   slice.ops.resize(1);
@@ -233,12 +233,12 @@ void LayerCalibration::observe(const std::function<bool(const std::string& weigh
   bool any_expert = false;
   for (std::int64_t i = 0; observed.moe && i < observed.moe->experts; ++i) any_expert = any_expert || expert_wanted(i);
   if (observed.groups.empty() && !any_expert) return;
-  std::unique_ptr<ActivationFile> expert_inputs;
+  std::unique_ptr<RowFile> expert_inputs;
   Rows logits;
   std::int64_t seen = 0;  // rows of expert_inputs
   if (any_expert) {
-    expert_inputs = std::make_unique<ActivationFile>(scratch_ / "expert-inputs", tokens(), width(observed.moe->in),
-                                                     ActivationFile::Open::kNew);
+    expert_inputs =
+        std::make_unique<RowFile>(scratch_ / "expert-inputs", tokens(), width(observed.moe->in), RowFile::Open::kNew);
   }
   Sums sums;
   const Consumer consume = [&](const std::string& name, const Rows& rows, std::int64_t columns) {
@@ -283,7 +283,7 @@ LayerCalibration::Routing LayerCalibration::route(const MoeOp& moe, const Rows& 
   return out;
 }
 
-void LayerCalibration::observe_expert(const MoeOp& moe, std::int64_t expert, const ActivationFile& in,
+void LayerCalibration::observe_expert(const MoeOp& moe, std::int64_t expert, const RowFile& in,
                                       const std::vector<std::int32_t>& tokens, const InputVisitor& visit) {
   const std::string gate = expert_weight(moe, expert, "gate");
   const std::string up = expert_weight(moe, expert, "up");
@@ -314,8 +314,7 @@ void LayerCalibration::observe_expert(const MoeOp& moe, std::int64_t expert, con
 }
 
 void LayerCalibration::advance(const ReplacedWeights& weights) {
-  auto next =
-      std::make_unique<ActivationFile>(path_of(layer_ + 1), tokens(), rows_->width(), ActivationFile::Open::kNew);
+  auto next = std::make_unique<RowFile>(path_of(layer_ + 1), tokens(), rows_->width(), RowFile::Open::kNew);
   pass(layer_, weights, std::array{Passage{rows_.get(), next.get()}});
   next->sync();
   rows_ = std::move(next);
@@ -330,8 +329,7 @@ void LayerCalibration::pass(int layer, const ReplacedWeights& weights, std::span
   run(whole_slice(layer), Overlay(checkpoint_, &weights), streams, {});
 }
 
-std::vector<double> LayerCalibration::divergences(const ActivationFile& reference,
-                                                  std::span<const ActivationFile* const> others) {
+std::vector<double> LayerCalibration::divergences(const RowFile& reference, std::span<const RowFile* const> others) {
   // What follows the last layer, for all tokens.
   Plan plan = plan_;
   plan.layers = 0;
@@ -357,7 +355,7 @@ std::vector<double> LayerCalibration::divergences(const ActivationFile& referenc
     batch.sequences = {&sequence, 1};
     batch.selected = std::span(all).first(static_cast<std::size_t>(count));
     batch.input = input.data();
-    const auto logits_of = [&](const ActivationFile& rows) {
+    const auto logits_of = [&](const RowFile& rows) {
       rows.read(done, count, input.data());
       const float* const out = runner->step(batch);
       return Rows(out, out + static_cast<std::size_t>(count) * vocab);

@@ -12,9 +12,9 @@
 #include <vector>
 
 #include "backends/backend.h"
+#include "io/row_file.h"
 #include "metal_marlin/tokenizer.h"
 #include "ops/plan.h"
-#include "quantize/activations.h"
 #include "quantize/hessian.h"
 
 namespace metal_marlin {
@@ -42,7 +42,7 @@ class LayerCalibration {
   [[nodiscard]] int layers() const { return plan_.layers; }
   [[nodiscard]] int layer() const { return layer_; }  // the next
   // As the next layer reads them, a row a token.
-  [[nodiscard]] const ActivationFile& rows() const { return *rows_; }
+  [[nodiscard]] const RowFile& rows() const { return *rows_; }
   // Runs the next layer with the checkpoint's weights, and visits its linear layers. wanted: weights
   // that somebody asks for; who reads the same as none of them is passed over.
   void observe(const std::function<bool(const std::string& weight)>& wanted, const InputVisitor& visit);
@@ -50,14 +50,13 @@ class LayerCalibration {
   void advance(const ReplacedWeights& weights);
   // Rows through any layer, several lots by the same weights.
   struct Passage {
-    const ActivationFile* in;
-    ActivationFile* out;
+    const RowFile* in;
+    RowFile* out;
   };
   void pass(int layer, const ReplacedWeights& weights, std::span<const Passage> passages);
   // The mean KL divergence of what the model says after the last layer's rows, for each lot of them, from
   // what it says after `reference`.
-  [[nodiscard]] std::vector<double> divergences(const ActivationFile& reference,
-                                                std::span<const ActivationFile* const> others);
+  [[nodiscard]] std::vector<double> divergences(const RowFile& reference, std::span<const RowFile* const> others);
   // Tokens that each expert of the layer that was last passed got; empty: it has none.
   [[nodiscard]] const std::vector<std::int64_t>& expert_counts() const { return expert_counts_; }
 
@@ -68,9 +67,9 @@ class LayerCalibration {
   struct Routing;
   // Where a run takes its rows from, and where they go; without input they are the text's embeddings.
   struct Stream {
-    const ActivationFile* in = nullptr;
+    const RowFile* in = nullptr;
     const std::vector<std::int32_t>* chosen = nullptr;  // rows of it, if not all
-    ActivationFile* out = nullptr;
+    RowFile* out = nullptr;
   };
   // What ObserveOps showed in a step: rows without gaps.
   using Consumer = std::function<void(const std::string& name, const Rows& rows, std::int64_t width)>;
@@ -80,8 +79,8 @@ class LayerCalibration {
   [[nodiscard]] Plan whole_slice(int layer) const;
   [[nodiscard]] Plan empty_slice() const;
   [[nodiscard]] Routing route(const MoeOp& moe, const Rows& logits) const;
-  void observe_expert(const MoeOp& moe, std::int64_t expert, const ActivationFile& in,
-                      const std::vector<std::int32_t>& tokens, const InputVisitor& visit);
+  void observe_expert(const MoeOp& moe, std::int64_t expert, const RowFile& in, const std::vector<std::int32_t>& tokens,
+                      const InputVisitor& visit);
   [[nodiscard]] std::filesystem::path path_of(int layer) const;
   [[nodiscard]] std::int64_t tokens() const { return static_cast<std::int64_t>(ids_.size()); }
   [[nodiscard]] std::int64_t width(BufferId id) const { return plan_.buffers[static_cast<std::size_t>(id)].width; }
@@ -93,7 +92,7 @@ class LayerCalibration {
   std::filesystem::path scratch_;
   ThreadPool& pool_;
   int layer_ = 0;
-  std::unique_ptr<ActivationFile> rows_;  // of `hidden`, between two layers
+  std::unique_ptr<RowFile> rows_;  // of `hidden`, between two layers
   std::vector<std::int64_t> expert_counts_;
 };
 

@@ -34,7 +34,7 @@ class Measurement {
         calibration_(call.checkpoint, call.plan, call.ids, call.context, call.scratch, pool) {}
 
   std::vector<AllocationUnit> run() {
-    std::vector<std::unique_ptr<ActivationFile>> probes;  // rows after a layer that was probed
+    std::vector<std::unique_ptr<RowFile>> probes;  // rows after a layer that was probed
     while (calibration_.layer() < calibration_.layers()) {
       const int layer = calibration_.layer();
       call_.progress(layer);
@@ -42,7 +42,7 @@ class Measurement {
                                  std::filesystem::copy_options::overwrite_existing);
       measure_errors();
       calibration_.advance({});
-      const ActivationFile before(path("before"), rows(), width(), ActivationFile::Open::kExisting);
+      const RowFile before(path("before"), rows(), width(), RowFile::Open::kExisting);
       measure_shares(layer, before);
       probes.push_back(new_file(fmt::format("probe-{}", layer)));
       pass(layer, names_of(layer), before, *probes.back());
@@ -67,8 +67,8 @@ class Measurement {
   [[nodiscard]] std::int64_t rows() const { return static_cast<std::int64_t>(call_.ids.size()); }
   [[nodiscard]] std::int64_t width() const { return calibration_.rows().width(); }
   [[nodiscard]] std::filesystem::path path(const std::string& name) const { return call_.scratch / name; }
-  [[nodiscard]] std::unique_ptr<ActivationFile> new_file(const std::string& name) const {
-    return std::make_unique<ActivationFile>(path(name), rows(), width(), ActivationFile::Open::kNew);
+  [[nodiscard]] std::unique_ptr<RowFile> new_file(const std::string& name) const {
+    return std::make_unique<RowFile>(path(name), rows(), width(), RowFile::Open::kNew);
   }
 
   // A gate and its up projection share a format, for they are multiplied together.
@@ -158,7 +158,7 @@ class Measurement {
   }
 
   // Rows through a layer some of whose weights are in the probe's format.
-  void pass(int layer, const std::vector<std::string>& names, const ActivationFile& in, ActivationFile& out) {
+  void pass(int layer, const std::vector<std::string>& names, const RowFile& in, RowFile& out) {
     ReplacedWeights replaced;
     for (const std::string& name : names) replaced.specs[name] = probe_spec();
     replaced.load = [&](const std::string& name) { return Weight{packed_.at(name).view(), nullptr}; };
@@ -166,12 +166,12 @@ class Measurement {
   }
 
   // How far each probe alone moves the layer's output.
-  void measure_shares(int layer, const ActivationFile& before) {
+  void measure_shares(int layer, const RowFile& before) {
     std::map<std::string, double> moved;
     for (const Unit& unit : units_) {
       if (unit.layer == layer) moved[unit.probe] = 0;
     }
-    const std::unique_ptr<ActivationFile> probed = new_file("probed");
+    const std::unique_ptr<RowFile> probed = new_file("probed");
     double total = 0;
     for (auto& [probe, distance] : moved) {
       pass(layer, names_of(layer, probe), before, *probed);
@@ -181,7 +181,7 @@ class Measurement {
     for (auto& [probe, distance] : moved) shares_[{layer, probe}] = total > 0 ? distance / total : 0;
   }
 
-  double squared_distance(const ActivationFile& a, const ActivationFile& b) const {
+  double squared_distance(const RowFile& a, const RowFile& b) const {
     std::vector<float> x(static_cast<std::size_t>(width()));
     std::vector<float> y(x.size());
     double sum = 0;
@@ -194,9 +194,9 @@ class Measurement {
   }
 
   // Takes all probes to the end, and makes losses of errors.
-  void finish(std::vector<std::unique_ptr<ActivationFile>>& probes) {
+  void finish(std::vector<std::unique_ptr<RowFile>>& probes) {
     for (int layer = 1; layer < calibration_.layers(); ++layer) {
-      std::vector<std::unique_ptr<ActivationFile>> next;
+      std::vector<std::unique_ptr<RowFile>> next;
       std::vector<LayerCalibration::Passage> passages;
       for (int i = 0; i < layer; ++i) {
         next.push_back(new_file(fmt::format("probe-{}-{}", i, layer)));
@@ -209,7 +209,7 @@ class Measurement {
         probes[static_cast<std::size_t>(i)] = std::move(next[static_cast<std::size_t>(i)]);
       }
     }
-    std::vector<const ActivationFile*> others;
+    std::vector<const RowFile*> others;
     for (const auto& probe : probes) others.push_back(probe.get());
     const std::vector<double> divergences = calibration_.divergences(calibration_.rows(), others);
     std::map<std::pair<int, std::string>, double> errors;  // of units that are probed together

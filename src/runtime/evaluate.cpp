@@ -8,6 +8,9 @@
 #include <cmath>
 #include <vector>
 
+#include "io/json.h"
+#include "io/output_folder.h"
+#include "io/row_file.h"
 #include "metal_marlin/error.h"
 #include "runtime/divergence.h"
 #include "runtime/thread_pool.h"
@@ -85,7 +88,9 @@ class Evaluator {
  public:
   Evaluator(const std::shared_ptr<const Model>& model, std::span<const TokenId> tokens, const EvaluateOptions& options)
       : tokens_(tokens), options_(options), pool_(model->info().threads), session_(model, session_options()) {
-    if (options.reference) {
+    if (!options.reference_cache.empty() && std::filesystem::exists(side_file())) {
+      open_cache(model->info().vocab);
+    } else if (options.reference) {
       if (options.reference->info().vocab != model->info().vocab) {
         throw Error(ErrorCode::kInvalidArgument, fmt::format("the reference has a vocabulary of {}, the model of {}",
                                                              options.reference->info().vocab, model->info().vocab));
@@ -102,6 +107,7 @@ class Evaluator {
       throw Error(ErrorCode::kInvalidArgument,
                   fmt::format("the text has {} tokens, fewer than the context of {}", count, options_.context));
     }
+    if (reference_ && !options_.reference_cache.empty()) make_cache(windows);
     double seconds = 0;
     std::int64_t processed = 0;
     for (std::size_t i = 0; i < windows.size(); ++i) {
@@ -109,7 +115,7 @@ class Evaluator {
           !options_.progress(static_cast<std::int64_t>(i), static_cast<std::int64_t>(windows.size()))) {
         throw Error(ErrorCode::kCancelled, "the evaluation was cancelled");
       }
-      if (reference_) reference_logits(windows[i]);
+      if (compares()) reference_logits(windows[i]);
       const double before = scoring_seconds_;
       const auto start = std::chrono::steady_clock::now();
       score_window(windows[i]);
@@ -119,6 +125,7 @@ class Evaluator {
     }
     if (options_.progress)
       options_.progress(static_cast<std::int64_t>(windows.size()), static_cast<std::int64_t>(windows.size()));
+    if (reference_ && cache_) keep_cache();
     Evaluation out;
     out.nll = nll_.mean();
     out.perplexity = std::exp(out.nll);
@@ -126,7 +133,7 @@ class Evaluator {
     out.scored_tokens = nll_.count;
     out.windows = static_cast<std::int64_t>(windows.size());
     out.tokens_per_second = static_cast<double>(processed) / seconds;
-    if (reference_) {
+    if (compares()) {
       out.divergence =
           Divergence{kl_.mean(), kl_.error(), static_cast<double>(agreed_) / static_cast<double>(kl_.count),
                      std::exp(reference_nll_.mean())};
@@ -159,12 +166,61 @@ class Evaluator {
     session.close(sequence);
   }
 
+  [[nodiscard]] bool compares() const { return reference_ || cache_; }
+  [[nodiscard]] std::string side_file() const { return options_.reference_cache.string() + ".json"; }
+  [[nodiscard]] std::filesystem::path partial_cache() const { return options_.reference_cache.string() + ".partial"; }
+
+  // What the reference's logits are of.
+  [[nodiscard]] Json cache_key(std::int64_t vocab) const {
+    std::uint64_t hash = 0xCBF29CE484222325;  // FNV-1a
+    for (const std::byte b : std::as_bytes(tokens_)) hash = (hash ^ std::to_integer<std::uint64_t>(b)) * 0x100000001B3;
+    return {{"tokens", tokens_.size()},
+            {"hash", hash},
+            {"vocab", vocab},
+            {"context", options_.context},
+            {"stride", options_.stride},
+            {"first_token", options_.first_token.value_or(-1)}};
+  }
+  void open_cache(std::int64_t vocab) {
+    const Json found = read_json_file(side_file());
+    Json expected = cache_key(vocab);
+    expected["rows"] = found.value("rows", std::int64_t{-1});
+    if (found != expected) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("{}: holds logits for {}, expected {}", side_file(), found.dump(), expected.dump()));
+    }
+    cache_.emplace(options_.reference_cache, found["rows"].get<std::int64_t>(), vocab, RowFile::Open::kExisting);
+  }
+  void make_cache(const std::vector<Window>& windows) {
+    for (const Window& window : windows) cached_rows_ += window.end - window.score_from;
+    cache_.emplace(partial_cache(), cached_rows_, reference_vocab(), RowFile::Open::kNew);
+  }
+  void keep_cache() {
+    cache_->sync();
+    std::filesystem::rename(partial_cache(), options_.reference_cache);
+    Json key = cache_key(reference_vocab());
+    key["rows"] = cached_rows_;
+    write_file_atomically(side_file(), key.dump());
+  }
+  [[nodiscard]] std::int64_t reference_vocab() const { return options_.reference->info().vocab; }
+
   void reference_logits(const Window& window) {
+    if (!reference_) {
+      const std::int64_t rows = window.end - window.score_from;
+      reference_rows_.resize(static_cast<std::size_t>(rows * cache_->width()));
+      cache_->read(cache_at_, rows, reference_rows_.data());
+      cache_at_ += rows;
+      return;
+    }
     reference_rows_.clear();
     forward(*reference_, window, [&](std::span<const LogitsRow> rows) {
       for (const LogitsRow& row : rows)
         reference_rows_.insert(reference_rows_.end(), row.values.begin(), row.values.end());
     });
+    if (!cache_) return;
+    const std::int64_t rows = window.end - window.score_from;
+    cache_->write(cache_at_, rows, reference_rows_.data());
+    cache_at_ += rows;
   }
 
   void score_window(const Window& window) {
@@ -175,7 +231,7 @@ class Evaluator {
       pool_.parallel_for(static_cast<std::int64_t>(rows.size()), 1, [&](std::int64_t begin, std::int64_t) {
         const LogitsRow& row = rows[static_cast<std::size_t>(begin)];
         std::span<const float> reference;
-        if (reference_) {
+        if (compares()) {
           reference = std::span<const float>(reference_rows_)
                           .subspan((done + static_cast<std::size_t>(begin)) * row.values.size(), row.values.size());
         }
@@ -185,7 +241,7 @@ class Evaluator {
       done += rows.size();
       for (const RowScore& score : scores) {
         nll_.add(score.nll);
-        if (!reference_) continue;
+        if (!compares()) continue;
         kl_.add(score.kl);
         reference_nll_.add(score.reference_nll);
         agreed_ += score.agrees ? 1 : 0;
@@ -199,6 +255,9 @@ class Evaluator {
   ThreadPool pool_;
   Session session_;
   std::optional<Session> reference_;
+  std::optional<RowFile> cache_;  // the reference's logits, in order
+  std::int64_t cache_at_ = 0;
+  std::int64_t cached_rows_ = 0;
   std::vector<float> reference_rows_;
   Sum nll_;
   Sum reference_nll_;

@@ -77,6 +77,11 @@ expect 0 "reference perplexity" compare "$work/characters" "$work/gptq" "$work/w
   --max-tokens 600 --plot "$work/plot.svg"
 grep -q 'weighted</text>' "$work/plot.svg" || fail "no plot"
 expect 0 '"kv_cache": "int8"' eval "$work/characters" --text "$work/text.txt" --context 64 --kv-cache int8 --reference "$work/characters" --json
+eval_cached=(eval "$work/gptq" --text "$work/text.txt" --context 64 --json --reference-cache "$work/reference")
+kl_of() { run "$@" | grep mean_kl; }
+kl=$(kl_of "${eval_cached[@]}" --reference "$work/characters")
+[ "$(kl_of "${eval_cached[@]}")" = "$kl" ] || fail "kept logits of the reference give another divergence"
+expect 2 "holds logits for" "${eval_cached[@]}" --stride 32
 expect 2 "cache of int5: expected one of f16, f32, fp8, int8, int4, fp4" eval "$work/characters" --text "$work/text.txt" --kv-cache int5
 expect 0 '"mean_kl"' compare "$work/characters" "$work/gptq" --text "$work/text.txt" --context 64 --json
 expect 2 "ends in .svg" compare "$work/characters" "$work/gptq" --text "$work/text.txt" --plot x.png

@@ -1,4 +1,4 @@
-#include "quantize/activations.h"
+#include "io/row_file.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -31,7 +31,7 @@ void transfer_all(std::size_t bytes, const std::filesystem::path& path, const ch
 
 }  // namespace
 
-ActivationFile::ActivationFile(const std::filesystem::path& path, std::int64_t rows, std::int64_t width, Open how)
+RowFile::RowFile(const std::filesystem::path& path, std::int64_t rows, std::int64_t width, Open how)
     : path_(path), width_(width) {
   const bool fresh = how == Open::kNew;
   descriptor_ = open(path.c_str(), O_RDWR | O_CLOEXEC | (fresh ? O_CREAT | O_TRUNC : 0), 0644);
@@ -49,11 +49,11 @@ ActivationFile::ActivationFile(const std::filesystem::path& path, std::int64_t r
   }
 }
 
-ActivationFile::~ActivationFile() {
+RowFile::~RowFile() {
   close(descriptor_);
 }
 
-void ActivationFile::write(std::int64_t first, std::int64_t rows, const float* x) {
+void RowFile::write(std::int64_t first, std::int64_t rows, const float* x) {
   const auto row = static_cast<std::size_t>(width_) * sizeof(float);
   const auto* const from = reinterpret_cast<const char*>(x);
   transfer_all(static_cast<std::size_t>(rows) * row, path_, "write", [&](std::size_t done, std::size_t left) {
@@ -61,7 +61,7 @@ void ActivationFile::write(std::int64_t first, std::int64_t rows, const float* x
   });
 }
 
-void ActivationFile::read(std::int64_t first, std::int64_t rows, float* x) const {
+void RowFile::read(std::int64_t first, std::int64_t rows, float* x) const {
   const auto row = static_cast<std::size_t>(width_) * sizeof(float);
   auto* const to = reinterpret_cast<char*>(x);
   transfer_all(static_cast<std::size_t>(rows) * row, path_, "read", [&](std::size_t done, std::size_t left) {
@@ -69,7 +69,7 @@ void ActivationFile::read(std::int64_t first, std::int64_t rows, float* x) const
   });
 }
 
-void ActivationFile::sync() const {
+void RowFile::sync() const {
   if (fdatasync(descriptor_) != 0) fail(path_, "flush");
 }
 

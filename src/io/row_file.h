@@ -1,5 +1,4 @@
-// Rows of activations in a scratch file, so that they take no memory but what the system has left
-// over for files.
+// Rows of floats in a file, so that they take no memory but what the system has left over for files.
 #pragma once
 
 #include <cstdint>
@@ -8,15 +7,15 @@
 
 namespace metal_marlin {
 
-class ActivationFile {
+class RowFile {
  public:
   // Makes the file, or opens one of `rows` rows that is there. \throws Error (kIo, kCorruptFile)
   // naming it.
   enum class Open : std::uint8_t { kNew, kExisting };
-  ActivationFile(const std::filesystem::path& path, std::int64_t rows, std::int64_t width, Open open);
-  ~ActivationFile();
-  ActivationFile(const ActivationFile&) = delete;
-  ActivationFile& operator=(const ActivationFile&) = delete;
+  RowFile(const std::filesystem::path& path, std::int64_t rows, std::int64_t width, Open open);
+  ~RowFile();
+  RowFile(const RowFile&) = delete;
+  RowFile& operator=(const RowFile&) = delete;
 
   [[nodiscard]] std::int64_t width() const { return width_; }
   void write(std::int64_t first, std::int64_t rows, const float* x);
