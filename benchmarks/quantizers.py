@@ -51,10 +51,10 @@ class Bench:
         self.options, self.folder = options, pathlib.Path(folder)
         self.calibration, self.evaluation = halves(options.text, folder)
 
-    def evaluate(self, model, *flags):
+    def evaluate(self, model, *flags, threads=None):
         return json.loads(run(self.options.binary, "eval", model, "--text", self.evaluation, "--max-tokens", self.options.tokens,
                               "--reference", self.options.model, "--reference-cache", self.folder / "reference", "--threads",
-                              self.options.threads, "--exact", "--json", *flags))
+                              self.options.threads if threads is None else threads, "--exact", "--json", *flags))
 
     def quantized(self, name, flags, method):
         target = self.folder / f"{name} {method}".replace(" ", "-")
@@ -145,6 +145,7 @@ def main():
     parser.add_argument("--llama", help="folder of llama-quantize and llama-imatrix")
     parser.add_argument("--gguf", help="the model for them: what offgrid_gguf.py writes")
     parser.add_argument("--caches", action="store_true", help="also what quantized caches cost")
+    parser.add_argument("--folder", help="where the reference's logits and curves are kept; default: a temporary one")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--threads", type=int, default=0, help="of each; 0: one per core")
     options = parser.parse_args()
@@ -152,8 +153,8 @@ def main():
           f"{options.tokens} of its second, context 512, f32 activations; embeddings and head int8.\n")
     with tempfile.TemporaryDirectory(dir=os.path.dirname(os.path.abspath(options.model))) as folder, \
             concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        bench = Bench(options, folder)
-        bench.evaluate(options.model)  # keeps the reference's logits
+        bench = Bench(options, options.folder or folder)
+        bench.evaluate(options.model, threads=0)  # keeps the reference's logits
         if options.formats:
             method_rows(bench, pool, options)
         if options.targets:

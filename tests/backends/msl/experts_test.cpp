@@ -16,8 +16,8 @@ class MoeExperts : public OnExecutor {};
 INSTANTIATE_TEST_SUITE_P(Executor, MoeExperts, testing::ValuesIn(executors()), executor_name);
 
 constexpr std::size_t kExperts = 6;
-constexpr std::size_t kHidden = 75;
-constexpr std::size_t kIntermediate = 35;
+constexpr std::size_t kHidden = 270;  // more units of 64 than simdgroups that share them out
+constexpr std::size_t kIntermediate = 70;
 constexpr std::size_t kChosen = 2;
 
 using Make = std::function<TestMatrix(std::size_t expert, std::size_t rows, std::size_t cols, unsigned seed)>;

@@ -98,7 +98,7 @@ INSTANTIATE_TEST_SUITE_P(Executor, LinearOp, testing::ValuesIn(executors()), exe
 TEST_P(LinearOp, EveryFormatAndGroup) {
   unsigned seed = 1;
   const std::vector<Shape> shapes = detectors()
-                                        ? std::vector<Shape>{{19, 75, 3}, {35, 100, 18}}
+                                        ? std::vector<Shape>{{19, 75, 3}, {48, 100, 18}}
                                         : std::vector<Shape>{{16, 64, 1}, {35, 100, 9}, {7, 144, 17}, {130, 70, 33}};
   for (const FormatSpec& spec : kernel_specs()) {
     const Shape& s = shapes[seed++ % shapes.size()];

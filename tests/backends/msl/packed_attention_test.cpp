@@ -276,6 +276,8 @@ TEST_P(PackedAttention, OnTheMatrixUnits) {
         {params(3, 1, 128, 128, true, 6, 0), false, true, type, cache},
         {params(2, 1, 192, 128, true, 0, 15), true, true, type, cache},
         {params(2, 2, 5, 3, false, 0, 0), false, false, type, cache},
+        // A tile of keys that all queries are past, but that the newest see only in part.
+        {params(1, 1, 16, 16, true, 60, 0), false, false, type, cache},
     };
     for (const Case& c : cases) {
       for (const std::uint32_t block : {0U, 24U}) {
