@@ -24,6 +24,7 @@ FORMATS = [("mxfp4", ["--format", "mxfp4"]), ("s4 g128", ["--format", "s4", "--g
            ("nf2 g32", ["--format", "nf2"])]
 METHODS = ["rtn", "rtn-weighted", "gptq", "mr-gptq"]
 KINDS = ["Q5_K_S", "Q4_K_M", "Q4_K_S", "IQ4_XS", "IQ4_NL", "Q4_0", "Q3_K_M", "Q3_K_S", "Q2_K"]  # of llama.cpp
+UNIFORM = ["int3 128", "int3 32"]
 CACHES = ["int8", "fp8", "int4", "fp4"]
 
 
@@ -100,17 +101,17 @@ def method_rows(bench, pool, options):
 
 
 def target_rows(bench, pool, options):
-    print("| target | bits/weight, linear layers | perplexity | mean KL | top-1 agreement |")
+    print("| linear layers | bits/weight | perplexity | mean KL | top-1 agreement |")
     print("|---|---|---|---|---|", flush=True)
     curves = ["--curves", bench.folder / "curves.json"]
-    for target in options.targets:  # the first measures
-        bits, found, _ = bench.quantized(f"target {target}", ["--target-bpw", target, *curves], "gptq")
-        print(f"| {target} | {bits:.3f} | {cells(found)} |", flush=True)
-    uniform = [(name, ["--format", *spec.split()], "gptq") for name, spec in
-               [("int2 g32", "int2 --group 32"), ("int3 g128", "int3 --group 128"), ("int3 g64", "int3 --group 64"),
-                ("int3 g32", "int3 --group 32"), ("s4 g128", "s4 --group 128"), ("s4 g32", "s4 --group 32")]]
-    for (name, _, _), (bits, found, _) in pool.map(lambda w: (w, bench.quantized(*w)), uniform):
-        print(f"| all {name} | {bits:.3f} | {cells(found)} |", flush=True)
+    if not curves[1].exists():  # measured once, by all threads
+        run(options.binary, "quantize", options.model, "-o", bench.folder / "measured", "--target-bpw", options.targets[0], *curves,
+            "--calibration", bench.calibration, "--overwrite")
+        shutil.rmtree(bench.folder / "measured")
+    wanted = [(f"target {target}", ["--target-bpw", target, *curves], "gptq") for target in options.targets]
+    wanted += [(f"all {spec}", ["--format", spec.split()[0], "--group", spec.split()[1]], "gptq") for spec in UNIFORM]
+    for (name, _, _), (bits, found, _) in pool.map(lambda w: (w, bench.quantized(*w)), wanted):
+        print(f"| {name} | {bits:.3f} | {cells(found)} |", flush=True)
     print()
 
 

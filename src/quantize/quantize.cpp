@@ -111,6 +111,7 @@ class Quantizer {
     // Last: without it nobody takes the folder for a model.
     output.write_file("config.json", output_config().dump(2));
     output.commit();
+    std::filesystem::remove(counts_file());
     return std::move(report_);
   }
 
@@ -202,6 +203,15 @@ class Quantizer {
       throw Error(ErrorCode::kInvalidArgument,
                   fmt::format("{}: the model has no experts whose use a text could tell", source_.string()));
     }
+    // A run that was cut off has counted already.
+    const std::string key = Json{source_key(), ids_.size(), hash_of(ids_)}.dump();
+    if (std::filesystem::exists(counts_file())) {
+      const Json before = read_json_file(counts_file());
+      if (before.value("key", "") == key) {
+        report_.expert_counts = before.at("counts").get<std::vector<std::vector<std::int64_t>>>();
+        return;
+      }
+    }
     const OutputFolder scratch(destination_.string() + ".counts", true);
     LayerCalibration calibration(*checkpoint_, model_plan_, ids_, calibration_context(), scratch.path(), pool_);
     while (calibration.layer() < calibration.layers()) {
@@ -209,6 +219,12 @@ class Quantizer {
       calibration.advance({});
       report_.expert_counts.push_back(calibration.expert_counts());
     }
+    write_file_atomically(counts_file(), Json{{"key", key}, {"counts", report_.expert_counts}}.dump());
+  }
+  [[nodiscard]] std::filesystem::path counts_file() const { return destination_.string() + ".counts.json"; }
+  [[nodiscard]] Json source_key() const {
+    const auto written = std::filesystem::last_write_time(checkpoint_->where(checkpoint_->weights().front().name));
+    return {std::filesystem::absolute(source_).string(), written.time_since_epoch().count()};
   }
 
   [[nodiscard]] bool is_linear(const std::string& name) const {
@@ -305,12 +321,7 @@ class Quantizer {
       }
       jobs.push_back(std::move(entry));
     }
-    const auto written = std::filesystem::last_write_time(checkpoint_->where(plan_.jobs.front().info->name));
-    return Json{{"source", std::filesystem::absolute(source_).string()},
-                {"written", written.time_since_epoch().count()},
-                {"text", {ids_.size(), hash_of(ids_)}},
-                {"jobs", std::move(jobs)}}
-        .dump();
+    return Json{{"source", source_key()}, {"text", {ids_.size(), hash_of(ids_)}}, {"jobs", std::move(jobs)}}.dump();
   }
 
   void quantize_all(QuantizedOutput& output) {

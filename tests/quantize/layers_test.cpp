@@ -333,6 +333,38 @@ TEST(QuantizeMethods, GoOnWhereTheyWereCutOff) {
             0);
 }
 
+// The use of experts is counted once, however often a run is cut off.
+TEST(QuantizeMethods, CountsOfExpertsAreKept) {
+  const TemporaryFolder folder;
+  write_text(folder.path() / "text.txt");
+  const auto model = folder.path() / "model";
+  copy_with_tokenizer(fixture("glm4-moe-lite-tiny"), model);
+  QuantizeOptions options;
+  options.recipe = "glm-4.7-flash";
+  options.calibration = folder.path() / "text.txt";
+  options.calibration_tokens = 200;
+  const auto target = folder.path() / "out";
+  int calibrating = 0;
+  options.progress = [&](const QuantizeProgress& progress) {
+    calibrating += progress.calibrating ? 1 : 0;
+    return progress.calibrating;
+  };
+  EXPECT_THROW(quantize(model, target, options), Error);
+  EXPECT_EQ(calibrating, 3);  // layers
+  EXPECT_TRUE(std::filesystem::exists(folder.path() / "out.counts.json"));
+  options.progress = [&](const QuantizeProgress& progress) {
+    calibrating += progress.calibrating ? 1 : 0;
+    return true;
+  };
+  const QuantizeReport report = quantize(model, target, options);
+  EXPECT_EQ(calibrating, 3);
+  EXPECT_EQ(report.expert_counts.size(), 3U);
+  EXPECT_FALSE(std::filesystem::exists(folder.path() / "out.counts.json"));
+  const QuantizeReport whole = quantize(model, folder.path() / "whole", options);
+  EXPECT_EQ(whole.expert_counts, report.expert_counts);
+  EXPECT_EQ(bytes_of(folder.path() / "whole"), bytes_of(target));
+}
+
 TEST(QuantizeMethods, MemoryThatCannotDoIsRefused) {
   const TemporaryFolder folder;
   QuantizeOptions options;

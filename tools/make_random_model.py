@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""Writes a model of random bf16 weights from a recipe's description of one: real widths, as many layers as
+wanted, a tokenizer from another model's folder. Needs no packages. Weights repeat a block of normal numbers of
+prime length, so that rows differ.
+
+Usage: tools/make_random_model.py recipes/glm-4.7-flash.json TOKENIZER_FOLDER OUT [--layers 4]
+"""
+import argparse
+import json
+import os
+import random
+import shutil
+import struct
+import sys
+from array import array
+
+BLOCK = 2097143  # numbers; prime
+SHARD = 2 << 30
+
+
+def bf16_block(seed, deviation):
+    """BLOCK normal numbers as bf16, rounded toward zero."""
+    rng = random.Random(seed)
+    raw = array("f", (rng.gauss(0, deviation) for _ in range(BLOCK))).tobytes()
+    out = bytearray(2 * BLOCK)
+    out[0::2], out[1::2] = raw[2::4], raw[3::4]
+    return bytes(out)
+
+
+def tensors_of(c, layers):
+    """(name, shape) of all weights of a glm4_moe_lite model, in order of name."""
+    heads, rope, nope = c["num_attention_heads"], c["qk_rope_head_dim"], c["qk_nope_head_dim"]
+    hidden, rank = c["hidden_size"], c["kv_lora_rank"]
+    out = [("model.embed_tokens.weight", [c["vocab_size"], hidden]), ("lm_head.weight", [c["vocab_size"], hidden]),
+           ("model.norm.weight", [hidden])]
+
+    def feed_forward(prefix, width):
+        out.extend([(prefix + "gate_proj.weight", [width, hidden]), (prefix + "up_proj.weight", [width, hidden]),
+                    (prefix + "down_proj.weight", [hidden, width])])
+    for layer in range(layers):
+        prefix = f"model.layers.{layer}."
+        attention = prefix + "self_attn."
+        out.extend([(prefix + "input_layernorm.weight", [hidden]), (prefix + "post_attention_layernorm.weight", [hidden]),
+                    (attention + "q_a_proj.weight", [c["q_lora_rank"], hidden]), (attention + "q_a_layernorm.weight", [c["q_lora_rank"]]),
+                    (attention + "q_b_proj.weight", [heads * (nope + rope), c["q_lora_rank"]]),
+                    (attention + "kv_a_proj_with_mqa.weight", [rank + rope, hidden]), (attention + "kv_a_layernorm.weight", [rank]),
+                    (attention + "kv_b_proj.weight", [heads * (nope + c["v_head_dim"]), rank]),
+                    (attention + "o_proj.weight", [hidden, heads * c["v_head_dim"]])])
+        if layer < c["first_k_dense_replace"]:
+            feed_forward(prefix + "mlp.", c["intermediate_size"])
+            continue
+        experts = c["n_routed_experts"]
+        out.extend([(prefix + "mlp.gate.weight", [experts, hidden]), (prefix + "mlp.gate.e_score_correction_bias", [experts])])
+        for expert in range(experts):
+            feed_forward(f"{prefix}mlp.experts.{expert}.", c["moe_intermediate_size"])
+        feed_forward(prefix + "mlp.shared_experts.", c["moe_intermediate_size"] * c["n_shared_experts"])
+    return sorted(out)
+
+
+def write_numbers(f, name, count, block):
+    if name.endswith("norm.weight"):
+        f.write(struct.pack("<H", 0x3F80) * count)  # ones
+        return
+    if name.endswith("bias"):
+        f.write(bytes(2 * count))
+        return
+    at = random.Random(name).randrange(BLOCK)
+    while count > 0:
+        part = min(count, BLOCK - at)
+        f.write(memoryview(block)[2 * at:2 * (at + part)])
+        count, at = count - part, 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe")
+    parser.add_argument("tokenizer")
+    parser.add_argument("out")
+    parser.add_argument("--layers", type=int, default=4)
+    options = parser.parse_args()
+    with open(options.recipe, encoding="utf-8") as f:
+        config = json.load(f)["models"][0]["config"]
+    if config["model_type"] != "glm4_moe_lite":
+        sys.exit(f"{options.recipe}: model_type is {config['model_type']}, expected glm4_moe_lite")
+    config.update(num_hidden_layers=options.layers, torch_dtype="bfloat16", num_nextn_predict_layers=0)
+    block = bf16_block(1, 0.03)
+    shards, size = [[]], 0
+    for name, shape in tensors_of(config, options.layers):
+        count = 1
+        for n in shape:
+            count *= n
+        if size and size + 2 * count > SHARD:
+            shards.append([])
+            size = 0
+        shards[-1].append((name, shape, count))
+        size += 2 * count
+    os.makedirs(options.out)
+    index = {}
+    for i, tensors in enumerate(shards):
+        file = f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
+        header, offset = {}, 0
+        for name, shape, count in tensors:
+            header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, offset + 2 * count]}
+            offset += 2 * count
+            index[name] = file
+        text = json.dumps(header).encode()
+        with open(os.path.join(options.out, file), "wb") as f:
+            f.write(struct.pack("<Q", len(text)) + text)
+            for name, _, count in tensors:
+                write_numbers(f, name, count, block)
+    for name, value in [("model.safetensors.index.json", {"weight_map": index}), ("config.json", config)]:
+        with open(os.path.join(options.out, name), "w", encoding="utf-8") as f:
+            json.dump(value, f, indent=2)
+    for name in ["tokenizer.json", "tokenizer_config.json"]:
+        shutil.copy(os.path.join(options.tokenizer, name), options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
