@@ -420,7 +420,7 @@ std::unique_ptr<Runner> CpuModel::make_runner(const RunnerLimits& limits, CacheT
 
 }  // namespace
 
-std::shared_ptr<const PreparedModel> prepare(Plan plan, const Checkpoint& checkpoint, ThreadPool& pool,
+std::shared_ptr<const PreparedModel> prepare(const Plan& plan, const Checkpoint& checkpoint, ThreadPool& pool,
                                              const PrepareOptions& options) {
   const Kernels& kernels = options.kernels != nullptr ? *options.kernels : *available_kernels().front();
   return std::make_shared<CpuModel>(

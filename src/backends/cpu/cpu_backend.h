@@ -18,7 +18,7 @@ struct PrepareOptions {
 
 // Loads and repacks the plan's weights and fuses its ops. The pool must outlive
 // the model. \throws Error naming weight or op.
-std::shared_ptr<const PreparedModel> prepare(Plan plan, const Checkpoint& checkpoint, ThreadPool& pool,
+std::shared_ptr<const PreparedModel> prepare(const Plan& plan, const Checkpoint& checkpoint, ThreadPool& pool,
                                              const PrepareOptions& options);
 
 // Bytes that prepare() will hold for weights, and a runner for its limits.

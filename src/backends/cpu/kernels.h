@@ -140,7 +140,7 @@ constexpr int kCacheGroup = 32;  // elements that share a scale
 }
 // Where in a quantized row of `width` elements the scales begin, and its size.
 [[maybe_unused]] static inline std::size_t cache_scales_at(CacheType type, int width) {
-  return static_cast<std::size_t>(((width * cache_code_bits(type) + 7) / 8 + 3) / 4 * 4);
+  return (static_cast<std::size_t>(width) * static_cast<std::size_t>(cache_code_bits(type)) + 31) / 32 * 4;
 }
 [[maybe_unused]] static inline std::size_t cache_row_bytes(CacheType type, int width) {
   return (cache_scales_at(type, width) + static_cast<std::size_t>((width + kCacheGroup - 1) / kCacheGroup * 2) + 3) /

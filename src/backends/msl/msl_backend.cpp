@@ -565,8 +565,9 @@ std::unique_ptr<Runner> MslModel::make_runner(const RunnerLimits& limits, CacheT
 
 }  // namespace
 
-std::shared_ptr<const PreparedModel> prepare(Plan plan, const Checkpoint& checkpoint, std::shared_ptr<Device> device,
-                                             ThreadPool& pool, const PrepareOptions& options) {
+std::shared_ptr<const PreparedModel> prepare(const Plan& plan, const Checkpoint& checkpoint,
+                                             std::shared_ptr<Device> device, ThreadPool& pool,
+                                             const PrepareOptions& options) {
   auto model = std::make_shared<MslModel>(with_rotations(plan, checkpoint), std::move(device), options.activations);
   model->load(checkpoint, pool, options.progress);
   return model;

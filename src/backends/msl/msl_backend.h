@@ -18,7 +18,8 @@ struct PrepareOptions {
 
 // Loads the plan's weights onto the device. The pool is used while loading only.
 // \throws Error naming weight or op.
-std::shared_ptr<const PreparedModel> prepare(Plan plan, const Checkpoint& checkpoint, std::shared_ptr<Device> device,
-                                             ThreadPool& pool, const PrepareOptions& options);
+std::shared_ptr<const PreparedModel> prepare(const Plan& plan, const Checkpoint& checkpoint,
+                                             std::shared_ptr<Device> device, ThreadPool& pool,
+                                             const PrepareOptions& options);
 
 }  // namespace metal_marlin::msl
