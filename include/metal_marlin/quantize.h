@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "metal_marlin/evaluate.h"
 #include "metal_marlin/format.h"
 
 namespace metal_marlin {
@@ -108,7 +109,13 @@ struct QuantizeReport {
   AllocationPoint allocation;
   std::vector<AllocationPoint> allocation_curve;
   double seconds = 0;
+  /// Of the result, beside the source; for whoever measured it to fill in (write_report).
+  std::optional<Evaluation> evaluation;
 };
+
+/// Writes the report into a quantized folder, as quantization_report.json and quantization_report.html.
+/// \throws Error (kIo).
+void write_report(const std::filesystem::path& folder, const QuantizeReport& report);
 
 /// Reads `source` (folder or GGUF file) a tensor at a time and writes the folder
 /// `destination`, which appears only when it is complete; the report lies in it, as

@@ -1,10 +1,9 @@
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
-
 #include "cli/commands.h"
 #include "cli/progress_bar.h"
 #include "metal_marlin/evaluate.h"
+#include "quantize/report.h"
 
 namespace metal_marlin::cli {
 namespace {
@@ -19,21 +18,10 @@ struct Flags {
 };
 
 void print_json(const Evaluation& result, const Flags& flags, const ModelInfo& info) {
-  nlohmann::ordered_json out = {{"perplexity", result.perplexity},
-                                {"perplexity_error", result.perplexity_error},
-                                {"nll", result.nll},
-                                {"context", flags.options.context},
-                                {"stride", flags.options.stride},
-                                {"kv_cache", info.kv_cache},
-                                {"windows", result.windows},
-                                {"scored_tokens", result.scored_tokens},
-                                {"tokens_per_second", result.tokens_per_second}};
-  if (result.divergence) {
-    out["reference"] = {{"mean_kl", result.divergence->mean_kl},
-                        {"mean_kl_error", result.divergence->mean_kl_error},
-                        {"top1_agreement", result.divergence->top1_agreement},
-                        {"perplexity", result.divergence->reference_perplexity}};
-  }
+  Json out = evaluation_json(result);
+  out["context"] = flags.options.context;
+  out["stride"] = flags.options.stride;
+  out["kv_cache"] = info.kv_cache;
   fmt::print("{}\n", out.dump(2));
 }
 

@@ -23,6 +23,8 @@ struct Flags {
   std::string zero;
   std::string embedding = "int8";
   std::vector<std::string> candidates;
+  std::string evaluation;
+  std::size_t evaluation_tokens = 8192;
   std::size_t shard_megabytes = 5120;
   bool json = false;
   QuantizeOptions options;
@@ -66,6 +68,23 @@ void print_table(const QuantizeReport& report) {
   fmt::print("{}", render_table(rows));
 }
 
+// Perplexity of the result, and its divergence from the source.
+Evaluation evaluate_result(const Flags& flags) {
+  LoadOptions load;
+  load.threads = flags.options.threads;
+  const auto model = Model::load(flags.destination, load);
+  EvaluateOptions options;
+  options.reference = Model::load(flags.source, load);
+  const auto tokens = evaluation_tokens(*model->tokenizer(), flags.evaluation, flags.evaluation_tokens, options);
+  options.context = std::min(options.context, static_cast<int>(tokens.size()));
+  ProgressBar bar("eval", "windows");
+  options.progress = [&](std::int64_t done, std::int64_t total) {
+    bar.update(static_cast<double>(done), static_cast<double>(total));
+    return !interrupted();
+  };
+  return evaluate(model, tokens, options);
+}
+
 void run(Flags& flags) {
   flags.options.spec = spec_of(flags);
   flags.options.method = parse_method(flags.method);
@@ -90,6 +109,10 @@ void run(Flags& flags) {
     };
     report = quantize(flags.source, flags.destination, flags.options);
   }
+  if (!flags.evaluation.empty()) {
+    report.evaluation = evaluate_result(flags);
+    write_report(flags.destination, report);
+  }
   if (flags.json) {
     Json out = report_json(report);
     out["destination"] = flags.destination;
@@ -97,6 +120,10 @@ void run(Flags& flags) {
     return;
   }
   print_table(report);
+  if (report.evaluation) {
+    fmt::print("perplexity {:.4f}, of the source {:.4f}; mean KL divergence {:.6f}\n", report.evaluation->perplexity,
+               report.evaluation->divergence->reference_perplexity, report.evaluation->divergence->mean_kl);
+  }
   fmt::print("wrote {} ({}) in {:.1f} s\n", flags.destination, report.quant_method, report.seconds);
 }
 
@@ -158,6 +185,9 @@ void add_quantize(CLI::App& app) {
   command->add_option("--embedding-format", flags->embedding, "format of embeddings and output head, or keep")
       ->excludes(recipe)
       ->capture_default_str();
+  command->add_option("--evaluate", flags->evaluation,
+                      "text on which the result is measured beside the source: perplexity and KL, into the report too");
+  command->add_option("--evaluate-tokens", flags->evaluation_tokens, "tokens of that text")->capture_default_str();
   command->add_option("--include", flags->options.include,
                       "quantize only linear layers whose name matches; repeatable");
   command->add_option("--exclude", flags->options.exclude, "keep tensors whose name matches; repeatable");

@@ -198,40 +198,45 @@ template PackedMatrix gptq_matrix(const FormatSpec&, std::int64_t, std::int64_t,
 template PackedMatrix gptq_matrix(const FormatSpec&, std::int64_t, std::int64_t, const RowReader&, float,
                                   const GptqFactor<double>&, ThreadPool&, QuantizeStats*);
 
-OutputError output_error(const PackedMatrix& matrix, const RowReader& read, const HessianSum& hessian,
-                         ThreadPool& pool) {
+namespace {
+
+// The sum over rows x of x H x^T.
+double quadratic_form(std::int64_t rows, std::int64_t cols, const RowReader& read, const HessianSum& hessian,
+                      ThreadPool& pool) {
   constexpr std::int64_t kAtOnce = 64;
-  const std::int64_t cols = matrix.cols;
-  const std::int64_t blocks = (matrix.rows + kAtOnce - 1) / kAtOnce;
-  std::vector<OutputError> results(static_cast<std::size_t>(blocks));
+  const std::int64_t blocks = (rows + kAtOnce - 1) / kAtOnce;
+  std::vector<double> sums(static_cast<std::size_t>(blocks));
   pool.parallel_for(blocks, 1, [&](std::int64_t begin, std::int64_t end) {
-    std::vector<float> weights(static_cast<std::size_t>(kAtOnce * cols));
-    std::vector<float> errors(weights.size());
-    std::vector<float> products(weights.size());
-    // The sum over rows x of x H x^T.
-    const auto form = [&](const std::vector<float>& x, std::int64_t rows) {
-      linear_algebra::multiply_symmetric(rows, cols, x.data(), hessian.lower(), products.data());
-      double sum = 0;
-      for (std::size_t i = 0; i < static_cast<std::size_t>(rows * cols); ++i)
-        sum += static_cast<double>(x[i]) * products[i];
-      return sum;
-    };
+    std::vector<float> x(static_cast<std::size_t>(kAtOnce * cols));
+    std::vector<float> products(x.size());
     for (std::int64_t block = begin; block < end; ++block) {
-      const std::int64_t rows = std::min(kAtOnce, matrix.rows - block * kAtOnce);
-      for (std::int64_t r = 0; r < rows; ++r) {
-        read(block * kAtOnce + r, weights.data() + r * cols);
-        matrix.view().decode_row(block * kAtOnce + r, errors.data() + r * cols);
-      }
-      for (std::size_t i = 0; i < static_cast<std::size_t>(rows * cols); ++i) errors[i] -= weights[i];
-      results[static_cast<std::size_t>(block)] = {form(errors, rows), form(weights, rows)};
+      const std::int64_t count = std::min(kAtOnce, rows - block * kAtOnce);
+      for (std::int64_t r = 0; r < count; ++r) read(block * kAtOnce + r, x.data() + r * cols);
+      linear_algebra::multiply_symmetric(count, cols, x.data(), hessian.lower(), products.data());
+      double& sum = sums[static_cast<std::size_t>(block)];
+      for (std::size_t i = 0; i < static_cast<std::size_t>(count * cols); ++i)
+        sum += static_cast<double>(x[i]) * products[i];
     }
   });
-  OutputError total;
-  for (const OutputError& result : results) {
-    total.error += result.error;
-    total.output += result.output;
-  }
-  return total;
+  return std::accumulate(sums.begin(), sums.end(), 0.0);
+}
+
+}  // namespace
+
+double output_energy(std::int64_t rows, std::int64_t cols, const RowReader& read, const HessianSum& hessian,
+                     ThreadPool& pool) {
+  return quadratic_form(rows, cols, read, hessian, pool);
+}
+
+double output_error(const PackedMatrix& matrix, const RowReader& read, const HessianSum& hessian, ThreadPool& pool) {
+  const PackedView view = matrix.view();
+  const RowReader difference = [&](std::int64_t row, float* out) {
+    std::vector<float> decoded(static_cast<std::size_t>(view.cols));
+    view.decode_row(row, decoded.data());
+    read(row, out);
+    for (std::size_t i = 0; i < decoded.size(); ++i) out[i] = decoded[i] - out[i];
+  };
+  return quadratic_form(matrix.rows, matrix.cols, difference, hessian, pool);
 }
 
 }  // namespace metal_marlin

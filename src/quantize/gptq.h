@@ -39,12 +39,10 @@ PackedMatrix gptq_matrix(const FormatSpec& spec, std::int64_t rows, std::int64_t
                          float global_scale, const GptqFactor<Real>& factor, ThreadPool& pool,
                          QuantizeStats* stats = nullptr);
 
-// Sums over rows of the error that a quantized matrix makes in outputs, and of the outputs, squared.
-struct OutputError {
-  double error = 0;
-  double output = 0;
-};
-OutputError output_error(const PackedMatrix& matrix, const RowReader& read, const HessianSum& hessian,
-                         ThreadPool& pool);
+// The outputs of a layer on the text, squared, summed over rows and outputs; and the error that a
+// quantized matrix makes in them.
+double output_energy(std::int64_t rows, std::int64_t cols, const RowReader& read, const HessianSum& hessian,
+                     ThreadPool& pool);
+double output_error(const PackedMatrix& matrix, const RowReader& read, const HessianSum& hessian, ThreadPool& pool);
 
 }  // namespace metal_marlin

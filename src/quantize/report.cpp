@@ -7,6 +7,7 @@
 #include <map>
 #include <regex>
 
+#include "io/output_folder.h"
 #include "quantize/svg.h"
 
 namespace metal_marlin {
@@ -138,6 +139,28 @@ QuantizedTensor parse_tensor_report(const Json& json) {
   return out;
 }
 
+Json evaluation_json(const Evaluation& evaluation) {
+  Json out = {{"perplexity", evaluation.perplexity},
+              {"perplexity_error", evaluation.perplexity_error},
+              {"nll", evaluation.nll},
+              {"windows", evaluation.windows},
+              {"scored_tokens", evaluation.scored_tokens},
+              {"tokens_per_second", evaluation.tokens_per_second}};
+  if (evaluation.divergence) {
+    const Divergence& divergence = *evaluation.divergence;
+    out["reference"] = {{"mean_kl", divergence.mean_kl},
+                        {"mean_kl_error", divergence.mean_kl_error},
+                        {"top1_agreement", divergence.top1_agreement},
+                        {"perplexity", divergence.reference_perplexity}};
+  }
+  return out;
+}
+
+void write_report(const std::filesystem::path& folder, const QuantizeReport& report) {
+  write_file_atomically(folder / "quantization_report.json", report_json(report).dump(2));
+  write_file_atomically(folder / "quantization_report.html", report_html(report, folder.filename().string()));
+}
+
 Json report_json(const QuantizeReport& report) {
   Json out;
   out["quant_method"] = report.quant_method;
@@ -162,6 +185,7 @@ Json report_json(const QuantizeReport& report) {
     out["allocation_curve"] = Json::array();
     for (const AllocationPoint& point : report.allocation_curve) out["allocation_curve"].push_back(point_json(point));
   }
+  if (report.evaluation) out["evaluation"] = evaluation_json(*report.evaluation);
   out["weights"] = weights;
   out["source_bytes"] = before;
   out["bytes"] = after;
@@ -197,6 +221,16 @@ std::string report_html(const QuantizeReport& report, const std::string& title) 
       "<th>worst error</th></tr>\n{7}</table>\n",
       escaped(title), method_name(report.method), escaped(report.quant_method), report.seconds, weights, bytes,
       bits(bytes, weights), rows);
+  if (report.evaluation) {
+    out += fmt::format("<p>Perplexity {:.4f} ± {:.4f} over {} tokens", report.evaluation->perplexity,
+                       report.evaluation->perplexity_error, report.evaluation->scored_tokens);
+    if (const auto& divergence = report.evaluation->divergence) {
+      out += fmt::format(" (the source {:.4f}), mean KL divergence {:.5f} ± {:.5f}, top-1 agreement {:.2f}%",
+                         divergence->reference_perplexity, divergence->mean_kl, divergence->mean_kl_error,
+                         100 * divergence->top1_agreement);
+    }
+    out += ".</p>\n";
+  }
   if (!report.allocation_curve.empty()) {
     out +=
         "<h2>What other targets would cost</h2>\n<p>Expected divergence, in nats, by bits a weight of the linear "

@@ -25,6 +25,8 @@ std::vector<ReportLine> report_lines(const QuantizeReport& report);
 // One tensor's part, and back.
 Json tensor_report_json(const QuantizedTensor& tensor);
 QuantizedTensor parse_tensor_report(const Json& json);
+// What an evaluation found, as `eval --json` has it too.
+Json evaluation_json(const Evaluation& evaluation);
 Json report_json(const QuantizeReport& report);
 std::string report_html(const QuantizeReport& report, const std::string& title);
 

@@ -131,10 +131,10 @@ class Measurement {
     };
     for (AllocationUnit::Point& point : unit.unit.points) {
       point.bits += bits_per_weight(point.spec, rows_of_weight, cols) * static_cast<double>(rows_of_weight * cols);
-      if (inputs != nullptr) point.loss += output_error(matrix_of(point.spec), read, *inputs, pool_).error;
+      if (inputs != nullptr) point.loss += output_error(matrix_of(point.spec), read, *inputs, pool_);
     }
     PackedMatrix& probe = packed_[name] = matrix_of(probe_spec());
-    if (inputs != nullptr) unit.probe_error += output_error(probe, read, *inputs, pool_).error;
+    if (inputs != nullptr) unit.probe_error += output_error(probe, read, *inputs, pool_);
     call_.checkpoint.release();
   }
 

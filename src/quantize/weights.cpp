@@ -47,8 +47,8 @@ std::string fallback_reason(const Job& job, const HessianSum* inputs) {
   return "its inputs on the text are degenerate";
 }
 
-double relative(const OutputError& e) {
-  return e.output > 0 ? std::sqrt(std::max(e.error, 0.0) / e.output) : 0;
+double relative(double error, double energy) {
+  return energy > 0 ? std::sqrt(std::max(error, 0.0) / energy) : 0;
 }
 
 }  // namespace
@@ -120,8 +120,9 @@ WeightQuantizer::Result WeightQuantizer::quantize(const Job& job, const HessianS
       plain_spec.rotation = 0;
       const PackedMatrix plain = quantize_matrix(plain_spec, rows, cols, read.plain, global, pool_);
       const HessianSum& of_packed = job.input_rotation() != 0 ? known->rotated : *inputs;
-      out.report.output_error = relative(output_error(out.matrix, read.packed, of_packed, pool_));
-      out.report.output_error_rtn = relative(output_error(plain, read.plain, *inputs, pool_));
+      const double energy = output_energy(rows, cols, read.plain, *inputs, pool_);
+      out.report.output_error = relative(output_error(out.matrix, read.packed, of_packed, pool_), energy);
+      out.report.output_error_rtn = relative(output_error(plain, read.plain, *inputs, pool_), energy);
     }
   } catch (const Error& error) {
     throw Error(error.code(),

@@ -71,6 +71,9 @@ for i in $(seq 60); do echo -n "line-$((i * 7919)):pack-my-box-with-five-dozen-l
 expect 2 "method gptq needs a calibration text" quantize "$work/characters" -o "$work/x" --method gptq
 expect 2 "method magic: expected one of rtn, rtn-weighted, gptq, mr-gptq" quantize "$work/characters" -o "$work/x" --method magic
 expect 0 '"output_error_rtn"' quantize "$work/characters" -o "$work/gptq" --format int3 --method gptq --calibration "$work/text.txt" --json
+expect 0 "perplexity" quantize "$work/characters" -o "$work/measured" --format int8 --evaluate "$work/text.txt"
+grep -q '"mean_kl"' "$work/measured/quantization_report.json" || fail "the report does not tell what was measured"
+grep -q "mean KL divergence" "$work/measured/quantization_report.html" || fail "the page does not tell what was measured"
 expect 0 "rtn-weighted" quantize "$work/characters" -o "$work/weighted" --format int3 --method rtn-weighted --calibration "$work/text.txt"
 grep -q '"method": "gptq"' "$work/gptq/quantization_report.json" && grep -q '<svg' "$work/gptq/quantization_report.html" || fail "no report"
 expect 0 "reference perplexity" compare "$work/characters" "$work/gptq" "$work/weighted/" --text "$work/text.txt" --context 64 \
