@@ -132,7 +132,7 @@ void check_all(Device& device, bool small, const Make& make, double u, const std
 TEST_P(MoeExperts, EveryFormat) {
   int number = 0;
   for (const FormatSpec& spec : kernel_specs()) {
-    if (number++ % (detectors() ? 12 : 4) != 0) continue;
+    if (number++ % (detectors() ? 12 : 8) != 0) continue;
     check_all(
         *device, detectors(),
         [&](std::size_t, std::size_t rows, std::size_t cols, unsigned seed) {
