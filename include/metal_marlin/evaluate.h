@@ -28,6 +28,9 @@ struct EvaluateOptions {
   std::function<bool(std::int64_t done, std::int64_t total)> progress;  ///< windows; false: stop
 };
 
+/// Whether the reference's logits are kept already, so that no reference is needed.
+bool reference_is_cached(const EvaluateOptions& options);
+
 struct Divergence {
   double mean_kl = 0;        ///< of the model from the reference, in nats
   double mean_kl_error = 0;  ///< standard error

@@ -1,39 +1,27 @@
 #include "backends/cache_type.h"
 
-#include <fmt/format.h>
-
 #include <array>
-#include <string>
-#include <utility>
 
-#include "metal_marlin/error.h"
+#include "runtime/named.h"
 
 namespace metal_marlin {
 namespace {
 
-constexpr std::array<std::pair<std::string_view, CacheType>, 6> kNames{{{"f16", CacheType::kF16},
-                                                                        {"f32", CacheType::kF32},
-                                                                        {"fp8", CacheType::kFp8},
-                                                                        {"int8", CacheType::kInt8},
-                                                                        {"int4", CacheType::kInt4},
-                                                                        {"fp4", CacheType::kFp4}}};
+constexpr std::array<NamedValue<CacheType>, 6> kNames{{{"f16", CacheType::kF16},
+                                                       {"f32", CacheType::kF32},
+                                                       {"fp8", CacheType::kFp8},
+                                                       {"int8", CacheType::kInt8},
+                                                       {"int4", CacheType::kInt4},
+                                                       {"fp4", CacheType::kFp4}}};
 
 }  // namespace
 
 CacheType parse_cache_type(std::string_view name) {
-  std::string known;
-  for (const auto& [text, type] : kNames) {
-    if (text == name) return type;
-    known += fmt::format("{}{}", known.empty() ? "" : ", ", text);
-  }
-  throw Error(ErrorCode::kInvalidArgument, fmt::format("cache of {}: expected one of {}", name, known));
+  return value_of<CacheType>(kNames, name, "cache of");
 }
 
 std::string_view cache_type_name(CacheType type) {
-  for (const auto& [text, value] : kNames) {
-    if (value == type) return text;
-  }
-  return "";
+  return name_of<CacheType>(kNames, type);
 }
 
 }  // namespace metal_marlin

@@ -36,9 +36,8 @@ void print_text(const Evaluation& result) {
 
 void run(Flags& flags) {
   const auto model = flags.model.load_model();
-  const bool cached = !flags.options.reference_cache.empty() &&
-                      std::filesystem::exists(flags.options.reference_cache.string() + ".json");
-  if (!flags.reference.empty() && !cached) flags.options.reference = flags.model.load_model(flags.reference);
+  if (!flags.reference.empty() && !reference_is_cached(flags.options))
+    flags.options.reference = flags.model.load_model(flags.reference);
   const std::vector<TokenId> tokens =
       evaluation_tokens(*model->tokenizer(), flags.text_file, flags.max_tokens, flags.options);
   Evaluation result;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -253,6 +254,20 @@ void PackedMatrix::set_zero(std::int64_t row, std::int64_t group, int value) {
 void PackedMatrix::set_codes(std::int64_t row, std::span<const std::uint8_t> row_codes) {
   const int bits = format_info(spec.format).bits;
   pack_codes(bits, row_codes, codes.data() + static_cast<std::size_t>(row) * packed_bytes(cols, bits));
+}
+
+float largest_magnitude(std::int64_t rows, std::int64_t cols, const RowReader& read, ThreadPool& pool) {
+  std::vector<float> tops(static_cast<std::size_t>(rows));
+  pool.parallel_for(rows, 16, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<float> row(static_cast<std::size_t>(cols));
+    for (std::int64_t r = begin; r < end; ++r) {
+      read(r, row.data());
+      for (const float x : row)
+        tops[static_cast<std::size_t>(r)] = std::max(tops[static_cast<std::size_t>(r)], std::fabs(x));
+    }
+  });
+  const float top = tops.empty() ? 0.0F : *std::max_element(tops.begin(), tops.end());
+  return std::isfinite(top) ? top : 0.0F;
 }
 
 PackedMatrix quantize_matrix(const FormatSpec& spec, std::int64_t rows, std::int64_t cols, const RowReader& read,

@@ -86,6 +86,9 @@ void unpack_codes(int bits, const std::byte* packed, std::size_t n, std::uint8_t
 // Fills `out` with row `row` of a matrix in f32.
 using RowReader = std::function<void(std::int64_t row, float* out)>;
 
+// Of all elements; 0 if one is not finite, which the quantizer will name.
+float largest_magnitude(std::int64_t rows, std::int64_t cols, const RowReader& read, ThreadPool& pool);
+
 struct QuantizeStats {
   double squared_error = 0;   // sum over weights
   double squared_weight = 0;  // sum over weights

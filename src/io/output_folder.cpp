@@ -11,38 +11,31 @@
 #include <tuple>
 #include <utility>
 
+#include "io/file_write.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
 namespace {
 
-[[noreturn]] void fail(const std::filesystem::path& path, const char* action) {
-  throw Error(ErrorCode::kIo, fmt::format("{}: cannot {}: {}", path.string(), action, std::strerror(errno)));
-}
-
 void write_and_sync(const std::filesystem::path& path, const std::string& text) {
   const int descriptor = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (descriptor < 0) fail(path, "create");
-  std::size_t done = 0;
-  while (done < text.size()) {
-    const ssize_t written = write(descriptor, text.data() + done, text.size() - done);
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) {
-      close(descriptor);
-      fail(path, "write");
-    }
-    done += static_cast<std::size_t>(written);
+  if (descriptor < 0) fail_file(path, "create");
+  try {
+    write_fully(descriptor, std::as_bytes(std::span(text)), 0, path);
+  } catch (const Error&) {
+    close(descriptor);
+    throw;
   }
   const bool synced = fsync(descriptor) == 0;
-  if (close(descriptor) != 0 || !synced) fail(path, "flush");
+  if (close(descriptor) != 0 || !synced) fail_file(path, "flush");
 }
 
 void sync_folder(const std::filesystem::path& path) {
   const int descriptor = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (descriptor < 0) fail(path, "open");
+  if (descriptor < 0) fail_file(path, "open");
   const bool synced = fsync(descriptor) == 0;
   close(descriptor);
-  if (!synced) fail(path, "flush");
+  if (!synced) fail_file(path, "flush");
 }
 
 void check_free(const std::filesystem::path& destination, bool overwrite) {
@@ -93,11 +86,11 @@ OutputFolder::OutputFolder(const std::filesystem::path& destination, bool overwr
   adopted_ = lock_ >= 0;
   if (adopted_) return;
   std::string pattern = destination_.string() + ".partial-XXXXXX";
-  if (mkdtemp(pattern.data()) == nullptr) fail(pattern, "create");
+  if (mkdtemp(pattern.data()) == nullptr) fail_file(pattern, "create");
   partial_ = pattern;
   std::filesystem::permissions(partial_, std::filesystem::perms(0755));
   lock_ = open(partial_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (lock_ < 0 || flock(lock_, LOCK_EX) != 0) fail(partial_, "lock");
+  if (lock_ < 0 || flock(lock_, LOCK_EX) != 0) fail_file(partial_, "lock");
 }
 
 OutputFolder::~OutputFolder() {

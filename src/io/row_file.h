@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <vector>
 
 namespace metal_marlin {
 
@@ -24,6 +23,11 @@ class RowFile {
   void sync() const;
 
  private:
+  // Of a row, in bytes.
+  [[nodiscard]] std::int64_t offset_of(std::int64_t row) const {
+    return row * width_ * static_cast<std::int64_t>(sizeof(float));
+  }
+
   std::filesystem::path path_;
   std::int64_t width_;
   int descriptor_ = -1;

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "io/file_write.h"
 #include "io/json.h"
 #include "metal_marlin/error.h"
 
@@ -186,15 +187,14 @@ SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, const st
   }
   descriptor_ = open(path.c_str(), O_WRONLY | O_CREAT | (resume ? 0 : O_TRUNC) | O_CLOEXEC, 0644);
   if (descriptor_ < 0) {
-    throw Error(ErrorCode::kIo, fmt::format("{}: cannot create: {}", path.string(), std::strerror(errno)));
+    fail_file(path, "create");
   }
   if (resume) {
     at_ = text.size();
     return;
   }
   write_all(std::as_bytes(std::span(text)));
-  if (ftruncate(descriptor_, static_cast<off_t>(text.size() + remaining_)) != 0)
-    throw Error(ErrorCode::kIo, fmt::format("{}: cannot extend: {}", path.string(), std::strerror(errno)));
+  if (ftruncate(descriptor_, static_cast<off_t>(text.size() + remaining_)) != 0) fail_file(path, "extend");
 }
 
 SafetensorsWriter::~SafetensorsWriter() {
@@ -202,15 +202,8 @@ SafetensorsWriter::~SafetensorsWriter() {
 }
 
 void SafetensorsWriter::write_all(std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t written = pwrite(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(at_));
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) {
-      throw Error(ErrorCode::kIo, fmt::format("{}: cannot write: {}", path_.string(), std::strerror(errno)));
-    }
-    bytes = bytes.subspan(static_cast<std::size_t>(written));
-    at_ += static_cast<std::size_t>(written);
-  }
+  write_fully(descriptor_, bytes, static_cast<std::int64_t>(at_), path_);
+  at_ += bytes.size();
 }
 
 void SafetensorsWriter::seek(const std::string& tensor) {
@@ -228,8 +221,7 @@ void SafetensorsWriter::skip(std::size_t bytes) {
 }
 
 void SafetensorsWriter::sync() {
-  if (fdatasync(descriptor_) != 0)
-    throw Error(ErrorCode::kIo, fmt::format("{}: cannot flush: {}", path_.string(), std::strerror(errno)));
+  if (fdatasync(descriptor_) != 0) fail_file(path_, "flush");
 }
 
 void SafetensorsWriter::finish() {
@@ -237,7 +229,7 @@ void SafetensorsWriter::finish() {
     throw Error(ErrorCode::kInternal, fmt::format("{}: {} planned bytes were not written", path_.string(), remaining_));
   }
   if (fsync(descriptor_) != 0 || close(std::exchange(descriptor_, -1)) != 0) {
-    throw Error(ErrorCode::kIo, fmt::format("{}: cannot flush: {}", path_.string(), std::strerror(errno)));
+    fail_file(path_, "flush");
   }
 }
 

@@ -135,8 +135,7 @@ class RowBlock {
 template <typename Real>
 std::optional<GptqFactor<Real>> gptq_factor(const HessianSum& hessian, const GptqOptions& options) {
   const std::int64_t n = hessian.cols();
-  double mean = 0;
-  for (std::int64_t i = 0; i < n; ++i) mean += hessian.at(i, i) / static_cast<double>(n);
+  const double mean = hessian.mean_of_diagonal();
   if (!(mean > 0) || !std::isfinite(mean)) return std::nullopt;
   GptqFactor<Real> factor;
   factor.cols = n;
@@ -157,9 +156,7 @@ std::optional<GptqFactor<Real>> gptq_factor(const HessianSum& hessian, const Gpt
       }
     }
     if (!linear_algebra::inverse_factor(n, factor.upper.data())) continue;
-    factor.importance.resize(static_cast<std::size_t>(n));
-    for (std::int64_t i = 0; i < n; ++i)
-      factor.importance[static_cast<std::size_t>(i)] = static_cast<float>((hessian.at(i, i) + damping) / mean);
+    factor.importance = hessian.importance(damping);
     return factor;
   }
   return std::nullopt;
@@ -198,11 +195,8 @@ template PackedMatrix gptq_matrix(const FormatSpec&, std::int64_t, std::int64_t,
 template PackedMatrix gptq_matrix(const FormatSpec&, std::int64_t, std::int64_t, const RowReader&, float,
                                   const GptqFactor<double>&, ThreadPool&, QuantizeStats*);
 
-namespace {
-
-// The sum over rows x of x H x^T.
-double quadratic_form(std::int64_t rows, std::int64_t cols, const RowReader& read, const HessianSum& hessian,
-                      ThreadPool& pool) {
+double output_energy(std::int64_t rows, std::int64_t cols, const RowReader& read, const HessianSum& hessian,
+                     ThreadPool& pool) {
   constexpr std::int64_t kAtOnce = 64;
   const std::int64_t blocks = (rows + kAtOnce - 1) / kAtOnce;
   std::vector<double> sums(static_cast<std::size_t>(blocks));
@@ -221,13 +215,6 @@ double quadratic_form(std::int64_t rows, std::int64_t cols, const RowReader& rea
   return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
 
-}  // namespace
-
-double output_energy(std::int64_t rows, std::int64_t cols, const RowReader& read, const HessianSum& hessian,
-                     ThreadPool& pool) {
-  return quadratic_form(rows, cols, read, hessian, pool);
-}
-
 double output_error(const PackedMatrix& matrix, const RowReader& read, const HessianSum& hessian, ThreadPool& pool) {
   const PackedView view = matrix.view();
   const RowReader difference = [&](std::int64_t row, float* out) {
@@ -236,7 +223,7 @@ double output_error(const PackedMatrix& matrix, const RowReader& read, const Hes
     read(row, out);
     for (std::size_t i = 0; i < decoded.size(); ++i) out[i] = decoded[i] - out[i];
   };
-  return quadratic_form(matrix.rows, matrix.cols, difference, hessian, pool);
+  return output_energy(matrix.rows, matrix.cols, difference, hessian, pool);
 }
 
 }  // namespace metal_marlin

@@ -39,8 +39,8 @@ PackedMatrix gptq_matrix(const FormatSpec& spec, std::int64_t rows, std::int64_t
                          float global_scale, const GptqFactor<Real>& factor, ThreadPool& pool,
                          QuantizeStats* stats = nullptr);
 
-// The outputs of a layer on the text, squared, summed over rows and outputs; and the error that a
-// quantized matrix makes in them.
+// The outputs of a layer of these rows on the text, squared, summed over rows: of x H x^T; and the same of
+// the error that a quantized matrix makes in them.
 double output_energy(std::int64_t rows, std::int64_t cols, const RowReader& read, const HessianSum& hessian,
                      ThreadPool& pool);
 double output_error(const PackedMatrix& matrix, const RowReader& read, const HessianSum& hessian, ThreadPool& pool);

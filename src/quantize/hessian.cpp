@@ -33,6 +33,20 @@ void HessianSum::add(const float* x, std::int64_t rows, ThreadPool& pool) {
   rows_ += rows;
 }
 
+double HessianSum::mean_of_diagonal() const {
+  double mean = 0;
+  for (std::int64_t i = 0; i < cols_; ++i) mean += at(i, i) / static_cast<double>(cols_);
+  return mean;
+}
+
+std::vector<float> HessianSum::importance(double added) const {
+  const double mean = mean_of_diagonal();
+  std::vector<float> out(static_cast<std::size_t>(cols_));
+  for (std::int64_t i = 0; i < cols_; ++i)
+    out[static_cast<std::size_t>(i)] = static_cast<float>((at(i, i) + added) / mean);
+  return out;
+}
+
 HessianSum HessianSum::rotated(std::int64_t block, ThreadPool& pool) const {
   HessianSum out(cols_);
   out.rows_ = rows_;

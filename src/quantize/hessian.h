@@ -14,6 +14,9 @@ class HessianSum {
   // Adds `rows` rows of `cols` elements. The sum does not depend on the number of threads.
   void add(const float* x, std::int64_t rows, ThreadPool& pool);
 
+  [[nodiscard]] double mean_of_diagonal() const;
+  // The diagonal, something added, over its mean: how much an error in each column counts.
+  [[nodiscard]] std::vector<float> importance(double added) const;
   // As of rows whose blocks of so many elements were rotated (formats/hadamard.h).
   [[nodiscard]] HessianSum rotated(std::int64_t block, ThreadPool& pool) const;
 

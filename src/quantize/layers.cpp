@@ -53,8 +53,8 @@ std::vector<Op> ops_of_layer(const Plan& plan, int wanted) {
 class Overlay final : public Checkpoint {
  public:
   Overlay(const Checkpoint& below, const ReplacedWeights* replaced) : below_(below), replaced_(replaced) {
-    infos_ = below.weights();
     if (replaced == nullptr) return;
+    infos_ = below.weights();
     for (WeightInfo& info : infos_) {
       const auto found = replaced->specs.find(info.name);
       if (found != replaced->specs.end()) info.packed = found->second;
@@ -64,7 +64,9 @@ class Overlay final : public Checkpoint {
   [[nodiscard]] const Json& generation_config() const override { return below_.generation_config(); }
   [[nodiscard]] std::string where() const override { return below_.where(); }
   [[nodiscard]] std::string where(const std::string& name) const override { return below_.where(name); }
-  [[nodiscard]] const std::vector<WeightInfo>& weights() const override { return infos_; }
+  [[nodiscard]] const std::vector<WeightInfo>& weights() const override {
+    return replaced_ == nullptr ? below_.weights() : infos_;
+  }
   [[nodiscard]] std::vector<std::pair<std::string, std::string>> tokenizer_files() const override {
     return below_.tokenizer_files();
   }
@@ -78,7 +80,7 @@ class Overlay final : public Checkpoint {
  private:
   const Checkpoint& below_;
   const ReplacedWeights* replaced_;
-  std::vector<WeightInfo> infos_;
+  std::vector<WeightInfo> infos_;  // if some are
 };
 
 }  // namespace
@@ -88,11 +90,6 @@ struct LayerCalibration::Observed {
   Plan plan;
   std::vector<std::vector<std::string>> groups;  // that read the same, seen under the first one's name
   std::optional<MoeOp> moe;                      // which is not run
-};
-
-// The rows that each expert gets.
-struct LayerCalibration::Routing {
-  std::vector<std::vector<std::int32_t>> tokens;
 };
 
 LayerCalibration::LayerCalibration(const Checkpoint& checkpoint, Plan plan, std::vector<TokenId> ids,
@@ -258,19 +255,18 @@ void LayerCalibration::observe(const std::function<bool(const std::string& weigh
     sums.erase(weights.front());
   }
   if (!any_expert) return;
-  const Routing routing = route(*observed.moe, logits);
+  const std::vector<std::vector<std::int32_t>> tokens_of = route(*observed.moe, logits);
   for (std::int64_t expert = 0; expert < observed.moe->experts; ++expert) {
     if (expert_wanted(expert))
-      observe_expert(*observed.moe, expert, *expert_inputs, routing.tokens[static_cast<std::size_t>(expert)], visit);
+      observe_expert(*observed.moe, expert, *expert_inputs, tokens_of[static_cast<std::size_t>(expert)], visit);
   }
 }
 
-LayerCalibration::Routing LayerCalibration::route(const MoeOp& moe, const Rows& logits) const {
+std::vector<std::vector<std::int32_t>> LayerCalibration::route(const MoeOp& moe, const Rows& logits) const {
   Rows correction;
   if (!moe.correction.empty())
     correction = load_vector(checkpoint_, {moe.correction, {moe.experts}, false, false}, pool_);
-  Routing out;
-  out.tokens.resize(static_cast<std::size_t>(moe.experts));
+  std::vector<std::vector<std::int32_t>> out(static_cast<std::size_t>(moe.experts));
   std::vector<std::int32_t> chosen(static_cast<std::size_t>(moe.top_k));
   Rows weights(chosen.size());
   Rows scratch(static_cast<std::size_t>(moe.experts));
@@ -278,7 +274,7 @@ LayerCalibration::Routing LayerCalibration::route(const MoeOp& moe, const Rows& 
     cpu::route_token(moe, logits.data() + token * moe.experts, correction.empty() ? nullptr : correction.data(),
                      scratch.data(), chosen.data(), weights.data());
     for (const std::int32_t expert : chosen)
-      out.tokens[static_cast<std::size_t>(expert)].push_back(static_cast<std::int32_t>(token));
+      out[static_cast<std::size_t>(expert)].push_back(static_cast<std::int32_t>(token));
   }
   return out;
 }

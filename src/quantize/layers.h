@@ -41,6 +41,8 @@ class LayerCalibration {
 
   [[nodiscard]] int layers() const { return plan_.layers; }
   [[nodiscard]] int layer() const { return layer_; }  // the next
+  // The file of the rows that a layer reads: of the next one, and of the one before that.
+  [[nodiscard]] std::filesystem::path path_of(int layer) const;
   // As the next layer reads them, a row a token.
   [[nodiscard]] const RowFile& rows() const { return *rows_; }
   // Runs the next layer with the checkpoint's weights, and visits its linear layers. wanted: weights
@@ -64,7 +66,6 @@ class LayerCalibration {
   using Rows = std::vector<float>;
   using Sums = std::map<std::string, HessianSum>;
   struct Observed;
-  struct Routing;
   // Where a run takes its rows from, and where they go; without input they are the text's embeddings.
   struct Stream {
     const RowFile* in = nullptr;
@@ -78,10 +79,10 @@ class LayerCalibration {
   [[nodiscard]] Observed observed_slice(const std::function<bool(const std::string&)>& wanted) const;
   [[nodiscard]] Plan whole_slice(int layer) const;
   [[nodiscard]] Plan empty_slice() const;
-  [[nodiscard]] Routing route(const MoeOp& moe, const Rows& logits) const;
+  // The tokens that each expert gets.
+  [[nodiscard]] std::vector<std::vector<std::int32_t>> route(const MoeOp& moe, const Rows& logits) const;
   void observe_expert(const MoeOp& moe, std::int64_t expert, const RowFile& in, const std::vector<std::int32_t>& tokens,
                       const InputVisitor& visit);
-  [[nodiscard]] std::filesystem::path path_of(int layer) const;
   [[nodiscard]] std::int64_t tokens() const { return static_cast<std::int64_t>(ids_.size()); }
   [[nodiscard]] std::int64_t width(BufferId id) const { return plan_.buffers[static_cast<std::size_t>(id)].width; }
 

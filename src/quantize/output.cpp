@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <fstream>
+#include <utility>
 
 #include "metal_marlin/error.h"
 #include "quantize/report.h"
@@ -84,18 +85,14 @@ void QuantizedOutput::store(const Job& job, std::span<const std::byte> bytes, co
   record(tensor_report_json(report).dump());
 }
 
-Weight QuantizedOutput::load(const std::string& name) const {
-  const auto folder = std::make_shared<SafetensorsFolder>(path());
+Weight QuantizedOutput::load(const std::string& name) {
+  if (!reader_) reader_ = std::make_unique<SafetensorsFolder>(path());
+  reader_->release();
   const Job& job = plan_.find(name);
-  if (!job.spec) return {part(*folder, name), folder};
+  if (!job.spec) return {part(*reader_, name), nullptr};
   const std::string module = module_name(name);
-  struct Owner {
-    std::shared_ptr<SafetensorsFolder> folder;
-    LoadedPack pack;
-  };
-  auto owner = std::make_shared<Owner>(
-      Owner{folder, load_packed_tensors(*folder, plan_.scheme, module, plan_.modules.at(module))});
-  return {owner->pack.view, owner};
+  LoadedPack pack = load_packed_tensors(*reader_, plan_.scheme, module, plan_.modules.at(module));
+  return {pack.view, std::move(pack.owner)};
 }
 
 void QuantizedOutput::reach_layer(int layer) {

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <chrono>
-#include <fstream>
 #include <map>
 #include <memory>
 #include <string>
@@ -32,8 +31,8 @@ class QuantizedOutput {
   void store(const Job& job, const PackedMatrix& matrix, const QuantizedTensor& report);
   // Of a kept tensor, in the type that the plan says.
   void store(const Job& job, std::span<const std::byte> bytes, const QuantizedTensor& report);
-  // Weights that are done, as they were written.
-  [[nodiscard]] Weight load(const std::string& name) const;
+  // A weight that is done, as it was written; its bytes are this folder's.
+  [[nodiscard]] Weight load(const std::string& name);
 
   void write_file(const std::string& name, const std::string& text) { folder_.write_file(name, text); }
   // Leaves the folder for a later run.
@@ -54,7 +53,8 @@ class QuantizedOutput {
   int layer_ = 0;
   OutputFolder folder_;  // its journal may fill the two above
   std::vector<std::unique_ptr<SafetensorsWriter>> shards_;
-  std::string pending_;  // of the journal, until the shards are on the disk
+  std::unique_ptr<SafetensorsFolder> reader_;  // of the same files, once somebody loads
+  std::string pending_;                        // of the journal, until the shards are on the disk
   std::chrono::steady_clock::time_point flushed_;
 };
 

@@ -10,7 +10,6 @@
 #include <set>
 #include <utility>
 
-#include "backends/cpu/cpu_backend.h"
 #include "io/checkpoint.h"
 #include "io/mapped_file.h"
 #include "metal_marlin/error.h"
@@ -23,6 +22,9 @@
 #include "quantize/report.h"
 #include "quantize/sensitivity.h"
 #include "quantize/weights.h"
+#include "runtime/hash.h"
+#include "runtime/named.h"
+#include "runtime/seconds_since.h"
 #include "runtime/thread_pool.h"
 #include "tokenizer/regex.h"
 
@@ -31,15 +33,10 @@ namespace {
 
 constexpr std::int64_t kCalibrationContext = 2048;  // tokens
 
-constexpr std::array<std::pair<std::string_view, QuantizeMethod>, 4> kMethods{
-    {{"rtn", QuantizeMethod::kRtn},
-     {"rtn-weighted", QuantizeMethod::kRtnWeighted},
-     {"gptq", QuantizeMethod::kGptq},
-     {"mr-gptq", QuantizeMethod::kMrGptq}}};
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
+constexpr std::array<NamedValue<QuantizeMethod>, 4> kMethods{{{"rtn", QuantizeMethod::kRtn},
+                                                              {"rtn-weighted", QuantizeMethod::kRtnWeighted},
+                                                              {"gptq", QuantizeMethod::kGptq},
+                                                              {"mr-gptq", QuantizeMethod::kMrGptq}}};
 
 std::vector<Regex> compile_patterns(const std::vector<std::string>& patterns, const char* flag) {
   std::vector<Regex> out;
@@ -49,13 +46,6 @@ std::vector<Regex> compile_patterns(const std::vector<std::string>& patterns, co
 
 bool any_match(const std::vector<Regex>& patterns, const std::string& name) {
   return std::any_of(patterns.begin(), patterns.end(), [&](const Regex& pattern) { return pattern.search(name); });
-}
-
-// FNV-1a.
-std::uint64_t hash_of(std::span<const TokenId> ids) {
-  std::uint64_t hash = 0xCBF29CE484222325;
-  for (const std::byte b : std::as_bytes(ids)) hash = (hash ^ std::to_integer<std::uint64_t>(b)) * 0x100000001B3;
-  return hash;
 }
 
 class Quantizer {
@@ -191,10 +181,15 @@ class Quantizer {
   [[nodiscard]] std::int64_t calibration_context() const {
     return std::min(kCalibrationContext, config_.max_positions);
   }
-  void announce_layer(const LayerCalibration& calibration) const {
-    if (options_.progress &&
-        !options_.progress({options_.calibration.string(), calibration.layer(), calibration.layers(), 0, true}))
+  void announce(const QuantizeProgress& progress) const {
+    if (options_.progress && !options_.progress(progress))
       throw Error(ErrorCode::kCancelled, "quantization was cancelled");
+  }
+  void announce_layer(const std::string& what, int layer) const {
+    announce({what, layer, model_plan_.layers, 0, true});
+  }
+  void announce_tensor(const std::string& tensor) const {
+    announce({tensor, done_weights_, plan_.weights, last_error_, false});
   }
 
   // Tokens that each expert of the model as it is gets.
@@ -204,7 +199,7 @@ class Quantizer {
                   fmt::format("{}: the model has no experts whose use a text could tell", source_.string()));
     }
     // A run that was cut off has counted already.
-    const std::string key = Json{source_key(), ids_.size(), hash_of(ids_)}.dump();
+    const std::string key = Json{source_key(), ids_.size(), hash_of(std::as_bytes(std::span(ids_)))}.dump();
     if (std::filesystem::exists(counts_file())) {
       const Json before = read_json_file(counts_file());
       if (before.value("key", "") == key) {
@@ -215,7 +210,7 @@ class Quantizer {
     const OutputFolder scratch(destination_.string() + ".counts", true);
     LayerCalibration calibration(*checkpoint_, model_plan_, ids_, calibration_context(), scratch.path(), pool_);
     while (calibration.layer() < calibration.layers()) {
-      announce_layer(calibration);
+      announce_layer(options_.calibration.string(), calibration.layer());
       calibration.advance({});
       report_.expert_counts.push_back(calibration.expert_counts());
     }
@@ -271,18 +266,14 @@ class Quantizer {
   std::vector<AllocationUnit> measure_curves(const std::set<std::string>& linears) {
     constexpr std::size_t kTokens = 2048;
     const OutputFolder scratch(destination_.string() + ".curves", true);
-    SensitivityCall call{
-        *checkpoint_,
-        model_plan_,
-        {ids_.begin(), ids_.begin() + static_cast<std::ptrdiff_t>(std::min(ids_.size(), kTokens))},
-        calibration_context(),
-        scratch.path(),
-        options_.candidates.empty() ? default_candidates() : options_.candidates,
-        [&](const std::string& name) { return linears.contains(name); },
-        [&](int layer) {
-          if (options_.progress && !options_.progress({"costs of formats", layer, model_plan_.layers, 0, true}))
-            throw Error(ErrorCode::kCancelled, "quantization was cancelled");
-        }};
+    SensitivityCall call{*checkpoint_,
+                         model_plan_,
+                         {ids_.begin(), ids_.begin() + static_cast<std::ptrdiff_t>(std::min(ids_.size(), kTokens))},
+                         calibration_context(),
+                         scratch.path(),
+                         options_.candidates.empty() ? default_candidates() : options_.candidates,
+                         [&](const std::string& name) { return linears.contains(name); },
+                         [&](int layer) { announce_layer("costs of formats", layer); }};
     return measure_sensitivity(call, pool_);
   }
 
@@ -321,7 +312,10 @@ class Quantizer {
       }
       jobs.push_back(std::move(entry));
     }
-    return Json{{"source", source_key()}, {"text", {ids_.size(), hash_of(ids_)}}, {"jobs", std::move(jobs)}}.dump();
+    return Json{{"source", source_key()},
+                {"text", {ids_.size(), hash_of(std::as_bytes(std::span(ids_)))}},
+                {"jobs", std::move(jobs)}}
+        .dump();
   }
 
   void quantize_all(QuantizedOutput& output) {
@@ -344,7 +338,7 @@ class Quantizer {
       return needs_text(plan_.find(name)) && !output.done().contains(name);
     };
     while (calibration.layer() < calibration.layers()) {
-      announce_layer(calibration);
+      announce_layer(options_.calibration.string(), calibration.layer());
       calibration.observe(wanted, [&](const std::vector<std::string>& names, const HessianSum* inputs) {
         for (const std::string& name : names) {
           if (wanted(name)) write(plan_.find(name), inputs, quantizer, output);
@@ -365,14 +359,8 @@ class Quantizer {
     }
   }
 
-  void announce(const std::string& tensor) const {
-    if (options_.progress && !options_.progress({tensor, done_weights_, plan_.weights, last_error_, false})) {
-      throw Error(ErrorCode::kCancelled, "quantization was cancelled");
-    }
-  }
-
   void write(const Job& job, const HessianSum* inputs, WeightQuantizer& quantizer, QuantizedOutput& output) {
-    announce(job.info->name);
+    announce_tensor(job.info->name);
     QuantizedTensor tensor;
     std::optional<WeightQuantizer::Result> result;
     if (job.spec) {
@@ -396,7 +384,7 @@ class Quantizer {
     }
     checkpoint_->release();
     done_weights_ += tensor.weights;
-    announce(job.info->name);
+    announce_tensor(job.info->name);
   }
 
   [[nodiscard]] Json output_config() const {
@@ -429,19 +417,11 @@ class Quantizer {
 }  // namespace
 
 QuantizeMethod parse_method(std::string_view name) {
-  std::string known;
-  for (const auto& [method, value] : kMethods) {
-    if (method == name) return value;
-    known += fmt::format("{}{}", known.empty() ? "" : ", ", method);
-  }
-  throw Error(ErrorCode::kInvalidArgument, fmt::format("method {}: expected one of {}", name, known));
+  return value_of<QuantizeMethod>(kMethods, name, "method");
 }
 
 std::string_view method_name(QuantizeMethod method) {
-  for (const auto& [name, value] : kMethods) {
-    if (value == method) return name;
-  }
-  return "";
+  return name_of<QuantizeMethod>(kMethods, method);
 }
 
 QuantizeReport quantize(const std::filesystem::path& source, const std::filesystem::path& destination,

@@ -38,11 +38,9 @@ class Measurement {
     while (calibration_.layer() < calibration_.layers()) {
       const int layer = calibration_.layer();
       call_.progress(layer);
-      std::filesystem::copy_file(path(fmt::format("activations-{}", layer)), path("before"),
-                                 std::filesystem::copy_options::overwrite_existing);
       measure_errors();
       calibration_.advance({});
-      const RowFile before(path("before"), rows(), width(), RowFile::Open::kExisting);
+      const RowFile before(calibration_.path_of(layer), rows(), width(), RowFile::Open::kExisting);
       measure_shares(layer, before);
       probes.push_back(new_file(fmt::format("probe-{}", layer)));
       pass(layer, names_of(layer), before, *probes.back());
@@ -98,17 +96,8 @@ class Measurement {
   // The squared errors of each unit's outputs in every format.
   void measure_errors() {
     calibration_.observe(call_.wanted, [&](const std::vector<std::string>& names, const HessianSum* inputs) {
-      std::vector<float> importance;
-      if (inputs != nullptr) {
-        for (std::int64_t i = 0; i < inputs->cols(); ++i) importance.push_back(inputs->at(i, i));
-        const double mean =
-            std::accumulate(importance.begin(), importance.end(), 0.0) / static_cast<double>(importance.size());
-        if (mean > 0) {
-          for (float& x : importance) x = static_cast<float>(x / mean + 0.01);
-        } else {
-          importance.clear();
-        }
-      }
+      const double mean = inputs != nullptr ? inputs->mean_of_diagonal() : 0;
+      const auto importance = mean > 0 ? inputs->importance(GptqOptions{}.damping * mean) : std::vector<float>{};
       for (const std::string& name : names) {
         if (call_.wanted(name)) measure_weight(name, inputs, importance);
       }
@@ -127,7 +116,10 @@ class Measurement {
     unit.seen = unit.seen && inputs != nullptr;
     const auto matrix_of = [&](const FormatSpec& spec) {
       return quantize_matrix(spec, rows_of_weight, cols, read,
-                             spec.format == Format::kNvfp4 ? global_of(read, info) : 1.0F, pool_, nullptr, importance);
+                             spec.format == Format::kNvfp4
+                                 ? nvfp4_global_scale(largest_magnitude(rows_of_weight, cols, read, pool_))
+                                 : 1.0F,
+                             pool_, nullptr, importance);
     };
     for (AllocationUnit::Point& point : unit.unit.points) {
       point.bits += bits_per_weight(point.spec, rows_of_weight, cols) * static_cast<double>(rows_of_weight * cols);
@@ -136,16 +128,6 @@ class Measurement {
     PackedMatrix& probe = packed_[name] = matrix_of(probe_spec());
     if (inputs != nullptr) unit.probe_error += output_error(probe, read, *inputs, pool_);
     call_.checkpoint.release();
-  }
-
-  static float global_of(const RowReader& read, const WeightInfo& info) {
-    std::vector<float> row(static_cast<std::size_t>(info.shape[1]));
-    float top = 0;
-    for (std::int64_t r = 0; r < info.shape[0]; ++r) {
-      read(r, row.data());
-      for (const float x : row) top = std::max(top, std::fabs(x));
-    }
-    return nvfp4_global_scale(top);
   }
 
   [[nodiscard]] std::vector<std::string> names_of(int layer, const std::string& probe = "") const {

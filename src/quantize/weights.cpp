@@ -12,16 +12,13 @@
 #include "formats/small_floats.h"
 #include "metal_marlin/error.h"
 #include "models/architectures.h"
+#include "runtime/seconds_since.h"
 #include "runtime/thread_pool.h"
 
 namespace metal_marlin {
 namespace {
 
 constexpr std::int64_t kFewestRows = 4;  // inputs a row
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 // Linears whose inputs are the same are run as one by others, who want one
 // NVFP4 global scale for all of them: "….qkv", "….gate_up", or the name itself.
@@ -137,9 +134,9 @@ WeightQuantizer::Result WeightQuantizer::quantize(const Job& job, const HessianS
 
 WeightQuantizer::Kept WeightQuantizer::keep(const Job& job) const {
   const TensorPlan& plan = job.entries.front();
-  const Weight weight = checkpoint_.load(job.info->name, pool_);
-  if (!weight.packed() && job.output_rotation == 0) return {std::get<DenseView>(weight.view).bytes, weight.owner};
   const Rows read = rows_of(job);
+  const Weight& weight = read.weight;
+  if (!weight.packed() && job.output_rotation == 0) return {std::get<DenseView>(weight.view).bytes, weight.owner};
   const std::int64_t rows = job.info->shape[0];
   const std::int64_t cols = job.info->shape.size() > 1 ? job.info->shape[1] : 1;
   std::vector<float> row(static_cast<std::size_t>(cols));
@@ -165,24 +162,10 @@ float WeightQuantizer::global_scale(const Job& job) {
   float largest = 0;
   for (const Job& other : plan_.jobs) {
     if (other.spec && fused_name(module_name(other.info->name)) == fused)
-      largest = std::max(largest, largest_weight(other));
+      largest = std::max(largest,
+                         largest_magnitude(other.info->shape[0], other.info->shape[1], rows_of(other).packed, pool_));
   }
   return global_scales_[fused] = nvfp4_global_scale(largest);
-}
-
-float WeightQuantizer::largest_weight(const Job& job) {
-  const Rows read = rows_of(job);
-  std::vector<float> tops(static_cast<std::size_t>(job.info->shape[0]));
-  pool_.parallel_for(job.info->shape[0], 16, [&](std::int64_t begin, std::int64_t end) {
-    std::vector<float> row(static_cast<std::size_t>(job.info->shape[1]));
-    for (std::int64_t r = begin; r < end; ++r) {
-      read.packed(r, row.data());
-      for (const float x : row)
-        tops[static_cast<std::size_t>(r)] = std::max(tops[static_cast<std::size_t>(r)], std::fabs(x));
-    }
-  });
-  const float top = tops.empty() ? 0.0F : *std::max_element(tops.begin(), tops.end());
-  return std::isfinite(top) ? top : 0.0F;  // the quantizer will name the place
 }
 
 }  // namespace metal_marlin

@@ -41,7 +41,6 @@ class WeightQuantizer {
   [[nodiscard]] Rows rows_of(const Job& job) const;
   const Seen& seen(const HessianSum& inputs, int rotation);
   float global_scale(const Job& job);
-  float largest_weight(const Job& job);
 
   const Checkpoint& checkpoint_;
   const JobPlan& plan_;

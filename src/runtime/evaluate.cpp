@@ -13,6 +13,8 @@
 #include "io/row_file.h"
 #include "metal_marlin/error.h"
 #include "runtime/divergence.h"
+#include "runtime/hash.h"
+#include "runtime/seconds_since.h"
 #include "runtime/thread_pool.h"
 
 namespace metal_marlin {
@@ -45,6 +47,11 @@ std::vector<Window> strided_windows(std::int64_t tokens, std::int64_t context, s
     if (end == tokens) break;
   }
   return windows;
+}
+
+// What the kept logits are of.
+std::filesystem::path side_file_of(const EvaluateOptions& options) {
+  return options.reference_cache.string() + ".json";
 }
 
 struct Sum {
@@ -88,7 +95,7 @@ class Evaluator {
  public:
   Evaluator(const std::shared_ptr<const Model>& model, std::span<const TokenId> tokens, const EvaluateOptions& options)
       : tokens_(tokens), options_(options), pool_(model->info().threads), session_(model, session_options()) {
-    if (!options.reference_cache.empty() && std::filesystem::exists(side_file())) {
+    if (reference_is_cached(options)) {
       open_cache(model->info().vocab);
     } else if (options.reference) {
       if (options.reference->info().vocab != model->info().vocab) {
@@ -119,8 +126,7 @@ class Evaluator {
       const double before = scoring_seconds_;
       const auto start = std::chrono::steady_clock::now();
       score_window(windows[i]);
-      seconds +=
-          std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() - (scoring_seconds_ - before);
+      seconds += seconds_since(start) - (scoring_seconds_ - before);
       processed += windows[i].end - windows[i].begin;
     }
     if (options_.progress)
@@ -167,15 +173,13 @@ class Evaluator {
   }
 
   [[nodiscard]] bool compares() const { return reference_ || cache_; }
-  [[nodiscard]] std::string side_file() const { return options_.reference_cache.string() + ".json"; }
+  [[nodiscard]] std::filesystem::path side_file() const { return side_file_of(options_); }
   [[nodiscard]] std::filesystem::path partial_cache() const { return options_.reference_cache.string() + ".partial"; }
 
   // What the reference's logits are of.
   [[nodiscard]] Json cache_key(std::int64_t vocab) const {
-    std::uint64_t hash = 0xCBF29CE484222325;  // FNV-1a
-    for (const std::byte b : std::as_bytes(tokens_)) hash = (hash ^ std::to_integer<std::uint64_t>(b)) * 0x100000001B3;
     return {{"tokens", tokens_.size()},
-            {"hash", hash},
+            {"hash", hash_of(std::as_bytes(tokens_))},
             {"vocab", vocab},
             {"context", options_.context},
             {"stride", options_.stride},
@@ -186,8 +190,8 @@ class Evaluator {
     Json expected = cache_key(vocab);
     expected["rows"] = found.value("rows", std::int64_t{-1});
     if (found != expected) {
-      throw Error(ErrorCode::kInvalidArgument,
-                  fmt::format("{}: holds logits for {}, expected {}", side_file(), found.dump(), expected.dump()));
+      throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: holds logits for {}, expected {}", side_file().string(),
+                                                           found.dump(), expected.dump()));
     }
     cache_.emplace(options_.reference_cache, found["rows"].get<std::int64_t>(), vocab, RowFile::Open::kExisting);
   }
@@ -246,7 +250,7 @@ class Evaluator {
         reference_nll_.add(score.reference_nll);
         agreed_ += score.agrees ? 1 : 0;
       }
-      scoring_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      scoring_seconds_ += seconds_since(start);
     });
   }
 
@@ -267,6 +271,10 @@ class Evaluator {
 };
 
 }  // namespace
+
+bool reference_is_cached(const EvaluateOptions& options) {
+  return !options.reference_cache.empty() && std::filesystem::exists(side_file_of(options));
+}
 
 Evaluation evaluate(const std::shared_ptr<const Model>& model, std::span<const TokenId> tokens,
                     const EvaluateOptions& options) {

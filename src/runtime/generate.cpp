@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "metal_marlin/error.h"
+#include "runtime/seconds_since.h"
 #include "runtime/stop_text.h"
 
 namespace metal_marlin {
@@ -13,10 +14,6 @@ namespace {
 
 // Tokens of the prompt in one step.
 constexpr std::size_t kPromptChunk = 512;
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 class Generation {
  public:

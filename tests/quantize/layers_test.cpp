@@ -169,18 +169,25 @@ void write_text(const std::filesystem::path& path) {
   for (int i = 0; i < 60; ++i) file << "Line " << i * 7919 << ": pack my box with five dozen liquor jugs; ";
 }
 
+// A model with a tokenizer in a folder that has a text, and options to quantize it on that text.
+QuantizeOptions prepared(const std::filesystem::path& folder, const char* name, QuantizeMethod method, Format format,
+                         std::int64_t tokens) {
+  write_text(folder / "text.txt");
+  copy_with_tokenizer(fixture(name), folder / name);
+  QuantizeOptions options;
+  options.spec = default_spec(format);
+  options.calibration = folder / "text.txt";
+  options.calibration_tokens = tokens;
+  options.method = method;
+  options.threads = 2;
+  return options;
+}
+
 TEST(QuantizeMethods, GptqInWholeModels) {
   const TemporaryFolder folder;
-  write_text(folder.path() / "text.txt");
   for (const char* const name : {"qwen3-tiny", "glm4-moe-lite-tiny"}) {
     const auto model = folder.path() / name;
-    copy_with_tokenizer(fixture(name), model);
-    QuantizeOptions options;
-    options.spec = default_spec(Format::kInt3);
-    options.calibration = folder.path() / "text.txt";
-    options.calibration_tokens = 1500;
-    options.method = QuantizeMethod::kGptq;
-    options.threads = 2;
+    QuantizeOptions options = prepared(folder.path(), name, QuantizeMethod::kGptq, Format::kInt3, 1500);
     const auto target = folder.path() / (std::string(name) + "-gptq");
     const QuantizeReport report = quantize(model, target, options);
     int better = 0;
@@ -213,17 +220,10 @@ TEST(QuantizeMethods, GptqInWholeModels) {
 // Rotated weights and activations: the model does what its weights, rotated back, do, on every backend.
 TEST(QuantizeMethods, MrGptqInWholeModels) {
   const TemporaryFolder folder;
-  write_text(folder.path() / "text.txt");
   for (const char* const name : {"qwen3-tiny", "glm4-moe-lite-tiny", "llama-tiny"}) {
     const auto model = folder.path() / name;
-    copy_with_tokenizer(fixture(name), model);
-    QuantizeOptions options;
-    options.spec = default_spec(Format::kMxfp4);
-    options.calibration = folder.path() / "text.txt";
-    options.calibration_tokens = 600;
-    options.method = QuantizeMethod::kMrGptq;
+    QuantizeOptions options = prepared(folder.path(), name, QuantizeMethod::kMrGptq, Format::kMxfp4, 600);
     options.rotation = 16;
-    options.threads = 2;
     const auto target = folder.path() / (std::string(name) + "-mr");
     const QuantizeReport report = quantize(model, target, options);
     int rotated = 0;
@@ -258,16 +258,10 @@ TEST(QuantizeMethods, MrGptqInWholeModels) {
 // as it was.
 TEST(QuantizeMethods, FoldedRotationsLeaveTheModelAsItIs) {
   const TemporaryFolder folder;
-  write_text(folder.path() / "text.txt");
   for (const char* const name : {"qwen3-tiny", "llama-bias-linear"}) {
     const auto model = folder.path() / name;
-    copy_with_tokenizer(fixture(name), model);
-    QuantizeOptions options;
-    options.spec = default_spec(Format::kInt8);
+    QuantizeOptions options = prepared(folder.path(), name, QuantizeMethod::kMrGptq, Format::kInt8, 600);
     options.embedding.reset();
-    options.calibration = folder.path() / "text.txt";
-    options.calibration_tokens = 600;
-    options.method = QuantizeMethod::kMrGptq;
     options.rotation = std::string(name) == "qwen3-tiny" ? 16 : 0;
     options.include = {"self_attn\\.[vo]_proj"};
     const auto target = folder.path() / (std::string(name) + "-mr");
@@ -289,14 +283,9 @@ TEST(QuantizeMethods, FoldedRotationsLeaveTheModelAsItIs) {
 // Cut off after any number of tensors and gone on with, the result is that of one run.
 TEST(QuantizeMethods, GoOnWhereTheyWereCutOff) {
   const TemporaryFolder folder;
-  write_text(folder.path() / "text.txt");
-  const auto model = folder.path() / "model";
-  copy_with_tokenizer(fixture("glm4-moe-lite-tiny"), model);
-  QuantizeOptions options;
-  options.spec = default_spec(Format::kNvfp4);
-  options.calibration = folder.path() / "text.txt";
-  options.calibration_tokens = 300;
-  options.method = QuantizeMethod::kGptq;
+  const char* const name = "glm4-moe-lite-tiny";
+  const auto model = folder.path() / name;
+  QuantizeOptions options = prepared(folder.path(), name, QuantizeMethod::kGptq, Format::kNvfp4, 300);
   const auto whole = folder.path() / "whole";
   quantize(model, whole, options);
   const auto target = folder.path() / "parts";

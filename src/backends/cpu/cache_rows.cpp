@@ -4,19 +4,11 @@
 #include <cmath>
 #include <cstring>
 
+#include "formats/codec.h"
 #include "formats/small_floats.h"
 
 namespace metal_marlin::cpu {
 namespace {
-
-// The nearest of E2M1's magnitudes, ties to the even code; v at most 6.
-unsigned e2m1_code(float v) {
-  const float a = std::fabs(v);
-  unsigned code = 0;
-  for (const float middle : {0.25F, 1.25F, 2.5F, 5.0F}) code += a > middle ? 1 : 0;
-  for (const float middle : {0.75F, 1.75F, 3.5F}) code += a >= middle ? 1 : 0;
-  return code | (v < 0 ? 8U : 0U);
-}
 
 float largest_code(CacheType type) {
   switch (type) {
@@ -29,10 +21,10 @@ float largest_code(CacheType type) {
 
 unsigned code_of(CacheType type, float v) {
   switch (type) {
-    case CacheType::kFp8: return f32_to_e4m3(v);
+    case CacheType::kFp8: return encode(Format::kFp8E4M3, v);
     case CacheType::kInt8: return static_cast<unsigned>(static_cast<int>(std::nearbyint(v))) & 0xFFU;
     case CacheType::kInt4: return static_cast<unsigned>(static_cast<int>(std::nearbyint(v))) & 0xFU;
-    default: return e2m1_code(v);
+    default: return encode(Format::kFp4, v);
   }
 }
 
