@@ -51,7 +51,7 @@ bool QuantizedOutput::read_journal(const std::filesystem::path& folder) {
   if (!std::getline(file, line) || file.eof() || line != key_) return false;
   while (std::getline(file, line) && !file.eof()) {
     const Json entry = Json::parse(line, nullptr, false);
-    if (entry.is_discarded()) return false;
+    if (entry.is_discarded()) break;
     if (entry.contains("layer")) {
       layer_ = entry["layer"].get<int>();
     } else {

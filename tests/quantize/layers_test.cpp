@@ -301,6 +301,12 @@ TEST(QuantizeMethods, GoOnWhereTheyWereCutOff) {
       ASSERT_EQ(error.code(), ErrorCode::kCancelled) << error.what();
       EXPECT_FALSE(std::filesystem::exists(target));
     }
+    if (stop == 53) {  // what a crash of the system may leave at the journal's end is nothing known
+      for (const auto& entry : std::filesystem::directory_iterator(folder.path())) {
+        if (entry.path().string().find(".partial-") != std::string::npos)
+          std::ofstream(entry.path() / "journal.jsonl", std::ios::app) << "{\"name\": \"mod\n";
+      }
+    }
     ASSERT_LT(stop, 2000);
   }
   EXPECT_GT(std::count_if(notices.begin(), notices.end(),
