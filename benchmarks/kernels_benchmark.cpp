@@ -22,13 +22,13 @@ PanelMatrix bf16_matrix(ThreadPool& pool) {
   return {"w", Weight{DenseView{DType::kBf16, {kRows, kCols}, *bytes}, bytes}, kRows, kCols, pool};
 }
 
-PanelMatrix make_matrix(Format format, ThreadPool& pool) {
+PanelMatrix make_matrix(const FormatSpec& spec, ThreadPool& pool) {
   const RowReader read = [](std::int64_t row, float* out) {
     std::mt19937 random(static_cast<unsigned>(row));
     std::normal_distribution<float> normal(0, 0.02F);
     for (std::int64_t i = 0; i < kCols; ++i) out[i] = normal(random);
   };
-  auto packed = std::make_shared<PackedMatrix>(quantize_matrix(default_spec(format), kRows, kCols, read, 1, pool));
+  auto packed = std::make_shared<PackedMatrix>(quantize_matrix(spec, kRows, kCols, read, 1, pool));
   return {"w", Weight{packed->view(), packed}, kRows, kCols, pool};
 }
 
@@ -77,12 +77,16 @@ void add(const std::string& name, LinearInput input, const MakeMatrix& make) {
 void register_all() {
   for (const FormatInfo& info : all_formats()) {
     const std::string name(info.name);
-    const auto make = [format = info.format](ThreadPool& pool) { return make_matrix(format, pool); };
+    const auto make = [spec = default_spec(info.format)](ThreadPool& pool) { return make_matrix(spec, pool); };
     const bool integer = info.format != Format::kNf4 && info.format != Format::kNf3 && info.format != Format::kNf2 &&
                          info.format != Format::kFp8E4M3 && info.format != Format::kFp8E5M2;
     if (integer) add(name, LinearInput::kQ8, make);
     add(name, LinearInput::kF32, make);
   }
+  FormatSpec sparse = default_spec(Format::kS4);
+  sparse.sparse = true;
+  for (const LinearInput input : {LinearInput::kQ8, LinearInput::kF32})
+    add(format_label(sparse), input, [=](ThreadPool& pool) { return make_matrix(sparse, pool); });
   add("bf16", LinearInput::kF32, bf16_matrix);
   if (available_kernels().front()->linear_bf16 != nullptr) add("bf16", LinearInput::kBf16, bf16_matrix);
 }

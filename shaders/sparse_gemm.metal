@@ -61,7 +61,7 @@ template <typename Codec, typename S, int kColumns>
     device const uchar* codes [[buffer(0)]], device const uchar* scales [[buffer(1)]],
     device const half* x [[buffer(2)]], device const float* x_scales [[buffer(3)]], device uchar* y [[buffer(4)]],
     constant UnitMatrix& m [[buffer(5)]], constant LinearParams& p [[buffer(6)]],
-    threadgroup uchar* tiles [[threadgroup(0)]], uint2 group [[threadgroup_position_in_grid]],
+    device const float* bias [[buffer(7)]], threadgroup uchar* tiles [[threadgroup(0)]], uint2 group [[threadgroup_position_in_grid]],
     uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
   threadgroup half stage[MM_STAGE_ELEMENTS(kColumns)];
   const TileStage tile_stage = {tiles + simdgroup * kTileStageBytes, lane};
@@ -74,7 +74,7 @@ template <typename Codec, typename S, int kColumns>
   multiply_rows<kColumns>(sums, weights, x, all, group.y * 8 * kColumns, m.units, p.x_stride, stage,
                           simdgroup * 32 + lane, tile_stage);
   put_rows<kColumns>((threadgroup float*)stage, sums, all, group.y * 8 * kColumns, group.x, m.rows,
-                     total_factor<Codec>(m), x_scales, y, p, simdgroup, lane);
+                     total_factor<Codec>(m), x_scales, y, p, simdgroup, lane, bias);
 }
 
 // In f32, activations as they are. As DenseBlocks in common/block_product.h.
@@ -107,7 +107,7 @@ template <typename Codec>
 [[kernel, max_total_threads_per_threadgroup(32)]] void sparse_exact(
     device const uchar* codes [[buffer(0)]], device const uchar* scales [[buffer(1)]],
     device const float* x [[buffer(2)]], device uchar* y [[buffer(3)]], constant UnitMatrix& m [[buffer(4)]],
-    constant LinearParams& p [[buffer(5)]], constant uint& cols [[buffer(6)]],
+    constant LinearParams& p [[buffer(5)]], constant uint& cols [[buffer(6)]], device const float* bias [[buffer(7)]],
     uint2 group [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]]) {
   threadgroup float2 all[32];
   const SparseBlocks<Codec> blocks = {codes, scales, m};
@@ -119,14 +119,14 @@ template <typename Codec>
   threadgroup_barrier(mem_flags::mem_threadgroup);
   const uint row = group.x * kTileRows + lane;
   if (lane < 16 && row < m.rows)
-    put_result(y, p, group.y, row, block_row_sum(all, 1, lane) * total_factor<Codec>(m), nullptr);
+    put_result(y, p, group.y, row, block_row_sum(all, 1, lane) * total_factor<Codec>(m), bias);
 }
 
 #define MM_SPARSE_FOR(name, Codec, group, suffix, columns)                                                            \
   template [[host_name("sparse_gemm_" #name suffix "_" #columns)]]                                                    \
   [[kernel, max_total_threads_per_threadgroup(128)]] void sparse_gemm<Codec, Scaling<group, true>, columns>(          \
       device const uchar*, device const uchar*, device const half*, device const float*, device uchar*,               \
-      constant UnitMatrix&, constant LinearParams&, threadgroup uchar*, uint2, uint, uint);
+      constant UnitMatrix&, constant LinearParams&, device const float*, threadgroup uchar*, uint2, uint, uint);
 #define MM_SPARSE_GEMM(name, Codec)                                                                              \
   MM_SPARSE_FOR(name, Codec, 32, "", 1)                                                                          \
   MM_SPARSE_FOR(name, Codec, 32, "", 4)                                                                          \
@@ -134,6 +134,6 @@ template <typename Codec>
   MM_SPARSE_FOR(name, Codec, 16, "_by16", 4)                                                                     \
   template [[host_name("sparse_exact_" #name)]] [[kernel, max_total_threads_per_threadgroup(32)]] void           \
   sparse_exact<Codec>(device const uchar*, device const uchar*, device const float*, device uchar*,              \
-                      constant UnitMatrix&, constant LinearParams&, constant uint&, uint2, uint);
+                      constant UnitMatrix&, constant LinearParams&, constant uint&, device const float*, uint2, uint);
 MM_SPARSE_GEMM(e2m1, codecs::E2m1)
 MM_SPARSE_GEMM(int4, codecs::Integer<4>)

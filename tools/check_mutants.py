@@ -54,7 +54,7 @@ SHADER_TESTS = {
     "mla_proj": "*Golden*glm4*msl_host*", "moe_dispatch": "*MoeDispatch*", "moe_dispatch_optimized": "*MoeExperts*",
     "moe_expert_gemm": "*MoeExperts*", "moe_router": "*MoeRouter*", "moe_shared_expert": "*SharedExpert*",
     "paged_attention": "*PagedAttention*", "rope": "*Rope*", "rwkv_wkv": "*Rwkv*", "sampling": "*Sampling*",
-    "simdgroup_attention": "*PackedAttention*", "sparse": "*Sparse*", "sparse_gemm": "*SparseLinearOp*",
+    "simdgroup_attention": "*PackedAttention*", "sparse": "*Sparse*", "sparse_gemm": "*SparseProduct*",
     "vision_preprocess": "*Vision*"}
 # Shaders whose kernels are written in a header.
 BODIES = {"dequant": "common/dequantize.h", "dequant_fp8": "common/dequantize.h", "dequant_int8": "common/dequantize.h",

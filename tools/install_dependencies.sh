@@ -4,7 +4,8 @@
 set -euo pipefail
 
 packages=(g++ clang-19 cmake ninja-build pkg-config make python3
-  libcli11-dev libfmt-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev libeigen3-dev libgtest-dev libbenchmark-dev)
+  libcli11-dev libfmt-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev libeigen3-dev libprotobuf-dev protobuf-compiler
+  libcurl4-openssl-dev libssl-dev libgtest-dev libbenchmark-dev)
 foreign=()
 for part in "$@"; do
   case $part in
@@ -12,7 +13,8 @@ for part in "$@"; do
     lint) packages+=(clang-format clang-tidy) ;;
     aarch64)
       packages+=(g++-aarch64-linux-gnu qemu-user-static)
-      foreign+=(libfmt-dev:arm64 libpcre2-dev:arm64 libutf8proc-dev:arm64 libgtest-dev:arm64)
+      foreign+=(libfmt-dev:arm64 libpcre2-dev:arm64 libutf8proc-dev:arm64 libprotobuf-dev:arm64
+        libcurl4-openssl-dev:arm64 libssl-dev:arm64 libgtest-dev:arm64)
       ;;
     *) echo "unknown part: $part" >&2; exit 2 ;;
   esac

@@ -52,6 +52,9 @@ struct FormatSpec {
   /// Blocks of inputs that are rotated by a Hadamard matrix over its root, the stored weights with
   /// them: 16, 32, 64 or 128; 0: none. Who multiplies rotates the activations.
   int rotation = 0;
+  /// 2:4: of each four neighbours in a row two at most are not zero, and two are stored, with their
+  /// positions (arXiv 2104.08378).
+  bool sparse = false;
 
   bool operator==(const FormatSpec&) const = default;
 
@@ -84,6 +87,8 @@ ScaleType parse_scale_type(std::string_view name);
 ZeroKind parse_zero_kind(std::string_view name);
 std::string_view scale_type_name(ScaleType type);
 std::string_view zero_kind_name(ZeroKind kind);
+/// "fp4", or "fp4 2:4" of a sparse one.
+std::string format_label(const FormatSpec& spec);
 /// "row" or the number.
 std::string group_name(int group);
 
@@ -94,7 +99,7 @@ FormatSpec default_spec(Format format);
 /// format allows, saying which is.
 void validate(const FormatSpec& spec);
 
-/// Stored bits per weight of a [rows, cols] matrix: codes, scales, zeros.
+/// Stored bits per weight of a [rows, cols] matrix: codes, positions, scales, zeros.
 double bits_per_weight(const FormatSpec& spec, std::int64_t rows, std::int64_t cols);
 
 }  // namespace metal_marlin

@@ -116,7 +116,7 @@ METAL_FUNC void multiply_rows(thread TileSums* sums, Weights weights, device con
 template <int kColumns>
 METAL_FUNC void put_rows(threadgroup float* staged, const thread TileSums* sums, GroupRows rows, uint first,
                          uint row_tile, uint height, float factor, device const float* x_scales, device uchar* y,
-                         constant LinearParams& p, uint simdgroup, uint lane) {
+                         constant LinearParams& p, uint simdgroup, uint lane, device const float* bias = nullptr) {
   for (uint c = 0; c < uint(kColumns); ++c)
     store_sums(staged + 8 * c * kGemmSumStride + simdgroup * kTileRows, kGemmSumStride, sums[c], lane);
   threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -127,7 +127,7 @@ METAL_FUNC void put_rows(threadgroup float* staged, const thread TileSums* sums,
     if (row >= height) continue;
     const float sum = staged[i / kGemmRows * kGemmSumStride + i % kGemmRows] * factor;
     put_result(y, p, rows.result(token), row, x_scales != nullptr ? sum * x_scales[rows.activations(token)] : sum,
-               nullptr);
+               bias);
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);  // the stage is used again
 }

@@ -18,6 +18,7 @@ void add_logits(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_eval(CLI::App& app);
 void add_compare(CLI::App& app);
+void add_pull(CLI::App& app);
 void add_status(CLI::App& app);
 void add_shaders(CLI::App& app);
 

@@ -107,6 +107,7 @@ int run(int argc, char** argv) {
   add_inspect(app);
   add_eval(app);
   add_compare(app);
+  add_pull(app);
   add_status(app);
   add_shaders(app);
   try {

@@ -21,6 +21,7 @@ struct Flags {
   std::string group;
   std::string scale_type;
   std::string zero;
+  std::string sparsity;
   std::string embedding = "int8";
   std::vector<std::string> candidates;
   std::string evaluation;
@@ -35,6 +36,7 @@ FormatSpec spec_of(const Flags& flags) {
   if (!flags.group.empty()) spec.group = parse_group(flags.group);
   if (!flags.scale_type.empty()) spec.scale_type = parse_scale_type(flags.scale_type);
   if (!flags.zero.empty()) spec.zero = parse_zero_kind(flags.zero);
+  spec.sparse = !flags.sparsity.empty();
   validate(spec);
   return spec;
 }
@@ -168,11 +170,18 @@ void add_quantize(CLI::App& app) {
       ->excludes(recipe);
   command->add_option("--zero", flags->zero, "of u4: min (a minimum, default) or int (an integer zero point)")
       ->excludes(recipe);
+  auto* const sparsity =
+      command
+          ->add_option("--sparsity", flags->sparsity,
+                       "2:4: of each four neighbours in a row two become zero; of fp4, mxfp4, nvfp4 and s4")
+          ->check(CLI::IsMember({"2:4"}))
+          ->excludes(recipe);
   auto* const target =
       command
           ->add_option("--target-bpw", flags->options.target_bpw,
                        "bits a weight of the linear layers together: each gets the format that costs the model least")
           ->check(CLI::Range(1.0, 16.0))
+          ->excludes(sparsity)
           ->excludes(recipe);
   command
       ->add_option("--candidates", flags->candidates,
@@ -206,6 +215,7 @@ void add_quantize(CLI::App& app) {
       "    (a compressed-tensors folder, which vLLM loads)\n"
       "  metal-marlin quantize Qwen3-4B -o out --format s4 --group 128 --method gptq --calibration text.txt\n"
       "  metal-marlin quantize Qwen3-4B -o out --format mxfp4 --method mr-gptq --calibration text.txt\n"
+      "  metal-marlin quantize Qwen3-4B -o out --format s4 --sparsity 2:4 --method gptq --calibration text.txt\n"
       "  metal-marlin quantize Qwen3-4B -o out --target-bpw 3.5 --curves curves.json --method gptq --calibration "
       "text.txt\n"
       "  metal-marlin quantize GLM-4.7-Flash -o out --recipe glm-4.7-flash --calibration text.txt\n"

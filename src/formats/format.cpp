@@ -96,6 +96,10 @@ std::string_view zero_kind_name(ZeroKind kind) {
   return names.at(static_cast<std::size_t>(kind));
 }
 
+std::string format_label(const FormatSpec& spec) {
+  return std::string(format_info(spec.format).name) + (spec.sparse ? " 2:4" : "");
+}
+
 std::string group_name(int group) {
   return group == 0 ? "row" : std::to_string(group);
 }
@@ -125,6 +129,9 @@ void validate(const FormatSpec& spec) {
   }
   if (spec.rotation != 0 && spec.rotation != 16 && spec.rotation != 32 && spec.rotation != 64 && spec.rotation != 128)
     reject(spec, "rotation", std::to_string(spec.rotation), "0, 16, 32, 64 or 128");
+  const bool sparse_format = spec.format == Format::kFp4 || spec.format == Format::kMxfp4 ||
+                             spec.format == Format::kNvfp4 || spec.format == Format::kS4;
+  if (spec.sparse && !sparse_format) reject(spec, "sparsity", "2:4", "none, for only fp4, mxfp4, nvfp4 and s4 have it");
   if (spec.format == Format::kU4) {
     if (spec.zero == ZeroKind::kNone) reject(spec, "zero", "none", "min or int");
   } else if (spec.zero != fixed.zero) {

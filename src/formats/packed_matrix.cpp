@@ -9,6 +9,7 @@
 #include "formats/codec.h"
 #include "formats/group_scale.h"
 #include "formats/small_floats.h"
+#include "formats/sparsity.h"
 #include "metal_marlin/error.h"
 #include "runtime/thread_pool.h"
 
@@ -17,6 +18,11 @@ namespace {
 
 std::size_t packed_bytes(std::int64_t n, int bits) {
   return (static_cast<std::size_t>(n) * static_cast<std::size_t>(bits) + 7) / 8;
+}
+
+// Codes that a row of `cols` has.
+std::int64_t stored_codes(const FormatSpec& spec, std::int64_t cols) {
+  return spec.sparse ? cols / 2 : cols;
 }
 
 template <typename T>
@@ -46,6 +52,14 @@ RowResult quantize_row(PackedMatrix& matrix, std::int64_t row, std::span<const f
                        std::span<const float> importance, std::uint8_t* codes) {
   RowResult result;
   const std::int64_t size = matrix.spec.group_size(matrix.cols);
+  std::vector<float> pruned;
+  const std::span<const float> original = weights;
+  if (matrix.spec.sparse) {
+    pruned.assign(weights.begin(), weights.end());
+    prune(pruned, importance);
+    weights = pruned;
+  }
+  const bool plain = importance.empty() && !matrix.spec.sparse;  // the fits' errors are the row's
   for (std::int64_t group = 0; group < matrix.spec.groups(matrix.cols); ++group) {
     const auto begin = static_cast<std::size_t>(group * size);
     const auto x = weights.subspan(begin, std::min(static_cast<std::size_t>(size), weights.size() - begin));
@@ -55,15 +69,15 @@ RowResult quantize_row(PackedMatrix& matrix, std::int64_t row, std::span<const f
     if (matrix.spec.zero == ZeroKind::kMinimum) matrix.set_minimum(row, group, fit.minimum);
     if (matrix.spec.zero == ZeroKind::kInteger) matrix.set_zero(row, group, fit.zero);
     encode_group(matrix.spec, x, fit, matrix.global_scale, codes + begin);
-    if (importance.empty()) result.squared_error += fit.squared_error;
+    if (plain) result.squared_error += fit.squared_error;
   }
-  for (const float w : weights) result.squared_weight += static_cast<double>(w) * w;
+  for (const float w : original) result.squared_weight += static_cast<double>(w) * w;
   matrix.set_codes(row, {codes, weights.size()});
-  if (!importance.empty()) {
+  if (!plain) {
     std::vector<float> decoded(weights.size());
     matrix.view().decode_row(row, decoded.data());
     for (std::size_t i = 0; i < weights.size(); ++i)
-      result.squared_error += std::pow(static_cast<double>(weights[i]) - decoded[i], 2);
+      result.squared_error += std::pow(static_cast<double>(original[i]) - decoded[i], 2);
   }
   return result;
 }
@@ -112,7 +126,8 @@ std::size_t scale_type_bytes(ScaleType type) {
 PackedLayout::PackedLayout(const FormatSpec& spec, std::int64_t rows, std::int64_t cols) {
   const int bits = format_info(spec.format).bits;
   const std::int64_t groups = spec.groups(cols);
-  code_row_bytes = packed_bytes(cols, bits);
+  code_row_bytes = packed_bytes(stored_codes(spec, cols), bits);
+  position_row_bytes = spec.sparse ? packed_bytes(cols / kSparseGroup, 4) : 0;
   scale_row_bytes = static_cast<std::size_t>(groups) * scale_type_bytes(spec.scale_type);
   zero_row_bytes = spec.zero == ZeroKind::kMinimum   ? scale_row_bytes
                    : spec.zero == ZeroKind::kInteger ? packed_bytes(groups, bits)
@@ -120,6 +135,7 @@ PackedLayout::PackedLayout(const FormatSpec& spec, std::int64_t rows, std::int64
   code_bytes = static_cast<std::size_t>(rows) * code_row_bytes;
   scale_bytes = static_cast<std::size_t>(rows) * scale_row_bytes;
   zero_bytes = static_cast<std::size_t>(rows) * zero_row_bytes;
+  position_bytes = static_cast<std::size_t>(rows) * position_row_bytes;
   global_bytes = spec.format == Format::kNvfp4 ? sizeof(float) : 0;
 }
 
@@ -175,8 +191,22 @@ int PackedView::zero(std::int64_t row, std::int64_t group) const {
 
 void PackedView::unpack_row(std::int64_t row, std::uint8_t* out) const {
   const int bits = format_info(spec.format).bits;
-  unpack_codes(bits, codes.data() + static_cast<std::size_t>(row) * packed_bytes(cols, bits),
-               static_cast<std::size_t>(cols), out);
+  const std::int64_t stored = stored_codes(spec, cols);
+  unpack_codes(bits, codes.data() + static_cast<std::size_t>(row) * packed_bytes(stored, bits),
+               static_cast<std::size_t>(stored), out);
+  if (!spec.sparse) return;
+  // From the last on, for each code lies before its place, or at it.
+  const std::byte* const places =
+      positions.data() + static_cast<std::size_t>(row) * PackedLayout(spec, 1, cols).position_bytes;
+  for (std::int64_t group = cols / kSparseGroup - 1; group >= 0; --group) {
+    const unsigned pair = std::to_integer<unsigned>(places[group / 2]) >> (group % 2 * 4) & 15U;
+    const std::uint8_t first = out[2 * group];
+    const std::uint8_t second = out[2 * group + 1];
+    std::uint8_t* const four = out + kSparseGroup * group;
+    std::fill_n(four, kSparseGroup, zero_code(spec.format));
+    four[pair & 3U] = first;
+    four[pair >> 2U] = second;
+  }
 }
 
 void PackedView::decode_row(std::int64_t row, float* out) const {
@@ -199,6 +229,7 @@ void PackedView::check_sizes(std::string_view name) const {
   check_part(name, "packed codes", codes.size(), layout.code_bytes);
   check_part(name, "scales", scales.size(), layout.scale_bytes);
   check_part(name, "zeros", zeros.size(), layout.zero_bytes);
+  check_part(name, "positions", positions.size(), layout.position_bytes);
 }
 
 void PackedView::check_finite(std::string_view name) const {
@@ -214,6 +245,19 @@ void PackedView::check_finite(std::string_view name) const {
     throw Error(ErrorCode::kCorruptFile,
                 fmt::format("tensor {}: global scale {}, expected a positive number", name, global_scale));
   }
+  const PackedLayout layout(spec, rows, cols);
+  for (std::int64_t row = 0; spec.sparse && row < rows; ++row) {
+    for (std::int64_t group = 0; group < cols / kSparseGroup; ++group) {
+      const std::byte two =
+          positions[static_cast<std::size_t>(row) * layout.position_row_bytes + static_cast<std::size_t>(group / 2)];
+      const unsigned pair = std::to_integer<unsigned>(two) >> (group % 2 * 4) & 15U;
+      if ((pair & 3U) < pair >> 2U) continue;
+      throw Error(ErrorCode::kCorruptFile,
+                  fmt::format("tensor {}: row {}, inputs {} to {}: positions {} and {} of weights that are not zero, "
+                              "expected rising ones",
+                              name, row, kSparseGroup * group, kSparseGroup * group + 3, pair & 3U, pair >> 2U));
+    }
+  }
   if (spec.format != Format::kFp8E4M3 && spec.format != Format::kFp8E5M2) return;
   const std::span<const float> levels = decode_table(spec.format);
   for (const std::byte code : codes) {
@@ -228,6 +272,7 @@ PackedMatrix::PackedMatrix(const FormatSpec& matrix_spec, std::int64_t matrix_ro
   codes.resize(layout.code_bytes);
   scales.resize(layout.scale_bytes);
   zeros.resize(layout.zero_bytes);
+  positions.resize(layout.position_bytes);
 }
 
 void PackedMatrix::set_scale(std::int64_t row, std::int64_t group, float value) {
@@ -253,7 +298,26 @@ void PackedMatrix::set_zero(std::int64_t row, std::int64_t group, int value) {
 
 void PackedMatrix::set_codes(std::int64_t row, std::span<const std::uint8_t> row_codes) {
   const int bits = format_info(spec.format).bits;
-  pack_codes(bits, row_codes, codes.data() + static_cast<std::size_t>(row) * packed_bytes(cols, bits));
+  const PackedLayout layout(spec, 1, cols);
+  std::byte* const out = codes.data() + static_cast<std::size_t>(row) * layout.code_row_bytes;
+  if (!spec.sparse) return pack_codes(bits, row_codes, out);
+  std::vector<std::uint8_t> kept_codes;
+  std::vector<std::uint8_t> pairs;
+  for (std::size_t begin = 0; begin < row_codes.size(); begin += kSparseGroup) {
+    const auto four = row_codes.subspan(begin).first<kSparseGroup>();
+    const auto kept = kept_positions(spec.format, four);
+    if (!kept) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("row {} has more than two weights that are not zero in inputs {} to {}; 2:4 sparse "
+                              "weights are expected",
+                              row, begin, begin + 3));
+    }
+    kept_codes.push_back(four[(*kept)[0]]);
+    kept_codes.push_back(four[(*kept)[1]]);
+    pairs.push_back(static_cast<std::uint8_t>((*kept)[0] | (*kept)[1] << 2));
+  }
+  pack_codes(bits, kept_codes, out);
+  pack_codes(4, pairs, positions.data() + static_cast<std::size_t>(row) * layout.position_row_bytes);
 }
 
 float largest_magnitude(std::int64_t rows, std::int64_t cols, const RowReader& read, ThreadPool& pool) {

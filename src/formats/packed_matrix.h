@@ -2,7 +2,8 @@
 // it (docs/file-format.md). Per row, codes form one little-endian bit stream:
 // code i occupies bits [i*b, (i+1)*b), so 32 codes take 4*b bytes; rows start on
 // whole bytes. Scales (and minima) are [rows, groups]; integer zeros are packed
-// per row like codes.
+// per row like codes. A 2:4 sparse matrix has two codes of each four inputs, and
+// their positions (formats/sparsity.h).
 #pragma once
 
 #include <cstddef>
@@ -22,12 +23,16 @@ struct PackedLayout {
   PackedLayout(const FormatSpec& spec, std::int64_t rows, std::int64_t cols);
   std::size_t code_row_bytes;
   std::size_t scale_row_bytes;
-  std::size_t zero_row_bytes;  // minima or integer zeros, 0 where there are none
+  std::size_t zero_row_bytes;      // minima or integer zeros, 0 where there are none
+  std::size_t position_row_bytes;  // 0 but in sparse ones
   std::size_t code_bytes;
   std::size_t scale_bytes;
   std::size_t zero_bytes;
+  std::size_t position_bytes;
   std::size_t global_bytes;  // NVFP4's f32
-  [[nodiscard]] std::size_t total_bytes() const { return code_bytes + scale_bytes + zero_bytes + global_bytes; }
+  [[nodiscard]] std::size_t total_bytes() const {
+    return code_bytes + scale_bytes + zero_bytes + position_bytes + global_bytes;
+  }
 };
 
 std::size_t scale_type_bytes(ScaleType type);
@@ -44,18 +49,19 @@ struct PackedView {
   std::span<const std::byte> codes;
   std::span<const std::byte> scales;
   std::span<const std::byte> zeros;
+  std::span<const std::byte> positions = {};
 
   [[nodiscard]] float scale(std::int64_t row, std::int64_t group) const;    // as stored
   [[nodiscard]] float minimum(std::int64_t row, std::int64_t group) const;  // 0 without minima
   [[nodiscard]] int zero(std::int64_t row, std::int64_t group) const;       // 0 without integer zeros
-  // Unpacks the codes of a row, one a byte.
+  // Unpacks the codes of a row, one a byte, those of zero among them.
   void unpack_row(std::int64_t row, std::uint8_t* out) const;
   // The weights of a row, in f32.
   void decode_row(std::int64_t row, float* out) const;
   // \throws Error (kCorruptFile) when a part's size is not what the layout says.
   void check_sizes(std::string_view name) const;
   // \throws Error (kCorruptFile) naming the place of a scale, minimum or element that
-  // is not finite, or a global scale that is not positive.
+  // is not finite, a global scale that is not positive, or positions that do not rise.
   void check_finite(std::string_view name) const;
 };
 
@@ -71,12 +77,14 @@ struct PackedMatrix {
   std::vector<std::byte> codes;
   std::vector<std::byte> scales;
   std::vector<std::byte> zeros;
+  std::vector<std::byte> positions;
 
-  [[nodiscard]] PackedView view() const { return {spec, rows, cols, global_scale, codes, scales, zeros}; }
+  [[nodiscard]] PackedView view() const { return {spec, rows, cols, global_scale, codes, scales, zeros, positions}; }
   void set_scale(std::int64_t row, std::int64_t group, float value);
   void set_minimum(std::int64_t row, std::int64_t group, float value);
   void set_zero(std::int64_t row, std::int64_t group, int value);
-  void set_codes(std::int64_t row, std::span<const std::uint8_t> codes);  // one a byte
+  // One a byte. Of a sparse matrix at most two of each four may be other than zero's.
+  void set_codes(std::int64_t row, std::span<const std::uint8_t> codes);
 };
 
 // Packs `bits`-wide codes into a little-endian bit stream of ceil(n*bits/8) bytes.

@@ -30,6 +30,7 @@ Weight Weight::rows(std::int64_t first, std::int64_t count) const {
     out.codes = part(matrix->codes, layout.code_row_bytes);
     out.scales = part(matrix->scales, layout.scale_row_bytes);
     out.zeros = part(matrix->zeros, layout.zero_row_bytes);
+    out.positions = part(matrix->positions, layout.position_row_bytes);
     return {out, owner};
   }
   DenseView out = std::get<DenseView>(view);

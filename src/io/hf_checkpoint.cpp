@@ -93,7 +93,7 @@ class HfCheckpoint final : public Checkpoint {
                           DType::kU8,
                           packed.spec,
                           layout.total_bytes(),
-                          std::string(format_info(packed.spec.format).name)});
+                          format_label(packed.spec)});
       return;
     }
     if (quantization_ && (is_side_entry(quantization_->scheme(), name) || name.ends_with(".weight_packed"))) return;

@@ -7,15 +7,16 @@
 #include <cstring>
 #include <memory>
 
+#include "formats/sparsity.h"
 #include "metal_marlin/error.h"
 #include "tokenizer/regex.h"
 
 namespace metal_marlin {
 namespace {
 
-constexpr std::array<std::string_view, 8> kSideParts{".weight_scale",        ".weight_min",   ".weight_zero_point",
-                                                     ".weight_global_scale", ".weight_shape", ".weight_g_idx",
-                                                     ".input_global_scale",  ".input_scale"};
+constexpr std::array<std::string_view, 9> kSideParts{".weight_scale",     ".weight_min",          ".weight_zero_point",
+                                                     ".weight_positions", ".weight_global_scale", ".weight_shape",
+                                                     ".weight_g_idx",     ".input_global_scale",  ".input_scale"};
 
 constexpr std::array<std::string_view, 3> kColumnParts{".qzeros", ".scales", ".g_idx"};
 
@@ -54,6 +55,7 @@ Json spec_json(const PackedModule& module) {
               {"scale_type", scale_type_name(module.spec.scale_type)},
               {"zero", zero_kind_name(module.spec.zero)},
               {"shape", {module.rows, module.cols}}};
+  if (module.spec.sparse) out["sparsity"] = "2:4";
   if (module.spec.rotation != 0) out["rotation"] = module.spec.rotation;
   if (module.folded_rotation != 0) out["folded_rotation"] = module.folded_rotation;
   return out;
@@ -123,7 +125,7 @@ bool fits_compressed_tensors(const std::map<std::string, PackedModule>& modules)
   const FormatSpec& spec = modules.begin()->second.spec;
   const bool integer = integer_pack(spec.format) && spec.zero != ZeroKind::kMinimum;
   const bool fp8 = spec.format == Format::kFp8E4M3 && spec.group == 0;
-  if ((!integer && !fp8 && spec.format != Format::kNvfp4) || spec.rotation != 0) return false;
+  if ((!integer && !fp8 && spec.format != Format::kNvfp4) || spec.rotation != 0 || spec.sparse) return false;
   return std::all_of(modules.begin(), modules.end(), [&](const auto& entry) {
     const auto& [name, module] = entry;
     const std::int64_t words = 32 / format_info(spec.format).bits;
@@ -190,6 +192,11 @@ std::vector<TensorPlan> packed_tensor_plans(PackScheme scheme, const std::string
     plans.push_back(
         {module + ".weight_zero_point", DType::kU8, {packed.rows, static_cast<std::int64_t>(layout.zero_row_bytes)}});
   }
+  if (spec.sparse) {
+    plans.push_back({module + ".weight_positions",
+                     DType::kU8,
+                     {packed.rows, static_cast<std::int64_t>(layout.position_row_bytes)}});
+  }
   if (spec.format == Format::kNvfp4) plans.push_back({module + ".weight_global_scale", DType::kF32, {1}});
   if (compressed && integer_pack(spec.format)) plans.push_back({module + ".weight_shape", DType::kI64, {2}});
   return plans;
@@ -204,6 +211,7 @@ void write_packed_tensors(PackScheme scheme, const PackedMatrix& matrix, Safeten
   } else {
     writer.write(matrix.zeros);
   }
+  if (matrix.spec.sparse) writer.write(matrix.positions);
   if (matrix.spec.format == Format::kNvfp4) writer.write(std::as_bytes(std::span(&matrix.global_scale, 1)));
   if (compressed && integer_pack(matrix.spec.format)) {
     const std::array<std::int64_t, 2> shape{matrix.rows, matrix.cols};
@@ -263,11 +271,17 @@ void QuantizationConfig::parse_marlin(const JsonObject& json) {
     spec.scale_type = parse_scale_type(item.string("scale_type"));
     spec.zero = parse_zero_kind(item.string("zero"));
     spec.rotation = item.has("rotation") ? static_cast<int>(item.bounded("rotation", 16, 128)) : 0;
+    if (item.has("sparsity")) {
+      if (item.string("sparsity") != "2:4") item.wrong("sparsity", "2:4");
+      spec.sparse = true;
+    }
     validate(spec);
     const Json& shape = item.at("shape");
     if (!shape.is_array() || shape.size() != 2 || !shape[0].is_number_unsigned() || !shape[1].is_number_unsigned()) {
       item.wrong("shape", "two integers");
     }
+    if (spec.sparse && shape[1].get<std::int64_t>() % kSparseGroup != 0)
+      item.wrong("shape", "a width that is a multiple of 4, as 2:4 sparsity needs");
     modules_.emplace(name, PackedModule{spec, shape[0].get<std::int64_t>(), shape[1].get<std::int64_t>()});
   }
 }
@@ -396,6 +410,7 @@ LoadedPack load_packed_tensors(const SafetensorsFolder& folder, PackScheme schem
       loaded.view.zeros = owner->zeros;
     }
   }
+  if (spec.sparse) loaded.view.positions = part(folder, module + ".weight_positions").bytes;
   if (spec.format == Format::kNvfp4) {
     const std::string name = module + ".weight_global_scale";
     const DenseView& global = part(folder, name);

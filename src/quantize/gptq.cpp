@@ -3,11 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numeric>
 
 #include "formats/codec.h"
 #include "formats/group_scale.h"
+#include "formats/sparsity.h"
 #include "metal_marlin/error.h"
 #include "quantize/linear_algebra.h"
 #include "runtime/thread_pool.h"
@@ -48,7 +50,13 @@ class RowBlock {
         }
         stats.squared_weight += static_cast<double>(row[c]) * row[c];
       }
-      fit_groups(r, row);
+      if (matrix_.spec.sparse) {
+        std::vector<float> pruned(row, row + cols_);
+        prune(pruned, factor_.importance);
+        fit_groups(r, pruned.data());
+      } else {
+        fit_groups(r, row);
+      }
       for (std::int64_t step = 0; step < cols_; ++step)
         weights_[static_cast<std::size_t>(r * cols_ + step)] =
             static_cast<Real>(row[factor_.order[static_cast<std::size_t>(step)]]);
@@ -59,7 +67,10 @@ class RowBlock {
   void round() {
     for (std::int64_t begin = 0; begin < cols_; begin += kBlock) {
       const std::int64_t end = std::min(begin + kBlock, cols_);
-      for (std::int64_t step = begin; step < end; ++step) round_column(step, begin, end);
+      for (std::int64_t step = begin; step < end; ++step) {
+        if (matrix_.spec.sparse && step % kSparseGroup == 0) choose(step);
+        round_column(step, begin, end);
+      }
       linear_algebra::subtract_product(rows_, cols_ - end, end - begin, errors_.data(), kBlock,
                                        factor_.upper.data() + begin * cols_ + end, cols_, weights_.data() + end, cols_);
     }
@@ -95,6 +106,22 @@ class RowBlock {
     }
   }
 
+  // Which two of the four columns from a step on each row keeps.
+  void choose(std::int64_t step) {
+    kept_.resize(static_cast<std::size_t>(rows_ * kSparseGroup));
+    for (std::int64_t r = 0; r < rows_; ++r) {
+      std::array<float, kSparseGroup> costs{};  // of a zero, by their roots
+      for (std::size_t i = 0; i < costs.size(); ++i) {
+        const auto at = step + static_cast<std::int64_t>(i);
+        costs[i] = static_cast<float>(std::abs(weights_[static_cast<std::size_t>(r * cols_ + at)]) /
+                                      factor_.upper[static_cast<std::size_t>(at * cols_ + at)]);
+      }
+      prune(costs, {});
+      for (std::size_t i = 0; i < costs.size(); ++i)
+        kept_[static_cast<std::size_t>(r * kSparseGroup) + i] = costs[i] != 0 ? 1 : 0;
+    }
+  }
+
   // Rounds the column of a step and lets the rest of its block make good for it.
   void round_column(std::int64_t step, std::int64_t begin, std::int64_t end) {
     const FormatSpec& spec = matrix_.spec;
@@ -105,7 +132,8 @@ class RowBlock {
     for (std::int64_t r = 0; r < rows_; ++r) {
       Real* const row = weights_.data() + r * cols_;
       const GroupFit& fit = fits_[static_cast<std::size_t>(r * groups + group)];
-      const auto weight = static_cast<float>(row[step]);
+      const bool kept = !spec.sparse || kept_[static_cast<std::size_t>(r * kSparseGroup + step % kSparseGroup)] != 0;
+      const float weight = kept ? static_cast<float>(row[step]) : 0.0F;
       std::uint8_t& code = codes_[static_cast<std::size_t>(r * cols_ + column)];
       encode_group(spec, {&weight, 1}, fit, matrix_.global_scale, &code);
       const float offset = spec.zero == ZeroKind::kInteger ? static_cast<float>(fit.zero) : 0.0F;
@@ -127,8 +155,18 @@ class RowBlock {
   std::vector<Real> errors_;   // of a block of columns
   std::vector<std::uint8_t> codes_;
   std::vector<GroupFit> fits_;
+  std::vector<std::uint8_t> kept_;  // of the four columns at hand, [row][4]
   std::span<const float> table_;
 };
+
+// Columns, in groups of neighbours, by the falling sum of a group's diagonal.
+void order_columns(const HessianSum& hessian, std::int64_t group, std::vector<std::int32_t>& order) {
+  std::vector<double> sums(order.size());
+  for (std::int64_t i = 0; i < hessian.cols(); ++i) sums[static_cast<std::size_t>(i / group)] += hessian.at(i, i);
+  std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
+    return sums[static_cast<std::size_t>(a / group)] > sums[static_cast<std::size_t>(b / group)];
+  });
+}
 
 }  // namespace
 
@@ -141,10 +179,7 @@ std::optional<GptqFactor<Real>> gptq_factor(const HessianSum& hessian, const Gpt
   factor.cols = n;
   factor.order.resize(static_cast<std::size_t>(n));
   std::iota(factor.order.begin(), factor.order.end(), 0);
-  if (options.act_order) {
-    std::stable_sort(factor.order.begin(), factor.order.end(),
-                     [&](std::int32_t a, std::int32_t b) { return hessian.at(a, a) > hessian.at(b, b); });
-  }
+  if (options.act_order) order_columns(hessian, options.in_fours ? kSparseGroup : 1, factor.order);
   for (const double more : {1.0, 10.0, 100.0}) {
     const double damping = options.damping * more * mean;
     factor.upper.assign(static_cast<std::size_t>(n * n), 0);

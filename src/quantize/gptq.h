@@ -16,6 +16,9 @@ namespace metal_marlin {
 struct GptqOptions {
   double damping = 0.01;  // of the mean of the diagonal, added to it
   bool act_order = true;  // columns by falling diagonal, not as they come
+  // Four neighbours follow one another, as 2:4 sparse formats need: groups of four are ordered by the
+  // sums of their diagonals.
+  bool in_fours = false;
 };
 
 // What GPTQ needs of a linear layer's inputs, shared by layers that read the same ones. Real: float,
@@ -33,7 +36,9 @@ struct GptqFactor {
 template <typename Real>
 std::optional<GptqFactor<Real>> gptq_factor(const HessianSum& hessian, const GptqOptions& options);
 
-// As quantize_matrix. The result does not depend on the number of threads.
+// As quantize_matrix. The result does not depend on the number of threads. Of a sparse format's four
+// neighbours the two are set to zero that cost the layer's output least, as in SparseGPT (arXiv
+// 2301.00774), what the columns before them changed being counted; the factor must be in_fours.
 template <typename Real>
 PackedMatrix gptq_matrix(const FormatSpec& spec, std::int64_t rows, std::int64_t cols, const RowReader& read,
                          float global_scale, const GptqFactor<Real>& factor, ThreadPool& pool,

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "formats/sparsity.h"
 #include "metal_marlin/error.h"
 #include "models/architectures.h"
 
@@ -37,6 +38,7 @@ class Planner {
       if (choice) {
         job.spec = choice->spec;
         job.method = choice->method;
+        check_sparse(job);
       } else if (found->second.matrix && !is_embedding_or_head(info.name)) {
         out_.ignored.push_back(module_name(info.name));
       }
@@ -69,6 +71,13 @@ class Planner {
     } else if (!std::exchange(prediction_noticed_, true)) {
       notice_(fmt::format("{}: {}", checkpoint_.where(), kPredictionNotice));
     }
+  }
+
+  void check_sparse(const Job& job) const {
+    if (!job.spec->sparse || job.info->shape[1] % kSparseGroup == 0) return;
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{}: tensor {}: 2:4 sparsity needs a width that is a multiple of 4, found {}",
+                            checkpoint_.where(job.info->name), job.info->name, job.info->shape[1]));
   }
 
   Job* find(const std::string& name) const {

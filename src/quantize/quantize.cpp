@@ -306,7 +306,7 @@ class Quantizer {
     for (const Job& job : plan_.jobs) {
       Json entry = {job.info->name, job.info->bytes, job.shard, job.input_rotation(), job.output_rotation};
       if (job.spec) {
-        entry.push_back(fmt::format("{} {} {} {} {}", format_info(job.spec->format).name, group_name(job.spec->group),
+        entry.push_back(fmt::format("{} {} {} {} {}", format_label(*job.spec), group_name(job.spec->group),
                                     scale_type_name(job.spec->scale_type), zero_kind_name(job.spec->zero),
                                     method_name(job.method)));
       }
@@ -366,7 +366,7 @@ class Quantizer {
     if (job.spec) {
       result = quantizer.quantize(job, inputs);
       tensor = result->report;
-      tensor.format = format_info(job.spec->format).name;
+      tensor.format = format_label(*job.spec);
       last_error_ = tensor.output_error;
     } else {
       tensor.format = dtype_name(job.entries.front().dtype);

@@ -37,15 +37,20 @@ FormatSpec parse_spec(const JsonObject& rule, const std::string& format) {
     spec.rotation = static_cast<int>(rule.bounded("rotation", 16, 128));
     if (rule.string_or("method", "") != "mr-gptq") rule.wrong("rotation", "no rotation, but with method mr-gptq");
   }
+  if (rule.has("sparsity")) {
+    if (rule.string("sparsity") != "2:4") rule.wrong("sparsity", "2:4");
+    spec.sparse = true;
+  }
   validate(spec);
   return spec;
 }
 
 RecipeRule parse_rule(const JsonObject& json) {
   for (const auto& [key, value] : json.json().items()) {
-    constexpr std::array known{"class", "match", "format", "group", "scale_type", "zero", "method", "rotation"};
+    constexpr std::array known{"class", "match",  "format",   "group",   "scale_type",
+                               "zero",  "method", "rotation", "sparsity"};
     if (std::find(known.begin(), known.end(), key) == known.end())
-      json.wrong(key.c_str(), "no such field; known: class, match, format, group, scale_type, zero, method, rotation");
+      json.wrong(key.c_str(), fmt::format("no such field; known: {}", fmt::join(known, ", ")));
   }
   RecipeRule rule;
   const std::string name = json.string_or("class", "linear");

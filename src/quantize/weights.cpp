@@ -82,12 +82,15 @@ WeightQuantizer::Rows WeightQuantizer::rows_of(const Job& job) const {
   return out;
 }
 
-const WeightQuantizer::Seen& WeightQuantizer::seen(const HessianSum& inputs, int rotation) {
-  const auto [place, added] = seen_.try_emplace({&inputs, rotation});
+const WeightQuantizer::Seen& WeightQuantizer::seen(const HessianSum& inputs, const Job& job) {
+  const int rotation = job.input_rotation();
+  const auto [place, added] = seen_.try_emplace({&inputs, rotation, job.spec->sparse});
   if (!added) return place->second;
   Seen& out = place->second;
   if (rotation != 0) out.rotated = inputs.rotated(rotation, pool_);
-  out.factor = gptq_factor<float>(rotation != 0 ? out.rotated : inputs, {});
+  GptqOptions options;
+  options.in_fours = job.spec->sparse;
+  out.factor = gptq_factor<float>(rotation != 0 ? out.rotated : inputs, options);
   return out;
 }
 
@@ -102,7 +105,7 @@ WeightQuantizer::Result WeightQuantizer::quantize(const Job& job, const HessianS
     const Rows read = rows_of(job);
     const float global = spec.format == Format::kNvfp4 ? global_scale(job) : 1.0F;
     const bool wants_text = job.method != QuantizeMethod::kRtn;
-    const Seen* const known = wants_text && says_enough(inputs) ? &seen(*inputs, job.input_rotation()) : nullptr;
+    const Seen* const known = wants_text && says_enough(inputs) ? &seen(*inputs, job) : nullptr;
     if (known == nullptr || !known->factor) {
       if (wants_text) out.report.fallback = fallback_reason(job, inputs);
       out.matrix = quantize_matrix(spec, rows, cols, read.packed, global, pool_, &stats);

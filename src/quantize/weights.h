@@ -3,6 +3,7 @@
 
 #include <map>
 #include <string>
+#include <tuple>
 
 #include "quantize/gptq.h"
 #include "quantize/jobs.h"
@@ -39,13 +40,13 @@ class WeightQuantizer {
   };
   struct Rows;
   [[nodiscard]] Rows rows_of(const Job& job) const;
-  const Seen& seen(const HessianSum& inputs, int rotation);
+  const Seen& seen(const HessianSum& inputs, const Job& job);
   float global_scale(const Job& job);
 
   const Checkpoint& checkpoint_;
   const JobPlan& plan_;
   ThreadPool& pool_;
-  std::map<std::pair<const HessianSum*, int>, Seen> seen_;
+  std::map<std::tuple<const HessianSum*, int, bool>, Seen> seen_;
   std::map<std::string, float> global_scales_;
 };
 

@@ -74,9 +74,20 @@ std::vector<FormatSpec> kernel_specs() {
   return specs;
 }
 
+std::vector<FormatSpec> sparse_specs() {
+  std::vector<FormatSpec> specs{default_spec(Format::kFp4),
+                                default_spec(Format::kMxfp4),
+                                default_spec(Format::kNvfp4),
+                                default_spec(Format::kS4),
+                                {Format::kS4, 128, ScaleType::kBf16, ZeroKind::kNone},
+                                {Format::kFp4, 16, ScaleType::kF32, ZeroKind::kNone},
+                                {Format::kS4, 0, ScaleType::kF16, ZeroKind::kNone}};
+  for (FormatSpec& spec : specs) spec.sparse = true;
+  return specs;
+}
+
 std::string text(const FormatSpec& spec) {
-  return std::string(format_info(spec.format).name) + "/" + group_name(spec.group) + "/" +
-         std::string(scale_type_name(spec.scale_type));
+  return format_label(spec) + "/" + group_name(spec.group) + "/" + std::string(scale_type_name(spec.scale_type));
 }
 
 }  // namespace metal_marlin

@@ -28,6 +28,8 @@ TestMatrix dense_matrix(DType type, std::int64_t rows, std::int64_t cols, unsign
 
 // Every format, with every group size and scale type where those are open.
 std::vector<FormatSpec> kernel_specs();
+// 2:4 sparse ones, for widths that are multiples of 4.
+std::vector<FormatSpec> sparse_specs();
 std::string text(const FormatSpec& spec);
 
 }  // namespace metal_marlin

@@ -18,7 +18,7 @@ expect() {
 }
 
 expect 0 "Examples:" --help
-for name in quantize generate tokenize logits inspect eval compare status; do expect 0 "Example" $name --help; done
+for name in quantize generate tokenize logits inspect eval compare pull status; do expect 0 "Example" $name --help; done
 expect 0 '"formats"' status --json
 expect 2 "" nonsense
 expect 2 "required" quantize "$model"
@@ -120,6 +120,10 @@ expect 0 "wrote" "${gptq[@]}" -o "$work/resumed"
 for file in "$work/gptq"/*.safetensors; do cmp "$file" "$work/resumed/${file##*/}" || fail "a resumed run differs"; done
 expect 2 "memory: 16 MiB are allowed" "${gptq[@]}" -o "$work/x" --memory 16MiB
 expect 2 "rotation in blocks of 128 does not divide" quantize "$work/characters" -o "$work/x" --format int3 --method mr-gptq --rotation 128 --calibration "$work/text.txt"
+expect 0 "s4 2:4" quantize "$work/characters" -o "$work/sparse" --format s4 --sparsity 2:4 --method gptq --calibration "$work/text.txt"
+expect 0 "s4 2:4" inspect "$work/sparse"
+expect 0 '"stop_reason": "length"' generate "$work/sparse" --prompt-ids "$work/ids.json" -n 5 --ignore-eos --json
+expect 2 "format int3: sparsity is 2:4, expected none" quantize "$model" -o "$work/x" --format int3 --sparsity 2:4
 # Shaders: ours, and a kernel of somebody's own.
 expect 0 '"marlin_gemm"' shaders list --json
 expect 0 "marlin_gemm" status

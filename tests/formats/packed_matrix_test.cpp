@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <map>
 #include <random>
@@ -229,6 +230,85 @@ TEST(PackedMatrix, ResultDoesNotDependOnThreads) {
     EXPECT_EQ(a.scales, b.scales);
     EXPECT_EQ(a.zeros, b.zeros);
   }
+}
+
+std::vector<FormatSpec> sparse_specs() {
+  std::vector<FormatSpec> specs{default_spec(Format::kFp4),
+                                default_spec(Format::kMxfp4),
+                                default_spec(Format::kNvfp4),
+                                {Format::kS4, 128, ScaleType::kBf16, ZeroKind::kNone}};
+  for (FormatSpec& spec : specs) spec.sparse = true;
+  return specs;
+}
+
+// Of each four neighbours the two largest are what the dense format makes of them beside zeros.
+TEST(SparseMatrix, KeepsTheTwoLargestOfFour) {
+  for (const FormatSpec& spec : sparse_specs()) {
+    for (const std::int64_t cols : {4, 36, 160}) {
+      const auto data = normal_data(static_cast<std::size_t>(3 * cols), 5);
+      std::vector<float> pruned = data;
+      for (std::size_t begin = 0; begin < data.size(); begin += 4) {
+        std::array<float, 4> sizes{};
+        for (std::size_t i = 0; i < 4; ++i) sizes[i] = std::fabs(data[begin + i]);
+        std::sort(sizes.begin(), sizes.end());
+        for (std::size_t i = 0; i < 4; ++i)
+          if (std::fabs(data[begin + i]) <= sizes[1]) pruned[begin + i] = 0;
+      }
+      FormatSpec dense = spec;
+      dense.sparse = false;
+      const PackedMatrix matrix = quantize(spec, 3, cols, data);
+      matrix.view().check_sizes("test");
+      matrix.view().check_finite("test");
+      EXPECT_EQ(decode(matrix), decode(quantize(dense, 3, cols, pruned))) << format_label(spec) << " " << cols;
+    }
+  }
+}
+
+TEST(SparseMatrix, ImportanceDecidesWhatIsKept) {
+  const std::vector<float> data{1, 2, 3, 4};
+  FormatSpec spec = default_spec(Format::kS4);
+  spec.sparse = true;
+  ThreadPool pool(1);
+  const std::vector<float> importance{100, 1, 1, 1};
+  QuantizeStats stats;
+  const PackedMatrix matrix = quantize_matrix(
+      spec, 1, 4, [&](std::int64_t, float* out) { std::copy(data.begin(), data.end(), out); }, 1, pool, &stats,
+      importance);
+  const std::vector<float> found = decode(matrix);
+  EXPECT_NE(found[0], 0);
+  EXPECT_EQ(found[1], 0);
+  EXPECT_EQ(found[2], 0);
+  EXPECT_NE(found[3], 0);
+  EXPECT_NEAR(stats.squared_error, 4 + 9, 0.5);
+  EXPECT_EQ(stats.squared_weight, 30);
+}
+
+TEST(SparseMatrix, TakesThreeBitsAWeightAndItsScales) {
+  FormatSpec spec = default_spec(Format::kS4);
+  spec.sparse = true;
+  EXPECT_DOUBLE_EQ(bits_per_weight(spec, 8, 64), 3.5);
+  const PackedLayout layout(spec, 2, 36);
+  EXPECT_EQ(layout.code_row_bytes, 9U);
+  EXPECT_EQ(layout.position_row_bytes, 5U);
+}
+
+TEST(SparseMatrix, FaultsAreNamed) {
+  FormatSpec spec = default_spec(Format::kS4);
+  spec.sparse = true;
+  PackedMatrix matrix(spec, 2, 12);
+  expect_error(ErrorCode::kInvalidArgument, "row 1 has more than two weights that are not zero in inputs 4 to 7", [&] {
+    matrix.set_codes(1, std::vector<std::uint8_t>{8, 1, 8, 1, 1, 1, 8, 1, 8, 8, 8, 8});
+  });
+  matrix = quantize(spec, 2, 12, normal_data(24, 3));
+  expect_error(ErrorCode::kCorruptFile, "tensor w: row 1, inputs 8 to 11: positions 3 and 1", [&] {
+    matrix.positions[3] = std::byte{0x07};  // 3 and 1
+    matrix.view().check_finite("w");
+  });
+  matrix.positions.pop_back();
+  expect_error(ErrorCode::kCorruptFile, "tensor w: positions take 3 bytes, expected 4",
+               [&] { matrix.view().check_sizes("w"); });
+  spec.format = Format::kInt3;
+  expect_error(ErrorCode::kInvalidArgument, "format int3: sparsity is 2:4, expected none", [&] { validate(spec); });
 }
 
 TEST(FormatSpec, BadCombinationsAreRefused) {

@@ -3,12 +3,15 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <numeric>
 #include <random>
 
 #include "formats/codec.h"
 #include "formats/group_scale.h"
+#include "formats/sparsity.h"
 #include "metal_marlin/error.h"
 #include "runtime/thread_pool.h"
 #include "test_data.h"
@@ -66,6 +69,41 @@ const std::vector<FormatSpec> kSpecs = {
     {Format::kU4, 64, ScaleType::kF16, ZeroKind::kInteger},  {Format::kNf3, 32, ScaleType::kBf16, ZeroKind::kNone},
     {Format::kInt2, 16, ScaleType::kF32, ZeroKind::kNone},   {Format::kNf2, 0, ScaleType::kF16, ZeroKind::kNone}};
 
+const std::vector<FormatSpec> kSparseSpecs = [] {
+  std::vector<FormatSpec> specs{
+      {Format::kS4, 128, ScaleType::kF16, ZeroKind::kNone}, default_spec(Format::kFp4), default_spec(Format::kNvfp4)};
+  for (FormatSpec& spec : specs) spec.sparse = true;
+  return specs;
+}();
+
+// Takes a column out of the inverse.
+void eliminate(std::vector<double>& inverse, std::size_t n, std::size_t c) {
+  const double pivot = inverse[c * n + c];
+  const std::vector<double> row(inverse.begin() + static_cast<std::ptrdiff_t>(c * n),
+                                inverse.begin() + static_cast<std::ptrdiff_t>((c + 1) * n));
+  for (std::size_t i = 0; i < n; ++i)
+    for (std::size_t j = 0; j < n; ++j) inverse[i * n + j] -= row[i] * row[j] / pivot;
+}
+
+// Which of four neighbouring columns of each row are set to zero: the two whose loss is least when their
+// turn comes (arXiv 2301.00774).
+std::vector<bool> chosen_zeros(const std::vector<double>& w, std::vector<double> inverse, std::size_t n,
+                               std::size_t c) {
+  std::array<double, 4> diagonal{};
+  for (std::size_t i = 0; i < 4; ++i) {
+    diagonal[i] = inverse[(c + i) * n + c + i];
+    eliminate(inverse, n, c + i);
+  }
+  std::vector<bool> zeros(w.size());
+  for (std::size_t begin = c; begin < w.size(); begin += n) {
+    std::array<std::size_t, 4> order{0, 1, 2, 3};
+    const auto loss = [&](std::size_t i) { return w[begin + i] * w[begin + i] / diagonal[i]; };
+    std::sort(order.begin(), order.end(), [&](std::size_t x, std::size_t y) { return loss(x) < loss(y); });
+    zeros[begin + order[0]] = zeros[begin + order[1]] = true;
+  }
+  return zeros;
+}
+
 // Optimal brain surgery a column at a time: the whole inverse is carried along, a row and column leaving it at
 // each step (arXiv 2210.17323, equations 2 and 3).
 std::vector<float> by_columns(const FormatSpec& spec, const Problem& p, const GptqFactor<double>& factor) {
@@ -100,13 +138,18 @@ std::vector<float> by_columns(const FormatSpec& spec, const Problem& p, const Gp
   std::vector<float> out(w.size());
   const auto size = static_cast<std::size_t>(spec.group_size(p.cols));
   const float global = global_of(spec, p);
+  std::vector<float> fitted = p.weights;
+  for (std::size_t begin = 0; spec.sparse && begin < fitted.size(); begin += n)
+    prune(std::span(fitted).subspan(begin, n), factor.importance);
+  std::vector<bool> zeros(w.size());
   for (const std::int32_t column : factor.order) {
     const auto c = static_cast<std::size_t>(column);
+    if (spec.sparse && c % 4 == 0) zeros = chosen_zeros(w, inverse, n, c);
     const std::size_t begin = c / size * size;
     for (std::size_t r = 0; r < static_cast<std::size_t>(p.rows); ++r) {
-      const std::span<const float> x = std::span(p.weights).subspan(r * n + begin, std::min(size, n - begin));
+      const std::span<const float> x = std::span(fitted).subspan(r * n + begin, std::min(size, n - begin));
       const GroupFit fit = fit_group(spec, x, global, std::span(factor.importance).subspan(begin, x.size()));
-      const auto weight = static_cast<float>(w[r * n + c]);
+      const float weight = zeros[r * n + c] ? 0.0F : static_cast<float>(w[r * n + c]);
       std::uint8_t code = 0;
       encode_group(spec, {&weight, 1}, fit, global, &code);
       const float offset = spec.zero == ZeroKind::kInteger ? static_cast<float>(fit.zero) : 0.0F;
@@ -115,11 +158,7 @@ std::vector<float> by_columns(const FormatSpec& spec, const Problem& p, const Gp
       const double error = (w[r * n + c] - out[r * n + c]) / inverse[c * n + c];
       for (std::size_t j = 0; j < n; ++j) w[r * n + j] -= error * inverse[c * n + j];
     }
-    const double pivot = inverse[c * n + c];
-    const std::vector<double> row(inverse.begin() + static_cast<std::ptrdiff_t>(c * n),
-                                  inverse.begin() + static_cast<std::ptrdiff_t>((c + 1) * n));
-    for (std::size_t i = 0; i < n; ++i)
-      for (std::size_t j = 0; j < n; ++j) inverse[i * n + j] -= row[i] * row[j] / pivot;
+    eliminate(inverse, n, c);
   }
   return out;
 }
@@ -146,11 +185,32 @@ TEST(Gptq, InDoubleEveryCodeIsThePlainSolvers) {
   }
 }
 
+TEST(Gptq, OfSparseFormatsTooEveryCodeIsThePlainSolvers) {
+  for (const FormatSpec& spec : kSparseSpecs) {
+    for (const std::int64_t cols : {36, 200}) {
+      const Problem p(19, cols, 3);
+      for (const bool act_order : {true, false}) {
+        GptqOptions options;
+        options.act_order = act_order;
+        options.in_fours = true;
+        const auto factor = gptq_factor<double>(p.hessian, options);
+        ASSERT_TRUE(factor);
+        const PackedMatrix m = gptq_matrix(spec, p.rows, p.cols, p.reader(), global_of(spec, p), *factor, pool());
+        EXPECT_EQ(decoded(m), by_columns(spec, p, *factor)) << format_label(spec) << " " << cols;
+      }
+    }
+  }
+}
+
 TEST(Gptq, InFloatTheLossIsTheSame) {
-  for (const FormatSpec& spec : kSpecs) {
+  std::vector<FormatSpec> specs = kSpecs;
+  specs.insert(specs.end(), kSparseSpecs.begin(), kSparseSpecs.end());
+  for (const FormatSpec& spec : specs) {
     const Problem p(40, 300, 4);
-    const auto fast = gptq_factor<float>(p.hessian, {});
-    const auto exact = gptq_factor<double>(p.hessian, {});
+    GptqOptions options;
+    options.in_fours = spec.sparse;
+    const auto fast = gptq_factor<float>(p.hessian, options);
+    const auto exact = gptq_factor<double>(p.hessian, options);
     const float global = global_of(spec, p);
     const PackedMatrix a = gptq_matrix(spec, p.rows, p.cols, p.reader(), global, *fast, pool());
     const PackedMatrix b = gptq_matrix(spec, p.rows, p.cols, p.reader(), global, *exact, pool());
@@ -184,9 +244,13 @@ TEST(Gptq, OutputErrorIsThatOfTheOutputs) {
 }
 
 TEST(Gptq, OutputsAreCloserThanRoundedToNearest) {
-  for (const FormatSpec& spec : kSpecs) {
+  std::vector<FormatSpec> specs = kSpecs;
+  specs.insert(specs.end(), kSparseSpecs.begin(), kSparseSpecs.end());
+  for (const FormatSpec& spec : specs) {
     const Problem p(32, 256, 6);
-    const auto factor = gptq_factor<float>(p.hessian, {});
+    GptqOptions options;
+    options.in_fours = spec.sparse;
+    const auto factor = gptq_factor<float>(p.hessian, options);
     const float global = global_of(spec, p);
     const auto error = [&](const PackedMatrix& m) { return output_error(m, p.reader(), p.hessian, pool()); };
     const double nearest = error(quantize_matrix(spec, p.rows, p.cols, p.reader(), global, pool()));

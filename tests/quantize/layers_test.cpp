@@ -254,6 +254,38 @@ TEST(QuantizeMethods, MrGptqInWholeModels) {
   }
 }
 
+// 2:4 sparse weights, rotated ones too: two of each four are zero, outputs are closer than by pruning what is
+// small, and every backend does what the decoded weights do.
+TEST(QuantizeMethods, SparseInWholeModels) {
+  const TemporaryFolder folder;
+  for (const auto& [name, method] :
+       {std::pair{"qwen3-tiny", QuantizeMethod::kMrGptq}, std::pair{"glm4-moe-lite-tiny", QuantizeMethod::kGptq}}) {
+    const auto model = folder.path() / name;
+    QuantizeOptions options = prepared(folder.path(), name, method, Format::kS4, 600);
+    options.spec.sparse = true;
+    options.rotation = method == QuantizeMethod::kMrGptq ? 16 : 0;
+    const auto target = folder.path() / (std::string(name) + "-sparse");
+    int better = 0;
+    int all = 0;
+    for (const QuantizedTensor& tensor : quantize(model, target, options).tensors) {
+      if (tensor.format != "s4 2:4" || !tensor.fallback.empty()) continue;
+      ++all;
+      better += tensor.output_error < tensor.output_error_rtn ? 1 : 0;
+    }
+    EXPECT_GT(all, 12);
+    EXPECT_GT(better, all * 9 / 10);
+    const auto decoded = folder.path() / (std::string(name) + "-decoded");
+    write_decoded(target, decoded);
+    const std::vector<float> expected = last_logits(decoded, true);
+    EXPECT_LT(relative_error(last_logits(target, true), expected), 5e-6) << name;
+    EXPECT_LT(relative_error(last_logits(target, false), expected), 0.05) << name;
+    for (const std::string& backend : msl::available_devices()) {
+      EXPECT_LT(relative_error(last_logits(target, true, backend), expected), 5e-6) << name << backend;
+      EXPECT_LT(relative_error(last_logits(target, false, backend), expected), 0x1p-7) << name << backend;
+    }
+  }
+}
+
 // Rotation that the weights before take over changes nothing but roundings: in eight bits the model is
 // as it was.
 TEST(QuantizeMethods, FoldedRotationsLeaveTheModelAsItIs) {

@@ -22,7 +22,9 @@ namespace {
 
 FormatSpec spec_of(const char* format, const char* group = "32", ScaleType type = ScaleType::kF16,
                    ZeroKind zero = ZeroKind::kNone) {
-  FormatSpec spec = default_spec(parse_format(format));
+  const std::string_view name = format;
+  FormatSpec spec = default_spec(parse_format(name.substr(0, name.find(' '))));
+  spec.sparse = name.ends_with(" 2:4");
   if (spec.scale_type == ScaleType::kE8m0 || spec.scale_type == ScaleType::kE4m3) return spec;
   spec.group = parse_group(group);
   spec.scale_type = type;
@@ -40,10 +42,10 @@ std::string read_file(const std::filesystem::path& path) {
 class QuantizedModel : public testing::TestWithParam<const char*> {};
 INSTANTIATE_TEST_SUITE_P(Formats, QuantizedModel,
                          testing::Values("fp4", "mxfp4", "nvfp4", "u4", "s4", "nf4", "nf3", "nf2", "int2", "int3",
-                                         "int5", "int6", "int8", "fp8-e4m3", "fp8-e5m2"),
+                                         "int5", "int6", "int8", "fp8-e4m3", "fp8-e5m2", "s4 2:4", "nvfp4 2:4"),
                          [](const auto& test) {
                            std::string name = test.param;
-                           std::erase(name, '-');
+                           std::erase_if(name, [](char c) { return std::isalnum(c) == 0; });
                            return name;
                          });
 

@@ -22,6 +22,10 @@ constexpr int kKeyBlock = 64;    // keys whose scores are held at once
 // bytes in planes of 4, 2 or 1 bits; in a plane of p bits, chunk c of 4 inputs
 // is bits [p*(c mod 8/p), +p) of bytes 64*(c / (8/p)) + 4*row + input. Dense
 // matrices are [input][row] in a panel, bf16 ones [pair of inputs][row][2].
+// Of a 2:4 sparse matrix a block has a plane of 4 bits for the 16 inputs that are
+// kept, two of each chunk, and 64 bytes of which bits [4*c, +4) of the four at
+// 4*row tell which of a chunk's inputs they are: 0 to 5 for (0,1) (0,2) (0,3)
+// (1,2) (1,3) (2,3). Code 0 is zero's.
 enum class PanelKind : std::uint8_t {
   kCodes2,
   kCodes3,
@@ -29,18 +33,26 @@ enum class PanelKind : std::uint8_t {
   kCodes5,
   kCodes6,
   kCodes8,
+  kSparse4,
   kE4m3,
   kE5m2,
   kF16,
   kBf16,
   kF32
 };
+// For each number of two positions and the half of a kept chunk, eight numbers apart: which of its bytes
+// goes to each place, the first in the low bits; 0x80: none, a zero.
+static constexpr std::uint32_t kSpreadSources[16] = {
+    0x80800100, 0x80018000, 0x01808000, 0x80010080, 0x01800080, 0x01008080, 0, 0,
+    0x80800302, 0x80038002, 0x03808002, 0x80030280, 0x03800280, 0x03028080, 0, 0};
+
 // Bits of a code, or of an element of a dense matrix. Functions here have
 // internal linkage: each instruction set's file keeps its own copy.
 static constexpr int code_bits(PanelKind kind) {
   switch (kind) {
     case PanelKind::kCodes2: return 2;
     case PanelKind::kCodes3: return 3;
+    case PanelKind::kSparse4: return 3;  // positions included
     case PanelKind::kCodes4: return 4;
     case PanelKind::kCodes5: return 5;
     case PanelKind::kCodes6: return 6;

@@ -5,6 +5,9 @@
 //
 // Vector types: F32 and I32 of 16 lanes, U8 of 64. kUnsignedDot says that dot4
 // takes weights as unsigned bytes; levels of a table are then stored plus 128.
+// u_spread(kept, half, pairs) puts, in each four bytes, bytes 0 and 1 of `kept` (half 1: 2 and 3) to the
+// places that the number 0 to 5 in the low four bits of that lane of `pairs` means, and zeros elsewhere
+// (PanelKind::kSparse4).
 // kBf16Dot says that there are f_dot_bf16 and f_store_bf16.
 
 #include "backends/cpu/kernels.h"
@@ -69,6 +72,10 @@ inline U8 unpack_chunk(const std::uint8_t* block, int c) {
     return u_or(plane_chunk<4, 0>(block, c), plane_chunk<1, 4>(block + 256, c));
   if constexpr (kKind == PanelKind::kCodes6)
     return u_or(plane_chunk<4, 0>(block, c), plane_chunk<2, 4>(block + 256, c));
+  if constexpr (kKind == PanelKind::kSparse4) {
+    const I32 positions = u_as_i(u_load(block + 128));
+    return u_spread(plane_chunk<4, 0>(block, c / 2), c % 2, i_shr(positions, 4 * c));
+  }
   return u_load(block + 64 * c);
 }
 
@@ -204,6 +211,8 @@ void q8_dispatch(const PanelView& m, std::int64_t panel, const float* scales, co
     case PanelKind::kCodes4:
       if (m.table) return q8_groups<kTokens, PanelKind::kCodes4, true>(m, codes, scales, table, x, stride, acc);
       return q8_groups<kTokens, PanelKind::kCodes4, false>(m, codes, scales, table, x, stride, acc);
+    case PanelKind::kSparse4:
+      return q8_groups<kTokens, PanelKind::kSparse4, true>(m, codes, scales, table, x, stride, acc);
     case PanelKind::kCodes5:
       return q8_groups<kTokens, PanelKind::kCodes5, false>(m, codes, scales, table, x, stride, acc);
     case PanelKind::kCodes6:
@@ -286,6 +295,7 @@ inline void visit_inputs(const PanelView& m, std::int64_t panel, const float* sc
     case PanelKind::kCodes4:
       if (m.table) return visit_codes<PanelKind::kCodes4, true>(m, codes, scales, visit);
       return visit_codes<PanelKind::kCodes4, false>(m, codes, scales, visit);
+    case PanelKind::kSparse4: return visit_codes<PanelKind::kSparse4, true>(m, codes, scales, visit);
     case PanelKind::kCodes5: return visit_codes<PanelKind::kCodes5, false>(m, codes, scales, visit);
     case PanelKind::kCodes6: return visit_codes<PanelKind::kCodes6, false>(m, codes, scales, visit);
     case PanelKind::kCodes8: return visit_codes<PanelKind::kCodes8, false>(m, codes, scales, visit);

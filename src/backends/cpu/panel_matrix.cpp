@@ -8,6 +8,7 @@
 
 #include "formats/codec.h"
 #include "formats/small_floats.h"
+#include "formats/sparsity.h"
 #include "metal_marlin/error.h"
 #include "runtime/thread_pool.h"
 
@@ -65,6 +66,24 @@ unsigned get_code(const std::uint8_t* block, int bits, int row, int input) {
     block += 64 * width;
   }
   return code;
+}
+
+// The two of a chunk's four codes that are kept, and their positions, into a zeroed block.
+void put_sparse(std::uint8_t* block, int row, int chunk, std::span<const std::uint8_t, kSparseGroup> codes,
+                std::array<std::uint8_t, 2> kept, std::uint8_t zero) {
+  for (int i = 0; i < 2; ++i)
+    put_code(block, 4, row, chunk / 2 * 4 + chunk % 2 * 2 + i, codes[kept[static_cast<std::size_t>(i)]] ^ zero);
+  constexpr std::array<int, 3> kFirst{0, 3, 5};  // number of the first pair that begins so
+  const int pair = kFirst.at(kept[0]) + kept[1] - kept[0] - 1;
+  std::uint8_t& target = block[128 + 4 * row + chunk / 2];
+  target = static_cast<std::uint8_t>(target | pair << (chunk % 2 * 4));
+}
+
+unsigned get_sparse(const std::uint8_t* block, int row, int input) {
+  const int chunk = input / 4;
+  const unsigned pair = block[128 + 4 * row + chunk / 2] >> (chunk % 2 * 4) & 15U;
+  const unsigned source = kSpreadSources[8 * (chunk % 2) + static_cast<int>(pair)] >> (8 * (input % 4)) & 0xFFU;
+  return source == 0x80 ? 0 : get_code(block, 4, row, chunk / 2 * 4 + static_cast<int>(source));
 }
 
 DType dense_type(DType stored) {
@@ -164,7 +183,7 @@ void PanelMatrix::pack_dense(const DenseView& dense, ThreadPool& pool) {
 
 void PanelMatrix::describe(const PackedView& packed) {
   const FormatSpec& spec = packed.spec;
-  view_.kind = code_kind(spec.format);
+  view_.kind = spec.sparse ? PanelKind::kSparse4 : code_kind(spec.format);
   view_.scale_type = scale_kind(spec.scale_type);
   view_.groups = spec.groups(packed.cols);
   view_.group = spec.group_size(packed.cols);
@@ -190,6 +209,13 @@ void PanelMatrix::describe(const PackedView& packed) {
     case Format::kFp8E5M2: break;
     case Format::kU4:
     case Format::kU5: view_.integer = true; break;
+    case Format::kS4:
+      if (spec.sparse) {  // code 0 is zero's
+        view_.integer = view_.table = true;
+        for (unsigned i = 0; i < levels.size(); ++i) view_.levels[i ^ zero_code(spec.format)] = levels[i];
+        break;
+      }
+      [[fallthrough]];
     default: view_.integer = true; view_.offset = static_cast<float>(1 << (format_info(spec.format).bits - 1));
   }
 }
@@ -205,7 +231,6 @@ void PanelMatrix::pack_codes(const PackedView& packed, ThreadPool& pool) {
   view_.scales = scales_.data();
   view_.minima = minima_.data();
   view_.zeros = zeros_.as<const std::uint8_t>();
-  const int bits = code_bits(view_.kind);
   const ScaleType type = stored_type(view_.scale_type);
   pool.parallel_for(panels(), 1, [&](std::int64_t begin, std::int64_t end) {
     std::vector<std::uint8_t> codes(static_cast<std::size_t>(view_.cols));
@@ -215,11 +240,7 @@ void PanelMatrix::pack_codes(const PackedView& packed, ThreadPool& pool) {
       for (int r = 0; r < kPanelRows; ++r) {
         const std::int64_t row = panel * kPanelRows + r;
         const bool real = row < view_.rows;
-        if (real) packed.unpack_row(row, codes.data());
-        for (std::int64_t k = 0; real && k < view_.cols; ++k) {
-          put_code(out + static_cast<std::size_t>(k / kBlock * 64 * bits), bits, r, static_cast<int>(k % kBlock),
-                   codes[static_cast<std::size_t>(k)]);
-        }
+        if (real) pack_row(packed, row, out, codes);
         for (std::int64_t group = 0; group < view_.groups; ++group) {
           const auto at = static_cast<std::size_t>((panel * view_.groups + group) * kPanelRows + r);
           // Nothing reads the outputs of padding, whatever its scale becomes.
@@ -232,11 +253,36 @@ void PanelMatrix::pack_codes(const PackedView& packed, ThreadPool& pool) {
   });
 }
 
+// codes: room for a row's.
+void PanelMatrix::pack_row(const PackedView& packed, std::int64_t row, std::uint8_t* panel,
+                           std::vector<std::uint8_t>& codes) const {
+  const int bits = code_bits(view_.kind);
+  const int r = static_cast<int>(row % kPanelRows);
+  packed.unpack_row(row, codes.data());
+  const auto block_at = [&](std::int64_t k) { return panel + static_cast<std::size_t>(k / kBlock * 64 * bits); };
+  if (view_.kind != PanelKind::kSparse4) {
+    for (std::int64_t k = 0; k < view_.cols; ++k)
+      put_code(block_at(k), bits, r, static_cast<int>(k % kBlock), codes[static_cast<std::size_t>(k)]);
+    return;
+  }
+  for (std::int64_t k = 0; k < view_.cols; k += kSparseGroup) {
+    const auto four = std::span(codes).subspan(static_cast<std::size_t>(k)).first<kSparseGroup>();
+    put_sparse(block_at(k), r, static_cast<int>(k % kBlock / kSparseGroup), four,
+               *kept_positions(packed.spec.format, four), zero_code(packed.spec.format));
+  }
+}
+
+unsigned PanelMatrix::code_at(const std::uint8_t* panel, int row, std::int64_t input) const {
+  const int bits = code_bits(view_.kind);
+  const std::uint8_t* const block = panel + static_cast<std::size_t>(input / kBlock * 64 * bits);
+  const int k = static_cast<int>(input % kBlock);
+  return view_.kind == PanelKind::kSparse4 ? get_sparse(block, row, k) : get_code(block, bits, row, k);
+}
+
 void PanelMatrix::decode_row(std::int64_t row, float* out) const {
   const std::int64_t panel = row / kPanelRows;
   const int r = static_cast<int>(row % kPanelRows);
   const std::uint8_t* const data = view_.codes + static_cast<std::size_t>(panel) * view_.panel_bytes;
-  const int bits = code_bits(view_.kind);
   if (view_.scale_type == PanelScale::kNone) {
     for (std::int64_t k = 0; k < view_.cols; ++k) {
       const auto at = static_cast<std::size_t>(view_.kind == PanelKind::kBf16 ? k / 2 * 2 * kPanelRows + 2 * r + k % 2
@@ -254,8 +300,7 @@ void PanelMatrix::decode_row(std::int64_t row, float* out) const {
   const ScaleType type = stored_type(view_.scale_type);
   for (std::int64_t k = 0; k < view_.cols; ++k) {
     const auto at = static_cast<std::size_t>((panel * view_.groups + k / view_.group) * kPanelRows + r);
-    const unsigned code =
-        get_code(data + static_cast<std::size_t>(k / kBlock * 64 * bits), bits, r, static_cast<int>(k % kBlock));
+    const unsigned code = code_at(data, r, k);
     float element = static_cast<float>(code) - view_.offset;
     if (view_.table) element = view_.levels[code] * view_.level_scale;
     if (view_.kind == PanelKind::kE4m3) element = e4m3_to_f32(static_cast<std::uint8_t>(code));

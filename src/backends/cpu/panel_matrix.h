@@ -5,6 +5,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "backends/cpu/kernels.h"
 #include "io/checkpoint.h"
@@ -52,6 +53,9 @@ class PanelMatrix {
  private:
   void pack_dense(const DenseView& dense, ThreadPool& pool);
   void pack_codes(const PackedView& packed, ThreadPool& pool);
+  void pack_row(const PackedView& packed, std::int64_t row, std::uint8_t* panel,
+                std::vector<std::uint8_t>& codes) const;
+  [[nodiscard]] unsigned code_at(const std::uint8_t* panel, int row, std::int64_t input) const;
   void describe(const PackedView& packed);
 
   PanelView view_;

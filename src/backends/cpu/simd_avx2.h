@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "backends/cpu/kernels.h"
+
 namespace metal_marlin::cpu {
 namespace {
 
@@ -210,6 +212,13 @@ inline U8 u_flip_sign(U8 x) {
 }
 inline I32 u_as_i(U8 x) {
   return {x.a, x.b};
+}
+inline U8 u_spread(U8 kept, int half, I32 pairs) {
+  // The permutation heeds three bits of an index.
+  const __m256i sources = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kSpreadSources + 8 * half));
+  const __m256i lanes = _mm256_setr_epi32(0, 0x04040404, 0x08080808, 0x0C0C0C0C, 0, 0x04040404, 0x08080808, 0x0C0C0C0C);
+  const auto index = [&](__m256i p) { return _mm256_or_si256(_mm256_permutevar8x32_epi32(sources, p), lanes); };
+  return {_mm256_shuffle_epi8(kept.a, index(pairs.a)), _mm256_shuffle_epi8(kept.b, index(pairs.b))};
 }
 
 }  // namespace

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "backends/cpu/kernels.h"
+
 namespace metal_marlin::cpu {
 namespace {
 
@@ -182,6 +184,13 @@ inline U8 u_flip_sign(U8 a) {
 }
 inline I32 u_as_i(U8 a) {
   return a;
+}
+inline U8 u_spread(U8 kept, int half, I32 pairs) {
+  // The permutation heeds four bits of an index.
+  const __m512i sources =
+      _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(kSpreadSources + 8 * half)));
+  const __m512i lanes = _mm512_set4_epi32(0x0C0C0C0C, 0x08080808, 0x04040404, 0);
+  return _mm512_shuffle_epi8(kept, _mm512_or_si512(_mm512_permutexvar_epi32(pairs, sources), lanes));
 }
 
 }  // namespace

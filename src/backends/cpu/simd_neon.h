@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "backends/cpu/kernels.h"
+
 namespace metal_marlin::cpu {
 namespace {
 
@@ -203,6 +205,18 @@ inline U8 u_flip_sign(U8 x) {
 }
 inline I32 u_as_i(U8 x) {
   return i_each([&](int i) { return vreinterpretq_s32_u8(x.v[i]); });
+}
+inline U8 u_spread(U8 kept, int half, I32 pairs) {
+  const auto* const bytes = reinterpret_cast<const std::uint8_t*>(kSpreadSources + 8 * half);
+  const uint8x16x2_t sources = {{vld1q_u8(bytes), vld1q_u8(bytes + 16)}};
+  const uint32x4_t lanes = {0, 0x04040404, 0x08080808, 0x0C0C0C0C};
+  return u_each([&](int i) {
+    // Four times the number, and the byte of the word.
+    const uint32x4_t at =
+        vmlaq_n_u32(vdupq_n_u32(0x03020100), vandq_u32(vreinterpretq_u32_s32(pairs.v[i]), vdupq_n_u32(15)), 0x04040404);
+    const uint8x16_t source = vqtbl2q_u8(sources, vreinterpretq_u8_u32(at));
+    return vqtbl1q_u8(kept.v[i], vorrq_u8(source, vreinterpretq_u8_u32(lanes)));
+  });
 }
 
 }  // namespace

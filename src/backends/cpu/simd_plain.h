@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "backends/cpu/kernels.h"
 #include "formats/small_floats.h"
 
 namespace metal_marlin::cpu {
@@ -184,6 +185,12 @@ inline I32 u_as_i(U8 x) {
   I32 out;
   std::memcpy(out.v, x.v, sizeof(out.v));
   return out;
+}
+inline U8 u_spread(U8 kept, int half, I32 pairs) {
+  return u_each([&](int i) {
+    const std::uint32_t source = kSpreadSources[8 * half + (pairs.v[i / 4] & 15)] >> (8 * (i % 4)) & 0xFF;
+    return source == 0x80 ? std::uint8_t{0} : kept.v[i / 4 * 4 + static_cast<int>(source)];
+  });
 }
 
 }  // namespace

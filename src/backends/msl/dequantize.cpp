@@ -30,6 +30,8 @@ const Pipeline& pipeline_of(Device& device, const std::string& codec, const char
 }  // namespace
 
 CanonicalMatrix make_canonical_matrix(Device& device, const PackedView& packed) {
+  if (packed.spec.sparse)
+    throw Error(ErrorCode::kUnsupported, "dequantization: 2:4 sparse matrices have no kernel of canonical layout");
   const PackedLayout layout(packed.spec, packed.rows, packed.cols);
   CanonicalMatrix matrix;
   matrix.codec = codec_name(packed.spec.format);

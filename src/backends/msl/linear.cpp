@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "backends/msl/dequantize.h"
+#include "metal_marlin/error.h"
 
 namespace metal_marlin::msl {
 namespace {
@@ -137,8 +138,12 @@ LinearWorkspace::LinearWorkspace(Device& device, std::int64_t max_tokens, std::i
 Linear::Linear(Device& device, const std::string& name, const Weight& weight, std::int64_t rows, std::int64_t cols,
                ThreadPool& pool)
     : device_(device), rows_(rows), cols_(cols), nothing_(device.allocate(64)) {
-  if (weight.packed()) {
-    matrix_ = make_unit_matrix(device, name, std::get<PackedView>(weight.view), pool);
+  if (const auto* const packed = std::get_if<PackedView>(&weight.view)) {
+    if (packed->spec.sparse) {
+      matrix_ = make_sparse_unit_matrix(device, name, *packed, pool);
+    } else {
+      matrix_ = make_unit_matrix(device, name, *packed, pool);
+    }
   } else {
     matrix_ = make_dense_matrix(device, std::get<DenseView>(weight.view), rows, cols, pool);
   }
@@ -157,11 +162,23 @@ Linear::Linear(Device& device, DenseMatrix matrix)
       matrix_(std::move(matrix)),
       nothing_(device.allocate(64)) {}
 
+Linear::Linear(Device& device, SparseUnitMatrix matrix)
+    : device_(device),
+      rows_(matrix.units.params.rows),
+      cols_(matrix.units.cols),
+      matrix_(std::move(matrix)),
+      nothing_(device.allocate(64)) {}
+
 std::string Linear::kernel_for(std::int64_t tokens, Activations mode) const {
   if (const auto* const dense = std::get_if<DenseMatrix>(&matrix_)) {
     if (dense->dtype == DType::kF32) return "dense_gemm_f32";
     if (mode == Activations::kF32) return fmt::format("dense_exact_{}", shader_type(dense->dtype));
     return fmt::format("dense_gemm_{}_{}", shader_type(dense->dtype), tokens <= 8 ? 1 : 8);
+  }
+  if (const auto* const sparse = std::get_if<SparseUnitMatrix>(&matrix_)) {
+    const UnitMatrix& units = sparse->units;
+    if (mode == Activations::kF32) return "sparse_exact_" + units.codec;
+    return fmt::format("sparse_gemm_{}{}_{}", units.codec, units.by_16 ? "_by16" : "", tokens <= 8 ? 1 : 4);
   }
   const auto& matrix = std::get<UnitMatrix>(matrix_);
   if (mode == Activations::kF32) return "exact_gemm_" + matrix.codec;
@@ -195,11 +212,18 @@ DType Linear::prepared_type(Activations mode) const {
 }
 
 void Linear::encode_rows(Commands& commands, std::int64_t count, Buffer& ids, Buffer& out) const {
-  std::visit([&](const auto& matrix) { encode_embed(device_, commands, matrix, count, ids, out); }, matrix_);
+  if (const auto* const dense = std::get_if<DenseMatrix>(&matrix_)) {
+    encode_embed(device_, commands, *dense, count, ids, out);
+  } else if (const auto* const units = std::get_if<UnitMatrix>(&matrix_)) {
+    encode_embed(device_, commands, *units, count, ids, out);
+  } else {
+    throw Error(ErrorCode::kUnsupported, "the msl backend has no kernel for rows of a 2:4 sparse matrix");
+  }
 }
 
 std::size_t Linear::bytes() const {
   if (const auto* const dense = std::get_if<DenseMatrix>(&matrix_)) return dense->values->size();
+  if (const auto* const sparse = std::get_if<SparseUnitMatrix>(&matrix_)) return sparse->bytes();
   return std::get<UnitMatrix>(matrix_).bytes();
 }
 
@@ -251,6 +275,8 @@ void Linear::prepare(Commands& commands, const Call& call, const LinearWorkspace
 void Linear::encode(Commands& commands, const Call& call, const LinearWorkspace& workspace) const {
   if (const auto* const dense = std::get_if<DenseMatrix>(&matrix_))
     return encode_dense(commands, *dense, call, workspace);
+  if (const auto* const sparse = std::get_if<SparseUnitMatrix>(&matrix_))
+    return encode_sparse(commands, *sparse, call, workspace);
   encode_quantized(commands, std::get<UnitMatrix>(matrix_), call, workspace);
 }
 
@@ -300,6 +326,30 @@ void Linear::encode_quantized(Commands& commands, const UnitMatrix& matrix, cons
                                 .bytes(4, p)
                                 .bytes(5, rows)
                                 .bytes(6, parts));
+}
+
+void Linear::encode_sparse(Commands& commands, const SparseUnitMatrix& matrix, const Call& call,
+                           const LinearWorkspace& workspace) const {
+  const UnitMatrix& units = matrix.units;
+  const LinearParams p = params_of(call);
+  const std::string kernel = kernel_for(call.tokens, call.mode);
+  const std::uint32_t blocks = ceil_div(rows_, kTileRows);
+  Arguments arguments;
+  arguments.buffer(0, *matrix.codes).buffer(1, *units.scales);
+  arguments.buffer(7, call.bias != nullptr ? *call.bias : *nothing_);
+  if (call.mode == Activations::kF32) {
+    arguments.buffer(2, *call.x).buffer(3, *call.y).bytes(4, units.params).bytes(5, p);
+    arguments.bytes(6, static_cast<std::uint32_t>(cols_));
+    commands.dispatch(device_.pipeline("sparse_gemm", kernel), {blocks, static_cast<std::uint32_t>(call.tokens), 1},
+                      {32, 1, 1}, arguments);
+    return;
+  }
+  prepare(commands, call, workspace);
+  arguments.buffer(2, workspace.activations()).buffer(3, workspace.factors()).buffer(4, *call.y);
+  arguments.bytes(5, units.params).bytes(6, p).threadgroup(0, gemm_tile_bytes(units.stage_tiles));
+  commands.dispatch(device_.pipeline("sparse_gemm", kernel, tile_constants(units.stage_tiles)),
+                    {ceil_div(blocks, 4), ceil_div(call.tokens, call.tokens <= 8 ? 8 : 32), 1}, {kGemmThreads, 1, 1},
+                    arguments);
 }
 
 void Linear::encode_dense(Commands& commands, const DenseMatrix& matrix, const Call& call,

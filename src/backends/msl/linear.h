@@ -7,7 +7,7 @@
 #include <variant>
 
 #include "backends/backend.h"
-#include "backends/msl/unit_matrix.h"
+#include "backends/msl/sparse_unit_matrix.h"
 
 namespace metal_marlin::msl {
 
@@ -73,6 +73,7 @@ class Linear {
          ThreadPool& pool);
   Linear(Device& device, UnitMatrix matrix);
   Linear(Device& device, DenseMatrix matrix);
+  Linear(Device& device, SparseUnitMatrix matrix);
 
   struct Call {
     Buffer* x = nullptr;         // f32 [tokens][cols]; null: the workspace holds them, made ready
@@ -91,7 +92,7 @@ class Linear {
   // As what activations are made ready in the workspace, which products over the same
   // input may then share: f16 or bf16; f32 where they are multiplied as they are.
   [[nodiscard]] DType prepared_type(Activations mode) const;
-  // Rows ids[i] (i32 [count]) of the matrix as f32.
+  // Rows ids[i] (i32 [count]) of the matrix as f32. \throws Error (kUnsupported): it is sparse.
   void encode_rows(Commands& commands, std::int64_t count, Buffer& ids, Buffer& out) const;
   [[nodiscard]] std::size_t bytes() const;
   [[nodiscard]] std::int64_t rows() const { return rows_; }
@@ -102,6 +103,8 @@ class Linear {
  private:
   void encode_quantized(Commands& commands, const UnitMatrix& matrix, const Call& call,
                         const LinearWorkspace& workspace) const;
+  void encode_sparse(Commands& commands, const SparseUnitMatrix& matrix, const Call& call,
+                     const LinearWorkspace& workspace) const;
   void encode_dense(Commands& commands, const DenseMatrix& matrix, const Call& call,
                     const LinearWorkspace& workspace) const;
   void prepare(Commands& commands, const Call& call, const LinearWorkspace& workspace) const;
@@ -110,7 +113,7 @@ class Linear {
   Device& device_;
   std::int64_t rows_;
   std::int64_t cols_;
-  std::variant<UnitMatrix, DenseMatrix> matrix_;
+  std::variant<UnitMatrix, DenseMatrix, SparseUnitMatrix> matrix_;
   std::unique_ptr<Buffer> nothing_;  // stands for buffers that a kernel does not read
 };
 

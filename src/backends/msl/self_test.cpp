@@ -23,7 +23,6 @@
 #include "backends/msl/sampling.h"
 #include "backends/msl/shared_expert.h"
 #include "backends/msl/sparse.h"
-#include "backends/msl/sparse_linear.h"
 #include "backends/msl/vision.h"
 #include "formats/packed_matrix.h"
 #include "formats/small_floats.h"
@@ -363,13 +362,15 @@ bool sparse_product_matches(Device& device, ThreadPool& pool) {
   const RowReader read = [](std::int64_t row, float* out) {
     for (std::int64_t k = 0; k < kCols; ++k) out[k] = (k + row) % 2 == 0 ? number(row * kCols + k) : 0.0F;
   };
-  const PackedMatrix packed = quantize_matrix(default_spec(Format::kFp4), kRows, kCols, read, 1, pool);
-  const SparseLinear linear(device, "w", packed.view(), pool);
+  FormatSpec spec = default_spec(Format::kFp4);
+  spec.sparse = true;
+  const PackedMatrix packed = quantize_matrix(spec, kRows, kCols, read, 1, pool);
+  const Linear linear(device, make_sparse_unit_matrix(device, "w", packed.view(), pool));
   const LinearWorkspace workspace(device, 1, kCols, kRows);
   const std::vector<float> x = numbers(kCols, 8);
   const auto x_buffer = device.allocate_with(x);
   const std::vector<float> y = changed(device, std::vector<float>(kRows), [&](Commands& commands, Buffer& buffer) {
-    linear.encode(commands, {x_buffer.get(), &buffer, 1}, workspace);
+    linear.encode(commands, {x_buffer.get(), &buffer, DType::kF32, 1}, workspace);
   });
   bool good = true;
   std::vector<float> w(kCols);

@@ -18,7 +18,8 @@ bool can_fuse_gate_up(const Linear& gate, const Linear& up) {
     return p.group_shift == q.group_shift && p.scale_type == q.scale_type && p.minima == q.minima &&
            p.offset == q.offset;
   }
-  return up.dense() != nullptr && gate.dense()->dtype == up.dense()->dtype && gate.dense()->dtype != DType::kF32;
+  return gate.dense() != nullptr && up.dense() != nullptr && gate.dense()->dtype == up.dense()->dtype &&
+         gate.dense()->dtype != DType::kF32;
 }
 
 void encode_gate_up(Device& device, Commands& commands, const Linear& gate, const Linear& up, const GateUpCall& call,

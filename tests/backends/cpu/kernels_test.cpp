@@ -105,7 +105,9 @@ void expect_linear(const std::vector<float>& found, const std::vector<float>& w,
 
 TEST_P(EveryKernelSet, PackedLinearsMatchTheReference) {
   unsigned seed = 1;
-  for (const FormatSpec& spec : kernel_specs()) {
+  std::vector<FormatSpec> specs = kernel_specs();
+  for (const FormatSpec& spec : sparse_specs()) specs.push_back(spec);
+  for (const FormatSpec& spec : specs) {
     for (const auto& [rows, cols, tokens] :
          {std::tuple(16, 32, 1), std::tuple(35, 100, 13), std::tuple(7, 144, 3), std::tuple(48, 320, 8)}) {
       const TestMatrix matrix = packed_matrix(spec, rows, cols, ++seed);
