@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Quantizes a model within a limit of memory, once at a stretch and once killed several times on the way, and
-compares the bytes; prints what it took.
+compares the bytes; then writes text with the result from two processes, which must agree. Prints what it took.
 
 Example: tools/check_large_quantize.py --binary build/release/bin/metal-marlin --model slice --calibration text.txt \\
     --memory 3GiB -- --recipe glm-4.7-flash --method gptq
 """
 import argparse
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -44,6 +45,21 @@ def digests(folder):
             with open(os.path.join(folder, name), "rb") as f:
                 out[name] = hashlib.file_digest(f, "sha256").hexdigest()
     return out
+
+
+def generated(options):
+    """Token ids that the result writes, by itself and loaded again."""
+    command = [options.binary, "generate", options.out + "-whole", "-p", "The marlin is a fish that", "-n", "16", "--ignore-eos",
+               "--temperature", "0", "--json"]
+    runs = []
+    for _ in range(2):
+        begin = time.time()
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if done.returncode != 0:
+            sys.exit(done.stderr[-2000:])
+        runs.append(json.loads(done.stdout)["tokens"])
+        print(f"generated 16 tokens, {time.time() - begin:.1f} s with loading", flush=True)
+    return runs
 
 
 def main():
@@ -93,7 +109,10 @@ def main():
     fits = max(most) <= limit
     print(f"{max(most) / 2**30:.2f} GiB at most: {'within' if fits else 'MORE THAN'} {options.memory}")
     shutil.rmtree(options.out + "-killed")
-    return 0 if same and fits else 1
+    first, second = generated(options)
+    reloads = first == second and len(first) > 0
+    print("loaded again, it writes the same" if reloads else f"LOADED AGAIN, IT WRITES {second!r} FOR {first!r}")
+    return 0 if same and fits and reloads else 1
 
 
 if __name__ == "__main__":

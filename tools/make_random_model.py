@@ -28,33 +28,54 @@ def bf16_block(seed, deviation):
 
 
 def tensors_of(c, layers):
-    """(name, shape) of all weights of a glm4_moe_lite model, in order of name."""
-    heads, rope, nope = c["num_attention_heads"], c["qk_rope_head_dim"], c["qk_nope_head_dim"]
-    hidden, rank = c["hidden_size"], c["kv_lora_rank"]
-    out = [("model.embed_tokens.weight", [c["vocab_size"], hidden]), ("lm_head.weight", [c["vocab_size"], hidden]),
-           ("model.norm.weight", [hidden])]
-
-    def feed_forward(prefix, width):
-        out.extend([(prefix + "gate_proj.weight", [width, hidden]), (prefix + "up_proj.weight", [width, hidden]),
-                    (prefix + "down_proj.weight", [hidden, width])])
+    """(name, shape) of all weights of a model, in order of name."""
+    hidden = c["hidden_size"]
+    out = [("model.embed_tokens.weight", [c["vocab_size"], hidden]), ("model.norm.weight", [hidden])]
+    if not c.get("tie_word_embeddings"):
+        out.append(("lm_head.weight", [c["vocab_size"], hidden]))
     for layer in range(layers):
         prefix = f"model.layers.{layer}."
-        attention = prefix + "self_attn."
-        out.extend([(prefix + "input_layernorm.weight", [hidden]), (prefix + "post_attention_layernorm.weight", [hidden]),
-                    (attention + "q_a_proj.weight", [c["q_lora_rank"], hidden]), (attention + "q_a_layernorm.weight", [c["q_lora_rank"]]),
-                    (attention + "q_b_proj.weight", [heads * (nope + rope), c["q_lora_rank"]]),
-                    (attention + "kv_a_proj_with_mqa.weight", [rank + rope, hidden]), (attention + "kv_a_layernorm.weight", [rank]),
-                    (attention + "kv_b_proj.weight", [heads * (nope + c["v_head_dim"]), rank]),
-                    (attention + "o_proj.weight", [hidden, heads * c["v_head_dim"]])])
-        if layer < c["first_k_dense_replace"]:
-            feed_forward(prefix + "mlp.", c["intermediate_size"])
-            continue
-        experts = c["n_routed_experts"]
-        out.extend([(prefix + "mlp.gate.weight", [experts, hidden]), (prefix + "mlp.gate.e_score_correction_bias", [experts])])
-        for expert in range(experts):
-            feed_forward(f"{prefix}mlp.experts.{expert}.", c["moe_intermediate_size"])
-        feed_forward(prefix + "mlp.shared_experts.", c["moe_intermediate_size"] * c["n_shared_experts"])
+        out.extend([(prefix + "input_layernorm.weight", [hidden]), (prefix + "post_attention_layernorm.weight", [hidden])])
+        if c["model_type"] == "glm4_moe_lite":
+            out.extend(latent_attention(prefix + "self_attn.", c))
+        else:
+            out.extend(attention(prefix + "self_attn.", c))
+        if layer < c.get("first_k_dense_replace", layers):
+            out.extend(feed_forward(prefix + "mlp.", hidden, c["intermediate_size"]))
+        else:
+            out.extend(experts(prefix + "mlp.", c))
     return sorted(out)
+
+
+def feed_forward(prefix, hidden, width):
+    return [(prefix + "gate_proj.weight", [width, hidden]), (prefix + "up_proj.weight", [width, hidden]),
+            (prefix + "down_proj.weight", [hidden, width])]
+
+
+def experts(prefix, c):
+    hidden, width, count = c["hidden_size"], c["moe_intermediate_size"], c["n_routed_experts"]
+    out = [(prefix + "gate.weight", [count, hidden]), (prefix + "gate.e_score_correction_bias", [count])]
+    for expert in range(count):
+        out.extend(feed_forward(f"{prefix}experts.{expert}.", hidden, width))
+    return out + feed_forward(prefix + "shared_experts.", hidden, width * c["n_shared_experts"])
+
+
+def attention(prefix, c):
+    hidden, width = c["hidden_size"], c["head_dim"]
+    queries, keys = c["num_attention_heads"] * width, c["num_key_value_heads"] * width
+    return [(prefix + "q_proj.weight", [queries, hidden]), (prefix + "k_proj.weight", [keys, hidden]),
+            (prefix + "v_proj.weight", [keys, hidden]), (prefix + "o_proj.weight", [hidden, queries]),
+            (prefix + "q_norm.weight", [width]), (prefix + "k_norm.weight", [width])]
+
+
+def latent_attention(prefix, c):
+    heads, rope, nope = c["num_attention_heads"], c["qk_rope_head_dim"], c["qk_nope_head_dim"]
+    hidden, rank = c["hidden_size"], c["kv_lora_rank"]
+    return [(prefix + "q_a_proj.weight", [c["q_lora_rank"], hidden]), (prefix + "q_a_layernorm.weight", [c["q_lora_rank"]]),
+            (prefix + "q_b_proj.weight", [heads * (nope + rope), c["q_lora_rank"]]),
+            (prefix + "kv_a_proj_with_mqa.weight", [rank + rope, hidden]), (prefix + "kv_a_layernorm.weight", [rank]),
+            (prefix + "kv_b_proj.weight", [heads * (nope + c["v_head_dim"]), rank]),
+            (prefix + "o_proj.weight", [hidden, heads * c["v_head_dim"]])]
 
 
 def write_numbers(f, name, count, block):
@@ -80,9 +101,11 @@ def main():
     options = parser.parse_args()
     with open(options.recipe, encoding="utf-8") as f:
         config = json.load(f)["models"][0]["config"]
-    if config["model_type"] != "glm4_moe_lite":
-        sys.exit(f"{options.recipe}: model_type is {config['model_type']}, expected glm4_moe_lite")
-    config.update(num_hidden_layers=options.layers, torch_dtype="bfloat16", num_nextn_predict_layers=0)
+    if config["model_type"] not in ("glm4_moe_lite", "qwen3"):
+        sys.exit(f"{options.recipe}: model_type is {config['model_type']}, expected glm4_moe_lite or qwen3")
+    config.update(num_hidden_layers=options.layers, torch_dtype="bfloat16")
+    if config["model_type"] == "glm4_moe_lite":
+        config["num_nextn_predict_layers"] = 0
     block = bf16_block(1, 0.03)
     shards, size = [[]], 0
     for name, shape in tensors_of(config, options.layers):
