@@ -64,7 +64,7 @@ std::unique_ptr<Checkpoint> open_checkpoint(const std::filesystem::path& path, c
   if (!std::filesystem::exists(path)) {
     throw Error(ErrorCode::kNotFound, fmt::format("{}: no such file or folder", path.string()));
   }
-  if (std::filesystem::is_directory(path)) return open_hf_checkpoint(path);
+  if (std::filesystem::is_directory(path)) return open_hf_checkpoint(path, options);
   return open_gguf_checkpoint(path, options);
 }
 

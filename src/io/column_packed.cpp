@@ -40,7 +40,6 @@ class ColumnPacked {
   [[nodiscard]] PackedModule module() const { return {spec_, rows_, cols_}; }
 
   [[nodiscard]] LoadedPack load() const {
-    check_order();
     auto matrix = std::make_shared<PackedMatrix>(spec_, rows_, cols_);
     std::vector<std::uint8_t> codes(static_cast<std::size_t>(cols_));
     for (std::int64_t row = 0; row < rows_; ++row) {
@@ -74,24 +73,6 @@ class ColumnPacked {
   }
   [[noreturn]] void wrong(const char* suffix, const DenseView& view, const std::string& expected) const {
     bad_part(folder_, module_ + suffix, view, expected);
-  }
-
-  // Groups must be neighbouring inputs.
-  void check_order() const {
-    const std::string name = module_ + ".g_idx";
-    const DenseView* const order = folder_.find(name);
-    if (order == nullptr) return;
-    if (order->dtype != DType::kI32 || order->shape != Shape{cols_})
-      wrong(".g_idx", *order, fmt::format("I32 [{}]", cols_));
-    for (std::int64_t col = 0; col < cols_; ++col) {
-      std::int32_t group = 0;
-      std::memcpy(&group, order->bytes.data() + static_cast<std::size_t>(col) * sizeof(group), sizeof(group));
-      if (group != col / spec_.group_size(cols_)) {
-        throw Error(ErrorCode::kUnsupported,
-                    fmt::format("{}: tensor {}: input {} is in group {}: activation order (desc_act) is not supported",
-                                folder_.where(name), name, col, group));
-      }
-    }
   }
 
   [[nodiscard]] std::uint32_t word(const DenseView& view, std::int64_t index) const {

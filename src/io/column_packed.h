@@ -10,8 +10,8 @@ namespace metal_marlin {
 // Shape and format of a module, from the headers. \throws Error naming file and tensor.
 PackedModule column_packed_module(const SafetensorsFolder& folder, PackScheme scheme, const std::string& module,
                                   const PackedModule& described);
-// The module in our layout, the same numbers. \throws Error (kUnsupported) where inputs are in groups
-// by activation order, and where zeros are none that the format holds.
+// The module in our layout, the same numbers where groups are neighbours (group_order). \throws Error
+// (kUnsupported) where zeros are none that the format holds.
 LoadedPack load_column_packed(const SafetensorsFolder& folder, PackScheme scheme, const std::string& module,
                               const PackedModule& described);
 

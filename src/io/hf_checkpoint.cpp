@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 
 #include "io/checkpoint_kinds.h"
 #include "io/column_packed.h"
@@ -23,7 +24,7 @@ std::string module_of(const std::string& name) {
 
 class HfCheckpoint final : public Checkpoint {
  public:
-  explicit HfCheckpoint(const std::filesystem::path& path)
+  HfCheckpoint(const std::filesystem::path& path, const CheckpointOptions& options)
       : path_(path), config_(read_json_file(path / "config.json")), tensors_(path) {
     if (std::filesystem::exists(path / "generation_config.json"))
       generation_ = read_json_file(path / "generation_config.json");
@@ -32,6 +33,10 @@ class HfCheckpoint final : public Checkpoint {
     for (const auto& [name, view] : tensors_.tensors()) describe(name, view);
     std::sort(weights_.begin(), weights_.end(),
               [](const WeightInfo& a, const WeightInfo& b) { return a.name < b.name; });
+    if (!orders_.empty() && options.notice) {
+      options.notice(fmt::format("{}: {} tensors whose inputs are grouped by activation order become f16",
+                                 path.string(), orders_.size()));
+    }
   }
 
   [[nodiscard]] const Json& config() const override { return config_; }
@@ -50,17 +55,20 @@ class HfCheckpoint final : public Checkpoint {
     }
   }
 
-  [[nodiscard]] Weight load(const std::string& name, ThreadPool&) const override {
+  [[nodiscard]] Weight load(const std::string& name, ThreadPool& pool) const override {
     const WeightInfo* const info = find(name);
     if (info == nullptr)
       throw Error(ErrorCode::kNotFound, fmt::format("{}: tensor {} is missing", path_.string(), name));
-    if (!info->packed) return {*tensors_.find(name), nullptr};
     const std::string module = module_of(name);
+    const auto order = orders_.find(module);
+    if (!info->packed && order == orders_.end()) return {*tensors_.find(name), nullptr};
     const PackScheme scheme = quantization_->scheme();
     const PackedModule described = *quantization_->find(module);
     LoadedPack pack = is_column_packed(scheme) ? load_column_packed(tensors_, scheme, module, described)
                                                : load_packed_tensors(tensors_, scheme, module, described);
-    return {pack.view, std::move(pack.owner)};
+    if (order == orders_.end()) return {pack.view, std::move(pack.owner)};
+    const auto bytes = std::make_shared<std::vector<std::byte>>(decode_ordered(pack.view, order->second, pool));
+    return {DenseView{DType::kF16, info->shape, *bytes}, bytes};
   }
 
   [[nodiscard]] std::vector<std::pair<std::string, std::string>> tokenizer_files() const override {
@@ -88,6 +96,17 @@ class HfCheckpoint final : public Checkpoint {
         (!name.ends_with(".weight") || tensors_.find(module + ".weight_scale") != nullptr)) {
       const PackedModule packed = shape_of(module, *described);
       const PackedLayout layout(packed.spec, packed.rows, packed.cols);
+      std::vector<std::int32_t> order = group_order(tensors_, quantization_->scheme(), module, packed);
+      if (!order.empty()) {
+        orders_[module] = std::move(order);
+        weights_.push_back({module + ".weight",
+                            {packed.rows, packed.cols},
+                            DType::kF16,
+                            std::nullopt,
+                            layout.total_bytes() + static_cast<std::size_t>(packed.cols) * sizeof(std::int32_t),
+                            format_label(packed.spec) + " by activation order"});
+        return;
+      }
       weights_.push_back({module + ".weight",
                           {packed.rows, packed.cols},
                           DType::kU8,
@@ -107,12 +126,14 @@ class HfCheckpoint final : public Checkpoint {
   SafetensorsFolder tensors_;
   std::optional<QuantizationConfig> quantization_;
   std::vector<WeightInfo> weights_;
+  std::map<std::string, std::vector<std::int32_t>> orders_;  // of modules whose groups are not neighbours
 };
 
 }  // namespace
 
-std::unique_ptr<Checkpoint> open_hf_checkpoint(const std::filesystem::path& folder) {
-  return std::make_unique<HfCheckpoint>(folder);
+std::unique_ptr<Checkpoint> open_hf_checkpoint(const std::filesystem::path& folder,
+                                               const CheckpointOptions& options) {
+  return std::make_unique<HfCheckpoint>(folder, options);
 }
 
 }  // namespace metal_marlin

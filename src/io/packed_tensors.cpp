@@ -7,8 +7,12 @@
 #include <cstring>
 #include <memory>
 
+#include "formats/codec.h"
+#include "formats/group_scale.h"
+#include "formats/small_floats.h"
 #include "formats/sparsity.h"
 #include "metal_marlin/error.h"
+#include "runtime/thread_pool.h"
 #include "tokenizer/regex.h"
 
 namespace metal_marlin {
@@ -106,6 +110,49 @@ bool matches(const std::string& pattern, const std::string& module, const std::s
 }
 
 }  // namespace
+
+std::vector<std::int32_t> group_order(const SafetensorsFolder& folder, PackScheme scheme, const std::string& module,
+                                      const PackedModule& packed) {
+  const std::string name = module + (is_column_packed(scheme) ? ".g_idx" : ".weight_g_idx");
+  const DenseView* const view = folder.find(name);
+  if (view == nullptr || scheme == PackScheme::kMetalMarlin) return {};
+  if (view->dtype != DType::kI32 || view->shape != Shape{packed.cols})
+    bad_part(folder, name, *view, fmt::format("I32 [{}]", packed.cols));
+  std::vector<std::int32_t> groups(static_cast<std::size_t>(packed.cols));
+  std::memcpy(groups.data(), view->bytes.data(), view->bytes.size());
+  bool neighbours = true;
+  for (std::int64_t col = 0; col < packed.cols; ++col) {
+    const std::int32_t group = groups[static_cast<std::size_t>(col)];
+    if (group == -1 && !is_column_packed(scheme)) return {};  // compressed-tensors' way to say that there is no order
+    if (group < 0 || group >= packed.spec.groups(packed.cols)) {
+      throw Error(ErrorCode::kCorruptFile,
+                  fmt::format("{}: tensor {}: input {} is in group {}, expected one of {}", folder.where(name), name,
+                              col, group, packed.spec.groups(packed.cols)));
+    }
+    neighbours = neighbours && group == col / packed.spec.group_size(packed.cols);
+  }
+  return neighbours ? std::vector<std::int32_t>{} : groups;
+}
+
+std::vector<std::byte> decode_ordered(const PackedView& packed, std::span<const std::int32_t> groups,
+                                      ThreadPool& pool) {
+  const auto cols = static_cast<std::size_t>(packed.cols);
+  const std::span<const float> table = decode_table(packed.spec.format);
+  std::vector<std::byte> out(static_cast<std::size_t>(packed.rows) * cols * 2);
+  pool.parallel_for(packed.rows, 16, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<std::uint8_t> codes(cols);
+    std::vector<std::uint16_t> halves(cols);
+    for (std::int64_t row = begin; row < end; ++row) {
+      packed.unpack_row(row, codes.data());
+      for (std::size_t k = 0; k < cols; ++k) {
+        const float scale = effective_scale(packed.spec, packed.scale(row, groups[k]), packed.global_scale);
+        halves[k] = f32_to_f16(scale * (table[codes[k]] - static_cast<float>(packed.zero(row, groups[k]))));
+      }
+      std::memcpy(out.data() + static_cast<std::size_t>(row) * cols * 2, halves.data(), cols * 2);
+    }
+  });
+  return out;
+}
 
 const DenseView& part(const SafetensorsFolder& folder, const std::string& name) {
   const DenseView* const view = folder.find(name);
@@ -353,10 +400,6 @@ LoadedPack load_packed_tensors(const SafetensorsFolder& folder, PackScheme schem
   const DenseView& codes = part(folder, codes_name);
   const DenseView& scales = part(folder, module + ".weight_scale");
   if (codes.shape.size() != 2) bad_part(folder, codes_name, codes, "a matrix");
-  if (folder.find(module + ".weight_g_idx") != nullptr) {
-    throw Error(ErrorCode::kUnsupported, fmt::format("{}: tensor {}.weight_g_idx: activation order is not supported",
-                                                     folder.where(codes_name), module));
-  }
   if (compressed) {
     const auto type = scale_type_of(scales.dtype);
     if (!type) bad_part(folder, module + ".weight_scale", scales, "F16, BF16, F32 or F8_E4M3");

@@ -6,6 +6,7 @@
 
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,8 @@
 #include "io/safetensors.h"
 
 namespace metal_marlin {
+
+class ThreadPool;
 
 enum class PackScheme : std::uint8_t {
   kMetalMarlin,
@@ -82,6 +85,13 @@ struct LoadedPack {
 // Reads a module's parts. \throws Error naming file and tensor.
 LoadedPack load_packed_tensors(const SafetensorsFolder& folder, PackScheme scheme, const std::string& module,
                                const PackedModule& described);
+
+// The group of each input of a packed module where groups are not neighbours ("activation order"), from
+// its g_idx; empty: they are. \throws Error naming the tensor when it is no list of groups.
+std::vector<std::int32_t> group_order(const SafetensorsFolder& folder, PackScheme scheme, const std::string& module,
+                                      const PackedModule& packed);
+// A matrix whose input k is in group groups[k], in f16, as [rows, cols].
+std::vector<std::byte> decode_ordered(const PackedView& packed, std::span<const std::int32_t> groups, ThreadPool& pool);
 
 // A part of a module. \throws Error (kNotFound) naming file and tensor.
 const DenseView& part(const SafetensorsFolder& folder, const std::string& name);

@@ -153,6 +153,45 @@ TEST(ColumnPacked, EveryWeight) {
   }
 }
 
+// Inputs in groups by activation order, as desc_act makes them: the same numbers, rounded to f16.
+TEST(ColumnPacked, ActivationOrder) {
+  const TemporaryFolder folder;
+  ThreadPool pool(1);
+  for (const PackScheme scheme : {PackScheme::kGptq, PackScheme::kGptqV2}) {
+    const Matrix m = random_matrix(24, 96, 32, 4, false);
+    Tensors tensors;
+    pack(tensors, "a.b", m, 4, scheme);
+    std::vector<std::int32_t> groups;
+    for (std::int32_t i = 0; i < 96; ++i) groups.push_back(i / 32);
+    std::mt19937 random(7);
+    std::shuffle(groups.begin(), groups.end(), random);
+    for (auto& [plan, bytes] : tensors) {
+      const auto order = std::as_bytes(std::span(groups));
+      if (plan.name == "a.b.g_idx") bytes.assign(order.begin(), order.end());
+    }
+    const auto path = folder.path() / std::to_string(static_cast<int>(scheme));
+    write(path, {{"quantization_config", config_of(scheme, 4, 32, false)}}, tensors);
+    std::string notice;
+    CheckpointOptions options;
+    options.notice = [&](const std::string& text) { notice = text; };
+    const auto checkpoint = open_checkpoint(path, options);
+    EXPECT_NE(notice.find("1 tensors whose inputs are grouped by activation order become f16"), std::string::npos);
+    ASSERT_EQ(checkpoint->weights().size(), 1U);
+    EXPECT_EQ(checkpoint->weights()[0].stored_as, "u4 by activation order");
+    const Weight weight = checkpoint->load("a.b.weight", pool);
+    std::vector<float> row(96);
+    for (std::int64_t r = 0; r < m.rows; ++r) {
+      weight.decode_row(r, 96, row.data());
+      for (std::size_t c = 0; c < 96; ++c) {
+        const auto g = static_cast<std::size_t>(r * 3 + groups[c]);
+        const int code = m.codes[static_cast<std::size_t>(r) * 96 + c];
+        const float expected = f16_to_f32(m.scales[g]) * static_cast<float>(code - m.zeros[g]);
+        ASSERT_EQ(row[c], f16_to_f32(f32_to_f16(expected))) << "row " << r << " column " << c;
+      }
+    }
+  }
+}
+
 // A model of ours in u4 with integer zeros, written as theirs, runs the same.
 TEST(ColumnPacked, WholeModels) {
   const TemporaryFolder folder;
@@ -226,8 +265,13 @@ TEST(ColumnPacked, RefusesWhatItCannotRead) {
   expect_error(ErrorCode::kCorruptFile, "a.b.qzeros: the zero of output 0, group 0",
                [&] { opened(config_of(PackScheme::kGptqV2, 4, 32, true), good); });
   Tensors bad = good;
-  bad[index(".g_idx")].second[4 * 40] = std::byte{0};
-  expect_error(ErrorCode::kUnsupported, "a.b.g_idx: input 40 is in group 0", [&] { opened(config, bad); });
+  bad[index(".g_idx")].second[4 * 40] = std::byte{2};
+  expect_error(ErrorCode::kCorruptFile, "a.b.g_idx: input 40 is in group 2, expected one of 2",
+               [&] { opened(config, bad); });
+  bad = good;
+  bad[index(".g_idx")].first = {"a.b.g_idx", DType::kI32, {32}};
+  bad[index(".g_idx")].second.resize(128);
+  expect_error(ErrorCode::kCorruptFile, "a.b.g_idx: found I32 [32], expected I32 [64]", [&] { opened(config, bad); });
   bad = good;
   bad.erase(bad.begin() + static_cast<std::ptrdiff_t>(index(".scales")));
   expect_error(ErrorCode::kNotFound, "a.b.scales is missing", [&] { opened(config, bad); });
