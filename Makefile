@@ -23,7 +23,7 @@ check-long: fuzz
 	tools/check_long.sh
 
 # Parsers of outside data; tests/fuzz has one target each.
-PARSERS = safetensors gguf json npy
+PARSERS = safetensors gguf json npy onnx
 
 fuzz:
 	tools/install_dependencies.sh fuzz

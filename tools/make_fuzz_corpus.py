@@ -130,3 +130,27 @@ put("npy", "open", npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3"
 put("npy", "no_type", npy("{'fortran_order': False, 'shape': (2,), }", bytes(8)))
 put("npy", "long_header", b"\x93NUMPY\x01\x00\xff\xff{}")
 put("npy", "object", npy(HEADER.replace("<f4", "|O"), bytes(24)))
+
+
+def field(number, value):
+    if isinstance(value, int):
+        return bytes([number * 8, value])
+    data = value.encode() if isinstance(value, str) else value
+    return bytes([number * 8 + 2, len(data)]) + data
+
+
+def onnx_tensor(name, rest, dims=(2,), kind=1):
+    return b"".join(field(1, n) for n in dims) + field(2, kind) + field(8, name) + rest
+
+
+def onnx_model(*tensors, nodes=()):
+    return field(7, b"".join(field(1, n) for n in nodes) + b"".join(field(5, t) for t in tensors))
+
+
+matmul = field(1, "h") + field(1, "x") + field(3, "/model/a_proj/MatMul") + field(4, "MatMul")
+external = field(13, field(1, "location") + field(2, "data")) + field(13, field(1, "offset") + field(2, "8")) + field(14, 1)
+put("onnx", "good", onnx_model(onnx_tensor("a.weight", field(9, bytes(8))), onnx_tensor("x", field(9, bytes(16)), (2, 2)), nodes=[matmul]))
+put("onnx", "fields", onnx_model(onnx_tensor("a.weight", field(4, bytes(8))), onnx_tensor("b.weight", field(5, b"\1\2"), kind=10)))
+put("onnx", "external", onnx_model(onnx_tensor("a.weight", external)))
+put("onnx", "short", onnx_model(onnx_tensor("a.weight", field(9, bytes(4)))))
+put("onnx", "no_graph", field(1, 10))

@@ -64,7 +64,15 @@ std::unique_ptr<Checkpoint> open_checkpoint(const std::filesystem::path& path, c
   if (!std::filesystem::exists(path)) {
     throw Error(ErrorCode::kNotFound, fmt::format("{}: no such file or folder", path.string()));
   }
-  if (std::filesystem::is_directory(path)) return open_hf_checkpoint(path, options);
+  if (std::filesystem::is_directory(path)) {
+    for (const char* const name : {"model.onnx", "onnx/model.onnx"}) {
+      const bool safetensors = std::filesystem::exists(path / "model.safetensors") ||
+                               std::filesystem::exists(path / "model.safetensors.index.json");
+      if (!safetensors && std::filesystem::exists(path / name)) return open_onnx_checkpoint(path / name);
+    }
+    return open_hf_checkpoint(path, options);
+  }
+  if (path.extension() == ".onnx") return open_onnx_checkpoint(path);
   return open_gguf_checkpoint(path, options);
 }
 

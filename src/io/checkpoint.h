@@ -68,7 +68,7 @@ class Checkpoint {
   virtual void release() const {}
   // Text of the tokenizer files to carry over, by file name.
   [[nodiscard]] virtual std::vector<std::pair<std::string, std::string>> tokenizer_files() const = 0;
-  // "dense", "metal-marlin", "compressed-tensors" or "GGUF".
+  // "dense", "metal-marlin", "compressed-tensors", "GPTQ", "AWQ", "ONNX" or "GGUF".
   [[nodiscard]] virtual std::string kind() const = 0;
 
   [[nodiscard]] const WeightInfo* find(const std::string& name) const;
@@ -77,7 +77,8 @@ class Checkpoint {
   const WeightInfo& require(const std::string& name, const Shape& shape) const;
 };
 
-// Opens a Hugging Face folder, a quantized folder or a GGUF file.
+// Opens a Hugging Face folder, a quantized folder, a GGUF file, or an ONNX file beside its configuration
+// (or the folder of both).
 // \throws Error naming what is missing or wrong.
 std::unique_ptr<Checkpoint> open_checkpoint(const std::filesystem::path& path, const CheckpointOptions& options = {});
 

@@ -5,8 +5,19 @@
 
 namespace metal_marlin {
 
-std::unique_ptr<Checkpoint> open_hf_checkpoint(const std::filesystem::path& folder,
-                                               const CheckpointOptions& options);
+// The texts of a Hugging Face folder.
+struct HfFolder {
+  // \throws Error naming the file: there is no config.json, or one of them is no JSON.
+  explicit HfFolder(const std::filesystem::path& path);
+  [[nodiscard]] std::vector<std::pair<std::string, std::string>> tokenizer_files() const;
+
+  std::filesystem::path path;
+  Json config;
+  Json generation_config;  // or null
+};
+
+std::unique_ptr<Checkpoint> open_hf_checkpoint(const std::filesystem::path& folder, const CheckpointOptions& options);
+std::unique_ptr<Checkpoint> open_onnx_checkpoint(const std::filesystem::path& file);
 std::unique_ptr<Checkpoint> open_gguf_checkpoint(const std::filesystem::path& file, const CheckpointOptions& options);
 
 }  // namespace metal_marlin

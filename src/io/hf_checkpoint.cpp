@@ -25,10 +25,8 @@ std::string module_of(const std::string& name) {
 class HfCheckpoint final : public Checkpoint {
  public:
   HfCheckpoint(const std::filesystem::path& path, const CheckpointOptions& options)
-      : path_(path), config_(read_json_file(path / "config.json")), tensors_(path) {
-    if (std::filesystem::exists(path / "generation_config.json"))
-      generation_ = read_json_file(path / "generation_config.json");
-    const JsonObject config(config_, (path / "config.json").string());
+      : path_(path), folder_(path), tensors_(path) {
+    const JsonObject config(folder_.config, (path / "config.json").string());
     if (config.has("quantization_config")) quantization_.emplace(config.at("quantization_config"), config.where());
     for (const auto& [name, view] : tensors_.tensors()) describe(name, view);
     std::sort(weights_.begin(), weights_.end(),
@@ -39,8 +37,8 @@ class HfCheckpoint final : public Checkpoint {
     }
   }
 
-  [[nodiscard]] const Json& config() const override { return config_; }
-  [[nodiscard]] const Json& generation_config() const override { return generation_; }
+  [[nodiscard]] const Json& config() const override { return folder_.config; }
+  [[nodiscard]] const Json& generation_config() const override { return folder_.generation_config; }
   [[nodiscard]] std::string where() const override { return path_.string(); }
   [[nodiscard]] std::string where(const std::string& name) const override { return tensors_.where(name); }
   [[nodiscard]] const std::vector<WeightInfo>& weights() const override { return weights_; }
@@ -72,13 +70,7 @@ class HfCheckpoint final : public Checkpoint {
   }
 
   [[nodiscard]] std::vector<std::pair<std::string, std::string>> tokenizer_files() const override {
-    std::vector<std::pair<std::string, std::string>> files;
-    for (const char* const name : kTokenizerFiles) {
-      if (!std::filesystem::exists(path_ / name)) continue;
-      const MappedFile file(path_ / name);
-      files.emplace_back(name, std::string(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()));
-    }
-    return files;
+    return folder_.tokenizer_files();
   }
 
  private:
@@ -121,8 +113,7 @@ class HfCheckpoint final : public Checkpoint {
   }
 
   std::filesystem::path path_;
-  Json config_;
-  Json generation_;
+  HfFolder folder_;
   SafetensorsFolder tensors_;
   std::optional<QuantizationConfig> quantization_;
   std::vector<WeightInfo> weights_;
@@ -131,8 +122,22 @@ class HfCheckpoint final : public Checkpoint {
 
 }  // namespace
 
-std::unique_ptr<Checkpoint> open_hf_checkpoint(const std::filesystem::path& folder,
-                                               const CheckpointOptions& options) {
+HfFolder::HfFolder(const std::filesystem::path& folder) : path(folder), config(read_json_file(folder / "config.json")) {
+  if (std::filesystem::exists(path / "generation_config.json"))
+    generation_config = read_json_file(path / "generation_config.json");
+}
+
+std::vector<std::pair<std::string, std::string>> HfFolder::tokenizer_files() const {
+  std::vector<std::pair<std::string, std::string>> files;
+  for (const char* const name : kTokenizerFiles) {
+    if (!std::filesystem::exists(path / name)) continue;
+    const MappedFile file(path / name);
+    files.emplace_back(name, std::string(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()));
+  }
+  return files;
+}
+
+std::unique_ptr<Checkpoint> open_hf_checkpoint(const std::filesystem::path& folder, const CheckpointOptions& options) {
   return std::make_unique<HfCheckpoint>(folder, options);
 }
 
