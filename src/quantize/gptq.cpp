@@ -11,6 +11,7 @@
 #include "formats/group_scale.h"
 #include "formats/sparsity.h"
 #include "metal_marlin/error.h"
+#include "quantize/inverse_factor.h"
 #include "quantize/linear_algebra.h"
 #include "runtime/thread_pool.h"
 
@@ -171,7 +172,7 @@ void order_columns(const HessianSum& hessian, std::int64_t group, std::vector<st
 }  // namespace
 
 template <typename Real>
-std::optional<GptqFactor<Real>> gptq_factor(const HessianSum& hessian, const GptqOptions& options) {
+std::optional<GptqFactor<Real>> gptq_factor(const HessianSum& hessian, const GptqOptions& options, ThreadPool& pool) {
   const std::int64_t n = hessian.cols();
   const double mean = hessian.mean_of_diagonal();
   if (!(mean > 0) || !std::isfinite(mean)) return std::nullopt;
@@ -182,15 +183,17 @@ std::optional<GptqFactor<Real>> gptq_factor(const HessianSum& hessian, const Gpt
   if (options.act_order) order_columns(hessian, options.in_fours ? kSparseGroup : 1, factor.order);
   for (const double more : {1.0, 10.0, 100.0}) {
     const double damping = options.damping * more * mean;
-    factor.upper.assign(static_cast<std::size_t>(n * n), 0);
-    for (std::int64_t i = 0; i < n; ++i) {
-      for (std::int64_t j = i; j < n; ++j) {
-        const double value =
-            hessian.at(factor.order[static_cast<std::size_t>(i)], factor.order[static_cast<std::size_t>(j)]);
-        factor.upper[static_cast<std::size_t>(i * n + j)] = static_cast<Real>(i == j ? value + damping : value);
+    factor.upper.resize(static_cast<std::size_t>(n * n));
+    pool.parallel_for(n, 16, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        for (std::int64_t j = i; j < n; ++j) {
+          const double value =
+              hessian.at(factor.order[static_cast<std::size_t>(i)], factor.order[static_cast<std::size_t>(j)]);
+          factor.upper[static_cast<std::size_t>(i * n + j)] = static_cast<Real>(i == j ? value + damping : value);
+        }
       }
-    }
-    if (!linear_algebra::inverse_factor(n, factor.upper.data())) continue;
+    });
+    if (!inverse_factor(n, factor.upper.data(), pool)) continue;
     factor.importance = hessian.importance(damping);
     return factor;
   }
@@ -223,8 +226,8 @@ PackedMatrix gptq_matrix(const FormatSpec& spec, std::int64_t rows, std::int64_t
   return matrix;
 }
 
-template std::optional<GptqFactor<float>> gptq_factor(const HessianSum&, const GptqOptions&);
-template std::optional<GptqFactor<double>> gptq_factor(const HessianSum&, const GptqOptions&);
+template std::optional<GptqFactor<float>> gptq_factor(const HessianSum&, const GptqOptions&, ThreadPool&);
+template std::optional<GptqFactor<double>> gptq_factor(const HessianSum&, const GptqOptions&, ThreadPool&);
 template PackedMatrix gptq_matrix(const FormatSpec&, std::int64_t, std::int64_t, const RowReader&, float,
                                   const GptqFactor<float>&, ThreadPool&, QuantizeStats*);
 template PackedMatrix gptq_matrix(const FormatSpec&, std::int64_t, std::int64_t, const RowReader&, float,

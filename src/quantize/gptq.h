@@ -32,9 +32,10 @@ struct GptqFactor {
   std::vector<float> importance;  // of each column: the diagonal, damped
 };
 
-// Nothing: too few inputs, or inputs that depend on one another, even with 100 times the damping.
+// Nothing: too few inputs, or inputs that depend on one another, even with 100 times the damping. The result
+// does not depend on the number of threads.
 template <typename Real>
-std::optional<GptqFactor<Real>> gptq_factor(const HessianSum& hessian, const GptqOptions& options);
+std::optional<GptqFactor<Real>> gptq_factor(const HessianSum& hessian, const GptqOptions& options, ThreadPool& pool);
 
 // As quantize_matrix. The result does not depend on the number of threads. Of a sparse format's four
 // neighbours the two are set to zero that cost the layer's output least, as in SparseGPT (arXiv

@@ -48,11 +48,36 @@ void multiply_symmetric(std::int64_t m, std::int64_t n, const float* a, const fl
   table().multiply_symmetric(m, n, a, b, c);
 }
 
-bool inverse_factor(std::int64_t n, float* matrix) {
-  return table().inverse_factor_f32(n, matrix);
+void subtract_product_transposed(std::int64_t m, std::int64_t n, std::int64_t k, const float* a, std::int64_t a_stride,
+                                 const float* b, std::int64_t b_stride, float* c, std::int64_t c_stride) {
+  table().f32.subtract_product_transposed(m, n, k, a, a_stride, b, b_stride, c, c_stride);
 }
-bool inverse_factor(std::int64_t n, double* matrix) {
-  return table().inverse_factor_f64(n, matrix);
+void subtract_product_transposed(std::int64_t m, std::int64_t n, std::int64_t k, const double* a, std::int64_t a_stride,
+                                 const double* b, std::int64_t b_stride, double* c, std::int64_t c_stride) {
+  table().f64.subtract_product_transposed(m, n, k, a, a_stride, b, b_stride, c, c_stride);
+}
+
+bool cholesky(std::int64_t n, float* matrix, std::int64_t stride) {
+  return table().f32.cholesky(n, matrix, stride);
+}
+bool cholesky(std::int64_t n, double* matrix, std::int64_t stride) {
+  return table().f64.cholesky(n, matrix, stride);
+}
+
+void solve_transposed(std::int64_t m, std::int64_t n, const float* l, std::int64_t l_stride, float* x,
+                      std::int64_t x_stride) {
+  table().f32.solve_transposed(m, n, l, l_stride, x, x_stride);
+}
+void solve_transposed(std::int64_t m, std::int64_t n, const double* l, std::int64_t l_stride, double* x,
+                      std::int64_t x_stride) {
+  table().f64.solve_transposed(m, n, l, l_stride, x, x_stride);
+}
+
+void invert_lower(std::int64_t n, float* l, std::int64_t stride) {
+  table().f32.invert_lower(n, l, stride);
+}
+void invert_lower(std::int64_t n, double* l, std::int64_t stride) {
+  table().f64.invert_lower(n, l, stride);
 }
 
 }  // namespace metal_marlin::linear_algebra

@@ -5,7 +5,6 @@
 #define EIGEN_DONT_PARALLELIZE
 #include <Eigen/Cholesky>
 #include <Eigen/Core>
-#include <algorithm>
 
 #include "quantize/linear_algebra_table.h"
 
@@ -39,53 +38,52 @@ void multiply_symmetric_impl(std::int64_t m, std::int64_t n, const float* a, con
       ConstView<float>(a, m, n, rows) * ConstView<float>(b, n, n, rows).selfadjointView<Eigen::Lower>();
 }
 
-// L becomes its inverse, in place, by halves: the blocks on the diagonal become theirs, and the one
-// below -C^-1 B A^-1.
 template <typename T>
-void invert_lower(std::int64_t n, T* l, std::int64_t stride) {
-  constexpr std::int64_t kSmall = 32;
-  const Eigen::OuterStride<> rows(stride);
-  if (n <= kSmall) {
-    for (std::int64_t j = 0; j < n; ++j) {
-      l[j * stride + j] = 1 / l[j * stride + j];
-      for (std::int64_t i = j + 1; i < n; ++i) {
-        T sum = 0;
-        for (std::int64_t k = j; k < i; ++k) sum += l[i * stride + k] * l[k * stride + j];
-        l[i * stride + j] = -sum / l[i * stride + i];
-      }
-    }
-    return;
-  }
-  const std::int64_t half = n / 2;
-  invert_lower(half, l, stride);
-  invert_lower(n - half, l + half * stride + half, stride);
-  View<T> below(l + half * stride, n - half, half, rows);
-  const View<T> before(l, half, half, rows);
-  const View<T> after(l + half * stride + half, n - half, n - half, rows);
-  const Matrix<T> product = below * before.template triangularView<Eigen::Lower>();
-  below.noalias() = -(after.template triangularView<Eigen::Lower>() * product);
+void subtract_product_transposed_impl(std::int64_t m, std::int64_t n, std::int64_t k, const T* a, std::int64_t a_stride,
+                                      const T* b, std::int64_t b_stride, T* c, std::int64_t c_stride) {
+  View<T>(c, m, n, Eigen::OuterStride<>(c_stride)).noalias() -=
+      ConstView<T>(a, m, k, Eigen::OuterStride<>(a_stride)) *
+      ConstView<T>(b, n, k, Eigen::OuterStride<>(b_stride)).transpose();
 }
 
-// With its rows and columns in reverse order the matrix is L L^T; L's inverse, put back in order, is U.
-// To reverse both is to reverse all elements.
 template <typename T>
-bool inverse_factor_impl(std::int64_t n, T* matrix) {
-  std::reverse(matrix, matrix + n * n);
-  View<T> view(matrix, n, n, Eigen::OuterStride<>(n));
+bool cholesky_impl(std::int64_t n, T* matrix, std::int64_t stride) {
+  View<T> view(matrix, n, n, Eigen::OuterStride<>(stride));
   Eigen::Ref<Matrix<T>, 0, Eigen::OuterStride<>> in_place(view);
   const Eigen::LLT<Eigen::Ref<Matrix<T>, 0, Eigen::OuterStride<>>, Eigen::Lower> factor(in_place);
-  if (factor.info() != Eigen::Success) return false;
-  invert_lower(n, matrix, n);
-  std::reverse(matrix, matrix + n * n);
-  for (std::int64_t i = 0; i < n; ++i) {
-    if (!(matrix[i * n + i] > 0)) return false;  // NaN too
+  return factor.info() == Eigen::Success;
+}
+
+template <typename T>
+void solve_transposed_impl(std::int64_t m, std::int64_t n, const T* l, std::int64_t l_stride, T* x,
+                           std::int64_t x_stride) {
+  View<T> view(x, m, n, Eigen::OuterStride<>(x_stride));
+  ConstView<T>(l, n, n, Eigen::OuterStride<>(l_stride))
+      .transpose()
+      .template triangularView<Eigen::Upper>()
+      .template solveInPlace<Eigen::OnTheRight>(view);
+}
+
+template <typename T>
+void invert_lower_impl(std::int64_t n, T* l, std::int64_t stride) {
+  for (std::int64_t j = 0; j < n; ++j) {
+    l[j * stride + j] = 1 / l[j * stride + j];
+    for (std::int64_t i = j + 1; i < n; ++i) {
+      T sum = 0;
+      for (std::int64_t k = j; k < i; ++k) sum += l[i * stride + k] * l[k * stride + j];
+      l[i * stride + j] = -sum / l[i * stride + i];
+    }
   }
-  return true;
+}
+
+template <typename T>
+constexpr Triangular<T> make_triangular() {
+  return {subtract_product_transposed_impl<T>, cholesky_impl<T>, solve_transposed_impl<T>, invert_lower_impl<T>};
 }
 
 constexpr Table make_table() {
   return {multiply_transposed_impl, subtract_product_impl<float>, subtract_product_impl<double>,
-          multiply_symmetric_impl,  inverse_factor_impl<float>,   inverse_factor_impl<double>};
+          multiply_symmetric_impl,  make_triangular<float>(),     make_triangular<double>()};
 }
 
 }  // namespace

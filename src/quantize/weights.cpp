@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "formats/group_scale.h"
 #include "formats/hadamard.h"
@@ -82,16 +83,21 @@ WeightQuantizer::Rows WeightQuantizer::rows_of(const Job& job) const {
   return out;
 }
 
-const WeightQuantizer::Seen& WeightQuantizer::seen(const HessianSum& inputs, const Job& job) {
+const WeightQuantizer::Seen* WeightQuantizer::seen(const HessianSum& inputs, const Job& job) {
   const int rotation = job.input_rotation();
   const auto [place, added] = seen_.try_emplace({&inputs, rotation, job.spec->sparse});
-  if (!added) return place->second;
   Seen& out = place->second;
-  if (rotation != 0) out.rotated = inputs.rotated(rotation, pool_);
+  if (added && rotation != 0) out.rotated = inputs.rotated(rotation, pool_);
+  const HessianSum& hessian = rotation != 0 ? out.rotated : inputs;
   GptqOptions options;
   options.in_fours = job.spec->sparse;
-  out.factor = gptq_factor<float>(rotation != 0 ? out.rotated : inputs, options);
-  return out;
+  if (added) {
+    const double mean = hessian.mean_of_diagonal();
+    if (mean > 0 && std::isfinite(mean)) out.importance = hessian.importance(options.damping * mean);
+  }
+  if (job.method == QuantizeMethod::kRtnWeighted) return out.importance.empty() ? nullptr : &out;
+  if (!std::exchange(out.factored, true)) out.factor = gptq_factor<float>(hessian, options, pool_);
+  return out.factor ? &out : nullptr;
 }
 
 WeightQuantizer::Result WeightQuantizer::quantize(const Job& job, const HessianSum* inputs) {
@@ -105,16 +111,16 @@ WeightQuantizer::Result WeightQuantizer::quantize(const Job& job, const HessianS
     const Rows read = rows_of(job);
     const float global = spec.format == Format::kNvfp4 ? global_scale(job) : 1.0F;
     const bool wants_text = job.method != QuantizeMethod::kRtn;
-    const Seen* const known = wants_text && says_enough(inputs) ? &seen(*inputs, job) : nullptr;
-    if (known == nullptr || !known->factor) {
+    const Seen* const known = wants_text && says_enough(inputs) ? seen(*inputs, job) : nullptr;
+    if (known == nullptr) {
       if (wants_text) out.report.fallback = fallback_reason(job, inputs);
       out.matrix = quantize_matrix(spec, rows, cols, read.packed, global, pool_, &stats);
     } else if (job.method == QuantizeMethod::kRtnWeighted) {
-      out.matrix = quantize_matrix(spec, rows, cols, read.packed, global, pool_, &stats, known->factor->importance);
+      out.matrix = quantize_matrix(spec, rows, cols, read.packed, global, pool_, &stats, known->importance);
     } else {
       out.matrix = gptq_matrix(spec, rows, cols, read.packed, global, *known->factor, pool_, &stats);
     }
-    if (known != nullptr && known->factor) {
+    if (known != nullptr) {
       out.report.method = job.method;
       FormatSpec plain_spec = spec;
       plain_spec.rotation = 0;

@@ -35,12 +35,15 @@ class WeightQuantizer {
  private:
   // What came of the inputs of layers that read the same.
   struct Seen {
-    HessianSum rotated{0};  // if they are
+    HessianSum rotated{0};          // if they are
+    std::vector<float> importance;  // of each column; empty: they say nothing
     std::optional<GptqFactor<float>> factor;
+    bool factored = false;  // it was tried
   };
   struct Rows;
   [[nodiscard]] Rows rows_of(const Job& job) const;
-  const Seen& seen(const HessianSum& inputs, const Job& job);
+  // Nothing: the method cannot use these inputs.
+  const Seen* seen(const HessianSum& inputs, const Job& job);
   float global_scale(const Job& job);
 
   const Checkpoint& checkpoint_;

@@ -176,7 +176,7 @@ TEST(Gptq, InDoubleEveryCodeIsThePlainSolvers) {
       for (const bool act_order : {true, false}) {
         GptqOptions options;
         options.act_order = act_order;
-        const auto factor = gptq_factor<double>(p.hessian, options);
+        const auto factor = gptq_factor<double>(p.hessian, options, pool());
         ASSERT_TRUE(factor);
         const PackedMatrix m = gptq_matrix(spec, p.rows, p.cols, p.reader(), global_of(spec, p), *factor, pool());
         EXPECT_EQ(decoded(m), by_columns(spec, p, *factor)) << format_info(spec.format).name << " " << cols;
@@ -193,7 +193,7 @@ TEST(Gptq, OfSparseFormatsTooEveryCodeIsThePlainSolvers) {
         GptqOptions options;
         options.act_order = act_order;
         options.in_fours = true;
-        const auto factor = gptq_factor<double>(p.hessian, options);
+        const auto factor = gptq_factor<double>(p.hessian, options, pool());
         ASSERT_TRUE(factor);
         const PackedMatrix m = gptq_matrix(spec, p.rows, p.cols, p.reader(), global_of(spec, p), *factor, pool());
         EXPECT_EQ(decoded(m), by_columns(spec, p, *factor)) << format_label(spec) << " " << cols;
@@ -209,8 +209,8 @@ TEST(Gptq, InFloatTheLossIsTheSame) {
     const Problem p(40, 300, 4);
     GptqOptions options;
     options.in_fours = spec.sparse;
-    const auto fast = gptq_factor<float>(p.hessian, options);
-    const auto exact = gptq_factor<double>(p.hessian, options);
+    const auto fast = gptq_factor<float>(p.hessian, options, pool());
+    const auto exact = gptq_factor<double>(p.hessian, options, pool());
     const float global = global_of(spec, p);
     const PackedMatrix a = gptq_matrix(spec, p.rows, p.cols, p.reader(), global, *fast, pool());
     const PackedMatrix b = gptq_matrix(spec, p.rows, p.cols, p.reader(), global, *exact, pool());
@@ -250,7 +250,7 @@ TEST(Gptq, OutputsAreCloserThanRoundedToNearest) {
     const Problem p(32, 256, 6);
     GptqOptions options;
     options.in_fours = spec.sparse;
-    const auto factor = gptq_factor<float>(p.hessian, options);
+    const auto factor = gptq_factor<float>(p.hessian, options, pool());
     const float global = global_of(spec, p);
     const auto error = [&](const PackedMatrix& m) { return output_error(m, p.reader(), p.hessian, pool()); };
     const double nearest = error(quantize_matrix(spec, p.rows, p.cols, p.reader(), global, pool()));
@@ -265,7 +265,7 @@ TEST(Gptq, OutputsAreCloserThanRoundedToNearest) {
 
 TEST(Gptq, ThreadsDoNotChangeTheResult) {
   const Problem p(70, 300, 7);
-  const auto factor = gptq_factor<float>(p.hessian, {});
+  const auto factor = gptq_factor<float>(p.hessian, {}, pool());
   ThreadPool one(1);
   ThreadPool three(3);
   HessianSum again(p.cols);
@@ -280,21 +280,21 @@ TEST(Gptq, ThreadsDoNotChangeTheResult) {
 
 TEST(Gptq, InputsThatSayNothing) {
   HessianSum none(8);
-  EXPECT_FALSE(gptq_factor<float>(none, {}));
+  EXPECT_FALSE(gptq_factor<float>(none, {}, pool()));
   // Fewer samples than columns: damping helps.
   const std::vector<float> one = {1, 2, 3, 4, 5, 6, 7, 8};
   none.add(one.data(), 1, pool());
-  EXPECT_TRUE(gptq_factor<float>(none, {}));
+  EXPECT_TRUE(gptq_factor<float>(none, {}, pool()));
   const std::vector<float> bad(8, NAN);
   HessianSum broken(8);
   broken.add(bad.data(), 1, pool());
-  EXPECT_FALSE(gptq_factor<float>(broken, {}));
+  EXPECT_FALSE(gptq_factor<float>(broken, {}, pool()));
 }
 
 TEST(Gptq, RefusesWeightsThatAreNoNumbers) {
   Problem p(3, 16, 8);
   p.weights[20] = INFINITY;
-  const auto factor = gptq_factor<float>(p.hessian, {});
+  const auto factor = gptq_factor<float>(p.hessian, {}, pool());
   expect_error(ErrorCode::kInvalidArgument, "weight [1, 4] is inf",
                [&] { gptq_matrix(kSpecs[0], p.rows, p.cols, p.reader(), 1, *factor, pool()); });
 }
