@@ -8,6 +8,7 @@
 #include "backends/msl/cache_reference.h"
 #include "backends/msl/executors.h"
 #include "backends/msl/typed_data.h"
+#include "io/safetensors.h"
 #include "metal_marlin/error.h"
 #include "test_data.h"
 
@@ -327,6 +328,34 @@ TEST_P(PackedAttention, Differential) {
       }
     }
   }
+}
+
+// What transformers' DiffLlama gives (tools/make_formula_vectors.py).
+TEST_P(PackedAttention, DifferentialAsAPublicImplementation) {
+  const SafetensorsFile file(test_data("formulas.safetensors"));
+  const auto golden = [&](const char* name) { return read_tensor<float>(file, std::string("diff.") + name); };
+  PackedParams p = params(4, 2, 16, 32, true, 0, 0);
+  p.scale = 0.25F;
+  const std::vector<float> expected = golden("y");
+  std::vector<std::unique_ptr<Buffer>> in;
+  for (const char* const name : {"q", "k", "v", "lambdas"}) in.push_back(device->allocate_with(golden(name)));
+  const auto out = device->allocate(expected.size() * sizeof(float));
+  const auto sequences = device->allocate_with(std::vector<std::int32_t>(9, 0));
+  const auto starts = device->allocate_with(std::vector<std::int32_t>{0, 9});
+  const auto ones = device->allocate_with(std::vector<float>(32, 1.0F));
+  PackedBatch batch;
+  batch.q = in[0].get();
+  batch.keys = in[1].get();
+  batch.values = in[2].get();
+  batch.out = out.get();
+  batch.sequences = sequences.get();
+  batch.q_starts = batch.k_starts = starts.get();
+  batch.queries = 9;
+  batch.sequence_count = 1;
+  const DiffOptions options{in[3].get(), ones.get(), 1e-5F, golden("factor")[0]};
+  run([&](Commands& commands) { encode_diff_attention(*device, commands, p, DType::kF32, batch, options); });
+  const TypedData found(DType::kF32, *out);
+  for (std::size_t i = 0; i < expected.size(); ++i) ASSERT_NEAR(found.values[i], expected[i], 2e-5) << i;
 }
 
 TEST_P(PackedAttention, RefusesWhatItCannotDo) {

@@ -7,7 +7,9 @@
 #include "backends/linear_cases.h"
 #include "backends/msl/executors.h"
 #include "backends/msl/typed_data.h"
+#include "io/safetensors.h"
 #include "metal_marlin/error.h"
+#include "test_data.h"
 
 namespace metal_marlin::msl {
 namespace {
@@ -81,7 +83,9 @@ TEST_P(RwkvWkv, Version4) {
 }
 
 TEST_P(RwkvWkv, Versions5And6) {
-  for (const auto& [dim, of_tokens] : {std::pair(64, true), std::pair(20, false), std::pair(100, true)}) {
+  for (const auto& [dim, of_tokens, type] :
+       {std::tuple(64, true, DType::kF32), std::tuple(20, false, DType::kF32), std::tuple(100, true, DType::kF32),
+        std::tuple(64, true, DType::kF16), std::tuple(20, false, DType::kBf16), std::tuple(100, true, DType::kBf16)}) {
     constexpr std::size_t kHeads = 2;
     const auto d = static_cast<std::size_t>(dim);
     std::vector<double> expected_state(2 * kHeads * d * d, 0);
@@ -90,18 +94,19 @@ TEST_P(RwkvWkv, Versions5And6) {
     const auto u_buffer = device->allocate_with(u);
     for (const auto& starts : kStarts) {
       const std::size_t n = static_cast<std::size_t>(starts.back()) * kHeads * d;
-      const auto r = normal_data(n, 3);
-      const auto k = normal_data(n, 4);
-      const auto v = normal_data(n, 5);
+      const TypedData typed[] = {{type, normal_data(n, 3)}, {type, normal_data(n, 4)}, {type, normal_data(n, 5)}};
+      const auto& r = typed[0].values;
+      const auto& k = typed[1].values;
+      const auto& v = typed[2].values;
       const auto w = decays(of_tokens ? n : kHeads * d, 6);
-      const auto r_buffer = device->allocate_with(r);
-      const auto k_buffer = device->allocate_with(k);
-      const auto v_buffer = device->allocate_with(v);
+      const auto r_buffer = device->allocate_with(typed[0].bytes);
+      const auto k_buffer = device->allocate_with(typed[1].bytes);
+      const auto v_buffer = device->allocate_with(typed[2].bytes);
       const auto w_buffer = device->allocate_with(w);
-      const auto y = device->allocate(n * sizeof(float));
+      const auto y = device->allocate(typed[0].bytes.size());
       const auto s_buffer = device->allocate_with(starts);
       run([&](Commands& c) {
-        encode_wkv6(*device, c, DType::kF32, {2, kHeads, dim}, of_tokens, *r_buffer, *k_buffer, *v_buffer, *w_buffer,
+        encode_wkv6(*device, c, type, {2, kHeads, dim}, of_tokens, *r_buffer, *k_buffer, *v_buffer, *w_buffer,
                     *u_buffer, *state, *y, *s_buffer);
       });
       std::vector<double> expected(n);
@@ -121,34 +126,42 @@ TEST_P(RwkvWkv, Versions5And6) {
           }
         }
       }
-      expect_near(TypedData(DType::kF32, *y).values, expected, kRelative, "y ");
+      expect_near(TypedData(type, *y).values, expected, kRelative + typed[0].unit(), "y ");
       expect_near(TypedData(DType::kF32, *state).values, expected_state, kRelative, "state ");
     }
   }
 }
 
 TEST_P(RwkvWkv, Version7) {
-  for (const int dim : {64, 33, 128}) {
+  for (const auto& [dim, type] : {std::pair(64, DType::kF32), std::pair(33, DType::kF32), std::pair(128, DType::kF32),
+                                  std::pair(64, DType::kF16), std::pair(33, DType::kBf16)}) {
     constexpr std::size_t kHeads = 2;
     const auto d = static_cast<std::size_t>(dim);
     std::vector<double> expected_state(2 * kHeads * d * d, 0);
     const auto state = device->allocate_with(std::vector<float>(expected_state.size()));
     for (const auto& starts : kStarts) {
       const std::size_t n = static_cast<std::size_t>(starts.back()) * kHeads * d;
-      const auto r = normal_data(n, 3);
-      const auto k = normal_data(n, 4);
-      const auto v = normal_data(n, 5);
-      const auto w = decays(n, 6);
       // As the model has them: a a unit vector's negative, b its product with rates below one.
-      const auto a = normal_data(n, 7, 1 / std::sqrt(static_cast<float>(d)));
-      const auto b = normal_data(n, 8, 1 / std::sqrt(static_cast<float>(d)));
+      const float unit = 1 / std::sqrt(static_cast<float>(d));
+      const TypedData typed[] = {{type, normal_data(n, 3)},
+                                 {type, normal_data(n, 4)},
+                                 {type, normal_data(n, 5)},
+                                 {type, normal_data(n, 7, unit)},
+                                 {type, normal_data(n, 8, unit)}};
+      const auto& r = typed[0].values;
+      const auto& k = typed[1].values;
+      const auto& v = typed[2].values;
+      const auto& a = typed[3].values;
+      const auto& b = typed[4].values;
+      const auto w = decays(n, 6);
       std::vector<std::unique_ptr<Buffer>> in;
-      for (const auto* const values : {&r, &w, &k, &v, &a, &b}) in.push_back(device->allocate_with(*values));
-      const auto y = device->allocate(n * sizeof(float));
+      for (const TypedData& data : typed) in.push_back(device->allocate_with(data.bytes));
+      const auto w_buffer = device->allocate_with(w);
+      const auto y = device->allocate(typed[0].bytes.size());
       const auto s_buffer = device->allocate_with(starts);
       run([&](Commands& c) {
-        encode_wkv7(*device, c, DType::kF32, {2, kHeads, dim}, *in[0], *in[1], *in[2], *in[3], *in[4], *in[5], *state,
-                    *y, *s_buffer);
+        encode_wkv7(*device, c, type, {2, kHeads, dim}, *in[0], *w_buffer, *in[1], *in[2], *in[3], *in[4], *state, *y,
+                    *s_buffer);
       });
       std::vector<double> expected(n);
       for (std::size_t s = 0; s < 2; ++s) {
@@ -168,9 +181,83 @@ TEST_P(RwkvWkv, Version7) {
           }
         }
       }
-      expect_near(TypedData(DType::kF32, *y).values, expected, kRelative, "y ");
+      expect_near(TypedData(type, *y).values, expected, kRelative + typed[0].unit(), "y ");
       expect_near(TypedData(DType::kF32, *state).values, expected_state, kRelative, "state ");
     }
+  }
+}
+
+// What the public implementations give (tools/make_formula_vectors.py).
+class Golden {
+ public:
+  explicit Golden(const std::string& prefix) : file_(test_data("formulas.safetensors")), prefix_(prefix + ".") {}
+  [[nodiscard]] std::vector<float> operator()(const char* name) const {
+    return read_tensor<float>(file_, prefix_ + name);
+  }
+  [[nodiscard]] std::unique_ptr<Buffer> on(Device& device, const char* name) const {
+    return device.allocate_with((*this)(name));
+  }
+  [[nodiscard]] std::vector<double> expected(const char* name) const {
+    const auto values = (*this)(name);
+    return {values.begin(), values.end()};
+  }
+
+ private:
+  SafetensorsFile file_;
+  std::string prefix_;
+};
+
+TEST_P(RwkvWkv, AsPublicImplementations) {
+  const auto starts = device->allocate_with(std::vector<std::int32_t>{0, 9});
+  {
+    const Golden golden("wkv4");
+    const std::size_t channels = golden("bonus").size();
+    std::vector<float> first(3 * channels, 0);
+    std::fill_n(first.begin() + static_cast<std::ptrdiff_t>(2 * channels), channels, -INFINITY);
+    const auto k = golden.on(*device, "k");
+    const auto v = golden.on(*device, "v");
+    const auto w = golden.on(*device, "log_decay");
+    const auto u = golden.on(*device, "bonus");
+    const auto state = device->allocate_with(first);
+    const auto y = device->allocate(k->size());
+    run([&](Commands& c) {
+      encode_wkv4(*device, c, DType::kF32, 1, static_cast<std::int64_t>(channels), *k, *v, *w, *u, *state, *y, *starts);
+    });
+    expect_near(TypedData(DType::kF32, *y).values, golden.expected("y"), 0x1p-18, "wkv4 ");
+    // Numerator and denominator are over e to the largest exponent, which may be another.
+    const auto found = TypedData(DType::kF32, *state).values;
+    for (std::size_t c = 0; c < channels; ++c) {
+      for (const auto& [at, name] : {std::pair<std::size_t, const char*>{0, "numerator"}, {1, "denominator"}}) {
+        const double expected =
+            golden.expected(name)[c] * std::exp(golden.expected("largest")[c] - found[2 * channels + c]);
+        ASSERT_NEAR(found[at * channels + c], expected, 0x1p-17 * (1 + std::fabs(expected))) << name << " " << c;
+      }
+    }
+  }
+  constexpr WkvShape kShape{1, 3, 24};
+  {
+    const Golden golden("wkv6");
+    std::vector<std::unique_ptr<Buffer>> in;
+    for (const char* const name : {"r", "k", "v", "decay", "bonus"}) in.push_back(golden.on(*device, name));
+    const auto state = device->allocate_with(std::vector<float>(golden("state").size()));
+    const auto y = device->allocate(in[0]->size());
+    run([&](Commands& c) {
+      encode_wkv6(*device, c, DType::kF32, kShape, true, *in[0], *in[1], *in[2], *in[3], *in[4], *state, *y, *starts);
+    });
+    expect_near(TypedData(DType::kF32, *y).values, golden.expected("y"), kRelative, "wkv6 ");
+    expect_near(TypedData(DType::kF32, *state).values, golden.expected("state"), kRelative, "wkv6 state ");
+  }
+  {
+    const Golden golden("wkv7");
+    std::vector<std::unique_ptr<Buffer>> in;
+    for (const char* const name : {"r", "decay", "k", "v", "a", "b"}) in.push_back(golden.on(*device, name));
+    const auto state = device->allocate_with(std::vector<float>(golden("state").size()));
+    const auto y = device->allocate(in[0]->size());
+    run([&](Commands& c) {
+      encode_wkv7(*device, c, DType::kF32, kShape, *in[0], *in[1], *in[2], *in[3], *in[4], *in[5], *state, *y, *starts);
+    });
+    expect_near(TypedData(DType::kF32, *y).values, golden.expected("y"), kRelative, "wkv7 ");
+    expect_near(TypedData(DType::kF32, *state).values, golden.expected("state"), kRelative, "wkv7 state ");
   }
 }
 
