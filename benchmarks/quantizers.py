@@ -21,7 +21,8 @@ import tempfile
 FORMATS = [("mxfp4", ["--format", "mxfp4"]), ("s4 g128", ["--format", "s4", "--group", "128"]),
            ("int3 g64", ["--format", "int3", "--group", "64"]), ("fp4 g32", ["--format", "fp4"]), ("nvfp4", ["--format", "nvfp4"]),
            ("u4 g128", ["--format", "u4", "--group", "128"]), ("nf3 g32", ["--format", "nf3"]), ("int2 g32", ["--format", "int2"]),
-           ("nf2 g32", ["--format", "nf2"])]
+           ("nf2 g32", ["--format", "nf2"]), ("s4 g128 2:4", ["--format", "s4", "--group", "128", "--sparsity", "2:4"]),
+           ("fp4 g32 2:4", ["--format", "fp4", "--sparsity", "2:4"])]
 METHODS = ["rtn", "rtn-weighted", "gptq", "mr-gptq"]
 KINDS = ["Q5_K_S", "Q4_K_M", "Q4_K_S", "IQ4_XS", "IQ4_NL", "Q4_0", "Q3_K_M", "Q3_K_S", "Q2_K"]  # of llama.cpp
 UNIFORM = ["int3 128", "int3 32"]
