@@ -42,4 +42,4 @@ format:
 lint:
 	git ls-files '*.cpp' '*.h' | xargs clang-format --dry-run --Werror
 	# The kernels are one text: one instruction set stands for all.
-	run-clang-tidy -quiet -p build/release -checks='$(CHECKS)' '^(?!.*(kernels|linear_algebra)_(avx|neon)).*/src/.*\.cpp$$'
+	run-clang-tidy -quiet -p build/release -checks='$(CHECKS)' '^(?!.*(/build/|(kernels|linear_algebra)_(avx|neon))).*/src/.*\.cpp$$'

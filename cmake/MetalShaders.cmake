@@ -15,6 +15,7 @@ else()
   set(METAL_MARLIN_SHADER_SECTION .rodata)
   set(METAL_MARLIN_SYMBOL_PREFIX "")
 endif()
+option(METAL_MARLIN_STRICT "Check the shaders the strict way" ON)
 option(METAL_MARLIN_DETECTORS "Compile the shaders for the host executor's detectors too" ON)
 find_program(METAL_MARLIN_CLANG clang-19 REQUIRED)
 find_package(Python3 REQUIRED COMPONENTS Interpreter)
@@ -52,9 +53,13 @@ function(metal_marlin_add_shader name)
     add_custom_command(OUTPUT ${out}.${gpu}.ptx DEPENDS ${inputs} COMMENT "Shader ${name}, PTX for ${gpu}"
       DEPFILE ${out}.${gpu}.ptx.d COMMAND ${compile})
   endforeach()
-  add_custom_command(OUTPUT ${out}.strict DEPENDS ${inputs} COMMENT "Shader ${name}, strict check" DEPFILE ${out}.strict.d
-    COMMAND ${mslc} strict ${source} --depfile ${out}.strict.d --target ${out}.strict
-    COMMAND ${CMAKE_COMMAND} -E touch ${out}.strict)
+  if(METAL_MARLIN_STRICT)
+    add_custom_command(OUTPUT ${out}.strict DEPENDS ${inputs} COMMENT "Shader ${name}, strict check"
+      DEPFILE ${out}.strict.d
+      COMMAND ${mslc} strict ${source} --depfile ${out}.strict.d --target ${out}.strict
+      COMMAND ${CMAKE_COMMAND} -E touch ${out}.strict)
+    set(strict ${out}.strict)
+  endif()
   add_custom_command(OUTPUT ${out}.flat.metal DEPENDS ${inputs} COMMENT "Shader ${name}, as one file"
     DEPFILE ${out}.flat.metal.d COMMAND ${mslc} flat ${source} -o ${out}.flat.metal --depfile ${out}.flat.metal.d)
   # The table's entry: declarations, and the PTX and the text as bytes.
@@ -84,7 +89,7 @@ const EmbeddedShader kShader_@name@ = {
 }  // namespace metal_marlin::msl
 ]] @ONLY)
   set_source_files_properties(${entry} PROPERTIES OBJECT_DEPENDS
-    "${objects};${out}.sm_80.ptx;${out}.sm_90.ptx;${out}.flat.metal;${out}.strict")
+    "${objects};${out}.sm_80.ptx;${out}.sm_90.ptx;${out}.flat.metal;${strict}")
   set_source_files_properties(${objects} PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)
   target_sources(metal_marlin PRIVATE ${entry} ${objects})
 endfunction()

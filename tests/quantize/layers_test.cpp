@@ -10,6 +10,7 @@
 
 #include "backends/msl/devices.h"
 #include "metal_marlin/error.h"
+#include "metal_marlin/generate.h"
 #include "metal_marlin/quantize.h"
 #include "models/architectures.h"
 #include "quantized_models.h"
@@ -214,6 +215,42 @@ TEST(QuantizeMethods, GptqInWholeModels) {
     const auto again = folder.path() / (std::string(name) + "-again");
     quantize(model, again, options);
     EXPECT_EQ(bytes_of(target), bytes_of(again));
+  }
+}
+
+// Both named recipes, end to end: quantized, loaded twice, the same text both times, on every backend.
+TEST(QuantizeMethods, NamedRecipesByGptq) {
+  const TemporaryFolder folder;
+  for (const auto& [name, recipe] :
+       {std::pair{"qwen3-tiny", "qwen3-4b"}, std::pair{"glm4-moe-lite-tiny", "glm-4.7-flash"}}) {
+    const auto model = folder.path() / name;
+    QuantizeOptions options = prepared(folder.path(), name, QuantizeMethod::kGptq, Format::kFp4, 1500);
+    options.recipe = recipe;
+    const auto target = folder.path() / (std::string(name) + "-recipe");
+    int calibrated = 0;
+    for (const QuantizedTensor& tensor : quantize(model, target, options).tensors)
+      calibrated += tensor.method == QuantizeMethod::kGptq ? 1 : 0;
+    EXPECT_GT(calibrated, 12) << name;
+    std::vector<std::string> backends = msl::available_devices();
+    backends.insert(backends.begin(), "cpu");
+    GenerateOptions generation;
+    generation.max_tokens = 8;
+    generation.sampler.temperature = 0;
+    generation.ignore_end = true;
+    const std::vector<TokenId> prompt{5, 17, 200, 3};
+    std::vector<TokenId> expected;
+    for (const std::string& backend : backends) {
+      for (int round = 0; round < 2; ++round) {
+        LoadOptions load;
+        load.backend = backend;
+        load.exact = true;
+        load.threads = 2;
+        const std::vector<TokenId> found = generate(Model::load(target, load), prompt, generation).tokens;
+        EXPECT_EQ(found.size(), 8U);
+        if (expected.empty()) expected = found;
+        EXPECT_EQ(found, expected) << name << " " << backend;
+      }
+    }
   }
 }
 
