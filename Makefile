@@ -18,9 +18,9 @@ test: build
 status: build
 	tools/make_status.py build/release/bin/metal-marlin
 
-# Long checks, not part of CI: fuzzing, thread sanitizer, real data.
-check-long: fuzz
-	tools/check_long.sh
+# Long checks, not part of CI: fuzzing, sanitizers over the whole suite, mutants, real data. PARTS: some of them.
+check-long:
+	tools/check_long.sh $(PARTS)
 
 # Parsers of outside data; tests/fuzz has one target each.
 PARSERS = safetensors gguf json npy onnx

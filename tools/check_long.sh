@@ -1,29 +1,84 @@
 #!/usr/bin/env bash
-# Checks too long for CI; run by `make check-long`, which also fuzzes.
+# Checks too long for CI, each with a log in benchmarks/check_long/.
+# Usage: check_long.sh [PART...]; parts: fuzz lint asan tsan aarch64 metal_cpp mutants formats large; none: all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-tools/install_dependencies.sh aarch64 lint
-cmake --preset release
-make lint
-for preset in asan tsan aarch64; do
-  cmake --preset $preset
-  cmake --build --preset $preset
-  ctest --preset $preset --parallel 2
-done
-tools/check_metal_cpp.sh
-make build
-tools/check_mutants.py
-model=$(tools/fetch_smollm2.sh)
 data=${METAL_MARLIN_DATA:-../shared/data}
-if [ -e "$data/text/wikitext-2-test.txt" ]; then
-  benchmarks/formats.py --binary build/release/bin/metal-marlin --model "$model" --text "$data/text/wikitext-2-test.txt"
-  # A model larger than the memory it may take, killed on the way: about 5 GB of disk, most of an hour.
+text=$data/text/wikitext-2-test.txt
+
+fuzz() { make fuzz; }
+
+lint() {
+  tools/install_dependencies.sh lint
+  cmake --preset release
+  make lint
+}
+
+whole_suite() {
+  cmake --preset "$1"
+  cmake --build --preset "$1"
+  ctest --preset "$1" --parallel 2
+}
+asan() { whole_suite asan; }
+tsan() { whole_suite tsan; }
+aarch64() {
+  tools/install_dependencies.sh aarch64
+  whole_suite aarch64
+}
+
+metal_cpp() { tools/check_metal_cpp.sh; }
+
+mutants() { tools/check_mutants.py; }
+
+need_text() { [ -e "$text" ] || { echo "no text at $text (set METAL_MARLIN_DATA)" >&2; return 1; }; }
+
+formats() {
+  need_text
+  make build
+  benchmarks/formats.py --binary build/release/bin/metal-marlin --model "$(tools/fetch_smollm2.sh)" --text "$text"
+}
+
+# Models of real shape, larger than the memory they may take, killed on the way: 6 GB of disk, most of an hour.
+large() {
+  need_text
+  make build
+  local work program=build/release/bin/metal-marlin
   work=$(mktemp -d)
-  build/release/bin/metal-marlin quantize "$model" -o "$work/small"
-  tools/make_random_model.py recipes/glm-4.7-flash.json "$work/small" "$work/slice" --layers 4
-  tools/check_large_quantize.py --binary build/release/bin/metal-marlin --model "$work/slice" --out "$work/quantized" \
-    --calibration "$data/text/wikitext-2-test.txt" --memory 3GiB -- --recipe glm-4.7-flash --method gptq
-  rm -rf "$work"
-else
-  echo "skipped the table of formats: no text at $data/text/wikitext-2-test.txt (set METAL_MARLIN_DATA)"
+  $program quantize "$(tools/fetch_smollm2.sh)" -o "$work/small"
+  for recipe in glm-4.7-flash qwen3-4b; do
+    tools/make_random_model.py recipes/$recipe.json "$work/small" "$work/slice" --layers 4
+    tools/check_large_quantize.py --binary $program --model "$work/slice" --out "$work/quantized" \
+      --calibration "$text" --memory 3GiB -- --recipe $recipe --method gptq
+    rm -r "$work/slice" "$work"/quantized*
+  done
+  rm -r "$work"
+}
+
+# The log has what a part said at its end; all of it goes to the terminal.
+check() {
+  local part=$1 log=benchmarks/check_long/$1.log status=0 whole
+  whole=$(mktemp)
+  "$0" --one "$part" 2>&1 | tee "$whole" || status=$?  # a process of its own, which ends at the first failure
+  {
+    echo "$part: $([ $status = 0 ] && echo passed || echo "FAILED ($status)") in $SECONDS s, commit $(git rev-parse --short HEAD)$(git diff --quiet HEAD || echo " and changes"), $(date +%F)"
+    tail -n 25 "$whole" | cut -c1-200
+  } > "$log"
+  rm "$whole"
+  return $status
+}
+
+if [ "${1:-}" = --one ]; then
+  "$2"
+  exit
 fi
+mkdir -p benchmarks/check_long
+parts=("$@")
+[ $# -gt 0 ] || parts=(fuzz lint asan tsan aarch64 metal_cpp mutants formats large)
+failed=()
+for part in "${parts[@]}"; do
+  [ "$(type -t "$part")" = function ] || { echo "unknown part: $part" >&2; exit 2; }
+  echo "== $part"
+  SECONDS=0
+  check "$part" || failed+=("$part")
+done
+[ ${#failed[@]} = 0 ] || { echo "failed: ${failed[*]}"; exit 1; }

@@ -9,11 +9,11 @@ namespace metal_marlin {
 std::optional<std::array<std::uint8_t, 2>> kept_positions(Format format, std::span<const std::uint8_t, 4> codes) {
   std::array<std::uint8_t, 2> kept{};
   std::size_t count = 0;
-  for (std::uint8_t i = 0; i < codes.size(); ++i) {
+  for (std::size_t i = 0; i < codes.size(); ++i) {
     // E2M1 has two codes of zero, with either sign.
     if (format == Format::kS4 ? codes[i] == zero_code(format) : (codes[i] & 7U) == 0) continue;
     if (count == kept.size()) return std::nullopt;
-    kept[count++] = i;
+    kept[count++] = static_cast<std::uint8_t>(i);
   }
   // Zeros fill up, at positions that are free.
   for (std::uint8_t i = 0; count < kept.size(); ++i) {

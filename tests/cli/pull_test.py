@@ -133,7 +133,7 @@ class Pull(unittest.TestCase):
             self.addCleanup(server.shutdown)
         self.folder = pathlib.Path(folder.name)
         self.out = self.folder / "out"
-        self.environment = {k: v for k, v in os.environ.items() if k not in ("HF_TOKEN", "http_proxy", "HTTP_PROXY")}
+        self.environment = {k: v for k, v in os.environ.items() if k != "HF_TOKEN"} | {"no_proxy": "*"}
         self.environment["HF_ENDPOINT"] = f"http://127.0.0.1:{self.server.server_address[1]}/"
 
     def start(self, *arguments):

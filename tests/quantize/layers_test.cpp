@@ -277,15 +277,7 @@ TEST(QuantizeMethods, MrGptqInWholeModels) {
     }
     EXPECT_GT(rotated, 10) << name;
     EXPECT_EQ(folded, std::string(name) == "glm4-moe-lite-tiny" ? 0 : outputs) << name;
-    const auto decoded = folder.path() / (std::string(name) + "-decoded");
-    write_decoded(target, decoded);
-    const std::vector<float> expected = last_logits(decoded, true);
-    EXPECT_LT(relative_error(last_logits(target, true), expected), 5e-6) << name;
-    EXPECT_LT(relative_error(last_logits(target, false), expected), 0.05) << name;
-    for (const std::string& backend : msl::available_devices()) {
-      EXPECT_LT(relative_error(last_logits(target, true, backend), expected), 5e-6) << name << backend;
-      EXPECT_LT(relative_error(last_logits(target, false, backend), expected), 0x1p-7) << name << backend;
-    }
+    expect_runs_as_decoded(target, folder.path() / (std::string(name) + "-decoded"));
     expect_error(ErrorCode::kUnsupported, "is stored rotated; quantize the model that it was made of",
                  [&] { quantize(target, folder.path() / "x", QuantizeOptions{}); });
   }
@@ -311,15 +303,7 @@ TEST(QuantizeMethods, SparseInWholeModels) {
     }
     EXPECT_GT(all, 12);
     EXPECT_GT(better, all * 9 / 10);
-    const auto decoded = folder.path() / (std::string(name) + "-decoded");
-    write_decoded(target, decoded);
-    const std::vector<float> expected = last_logits(decoded, true);
-    EXPECT_LT(relative_error(last_logits(target, true), expected), 5e-6) << name;
-    EXPECT_LT(relative_error(last_logits(target, false), expected), 0.05) << name;
-    for (const std::string& backend : msl::available_devices()) {
-      EXPECT_LT(relative_error(last_logits(target, true, backend), expected), 5e-6) << name << backend;
-      EXPECT_LT(relative_error(last_logits(target, false, backend), expected), 0x1p-7) << name << backend;
-    }
+    expect_runs_as_decoded(target, folder.path() / (std::string(name) + "-decoded"));
   }
 }
 

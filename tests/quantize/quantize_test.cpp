@@ -8,7 +8,6 @@
 #include <functional>
 #include <iterator>
 
-#include "backends/msl/devices.h"
 #include "formats/small_floats.h"
 #include "io/checkpoint.h"
 #include "metal_marlin/evaluate.h"
@@ -37,8 +36,6 @@ std::string read_file(const std::filesystem::path& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-// A quantized folder runs, in the exact mode, as the same model with its weights
-// decoded to f32 by the formats' own code.
 class QuantizedModel : public testing::TestWithParam<const char*> {};
 INSTANTIATE_TEST_SUITE_P(Formats, QuantizedModel,
                          testing::Values("fp4", "mxfp4", "nvfp4", "u4", "s4", "nf4", "nf3", "nf2", "int2", "int3",
@@ -60,18 +57,7 @@ TEST_P(QuantizedModel, RunsAsItsDecodedWeightsDo) {
       options.threads = 2;
       const QuantizeReport report = quantize(fixture(model), target, options);
       EXPECT_EQ(report.quant_method, "metal-marlin");
-      const auto decoded = folder.path() / "decoded";
-      write_decoded(target, decoded);
-      const auto expected = last_logits(decoded, true);
-      // Both are f32 sums of the same terms in another order.
-      EXPECT_LT(relative_error(last_logits(target, true), expected), 5e-6) << model << " group " << group;
-      // 8-bit activations add about half a percent at each of a dozen layers.
-      EXPECT_LT(relative_error(last_logits(target, false), expected), 0.05) << model << " group " << group;
-      for (const std::string& backend : msl::available_devices()) {
-        EXPECT_LT(relative_error(last_logits(target, true, backend), expected), 5e-6) << model << group << backend;
-        // 16-bit activations: 2^-11 at each of a dozen layers, and of the cache.
-        EXPECT_LT(relative_error(last_logits(target, false, backend), expected), 0x1p-7) << model << group << backend;
-      }
+      expect_runs_as_decoded(target, folder.path() / "decoded");
     }
   }
 }

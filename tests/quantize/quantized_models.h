@@ -1,11 +1,14 @@
 // Fixtures, their quantized folders, and what both compute.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <array>
 #include <cmath>
 #include <fstream>
 #include <functional>
 
+#include "backends/msl/devices.h"
 #include "formats/hadamard.h"
 #include "io/checkpoint.h"
 #include "metal_marlin/model.h"
@@ -83,6 +86,22 @@ inline void write_decoded(const std::filesystem::path& source, const std::filesy
     }
   }
   writer.finish();
+}
+
+// Whether a quantized folder runs, on every backend, as the same model with its weights decoded to f32 by the
+// formats' own code, which is written to `decoded`.
+inline void expect_runs_as_decoded(const std::filesystem::path& model, const std::filesystem::path& decoded) {
+  write_decoded(model, decoded);
+  const std::vector<float> expected = last_logits(decoded, true);
+  // Both are f32 sums of the same terms in another order.
+  EXPECT_LT(relative_error(last_logits(model, true), expected), 5e-6) << model;
+  // 8-bit activations add about half a percent at each of a dozen layers.
+  EXPECT_LT(relative_error(last_logits(model, false), expected), 0.05) << model;
+  for (const std::string& backend : msl::available_devices()) {
+    EXPECT_LT(relative_error(last_logits(model, true, backend), expected), 5e-6) << model << backend;
+    // 16-bit activations: 2^-11 at each of a dozen layers, and of the cache.
+    EXPECT_LT(relative_error(last_logits(model, false, backend), expected), 0x1p-7) << model << backend;
+  }
 }
 
 }  // namespace metal_marlin
