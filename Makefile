@@ -41,5 +41,6 @@ format:
 # CHECKS are added to those of .clang-tidy, or taken away.
 lint:
 	git ls-files '*.cpp' '*.h' | xargs clang-format --dry-run --Werror
+	cmake --build build/release --target metal_marlin_onnx  # its header
 	# The kernels are one text: one instruction set stands for all.
 	run-clang-tidy -quiet -p build/release -checks='$(CHECKS)' '^(?!.*(/build/|(kernels|linear_algebra)_(avx|neon))).*/src/.*\.cpp$$'
