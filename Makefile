@@ -30,7 +30,7 @@ fuzz:
 	cmake --preset fuzz
 	cmake --build --preset fuzz --target $(PARSERS:%=fuzz_%)
 	for parser in $(PARSERS); do \
-	  mkdir -p build/fuzz/corpus/$$parser && \
+	  echo "parser $$parser" && mkdir -p build/fuzz/corpus/$$parser && \
 	  build/fuzz/tests/fuzz/fuzz_$$parser -max_total_time=60 -rss_limit_mb=2048 -max_len=65536 \
 	    build/fuzz/corpus/$$parser tests/fuzz/corpus/$$parser || exit 1; \
 	done

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 data=${METAL_MARLIN_DATA:-../shared/data}
 text=$data/text/wikitext-2-test.txt
 
-fuzz() { make fuzz; }
+fuzz() { make fuzz 2>&1 | grep -E '^(parser|Done|SUMMARY)|ERROR|error:|Error '; }
 
 lint() {
   tools/install_dependencies.sh lint
