@@ -11,11 +11,13 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <span>
 #include <thread>
 #include <utility>
 
 #include "io/file_write.h"
 #include "io/json.h"
+#include "io/mapped_file.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::cli {
@@ -38,7 +40,7 @@ class Checksum {
       EVP_DigestUpdate(context_, head.c_str(), head.size() + 1);
     }
   }
-  void add(const void* bytes, std::size_t size) { EVP_DigestUpdate(context_, bytes, size); }
+  void add(std::span<const std::byte> bytes) { EVP_DigestUpdate(context_, bytes.data(), bytes.size()); }
   [[nodiscard]] std::string text() {
     std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
     unsigned size = 0;
@@ -47,7 +49,6 @@ class Checksum {
     for (unsigned i = 0; i < size; ++i) out += fmt::format("{:02x}", digest.at(i));
     return out;
   }
-  [[nodiscard]] const std::string& expected() const { return file_.sha256.empty() ? file_.blob : file_.sha256; }
 
  private:
   const HubFile& file_;
@@ -57,21 +58,17 @@ class Checksum {
 // A file that is being written, and the checksum of what is there.
 class PartialFile {
  public:
-  PartialFile(std::filesystem::path path, const HubFile& file) : path_(std::move(path)), size_(file.size), sum_(file) {
+  PartialFile(std::filesystem::path path, const HubFile& file) : path_(std::move(path)), file_(file), sum_(file) {
     descriptor_ = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     if (descriptor_ < 0) fail_file(path_, "open");
     if (flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
       close(descriptor_);
       throw Error(ErrorCode::kIo, fmt::format("{}: another process is fetching it", path_.string()));
     }
-    std::vector<char> bytes(std::size_t{1} << 20);
-    for (ssize_t count = 1; count > 0 && done_ <= size_;) {
-      count = pread(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(done_));
-      if (count < 0) fail_file(path_, "read");
-      sum_.add(bytes.data(), static_cast<std::size_t>(count));
-      done_ += count;
-    }
-    if (done_ > size_) restart();
+    const MappedFile there(path_);
+    done_ = static_cast<std::int64_t>(there.bytes().size());
+    if (done_ <= size()) sum_.add(there.bytes());
+    if (done_ > size()) restart();
   }
   ~PartialFile() { close(descriptor_); }
   PartialFile(const PartialFile&) = delete;
@@ -83,20 +80,21 @@ class PartialFile {
     sum_.restart();
   }
   void append(const char* bytes, std::size_t size) {
-    write_fully(descriptor_, std::as_bytes(std::span(bytes, size)), done_, path_);
-    sum_.add(bytes, size);
+    const auto added = std::as_bytes(std::span(bytes, size));
+    write_fully(descriptor_, added, done_, path_);
+    sum_.add(added);
     done_ += static_cast<std::int64_t>(size);
   }
   [[nodiscard]] std::int64_t done() const { return done_; }
-  [[nodiscard]] std::int64_t size() const { return size_; }
+  [[nodiscard]] std::int64_t size() const { return file_.size; }
 
   // \throws Error (kCorruptFile) when it is not what the hub says; it is removed then.
   void finish(const std::filesystem::path& name) {
     const std::string found = sum_.text();
-    if (!sum_.expected().empty() && found != sum_.expected()) {
+    if (!file_.checksum().empty() && found != file_.checksum()) {
       std::filesystem::remove(path_);
       throw Error(ErrorCode::kCorruptFile, fmt::format("{}: checksum {}, the hub says {}; what was fetched is removed",
-                                                       name.string(), found, sum_.expected()));
+                                                       name.string(), found, file_.checksum()));
     }
     if (fsync(descriptor_) != 0) fail_file(path_, "flush");
     std::filesystem::rename(path_, name);
@@ -104,7 +102,7 @@ class PartialFile {
 
  private:
   std::filesystem::path path_;
-  std::int64_t size_;
+  const HubFile& file_;
   std::int64_t done_ = 0;
   int descriptor_ = -1;
   Checksum sum_;
@@ -134,6 +132,9 @@ HubFile parse_file(const JsonObject& json) {
   file.size = json.bounded("size", 0, std::int64_t{1} << 50);
   file.blob = json.string_or("blobId", "");
   if (json.has("lfs")) file.sha256 = json.object("lfs").string("sha256");
+  // It becomes part of a name, too.
+  if (file.checksum().find_first_not_of("0123456789abcdef") != std::string::npos)
+    json.wrong(file.sha256.empty() ? "blobId" : "lfs", "a checksum of hexadecimal digits");
   return file;
 }
 
@@ -195,7 +196,7 @@ struct Hub::Connection {
   }
 
   // Asks until the answer is no failure that may pass; bytes go to `receive`. `advanced` tells whether any
-  // came since the last call. \throws Error (kIo), or what receive and wait threw.
+  // came in this attempt. \throws Error (kIo), or what receive met with.
   template <typename Receive, typename Prepare>
   long ask(const std::string& url, const Prepare& prepare, Receive& receive) {
     for (int attempt = 1;; ++attempt) {
@@ -335,8 +336,7 @@ void Hub::fetch(const std::string& repository, const std::string& commit, const 
   const std::string url = fmt::format("{}/{}/resolve/{}/{}", endpoint_, connection_->escape_path(repository),
                                       connection_->escape(commit), connection_->escape_path(file.name));
   std::filesystem::create_directories(path.parent_path());
-  const std::string sum = file.sha256.empty() ? file.blob : file.sha256;
-  PartialFile partial(fmt::format("{}.{}.partial", path.string(), sum.substr(0, 12)), file);
+  PartialFile partial(fmt::format("{}.{}.partial", path.string(), file.checksum().substr(0, 12)), file);
   FileReceiver receiver{partial, progress, [&] { return connection_->status(); }, 0, false, nullptr};
   while (partial.done() < file.size) {
     const std::int64_t begin = partial.done();
@@ -367,16 +367,10 @@ bool Hub::is_complete(const HubFile& file, const std::filesystem::path& path) {
       static_cast<std::int64_t>(std::filesystem::file_size(path)) != file.size) {
     return false;
   }
+  if (file.checksum().empty()) return false;
   Checksum sum(file);
-  if (sum.expected().empty()) return false;
-  std::vector<char> bytes(std::size_t{1} << 20);
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> in(std::fopen(path.c_str(), "rb"), std::fclose);
-  if (!in) fail_file(path, "open");
-  for (std::size_t count = 1; count > 0;) {
-    count = std::fread(bytes.data(), 1, bytes.size(), in.get());
-    sum.add(bytes.data(), count);
-  }
-  return sum.text() == sum.expected();
+  sum.add(MappedFile(path).bytes());
+  return sum.text() == file.checksum();
 }
 
 }  // namespace metal_marlin::cli

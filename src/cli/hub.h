@@ -15,6 +15,9 @@ struct HubFile {
   std::int64_t size = 0;
   std::string sha256;  // of large files, or
   std::string blob;    // git's: SHA-1 of "blob SIZE\0" and the bytes
+
+  // Empty: the hub tells none.
+  [[nodiscard]] const std::string& checksum() const { return sha256.empty() ? blob : sha256; }
 };
 
 struct HubRevision {

@@ -30,11 +30,6 @@ std::string environment(const char* name, const char* fallback) {
   return value == nullptr || *value == '\0' ? fallback : value;
 }
 
-bool any_match(const std::vector<std::string>& patterns, const std::string& name, const char* flag) {
-  return std::any_of(patterns.begin(), patterns.end(),
-                     [&](const std::string& pattern) { return Regex(pattern, flag).search(name); });
-}
-
 // What a model needs: its safetensors, or its one GGUF file, and the texts beside them.
 std::vector<HubFile> files_of_model(const Flags& flags, const std::vector<HubFile>& all) {
   const auto ends = [](const HubFile& file, std::initializer_list<std::string_view> suffixes) {
@@ -65,13 +60,15 @@ std::vector<HubFile> files_of_model(const Flags& flags, const std::vector<HubFil
 
 std::vector<HubFile> wanted_files(const Flags& flags, const std::vector<HubFile>& all) {
   std::vector<HubFile> files;
-  if (flags.include.empty()) {
+  const std::vector<Regex> include = compile_patterns(flags.include, "include");
+  const std::vector<Regex> exclude = compile_patterns(flags.exclude, "exclude");
+  if (include.empty()) {
     files = files_of_model(flags, all);
   } else {
     std::copy_if(all.begin(), all.end(), std::back_inserter(files),
-                 [&](const HubFile& file) { return any_match(flags.include, file.name, "include"); });
+                 [&](const HubFile& file) { return any_match(include, file.name); });
   }
-  std::erase_if(files, [&](const HubFile& file) { return any_match(flags.exclude, file.name, "exclude"); });
+  std::erase_if(files, [&](const HubFile& file) { return any_match(exclude, file.name); });
   if (files.empty())
     throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: no file is left to fetch", flags.repository));
   // Last: without it nobody takes the folder for a model.
@@ -95,8 +92,7 @@ void run(Flags& flags) {
       const std::filesystem::path path = std::filesystem::path(flags.destination) / file.name;
       const bool there = Hub::is_complete(file, path);
       if (!there) {
-        if (file.sha256.empty() && file.blob.empty())
-          print_notice(fmt::format("{}: the hub tells no checksum of it", file.name));
+        if (file.checksum().empty()) print_notice(fmt::format("{}: the hub tells no checksum of it", file.name));
         hub.fetch(flags.repository, revision.commit, file, path, [&](std::int64_t bytes) {
           bar.update(static_cast<double>(before + bytes), static_cast<double>(total), file.name);
           return !interrupted();

@@ -25,6 +25,11 @@ std::int64_t stored_codes(const FormatSpec& spec, std::int64_t cols) {
   return spec.sparse ? cols / 2 : cols;
 }
 
+// The two positions of a group of four, of a row's bytes: the lower in the low two bits.
+unsigned position_pair(const std::byte* row, std::int64_t group) {
+  return std::to_integer<unsigned>(row[group / 2]) >> (group % 2 * 4) & 15U;
+}
+
 template <typename T>
 T load(std::span<const std::byte> bytes, std::size_t index) {
   T value;
@@ -199,7 +204,7 @@ void PackedView::unpack_row(std::int64_t row, std::uint8_t* out) const {
   const std::byte* const places =
       positions.data() + static_cast<std::size_t>(row) * PackedLayout(spec, 1, cols).position_bytes;
   for (std::int64_t group = cols / kSparseGroup - 1; group >= 0; --group) {
-    const unsigned pair = std::to_integer<unsigned>(places[group / 2]) >> (group % 2 * 4) & 15U;
+    const unsigned pair = position_pair(places, group);
     const std::uint8_t first = out[2 * group];
     const std::uint8_t second = out[2 * group + 1];
     std::uint8_t* const four = out + kSparseGroup * group;
@@ -248,9 +253,8 @@ void PackedView::check_finite(std::string_view name) const {
   const PackedLayout layout(spec, rows, cols);
   for (std::int64_t row = 0; spec.sparse && row < rows; ++row) {
     for (std::int64_t group = 0; group < cols / kSparseGroup; ++group) {
-      const std::byte two =
-          positions[static_cast<std::size_t>(row) * layout.position_row_bytes + static_cast<std::size_t>(group / 2)];
-      const unsigned pair = std::to_integer<unsigned>(two) >> (group % 2 * 4) & 15U;
+      const unsigned pair =
+          position_pair(positions.data() + static_cast<std::size_t>(row) * layout.position_row_bytes, group);
       if ((pair & 3U) < pair >> 2U) continue;
       throw Error(ErrorCode::kCorruptFile,
                   fmt::format("tensor {}: row {}, inputs {} to {}: positions {} and {} of weights that are not zero, "

@@ -65,9 +65,9 @@ std::unique_ptr<Checkpoint> open_checkpoint(const std::filesystem::path& path, c
     throw Error(ErrorCode::kNotFound, fmt::format("{}: no such file or folder", path.string()));
   }
   if (std::filesystem::is_directory(path)) {
+    const bool safetensors = std::filesystem::exists(path / "model.safetensors") ||
+                             std::filesystem::exists(path / "model.safetensors.index.json");
     for (const char* const name : {"model.onnx", "onnx/model.onnx"}) {
-      const bool safetensors = std::filesystem::exists(path / "model.safetensors") ||
-                               std::filesystem::exists(path / "model.safetensors.index.json");
       if (!safetensors && std::filesystem::exists(path / name)) return open_onnx_checkpoint(path / name);
     }
     return open_hf_checkpoint(path, options);

@@ -24,22 +24,21 @@ std::string module_of(const std::string& name) {
 
 class HfCheckpoint final : public Checkpoint {
  public:
-  HfCheckpoint(const std::filesystem::path& path, const CheckpointOptions& options)
-      : path_(path), folder_(path), tensors_(path) {
+  HfCheckpoint(const std::filesystem::path& path, const CheckpointOptions& options) : folder_(path), tensors_(path) {
     const JsonObject config(folder_.config, (path / "config.json").string());
     if (config.has("quantization_config")) quantization_.emplace(config.at("quantization_config"), config.where());
     for (const auto& [name, view] : tensors_.tensors()) describe(name, view);
     std::sort(weights_.begin(), weights_.end(),
               [](const WeightInfo& a, const WeightInfo& b) { return a.name < b.name; });
     if (!orders_.empty() && options.notice) {
-      options.notice(fmt::format("{}: {} tensors whose inputs are grouped by activation order become f16",
-                                 path.string(), orders_.size()));
+      options.notice(fmt::format("{}: {} tensors whose inputs are grouped by activation order become f16", where(),
+                                 orders_.size()));
     }
   }
 
   [[nodiscard]] const Json& config() const override { return folder_.config; }
   [[nodiscard]] const Json& generation_config() const override { return folder_.generation_config; }
-  [[nodiscard]] std::string where() const override { return path_.string(); }
+  [[nodiscard]] std::string where() const override { return folder_.path.string(); }
   [[nodiscard]] std::string where(const std::string& name) const override { return tensors_.where(name); }
   [[nodiscard]] const std::vector<WeightInfo>& weights() const override { return weights_; }
   void release() const override { tensors_.release(); }
@@ -55,11 +54,10 @@ class HfCheckpoint final : public Checkpoint {
 
   [[nodiscard]] Weight load(const std::string& name, ThreadPool& pool) const override {
     const WeightInfo* const info = find(name);
-    if (info == nullptr)
-      throw Error(ErrorCode::kNotFound, fmt::format("{}: tensor {} is missing", path_.string(), name));
-    const std::string module = module_of(name);
-    const auto order = orders_.find(module);
+    if (info == nullptr) throw Error(ErrorCode::kNotFound, fmt::format("{}: tensor {} is missing", where(), name));
+    const auto order = orders_.find(name);
     if (!info->packed && order == orders_.end()) return {*tensors_.find(name), nullptr};
+    const std::string module = module_of(name);
     const PackScheme scheme = quantization_->scheme();
     const PackedModule described = *quantization_->find(module);
     LoadedPack pack = is_column_packed(scheme) ? load_column_packed(tensors_, scheme, module, described)
@@ -89,22 +87,16 @@ class HfCheckpoint final : public Checkpoint {
       const PackedModule packed = shape_of(module, *described);
       const PackedLayout layout(packed.spec, packed.rows, packed.cols);
       std::vector<std::int32_t> order = group_order(tensors_, quantization_->scheme(), module, packed);
+      WeightInfo info{module + ".weight", {packed.rows, packed.cols}, DType::kU8,
+                      packed.spec,        layout.total_bytes(),       format_label(packed.spec)};
       if (!order.empty()) {
-        orders_[module] = std::move(order);
-        weights_.push_back({module + ".weight",
-                            {packed.rows, packed.cols},
-                            DType::kF16,
-                            std::nullopt,
-                            layout.total_bytes() + static_cast<std::size_t>(packed.cols) * sizeof(std::int32_t),
-                            format_label(packed.spec) + " by activation order"});
-        return;
+        info.dtype = DType::kF16;
+        info.packed.reset();
+        info.bytes += order.size() * sizeof(order.front());
+        info.stored_as += " by activation order";
+        orders_[info.name] = std::move(order);
       }
-      weights_.push_back({module + ".weight",
-                          {packed.rows, packed.cols},
-                          DType::kU8,
-                          packed.spec,
-                          layout.total_bytes(),
-                          format_label(packed.spec)});
+      weights_.push_back(std::move(info));
       return;
     }
     if (quantization_ && (is_side_entry(quantization_->scheme(), name) || name.ends_with(".weight_packed"))) return;
@@ -112,12 +104,11 @@ class HfCheckpoint final : public Checkpoint {
         {name, view.shape, view.dtype, std::nullopt, view.bytes.size(), std::string(dtype_name(view.dtype))});
   }
 
-  std::filesystem::path path_;
   HfFolder folder_;
   SafetensorsFolder tensors_;
   std::optional<QuantizationConfig> quantization_;
   std::vector<WeightInfo> weights_;
-  std::map<std::string, std::vector<std::int32_t>> orders_;  // of modules whose groups are not neighbours
+  std::map<std::string, std::vector<std::int32_t>> orders_;  // of weights whose groups are not neighbours
 };
 
 }  // namespace

@@ -87,8 +87,10 @@ class OnnxFile::Reader {
     }
     for (const onnx::Tensor& tensor : graph.initializer()) {
       const std::string name = name_by_use(tensor);
+      if (!name.empty() && !is_parameter(tensor.name())) add(tensor, name);
       // A tied embedding may bear its head's name.
-      if (!name.empty() && (!is_parameter(tensor.name()) || !out_.weights_.contains(name))) add(tensor, name);
+      const auto named = out_.weights_.find(tensor.name());
+      if (!name.empty() && named != out_.weights_.end()) out_.weights_.try_emplace(name, named->second);
     }
   }
 

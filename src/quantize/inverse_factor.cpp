@@ -28,20 +28,13 @@ class LowerTriangle {
       if (!linear_algebra::cholesky(width, at(begin, begin), n_)) return false;
       const std::int64_t rest = n_ - begin - width;
       T* const below = at(begin + width, begin);
-      pool_.parallel_for(tiles(rest), 1, [&](std::int64_t first, std::int64_t last) {
-        for (std::int64_t i = first * kTile; i < std::min(last * kTile, rest); i += kTile)
-          linear_algebra::solve_transposed(std::min(kTile, rest - i), width, at(begin, begin), n_, below + i * n_, n_);
+      each_tile(rest, width, [&](std::int64_t i, std::int64_t, std::int64_t rows, std::int64_t) {  // one tile across
+        linear_algebra::solve_transposed(rows, width, at(begin, begin), n_, below + i * n_, n_);
       });
-      const std::int64_t across = tiles(rest);
-      pool_.parallel_for(across * across, 1, [&](std::int64_t first, std::int64_t last) {
-        for (std::int64_t tile = first; tile < last; ++tile) {
-          const std::int64_t i = tile / across * kTile;
-          const std::int64_t j = tile % across * kTile;
-          if (j > i) continue;
-          linear_algebra::subtract_product_transposed(std::min(kTile, rest - i), std::min(kTile, rest - j), width,
-                                                      below + i * n_, n_, below + j * n_, n_,
-                                                      at(begin + width + i, begin + width + j), n_);
-        }
+      each_tile(rest, rest, [&](std::int64_t i, std::int64_t j, std::int64_t rows, std::int64_t cols) {
+        if (j > i) return;
+        linear_algebra::subtract_product_transposed(rows, cols, width, below + i * n_, n_, below + j * n_, n_,
+                                                    at(begin + width + i, begin + width + j), n_);
       });
     }
     return true;

@@ -38,16 +38,6 @@ constexpr std::array<NamedValue<QuantizeMethod>, 4> kMethods{{{"rtn", QuantizeMe
                                                               {"gptq", QuantizeMethod::kGptq},
                                                               {"mr-gptq", QuantizeMethod::kMrGptq}}};
 
-std::vector<Regex> compile_patterns(const std::vector<std::string>& patterns, const char* flag) {
-  std::vector<Regex> out;
-  for (const std::string& pattern : patterns) out.emplace_back(pattern, flag);
-  return out;
-}
-
-bool any_match(const std::vector<Regex>& patterns, const std::string& name) {
-  return std::any_of(patterns.begin(), patterns.end(), [&](const Regex& pattern) { return pattern.search(name); });
-}
-
 class Quantizer {
  public:
   Quantizer(const std::filesystem::path& source, const std::filesystem::path& destination,

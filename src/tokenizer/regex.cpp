@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <pcre2.h>
 
+#include <algorithm>
 #include <array>
 
 #include "metal_marlin/error.h"
@@ -130,6 +131,16 @@ std::string Regex::replace_all(std::string_view text, std::string_view content) 
     done = end;
   });
   return out.append(text, done);
+}
+
+std::vector<Regex> compile_patterns(const std::vector<std::string>& patterns, const std::string& flag) {
+  std::vector<Regex> out;
+  for (const std::string& pattern : patterns) out.emplace_back(pattern, flag);
+  return out;
+}
+
+bool any_match(const std::vector<Regex>& patterns, std::string_view text) {
+  return std::any_of(patterns.begin(), patterns.end(), [&](const Regex& pattern) { return pattern.search(text); });
 }
 
 }  // namespace metal_marlin

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace metal_marlin {
 
@@ -41,5 +42,10 @@ class Regex {
   struct Compiled;
   std::shared_ptr<const Compiled> compiled_;
 };
+
+// The patterns of a flag. \throws Error (kUnsupported) naming the flag and the position of the fault.
+std::vector<Regex> compile_patterns(const std::vector<std::string>& patterns, const std::string& flag);
+// Whether one of them matches anywhere.
+bool any_match(const std::vector<Regex>& patterns, std::string_view text);
 
 }  // namespace metal_marlin

@@ -246,6 +246,8 @@ class Pull(unittest.TestCase):
         for name in ("../evil.json", "/etc/evil.json", "a/../../evil.json", ""):
             self.hub.extra = {"siblings": [{"rfilename": name, "size": 1, "blobId": "0"}]}
             self.pull(code=4, says="a path within the repository")
+        self.hub.extra = {"siblings": [{"rfilename": "config.json", "size": 1, "blobId": "../../evil"}]}
+        self.pull(code=4, says="a checksum of hexadecimal digits")
         self.hub.extra = {"siblings": 5}
         self.pull(code=4, says="a list of files")
         self.hub.extra = {"siblings": [{"rfilename": "config.json", "size": -1}]}

@@ -169,6 +169,8 @@ TEST(ColumnPacked, ActivationOrder) {
       const auto order = std::as_bytes(std::span(groups));
       if (plan.name == "a.b.g_idx") bytes.assign(order.begin(), order.end());
     }
+    const std::vector<float> bias(24, 0.5F);
+    add(tensors, "a.b.bias", DType::kF32, {24}, bias);
     const auto path = folder.path() / std::to_string(static_cast<int>(scheme));
     write(path, {{"quantization_config", config_of(scheme, 4, 32, false)}}, tensors);
     std::string notice;
@@ -176,8 +178,11 @@ TEST(ColumnPacked, ActivationOrder) {
     options.notice = [&](const std::string& text) { notice = text; };
     const auto checkpoint = open_checkpoint(path, options);
     EXPECT_NE(notice.find("1 tensors whose inputs are grouped by activation order become f16"), std::string::npos);
-    ASSERT_EQ(checkpoint->weights().size(), 1U);
-    EXPECT_EQ(checkpoint->weights()[0].stored_as, "u4 by activation order");
+    ASSERT_EQ(checkpoint->weights().size(), 2U);
+    EXPECT_EQ(checkpoint->find("a.b.weight")->stored_as, "u4 by activation order");
+    std::vector<float> found_bias(24);
+    checkpoint->load("a.b.bias", pool).decode_row(0, 24, found_bias.data());
+    EXPECT_EQ(found_bias, bias);
     const Weight weight = checkpoint->load("a.b.weight", pool);
     std::vector<float> row(96);
     for (std::int64_t r = 0; r < m.rows; ++r) {
