@@ -61,6 +61,7 @@ BODIES = {"dequant": "common/dequantize.h", "dequant_fp8": "common/dequantize.h"
           "dequant_sub4bit": "common/dequantize.h", "gemm_fp4_optimized": "common/staged_gemm.h"}
 MADE_FOR_EACH = 5
 LEAST_CAUGHT = 90  # percent
+NO_END = 120  # seconds, many times what the unchanged tests of any shader take
 # (what stands there, what the mutant has)
 RULES = [(r" < ", " <= "), (r" <= ", " < "), (r" >= ", " > "), (r" \+ ", " - "), (r" - ", " + "), (r" \* ", " + "), (r" / ", " * "),
          (r" == ", " != "), (r"\bmin\(", "max("), (r"\bmax\(", "min("), (r" \+= ", " = "), (r" << ", " >> "), (r" % ", " / "),
@@ -131,7 +132,7 @@ class Copy:
                 if not self.make(build):
                     return None
                 command = [build + "/tests/metal_marlin_tests", "--gtest_fail_fast", "--gtest_filter=" + tests]
-                test = subprocess.run(command, capture_output=True, text=True, timeout=600)
+                test = subprocess.run(command, capture_output=True, text=True, timeout=NO_END)
                 if test.returncode != 0:
                     failed = re.search(r"\[  FAILED  \] (\S+?),? ", test.stdout)
                     return failed.group(1) if failed else f"exit status {test.returncode}"
