@@ -8,6 +8,7 @@
 
 #include "backends/msl/epilogue.h"
 #include "backends/msl/experts.h"
+#include "backends/msl/fuse.h"
 #include "backends/msl/hadamard.h"
 #include "backends/msl/latent_attention.h"
 #include "backends/msl/moe_router.h"
@@ -248,114 +249,66 @@ class MslRunner final : public Runner {
   std::unique_ptr<Commands> encode(std::size_t tokens, std::size_t selected) {
     std::unique_ptr<Commands> commands = device_.commands();
     Encoding encoding{*commands, static_cast<std::int64_t>(tokens), static_cast<std::int64_t>(selected)};
-    for (std::size_t i = 0; i < plan_.ops.size();) {
-      if (run_normed_ropes(encoding, i)) {
-        i += 4;
-      } else if (run_gate_up(encoding, i)) {
-        i += 3;
-      } else if (run_added(encoding, i) || run_two_ropes(encoding, i)) {
-        i += 2;
-      } else {
-        if (!run_prepared(encoding, i)) std::visit([&](const auto& o) { run(encoding, o); }, plan_.ops[i]);
-        ++i;
-      }
-    }
+    for (const Step& step : fuse(plan_, fuse_options(encoding.tokens)))
+      std::visit([&](const auto& s) { run(encoding, s); }, step);
     return commands;
   }
 
-  template <typename T>
-  const T* op_at(std::size_t at) const {
-    return at < plan_.ops.size() ? std::get_if<T>(&plan_.ops[at]) : nullptr;
+  [[nodiscard]] FuseOptions fuse_options(std::int64_t tokens) const {
+    FuseOptions options;
+    options.fuses = [this, tokens](const LinearOp& gate, const LinearOp& up) {
+      return tokens >= kFusedTokens && model_.activations() != Activations::kF32 &&
+             can_fuse_gate_up(model_.matrix(gate.weight), model_.matrix(up.weight));
+    };
+    options.prepares = [this](const LinearOp& linear) {
+      return !linear.exact && model_.matrix(linear.weight).prepared_type(model_.activations()) != DType::kF32;
+    };
+    return options;
   }
 
-  // Op `at`, a norm or a gated pair, together with making its result ready for the product after it.
-  bool run_prepared(Encoding& e, std::size_t at) {
-    const auto* const norm = op_at<RmsNormOp>(at);
-    const auto* const swiglu = op_at<SwigluOp>(at);
-    const auto* const linear = op_at<LinearOp>(at + 1);
-    if (linear == nullptr || linear->exact || (norm == nullptr && swiglu == nullptr)) return false;
-    const BufferId out = norm != nullptr ? norm->out : swiglu->out;
-    const DType type = model_.matrix(linear->weight).prepared_type(model_.activations());
-    if (linear->in != out || type == DType::kF32 || rows(e, out) == 0) return false;
-    if (norm != nullptr && norm->width != width(norm->in)) return false;
-    if (norm != nullptr) {
-      encode_prepare_norm(device_, e.commands, type, rows(e, out), norm->width, norm->eps, buffer(norm->in),
-                          *model_.vector(norm->weight), buffer(out), *workspace_);
+  void run(Encoding& e, const Op* op) {
+    std::visit([&](const auto& o) { run(e, o); }, *op);
+  }
+
+  void run(Encoding& e, const RopesStep& step) {
+    if (step.q_norm == nullptr) return run_rope(e, *step.q, step.k, std::nullopt);
+    run_rope(e, *step.q, step.k,
+             HeadNorms{model_.vector(step.q_norm->weight), model_.vector(step.k_norm->weight), step.q_norm->eps});
+  }
+
+  void run(Encoding& e, const GateUpStep& step) {
+    const Linear& gate = model_.matrix(step.gate->weight);
+    const DType type = gate.prepared_type(model_.activations());
+    GateUpCall call;
+    call.x = e.ready == step.gate->in && e.ready_type == type ? nullptr : &buffer(step.gate->in);
+    call.y = &buffer(step.product->out);
+    call.tokens = rows(e, step.gate->in);
+    encode_gate_up(device_, e.commands, gate, model_.matrix(step.up->weight), call, *workspace_);
+    e.ready = step.gate->in;
+    e.ready_type = type;
+    written(e, step.product->out);
+  }
+
+  void run(Encoding& e, const AddedLinearStep& step) {
+    LinearOp linear = *step.linear;
+    linear.out = step.sum;
+    run_linear(e, linear, true);
+  }
+
+  void run(Encoding& e, const PreparedStep& step) {
+    const BufferId out = step.linear->in;
+    if (rows(e, out) == 0) return;
+    const DType type = model_.matrix(step.linear->weight).prepared_type(model_.activations());
+    if (const auto* const norm = std::get_if<const RmsNormOp*>(&step.op)) {
+      encode_prepare_norm(device_, e.commands, type, rows(e, out), (*norm)->width, (*norm)->eps, buffer((*norm)->in),
+                          *model_.vector((*norm)->weight), buffer(out), *workspace_);
     } else {
-      encode_prepare_gated(device_, e.commands, type, rows(e, out), width(out), Activation::kSilu, buffer(swiglu->gate),
-                           buffer(swiglu->up), buffer(out), *workspace_);
+      const SwigluOp& product = *std::get<const SwigluOp*>(step.op);
+      encode_prepare_gated(device_, e.commands, type, rows(e, out), width(out), Activation::kSilu, buffer(product.gate),
+                           buffer(product.up), buffer(out), *workspace_);
     }
     e.ready = out;
     e.ready_type = type;
-    return true;
-  }
-
-  // The norms of queries' and keys' heads and their rotations in one launch.
-  bool run_normed_ropes(Encoding& e, std::size_t at) {
-    const auto* const q_norm = op_at<RmsNormOp>(at);
-    const auto* const k_norm = op_at<RmsNormOp>(at + 1);
-    const auto* const q = op_at<RopeOp>(at + 2);
-    const auto* const k = op_at<RopeOp>(at + 3);
-    if (q_norm == nullptr || k_norm == nullptr || q == nullptr || k == nullptr) return false;
-    const auto belong = [](const RmsNormOp& norm, const RopeOp& rope) {
-      return norm.in == rope.x && norm.out == rope.x && norm.width == rope.head_dim;
-    };
-    if (!belong(*q_norm, *q) || !belong(*k_norm, *k) || q->head_dim != k->head_dim || q_norm->eps != k_norm->eps)
-      return false;
-    run_rope(e, *q, k, HeadNorms{model_.vector(q_norm->weight), model_.vector(k_norm->weight), q_norm->eps});
-    return true;
-  }
-
-  // A linear from op `at` on whose result is added to a buffer and used no more.
-  bool run_added(Encoding& e, std::size_t at) {
-    const auto* const linear = op_at<LinearOp>(at);
-    const auto* const add = op_at<AddOp>(at + 1);
-    if (linear == nullptr || add == nullptr || add->y != linear->out || add->x == linear->in) return false;
-    for (std::size_t i = at + 2; i < plan_.ops.size(); ++i) {
-      const auto holds = [&](const std::vector<BufferId>& ids) {
-        return std::find(ids.begin(), ids.end(), linear->out) != ids.end();
-      };
-      if (holds(read_buffers(plan_.ops[i]))) return false;
-      if (holds(written_buffers(plan_.ops[i]))) break;
-    }
-    LinearOp fused = *linear;
-    fused.out = add->x;
-    run_linear(e, fused, true);
-    return true;
-  }
-
-  // The rotations of queries and keys in one launch.
-  bool run_two_ropes(Encoding& e, std::size_t at) {
-    const auto* const q = op_at<RopeOp>(at);
-    const auto* const k = op_at<RopeOp>(at + 1);
-    if (q == nullptr || k == nullptr || q->head_dim != k->head_dim) return false;
-    run_rope(e, *q, k, std::nullopt);
-    return true;
-  }
-
-  // Gate, up and their product from op `at` on, in one launch where that pays.
-  bool run_gate_up(Encoding& e, std::size_t at) {
-    if (e.tokens < kFusedTokens || model_.activations() == Activations::kF32) return false;
-    const auto* const gate = op_at<LinearOp>(at);
-    const auto* const up = op_at<LinearOp>(at + 1);
-    const auto* const swiglu = op_at<SwigluOp>(at + 2);
-    if (gate == nullptr || up == nullptr || swiglu == nullptr || gate->in != up->in || swiglu->gate != gate->out ||
-        swiglu->up != up->out || !gate->bias.empty() || !up->bias.empty()) {
-      return false;
-    }
-    const Linear& gate_matrix = model_.matrix(gate->weight);
-    const Linear& up_matrix = model_.matrix(up->weight);
-    if (!can_fuse_gate_up(gate_matrix, up_matrix)) return false;
-    const DType type = gate_matrix.prepared_type(model_.activations());
-    GateUpCall call;
-    call.x = e.ready == gate->in && e.ready_type == type ? nullptr : &buffer(gate->in);
-    call.y = &buffer(swiglu->out);
-    call.tokens = rows(e, gate->in);
-    encode_gate_up(device_, e.commands, gate_matrix, up_matrix, call, *workspace_);
-    e.ready = gate->in;
-    e.ready_type = type;
-    written(e, swiglu->out);
-    return true;
   }
 
   [[nodiscard]] std::int64_t rows(const Encoding& e, BufferId id) const {
