@@ -253,6 +253,20 @@ TEST_P(PackedAttention, InThreeSteps) {
   }
 }
 
+// More keys than a threadgroup has threads.
+TEST_P(PackedAttention, ManyKeys) {
+  const Lengths lengths = {{2, 300}, {1, 129}};
+  const Case c{params(2, 1, 16, 16, true, 0, 0), false, true, DType::kF32, KvType::kF32};
+  const Batch b(*device, c, 1, lengths);
+  const auto scores = device->allocate(b.queries() * b.p.heads * 300 * sizeof(float));
+  check(b, c.type, 0, [&] {
+    run([&](Commands& commands) { encode_attention(*device, commands, b.p, c.type, c.cache, b.batch, *scores, 300); });
+  });
+  check(b, c.type, 0, [&] {
+    run([&](Commands& commands) { encode_flash_attention(*device, commands, b.p, c.type, c.cache, b.batch); });
+  });
+}
+
 TEST_P(PackedAttention, TilesOfQueries) {
   for (const Case& c : fused_cases()) {
     for (const std::uint32_t block : {0U, 16U, 24U}) {
