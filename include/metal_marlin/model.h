@@ -41,7 +41,7 @@ struct LoadOptions {
 
 struct ModelInfo {
   std::string architecture;
-  std::string kind;  ///< "dense", "metal-marlin", "compressed-tensors", "GGUF"
+  std::string kind;  ///< "dense", "metal-marlin", "compressed-tensors", "GPTQ", "AWQ", "GGUF", "ONNX"
   std::int64_t vocab = 0;
   std::int64_t layers = 0;
   std::int64_t hidden = 0;
@@ -57,7 +57,7 @@ struct ModelInfo {
 /// A loaded model; immutable, shared by its sessions.
 class Model {
  public:
-  /// \param path a Hugging Face folder, a quantized folder or a GGUF file.
+  /// \param path a Hugging Face folder, a quantized folder, a GGUF or an ONNX file.
   /// \throws Error naming file and tensor or field; (kOutOfMemory) before
   /// loading, when the weights would not fit.
   static std::shared_ptr<const Model> load(const std::filesystem::path& path, const LoadOptions& options = {});

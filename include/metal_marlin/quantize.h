@@ -117,7 +117,7 @@ struct QuantizeReport {
 /// \throws Error (kIo).
 void write_report(const std::filesystem::path& folder, const QuantizeReport& report);
 
-/// Reads `source` (folder or GGUF file) a tensor at a time and writes the folder
+/// Reads `source` (folder, GGUF or ONNX file) a tensor at a time and writes the folder
 /// `destination`, which appears only when it is complete; the report lies in it, as
 /// quantization_report.json and quantization_report.html. A run that was killed or cancelled leaves
 /// `destination`.partial-XXXXXX, which the next one of the same source and options goes on with; the

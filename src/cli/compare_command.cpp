@@ -114,7 +114,7 @@ void add_compare(CLI::App& app) {
   auto* const command = app.add_subcommand("compare", "Set quantized models beside the one that they were made of");
   auto flags = std::make_shared<Flags>();
   flags->model.add(*command);
-  command->add_option("models", flags->models, "quantized folders or GGUF files")->required();
+  command->add_option("models", flags->models, "quantized folders, GGUF or ONNX files")->required();
   command->add_option("--text", flags->text_file, "text file; -: standard input")->required();
   command->add_option("--plot", flags->plot, "SVG file for bits per weight against KL divergence");
   command->add_option("--context", flags->options.context, "tokens in a window")

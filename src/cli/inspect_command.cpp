@@ -59,7 +59,7 @@ void add_inspect(CLI::App& app) {
     bool json = false;
   };
   auto flags = std::make_shared<Flags>();
-  command->add_option("path", flags->path, "Hugging Face folder, quantized folder or GGUF file")->required();
+  command->add_option("path", flags->path, "Hugging Face folder, quantized folder, GGUF or ONNX file")->required();
   command->add_flag("--json", flags->json, "print JSON");
   command->footer("Example:\n  metal-marlin inspect Qwen3-4B-fp4 --json");
   command->callback([flags] {

@@ -64,7 +64,7 @@ std::vector<TokenId> read_ids(const std::string& path) {
 
 void ModelFlags::add(CLI::App& command) {
   load.notice = print_notice;
-  command.add_option("model", path, "Hugging Face folder, quantized folder or GGUF file")->required();
+  command.add_option("model", path, "Hugging Face folder, quantized folder, GGUF or ONNX file")->required();
   command.add_option("--threads", load.threads, "threads; 0: one per usable core")->check(CLI::Range(0, 4096));
   command.add_option(
       "--kv-cache", load.kv_cache,

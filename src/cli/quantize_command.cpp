@@ -129,84 +129,95 @@ void run(Flags& flags) {
   fmt::print("wrote {} ({}) in {:.1f} s\n", flags.destination, report.quant_method, report.seconds);
 }
 
+void add_method_options(CLI::App& command, Flags& flags) {
+  command
+      .add_option("--method", flags.method,
+                  "rtn (to the nearest), rtn-weighted (errors weighted by the inputs on a text), gptq, mr-gptq (gptq "
+                  "of rotated weights); of a recipe's rules that name none too")
+      ->capture_default_str();
+  command
+      .add_option("--rotation", flags.options.rotation,
+                  "of mr-gptq: inputs that are rotated together, 16, 32, 64 or 128; default: the most that fit")
+      ->check(CLI::IsMember({16, 32, 64, 128}));
+  command
+      .add_option("--memory", flags.options.memory, "memory that must do, such as 3GiB; refused at once if it cannot")
+      ->transform(CLI::AsSizeValue(false));
+  command.add_option("--calibration", flags.options.calibration,
+                     "text for the method, and on which the use of experts is counted for a recipe; without it a "
+                     "recipe's cold experts are all");
+  command.add_option("--calibration-tokens", flags.options.calibration_tokens, "tokens of that text")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 32))
+      ->capture_default_str();
+}
+
+// recipe: the option that tells all of these itself.
+void add_format_options(CLI::App& command, Flags& flags, CLI::Option* recipe) {
+  std::string formats;
+  for (const FormatInfo& info : all_formats()) {
+    if (info.selectable) formats += fmt::format("{}{}", formats.empty() ? "" : ", ", info.name);
+  }
+  command.add_option("--format", flags.format, "format of the linear layers: " + formats)
+      ->excludes(recipe)
+      ->capture_default_str();
+  command.add_option("--group", flags.group, "inputs that share a scale: 16, 32, 64, 128 or row; default 32")
+      ->excludes(recipe);
+  command
+      .add_option("--scale-type", flags.scale_type, "f16, bf16 or f32, where the format leaves it open; default f16")
+      ->excludes(recipe);
+  command.add_option("--zero", flags.zero, "of u4: min (a minimum, default) or int (an integer zero point)")
+      ->excludes(recipe);
+  auto* const sparsity =
+      command
+          .add_option("--sparsity", flags.sparsity,
+                      "2:4: of each four neighbours in a row two become zero; of fp4, mxfp4, nvfp4 and s4")
+          ->check(CLI::IsMember({"2:4"}))
+          ->excludes(recipe);
+  auto* const target =
+      command
+          .add_option("--target-bpw", flags.options.target_bpw,
+                      "bits a weight of the linear layers together: each gets the format that costs the model least")
+          ->check(CLI::Range(1.0, 16.0))
+          ->excludes(sparsity)
+          ->excludes(recipe);
+  command
+      .add_option("--candidates", flags.candidates,
+                  "for the target: formats and groups to choose from, such as int3:64 s4:128")
+      ->needs(target);
+  command
+      .add_option("--curves", flags.options.curves,
+                  "for the target: a file of what candidates cost, read if it is there, else written")
+      ->needs(target);
+  command.add_option("--embedding-format", flags.embedding, "format of embeddings and output head, or keep")
+      ->excludes(recipe)
+      ->capture_default_str();
+}
+
+void add_run_options(CLI::App& command, Flags& flags) {
+  command.add_option("--evaluate", flags.evaluation,
+                     "text on which the result is measured beside the source: perplexity and KL, into the report too");
+  command.add_option("--evaluate-tokens", flags.evaluation_tokens, "tokens of that text")->capture_default_str();
+  command.add_option("--include", flags.options.include, "quantize only linear layers whose name matches; repeatable");
+  command.add_option("--exclude", flags.options.exclude, "keep tensors whose name matches; repeatable");
+  command.add_option("--threads", flags.options.threads, "threads; 0: one per usable core")->check(CLI::Range(0, 4096));
+  command.add_option("--shard-size", flags.shard_megabytes, "largest file, in MiB")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  command.add_flag("--overwrite", flags.options.overwrite, "replace the folder if it exists");
+  command.add_flag("--json", flags.json, "print the report as JSON");
+}
+
 }  // namespace
 
 void add_quantize(CLI::App& app) {
   auto* const command = app.add_subcommand("quantize", "Quantize a model into a new folder");
   auto flags = std::make_shared<Flags>();
-  std::string formats;
-  for (const FormatInfo& info : all_formats()) {
-    if (info.selectable) formats += fmt::format("{}{}", formats.empty() ? "" : ", ", info.name);
-  }
-  command->add_option("source", flags->source, "Hugging Face folder, quantized folder or GGUF file")->required();
+  command->add_option("source", flags->source, "Hugging Face folder, quantized folder, GGUF or ONNX file")->required();
   command->add_option("-o,--output", flags->destination, "folder to write")->required();
   auto* const recipe = command->add_option("--recipe", flags->options.recipe,
                                            "formats by rules, of a file or built in: qwen3-4b, glm-4.7-flash");
-  command
-      ->add_option("--method", flags->method,
-                   "rtn (to the nearest), rtn-weighted (errors weighted by the inputs on a text), gptq, mr-gptq (gptq "
-                   "of rotated weights); of a recipe's rules that name none too")
-      ->capture_default_str();
-  command
-      ->add_option("--rotation", flags->options.rotation,
-                   "of mr-gptq: inputs that are rotated together, 16, 32, 64 or 128; default: the most that fit")
-      ->check(CLI::IsMember({16, 32, 64, 128}));
-  command
-      ->add_option("--memory", flags->options.memory, "memory that must do, such as 3GiB; refused at once if it cannot")
-      ->transform(CLI::AsSizeValue(false));
-  command->add_option("--calibration", flags->options.calibration,
-                      "text for the method, and on which the use of experts is counted for a recipe; without it a "
-                      "recipe's cold experts are all");
-  command->add_option("--calibration-tokens", flags->options.calibration_tokens, "tokens of that text")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 32))
-      ->capture_default_str();
-  command->add_option("--format", flags->format, "format of the linear layers: " + formats)
-      ->excludes(recipe)
-      ->capture_default_str();
-  command->add_option("--group", flags->group, "inputs that share a scale: 16, 32, 64, 128 or row; default 32")
-      ->excludes(recipe);
-  command
-      ->add_option("--scale-type", flags->scale_type, "f16, bf16 or f32, where the format leaves it open; default f16")
-      ->excludes(recipe);
-  command->add_option("--zero", flags->zero, "of u4: min (a minimum, default) or int (an integer zero point)")
-      ->excludes(recipe);
-  auto* const sparsity =
-      command
-          ->add_option("--sparsity", flags->sparsity,
-                       "2:4: of each four neighbours in a row two become zero; of fp4, mxfp4, nvfp4 and s4")
-          ->check(CLI::IsMember({"2:4"}))
-          ->excludes(recipe);
-  auto* const target =
-      command
-          ->add_option("--target-bpw", flags->options.target_bpw,
-                       "bits a weight of the linear layers together: each gets the format that costs the model least")
-          ->check(CLI::Range(1.0, 16.0))
-          ->excludes(sparsity)
-          ->excludes(recipe);
-  command
-      ->add_option("--candidates", flags->candidates,
-                   "for the target: formats and groups to choose from, such as int3:64 s4:128")
-      ->needs(target);
-  command
-      ->add_option("--curves", flags->options.curves,
-                   "for the target: a file of what candidates cost, read if it is there, else written")
-      ->needs(target);
-  command->add_option("--embedding-format", flags->embedding, "format of embeddings and output head, or keep")
-      ->excludes(recipe)
-      ->capture_default_str();
-  command->add_option("--evaluate", flags->evaluation,
-                      "text on which the result is measured beside the source: perplexity and KL, into the report too");
-  command->add_option("--evaluate-tokens", flags->evaluation_tokens, "tokens of that text")->capture_default_str();
-  command->add_option("--include", flags->options.include,
-                      "quantize only linear layers whose name matches; repeatable");
-  command->add_option("--exclude", flags->options.exclude, "keep tensors whose name matches; repeatable");
-  command->add_option("--threads", flags->options.threads, "threads; 0: one per usable core")
-      ->check(CLI::Range(0, 4096));
-  command->add_option("--shard-size", flags->shard_megabytes, "largest file, in MiB")
-      ->check(CLI::Range(1, 1 << 24))
-      ->capture_default_str();
-  command->add_flag("--overwrite", flags->options.overwrite, "replace the folder if it exists");
-  command->add_flag("--json", flags->json, "print the report as JSON");
+  add_method_options(*command, *flags);
+  add_format_options(*command, *flags, recipe);
+  add_run_options(*command, *flags);
   command->footer(
       "Examples:\n"
       "  metal-marlin quantize Qwen3-4B -o Qwen3-4B-fp4\n"
