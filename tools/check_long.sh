@@ -56,11 +56,12 @@ large() {
 
 # The log has what a part said at its end; all of it goes to the terminal.
 check() {
-  local part=$1 log=benchmarks/check_long/$1.log status=0 whole
+  local part=$1 log=benchmarks/check_long/$1.log status=0 whole commit
   whole=$(mktemp)
+  commit=$(git rev-parse --short HEAD)$(git diff --quiet HEAD -- . ':!benchmarks/check_long' || echo " and changes")
   "$0" --one "$part" 2>&1 | tee "$whole" || status=$?  # a process of its own, which ends at the first failure
   {
-    echo "$part: $([ $status = 0 ] && echo passed || echo "FAILED ($status)") in $SECONDS s, commit $(git rev-parse --short HEAD)$(git diff --quiet HEAD || echo " and changes"), $(date +%F)"
+    echo "$part: $([ $status = 0 ] && echo passed || echo "FAILED ($status)") in $SECONDS s, commit $commit, $(date +%F)"
     tail -n 25 "$whole" | cut -c1-200
   } > "$log"
   rm "$whole"
