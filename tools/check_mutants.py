@@ -54,7 +54,7 @@ SHADER_TESTS = {
     "mla_proj": "*Golden*glm4*msl_host*", "moe_dispatch": "*MoeDispatch*", "moe_dispatch_optimized": "*MoeExperts*",
     "moe_expert_gemm": "*MoeExperts*", "moe_router": "*MoeRouter*", "moe_shared_expert": "*SharedExpert*",
     "paged_attention": "*PagedAttention*", "rope": "*Rope*", "rwkv_wkv": "*Rwkv*", "sampling": "*Sampling*",
-    "simdgroup_attention": "*PackedAttention*", "sparse": "*Sparse*", "sparse_gemm": "*SparseProduct*",
+    "simdgroup_attention": "*PackedAttention*", "sparse": "*/Sparse.*", "sparse_gemm": "*SparseProduct*",
     "vision_preprocess": "*Vision*"}
 # Shaders whose kernels are written in a header.
 BODIES = {"dequant": "common/dequantize.h", "dequant_fp8": "common/dequantize.h", "dequant_int8": "common/dequantize.h",
@@ -121,6 +121,23 @@ class Copy:
         with open(os.path.join(self.folder, "shaders", name), encoding="utf-8") as f:
             return f.read()
 
+    @staticmethod
+    def failing_test(build, tests):
+        """The first that fails, or "": none does."""
+        command = [build + "/tests/metal_marlin_tests", "--gtest_fail_fast", "--gtest_filter=" + tests]
+        test = subprocess.run(command, capture_output=True, text=True, timeout=NO_END)
+        if test.returncode == 0:
+            return ""
+        failed = re.search(r"\[  FAILED  \] (\S+?),? ", test.stdout)
+        return failed.group(1) if failed else f"exit status {test.returncode}"
+
+    def check_unchanged(self, tests):
+        """A mutant is caught by tests that the unchanged copy passes, or not at all."""
+        build = next(iter(self.builds_of))
+        failed = self.failing_test(build, tests) if self.make(build) else "does not build"
+        if failed:
+            sys.exit(f"{self.folder}: the unchanged copy fails: {failed}")
+
     def failure(self, name, text, tests):
         """The first failing test where file `name` of the shaders holds `text`, "" if none fails; None: it does not compile."""
         path = os.path.join(self.folder, "shaders", name)
@@ -131,16 +148,15 @@ class Copy:
             for build in self.builds_of:
                 if not self.make(build):
                     return None
-                command = [build + "/tests/metal_marlin_tests", "--gtest_fail_fast", "--gtest_filter=" + tests]
-                test = subprocess.run(command, capture_output=True, text=True, timeout=NO_END)
-                if test.returncode != 0:
-                    failed = re.search(r"\[  FAILED  \] (\S+?),? ", test.stdout)
-                    return failed.group(1) if failed else f"exit status {test.returncode}"
+                failed = self.failing_test(build, tests)
+                if failed:
+                    return failed
             return ""
         except subprocess.TimeoutExpired:
             return "no end"
         finally:
             os.replace(path + ".kept", path)
+            os.utime(path)  # newer than what was built of the mutant
 
 
 class Tally:
@@ -160,6 +176,7 @@ def try_chosen(copy, numbers, tally):
     for number in numbers:
         name, old, new, what = MUTANTS[number]
         text = copy.read(name)
+        copy.check_unchanged("*LinearOp*")
         if old not in text:
             sys.exit(f"{name}: mutant {number} ({what}): its text is gone: {old!r}")
         failure = copy.failure(name, text.replace(old, new), "*LinearOp*")
@@ -171,6 +188,7 @@ def try_chosen(copy, numbers, tally):
 def try_made(copy, shader, tally):
     """The first mutants of a shader that compile: what does not is no shader."""
     name, sites = made_mutants(os.path.join(copy.folder, "shaders"), shader)
+    copy.check_unchanged(SHADER_TESTS[shader])
     made = 0
     for number, old, new in sites:
         if made == MADE_FOR_EACH:
