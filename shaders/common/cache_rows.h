@@ -74,7 +74,7 @@ struct Fp4Code {
 template <typename Code>
 struct CodeRows {
   // As cache_row_bytes in src/backends/msl/attention.h.
-  static METAL_FUNC uint scales_at(uint width) { return (width * Code::kBits / 8 + 3) / 4 * 4; }
+  static METAL_FUNC uint scales_at(uint width) { return (width * Code::kBits + 31) / 32 * 4; }
   static METAL_FUNC uint row_bytes(uint width) { return (scales_at(width) + (width + 31) / 32 * 2 + 3) / 4 * 4; }
 
   template <bool kWhole>

@@ -23,15 +23,16 @@ const char* kv_type_name(KvType type) {
 
 std::size_t cache_row_bytes(KvType type, std::int64_t width) {
   const auto n = static_cast<std::size_t>(width);
-  const auto padded = [](std::size_t bytes) { return (bytes + 3) / 4 * 4; };
+  const auto words = [](std::size_t bits) { return (bits + 31) / 32 * 4; };
+  const std::size_t scales = (n + 31) / 32 * 16;
   switch (type) {
     case KvType::kF32: return 4 * n;
     case KvType::kF16:
     case KvType::kBf16: return 2 * n;
     case KvType::kFp8:
-    case KvType::kInt8: return padded(padded(n) + (n + 31) / 32 * 2);
+    case KvType::kInt8: return words(8 * n) + words(scales);
     case KvType::kInt4:
-    case KvType::kFp4: return padded(padded(n / 2) + (n + 31) / 32 * 2);
+    case KvType::kFp4: return words(4 * n) + words(scales);
   }
   return 0;
 }

@@ -30,7 +30,7 @@ struct LatentCall {
   Buffer* norm = nullptr;         // f32 [rank]
   Buffer* frequencies = nullptr;  // f32 [rope_dim / 2]
   float rope_scale = 1;
-  KvType cache = KvType::kF32;  // or kF16, kBf16
+  KvType cache = KvType::kF32;
   PagedBuffers paged;
   std::uint32_t table_stride = 0;
   std::uint32_t parts = 1;  // as PagedParams::parts, part_keys

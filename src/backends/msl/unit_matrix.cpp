@@ -209,11 +209,11 @@ UnitMatrix make_unit_matrix(Device& device, const std::string& name, std::span<c
 
 namespace {
 
-// Row by row as files have them; of several, each padded to whole blocks of rows.
+// Row by row as files have them, each item padded to the whole blocks of rows that kernels read.
 std::vector<float> float_rows(std::span<const DenseView> items, std::int64_t rows, std::int64_t cols,
                               ThreadPool& pool) {
   const auto width = static_cast<std::size_t>(cols);
-  const std::int64_t padded = items.size() == 1 ? rows : (rows + kTileRows - 1) / kTileRows * kTileRows;
+  const std::int64_t padded = (rows + kTileRows - 1) / kTileRows * kTileRows;
   std::vector<float> values(items.size() * static_cast<std::size_t>(padded) * width);
   for (std::size_t item = 0; item < items.size(); ++item) {
     float* const out = values.data() + item * static_cast<std::size_t>(padded) * width;

@@ -51,4 +51,47 @@ inline std::vector<float> cached_row(KvType type, const std::vector<float>& row)
   return out;
 }
 
+// A cache's row and, of each element, how far the numbers lie apart that it could have been.
+struct HeldRow {
+  std::vector<float> values;
+  std::vector<float> steps;
+};
+
+// Of E4M3 and E2M1: fractions of `fraction_bits`, exponents from `least` on.
+inline float float_step(float v, int fraction_bits, int least) {
+  return std::ldexp(1.0F, std::max(v == 0 ? least : std::ilogb(v), least) - fraction_bits);
+}
+
+// Codes from the row's begin on, then scales of 32 elements, each from a multiple of 4 bytes on.
+inline HeldRow held_row(KvType type, const std::byte* row, std::size_t width) {
+  HeldRow held;
+  if (type == KvType::kF32 || type == KvType::kF16 || type == KvType::kBf16) {
+    const DType dtype = type == KvType::kF32 ? DType::kF32 : type == KvType::kF16 ? DType::kF16 : DType::kBf16;
+    const TypedData data(dtype, std::span(row, width * (type == KvType::kF32 ? 4 : 2)));
+    held.values = data.values;
+    const float least = type == KvType::kF16 ? 0x1p-24F : 0;  // subnormal numbers lie no closer
+    for (const float v : held.values)
+      held.steps.push_back(std::max(2 * static_cast<float>(data.unit()) * std::fabs(v), least));
+    return held;
+  }
+  const bool eight = type == KvType::kFp8 || type == KvType::kInt8;
+  const std::size_t scales_at = ((eight ? width : (width + 1) / 2) + 3) / 4 * 4;
+  for (std::size_t i = 0; i < width; ++i) {
+    const auto byte = std::to_integer<std::uint32_t>(row[eight ? i : i / 2]);
+    const std::uint32_t code = eight ? byte : byte >> (i % 2 * 4) & 0xF;
+    std::uint16_t half = 0;
+    std::memcpy(&half, row + scales_at + i / 32 * 2, sizeof(half));
+    const float scale = f16_to_f32(half);
+    const float v = type == KvType::kInt8 ? static_cast<float>(static_cast<std::int8_t>(code))
+                    : type == KvType::kInt4
+                        ? static_cast<float>(static_cast<int>(code ^ 8U) - 8)
+                        : decode_table(type == KvType::kFp8 ? Format::kFp8E4M3 : Format::kFp4)[code];
+    const float step = type == KvType::kFp8 ? float_step(v, 3, -6) : type == KvType::kFp4 ? float_step(v, 1, 0) : 1;
+    held.values.push_back(v * scale);
+    // The scale itself is rounded, so that the largest lies as much beyond the last code.
+    held.steps.push_back(step * scale + std::fabs(v * scale) * 0x1p-10F);
+  }
+  return held;
+}
+
 }  // namespace metal_marlin::msl

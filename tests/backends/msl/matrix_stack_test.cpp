@@ -100,23 +100,24 @@ TEST_P(BatchedGemm, QuantizedItems) {
 }
 
 TEST_P(BatchedGemm, NvFp4ItemsHaveGlobalScalesOfTheirOwn) {
-  Items items(3, [&](unsigned seed) { return packed_matrix(default_spec(Format::kNvfp4), kRows, kCols, seed); });
-  for (std::size_t i = 0; i < items.weights.size(); ++i) {
-    items.matrices[i].packed->global_scale *= static_cast<float>(i + 1);
-    items.matrices[i].weight.view = items.matrices[i].packed->view();
-    items.weights[i] = items.matrices[i].weight;
+  for (const std::size_t count : {1, 3}) {
+    Items items(count, [&](unsigned seed) { return packed_matrix(default_spec(Format::kNvfp4), kRows, kCols, seed); });
+    for (std::size_t i = 0; i < count; ++i) {
+      items.matrices[i].packed->global_scale *= static_cast<float>(i + 1);
+      items.matrices[i].weight.view = items.matrices[i].packed->view();
+      items.weights[i] = items.matrices[i].weight;
+    }
+    check_all(*device, items, 0x1.1p-11, "nvfp4");
   }
-  check_all(*device, items, 0x1.1p-11, "nvfp4");
 }
 
 TEST_P(BatchedGemm, DenseItems) {
   for (const DType type : {DType::kF16, DType::kBf16, DType::kF32}) {
-    const Items items(2, [&](unsigned seed) { return dense_matrix(type, kRows, kCols, seed); });
-    check_all(*device, items,
-              type == DType::kF16    ? 0x1p-11
-              : type == DType::kBf16 ? 0x1p-8
-                                     : 0,
-              std::string(dtype_name(type)));
+    const double unit = type == DType::kF16 ? 0x1p-11 : type == DType::kBf16 ? 0x1p-8 : 0;
+    for (const std::size_t count : {1, 2}) {
+      const Items items(count, [&](unsigned seed) { return dense_matrix(type, kRows, kCols, seed); });
+      check_all(*device, items, unit, std::string(dtype_name(type)));
+    }
   }
 }
 

@@ -22,6 +22,7 @@ struct TypedData {
     }
     decode();
   }
+  TypedData(DType t, std::span<const std::byte> b) : type(t), bytes(b.begin(), b.end()) { decode(); }
   TypedData(DType t, const Buffer& buffer) : type(t), bytes(buffer.size()) {
     buffer.download(bytes);
     decode();
