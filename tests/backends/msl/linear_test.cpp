@@ -2,9 +2,12 @@
 // ragged shapes, every kernel, against the product in double of the decoded weights.
 #include "backends/msl/linear.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <random>
 
 #include "backends/linear_cases.h"
@@ -169,6 +172,68 @@ TEST_P(LinearOp, BandsOfRows) {
   }
 }
 
+// Sizes about those of tiles, units and blocks, drawn at random, of every kind of matrix.
+TEST_P(LinearOp, RandomShapes) {
+  std::mt19937 generator(61);
+  const auto random = [&] { return static_cast<unsigned>(generator()); };
+  const auto one_of = [&](const std::vector<std::int64_t>& sizes) { return sizes[random() % sizes.size()]; };
+  const std::vector<FormatSpec> specs = kernel_specs();
+  const std::vector<DType> types = {DType::kF32, DType::kF16, DType::kBf16};
+  const int count = detectors() ? 12 : 40;
+  for (int i = 0; i < count; ++i) {
+    const Shape s{one_of({1, 2, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129}),
+                  one_of({1, 2, 3, 15, 16, 17, 32, 63, 64, 65, 127, 128, 129, 193}),
+                  one_of({1, 2, 4, 5, 7, 8, 9, 16, 17, 31, 32, 33, 65, 127, 128, 129})};
+    const TestMatrix matrix = i % 5 == 0 ? dense_matrix(types[random() % 3], s.rows, s.cols, random())
+                                         : packed_matrix(specs[random() % specs.size()], s.rows, s.cols, random());
+    const auto x = normal_data(static_cast<std::size_t>(s.tokens * s.cols), random());
+    const auto mode = random() % 3 == 0 ? Activations::kF32 : Activations::kInt8;
+    const double spread = matrix.weight.packed() ? spread_of(std::get<PackedView>(matrix.weight.view).spec) : 1;
+    expect_close(run_linear(*device, matrix.weight, s, x, {}, mode), matrix.decoded(), x, s, {},
+                 spread * (unit_of(matrix.weight, mode) + 0x1p-22), fmt::format("{} by {}", s.rows, s.cols));
+  }
+}
+
+// A token's numbers are its own: what is not finite stays in its results, zeros give zeros, and numbers
+// far from one, which half precision does not hold, count as any others.
+TEST_P(LinearOp, ActivationsAtTheEdges) {
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  for (const std::int64_t tokens : {7, 40}) {
+    const Shape s{35, 100, tokens};
+    for (const Activations mode : {Activations::kInt8, Activations::kF32}) {
+      std::vector<TestMatrix> matrices;
+      for (const DType type : {DType::kF32, DType::kF16, DType::kBf16})
+        matrices.push_back(dense_matrix(type, s.rows, s.cols, 71));
+      for (const Format format : {Format::kFp4, Format::kU4, Format::kInt8, Format::kFp8E4M3, Format::kNf3})
+        matrices.push_back(packed_matrix(default_spec(format), s.rows, s.cols, 72));
+      for (const TestMatrix& matrix : matrices) {
+        auto x = normal_data(static_cast<std::size_t>(s.tokens * s.cols), 73);
+        const auto token = [&](std::size_t t) { return std::span(x).subspan(t * 100, 100); };
+        token(0)[50] = std::nanf("");
+        token(2)[99] = kInf;
+        std::ranges::fill(token(3), 0.0F);
+        for (float& v : token(4)) v *= 1e25F;
+        for (float& v : token(5)) v *= 1e-25F;
+        token(6)[0] = 3e4F;  // beside which the rest is small
+        const Result run = run_linear(*device, matrix.weight, s, x, {}, mode);
+        for (std::int64_t r = 0; r < s.rows; ++r) {
+          EXPECT_TRUE(std::isnan(run.y[static_cast<std::size_t>(r)])) << run.kernel << " row " << r;
+          EXPECT_FALSE(std::isfinite(run.y[static_cast<std::size_t>(2 * s.rows + r)])) << run.kernel << " row " << r;
+          EXPECT_EQ(run.y[static_cast<std::size_t>(3 * s.rows + r)], 0) << run.kernel << " row " << r;
+        }
+        const std::vector<float> w = matrix.decoded();
+        const double spread = matrix.weight.packed() ? spread_of(std::get<PackedView>(matrix.weight.view).spec) : 1;
+        for (const std::int64_t t : {1, 4, 5, 6}) {
+          const auto row = token(static_cast<std::size_t>(t));
+          const auto y = run.y.begin() + t * s.rows;
+          expect_close({{y, y + s.rows}, run.kernel}, w, {row.begin(), row.end()}, {s.rows, s.cols, 1}, {},
+                       spread * (unit_of(matrix.weight, mode) + 0x1p-22), fmt::format("token {} of", t));
+        }
+      }
+    }
+  }
+}
+
 // Few rows, many inputs: each simdgroup's ring goes round.
 TEST_P(LinearOp, ManyInputsForFewTokens) {
   for (const std::int64_t tokens : {1, 7, 12}) {
@@ -195,38 +260,6 @@ TEST(TileMap, StagesWhereLanesDiffer) {
       const Result run = run_linear(*device, matrix.weight, s, x, {}, Activations::kInt8);
       expect_close(run, matrix.decoded(), x, s, {}, spread_of(default_spec(Format::kU4)) * 0x1p-11, "staged");
     }
-  }
-}
-
-TEST_P(LinearOp, TinyActivationsKeepTheirSize) {
-  const Shape s{20, 96, 2};
-  const TestMatrix matrix = packed_matrix(default_spec(Format::kFp4), s.rows, s.cols, 9);
-  auto x = normal_data(static_cast<std::size_t>(s.tokens * s.cols), 10);
-  for (float& v : x) v *= 1e-7F;
-  const Result run = run_linear(*device, matrix.weight, s, x, {}, Activations::kInt8);
-  expect_close(run, matrix.decoded(), x, s, {}, 0x1p-11, "tiny activations");
-}
-
-TEST_P(LinearOp, ActivationsBeyondHalfKeepTheirSize) {
-  const Shape s{20, 96, 3};
-  const TestMatrix matrix = packed_matrix(default_spec(Format::kFp4), s.rows, s.cols, 9);
-  auto x = normal_data(static_cast<std::size_t>(s.tokens * s.cols), 10);
-  for (std::int64_t k = 0; k < s.cols; ++k) x[static_cast<std::size_t>(s.cols + k)] *= 1e6F;
-  const Result run = run_linear(*device, matrix.weight, s, x, {}, Activations::kInt8);
-  expect_close(run, matrix.decoded(), x, s, {}, 0x1p-10, "large activations");
-}
-
-TEST_P(LinearOp, NanAndInfinityReachTheirTokenAlone) {
-  const Shape s{20, 96, 3};
-  const TestMatrix matrix = packed_matrix(default_spec(Format::kS4), s.rows, s.cols, 11);
-  auto x = normal_data(static_cast<std::size_t>(s.tokens * s.cols), 12);
-  x[5] = std::nanf("");
-  x[static_cast<std::size_t>(2 * s.cols)] = INFINITY;
-  const Result run = run_linear(*device, matrix.weight, s, x, {}, Activations::kInt8);
-  for (std::int64_t r = 0; r < s.rows; ++r) {
-    EXPECT_TRUE(std::isnan(run.y[static_cast<std::size_t>(r)]));
-    EXPECT_TRUE(std::isfinite(run.y[static_cast<std::size_t>(s.rows + r)]));
-    EXPECT_FALSE(std::isfinite(run.y[static_cast<std::size_t>(2 * s.rows + r)]));
   }
 }
 

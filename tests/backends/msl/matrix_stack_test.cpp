@@ -17,7 +17,6 @@ INSTANTIATE_TEST_SUITE_P(Executor, BatchedGemm, testing::ValuesIn(executors()), 
 
 constexpr std::size_t kRows = 35;
 constexpr std::size_t kCols = 75;
-constexpr std::size_t kStride = 80;  // of the activations
 
 struct Items {
   explicit Items(std::size_t count, const std::function<TestMatrix(unsigned)>& make) {
@@ -33,18 +32,22 @@ struct Items {
 // item_of[r]: whose row r is.
 void check(Device& device, const Items& items, const std::vector<std::size_t>& item_of,
            const std::vector<std::int32_t>& starts, Activations mode, double unit, const std::string& what) {
-  const MatrixStack stack(device, "w", items.weights, kRows, kCols, test_pool());
+  const TestMatrix& first = items.matrices.front();
+  const auto height = static_cast<std::size_t>(first.rows);
+  const auto width = static_cast<std::size_t>(first.cols);
+  const std::size_t stride = width + 5;  // of the activations
+  const MatrixStack stack(device, "w", items.weights, first.rows, first.cols, test_pool());
   const auto rows = static_cast<std::int64_t>(item_of.size());
-  const auto x = normal_data(item_of.size() * kStride, 9);
+  const auto x = normal_data(item_of.size() * stride, 9);
   const auto x_buffer = device.allocate_with(x);
-  const auto y_buffer = device.allocate_with(std::vector<float>(item_of.size() * kRows, std::nanf("")));
+  const auto y_buffer = device.allocate_with(std::vector<float>(item_of.size() * height, std::nanf("")));
   const auto starts_buffer = device.allocate_with(starts.empty() ? std::vector<std::int32_t>(1) : starts);
-  const LinearWorkspace workspace(device, rows, kCols, 1);
+  const LinearWorkspace workspace(device, rows, first.cols, 1);
   BatchedCall call;
   call.x = x_buffer.get();
-  call.x_stride = kStride;
+  call.x_stride = static_cast<std::int64_t>(stride);
   call.y = y_buffer.get();
-  call.y_stride = kRows;
+  call.y_stride = first.rows;
   call.rows = rows;
   call.starts = starts.empty() ? nullptr : starts_buffer.get();
   call.mode = mode;
@@ -52,20 +55,20 @@ void check(Device& device, const Items& items, const std::vector<std::size_t>& i
   encode_batched(device, *commands, stack, call, workspace);
   commands->commit();
   commands->wait();
-  std::vector<float> y(item_of.size() * kRows);
+  std::vector<float> y(item_of.size() * height);
   y_buffer->download(std::as_writable_bytes(std::span(y)));
   std::vector<std::vector<float>> decoded;
   for (const TestMatrix& matrix : items.matrices) decoded.push_back(matrix.decoded());
   for (std::size_t r = 0; r < item_of.size(); ++r) {
-    for (std::size_t n = 0; n < kRows; ++n) {
+    for (std::size_t n = 0; n < height; ++n) {
       double sum = 0;
       double size = 0;
-      for (std::size_t k = 0; k < kCols; ++k) {
-        const double term = static_cast<double>(decoded[item_of[r]][n * kCols + k]) * x[r * kStride + k];
+      for (std::size_t k = 0; k < width; ++k) {
+        const double term = static_cast<double>(decoded[item_of[r]][n * width + k]) * x[r * stride + k];
         sum += term;
         size += std::fabs(term);
       }
-      ASSERT_NEAR(y[r * kRows + n], sum, size * (2 * unit + (kCols + 8) * 0x1p-23) + 1e-30)
+      ASSERT_NEAR(y[r * height + n], sum, size * (2 * unit + static_cast<double>(width + 8) * 0x1p-23) + 1e-30)
           << what << " row " << r << " output " << n;
     }
   }
@@ -100,7 +103,7 @@ TEST_P(BatchedGemm, QuantizedItems) {
 }
 
 TEST_P(BatchedGemm, NvFp4ItemsHaveGlobalScalesOfTheirOwn) {
-  for (const std::size_t count : {1, 3}) {
+  for (const std::size_t count : {std::size_t{1}, std::size_t{3}}) {
     Items items(count, [&](unsigned seed) { return packed_matrix(default_spec(Format::kNvfp4), kRows, kCols, seed); });
     for (std::size_t i = 0; i < count; ++i) {
       items.matrices[i].packed->global_scale *= static_cast<float>(i + 1);
@@ -114,10 +117,21 @@ TEST_P(BatchedGemm, NvFp4ItemsHaveGlobalScalesOfTheirOwn) {
 TEST_P(BatchedGemm, DenseItems) {
   for (const DType type : {DType::kF16, DType::kBf16, DType::kF32}) {
     const double unit = type == DType::kF16 ? 0x1p-11 : type == DType::kBf16 ? 0x1p-8 : 0;
-    for (const std::size_t count : {1, 2}) {
+    for (const std::size_t count : {std::size_t{1}, std::size_t{2}}) {
       const Items items(count, [&](unsigned seed) { return dense_matrix(type, kRows, kCols, seed); });
       check_all(*device, items, unit, std::string(dtype_name(type)));
     }
+  }
+}
+
+TEST_P(BatchedGemm, SmallAndWholeSizes) {
+  for (const std::pair<int, int>& size : {std::pair(1, 1), std::pair(16, 64), std::pair(17, 65), std::pair(64, 128)}) {
+    const int rows = size.first;
+    const int cols = size.second;
+    const Items packed(2, [&](unsigned seed) { return packed_matrix(default_spec(Format::kFp4), rows, cols, seed); });
+    check_all(*device, packed, 0x1.1p-11, "fp4");
+    const Items dense(2, [&](unsigned seed) { return dense_matrix(DType::kF16, rows, cols, seed); });
+    check_all(*device, dense, 0x1p-11, "f16");
   }
 }
 

@@ -3,6 +3,7 @@
 #include "backends/msl/packed_attention.h"
 
 #include <cmath>
+#include <random>
 
 #include "backends/linear_cases.h"
 #include "backends/msl/cache_reference.h"
@@ -305,6 +306,47 @@ TEST_P(PackedAttention, OnTheMatrixUnits) {
         });
       }
     }
+  }
+}
+
+// Widths about those of tiles and groups, few and many keys and heads, drawn at random.
+TEST_P(PackedAttention, RandomShapes) {
+  std::mt19937 generator(9);
+  const auto one_of = [&](const std::vector<std::uint32_t>& sizes) { return sizes[generator() % sizes.size()]; };
+  const int count = detectors() ? 6 : 20;
+  for (int i = 0; i < count; ++i) {
+    const std::uint32_t kv_heads = one_of({1, 2, 3});
+    const bool causal = one_of({0, 1}) != 0;
+    const bool halves = one_of({0, 1}) != 0;
+    const DType type = halves ? (one_of({0, 1}) != 0 ? DType::kF16 : DType::kBf16) : DType::kF32;
+    const KvType caches[] = {KvType::kF32,  KvType::kF16,  KvType::kBf16, KvType::kFp8,
+                             KvType::kInt8, KvType::kInt4, KvType::kFp4};
+    const KvType cache = halves ? (type == DType::kF16 ? KvType::kF16 : KvType::kBf16) : caches[generator() % 7];
+    const Case c{params(kv_heads * one_of({1, 2, 5}), kv_heads, one_of({1, 2, 7, 8, 16, 31, 32, 33, 64, 65, 129, 192}),
+                        one_of({1, 2, 7, 8, 16, 31, 32, 33, 64, 65, 129, 192}), causal,
+                        causal ? one_of({0, 1, 2, 8, 33}) : 0, static_cast<float>(one_of({0, 0, 9}))),
+                 one_of({0, 1}) != 0, one_of({0, 1}) != 0, type, cache};
+    Lengths lengths;
+    for (std::uint32_t n = one_of({2, 3}); n > 0; --n)
+      lengths.emplace_back(one_of({0, 1, 2, 7, 8, 9, 16, 17, 33}), one_of({0, 1, 2, 15, 16, 17, 32, 33, 64, 65, 70}));
+    lengths.emplace_back(2, 1);
+    const Batch b(*device, c, 1, lengths);
+    const auto scores = device->allocate(b.queries() * b.p.heads * 71 * sizeof(float));
+    check(b, c.type, 0, [&] {
+      run([&](Commands& commands) { encode_flash_attention(*device, commands, b.p, c.type, c.cache, b.batch); });
+    });
+    check(b, c.type, 0, [&] {
+      run([&](Commands& commands) { encode_attention(*device, commands, b.p, c.type, c.cache, b.batch, *scores, 71); });
+    });
+    check(b, c.type, 0, [&] {
+      run([&](Commands& commands) {
+        encode_flash_attention_v2(*device, commands, b.p, c.type, c.cache, b.batch, b.blocks);
+      });
+    });
+    if (!halves) continue;
+    check(b, type, type == DType::kF16 ? 0x1p-11 : 0x1p-8, [&] {
+      run([&](Commands& commands) { encode_simdgroup_attention(*device, commands, b.p, type, b.batch, b.blocks); });
+    });
   }
 }
 

@@ -4,6 +4,7 @@
 #include "backends/msl/paged_attention.h"
 
 #include <cmath>
+#include <random>
 
 #include "backends/linear_cases.h"
 #include "backends/msl/attention_reference.h"
@@ -35,6 +36,9 @@ struct Case {
   bool rounded = false;  // queries may be
   [[nodiscard]] std::size_t page() const { return std::size_t{1} << page_shift; }
 };
+
+constexpr KvType kCaches[] = {KvType::kF32,  KvType::kF16,  KvType::kBf16, KvType::kFp8,
+                              KvType::kInt8, KvType::kInt4, KvType::kFp4};
 
 // Sequences that hold `past` tokens and get `count` new ones.
 struct Length {
@@ -283,6 +287,44 @@ TEST_P(PagedAttention, Latents) {
                {3, 1, 80, 64, true, 3, 2, 0, 0, false, DType::kF32, KvType::kF32},
                {2, 1, 75, 50, true, 4, 1, 0, 0, true, DType::kF32, KvType::kFp8},
                {4, 1, 130, 110, true, 5, 3, 0, 0, false, DType::kF16, KvType::kF16}});
+}
+
+// Widths about those of tiles and groups, pasts about those of pages, drawn at random.
+TEST_P(PagedAttention, RandomShapes) {
+  std::mt19937 generator(19);
+  const auto one_of = [&](const std::vector<std::uint32_t>& sizes) { return sizes[generator() % sizes.size()]; };
+  const int count = detectors() ? 8 : 30;
+  for (int i = 0; i < count; ++i) {
+    const KvType cache = kCaches[generator() % std::size(kCaches)];
+    const bool halves = cache == KvType::kF16 || cache == KvType::kBf16;
+    const DType type = !halves || one_of({0, 1}) != 0 ? DType::kF32
+                       : cache == KvType::kBf16       ? DType::kBf16
+                                                      : DType::kF16;
+    const std::uint32_t kv_heads = one_of({1, 2, 3});
+    const bool latent = one_of({0, 0, 1}) != 0;
+    const std::uint32_t key = one_of({1, 2, 7, 8, 16, 31, 32, 33, 64, 65, 128, 129, 192, 256});
+    const std::uint32_t value = one_of({1, 2, 7, 8, 16, 31, 32, 33, 64, 65, 128, 129, 192, 256});
+    const Case c{kv_heads * one_of({1, 2, 5, 9}),
+                 kv_heads,
+                 key,
+                 latent ? std::min(key, value) : value,
+                 latent,
+                 one_of({3, 4, 5}),
+                 one_of({1, 1, 2, 4}),
+                 one_of({0, 0, 1, 9, 33}),
+                 static_cast<float>(one_of({0, 0, 9})),
+                 one_of({0, 1}) != 0,
+                 type,
+                 cache,
+                 halves && one_of({0, 1}) != 0};
+    std::vector<Length> lengths;
+    for (std::uint32_t n = one_of({1, 2, 4}); n > 0; --n)
+      lengths.push_back({one_of({0, 1, 7, 8, 15, 16, 31, 32, 33, 64}), one_of({0, 1, 1, 2, 8, 17})});
+    lengths.push_back({one_of({0, 5}), 1});
+    Fixture fixture(*device, c, lengths);
+    fixture.run();
+    fixture.check();
+  }
 }
 
 TEST_P(PagedAttention, RefusesWhatItCannotDo) {

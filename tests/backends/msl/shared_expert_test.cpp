@@ -19,11 +19,12 @@ constexpr std::size_t kCols = 75;
 void check(Device& device, const TestMatrix& gate, const TestMatrix& up, std::size_t tokens, double u,
            const std::string& what) {
   const auto rows = static_cast<std::size_t>(gate.rows);
-  const Linear gate_linear(device, "gate", gate.weight, rows, kCols, test_pool());
-  const Linear up_linear(device, "up", up.weight, rows, kCols, test_pool());
+  const auto cols = static_cast<std::size_t>(gate.cols);
+  const Linear gate_linear(device, "gate", gate.weight, gate.rows, gate.cols, test_pool());
+  const Linear up_linear(device, "up", up.weight, up.rows, up.cols, test_pool());
   const auto count = static_cast<std::int64_t>(tokens);
-  const LinearWorkspace workspace(device, count, kCols, rows);
-  const auto x = normal_data(tokens * kCols, 5);
+  const LinearWorkspace workspace(device, count, gate.cols, gate.rows);
+  const auto x = normal_data(tokens * cols, 5);
   const auto x_buffer = device.allocate_with(x);
   const auto y_buffer = device.allocate_with(std::vector<float>(tokens * rows, std::nanf("")));
   const auto commands = device.commands();
@@ -34,13 +35,13 @@ void check(Device& device, const TestMatrix& gate, const TestMatrix& up, std::si
   y_buffer->download(std::as_writable_bytes(std::span(y)));
   const auto gate_values = gate.decoded();
   const auto up_values = up.decoded();
-  const double unit = 2 * u + (kCols + 8) * 0x1p-23;
+  const double unit = 2 * u + static_cast<double>(cols + 8) * 0x1p-23;
   for (std::size_t t = 0; t < tokens; ++t) {
     for (std::size_t r = 0; r < rows; ++r) {
       double g = 0, v = 0, g_size = 0, v_size = 0;
-      for (std::size_t k = 0; k < kCols; ++k) {
-        const double a = static_cast<double>(gate_values[r * kCols + k]) * x[t * kCols + k];
-        const double b = static_cast<double>(up_values[r * kCols + k]) * x[t * kCols + k];
+      for (std::size_t k = 0; k < cols; ++k) {
+        const double a = static_cast<double>(gate_values[r * cols + k]) * x[t * cols + k];
+        const double b = static_cast<double>(up_values[r * cols + k]) * x[t * cols + k];
         g += a;
         v += b;
         g_size += std::fabs(a);
@@ -75,6 +76,15 @@ TEST_P(SharedExpert, DenseWeights) {
     for (const std::size_t tokens : {std::size_t{1}, std::size_t{35}}) {
       check(*device, dense_matrix(type, kRows, kCols, 3), dense_matrix(type, kRows, kCols, 4), tokens,
             type == DType::kBf16 ? 0x1p-8 : 0x1p-11, std::string(dtype_name(type)));
+    }
+  }
+}
+
+TEST_P(SharedExpert, SmallAndWholeSizes) {
+  for (const auto& [rows, cols] : {std::pair(1, 1), std::pair(16, 64), std::pair(17, 65), std::pair(64, 128)}) {
+    for (const std::size_t tokens : {std::size_t{1}, std::size_t{8}, std::size_t{33}}) {
+      const TestMatrix gate = packed_matrix(default_spec(Format::kFp4), rows, cols, 6);
+      check(*device, gate, packed_matrix(default_spec(Format::kFp4), rows, cols, 7), tokens, 0x1.1p-11, "fp4");
     }
   }
 }
