@@ -74,7 +74,7 @@ def compile_object(shader, output, symbol, arch="x86_64", instrument=False, isol
         command += ["-DMSL_INSTRUMENTED", "-gline-tables-only", "-O1", "-fno-vectorize", "-fno-slp-vectorize",
                     "-fno-unroll-loops", "-Xclang", "-fsanitize-coverage-type=1", "-Xclang",
                     "-fsanitize-coverage-trace-loads", "-Xclang", "-fsanitize-coverage-trace-stores",
-                    "-fsanitize=alignment", "-fsanitize-recover=alignment"]
+                    "-fsanitize=alignment,array-bounds", "-fsanitize-recover=alignment,array-bounds"]
     if sanitize:
         command += [f"-fsanitize={sanitize}", "-mllvm", "-asan-stack=0", "-mllvm", "-asan-globals=0"]
     if quick:

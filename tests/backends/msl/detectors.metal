@@ -85,7 +85,7 @@ using namespace metal;
 [[kernel]] void bounds_threadgroup(device float* out [[buffer(0)]], uint i [[thread_index_in_threadgroup]]) {
   threadgroup float first[64], second[64];
   second[i] = 0.0f;
-  first[i + 1] = float(i);
+  (first + 1)[i] = float(i);
   threadgroup_barrier(mem_flags::mem_threadgroup);
   out[i] = second[i] + (i > 0 ? first[i] : 0.0f);
 }
@@ -189,4 +189,26 @@ constant int kTwice = kHasScale ? 2 * kScale : -1;
   tile[i] = float(i) + add;
   threadgroup_barrier(mem_flags::mem_threadgroup);
   out[i] = tile[63 - i];
+}
+
+// ---- past the end of a thread's own array
+[[kernel]] void bounds_own(device float* out [[buffer(0)]], uint i [[thread_index_in_threadgroup]]) {
+  float mine[4] = {1.0f, 2.0f, 3.0f, 4.0f};
+  mine[i / 16 + 1] = out[i];
+  out[i] = mine[0] + mine[1] + mine[2] + mine[3];
+}
+[[kernel]] void bounds_own_twin(device float* out [[buffer(0)]], uint i [[thread_index_in_threadgroup]]) {
+  float mine[4] = {1.0f, 2.0f, 3.0f, 4.0f};
+  mine[i / 16] = out[i];
+  out[i] = mine[0] + mine[1] + mine[2] + mine[3];
+}
+
+// ---- of a vector
+[[kernel]] void bounds_vector(device float* out [[buffer(0)]], uint i [[thread_index_in_threadgroup]]) {
+  const float3 v = float3(1.0f, 2.0f, out[i]);
+  out[i] = v[i / 16];
+}
+[[kernel]] void bounds_vector_twin(device float* out [[buffer(0)]], uint i [[thread_index_in_threadgroup]]) {
+  const float3 v = float3(1.0f, 2.0f, out[i]);
+  out[i] = v[i / 22];
 }

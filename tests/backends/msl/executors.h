@@ -16,6 +16,11 @@ inline bool has_detectors() {
   return embedded_shaders().front().instrumented != nullptr;
 }
 
+// With matrices in other lanes, so that tiles pass through threadgroup memory, and every detector.
+inline std::unique_ptr<Device> staging_device() {
+  return make_host_device({1, has_detectors(), LaneOrder::kRandom, 5, 0b10110});
+}
+
 inline std::vector<Executor> executors() {
   std::vector<Executor> out = {Executor::kPlain, Executor::kOtherLanes};
   if (has_detectors()) out.push_back(Executor::kDetectors);

@@ -208,6 +208,18 @@ TEST_P(MoeExperts, SmallSizes) {
   }
 }
 
+TEST(StagedMoeExperts, HaveNoRaces) {
+  const auto device = staging_device();
+  check_all(*device, true,
+            [&](std::size_t expert, std::size_t rows, std::size_t cols, unsigned seed) {
+              const auto r = static_cast<std::int64_t>(rows);
+              const auto c = static_cast<std::int64_t>(cols);
+              return expert % 2 == 0 ? dense_matrix(DType::kF16, r, c, seed)
+                                     : packed_matrix(default_spec(Format::kFp4), r, c, seed);
+            },
+            0x1.1p-11, "staged", {4, 2, 100, 90});
+}
+
 TEST_P(MoeExperts, GateAndUpOfOneFormat) {
   const Mixture mixture([](std::size_t, std::size_t rows, std::size_t cols, unsigned seed) {
     const Format format = seed % 10 == 1 ? Format::kFp4 : Format::kInt3;  // of gates alone

@@ -135,6 +135,14 @@ TEST_P(BatchedGemm, SmallAndWholeSizes) {
   }
 }
 
+TEST(StagedBatchedGemm, HasNoRaces) {
+  const auto device = staging_device();
+  const Items packed(2, [&](unsigned seed) { return packed_matrix(default_spec(Format::kU4), 90, 100, seed); });
+  check_all(*device, packed, 16 * 0x1.1p-11, "u4");
+  const Items dense(2, [&](unsigned seed) { return dense_matrix(DType::kF16, 90, 100, seed); });
+  check_all(*device, dense, 0x1p-11, "f16");
+}
+
 TEST_P(BatchedGemm, RefusesWhatDoesNotFit) {
   std::vector<Weight> weights;
   const TestMatrix a = packed_matrix(default_spec(Format::kFp4), kRows, kCols, 1);

@@ -309,6 +309,20 @@ TEST_P(PackedAttention, OnTheMatrixUnits) {
   }
 }
 
+TEST(StagedPackedAttention, HasNoRaces) {
+  const auto device = staging_device();
+  for (const Case& c : {Case{params(4, 2, 64, 64, true, 0, 0), false, false, DType::kF16, KvType::kF16},
+                        Case{params(2, 2, 80, 96, false, 0, 0), true, true, DType::kBf16, KvType::kBf16}}) {
+    const Batch b(*device, c, 1, kLongLengths);
+    check(b, c.type, c.type == DType::kF16 ? 0x1p-11 : 0x1p-8, [&] {
+      const auto commands = device->commands();
+      encode_simdgroup_attention(*device, *commands, b.p, c.type, b.batch, b.blocks);
+      commands->commit();
+      commands->wait();
+    });
+  }
+}
+
 // Widths about those of tiles and groups, few and many keys and heads, drawn at random.
 TEST_P(PackedAttention, RandomShapes) {
   std::mt19937 generator(9);

@@ -264,6 +264,12 @@ TEST_P(PagedAttention, OnMatrixUnits) {
                {3, 3, 192, 256, false, 4, 1, 0, 0, false, DType::kBf16, KvType::kBf16}});
 }
 
+TEST(StagedPagedAttention, HasNoRaces) {
+  check_cases(*staging_device(), true,
+              {{4, 2, 64, 64, false, 4, 1, 0, 0, false, DType::kF16, KvType::kF16},
+               {9, 1, 256, 200, false, 4, 2, 21, 0, true, DType::kF32, KvType::kBf16, true}});
+}
+
 TEST_P(PagedAttention, KeysCutIntoParts) {
   check_cases(*device, detectors(),
               {{4, 2, 64, 64, false, 4, 3, 0, 0, false, DType::kF32, KvType::kF32},

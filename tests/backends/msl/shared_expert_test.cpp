@@ -89,6 +89,16 @@ TEST_P(SharedExpert, SmallAndWholeSizes) {
   }
 }
 
+TEST(StagedSharedExpert, HasNoRaces) {
+  const auto device = staging_device();
+  for (const std::size_t tokens : {std::size_t{3}, std::size_t{41}}) {
+    check(*device, packed_matrix(default_spec(Format::kFp4), kRows, kCols, 6),
+          packed_matrix(default_spec(Format::kFp4), kRows, kCols, 7), tokens, 0x1.1p-11, "fp4");
+    check(*device, dense_matrix(DType::kF16, kRows, kCols, 3), dense_matrix(DType::kF16, kRows, kCols, 4), tokens,
+          0x1p-11, "f16");
+  }
+}
+
 TEST_P(SharedExpert, ResultIsAddedWithAGateOrWithout) {
   const std::size_t tokens = 5;
   const std::size_t width = 37;

@@ -158,6 +158,11 @@ class Worker {
     fail(FaultKind::kMisaligned, fmt::format("{}:{}: thread {} uses address {} where an alignment of {} is needed",
                                              file, line, current_, pointer, alignment));
   }
+  // Of a thread's own array or a vector, which bounds() of memory do not see.
+  MM_ON_FIBER void beyond_array(std::uint64_t index, const char* type, const char* file, std::uint32_t line) {
+    fail(FaultKind::kOutOfBounds,
+         fmt::format("{}:{}: thread {} uses element {} of {}", file, line, current_, index, type));
+  }
 
  private:
   [[nodiscard]] std::uint32_t simd_count() const { return (count_ + kSimdWidth - 1) / kSimdWidth; }
@@ -541,24 +546,44 @@ MM_COVERAGE(8)
 MM_COVERAGE(16)
 #undef MM_COVERAGE
 
-// -fsanitize=alignment of the instrumented shaders. The layout is compiler-rt's.
-struct MisalignedAt {
+// -fsanitize=alignment and array-bounds of the instrumented shaders. The layouts are compiler-rt's.
+struct SourceLocation {
   const char* file;
   std::uint32_t line;
   std::uint32_t column;
-  const void* type;
+};
+struct TypeDescriptor {
+  std::uint16_t kind;
+  std::uint16_t info;
+  char name[1];  // to its zero
+};
+struct MisalignedAt {
+  SourceLocation at;
+  const TypeDescriptor* type;
   unsigned char log_alignment;
   unsigned char kind;
 };
-// NOLINTNEXTLINE(bugprone-reserved-identifier): the sanitizer's own name
-MM_ON_FIBER void __ubsan_handle_type_mismatch_v1(MisalignedAt* at, std::uintptr_t pointer) {
-  const std::uint32_t alignment = 1U << at->log_alignment;
+struct OutOfBoundsAt {
+  SourceLocation at;
+  const TypeDescriptor* array;
+  const TypeDescriptor* index;
+};
+// Outside of a shader it is the program's own, under its sanitizer.
+// NOLINTBEGIN(bugprone-reserved-identifier): the sanitizer's own names
+MM_ON_FIBER void __ubsan_handle_type_mismatch_v1(MisalignedAt* what, std::uintptr_t pointer) {
+  const std::uint32_t alignment = 1U << what->log_alignment;
   if (worker() != nullptr) {
-    worker()->misaligned(reinterpret_cast<const void*>(pointer), alignment, at->file, at->line);
-  } else if (alignment > 1 && pointer % alignment != 0) {  // the program's own, under its sanitizer
-    fmt::print(stderr, "{}:{}: misaligned address {:#x}\n", at->file, at->line, pointer);
+    worker()->misaligned(reinterpret_cast<const void*>(pointer), alignment, what->at.file, what->at.line);
+  } else if (alignment > 1 && pointer % alignment != 0) {
+    fmt::print(stderr, "{}:{}: misaligned address {:#x}\n", what->at.file, what->at.line, pointer);
     std::abort();
   }
 }
+MM_ON_FIBER void __ubsan_handle_out_of_bounds(OutOfBoundsAt* what, std::uintptr_t index) {
+  if (worker() != nullptr) return worker()->beyond_array(index, what->array->name, what->at.file, what->at.line);
+  fmt::print(stderr, "{}:{}: element {} of {}\n", what->at.file, what->at.line, index, &what->array->name[0]);
+  std::abort();
+}
+// NOLINTEND(bugprone-reserved-identifier)
 
 }  // extern "C"
