@@ -27,7 +27,8 @@ struct LoadOptions {
   /// exact.
   std::string kv_cache;
   /// "cpu", or one that runs the Metal shaders: "msl-cuda" (an NVIDIA GPU), "msl-host" (the
-  /// host executor, for tests: slow), "msl" (the best of these).
+  /// host executor, for tests: slow), "msl-host-debug" (its detectors look at every access, which is
+  /// slower still), "msl" (the best of the others).
   std::string backend = "cpu";
   /// Of the cpu backend: one of the instruction sets that `metal-marlin status` lists; empty: best.
   std::string instruction_set;

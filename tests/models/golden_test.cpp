@@ -9,6 +9,7 @@
 
 #include "backends/cpu/kernels.h"
 #include "backends/msl/devices.h"
+#include "backends/msl/executors.h"
 #include "metal_marlin/generate.h"
 #include "models/config.h"
 #include "test_data.h"
@@ -131,6 +132,28 @@ TEST_P(GoldenModel, GreedyContinuationMatches) {
   options.max_tokens = static_cast<int>(golden.greedy.size());
   options.ignore_end = true;
   EXPECT_EQ(generate(Model::load(golden.folder, exact(backend)), golden.ids, options).tokens, golden.greedy);
+}
+
+// Whole models under every detector of the host executor: a prompt, then token by token.
+class ModelUnderDetectors : public testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Fixtures, ModelUnderDetectors,
+                         testing::Values("qwen3-tiny", "llama-tiny", "glm4-moe-lite-tiny", "qwen3-moe"),
+                         [](const auto& test) {
+                           std::string name = test.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+TEST_P(ModelUnderDetectors, HasNoFault) {
+  const Golden golden(GetParam());
+  const std::string backend = msl::has_detectors() ? "msl-host-debug" : "msl-host";
+  const auto logits = [&](LoadOptions options, const std::string& on, std::size_t tokens, std::size_t chunk) {
+    options.backend = on;
+    return logits_in_chunks(Model::load(golden.folder, options), std::span(golden.ids).first(tokens), chunk);
+  };
+  EXPECT_LT(largest_difference(logits(exact(), backend, golden.ids.size(), 40), golden.logits), tolerance(backend));
+  EXPECT_EQ(logits({}, backend, 17, 12), logits({}, "msl-host", 17, 12));
+  EXPECT_EQ(logits({}, backend, 3, 1), logits({}, "msl-host", 3, 1));
 }
 
 // A prompt of several steps, with a penalty that counts its tokens: the same as

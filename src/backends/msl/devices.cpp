@@ -44,9 +44,14 @@ std::string resolve_device(const std::string& backend) {
 std::unique_ptr<Device> make_device(const std::string& backend) {
   const std::vector<std::string> names = available_devices();
   const std::string name = resolve_device(backend);
+  if (name == "msl-host-debug") {
+    HostDeviceOptions options;
+    options.debug = true;
+    return make_host_device(options);
+  }
   if (std::find(names.begin(), names.end(), name) == names.end()) {
     throw Error(ErrorCode::kNotFound,
-                fmt::format("no backend {} here; there are cpu, {}", backend, fmt::join(names, ", ")));
+                fmt::format("no backend {} here; there are cpu, {}, msl-host-debug", backend, fmt::join(names, ", ")));
   }
 #if METAL_MARLIN_METAL
   if (name == "msl-metal") return make_metal();

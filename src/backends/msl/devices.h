@@ -13,7 +13,8 @@ namespace metal_marlin::msl {
 std::vector<std::string> available_devices();
 // The device that `msl` stands for here, the best; other names are what they are.
 std::string resolve_device(const std::string& backend);
-// \param backend one of these, or "msl" for the first. \throws Error (kNotFound) naming those that there are.
+// \param backend one of these, "msl" for the first, or "msl-host-debug": the host executor with every detector.
+// \throws Error (kNotFound) naming those that there are.
 std::unique_ptr<Device> make_device(const std::string& backend);
 
 }  // namespace metal_marlin::msl
