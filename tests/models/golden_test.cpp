@@ -118,10 +118,17 @@ TEST_P(GoldenModel, LogitsMatchAtOnceInChunksAndByToken) {
     LoadOptions options = exact(backend);
     options.instruction_set = instruction_set;
     const auto model = Model::load(golden.folder, options);
-    for (const std::size_t chunk : {std::size_t{96}, std::size_t{7}, std::size_t{1}}) {
+    for (const std::size_t chunk : {std::size_t{96}, std::size_t{7}}) {
       EXPECT_LT(largest_difference(logits_in_chunks(model, golden.ids, chunk), golden.logits), tolerance(backend))
           << instruction_set << ", chunks of " << chunk;
     }
+    // By the shaders beyond a page of the cache; their continuation below goes on token by token.
+    const std::span<const TokenId> few = std::span(golden.ids).first(backend == "cpu" ? golden.ids.size() : 24);
+    const std::size_t vocab = golden.logits.size() / golden.ids.size();
+    const std::vector<float> of_few(golden.logits.begin(),
+                                    golden.logits.begin() + static_cast<std::ptrdiff_t>(few.size() * vocab));
+    EXPECT_LT(largest_difference(logits_in_chunks(model, few, 1), of_few), tolerance(backend))
+        << instruction_set << ", by token";
     EXPECT_LT(largest_difference(logits_in_chunks(model, golden.ids, 96, 5), golden.logits), tolerance(backend))
         << "passes of 5";
   }
