@@ -198,7 +198,7 @@ TEST_P(LinearOp, RandomShapes) {
 // far from one, which half precision does not hold, count as any others.
 TEST_P(LinearOp, ActivationsAtTheEdges) {
   constexpr float kInf = std::numeric_limits<float>::infinity();
-  for (const std::int64_t tokens : {7, 40}) {
+  for (const std::int64_t tokens : {9, 40}) {
     const Shape s{35, 100, tokens};
     for (const Activations mode : {Activations::kInt8, Activations::kF32}) {
       std::vector<TestMatrix> matrices;
@@ -215,6 +215,8 @@ TEST_P(LinearOp, ActivationsAtTheEdges) {
         for (float& v : token(4)) v *= 1e25F;
         for (float& v : token(5)) v *= 1e-25F;
         token(6)[0] = 3e4F;  // beside which the rest is small
+        for (float& v : token(7)) v *= 1e6F;
+        for (float& v : token(8)) v *= 1e-7F;
         const Result run = run_linear(*device, matrix.weight, s, x, {}, mode);
         for (std::int64_t r = 0; r < s.rows; ++r) {
           EXPECT_TRUE(std::isnan(run.y[static_cast<std::size_t>(r)])) << run.kernel << " row " << r;
@@ -223,7 +225,7 @@ TEST_P(LinearOp, ActivationsAtTheEdges) {
         }
         const std::vector<float> w = matrix.decoded();
         const double spread = matrix.weight.packed() ? spread_of(std::get<PackedView>(matrix.weight.view).spec) : 1;
-        for (const std::int64_t t : {1, 4, 5, 6}) {
+        for (const std::int64_t t : {1, 4, 5, 6, 7, 8}) {
           const auto row = token(static_cast<std::size_t>(t));
           const auto y = run.y.begin() + t * s.rows;
           expect_close({{y, y + s.rows}, run.kernel}, w, {row.begin(), row.end()}, {s.rows, s.cols, 1}, {},
