@@ -23,7 +23,7 @@ check-long:
 	tools/check_long.sh $(PARTS)
 
 # Parsers of outside data; tests/fuzz has one target each.
-PARSERS = safetensors gguf json npy onnx
+PARSERS = safetensors gguf json npy onnx metallib
 
 fuzz:
 	tools/install_dependencies.sh fuzz

@@ -4,6 +4,7 @@ are wrong in one way each.
 
 Needs: numpy==2.4.6 gguf==0.19.0
 """
+import hashlib
 import json
 import pathlib
 import struct
@@ -154,3 +155,54 @@ put("onnx", "fields", onnx_model(onnx_tensor("a.weight", field(4, bytes(8))), on
 put("onnx", "external", onnx_model(onnx_tensor("a.weight", external)))
 put("onnx", "short", onnx_model(onnx_tensor("a.weight", field(9, bytes(4)))))
 put("onnx", "no_graph", field(1, 10))
+
+
+def tags(**values):
+    return b"".join(name.encode() + struct.pack("<H", len(value)) + value for name, value in values.items()) + b"ENDT"
+
+
+def sized(content):
+    return struct.pack("<I", 4 + len(content)) + content
+
+
+def metallib(functions, public, private, bitcode, more=b"ENDT", tail=b"", count=None, size=None):
+    listed = b"".join(sized(f) for f in functions)
+    at, offsets = 92 + len(listed) + len(more), []
+    for part in (public, private, bitcode):
+        offsets += [at, len(part)]
+        at += len(part)
+    head = b"MTLB" + struct.pack("<HHHBBHHQ", 0x8001, 2, 7, 0, 0x81, 14, 0, at + len(tail) if size is None else size)
+    return (head + struct.pack("<8Q", 88, len(listed), *offsets) +
+            struct.pack("<I", len(functions) if count is None else count) + listed + more + public + private + bitcode + tail)
+
+
+def function(name=b"add\0", **changed):
+    values = {"NAME": name, "TYPE": b"\2", "HASH": hashlib.sha256(module).digest(), "OFFT": struct.pack("<3Q", 0, 0, 0),
+              "VERS": struct.pack("<4H", 2, 6, 3, 1), "MDSZ": struct.pack("<Q", len(module)), **changed}
+    return tags(**{k: v for k, v in values.items() if v is not None})
+
+
+module = struct.pack("<5I", 0x0B17C0DE, 0, 20, 8, 0xFFFFFFFF) + b"BC\xc0\xde" + bytes(8)
+none, constant = sized(b"ENDT"), sized(tags(CNST=struct.pack("<H", 1) + b"wide\0\x35\3\0\1", MORE=b"x"))
+put("metallib", "good", metallib([function()], constant, none, module))
+listed = tags(HDYN=struct.pack("<2Q", 0, 0), RLST=struct.pack("<2Q", 0, 0), UUID=bytes(range(16)))
+reflected = function(RFLT=struct.pack("<Q", 4), NEWS=b"?")
+more_at = len(metallib([reflected], constant, none, module, listed))
+dynamic, reflection = tags(NAME=b"lib\0"), struct.pack("<I", 1) + sized(b"RBUF" + struct.pack("<I", 3) + b"abcENDT")
+listed = tags(HDYN=struct.pack("<2Q", more_at, len(dynamic)), UUID=bytes(range(16)),
+              RLST=struct.pack("<2Q", more_at + len(dynamic), len(reflection)))
+put("metallib", "all_tags", metallib([reflected], constant, none, module, listed, dynamic + reflection))
+put("metallib", "empty", metallib([], b"", b"", b""))
+put("metallib", "short", metallib([function()], constant, none, module)[:-1])
+put("metallib", "size", metallib([function()], constant, none, module, size=1 << 60))
+put("metallib", "count", metallib([function()], constant, none, module, count=1 << 31))
+put("metallib", "hash", metallib([function(HASH=bytes(32))], constant, none, module))
+put("metallib", "no_versions", metallib([function(VERS=None)], constant, none, module))
+put("metallib", "name", metallib([function(b"add")], constant, none, module))
+put("metallib", "tag_size", metallib([function(MDSZ=bytes(4))], constant, none, module))
+put("metallib", "module_size", metallib([function(MDSZ=struct.pack("<Q", 1 << 63))], constant, none, module))
+put("metallib", "offset", metallib([function(OFFT=struct.pack("<3Q", 0, 1 << 40, 0))], constant, none, module))
+put("metallib", "shared", metallib([function(), function(b"sub\0")], constant, none, module))
+put("metallib", "constants", metallib([function()], sized(tags(CNST=b"\xff\xffa\0\x35")), none, module))
+put("metallib", "open_list", metallib([function()[:-4]], constant, none, module))
+put("metallib", "reflection", metallib([reflected.replace(b"RFLT\x08\0\4", b"RFLT\x08\0Z")], constant, none, module, listed, dynamic + reflection))
