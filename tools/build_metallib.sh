@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 out=${1:-build/metal}
 mkdir -p "$out"
 for source in shaders/*.metal; do
-  xcrun -sdk macosx metal -std=metal3.1 -fno-fast-math -Wall -Wextra -Wno-unused -Ishaders -c "$source" \
+  xcrun -sdk macosx metal -std=metal3.1 -mmacosx-version-min=14.0 -fno-fast-math -Wall -Wextra -Wno-unused -Ishaders -c "$source" \
     -o "$out/$(basename "$source" .metal).air"
 done
 xcrun -sdk macosx metallib "$out"/*.air -o "$out/metal_marlin.metallib"

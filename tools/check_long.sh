@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks too long for CI, each with a log in benchmarks/check_long/.
-# Usage: check_long.sh [PART...]; parts: fuzz lint asan tsan aarch64 metal_cpp mutants formats large; none: all.
+# Usage: check_long.sh [PART...]; parts: fuzz lint asan tsan aarch64 metal_cpp libcxx mutants formats large; none: all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${METAL_MARLIN_DATA:-../shared/data}
@@ -27,6 +27,11 @@ aarch64() {
 }
 
 metal_cpp() { tools/check_metal_cpp.sh; }
+libcxx() {
+  tools/install_dependencies.sh libcxx
+  make build
+  tools/check_libcxx.py build/release
+}
 
 mutants() { tools/check_mutants.py; }
 
@@ -74,7 +79,7 @@ if [ "${1:-}" = --one ]; then
 fi
 mkdir -p benchmarks/check_long
 parts=("$@")
-[ $# -gt 0 ] || parts=(fuzz lint asan tsan aarch64 metal_cpp mutants formats large)
+[ $# -gt 0 ] || parts=(fuzz lint asan tsan aarch64 metal_cpp libcxx mutants formats large)
 failed=()
 for part in "${parts[@]}"; do
   [ "$(type -t "$part")" = function ] || { echo "unknown part: $part" >&2; exit 2; }

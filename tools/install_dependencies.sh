@@ -1,38 +1,50 @@
 #!/usr/bin/env bash
-# Installs what is missing of the Debian packages that a build needs, and says so.
-# Usage: install_dependencies.sh [fuzz] [aarch64] [lint]
+# Installs what is missing of the packages that a build needs, and says so: Debian's, or on macOS Homebrew's.
+# Usage: install_dependencies.sh [fuzz] [aarch64] [lint] [libcxx]    (the parts: on Debian)
 set -euo pipefail
 
-packages=(g++ clang-19 cmake ninja-build pkg-config make python3
+if [ "$(uname)" = Darwin ]; then
+  [ $# = 0 ] || { echo "on macOS there are no parts: $*" >&2; exit 2; }
+  missing=()
+  for package in cmake ninja llvm@19 cli11 fmt nlohmann-json pcre2 utf8proc eigen protobuf openssl@3 googletest \
+    google-benchmark; do
+    brew list --versions "$package" > /dev/null 2>&1 || missing+=("$package")
+  done
+  [ ${#missing[@]} -gt 0 ] || exit 0
+  echo "installing: ${missing[*]}"
+  exec brew install --quiet "${missing[@]}"
+fi
+
+packages=(g++ clang-19 lld-19 cmake ninja-build pkg-config make python3
   libcli11-dev libfmt-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev libeigen3-dev libprotobuf-dev protobuf-compiler
   libcurl4-openssl-dev libssl-dev libgtest-dev libbenchmark-dev)
-foreign=()
+foreign=
 for part in "$@"; do
   case $part in
     fuzz) packages+=(clang libclang-rt-14-dev) ;;
+    libcxx) packages+=(libc++-19-dev libc++abi-19-dev) ;;
     lint) packages+=(clang-format clang-tidy) ;;
     aarch64)
-      packages+=(g++-aarch64-linux-gnu qemu-user-static)
-      foreign+=(libfmt-dev:arm64 libpcre2-dev:arm64 libutf8proc-dev:arm64 libprotobuf-dev:arm64
+      foreign=arm64
+      packages+=(g++-aarch64-linux-gnu qemu-user-static libfmt-dev:arm64 libpcre2-dev:arm64 libutf8proc-dev:arm64 libprotobuf-dev:arm64
         libcurl4-openssl-dev:arm64 libssl-dev:arm64 libgtest-dev:arm64)
       ;;
     *) echo "unknown part: $part" >&2; exit 2 ;;
   esac
 done
 
-sudo=()
-[ "$(id -u)" = 0 ] || sudo=(sudo)
-if [ ${#foreign[@]} -gt 0 ] && ! dpkg --print-foreign-architectures | grep -qx arm64; then
-  echo "adding the Debian architecture arm64"
-  "${sudo[@]}" dpkg --add-architecture arm64
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+if [ "$foreign" ] && ! dpkg --print-foreign-architectures | grep -qx $foreign; then
+  echo "adding the Debian architecture $foreign"
+  as_root dpkg --add-architecture $foreign
 fi
 
 missing=()
-for package in "${packages[@]}" "${foreign[@]}"; do
+for package in "${packages[@]}"; do
   dpkg-query -W -f '${Status}' "$package" 2> /dev/null | grep -q 'ok installed' || missing+=("$package")
 done
 [ ${#missing[@]} -gt 0 ] || exit 0
 echo "installing: ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
-"${sudo[@]}" apt-get update -qq
-"${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" > /dev/null
+as_root apt-get update -qq
+as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" > /dev/null

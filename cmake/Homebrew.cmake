@@ -1,0 +1,10 @@
+# Where Homebrew is. Some packages it does not link into its prefix: they lie in opt/NAME, their kegs.
+set(METAL_MARLIN_HOMEBREW "$ENV{HOMEBREW_PREFIX}")
+if(METAL_MARLIN_HOMEBREW STREQUAL "")
+  set(METAL_MARLIN_HOMEBREW /opt/homebrew)
+endif()
+macro(metal_marlin_use_keg name)
+  if(IS_DIRECTORY ${METAL_MARLIN_HOMEBREW}/opt/${name})
+    list(APPEND CMAKE_PREFIX_PATH ${METAL_MARLIN_HOMEBREW}/opt/${name})
+  endif()
+endmacro()
