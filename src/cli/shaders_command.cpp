@@ -43,14 +43,17 @@ std::string compiler_path() {
               fmt::format("the shader toolchain is missing; looked for mslc.py in {}", fmt::join(looked, ", ")));
 }
 
-// Runs the toolchain with our standard output and error; its exit code.
+// Runs the toolchain with our standard output and error; its exit code. It takes the clang of this build where that
+// is still there: Homebrew's is not on PATH.
 int run_compiler(std::vector<std::string> arguments) {
   arguments.insert(arguments.begin(), {"python3", compiler_path()});
   std::vector<char*> argv;
   for (std::string& argument : arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
+  const bool has_clang = std::filesystem::exists(METAL_MARLIN_SHADER_CLANG);
   const pid_t child = fork();
   if (child == 0) {
+    if (has_clang) setenv("METAL_MARLIN_CLANG", METAL_MARLIN_SHADER_CLANG, 0);
     execvp(argv[0], argv.data());
     _exit(127);
   }
@@ -135,8 +138,17 @@ std::pair<std::uint32_t, std::string> parse_indexed(const std::string& flag, con
 template <typename T>
 void append_value(const std::string& flag, const std::string& text, std::vector<std::byte>& out) {
   T value{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size()) bad_flag(flag, text, "a number of that type");
+  const char* const end = text.data() + text.size();
+  bool whole = false;
+  if constexpr (std::is_floating_point_v<T>) {  // Apple's library has from_chars of integers alone
+    char* stop = nullptr;
+    value = std::strtof(text.c_str(), &stop);
+    whole = stop == end && !text.empty() && text.front() != ' ';
+  } else {
+    const auto [stop, error] = std::from_chars(text.data(), end, value);
+    whole = error == std::errc() && stop == end;
+  }
+  if (!whole) bad_flag(flag, text, "a number of that type");
   const auto* const bytes = reinterpret_cast<const std::byte*>(&value);
   out.insert(out.end(), bytes, bytes + sizeof(T));
 }

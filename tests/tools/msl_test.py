@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
 """The MSL toolchain's own tests: tokens, rewriting, reflection, the strict check."""
 import os
+import re
+import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../tools/msl"))
 import lint  # noqa: E402
 import reflect  # noqa: E402
 import rewrite  # noqa: E402
-from compile import CompileError, Shader, compile_object, compile_ptx, strict_errors  # noqa: E402
-from source import SourceError, flat_text, tokenize  # noqa: E402
+from compile import CompileError, Shader, compile_object, compile_ptx, compile_shared, strict_errors  # noqa: E402
+from source import CLANG, SourceError, flat_text, tokenize  # noqa: E402
 
 
 def rewritten(text):
@@ -244,11 +247,65 @@ class Strict(unittest.TestCase):
 
     def test_both_targets_compile(self):
         with tempfile.TemporaryDirectory() as folder:
-            for arch in ("x86_64", "aarch64"):
+            for arch in ("x86_64", "aarch64", "arm64"):
                 compile_object(self.shader(self.GOOD), f"{folder}/{arch}.o", "msl_library", arch)
             compile_ptx(self.shader(self.GOOD), folder + "/a.ptx")
             with open(folder + "/a.ptx", encoding="utf-8") as f:
                 self.assertIn(".entry msl_entry_0", f.read())
+
+
+class MachO(unittest.TestCase):
+    """What macOS loads; elsewhere linked by lld, with the least that stands for an SDK."""
+    KERNEL = ("#include <metal_stdlib>\nusing namespace metal;\n"
+              "kernel void f(device float* x [[buffer(0)]], uint i [[thread_position_in_grid]]) {\n"
+              "  threadgroup_barrier(mem_flags::mem_none);\n  x[i] = simd_sum(x[i]);\n}\n")
+    SYSTEM = ("--- !tapi-tbd\ntbd-version: 4\ntargets: [ arm64-macos ]\n"
+              "install-name: '/usr/lib/libSystem.B.dylib'\nexports:\n  - targets: [ arm64-macos ]\n"
+              "    symbols: [ _memcpy, _memset, dyld_stub_binder ]\n...\n")
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.path = folder.name
+        self.write("f.metal", self.KERNEL)
+        if sys.platform != "darwin":
+            self.write("sdk/usr/lib/libSystem.tbd", self.SYSTEM)
+            environment = unittest.mock.patch.dict(os.environ, SDKROOT=self.path + "/sdk")
+            environment.start()
+            self.addCleanup(environment.stop)
+
+    def write(self, name, text):
+        path = os.path.join(self.path, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(text)
+
+    def llvm(self, name, *arguments):
+        tool = subprocess.run([CLANG, "-print-prog-name=llvm-" + name], check=True, capture_output=True, text=True)
+        return subprocess.run([tool.stdout.strip(), *arguments], check=True, capture_output=True, text=True).stdout
+
+    def library(self, instrument):
+        out = self.path + "/f.so"
+        compile_shared(Shader(self.path + "/f.metal"), out, out + ".dSYM", arch="arm64", instrument=instrument)
+        return out
+
+    def test_the_executor_is_found_in_the_program(self):
+        for instrument in (False, True):
+            out = self.library(instrument)
+            names = self.llvm("nm", "-m", out)
+            self.assertRegex(names, r"external _msl_library")
+            missing = [line for line in names.splitlines() if "(undefined)" in line and "(from libSystem)" not in line]
+            self.assertIn("_msl_threadgroup_barrier", "".join(missing))
+            for line in missing:
+                self.assertRegex(line, r" _(msl|__sanitizer_cov|__ubsan_handle)_\w+ \(dynamically looked up\)")
+            loaded = self.llvm("objdump", "--macho", "--dylibs-used", out).splitlines()[1:]
+            self.assertEqual([line.split()[0] for line in loaded if "libSystem" not in line and out not in line], [])
+
+    def test_lines_are_kept_when_the_object_is_gone(self):
+        out = self.library(True)
+        entry = next(line for line in self.llvm("nm", out).splitlines() if re.search(r" T __Z1f", line))
+        self.assertRegex(self.llvm("symbolizer", "--obj=" + out, "0x" + entry.split()[0]), r"f\.metal:[34]:")
+        self.assertEqual(sorted(n for n in os.listdir(self.path) if n.startswith("f.")), ["f.metal", "f.so", "f.so.dSYM"])
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ to a shared library, or to PTX; and checks it the strict way."""
 import os
 import re
 import subprocess
+import sys
 import tempfile
 
 import lint
@@ -63,8 +64,7 @@ class CompileError(Exception):
     pass
 
 
-def compile_object(shader, output, symbol, arch="x86_64", instrument=False, isolate=False, sanitize=None, shared=False,
-                   quick=False):
+def compile_object(shader, output, symbol, arch="x86_64", instrument=False, isolate=False, sanitize=None, quick=False):
     """quick: without optimisation and within two minutes, to see whether it compiles."""
     text = shader.body(isolate) + reflect.host_entries(shader.kernels, shader.constants, symbol, instrument)
     command = _base(shader.version) + [f"--target={TRIPLES[arch]}", "-std=c++17", "-fPIC", "-O2",
@@ -79,7 +79,33 @@ def compile_object(shader, output, symbol, arch="x86_64", instrument=False, isol
         command += [f"-fsanitize={sanitize}", "-mllvm", "-asan-stack=0", "-mllvm", "-asan-globals=0"]
     if quick:
         command += ["-O0"]
-    _run(command + (["-shared"] if shared else ["-c"]) + ["-o", output], text, 120 if quick else None)
+    _run(command + ["-c", "-o", output], text, 120 if quick else None)
+
+
+def _tool(command):
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise CompileError(f"error: {command[0]} failed\n{done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def _mach_o_flags():
+    """The executor's functions are found in the program that loads the library. Off macOS lld links, and SDKROOT
+    names what stands for the SDK."""
+    sdk = os.environ.get("SDKROOT") or _tool(["xcrun", "--sdk", "macosx", "--show-sdk-path"])
+    return ["-isysroot", sdk, "-Wl,-undefined,dynamic_lookup"] + ([] if sys.platform == "darwin" else ["-fuse-ld=lld"])
+
+
+def compile_shared(shader, output, symbols, symbol="msl_library", arch="x86_64", instrument=False):
+    """symbols: what takes the lines of a Mach-O library, which lie in its object, a temporary file. Linked apart from
+    the compilation, whose checks would bring a runtime library in the place of the executor's own handlers."""
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = os.path.join(folder, "shader.o")
+        compile_object(shader, compiled, symbol, arch, instrument)
+        mach_o = arch == "arm64"
+        _tool([CLANG, f"--target={TRIPLES[arch]}", "-shared", "-o", output, compiled] + (_mach_o_flags() if mach_o else []))
+        if mach_o and instrument:
+            _tool([_tool([CLANG, "-print-prog-name=dsymutil"]), output, "-o", symbols])
 
 
 def compile_ptx(shader, output, arch="sm_90", isolate=False):

@@ -2,7 +2,7 @@
 """Compiles Metal shaders off Apple hardware.
 
   mslc.py object in.metal -o out.o --symbol NAME [--arch x86_64|aarch64|arm64] [--instrument] [--isolate]
-  mslc.py shared in.metal -o out.so [--instrument]
+  mslc.py shared in.metal -o out.so [--arch x86_64|aarch64|arm64] [--instrument]
   mslc.py ptx    in.metal -o out.ptx [--gpu sm_80|sm_90]
   mslc.py strict in.metal
   mslc.py flat   in.metal -o out.metal
@@ -18,7 +18,7 @@ import sys
 import tempfile
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from compile import CompileError, Shader, compile_object, compile_ptx, strict_errors  # noqa: E402
+from compile import CompileError, Shader, compile_object, compile_ptx, compile_shared, strict_errors  # noqa: E402
 from source import SourceError, flat_text  # noqa: E402
 
 
@@ -121,11 +121,12 @@ def main():
         p.add_argument("--arch", choices=("x86_64", "aarch64", "arm64"), default=os.uname().machine)
         if name in ("object", "shared", "ptx", "flat"):
             p.add_argument("-o", dest="output", required=True)
-        if name in ("object", "shared", "ptx"):
+        if name in ("object", "ptx"):
             p.add_argument("--isolate", action="store_true")
         if name in ("object", "shared"):
             p.add_argument("--symbol", default="msl_library")
             p.add_argument("--instrument", action="store_true")
+        if name == "object":
             p.add_argument("--sanitize")
         if name == "ptx":
             p.add_argument("--gpu", choices=("sm_80", "sm_90"), default="sm_90")
@@ -153,10 +154,12 @@ def main():
             return 1 if found else 0
         if args.command == "ptx":
             write_atomically(args.output, lambda name: compile_ptx(shader, name, args.gpu, args.isolate))
+        elif args.command == "shared":
+            write_atomically(args.output, lambda name: compile_shared(
+                shader, name, args.output + ".dSYM", args.symbol, args.arch, args.instrument))
         else:
             write_atomically(args.output, lambda name: compile_object(
-                shader, name, args.symbol, args.arch, args.instrument, args.isolate, args.sanitize,
-                args.command == "shared"))
+                shader, name, args.symbol, args.arch, args.instrument, args.isolate, args.sanitize))
         if args.command != "shared":
             write_depfile(args, shader.files)
         return 0

@@ -7,6 +7,7 @@
 #include <map>
 
 #include "backends/msl/host/host_device.h"
+#include "backends/msl/host/shadow.h"
 #include "metal_marlin/error.h"
 
 extern "C" const MslLibrary msl_library_detectors;
@@ -106,6 +107,21 @@ class Plain : public testing::Test {
     return values;
   }
 };
+
+TEST(CodePlace, IsReadFromBothSymbolizers) {
+  const auto place = place_of_symbolizer_line;
+  EXPECT_EQ(place("/x/add.metal:6\n"), "/x/add.metal:6");
+  EXPECT_EQ(place("/x/add.metal:6 (discriminator 2)\n"), "/x/add.metal:6");
+  EXPECT_EQ(place("??:0\n"), "");
+  EXPECT_EQ(place("<entries>:3\n"), "");
+  EXPECT_EQ(place("/usr/share/msl/include/msl/entry.h:40\n"), "");
+  EXPECT_EQ(place("add(float const*, unsigned int) (in shader.so) (/x/my kernels/add.metal:6)\n"),
+            "/x/my kernels/add.metal:6");
+  EXPECT_EQ(place("msl::call(MslThread const*) (in shader.so) (/usr/share/msl/include/msl/entry.h:40)\n"), "");
+  EXPECT_EQ(place("msl::run(int) (in shader.so) + 72\n"), "");
+  EXPECT_EQ(place("0x0000000104f3c2a4\n"), "");
+  EXPECT_EQ(place(""), "");
+}
 
 TEST_F(Plain, SimdSumCountsTheActiveLanesOfEachBranch) {
   const auto v = run<std::uint32_t>("divergent_sum", {64, 1, 1}, {64, 1, 1}, 64);

@@ -59,26 +59,38 @@ bool Shadow::written(std::size_t at, std::size_t bytes, std::uint32_t group) con
   return true;
 }
 
+std::string place_of_symbolizer_line(std::string_view line) {
+  line = line.substr(0, line.find_last_not_of(" \n") + 1);
+  if (line.ends_with(')')) {  // atos: name (in file) (source:line), or (in file) + offset; addr2line: (discriminator n)
+    const std::size_t open = line.rfind('(') + 1;
+    const std::string_view last = line.substr(open, line.size() - open - 1);
+    line = last.starts_with("discriminator ") ? line.substr(0, open - 2) : last;
+  }
+  const std::size_t colon = line.rfind(':');
+  const bool known = colon != std::string_view::npos && line.find_first_of("0123456789?", colon) == colon + 1;
+  const bool ours =
+      line.find("/msl/include/") != std::string_view::npos || line.find("<entries>") != std::string_view::npos;
+  return known && !ours && !line.starts_with("??") ? std::string(line) : std::string();
+}
+
 std::string code_place(const void* code) {
   Dl_info info{};
   if (dladdr(code, &info) == 0 || info.dli_fname == nullptr) return fmt::format("{}", code);
   // A return address points behind its call.
-  const auto offset = reinterpret_cast<std::uintptr_t>(code) - reinterpret_cast<std::uintptr_t>(info.dli_fbase) - 1;
+  const auto base = reinterpret_cast<std::uintptr_t>(info.dli_fbase);
+  const std::uintptr_t offset = reinterpret_cast<std::uintptr_t>(code) - base - 1;
   const std::string file = info.dli_fname[0] == '/' ? info.dli_fname : program_path().string();
+#if defined(__APPLE__)
+  const std::string command =
+      fmt::format("atos -i -fullPath -o '{}' -l {:#x} {:#x} 2>/dev/null", file, base, base + offset);
+#else
   const std::string command = fmt::format("addr2line -i -e '{}' {:#x} 2>/dev/null", file, offset);
+#endif
   std::string place;
   if (FILE* const pipe = popen(command.c_str(), "r"); pipe != nullptr) {
     std::array<char, 4096> line{};
-    while (fgets(line.data(), static_cast<int>(line.size()), pipe) != nullptr) {
-      std::string text(line.data());
-      text.erase(text.find_last_not_of(" \n") + 1);
-      text = text.substr(0, text.find(" (discriminator"));
-      const bool ours = text.find("/msl/include/") != std::string::npos || text.starts_with("<entries>");
-      if (!ours && !text.starts_with("??")) {
-        place = text;
-        break;
-      }
-    }
+    while (place.empty() && fgets(line.data(), static_cast<int>(line.size()), pipe) != nullptr)
+      place = place_of_symbolizer_line(line.data());
     pclose(pipe);
   }
   return place.empty() ? fmt::format("{}+{:#x}", file, offset) : place;

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace metal_marlin::msl {
@@ -65,5 +66,7 @@ class Shadow {
 // "file:line" of a code address in the running program or a loaded library, from
 // its debug information; the outermost place that is a shader's own text.
 std::string code_place(const void* code);
+// The same from one line of addr2line's or atos's answer; nothing: no source, or not a shader's own text.
+std::string place_of_symbolizer_line(std::string_view line);
 
 }  // namespace metal_marlin::msl
