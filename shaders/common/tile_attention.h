@@ -96,7 +96,7 @@ METAL_FUNC TileTokens<T> tokens_from(const thread vec<T, 2>* pairs, TileStage st
     for (uint h = 0; h < 2; ++h) simdgroup_load(tokens.m[h], elements + 64 * h, 8);
     simdgroup_barrier(mem_flags::mem_threadgroup);
   } else {
-    for (uint h = 0; h < 2; ++h) tokens.m[h].thread_elements() = pairs[h];
+    for (uint h = 0; h < 2; ++h) set_elements(tokens.m[h], pairs[h]);
   }
   return tokens;
 }

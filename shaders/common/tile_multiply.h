@@ -145,6 +145,13 @@ METAL_FUNC void tile_multiply(thread TileSums& d, TileWeights<bfloat> a, TileTok
 
 #else
 
+// A lane's elements of a matrix: the first two of 64.
+template <typename T>
+METAL_FUNC void set_elements(thread simdgroup_matrix<T, 8, 8>& m, vec<T, 2> e) {
+  m.thread_elements()[0] = e.x;
+  m.thread_elements()[1] = e.y;
+}
+
 template <typename T>
 struct TileTokens {
   simdgroup_matrix<T, 8, 8> m[2];
@@ -212,9 +219,9 @@ METAL_FUNC void tile_multiply(thread TileSums& d, TileWeights<T> a, TileTokens<T
   if (is_function_constant_defined(stage_tiles) && stage_tiles) return multiply_staged(d, a, b, stage);
   simdgroup_matrix<float, 8, 8> sum[2];
   simdgroup_matrix<T, 8, 8> w[4];
-  for (uint q = 0; q < 4; ++q) w[q].thread_elements() = a.e[q];
+  for (uint q = 0; q < 4; ++q) set_elements(w[q], a.e[q]);
   for (uint h = 0; h < 2; ++h) {
-    sum[h].thread_elements() = float2(d.e[2 * h], d.e[2 * h + 1]);
+    set_elements(sum[h], float2(d.e[2 * h], d.e[2 * h + 1]));
     simdgroup_multiply_accumulate(sum[h], w[h], b.m[0], sum[h]);
     simdgroup_multiply_accumulate(sum[h], w[2 + h], b.m[1], sum[h]);
     d.e[2 * h] = sum[h].thread_elements()[0];

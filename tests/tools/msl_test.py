@@ -225,6 +225,20 @@ class Strict(unittest.TestCase):
         self.assertIn("names no address space", self.errors(text))
         self.assertIn("plain address spaces", self.errors(text))
 
+    def test_a_matrix_holds_a_vector_of_64_elements(self):
+        kernel = ("[[kernel]] void f(device float* y, uint i [[thread_index_in_simdgroup]]) {{\n"
+                  "  simdgroup_matrix<float, 8, 8> m = make_filled_simdgroup_matrix<float, 8, 8>(1.0f);\n"
+                  "  {}\n  y[i] = m.thread_elements()[0];\n}}\n")
+        good = kernel.format("m.thread_elements()[1] = 2.0f; thread auto& e = m.thread_elements(); e[0] = e[1];\n"
+                             "  reinterpret_cast<thread vec<float, 2>&>(m.thread_elements()) += float2(1, 2);")
+        self.assertEqual(self.errors(good), "")
+        with tempfile.TemporaryDirectory() as folder:
+            compile_object(self.shader(good), folder + "/a.o", "msl_library")
+        for text, what in (("m.thread_elements() = vec<float, 2>(1, 2);", "incompatible type"),
+                           ("vec<float, 2> e = m.thread_elements();", "cannot initialize"),
+                           ("thread float& e = m.thread_elements()[0];", "vector element")):
+            self.assertIn(what, self.errors(kernel.format(text)))
+
     def test_products_are_no_pointers(self):
         self.assertEqual(self.errors("kernel void f(device float* a) { a[0] = 1.0f; }"
                                      "inline float g(float x, float p) { return x * p; }"), "")

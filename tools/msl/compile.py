@@ -134,7 +134,7 @@ def compile_ptx(shader, output, arch="sm_90", isolate=False):
 def strict_errors(shader):
     """What Apple's compiler would refuse, as far as clang and a lint can tell."""
     errors = lint.errors(shader.plain, shader.version)
-    flags = ["-std=c++14", "-fsyntax-only", "-Werror=c++17-extensions", "-Werror=c++20-extensions",
+    flags = ["-std=c++14", "-fsyntax-only", "-DMSL_STRICT", "-Werror=c++17-extensions", "-Werror=c++20-extensions",
              f"--target={TRIPLES['x86_64']}"]
     modes = {"SYCL address spaces": _sycl(TRIPLES["x86_64"]), "plain address spaces": ["-DMSL_PLAIN_SPACES"]}
     for mode, extra in modes.items():

@@ -1,6 +1,7 @@
 // Address spaces, keywords and function attributes, by target and mode.
 //   MSL_TARGET_PTX   NVIDIA's virtual machine; otherwise the host's processor
 //   MSL_PLAIN_SPACES address spaces by number: the second of the strict checks
+//   MSL_STRICT       only whether Apple's compiler would take it matters
 //   MSL_INSTRUMENTED memory accesses are reported to the executor
 #pragma once
 
@@ -29,11 +30,16 @@
 #define threadgroup MSL_THREADGROUP
 #define thread
 #define kernel
-#define METAL_FUNC inline __attribute__((always_inline))
+#ifdef MSL_STRICT  // calls stay, so that what a shader calls can be told
+#define MSL_INLINE inline
+#else
+#define MSL_INLINE inline __attribute__((always_inline))
+#endif
+#define METAL_FUNC MSL_INLINE
 #define METAL_CONST __attribute__((const))
 #define METAL_PURE __attribute__((pure))
 
-#define MSL_FN static inline __attribute__((always_inline))
+#define MSL_FN static MSL_INLINE
 // Calls that threads of a simdgroup or threadgroup make together.
 #define MSL_SYNC __attribute__((convergent))
 

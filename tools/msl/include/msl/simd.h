@@ -39,7 +39,7 @@ struct msl_exchanged {
     __builtin_memcpy(&out, w, sizeof(T));
     return out;
   }
-  inline __attribute__((always_inline)) MSL_SYNC T from(uint lane) const { return fetch(mine, active, lane); }
+  MSL_INLINE MSL_SYNC T from(uint lane) const { return fetch(mine, active, lane); }
 };
 template <typename T>
 MSL_FN MSL_SYNC msl_exchanged<T> msl_exchange_value(T v) {
@@ -68,7 +68,7 @@ template <typename T>
 struct msl_exchanged {
   const unsigned char* all;
   uint active;
-  inline __attribute__((always_inline)) T from(uint lane) const {
+  MSL_INLINE T from(uint lane) const {
     T out;
     __builtin_memcpy(&out, all + 64 * (lane & 31), sizeof(T));
     return out;

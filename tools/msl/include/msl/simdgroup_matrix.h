@@ -28,18 +28,33 @@ MSL_FN uint msl_matrix_lane(uint row, uint column) {
   return ((row >> 2) << 4 | (column >> 2) << 3 | (row & 3) << 1 | (column >> 1 & 1)) ^ msl_matrix_mask();
 }
 
+// The language's storage is a vector of 64 elements, of which a lane has the first two. Where kernels
+// run, no more than these two are kept.
+#ifdef MSL_STRICT
+template <typename T>
+using msl_matrix_storage = vec<T, 64>;
+#else
+template <typename T>
+struct alignas(2 * sizeof(T)) msl_matrix_storage {
+  T e[2];
+  MSL_INLINE thread T& operator[](uint i) { return e[i]; }
+  MSL_INLINE T operator[](uint i) const { return e[i]; }
+};
+#endif
+
 template <typename T, int R, int C>
 struct simdgroup_matrix {
   static_assert(R == 8 && C == 8, "simdgroup matrices are 8x8");
-  using storage_type = vec<T, 2>;
-  storage_type elements;
+  using storage_type = msl_matrix_storage<T>;
+  storage_type msl_elements;
   simdgroup_matrix() = default;
   explicit simdgroup_matrix(T diagonal) {
     const uint lane = msl_lane();
-    for (uint i = 0; i < 2; ++i) elements[i] = msl_matrix_row(lane) == msl_matrix_column(lane) + i ? diagonal : T(0);
+    for (uint i = 0; i < 2; ++i)
+      msl_elements[i] = msl_matrix_row(lane) == msl_matrix_column(lane) + i ? diagonal : T(0);
   }
-  thread storage_type& thread_elements() { return elements; }
-  const thread storage_type& thread_elements() const { return elements; }
+  MSL_INLINE thread storage_type& thread_elements() { return msl_elements; }
+  MSL_INLINE const thread storage_type& thread_elements() const { return msl_elements; }
 };
 using simdgroup_float8x8 = simdgroup_matrix<float, 8, 8>;
 using simdgroup_half8x8 = simdgroup_matrix<half, 8, 8>;
@@ -48,7 +63,7 @@ using simdgroup_bfloat8x8 = simdgroup_matrix<bfloat, 8, 8>;
 template <typename T, int R, int C = R>
 MSL_FN simdgroup_matrix<T, R, C> make_filled_simdgroup_matrix(T v) {
   simdgroup_matrix<T, R, C> m;
-  m.elements = v;
+  m.msl_elements[0] = m.msl_elements[1] = v;
   return m;
 }
 
@@ -59,7 +74,7 @@ MSL_FN simdgroup_matrix<T, R, C> make_filled_simdgroup_matrix(T v) {
     const uint lane = msl_lane(), row = msl_matrix_row(lane), column = msl_matrix_column(lane);                \
     p += origin[1] * stride + origin[0];                                                                       \
     for (uint i = 0; i < 2; ++i)                                                                               \
-      m.elements[i] = transposed ? p[(column + i) * stride + row] : p[row * stride + column + i];              \
+      m.msl_elements[i] = transposed ? p[(column + i) * stride + row] : p[row * stride + column + i];              \
   }                                                                                                            \
   template <typename T>                                                                                        \
   MSL_FN MSL_SYNC void simdgroup_store(simdgroup_matrix<T, 8, 8> m, SPACE T* p, ulong stride = 8,              \
@@ -68,9 +83,9 @@ MSL_FN simdgroup_matrix<T, R, C> make_filled_simdgroup_matrix(T v) {
     p += origin[1] * stride + origin[0];                                                                       \
     for (uint i = 0; i < 2; ++i) {                                                                             \
       if (transposed) {                                                                                        \
-        p[(column + i) * stride + row] = m.elements[i];                                                        \
+        p[(column + i) * stride + row] = m.msl_elements[i];                                                        \
       } else {                                                                                                 \
-        p[row * stride + column + i] = m.elements[i];                                                          \
+        p[row * stride + column + i] = m.msl_elements[i];                                                          \
       }                                                                                                        \
     }                                                                                                          \
   }
@@ -83,7 +98,7 @@ MSL_FN MSL_SYNC void simdgroup_load(thread simdgroup_matrix<T, 8, 8>& m, constan
   const uint lane = msl_lane(), row = msl_matrix_row(lane), column = msl_matrix_column(lane);
   p += origin[1] * stride + origin[0];
   for (uint i = 0; i < 2; ++i)
-    m.elements[i] = transposed ? p[(column + i) * stride + row] : p[row * stride + column + i];
+    m.msl_elements[i] = transposed ? p[(column + i) * stride + row] : p[row * stride + column + i];
 }
 
 // d = a b + c, products and sums in float, rounded once to d's type.
@@ -94,9 +109,10 @@ MSL_FN MSL_SYNC void simdgroup_multiply_accumulate(thread simdgroup_matrix<D, 8,
     vec<A, 2> a;
     vec<B, 2> b;
   };
-  const auto all = msl_exchange_value(Pair{a.elements, b.elements});
+  const Pair mine = {{a.msl_elements[0], a.msl_elements[1]}, {b.msl_elements[0], b.msl_elements[1]}};
+  const auto all = msl_exchange_value(mine);
   const uint lane = msl_lane(), row = msl_matrix_row(lane), column = msl_matrix_column(lane);
-  float sum[2] = {static_cast<float>(c.elements[0]), static_cast<float>(c.elements[1])};
+  float sum[2] = {static_cast<float>(c.msl_elements[0]), static_cast<float>(c.msl_elements[1])};
   for (uint k = 0; k < 8; ++k) {
     const vec<A, 2> left = all.from(msl_matrix_lane(row, k)).a;
     const vec<B, 2> right = all.from(msl_matrix_lane(k, column)).b;
@@ -104,8 +120,8 @@ MSL_FN MSL_SYNC void simdgroup_multiply_accumulate(thread simdgroup_matrix<D, 8,
     sum[0] += x * static_cast<float>(right[0]);
     sum[1] += x * static_cast<float>(right[1]);
   }
-  d.elements[0] = static_cast<D>(sum[0]);
-  d.elements[1] = static_cast<D>(sum[1]);
+  d.msl_elements[0] = static_cast<D>(sum[0]);
+  d.msl_elements[1] = static_cast<D>(sum[1]);
 }
 template <typename D, typename A, typename B>
 MSL_FN MSL_SYNC void simdgroup_multiply(thread simdgroup_matrix<D, 8, 8>& d, simdgroup_matrix<A, 8, 8> a,

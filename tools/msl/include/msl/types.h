@@ -338,21 +338,21 @@ template <typename T, int N>
 struct packed_vec {
   T e[N];
   packed_vec() = default;
-  inline __attribute__((always_inline)) packed_vec(vec<T, N> v) {
+  MSL_INLINE packed_vec(vec<T, N> v) {
     for (int i = 0; i < N; ++i) e[i] = v[i];
   }
-  inline __attribute__((always_inline)) packed_vec(T v) {
+  MSL_INLINE packed_vec(T v) {
     for (int i = 0; i < N; ++i) e[i] = v;
   }
   template <typename... As, typename = enable_if_t<sizeof...(As) == N - 2>>
-  inline __attribute__((always_inline)) packed_vec(T a, T b, As... as) : e{a, b, static_cast<T>(as)...} {}
-  inline __attribute__((always_inline)) operator vec<T, N>() const {
+  MSL_INLINE packed_vec(T a, T b, As... as) : e{a, b, static_cast<T>(as)...} {}
+  MSL_INLINE operator vec<T, N>() const {
     vec<T, N> v;
     for (int i = 0; i < N; ++i) v[i] = e[i];
     return v;
   }
-  inline __attribute__((always_inline)) T& operator[](int i) { return e[i]; }
-  inline __attribute__((always_inline)) T operator[](int i) const { return e[i]; }
+  MSL_INLINE T& operator[](int i) { return e[i]; }
+  MSL_INLINE T operator[](int i) const { return e[i]; }
 };
 #define MSL_PACKED(T)                     \
   using packed_##T##2 = packed_vec<T, 2>; \
