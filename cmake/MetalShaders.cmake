@@ -23,7 +23,7 @@ find_package(ShaderClang 19 EXACT REQUIRED)
 find_package(Python3 REQUIRED COMPONENTS Interpreter)
 
 set(METAL_MARLIN_MSLC ${CMAKE_SOURCE_DIR}/tools/msl/mslc.py)
-file(GLOB METAL_MARLIN_MSL_TOOL CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tools/msl/*.py
+file(GLOB METAL_MARLIN_MSL_TOOL CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tools/msl/*.py ${CMAKE_SOURCE_DIR}/tools/msl/names.txt
   ${CMAKE_SOURCE_DIR}/tools/msl/include/* ${CMAKE_SOURCE_DIR}/tools/msl/include/msl/*.h)
 
 function(metal_marlin_add_shader name)
@@ -58,7 +58,7 @@ function(metal_marlin_add_shader name)
   if(METAL_MARLIN_STRICT)
     add_custom_command(OUTPUT ${out}.strict DEPENDS ${inputs} COMMENT "Shader ${name}, strict check"
       DEPFILE ${out}.strict.d
-      COMMAND ${mslc} strict ${source} --depfile ${out}.strict.d --target ${out}.strict
+      COMMAND ${mslc} strict ${source} --own --depfile ${out}.strict.d --target ${out}.strict
       COMMAND ${CMAKE_COMMAND} -E touch ${out}.strict)
     set(strict ${out}.strict)
   endif()

@@ -10,8 +10,10 @@ import unittest.mock
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../tools/msl"))
 import lint  # noqa: E402
+import names  # noqa: E402
 import reflect  # noqa: E402
 import rewrite  # noqa: E402
+import shim_names  # noqa: E402
 from compile import CompileError, Shader, compile_object, compile_ptx, compile_shared, strict_errors  # noqa: E402
 from source import CLANG, SourceError, flat_text, tokenize  # noqa: E402
 
@@ -182,6 +184,40 @@ class Reflect(unittest.TestCase):
             kernels("kernel void f(texture2d<float> t [[texture(0)]]) {}")
 
 
+class Names(unittest.TestCase):
+    def test_signatures_are_spelled_as_in_the_language(self):
+        for demangled, expected in (
+                ("metal::max(float, float)", "max(float, float)"),
+                ("_Float16 __vector(2) metal::as_type<_Float16 __vector(2), unsigned int>(unsigned int)", "as_type<half2>(uint)"),
+                ("float __vector(4) metal::msl_make<float __vector(4), _Float16 __vector(2), int, int>("
+                 "_Float16 __vector(2), int, int)", "float4(half2, scalar, scalar)"),
+                ("_Float16 metal::msl_convert<_Float16, float>(float)", None),
+                ("float metal::simd_max<float>(float)", "simd_max(float)"),
+                ("void metal::simdgroup_store<float>(metal::simdgroup_matrix<float, 8, 8>, float AS3*, unsigned long)",
+                 "simdgroup_store(simdgroup_matrix<float, 8, 8>, threadgroup float*, ulong)"),
+                ("unsigned int metal::atomic_load_explicit<unsigned int>(metal::msl_atomic<unsigned int> const volatile "
+                 "SYlocal*, metal::memory_order)",
+                 "atomic_load_explicit(threadgroup const volatile atomic<uint>*, memory_order)"),
+                ("metal::precise::tanh(float)", "precise::tanh(float)"), ("llvm.exp.f32", None)):
+            self.assertEqual(names.signature(demangled), expected)
+
+    def test_the_document_is_what_the_table_and_the_shim_make(self):
+        with open(shim_names.DOCUMENT, encoding="utf-8") as f:
+            self.assertEqual(f.read(), shim_names.table_text())
+
+    def test_what_is_seen_is_in_the_specification(self):
+        table = names.Table()
+        seen, table.seen = table.seen, {}
+        self.assertEqual([n for n in seen if "(" in n and table.column(n) is None], [])
+
+    def test_a_letter_is_one_type_throughout(self):
+        table = names.Table()
+        self.assertEqual(table.column("smoothstep(half3, half3, half3)"), "spec")
+        self.assertIsNone(table.column("smoothstep(half3, half3, float3)"))
+        self.assertEqual(table.column("char4(char2, scalar, scalar)"), "spec")
+        self.assertIsNone(table.column("char4(char2, scalar)"))
+
+
 class Strict(unittest.TestCase):
     def shader(self, text):
         with tempfile.NamedTemporaryFile("w", suffix=".metal", delete=False) as f:
@@ -254,6 +290,33 @@ class Strict(unittest.TestCase):
         self.assertIn("f calls itself", self.errors("int f(int n) { return n < 1 ? 0 : f(n - 1); }\n"))
         with self.assertRaises(SourceError):
             self.shader("#include <vector>\n")
+
+    def test_where_variables_may_be(self):
+        errors = self.errors("constexpr uint kOne = 1;\nstruct S { static constexpr uint n = 2; };\n"
+                             "void g() { threadgroup float t[2]; t[0] = 1; static int s = 0; s = 1; }\n"
+                             "constant constexpr uint kTwo = 2;\nconstant bool fc [[function_constant(0)]];\n"
+                             "kernel void f(device float* x) { if (fc) { threadgroup float t[kTwo]; t[0] = x[0]; } }\n")
+        for found in ("kOne of the program is not in the constant", "static member n is not", "t is declared outside of a kernel",
+                      "s of the program is declared in a function"):
+            self.assertIn(found, errors)
+        self.assertEqual(errors.count("error:"), 4)
+        self.assertIn("array size is not a constant", self.errors(
+            "constant int n [[function_constant(0)]];\nkernel void f(device float* x) { float a[n]; a[0] = 1; x[0] = a[0]; }\n"))
+
+    def test_functions_that_metal_lacks(self):
+        errors = self.errors("template <typename T> T down(T n) { return n < T(1) ? n : down<T>(n - T(1)); }\n"
+                             "kernel void f(device bfloat* b, device ulong* n, device float4* v) {\n"
+                             "  b[0] = max(b[0], b[1]);\n  n[0] = simd_shuffle(n[0], ushort(1));\n"
+                             "  v[0] = float4(v[1].xy);\n  v[0].x = down(v[1].x);\n  v[2] = exp(v[1]);\n}\n")
+        for found in (":5: error: Metal has no max(bfloat, bfloat)", ":6: error: Metal has no simd_shuffle(ulong, ushort)",
+                      ":7: error: Metal has no float4(float2)", ":3: error: MSL has no recursion"):
+            self.assertIn(found, errors)
+        self.assertEqual(errors.count("error:"), 4)
+
+    def test_our_own_shaders_use_what_others_use(self):
+        shader = self.shader("kernel void f(device float* x) { x[0] = exp(quad_product(x[0])); }\n")
+        self.assertEqual(strict_errors(shader), [])
+        self.assertRegex("".join(strict_errors(shader, own=True)), r":3: error: quad_product\(float\) is in Metal's spec[^\n]*$")
 
     def test_lambdas_of_a_later_version(self):
         tokens = tokenize("void f() { auto g = [=](float a) { return a; }; }")

@@ -7,6 +7,7 @@ import sys
 import tempfile
 
 import lint
+import names
 import reflect
 import rewrite
 from source import CLANG, HERE, SourceError, included_files, preprocess, tokenize
@@ -58,6 +59,7 @@ def _run(command, text, seconds=None):
         os.unlink(f.name)
     if done.returncode != 0:
         raise CompileError(done.stderr.replace(f.name, "<generated>"))
+    return done.stderr
 
 
 class CompileError(Exception):
@@ -131,16 +133,28 @@ def compile_ptx(shader, output, arch="sm_90", isolate=False):
         f.write(ptx_text)
 
 
-def strict_errors(shader):
-    """What Apple's compiler would refuse, as far as clang and a lint can tell."""
+def strict_errors(shader, own=False):
+    """What Apple's compiler would refuse, as far as clang, a lint and names.txt can tell; own: with what
+    no kernel is known to use that it compiles."""
     errors = lint.errors(shader.plain, shader.version)
-    flags = ["-std=c++14", "-fsyntax-only", "-DMSL_STRICT", "-Werror=c++17-extensions", "-Werror=c++20-extensions",
-             f"--target={TRIPLES['x86_64']}"]
-    modes = {"SYCL address spaces": _sycl(TRIPLES["x86_64"]), "plain address spaces": ["-DMSL_PLAIN_SPACES"]}
-    for mode, extra in modes.items():
-        command = [c for c in _base(shader.version) if c != "-w"] + ["-Wno-everything"] + flags + extra
-        try:
-            _run(command, shader.body(False))
-        except CompileError as e:
-            errors.append(f"[{mode}] " + str(e).strip())
+    flags = ["-std=c++14", "-DMSL_STRICT", "-Werror=c++17-extensions", "-Werror=c++20-extensions",
+             "-flax-vector-conversions=none", f"--target={TRIPLES['x86_64']}"]
+    base = [c for c in _base(shader.version) if c != "-w"] + ["-Wno-everything"] + flags
+    with tempfile.TemporaryDirectory() as folder:
+        code = os.path.join(folder, "code.ll")
+        modes = {"SYCL address spaces": ["-fsyntax-only"] + _sycl(TRIPLES["x86_64"]),
+                 "plain address spaces": ["-DMSL_PLAIN_SPACES", "-Wimplicit-float-conversion", "-S", "-emit-llvm",
+                                          "-Xclang", "-disable-llvm-passes", "-gline-tables-only",
+                                          "-fclang-abi-compat=17", "-o", code]}
+        for mode, extra in modes.items():
+            try:
+                said = _run(base + extra, shader.body(False))
+            except CompileError as e:
+                errors.append(f"[{mode}] " + str(e).strip())
+            else:
+                errors += [line.replace("warning:", "error:") for line in said.split("\n")
+                           if own and re.search(r"warning: implicit conversion .*bfloat", line)]
+        if os.path.exists(code):
+            with open(code, encoding="utf-8") as f:
+                errors += names.errors(f.read(), shader.plain, own)
     return errors

@@ -1,6 +1,8 @@
 """What MSL forbids and C++ allows, by tokens: forbidden words, lambdas before MSL
-3.2, standard headers, and pointers or references that name no address space."""
-from reflect import _statements
+3.2, standard headers, pointers or references that name no address space, and variables
+in places where their address space has none."""
+import re
+
 from rewrite import SPACES
 from source import closing, closing_angle, significant
 
@@ -147,9 +149,119 @@ def _bodies(tokens):
     return [o for o in out if names[o[0][0].text] == 1]
 
 
+def _scope_kind(head, outer):
+    """What a brace behind these tokens of a statement opens."""
+    if head and head[0].text == "template":
+        end = closing_angle(head, 1)
+        head = head[end + 1:] if end is not None else head
+    top, k = [], 0  # the words outside of brackets
+    while k < len(head):
+        top.append(head[k].text)
+        k = closing(head, k) + 1 if head[k].text in ("(", "[") else k + 1
+    if top and top[0] in ("namespace", "extern"):
+        return "namespace"
+    if {"struct", "class", "union", "enum"} & set(top[:2]) and "=" not in top:
+        return "class"
+    if outer in ("function", "block"):
+        return "block" if not top or top[-1] in ("(", "else", "do") else "initializer"
+    return "function" if "(" in top and ("=" not in top or "operator" in top) else "initializer"
+
+
+def _statements(tokens):
+    """(begin, end, kinds of the scopes around it, whether these are a kernel's) of each statement; a
+    body's statements come after the head that opens it, which ends before the brace."""
+    scopes, kernels = [], []
+    begin = i = 0
+    while i < len(tokens):
+        text = tokens[i].text
+        if text in ("(", "["):
+            i = closing(tokens, i) + 1
+            continue
+        if text == "{":
+            head = tokens[begin:i]
+            kind = _scope_kind(head, scopes[-1] if scopes else "namespace")
+            if kind == "initializer":
+                i = closing(tokens, i) + 1
+                continue
+            yield begin, i, tuple(scopes), any(kernels)
+            scopes.append(kind)
+            kernels.append(kind == "function" and any(t.text == "kernel" for t in head))
+        elif text == "}":
+            if scopes:
+                scopes.pop()
+                kernels.pop()
+        elif text == ";":
+            yield begin, i, tuple(scopes), any(kernels)
+        else:
+            i += 1
+            continue
+        i += 1
+        begin = i
+
+
+_NO_VARIABLE = {"using", "typedef", "template", "struct", "class", "enum", "union", "static_assert", "namespace", "friend",
+                "extern", "public", "private", "protected", "return", "if", "for", "while", "switch", "case", "default"}
+
+
+def _variable(statement):
+    """The token that names the variable which a statement declares, or None; no pointers or references."""
+    words = [t.text for t in statement]
+    if not words or words[0] in _NO_VARIABLE or "operator" in words:
+        return None
+    k, name, types = 0, None, 0
+    while k < len(statement):
+        t = statement[k]
+        if t.kind == "name":
+            types += name is not None
+            name = t
+        elif t.text == "<":
+            end = closing_angle(statement, k)
+            if end is None:
+                return None
+            k = end
+        elif t.text in ("=", "[", "{"):
+            break
+        elif t.text == "(" and name is not None and name.text == "alignas":
+            k = closing(statement, k)
+        elif t.text != "::":
+            return None
+        k += 1
+    return name if types else None
+
+
+def _variables(tokens):
+    """MSL has variables of the program in the constant address space alone, and of a threadgroup in
+    kernels alone."""
+    for begin, end, scopes, in_kernel in _statements(tokens):
+        statement = tokens[begin:end]
+        name = _variable(statement)
+        if name is None:
+            continue
+        words = {t.text for t in statement[:statement.index(name)]}
+        inside = scopes[-1] if scopes else "namespace"
+        if inside == "namespace" and "constant" not in words:
+            yield _place(name, f"variable {name.text} of the program is not in the constant address space")
+        elif inside == "class" and "static" in words and "constant" not in words:
+            yield _place(name, f"static member {name.text} is not in the constant address space")
+        elif inside in ("function", "block"):
+            if words & {"static", "constant"}:
+                yield _place(name, f"variable {name.text} of the program is declared in a function")
+            if "threadgroup" in words and not in_kernel:
+                yield _place(name, f"threadgroup variable {name.text} is declared outside of a kernel")
+
+
+def _swizzles(tokens):
+    """clang's vectors have halves and numbered elements; Metal's have x, y, z, w and r, g, b, a."""
+    members = {t.text for k, t in enumerate(tokens) if k and tokens[k - 1].text not in (".", "->")}
+    for k, token in enumerate(tokens):
+        if k and tokens[k - 1].text == "." and re.fullmatch(r"lo|hi|even|odd|s[0-9a-fA-F]+", token.text) \
+                and token.text not in members:
+            yield _place(token, f"vectors have no .{token.text}")
+
+
 def errors(all_tokens, version):
     tokens = significant(all_tokens)
-    found = list(_forbidden(tokens)) + list(_pointers(tokens)) + list(_recursion(tokens))
+    found = [*_forbidden(tokens), *_pointers(tokens), *_recursion(tokens), *_variables(tokens), *_swizzles(tokens)]
     if version < 320:
         found += list(_lambdas(tokens))
     return found

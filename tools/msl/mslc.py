@@ -4,7 +4,7 @@
   mslc.py object in.metal -o out.o --symbol NAME [--arch x86_64|aarch64|arm64] [--instrument] [--isolate]
   mslc.py shared in.metal -o out.so [--arch x86_64|aarch64|arm64] [--instrument]
   mslc.py ptx    in.metal -o out.ptx [--gpu sm_80|sm_90]
-  mslc.py strict in.metal
+  mslc.py strict in.metal [--own]
   mslc.py flat   in.metal -o out.metal
   mslc.py check  PATH... [--json] [--no-strict]
 
@@ -132,6 +132,7 @@ def main():
             p.add_argument("--gpu", choices=("sm_80", "sm_90"), default="sm_90")
         if name == "strict":
             p.set_defaults(output=None)
+            p.add_argument("--own", action="store_true", help="refuse what no kernel is known to use (names.txt)")
         if name == "check":
             p.add_argument("--json", action="store_true")
             p.add_argument("--no-strict", action="store_true")
@@ -148,7 +149,7 @@ def main():
             return 0
         shader = load(args.paths[0], args)
         if args.command == "strict":
-            found = strict_errors(shader)
+            found = strict_errors(shader, args.own)
             print("\n".join(found), file=sys.stderr)
             write_depfile(args, shader.files)
             return 1 if found else 0

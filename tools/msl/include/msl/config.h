@@ -36,8 +36,6 @@
 #define MSL_INLINE inline __attribute__((always_inline))
 #endif
 #define METAL_FUNC MSL_INLINE
-#define METAL_CONST __attribute__((const))
-#define METAL_PURE __attribute__((pure))
 
 #define MSL_FN static MSL_INLINE
 // Calls that threads of a simdgroup or threadgroup make together.

@@ -215,9 +215,6 @@ MSL_SATURATING(short, int)
 MSL_SATURATING(ushort, int)
 MSL_SATURATING(int, long) MSL_SATURATING(uint, long)
 #undef MSL_SATURATING
-    MSL_FN int dot4(char4 a, char4 b) {
-  return a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3];
-}
 
 // ---- packing
 MSL_FN float4 unpack_unorm4x8_to_float(uint p) {

@@ -168,10 +168,6 @@ MSL_FN V fma(V a, V b, V c) {
   for (int i = 0; i < msl_count<V>; ++i) r[i] = fma(static_cast<E>(a[i]), static_cast<E>(b[i]), static_cast<E>(c[i]));
   return r;
 }
-template <typename T>
-MSL_FN T fma3(T a, T b, T c) {
-  return fma(a, b, c);
-}
 
 #define MSL_MIX(head, T)                              \
   MSL_STRIP head MSL_FN T mix(T x, T y, T a) {                       \

@@ -16,10 +16,10 @@ MSL_FN MSL_SYNC uint msl_active() {
   asm volatile("activemask.b32 %0;" : "=r"(m));
   return m;
 }
-MSL_FN MSL_SYNC void threadgroup_barrier(mem_flags, memory_order = memory_order_seq_cst) {
+MSL_FN MSL_SYNC void threadgroup_barrier(mem_flags) {
   __nvvm_bar_sync(0);
 }
-MSL_FN MSL_SYNC void simdgroup_barrier(mem_flags, memory_order = memory_order_seq_cst) {
+MSL_FN MSL_SYNC void simdgroup_barrier(mem_flags) {
   __nvvm_bar_warp_sync(0xFFFFFFFFu);  // all must call it; lanes that have returned do not count
 }
 MSL_FN MSL_SYNC uint msl_shuffle_word(uint mask, uint v, uint lane) {
@@ -58,10 +58,10 @@ uint32_t msl_current_lane();
 MSL_FN uint msl_lane() {
   return msl_current_lane();
 }
-MSL_FN MSL_SYNC void threadgroup_barrier(mem_flags flags, memory_order = memory_order_seq_cst) {
+MSL_FN MSL_SYNC void threadgroup_barrier(mem_flags flags) {
   msl_threadgroup_barrier(static_cast<uint32_t>(flags));
 }
-MSL_FN MSL_SYNC void simdgroup_barrier(mem_flags flags, memory_order = memory_order_seq_cst) {
+MSL_FN MSL_SYNC void simdgroup_barrier(mem_flags flags) {
   msl_simdgroup_barrier(static_cast<uint32_t>(flags));
 }
 template <typename T>
@@ -274,7 +274,6 @@ struct simd_vote {
   ulong bits;
   explicit constexpr simd_vote(ulong v = 0) : bits(v) {}
   explicit operator ulong() const { return bits; }
-  explicit operator uint() const { return static_cast<uint>(bits); }
   bool all() const { return bits == 0xFFFFFFFFul; }
   bool any() const { return bits != 0; }
 };
