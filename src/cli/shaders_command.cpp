@@ -28,6 +28,11 @@ using msl::Size3;
   throw Error(ErrorCode::kInvalidArgument, fmt::format("--{} {}: expected {}", flag, value, expected));
 }
 
+// Shaders that are compiled already: tools/msl/metallib.py knows the endings.
+bool is_compiled(const std::string& path) {
+  return path.ends_with(".metallib") || path.ends_with(".air") || path.ends_with(".bc") || path.ends_with(".ll");
+}
+
 // Where the toolchain lies: METAL_MARLIN_MSL_TOOLS, what was installed, the source.
 std::string compiler_path() {
   std::vector<std::filesystem::path> places;
@@ -51,8 +56,10 @@ int run_compiler(std::vector<std::string> arguments) {
   for (std::string& argument : arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
   const bool has_clang = std::filesystem::exists(METAL_MARLIN_SHADER_CLANG);
+  const std::filesystem::path air = program_path().parent_path() / "metal-marlin-air";
   const pid_t child = fork();
   if (child == 0) {
+    if (std::filesystem::exists(air)) setenv("METAL_MARLIN_AIR", air.c_str(), 0);
     if (has_clang) setenv("METAL_MARLIN_CLANG", METAL_MARLIN_SHADER_CLANG, 0);
     execvp(argv[0], argv.data());
     _exit(127);
@@ -92,6 +99,13 @@ void list(bool json) {
     }
   }
   fmt::print("{}{}", json ? out.dump(2) : render_table(rows), json ? "\n" : "");
+}
+
+void list_compiled(const std::string& file, bool json) {
+  std::vector<std::string> arguments = {"list", file};
+  if (json) arguments.emplace_back("--json");
+  std::fflush(stdout);
+  if (run_compiler(arguments) != 0) throw Error(ErrorCode::kCorruptFile, fmt::format("{}: cannot be listed", file));
 }
 
 struct RunOptions {
@@ -225,6 +239,7 @@ class LoadedShader {
   explicit LoadedShader(const RunOptions& options) {
     const std::string output = (folder_.path / "shader.so").string();
     std::vector<std::string> arguments = {"shared", options.file, "-o", output};
+    if (is_compiled(options.file)) arguments.insert(arguments.end(), {"--kernel", options.kernel});
     if (options.debug) arguments.emplace_back("--instrument");
     for (const std::string& i : options.includes) arguments.insert(arguments.end(), {"-I", i});
     for (const std::string& d : options.defines) arguments.insert(arguments.end(), {"-D", d});
@@ -310,9 +325,10 @@ void run_kernel(const RunOptions& options) {
 }
 
 void add_run(CLI::App& shaders) {
-  auto* const command = shaders.add_subcommand("run", "Run a kernel of a .metal file on the host executor");
+  auto* const command =
+      shaders.add_subcommand("run", "Run a kernel of a .metal file or a metallib on the host executor");
   auto o = std::make_shared<RunOptions>();
-  command->add_option("file", o->file, ".metal file")->required();
+  command->add_option("file", o->file, ".metal file or metallib")->required();
   command->add_option("--kernel", o->kernel, "name of the kernel")->required();
   command->add_option("--grid", o->grid, "threads of the grid: X, X,Y or X,Y,Z");
   command->add_option("--threads", o->threads, "threads of a threadgroup, likewise");
@@ -343,10 +359,10 @@ void add_check(CLI::App& shaders) {
     bool no_strict = false;
     bool verbose = false;
   };
-  auto* const command =
-      shaders.add_subcommand("check", "Compile .metal files, and check them as Apple's compiler would");
+  auto* const command = shaders.add_subcommand(
+      "check", "Compile .metal files, and check them as Apple's compiler would; or lower a metallib's kernels");
   auto o = std::make_shared<Options>();
-  command->add_option("paths", o->paths, ".metal files or folders of them")->required();
+  command->add_option("paths", o->paths, ".metal files or folders of them, or a metallib")->required();
   command->add_option("-I", o->includes, "folder of included files");
   command->add_option("-D", o->defines, "macro, NAME=VALUE");
   command->add_option("--msl", o->version, "version of the language, such as 310");
@@ -373,10 +389,12 @@ void add_check(CLI::App& shaders) {
 void add_shaders(CLI::App& app) {
   auto* const command = app.add_subcommand("shaders", "List, check and run Metal shaders, also other people's");
   command->require_subcommand(1);
-  auto* const list_command = command->add_subcommand("list", "The kernels in this build");
+  auto* const list_command = command->add_subcommand("list", "The kernels in this build, or in a metallib");
   auto json = std::make_shared<bool>(false);
+  auto file = std::make_shared<std::string>();
+  list_command->add_option("file", *file, "metallib");
   list_command->add_flag("--json", *json, "print JSON");
-  list_command->callback([json] { list(*json); });
+  list_command->callback([json, file] { file->empty() ? list(*json) : list_compiled(*file, *json); });
   add_check(*command);
   add_run(*command);
 }

@@ -7,6 +7,9 @@
   mslc.py strict in.metal [--own]
   mslc.py flat   in.metal -o out.metal
   mslc.py check  PATH... [--json] [--no-strict]
+  mslc.py list   in.metallib [--json]
+
+object, shared and ptx take a metallib too, of which --kernel NAME[,NAME...] are lowered, or --all.
 
 x86_64 and aarch64 are Linux's, arm64 is macOS's. flat: with its own headers in it, one file.
 Exit codes: 0 all is well, 1 a shader has errors, 2 wrong usage.
@@ -18,15 +21,16 @@ import sys
 import tempfile
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import metallib  # noqa: E402
 from compile import CompileError, Shader, compile_object, compile_ptx, compile_shared, strict_errors  # noqa: E402
 from source import SourceError, flat_text  # noqa: E402
 
 
-def write_atomically(output, produce):
+def write_atomically(output, produce, ending=None):
     """The output appears whole or not at all."""
     folder = os.path.dirname(os.path.abspath(output))
     os.makedirs(folder, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=folder, suffix=os.path.splitext(output)[1])
+    handle, name = tempfile.mkstemp(dir=folder, suffix=ending or os.path.splitext(output)[1])
     os.close(handle)
     try:
         produce(name)
@@ -87,7 +91,22 @@ def first_line(text):
     return lines[0]
 
 
+def lower(args):
+    """What object, shared and ptx make of a metallib."""
+    if not args.kernel and not args.all:
+        raise metallib.MetallibError("error: of a metallib, --kernel NAME[,NAME...] or --all", 2)
+    options = {"gpu": args.gpu} if args.command == "ptx" else {"symbol": args.symbol, "instrument": args.instrument}
+    ending = {"object": ".o", "shared": ".so", "ptx": ".ptx"}[args.command]
+    write_atomically(args.output, lambda name: metallib.lower(args.paths[0], name, args.kernel, **options), ending)
+
+
 def check(args):
+    compiled = [path for path in args.paths if metallib.is_compiled(path)]
+    if compiled:
+        if len(args.paths) > 1:
+            raise metallib.MetallibError("error: a metallib is checked by itself", 2)
+        metallib.run("check", *compiled, *(["--json"] if args.json else []))
+        return 0
     rows = [check_one(path, args) for path in metal_files(args.paths)]
     ok = all(r["compiled"] and r["strict"] is not False for r in rows)
     if args.json:
@@ -109,12 +128,12 @@ def check(args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("object", "shared", "ptx", "strict", "flat", "check"):
+    for name in ("object", "shared", "ptx", "strict", "flat", "check", "list"):
         p = commands.add_parser(name)
         p.add_argument("paths", nargs="+" if name == "check" else 1)
         p.add_argument("-I", dest="include", action="append", default=[])
         p.add_argument("-D", dest="define", action="append", default=[])
-        if name not in ("shared", "check"):
+        if name not in ("shared", "check", "list"):
             p.add_argument("--depfile", help="file that takes the rule of make")
             p.add_argument("--target", help="what the rule makes, if not the output")
         p.add_argument("--version", type=int, default=310, help="of MSL, e.g. 310")
@@ -123,6 +142,9 @@ def main():
             p.add_argument("-o", dest="output", required=True)
         if name in ("object", "ptx"):
             p.add_argument("--isolate", action="store_true")
+        if name in ("object", "shared", "ptx"):
+            p.add_argument("--kernel", help="of a metallib: NAME[,NAME...]")
+            p.add_argument("--all", action="store_true", help="of a metallib: every kernel")
         if name in ("object", "shared"):
             p.add_argument("--symbol", default="msl_library")
             p.add_argument("--instrument", action="store_true")
@@ -133,8 +155,9 @@ def main():
         if name == "strict":
             p.set_defaults(output=None)
             p.add_argument("--own", action="store_true", help="refuse what no kernel is known to use (names.txt)")
-        if name == "check":
+        if name in ("check", "list"):
             p.add_argument("--json", action="store_true")
+        if name == "check":
             p.add_argument("--no-strict", action="store_true")
             p.add_argument("--verbose", action="store_true")
     args = parser.parse_args()
@@ -146,6 +169,12 @@ def main():
             text = flat_text(args.paths[0], args.include, seen)
             write_atomically(args.output, lambda name: write_text(name, text))
             write_depfile(args, sorted(seen))
+            return 0
+        if args.command == "list":
+            metallib.run("list", args.paths[0], *(["--json"] if args.json else []))
+            return 0
+        if metallib.is_compiled(args.paths[0]):
+            lower(args)
             return 0
         shader = load(args.paths[0], args)
         if args.command == "strict":
@@ -164,6 +193,10 @@ def main():
         if args.command != "shared":
             write_depfile(args, shader.files)
         return 0
+    except metallib.MetallibError as e:
+        if str(e):
+            print(e, file=sys.stderr)
+        return e.code
     except (SourceError, CompileError, OSError) as e:
         print(e, file=sys.stderr)
         return 1
