@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks too long for CI, each with a log in benchmarks/check_long/.
-# Usage: check_long.sh [PART...]; parts: fuzz lint asan tsan aarch64 metal_cpp libcxx mutants formats large; none: all.
+# Usage: check_long.sh [PART...]; parts: fuzz lint asan tsan aarch64 metal_cpp libcxx air mutants formats large; none: all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${METAL_MARLIN_DATA:-../shared/data}
@@ -33,6 +33,12 @@ libcxx() {
   tools/check_libcxx.py build/release
 }
 
+# Every kernel of two of Apple's metallibs, half an hour.
+air() {
+  make build
+  tools/check_air.sh build/release/bin/metal-marlin-air
+}
+
 mutants() { tools/check_mutants.py; }
 
 need_text() { [ -e "$text" ] || { echo "no text at $text (set METAL_MARLIN_DATA)" >&2; return 1; }; }
@@ -61,13 +67,14 @@ large() {
 
 # The log has what a part said at its end; all of it goes to the terminal.
 check() {
-  local part=$1 log=benchmarks/check_long/$1.log status=0 whole commit
+  local part=$1 log=benchmarks/check_long/$1.log status=0 lines=25 whole commit
+  [ "$part" != air ] || lines=500
   whole=$(mktemp)
   commit=$(git rev-parse --short HEAD)$(git diff --quiet HEAD -- . ':!benchmarks/check_long' || echo " and changes")
   "$0" --one "$part" 2>&1 | tee "$whole" || status=$?  # a process of its own, which ends at the first failure
   {
     echo "$part: $([ $status = 0 ] && echo passed || echo "FAILED ($status)") in $SECONDS s, commit $commit, $(date +%F)"
-    tail -n 25 "$whole" | cut -c1-200
+    tail -n $lines "$whole" | cut -c1-200
   } > "$log"
   rm "$whole"
   return $status
@@ -79,7 +86,7 @@ if [ "${1:-}" = --one ]; then
 fi
 mkdir -p benchmarks/check_long
 parts=("$@")
-[ $# -gt 0 ] || parts=(fuzz lint asan tsan aarch64 metal_cpp libcxx mutants formats large)
+[ $# -gt 0 ] || parts=(fuzz lint asan tsan aarch64 metal_cpp libcxx air mutants formats large)
 failed=()
 for part in "${parts[@]}"; do
   [ "$(type -t "$part")" = function ] || { echo "unknown part: $part" >&2; exit 2; }
