@@ -34,7 +34,9 @@ template <typename Codec, typename S, int kColumns>
     threadgroup uchar* tiles [[threadgroup(0)]], uint3 group [[threadgroup_position_in_grid]],
     uint3 groups [[threadgroups_per_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
-  threadgroup half stage[MM_STAGE_ELEMENTS(kColumns)];
+  MM_WITHIN_REGISTERS((QuantizedWeights<Codec, S>::registers(kColumns)));
+  threadgroup uint4 memory[stage_pieces(kColumns)];
+  threadgroup half* const stage = (threadgroup half*)memory;
   const GroupRows rows = item_rows(b, p, starts, group.z);
   const TileStage tile_stage = {tiles + simdgroup * kTileStageBytes, lane};
   const uint block = min(group.x * kGemmSimdgroups + simdgroup, b.item_blocks - 1);
@@ -44,7 +46,7 @@ template <typename Codec, typename S, int kColumns>
     for (uint c = 0; c < uint(kColumns); ++c) sums[c] = no_sums();
     multiply_rows<kColumns>(sums, weights, x, rows, first, b.units, p.x_stride, stage, simdgroup * 32 + lane, tile_stage);
     put_rows<kColumns>((threadgroup float*)stage, sums, rows, first, group.x, b.rows,
-                       factors[group.z] * Codec::kFactor, x_scales, y, p, simdgroup, lane);
+                       factors[group.z] * matrix_factor<Codec>(), x_scales, y, p, simdgroup, lane);
   }
 }
 
@@ -56,7 +58,9 @@ template <typename T, int kColumns>
     threadgroup uchar* tiles [[threadgroup(0)]], uint3 group [[threadgroup_position_in_grid]],
     uint3 groups [[threadgroups_per_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
-  threadgroup T stage[MM_STAGE_ELEMENTS(kColumns)];
+  MM_WITHIN_REGISTERS(DenseWeights<T>::registers(kColumns));
+  threadgroup uint4 memory[stage_pieces(kColumns)];
+  threadgroup T* const stage = (threadgroup T*)memory;
   const GroupRows rows = item_rows(b, p, starts, group.z);
   const TileStage tile_stage = {tiles + simdgroup * kTileStageBytes, lane};
   const uint block = min(group.x * kGemmSimdgroups + simdgroup, b.item_blocks - 1);

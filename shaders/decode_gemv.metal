@@ -3,12 +3,15 @@
 // simdgroups share out the inputs and add up in order.
 #include "common/unit_stream.h"
 
+// Blocks that are multiplied at a time: as many as there are registers for.
+METAL_FUNC constexpr uint blocks_at_once(uint columns) {
+  return columns == 4 ? 1 : kBandBlocks;
+}
 // Adds the products of a unit of a band, whose last block is `last`.
 template <typename Codec, typename S, int kColumns>
 METAL_FUNC void add_band(thread TileSums (&sums)[kBandBlocks][kColumns], thread UnitStream<Codec, S, kColumns>& stream,
                          constant UnitMatrix& m, uint last, device const float* minima, uint unit, TileStage stage) {
-  // Blocks at a time: as many as there are registers for.
-  constexpr uint kBlocks = kColumns == 4 ? 1 : kBandBlocks;
+  constexpr uint kBlocks = blocks_at_once(kColumns);
   TileTokens<half> tokens[kColumns][kUnitTiles];
   stream.open(tokens, unit);
 #pragma clang loop unroll(full)
@@ -36,6 +39,9 @@ void decode_gemv(
     constant StreamPlan& plan [[buffer(9)]], threadgroup uchar* shared [[threadgroup(0)]],
     uint band [[threadgroup_position_in_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint simdgroups [[simdgroups_per_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
+  // All tokens of a unit, whose tiles all columns hold.
+  MM_WITHIN_REGISTERS((quantized_registers<Codec, S>(kBandBlocks * kColumns, blocks_at_once(kColumns)) +
+                       (kColumns * kUnitTiles - S::kTiles) * kTokenRegisters));
   const uint per_simdgroup = (m.units + simdgroups - 1) / simdgroups;
   const uint begin = min(simdgroup * per_simdgroup, m.units), end = min(begin + per_simdgroup, m.units);
   const uint first_block = band * kBandBlocks;

@@ -11,7 +11,9 @@ template <typename T, int kColumns>
     threadgroup uchar* tiles [[threadgroup(0)]], uint2 group [[threadgroup_position_in_grid]],
     uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
-  threadgroup T stage[MM_STAGE_ELEMENTS(kColumns)];
+  MM_WITHIN_REGISTERS(dense_registers(kColumns));
+  threadgroup uint4 memory[stage_pieces(kColumns)];
+  threadgroup T* const stage = (threadgroup T*)memory;
   const TileStage tile_stage = {tiles + simdgroup * kTileStageBytes, lane};
   const uint block = group.x * kGemmSimdgroups + simdgroup;
   const uint last_block = (rows + kTileRows - 1) / kTileRows - 1;

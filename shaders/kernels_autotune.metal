@@ -32,6 +32,7 @@ template <typename Codec, typename S, int kColumns, int kSimdgroups>
     constant LinearParams& p [[buffer(7)]], threadgroup uchar* tiles [[threadgroup(0)]],
     uint2 group [[threadgroup_position_in_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
+  MM_WITHIN_REGISTERS((QuantizedWeights<Codec, S>::registers(kColumns)));
   constexpr uint kBytes = tuned_stage_bytes(kSimdgroups, kColumns), kStage = 8 * kColumns * kUnit;
   constexpr uint kRows = kSimdgroups * kTileRows, kStride = kRows + 4;
   static_assert(kBytes <= 32768, "more threadgroup memory than there is");

@@ -40,32 +40,46 @@ MM_STAGED_INSTANCE(marlin_gemm, "marlin_gemm_e4m3_g32", codecs::E4m3, 32, false)
   put_result(y, p, at.y, at.x, p.x_scales != 0 ? sum * x_scales[at.y] : sum, bias);
 }
 
-// Which row and input each lane's codes of a unit stand for: out[lane][4 tile + pair][2]
-// = row + 256 input; and whether this device's matrix unit has its elements in these
-// lanes, which a matrix of known numbers tells. One simdgroup.
-[[kernel, max_total_threads_per_threadgroup(32)]] void tile_map(device ushort* out [[buffer(0)]],
-                                                                constant uint& by_16 [[buffer(1)]],
-                                                                device uint* agrees [[buffer(2)]],
+// Which row and input each lane's codes of a unit stand for: places[by_16][lane][4 tile + pair][2]
+// = row + 256 input; and whether this device's matrix unit has its elements in these lanes, which a
+// matrix of known numbers tells, and multiplies subnormal halves. One simdgroup.
+[[kernel, max_total_threads_per_threadgroup(32)]] void tile_map(device ushort* places [[buffer(0)]],
+                                                                device uint* answers [[buffer(1)]],
                                                                 uint lane [[thread_index_in_simdgroup]]) {
   const uint row = tile_row(lane), column = tile_column(lane);
-  bool same = true;
+  bool same = true, multiplies = true;
 #ifndef __METAL_MARLIN_PTX__
-  threadgroup half numbers[64];
-  numbers[2 * lane] = half(2 * lane);
-  numbers[2 * lane + 1] = half(2 * lane + 1);
+  threadgroup half numbers[64], subnormals[64], factors[64];
+  threadgroup float products[64];
+  for (uint i = 2 * lane; i < 2 * lane + 2; ++i) {
+    numbers[i] = half(i);
+    subnormals[i] = as_type<half>(ushort(16 * i + 1));
+    factors[i] = i % 9 == 0 ? 1024.0h : 0.0h;  // a diagonal
+  }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   simdgroup_matrix<half, 8, 8> m;
   simdgroup_load(m, numbers, 8);
   for (uint e = 0; e < 2; ++e) same = same && uint(m.thread_elements()[e]) == 8 * row + column + e;
+  simdgroup_matrix<half, 8, 8> small, large;
+  simdgroup_matrix<float, 8, 8> product = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+  simdgroup_load(small, subnormals, 8);
+  simdgroup_load(large, factors, 8);
+  simdgroup_multiply_accumulate(product, small, large, product);
+  simdgroup_store(product, products, 8);
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  for (uint i = 2 * lane; i < 2 * lane + 2; ++i)
+    multiplies = multiplies && products[i] == float(16 * i + 1) / 16384.0f;
 #endif
   same = simd_all(same);
-  if (lane == 0) *agrees = same ? 1 : 0;
-  for (uint tile = 0; tile < kUnitTiles; ++tile) {
-    for (uint q = 0; q < 4; ++q) {
-      for (uint e = 0; e < 2; ++e) {
-        const uint k = tile_input(tile, column + 8 * (q / 2) + e, by_16 != 0);
-        out[(lane * 16 + 4 * tile + q) * 2 + e] = ushort((row + 8 * (q & 1)) | k << 8);
-      }
+  multiplies = simd_all(multiplies);
+  if (lane == 0) {
+    answers[0] = same ? 1 : 0;
+    answers[1] = multiplies ? 1 : 0;
+  }
+  for (uint by_16 = 0; by_16 < 2; ++by_16) {
+    for (uint i = 0; i < 8 * kUnitTiles; ++i) {
+      const uint q = i / 2 % 4, k = tile_input(i / 8, column + 8 * (q / 2) + i % 2, by_16 != 0);
+      places[(by_16 * 32 + lane) * (8 * kUnitTiles) + i] = ushort((row + 8 * (q & 1)) | k << 8);
     }
   }
 }

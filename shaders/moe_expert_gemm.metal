@@ -34,7 +34,9 @@ template <typename Codec, typename S, int kColumns>
     threadgroup uchar* tiles [[threadgroup(0)]], uint3 group [[threadgroup_position_in_grid]],
     uint3 groups [[threadgroups_per_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
-  threadgroup half stage[MM_STAGE_ELEMENTS(kColumns)];
+  MM_WITHIN_REGISTERS((QuantizedWeights<Codec, S>::registers(kColumns)));
+  threadgroup uint4 memory[stage_pieces(kColumns)];
+  threadgroup half* const stage = (threadgroup half*)memory;
   const int slot = slots[group.z];
   if (slot < 0) return;
   const GroupRows rows = expert_rows(e, offsets, order, group.z);
@@ -42,7 +44,7 @@ template <typename Codec, typename S, int kColumns>
   const uint block = min(group.x * kGemmSimdgroups + simdgroup, e.expert_blocks - 1);
   const auto weights =
       quantized_weights<Codec, S>(codes, scales, minima, m, ulong(slot) * e.expert_blocks + block);
-  const float factor = factors[slot] * Codec::kFactor;
+  const float factor = factors[slot] * matrix_factor<Codec>();
   for (uint first = group.y * 8 * kColumns; first < rows.count; first += groups.y * 8 * kColumns) {
     TileSums sums[kColumns];
     for (uint c = 0; c < uint(kColumns); ++c) sums[c] = no_sums();
@@ -62,7 +64,9 @@ template <typename T, int kColumns>
     threadgroup uchar* tiles [[threadgroup(0)]], uint3 group [[threadgroup_position_in_grid]],
     uint3 groups [[threadgroups_per_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
-  threadgroup T stage[MM_STAGE_ELEMENTS(kColumns)];
+  MM_WITHIN_REGISTERS(DenseWeights<T>::registers(kColumns));
+  threadgroup uint4 memory[stage_pieces(kColumns)];
+  threadgroup T* const stage = (threadgroup T*)memory;
   const int slot = slots[group.z];
   if (slot < 0) return;
   const GroupRows rows = expert_rows(e, offsets, order, group.z);

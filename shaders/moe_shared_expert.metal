@@ -49,14 +49,16 @@ template <typename Codec, typename S, int kColumns>
     constant float2& factors [[buffer(11)]], threadgroup uchar* tiles [[threadgroup(0)]],
     uint2 group [[threadgroup_position_in_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
-  threadgroup half stage[MM_STAGE_ELEMENTS(kColumns)];
+  MM_WITHIN_REGISTERS((QuantizedWeights<Codec, S>::registers(2 * kColumns)));
+  threadgroup uint4 memory[stage_pieces(kColumns)];
+  threadgroup half* const stage = (threadgroup half*)memory;
   const TileStage tile_stage = {tiles + simdgroup * kTileStageBytes, lane};
   const uint block = min(group.x * kGemmSimdgroups + simdgroup, (m.rows + kTileRows - 1) / kTileRows - 1);
   const GateUp<QuantizedWeights<Codec, S>> weights = {
       quantized_weights<Codec, S>(gate_codes, gate_scales, gate_minima, m, block),
       quantized_weights<Codec, S>(up_codes, up_scales, up_minima, m, block)};
-  gate_up_tile<kColumns>(weights, x, x_scales, y, p, m.rows, m.units, factors.x * Codec::kFactor,
-                         factors.y * Codec::kFactor, stage, tile_stage, group, simdgroup);
+  gate_up_tile<kColumns>(weights, x, x_scales, y, p, m.rows, m.units, factors.x * matrix_factor<Codec>(),
+                         factors.y * matrix_factor<Codec>(), stage, tile_stage, group, simdgroup);
 }
 
 template <typename T, int kColumns>
@@ -66,7 +68,9 @@ template <typename T, int kColumns>
     constant uint& units [[buffer(6)]], constant LinearParams& p [[buffer(7)]],
     threadgroup uchar* tiles [[threadgroup(0)]], uint2 group [[threadgroup_position_in_grid]],
     uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
-  threadgroup T stage[MM_STAGE_ELEMENTS(kColumns)];
+  MM_WITHIN_REGISTERS(DenseWeights<T>::registers(2 * kColumns));
+  threadgroup uint4 memory[stage_pieces(kColumns)];
+  threadgroup T* const stage = (threadgroup T*)memory;
   const TileStage tile_stage = {tiles + simdgroup * kTileStageBytes, lane};
   const uint block = min(group.x * kGemmSimdgroups + simdgroup, (rows + kTileRows - 1) / kTileRows - 1);
   const ulong at = ulong(block) * units * (kUnitTiles * 32);

@@ -2,6 +2,7 @@
 // position. Cache: [pages][kv heads][tokens of a page] rows of a key, and of a value; or
 // latents alone, of which the first value_dim elements are the value. Where one threadgroup
 // for a query's keys is too few, they are cut into parts that paged_reduce puts together.
+#include "common/register_budget.h"
 #include "common/tile_attention.h"
 
 struct PagedParams {
@@ -166,31 +167,45 @@ METAL_FUNC float2 weigh_keys(thread TileSums& scores, constant PagedParams& p, u
   return keep;
 }
 
-// Keys and values of 16 keys on their way: pieces of 8 elements of the keys of rows r and r + 8, and of
-// the values of keys c, c + 1, c + 8 and c + 9.
-template <int kUnits>
+// Some units of 16 keys, or of their values, on their way: pieces of 8 elements of the keys of rows r and
+// r + 8, and of the values of keys c, c + 1, c + 8 and c + 9.
+template <int kLoaded>
 struct KeyPieces {
-  uint4 keys[2 * kUnits][2];
-  uint4 values[kUnits][4];
+  uint4 keys[2 * kLoaded][2];
 };
-template <typename T, int kUnits>
-METAL_FUNC KeyPieces<kUnits> load_pieces(device const T* keys, device const T* values, constant PagedParams& p,
-                                         device const int* table, uint kv_head, uint first, uint last, uint lane) {
-  KeyPieces<kUnits> pieces;
-  for (uint h = 0; h < 2; ++h) {
-    device const T* const row =
-        keys + cache_row(p, table, min(first + tile_row(lane) + 8 * h, last), kv_head) * p.key_dim;
-    for (uint i = 0; i < 2 * uint(kUnits); ++i)
-      pieces.keys[i][h] = eight_of(row, 32 * i + tile_column(lane) * 4, p.key_dim);
+template <int kLoaded>
+struct ValuePieces {
+  uint4 values[kLoaded][4];
+};
+// The 16 keys from `first` on of a sequence; past the last they repeat it.
+struct KeyTile {
+  constant PagedParams& p;
+  device const int* table;
+  uint kv_head, first, last, lane;
+
+  template <int kLoaded, typename T>
+  METAL_FUNC KeyPieces<kLoaded> load_keys(device const T* keys, uint unit) const {
+    KeyPieces<kLoaded> pieces;
+    for (uint h = 0; h < 2; ++h) {
+      device const T* const row =
+          keys + cache_row(p, table, min(first + tile_row(lane) + 8 * h, last), kv_head) * p.key_dim;
+      for (uint i = 0; i < 2 * uint(kLoaded); ++i)
+        pieces.keys[i][h] = eight_of(row, 64 * unit + 32 * i + tile_column(lane) * 4, p.key_dim);
+    }
+    return pieces;
   }
-  for (uint n = 0; n < 4; ++n) {
-    const uint key = min(first + tile_column(lane) + n % 2 + n / 2 * 8, last);
-    device const T* const row = values + cache_row(p, table, key, kv_head) * p.value_dim;
-    for (uint unit = 0; unit < uint(kUnits); ++unit)
-      pieces.values[unit][n] = eight_of(row, kUnit * unit + 8 * tile_row(lane), p.value_dim);
+  template <int kLoaded, typename T>
+  METAL_FUNC ValuePieces<kLoaded> load_values(device const T* values, uint unit) const {
+    ValuePieces<kLoaded> pieces;
+    for (uint n = 0; n < 4; ++n) {
+      const uint key = min(first + tile_column(lane) + n % 2 + n / 2 * 8, last);
+      device const T* const row = values + cache_row(p, table, key, kv_head) * p.value_dim;
+      for (uint i = 0; i < uint(kLoaded); ++i)
+        pieces.values[i][n] = eight_of(row, kUnit * (unit + i) + 8 * tile_row(lane), p.value_dim);
+    }
+    return pieces;
   }
-  return pieces;
-}
+};
 
 // The parts that simdgroups found, as many heads at a time as there is room for.
 template <int kUnits>
@@ -210,7 +225,12 @@ template <typename Q, typename T, int kUnits>
     device float* partial [[buffer(8)]], constant PagedParams& p [[buffer(9)]],
     threadgroup uchar* tile_memory [[threadgroup(0)]], uint3 group [[threadgroup_position_in_grid]],
     uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
+  constexpr PagedTile kForm = paged_tile(kUnits, kThreadRegisters);
+  MM_WITHIN_REGISTERS(paged_registers(kUnits, kForm));
+  constexpr bool kAhead = kForm.loads_ahead, kKeeps = kForm.keeps_queries;
+  constexpr int kLoaded = kAhead ? kUnits : 1;
   threadgroup HeadShare<kUnits> share;
+  threadgroup uint4 kept_queries[kKeeps ? 1 : kUnits * kUnitTiles * kTileTokenBytes / 16];
   follow_earlier_kernels();
   const TileStage tiles = {tile_memory + simdgroup * kTileStageBytes, lane};
   const uint of_kv = p.heads / p.kv_heads, groups = (of_kv + kHeadTokens - 1) / kHeadTokens;
@@ -222,8 +242,10 @@ template <typename Q, typename T, int kUnits>
   const uint seen_begin = p.window != 0 && seen_end > p.window ? seen_end - p.window : 0;
   const uint part_keys = max(p.part_keys, (seen_end - seen_begin + p.parts - 1) / p.parts);
   const uint begin = min(seen_begin + part * part_keys, seen_end), end = min(begin + part_keys, seen_end);
-  TileTokens<T> queries[kUnits * kUnitTiles];
+  TileTokens<T> queries[kKeeps ? kUnits * kUnitTiles : 1];
+  threadgroup T* const query_tiles = (threadgroup T*)kept_queries;
   for (uint tile = 0; tile < kUnits * kUnitTiles; ++tile) {
+    if (!kKeeps && tile % kAttentionSimdgroups != simdgroup) continue;
     vec<T, 2> pairs[2];
     for (uint h = 0; h < 2; ++h) {
       for (uint e = 0; e < 2; ++e) {
@@ -233,19 +255,34 @@ template <typename Q, typename T, int kUnits>
         pairs[h][e] = k < p.key_dim ? T(q[ulong(token) * p.q_stride + head * p.key_dim + k]) : T(0.0f);
       }
     }
-    queries[tile] = tokens_from<T>(pairs, tiles);
+    if (kKeeps) {
+      queries[kKeeps ? tile : 0] = tokens_from<T>(pairs, tiles);
+    } else {
+      keep_tokens(query_tiles + tile * kTileTokenElements, pairs, lane);
+    }
   }
+  if (!kKeeps) threadgroup_barrier(mem_flags::mem_threadgroup);
   TileSums sums[kUnits * kUnitTiles];
   for (uint i = 0; i < kUnits * kUnitTiles; ++i) sums[i] = no_sums();
   HeadPair seen = {{-INFINITY, -INFINITY}, {0.0f, 0.0f}};
 #pragma clang loop unroll(disable)
   for (uint first = begin + simdgroup * kKeyRows; first < end; first += kAttentionSimdgroups * kKeyRows) {
-    const KeyPieces<kUnits> pieces = load_pieces<T, kUnits>(keys, values, p, table, kv_head, first, end - 1, lane);
+    const KeyTile key_tile = {p, table, kv_head, first, end - 1, lane};
+    KeyPieces<kLoaded> key_pieces;
+    ValuePieces<kLoaded> value_pieces;
+    if (kAhead) {
+      key_pieces = key_tile.template load_keys<kLoaded>(keys, 0);
+      value_pieces = key_tile.template load_values<kLoaded>(values, 0);
+    }
     TileSums scores = no_sums();
     for (uint tile = 0; tile < kUnits * kUnitTiles; ++tile) {
+      if (!kAhead && tile % kUnitTiles == 0) key_pieces = key_tile.template load_keys<kLoaded>(keys, tile / kUnitTiles);
+      const uint piece = kAhead ? tile / 2 : tile % kUnitTiles / 2;
       TileWeights<T> k;
-      for (uint n = 0; n < 4; ++n) k.e[n] = pair_of<T>(pieces.keys[tile / 2][n % 2][tile % 2 * 2 + n / 2]);
-      tile_multiply(scores, k, queries[tile], tiles);
+      for (uint n = 0; n < 4; ++n) k.e[n] = pair_of<T>(key_pieces.keys[piece][n % 2][tile % 2 * 2 + n / 2]);
+      tile_multiply(scores, k,
+                    kKeeps ? queries[kKeeps ? tile : 0] : kept_tokens<T>(query_tiles + tile * kTileTokenElements, lane),
+                    tiles);
     }
     const float2 keep = weigh_keys(scores, p, end - first, lane, seen);
     if (simd_any(keep.x != 1.0f || keep.y != 1.0f)) {
@@ -255,10 +292,11 @@ template <typename Q, typename T, int kUnits>
     const TileTokens<T> weights = tokens_from<T>(scores, tiles);
     for (uint i = 0; i < kUnits * kUnitTiles; ++i) {
       // Elements 2 j of each lane's eight in rows r, 2 j + 1 in rows r + 8.
-      const uint unit = i / kUnitTiles, j = i % kUnitTiles;
+      const uint j = i % kUnitTiles, unit = kAhead ? i / kUnitTiles : 0;
+      if (!kAhead && j == 0) value_pieces = key_tile.template load_values<kLoaded>(values, i / kUnitTiles);
       TileWeights<T> v;
       for (uint h = 0; h < 2; ++h) {
-        const uint a = pieces.values[unit][2 * h][j], b = pieces.values[unit][2 * h + 1][j];
+        const uint a = value_pieces.values[unit][2 * h][j], b = value_pieces.values[unit][2 * h + 1][j];
         v.e[2 * h] = pair_of<T>((a & 0xFFFFu) | b << 16);
         v.e[2 * h + 1] = pair_of<T>(a >> 16 | (b & 0xFFFF0000u));
       }

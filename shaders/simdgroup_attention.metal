@@ -2,12 +2,11 @@
 // values are tiles of 16x16 by 16x8, probabilities never leave its registers between the two.
 // Queries, keys and values in half or bfloat; heads of up to 192.
 #include "common/query_tiles.h"
+#include "common/register_budget.h"
 #include "common/tile_attention.h"
 
-constant constexpr uint kTileKeys = 32;
-
-// A tile of keys, or of values (kAcross), whose 16 rows are then inputs: [unit of width][row][64].
-template <typename T, int kUnits, bool kAcross>
+// A tile of kKeys keys, or of values (kAcross), whose 16 rows are then inputs: [unit of width][row][64].
+template <typename T, int kUnits, uint kKeys, bool kAcross>
 METAL_FUNC void stage_rows(threadgroup T* stage, device const T* rows, uint row_stride, uint width, uint first,
                            uint end, uint index) {
   constexpr uint kStep = 16;  // rows, of which 8 threads each take a piece of 8 elements
@@ -17,14 +16,17 @@ METAL_FUNC void stage_rows(threadgroup T* stage, device const T* rows, uint row_
 #pragma clang loop unroll(full)
   for (uint unit = 0; unit < uint(kUnits); ++unit) {
 #pragma clang loop unroll(full)
-    for (uint step = 0; step < kTileKeys; step += kStep) {
-      threadgroup T* const to = stage + unit * (kTileKeys * kUnit) + 8 * (place + 8 * step);
+    for (uint step = 0; step < kKeys; step += kStep) {
+      threadgroup T* const to = stage + unit * (kKeys * kUnit) + 8 * (place + 8 * step);
       device const T* const piece = from + step * row_stride + unit * kUnit;
       const bool there = first + row + step < end;
-      if (there && width % 8 == 0 && e + unit * kUnit < width) {
+      if (!there || e + unit * kUnit >= width) {
+        *(threadgroup uint4*)to = uint4(0, 0, 0, 0);
+      } else if (width % 8 == 0) {
         copy_16_bytes(to, piece);
       } else {
-        for (uint j = 0; j < 8; ++j) to[j] = there && e + unit * kUnit + j < width ? piece[j] : T(0.0f);
+#pragma clang loop unroll(disable)
+        for (uint j = 0; j < 8; ++j) to[j] = e + unit * kUnit + j < width ? piece[j] : T(0.0f);
       }
     }
   }
@@ -61,7 +63,7 @@ METAL_FUNC float2 weigh(thread TileSums (&scores)[kScores], float factor, thread
   return keep;
 }
 
-// kUnits: of 64 elements, that a head has at most. Grid: (heads, tiles of 64 queries).
+// kUnits: of 64 elements, that a head has at most. Grid: (heads, tiles of prefill_queries queries).
 template <typename T, int kUnits>
 [[kernel, max_total_threads_per_threadgroup(128)]] void simdgroup_attention(
     device const T* q [[buffer(0)]], device const T* keys [[buffer(1)]], device const T* values [[buffer(2)]],
@@ -70,32 +72,43 @@ template <typename T, int kUnits>
     device const uchar* blocks [[buffer(8)]], constant TiledParams& tp [[buffer(9)]],
     threadgroup uchar* tile_memory [[threadgroup(0)]], uint2 group [[threadgroup_position_in_grid]],
     uint2 groups [[threadgroups_per_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
-  // Two tiles of keys where there is room: the next is on its way while one is used.
-  constexpr uint kTile = kUnits * kTileKeys * kUnit, kKeyTiles = kUnits > 2 ? 1 : 2;
-  threadgroup T stage[(kKeyTiles + 1) * kTile];
-  constexpr uint kWidthTiles = kUnits * kUnitTiles, kScores = kTileKeys / 8;
+  constexpr PrefillTile kForm = prefill_tile(kUnits, kThreadRegisters);
+  MM_WITHIN_REGISTERS(prefill_registers(kUnits, kForm));
+  constexpr uint kTileKeys = kForm.keys, kKeyTiles = kForm.key_tiles, kTile = kUnits * kTileKeys * kUnit;
+  constexpr uint kParts = kForm.column_parts, kQueryTiles = kAttentionSimdgroups / kParts;
+  constexpr bool kKeeps = kForm.keeps_queries;
+  constexpr uint kWidthTiles = kUnits * kUnitTiles, kOurTiles = kWidthTiles / kParts, kScores = kTileKeys / 8;
+  threadgroup uint4 memory[(kKeyTiles + 1) * kTile / 8];
+  threadgroup T* const stage = (threadgroup T*)memory;
+  threadgroup uint4 queries[kKeeps ? 1 : kQueryTiles * kWidthTiles * 32];
   constant PackedParams& p = tp.packed;
   const TileStage tiles = {tile_memory + simdgroup * kTileStageBytes, lane};
   const uint head = group.x, kv_head = head / (p.heads / p.kv_heads), index = simdgroup * 32 + lane;
   // The last tiles, which see most, begin first.
-  const QueryTile t = query_tile(tp, q_starts, k_starts, groups.y - 1 - group.y, 4 * kTileRows);
+  const QueryTile t = query_tile(tp, q_starts, k_starts, groups.y - 1 - group.y, kQueryTiles * kTileRows);
   if (!t.found) return;
+  const uint query_tile_index = simdgroup / kParts, first_row = query_tile_index * kTileRows + tile_row(lane);
+  const uint first_tile = simdgroup % kParts * kOurTiles;  // of values' elements
   device const T* const our_keys = keys + (ulong(t.first_key) * p.kv_heads + kv_head) * p.key_width;
   device const T* const our_values = values + (ulong(t.first_key) * p.kv_heads + kv_head) * p.value_width;
   const uint key_stride = p.kv_heads * p.key_width, value_stride = p.kv_heads * p.value_width;
-  const uint row = tile_row(lane), column = tile_column(lane);
+  const uint column = tile_column(lane);
   // Rows r and r + 8 of this simdgroup's queries; past the last they repeat it.
   uint query[2];
-  for (uint h = 0; h < 2; ++h) query[h] = t.first + min(simdgroup * kTileRows + row + 8 * h, t.count - 1);
-  TileWeights<T> q_tiles[kWidthTiles];
+  for (uint h = 0; h < 2; ++h) query[h] = t.first + min(first_row + 8 * h, t.count - 1);
+  TileWeights<T> q_tiles[kKeeps ? kWidthTiles : 1];
+  threadgroup uint4* const our_queries = queries + query_tile_index * (kWidthTiles * 32) + lane;
   for (uint tile = 0; tile < kWidthTiles; ++tile) {
+    if (!kKeeps && tile % kParts != simdgroup % kParts) continue;
+    thread TileWeights<T>& q_tile = q_tiles[kKeeps ? tile : 0];
     for (uint n = 0; n < 4; ++n) {
       device const T* from = q + (ulong(t.first_query + query[n % 2]) * p.heads + head) * p.key_width;
       for (uint e = 0; e < 2; ++e) {
-        const uint k = tile / kUnitTiles * kUnit + tile_input(tile % kUnitTiles, column + 8 * (n / 2) + e, false);
-        q_tiles[tile].e[n][e] = k < p.key_width ? from[k] : T(0.0f);
+        const uint k = tile / kUnitTiles * kUnit + tile_input(tile % kUnitTiles, column + 8 * (n / 2) + e, !kKeeps);
+        q_tile.e[n][e] = k < p.key_width ? from[k] : T(0.0f);
       }
     }
+    if (!kKeeps) keep_weights(our_queries + 32 * tile, q_tile);
   }
   // A sink counts once among the lanes of a row, which add up their weights in the end.
   const float sink = p.sinks != 0 ? sinks[head] * kLog2E : -INFINITY;
@@ -106,13 +119,13 @@ template <typename T, int kUnits>
     state.total[h] = sink != -INFINITY && column == 0 ? 1.0f : 0.0f;
     seen[h] = keys_of(p, t, query[h]);
   }
-  TileSums sums[2 * kWidthTiles];  // of 8 elements each
-  for (uint i = 0; i < 2 * kWidthTiles; ++i) sums[i] = no_sums();
+  TileSums sums[2 * kOurTiles];  // of 8 elements each
+  for (uint i = 0; i < 2 * kOurTiles; ++i) sums[i] = no_sums();
   const KeyRange all = keys_of_tile(p, t);
   const uint newest_begin = keys_of(p, t, t.first + t.count - 1).begin, oldest_end = keys_of(p, t, t.first).end;
   uint first = next_tile<kTileKeys>(tp, blocks, t, all.begin / kTileKeys * kTileKeys, all.end);
   if (first < all.end)
-    stage_rows<T, kUnits, false>(stage + kTile, our_keys, key_stride, p.key_width, first, t.keys, index);
+    stage_rows<T, kUnits, kTileKeys, false>(stage + kTile, our_keys, key_stride, p.key_width, first, t.keys, index);
   end_copies();
 #pragma clang loop unroll(disable)
   for (uint slot = 0, next; first < all.end; first = next, slot = kKeyTiles - 1 - slot) {
@@ -120,22 +133,34 @@ template <typename T, int kUnits>
     next = next_tile<kTileKeys>(tp, blocks, t, first + kTileKeys, all.end);
     wait_for_copies<0>();
     threadgroup_barrier(mem_flags::mem_threadgroup);  // keys are here, the last tile's values are read
-    stage_rows<T, kUnits, true>(stage, our_values, value_stride, p.value_width, first, t.keys, index);
+    stage_rows<T, kUnits, kTileKeys, true>(stage, our_values, value_stride, p.value_width, first, t.keys, index);
     end_copies();
     if (kKeyTiles == 2) {
       if (next < all.end) {
-        stage_rows<T, kUnits, false>(stage + (2 - slot) * kTile, our_keys, key_stride, p.key_width, next, t.keys, index);
+        stage_rows<T, kUnits, kTileKeys, false>(stage + (2 - slot) * kTile, our_keys, key_stride, p.key_width, next,
+                                                t.keys, index);
       }
       end_copies();
     }
     TileSums scores[kScores];
-    for (uint i = 0; i < kScores; ++i) {
-      scores[i] = no_sums();
-      for (uint unit = 0; unit < uint(kUnits); ++unit) {
-        for (uint part = 0; part < 2; ++part) {
+    for (uint i = 0; i < kScores; ++i) scores[i] = no_sums();
+    if (kKeeps) {
+      for (uint i = 0; i < kScores; ++i) {
+        for (uint part = 0; part < 2 * uint(kUnits); ++part) {
           TileTokens<T> k[2];
-          load_staged<T, 32>(k, key_tile + unit * (kTileKeys * kUnit), 8 * i, part, lane);
-          for (uint n = 0; n < 2; ++n) tile_multiply(scores[i], q_tiles[unit * kUnitTiles + 2 * part + n], k[n], tiles);
+          load_staged<T, 32>(k, key_tile + part / 2 * (kTileKeys * kUnit), 8 * i, part % 2, lane);
+          for (uint n = 0; n < 2; ++n) tile_multiply(scores[i], q_tiles[kKeeps ? 2 * part + n : 0], k[n], tiles);
+        }
+      }
+    } else {
+      // A tile of queries is read once for all keys.
+#pragma clang loop unroll(disable)
+      for (uint tile = 0; tile < kWidthTiles; ++tile) {
+        const TileWeights<T> q_tile = weights_from<T>(our_queries[32 * tile]);
+        for (uint i = 0; i < kScores; ++i) {
+          TileTokens<T> k;
+          load_staged<T, 16>(&k, key_tile + tile / kUnitTiles * (kTileKeys * kUnit), 8 * i, tile % kUnitTiles, lane);
+          tile_multiply(scores[i], q_tile, k, tiles);
         }
       }
     }
@@ -164,7 +189,7 @@ template <typename T, int kUnits>
     }
     const float2 keep = weigh(scores, factor, state);
     if (simd_any(keep.x != 1.0f || keep.y != 1.0f)) {
-      for (uint i = 0; i < 2 * kWidthTiles; ++i)
+      for (uint i = 0; i < 2 * kOurTiles; ++i)
         for (uint n = 0; n < 4; ++n) sums[i].e[n] *= keep[n / 2];
     }
     // Scores of two tiles are a tile of inputs.
@@ -179,26 +204,28 @@ template <typename T, int kUnits>
     threadgroup_barrier(mem_flags::mem_threadgroup);  // values are here, keys are read
     if (kKeyTiles == 1) {
       if (next < all.end)
-        stage_rows<T, kUnits, false>(stage + kTile, our_keys, key_stride, p.key_width, next, t.keys, index);
+        stage_rows<T, kUnits, kTileKeys, false>(stage + kTile, our_keys, key_stride, p.key_width, next, t.keys, index);
       end_copies();
     }
-    for (uint i = 0; i < kWidthTiles; ++i) {
-      threadgroup const T* const unit = stage + i / kUnitTiles * (kTileKeys * kUnit);
+    for (uint i = 0; i < kOurTiles; ++i) {
+      const uint across = first_tile + i;
+      threadgroup const T* const unit = stage + across / kUnitTiles * (kTileKeys * kUnit);
       for (uint tile = 0; tile < kScores / 2; ++tile) {
         TileTokens<T> v[2];
-        load_staged_rows(v, unit, 16 * tile, i % kUnitTiles * 16, lane);
+        load_staged_rows(v, unit, 16 * tile, across % kUnitTiles * 16, lane);
         for (uint n = 0; n < 2; ++n) tile_multiply(sums[2 * i + n], weights[tile], v[n], tiles);
       }
     }
   }
   for (uint h = 0; h < 2; ++h) {
     const float total = row_sum(state.total[h]);
-    if (simdgroup * kTileRows + row + 8 * h >= t.count) continue;
+    if (first_row + 8 * h >= t.count) continue;
     device T* const to = out + (ulong(t.first_query + query[h]) * p.heads + head) * p.value_width;
     const float factor = state.top[h] == -INFINITY ? 0.0f : 1.0f / total;
-    for (uint i = 0; i < 2 * kWidthTiles; ++i) {
+    for (uint i = 0; i < 2 * kOurTiles; ++i) {
       for (uint e = 0; e < 2; ++e) {
-        if (8 * i + column + e < p.value_width) to[8 * i + column + e] = T(sums[i].e[2 * h + e] * factor);
+        const uint element = 16 * first_tile + 8 * i + column + e;
+        if (element < p.value_width) to[element] = T(sums[i].e[2 * h + e] * factor);
       }
     }
   }

@@ -29,6 +29,10 @@ METAL_FUNC half2 sparse_pair(device const uchar* unit, uint row, uint k, constan
 template <typename Codec, typename S>
 struct SparseWeights {
   typedef half Element;
+  // A pair's codes and positions at a time.
+  static METAL_FUNC constexpr uint registers(uint columns) {
+    return gemm_registers(columns, S::kWords + 4, S::kTiles, S::kTiles);
+  }
   device const uchar* block;
   device const uchar* scales;  // the block's
   constant UnitMatrix& m;
@@ -43,13 +47,13 @@ struct SparseWeights {
       TileWeights<half> w[S::kTiles];
       for (uint t = 0; t < S::kTiles; ++t)
         for (uint q = 0; q < 4; ++q)
-          w[t].e[q] = sparse_pair<Codec>(at, row + 8 * (q % 2),
-                                         tile_input(part * S::kTiles + t, column + 8 * (q / 2), S::kBy16), m);
+          w[t].e[q] = matrix_pair<Codec>(sparse_pair<Codec>(
+              at, row + 8 * (q % 2), tile_input(part * S::kTiles + t, column + 8 * (q / 2), S::kBy16), m));
       const float2 scale = part_scales<S>(m, scale_words, part);
       for (uint c = 0; c < uint(kColumns); ++c) {
         TileTokens<half> tokens[S::kTiles];
         load_staged<half, S::kGroup>(tokens, stage, 8 * c, part, tiles.lane);
-        add_scaled<S::kTiles>(sums[c], w, tokens, scale, tiles);
+        add_decoded<Codec, S::kTiles>(sums[c], w, tokens, scale, tiles);
       }
     }
   }
@@ -63,11 +67,13 @@ template <typename Codec, typename S, int kColumns>
     constant UnitMatrix& m [[buffer(5)]], constant LinearParams& p [[buffer(6)]],
     device const float* bias [[buffer(7)]], threadgroup uchar* tiles [[threadgroup(0)]], uint2 group [[threadgroup_position_in_grid]],
     uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
-  threadgroup half stage[MM_STAGE_ELEMENTS(kColumns)];
+  threadgroup uint4 memory[stage_pieces(kColumns)];
+  threadgroup half* const stage = (threadgroup half*)memory;
   const TileStage tile_stage = {tiles + simdgroup * kTileStageBytes, lane};
   const ulong block = min(group.x * kGemmSimdgroups + simdgroup, (m.rows + kTileRows - 1) / kTileRows - 1);
   const SparseWeights<Codec, S> weights = {codes + block * m.units * kSparseUnitBytes,
                                            scales + block * scales_of_block(m) * bytes_of_scale(m), m};
+  MM_WITHIN_REGISTERS((SparseWeights<Codec, S>::registers(kColumns)));
   const GroupRows all = {0, 1, p.tokens, nullptr, 1};
   TileSums sums[kColumns];
   for (uint c = 0; c < uint(kColumns); ++c) sums[c] = no_sums();
@@ -119,7 +125,7 @@ template <typename Codec>
   threadgroup_barrier(mem_flags::mem_threadgroup);
   const uint row = group.x * kTileRows + lane;
   if (lane < 16 && row < m.rows)
-    put_result(y, p, group.y, row, block_row_sum(all, 1, lane) * total_factor<Codec>(m), bias);
+    put_result(y, p, group.y, row, block_row_sum(all, 1, lane) * m.multiplier * Codec::kFactor, bias);
 }
 
 #define MM_SPARSE_FOR(name, Codec, group, suffix, columns)                                                            \

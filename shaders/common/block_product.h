@@ -39,10 +39,7 @@ struct QuantizedBlocks {
 // f16 or bf16: [block][unit][tile][lane] of 16 bytes, the lane's four pairs of the tile.
 template <typename T>
 METAL_FUNC TileWeights<T> load_dense_tile(device const uint4* weights, ulong unit, uint tile, uint lane) {
-  const uint4 v = weights[(unit * kUnitTiles + tile) * 32 + lane];
-  TileWeights<T> w;
-  for (uint q = 0; q < 4; ++q) w.e[q] = as_type<vec<T, 2>>(v[q]);
-  return w;
+  return weights_from<T>(weights[(unit * kUnitTiles + tile) * 32 + lane]);
 }
 template <typename T>
 struct DenseBlocks {

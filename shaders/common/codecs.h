@@ -8,6 +8,10 @@
 //   element(code, p)      the value as float
 //   pair(v, p)            two elements as half2, codes in the low byte of each
 //                         half of v
+//   kRaise                pairs of a matrix unit that flushes subnormal halves are
+//                         multiplied by 2^kRaise (subnormals.h), where that makes
+//                         all of them normal
+//   kSplits               none does: subnormals are multiplied apart
 // and, where it has 4 bits, decode_word for the kernel layout,
 // where p are the parameters that a kernel was given: p.offset is subtracted from
 // integer codes.
@@ -23,6 +27,8 @@ using namespace metal;
 struct E2m1 {
   static constant constexpr int kBits = 4;
   static constant constexpr float kFactor = 16384.0f;
+  static constant constexpr int kRaise = 1;
+  static constant constexpr bool kSplits = false;
   template <typename P>
   static METAL_FUNC half2 pair(uint v, constant P&) {
     return as_type<half2>(((v & 0x00080008u) << 12) | ((v & 0x00070007u) << 9));
@@ -38,6 +44,8 @@ template <int kCodeBits>
 struct Integer {
   static constant constexpr int kBits = kCodeBits;
   static constant constexpr float kFactor = 1.0f;
+  static constant constexpr int kRaise = 0;
+  static constant constexpr bool kSplits = false;
   template <typename P>
   static METAL_FUNC half2 pair(uint v, constant P& p) {
     return as_type<half2>(v | 0x64006400u) - half2(1024.0h + half(p.offset));
@@ -52,6 +60,8 @@ struct Integer {
 struct E4m3 {
   static constant constexpr int kBits = 8;
   static constant constexpr float kFactor = 256.0f;
+  static constant constexpr int kRaise = 3;
+  static constant constexpr bool kSplits = false;
   template <typename P>
   static METAL_FUNC half2 pair(uint v, constant P&) {
     return as_type<half2>(((v & 0x00800080u) << 8) | ((v & 0x007F007Fu) << 7));
@@ -63,10 +73,12 @@ struct E4m3 {
   }
 };
 
-// E5M2 is the upper half of a half.
+// E5M2 is the upper half of a half, with all of its exponents.
 struct E5m2 {
   static constant constexpr int kBits = 8;
   static constant constexpr float kFactor = 1.0f;
+  static constant constexpr int kRaise = 0;
+  static constant constexpr bool kSplits = true;
   template <typename P>
   static METAL_FUNC half2 pair(uint v, constant P&) {
     return as_type<half2>(v << 8);
@@ -91,6 +103,8 @@ constant constexpr float kIq4Nl[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
   struct Name {                                                   \
     static constant constexpr int kBits = bits;                   \
     static constant constexpr float kFactor = 1.0f;               \
+    static constant constexpr int kRaise = 0;                     \
+    static constant constexpr bool kSplits = false;               \
     template <typename P>                                         \
     static METAL_FUNC half2 pair(uint v, constant P&) {           \
       return half2(half(table[v & 0xFFu]), half(table[v >> 16])); \

@@ -32,10 +32,12 @@ METAL_FUNC void stage_rows(threadgroup T* stage, device const T* x, GroupRows ro
   }
 }
 
-// What multiplies a staged unit: a block of one of the matrices.
+// What multiplies a staged unit: a block of one of the matrices. registers(): a kernel's that sums up so many
+// columns by it.
 template <typename Codec, typename S>
 struct QuantizedWeights {
   typedef half Element;
+  static METAL_FUNC constexpr uint registers(uint columns) { return quantized_registers<Codec, S>(columns, 1); }
   BlockPointers block;
   device const float* minima;  // the block's
   constant UnitMatrix& m;
@@ -50,7 +52,7 @@ struct QuantizedWeights {
       for (uint c = 0; c < uint(kColumns); ++c) {
         TileTokens<half> tokens[S::kTiles];
         load_staged<half, S::kGroup>(tokens, stage, 8 * c, part, tiles.lane);
-        add_scaled<S::kTiles>(sums[c], w, tokens, scale, tiles);
+        add_decoded<Codec, S::kTiles>(sums[c], w, tokens, scale, tiles);
         if (!S::kGeneral || m.minima == 0) continue;
         const uint place = scales_before(m, unit) + scale_place(m, part, tile_row(tiles.lane));
         add_minimum<S::kTiles>(sums[c], tokens, minimum_pair(m, minima, place, scale), tiles);
@@ -71,16 +73,14 @@ METAL_FUNC QuantizedWeights<Codec, S> quantized_weights(device const uchar* code
 template <typename T>
 struct DenseWeights {
   typedef T Element;
+  static METAL_FUNC constexpr uint registers(uint columns) { return dense_registers(columns); }
   device const uint4* block;
 
   template <int kColumns>
   METAL_FUNC void add(thread TileSums* sums, threadgroup const T* stage, uint unit, TileStage tiles) const {
     for (uint part = 0; part < kUnitTiles / 2; ++part) {
       TileWeights<T> w[2];
-      for (uint t = 0; t < 2; ++t) {
-        const uint4 v = block[(unit * kUnitTiles + 2 * part + t) * 32 + tiles.lane];
-        for (uint q = 0; q < 4; ++q) w[t].e[q] = as_type<vec<T, 2>>(v[q]);
-      }
+      for (uint t = 0; t < 2; ++t) w[t] = weights_from<T>(block[(unit * kUnitTiles + 2 * part + t) * 32 + tiles.lane]);
       for (uint c = 0; c < uint(kColumns); ++c) {
         TileTokens<T> tokens[2];
         load_staged<T, 32>(tokens, stage, 8 * c, part, tiles.lane);

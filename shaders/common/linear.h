@@ -39,6 +39,17 @@ METAL_FUNC void add_scaled(thread TileSums& sums, const thread TileWeights<half>
   for (uint t = 0; t < kTiles; ++t) tile_multiply(s, w[t], x[t], stage);
   for (uint i = 0; i < 4; ++i) sums.e[i] = fma(i < 2 ? scale.x : scale.y, s.e[i], sums.e[i]);
 }
+// The same of tiles that a codec decoded.
+template <typename Codec, uint kTiles>
+METAL_FUNC void add_decoded(thread TileSums& sums, const thread TileWeights<half>* w, const thread TileTokens<half>* x,
+                            float2 scale, TileStage stage) {
+  add_scaled<kTiles>(sums, w, x, scale, stage);
+  if (!Codec::kSplits || !subnormals_are_flushed()) return;
+  TileWeights<half> low[kTiles];
+  for (uint t = 0; t < kTiles; ++t)
+    for (uint q = 0; q < 4; ++q) low[t].e[q] = half2(only_subnormal(w[t].e[q].x), only_subnormal(w[t].e[q].y));
+  add_scaled<kTiles>(sums, low, x, scale / 16777216.0f, stage);
+}
 // A minimum times the sum of the activations, by matrices of ones.
 template <uint kTiles>
 METAL_FUNC void add_minimum(thread TileSums& sums, const thread TileTokens<half>* x, float2 minimum, TileStage stage) {
@@ -58,7 +69,8 @@ METAL_FUNC void add_unit(thread TileSums* sums, const thread UnitData<Codec, S>&
     const float2 scale = part_scales<S>(m, data.scales, part);
     TileWeights<half> w[S::kTiles];
     for (uint t = 0; t < S::kTiles; ++t) w[t] = decode_tile<Codec>(data.codes, part * S::kTiles + t, m);
-    for (uint c = 0; c < uint(kColumns); ++c) add_scaled<S::kTiles>(sums[c], w, x[c] + part * S::kTiles, scale, stage);
+    for (uint c = 0; c < uint(kColumns); ++c)
+      add_decoded<Codec, S::kTiles>(sums[c], w, x[c] + part * S::kTiles, scale, stage);
     if (!S::kGeneral || m.minima == 0) continue;
     const float2 minimum = minimum_pair(m, minima, scale_place(m, part, tile_row(stage.lane)), scale);
     for (uint c = 0; c < uint(kColumns); ++c) add_minimum<S::kTiles>(sums[c], x[c] + part * S::kTiles, minimum, stage);

@@ -24,9 +24,11 @@ METAL_FUNC void stage_unit(threadgroup T* stage, device const T* x, uint first_t
 // Rows of a threadgroup's tile, and floats between its tokens when sums are stored.
 constant constexpr uint kGemmRows = kGemmSimdgroups * kTileRows;
 constant constexpr uint kGemmSumStride = kGemmRows + 4;
-// Elements of the threadgroup memory that stages `columns` times 8 tokens: three
-// units of activations, then the sums.
-#define MM_STAGE_ELEMENTS(columns) (3 * 8 * (columns)*64)
+// The threadgroup memory that stages `columns` times 8 tokens, in pieces of 16 bytes, as it is copied and read:
+// three units of activations, then the sums.
+METAL_FUNC constexpr uint stage_pieces(uint columns) {
+  return 3 * 8 * columns * kUnit / 8;
+}
 
 // Finishes a tile: adds what surrounds the product, or hands on a part's sums.
 // All of the threadgroup, after a barrier.
@@ -61,6 +63,7 @@ METAL_FUNC void staged_gemm(device const uchar* codes, device const uchar* scale
                             device const float* x_scales, device float* partial, constant UnitMatrix& m,
                             constant LinearParams& p, uint3 group, uint3 groups, uint simdgroup, uint lane,
                             threadgroup half* stage, threadgroup uchar* tiles) {
+  MM_WITHIN_REGISTERS((quantized_registers<Codec, S>(kColumns, 3)));
   const TileStage tile_stage = {tiles + simdgroup * kTileStageBytes, lane};
   const uint blocks = (m.rows + kTileRows - 1) / kTileRows;
   const uint block_index = min(group.x * kGemmSimdgroups + simdgroup, blocks - 1);
@@ -107,7 +110,7 @@ METAL_FUNC void staged_gemm(device const uchar* codes, device const uchar* scale
       for (uint c = 0; c < uint(kColumns); ++c) {
         TileTokens<half> tokens[S::kTiles];
         load_staged<half, S::kGroup>(tokens, here, 8 * c, part, lane);
-        add_scaled<S::kTiles>(sums[c], w, tokens, scale, tile_stage);
+        add_decoded<Codec, S::kTiles>(sums[c], w, tokens, scale, tile_stage);
         if (!S::kGeneral || m.minima == 0) continue;
         const ulong place = ulong(block_index) * scales_of_block(m) + scales_before(m, unit);
         const float2 minimum = minimum_pair(m, minima + place, scale_place(m, part, tile_row(lane)), scale);
@@ -131,9 +134,9 @@ METAL_FUNC void staged_gemm(device const uchar* codes, device const uchar* scale
       device float* partial [[buffer(9)]], threadgroup uchar* tiles [[threadgroup(0)]],                            \
       uint3 group [[threadgroup_position_in_grid]], uint3 groups [[threadgroups_per_grid]],                        \
       uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {                \
-    threadgroup half stage[MM_STAGE_ELEMENTS(columns)];                                                            \
+    threadgroup uint4 memory[stage_pieces(columns)];                                                               \
     staged_gemm<Codec, S, columns>(codes, scales, minima, x, y, bias, x_scales, partial, m, p, group, groups,      \
-                                   simdgroup, lane, stage, tiles);                                                 \
+                                   simdgroup, lane, (threadgroup half*)memory, tiles);                             \
   }
 #define MM_STAGED_INSTANCE(kernel_name, host, Codec, group, general)                                             \
   template [[host_name(host)]] [[kernel, max_total_threads_per_threadgroup(128)]] void                           \

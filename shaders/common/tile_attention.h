@@ -54,6 +54,8 @@ METAL_FUNC uint spread_input(uint tile, uint column) {
   return tile / 2 * 32 + column / 2 % 4 * 8 + tile % 2 * 4 + column / 8 * 2 + column % 2;
 }
 
+constant constexpr uint kTileTokenElements = 16 * kTileTokens, kTileTokenBytes = 2 * kTileTokenElements;
+
 // Tokens from numbers in registers: element e of pair h is input 8 h + token_input(lane, e) of token
 // token_of(lane, e). On Metal a lane's pair is of two tokens, on NVIDIA of two inputs.
 #ifdef __METAL_MARLIN_PTX__
@@ -67,6 +69,17 @@ template <typename T>
 METAL_FUNC TileTokens<T> tokens_from(const thread vec<T, 2>* pairs, TileStage) {
   TileTokens<T> tokens;
   for (uint h = 0; h < 2; ++h) tokens.e[h] = as_type<uint>(pairs[h]);
+  return tokens;
+}
+// A tile of tokens in threadgroup memory, which any simdgroup may read.
+template <typename T>
+METAL_FUNC void keep_tokens(threadgroup T* at, const thread vec<T, 2>* pairs, uint lane) {
+  for (uint h = 0; h < 2; ++h) ((threadgroup vec<T, 2>*)at)[32 * h + lane] = pairs[h];
+}
+template <typename T>
+METAL_FUNC TileTokens<T> kept_tokens(threadgroup const T* at, uint lane) {
+  TileTokens<T> tokens;
+  for (uint h = 0; h < 2; ++h) tokens.e[h] = as_type<uint>(((threadgroup const vec<T, 2>*)at)[32 * h + lane]);
   return tokens;
 }
 // Sums of rows as inputs and columns as tokens.
@@ -85,15 +98,24 @@ METAL_FUNC uint token_of(uint lane, uint e) {
   return tile_column(lane) + e;
 }
 template <typename T>
+METAL_FUNC void keep_tokens(threadgroup T* at, const thread vec<T, 2>* pairs, uint lane) {
+  for (uint h = 0; h < 2; ++h)
+    for (uint e = 0; e < 2; ++e) at[(8 * h + tile_row(lane)) * 8 + tile_column(lane) + e] = pairs[h][e];
+}
+template <typename T>
+METAL_FUNC TileTokens<T> kept_tokens(threadgroup const T* at, uint) {
+  TileTokens<T> tokens;
+  for (uint h = 0; h < 2; ++h) simdgroup_load(tokens.m[h], at + 64 * h, 8);
+  return tokens;
+}
+template <typename T>
 METAL_FUNC TileTokens<T> tokens_from(const thread vec<T, 2>* pairs, TileStage stage) {
   TileTokens<T> tokens;
-  if (is_function_constant_defined(stage_tiles) && stage_tiles) {
+  if (stage_tiles) {
     threadgroup T* const elements = (threadgroup T*)stage.memory;
-    for (uint h = 0; h < 2; ++h)
-      for (uint e = 0; e < 2; ++e)
-        elements[(8 * h + tile_row(stage.lane)) * 8 + tile_column(stage.lane) + e] = pairs[h][e];
+    keep_tokens(elements, pairs, stage.lane);
     simdgroup_barrier(mem_flags::mem_threadgroup);
-    for (uint h = 0; h < 2; ++h) simdgroup_load(tokens.m[h], elements + 64 * h, 8);
+    tokens = kept_tokens<T>(elements, stage.lane);
     simdgroup_barrier(mem_flags::mem_threadgroup);
   } else {
     for (uint h = 0; h < 2; ++h) set_elements(tokens.m[h], pairs[h]);

@@ -13,6 +13,7 @@
 #include <metal_stdlib>
 
 #include "launch.h"
+#include "subnormals.h"
 
 using namespace metal;
 
@@ -64,6 +65,17 @@ struct TileWeights {
 struct TileSums {
   float e[4];
 };
+// A lane's part of a tile in 16 bytes.
+template <typename T>
+METAL_FUNC TileWeights<T> weights_from(uint4 words) {
+  TileWeights<T> w;
+  for (uint q = 0; q < 4; ++q) w.e[q] = as_type<vec<T, 2>>(words[q]);
+  return w;
+}
+template <typename T>
+METAL_FUNC void keep_weights(threadgroup uint4* at, TileWeights<T> w) {
+  for (uint q = 0; q < 4; ++q) ((threadgroup vec<T, 2>*)at)[q] = w.e[q];
+}
 
 #ifdef __METAL_MARLIN_PTX__
 
@@ -216,7 +228,7 @@ METAL_FUNC void multiply_staged(thread TileSums& d, TileWeights<T> a, TileTokens
 }
 template <typename T>
 METAL_FUNC void tile_multiply(thread TileSums& d, TileWeights<T> a, TileTokens<T> b, TileStage stage) {
-  if (is_function_constant_defined(stage_tiles) && stage_tiles) return multiply_staged(d, a, b, stage);
+  if (stage_tiles) return multiply_staged(d, a, b, stage);
   simdgroup_matrix<float, 8, 8> sum[2];
   simdgroup_matrix<T, 8, 8> w[4];
   for (uint q = 0; q < 4; ++q) set_elements(w[q], a.e[q]);

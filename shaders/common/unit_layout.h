@@ -10,6 +10,7 @@
 // r and r + 8 apart. Minima likewise, in float.
 #pragma once
 #include "codecs.h"
+#include "register_budget.h"
 #include "tile_multiply.h"
 
 struct UnitMatrix {
@@ -96,6 +97,17 @@ METAL_FUNC uint code_pair(const thread UnitCodes<kBits>& c, uint q) {
   return plane_pair<2>(c.words, q) | plane_pair<1>(c.words + (kBits == 3 ? 2 : 0), q) << 2;
 }
 
+// A codec's pair as the matrix unit takes it, and what its products are multiplied with.
+template <typename Codec>
+METAL_FUNC half2 matrix_pair(half2 v) {
+  if (Codec::kRaise == 0 || !subnormals_are_flushed()) return v;
+  return half2(raised<Codec::kRaise>(v.x), raised<Codec::kRaise>(v.y));
+}
+template <typename Codec>
+METAL_FUNC float matrix_factor() {
+  return subnormals_are_flushed() ? Codec::kFactor / float(1 << Codec::kRaise) : Codec::kFactor;
+}
+
 template <typename Codec, typename P>
 METAL_FUNC TileWeights<half> decode_tile(const thread UnitCodes<Codec::kBits>& codes, uint tile, constant P& p) {
   TileWeights<half> w;
@@ -104,6 +116,7 @@ METAL_FUNC TileWeights<half> decode_tile(const thread UnitCodes<Codec::kBits>& c
   } else {
     for (uint q = 0; q < 4; ++q) w.e[q] = Codec::pair(code_pair<Codec::kBits>(codes, 4 * tile + q), p);
   }
+  for (uint q = 0; q < 4; ++q) w.e[q] = matrix_pair<Codec>(w.e[q]);
   return w;
 }
 
@@ -169,6 +182,13 @@ struct UnitData {
   UnitCodes<Codec::kBits> codes;
   uint scales[S::kWords];  // pairs of f16 or bf16, or of f32
 };
+
+// Of its words before they are decoded, and of a part's tiles and tokens (register_budget.h). Where subnormals
+// are multiplied apart, there are tiles of them too.
+template <typename Codec, typename S>
+METAL_FUNC constexpr uint quantized_registers(uint columns, uint units) {
+  return gemm_registers(columns, units * (Codec::kBits + S::kWords), S::kTiles * (Codec::kSplits ? 2 : 1), S::kTiles);
+}
 
 template <typename S, typename Memory>
 METAL_FUNC void load_scales(thread uint* out, constant UnitMatrix& m, typename Memory::Pointer scales, uint lane) {
@@ -238,5 +258,5 @@ METAL_FUNC float2 part_scales(constant UnitMatrix& m, const thread uint* scales,
 }
 template <typename Codec>
 METAL_FUNC float total_factor(constant UnitMatrix& m) {
-  return m.multiplier * Codec::kFactor;
+  return m.multiplier * matrix_factor<Codec>();
 }

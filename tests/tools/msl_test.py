@@ -9,13 +9,15 @@ import unittest
 import unittest.mock
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../tools/msl"))
+import alignment  # noqa: E402
 import lint  # noqa: E402
 import names  # noqa: E402
 import reflect  # noqa: E402
 import rewrite  # noqa: E402
 import shim_names  # noqa: E402
+import uses  # noqa: E402
 from compile import CompileError, Shader, compile_object, compile_ptx, compile_shared, strict_errors  # noqa: E402
-from source import CLANG, SourceError, flat_text, tokenize  # noqa: E402
+from source import CLANG, SourceError, flat_text, significant, tokenize  # noqa: E402
 
 
 def rewritten(text):
@@ -216,6 +218,71 @@ class Names(unittest.TestCase):
         self.assertIsNone(table.column("smoothstep(half3, half3, float3)"))
         self.assertEqual(table.column("char4(char2, scalar, scalar)"), "spec")
         self.assertIsNone(table.column("char4(char2, scalar)"))
+
+
+class Uses(unittest.TestCase):
+    def test_constants_of_kernels(self):
+        text = ("constant bool staged [[function_constant(0)]]; constant int size [[function_constant(3)]];"
+                "constant bool large = size > 2;"
+                "template <typename T> inline T twice(T x) { return staged ? x + x : 2 * x; }"
+                "struct Codec { static float decode(float x) { return twice(x); } };"
+                "typedef Codec Short;"
+                "template <typename C> kernel void f(device float* x [[buffer(0)]]) { x[0] = C::decode(x[0]); }"
+                'template [[host_name("f_short")]] kernel void f<Short>(device float*);'
+                "kernel void g(device float* x [[buffer(0)]]) { x[0] = large ? 1 : 2; }"
+                "kernel void h(device float* x [[buffer(0)]], device float* y [[buffer(1), function_constant(staged)]]) {}"
+                "kernel void k(device float* x [[buffer(0)]]) { x[0] = 1; }")
+        tokens = tokenize(text)
+        constants = [("staged", "bool", 0), ("size", "int", 3)]
+        found = {k.name: used for k, used in zip(reflect.kernels(tokens), uses.constants_of_kernels(
+            tokens, reflect.kernels(tokens), constants))}
+        self.assertEqual(found, {"f_short": [True, False], "g": [False, True], "h": [True, False],
+                                 "k": [False, False]})
+
+
+class Alignment(unittest.TestCase):
+    READ = ("template <typename T> inline uint4 read(threadgroup const T* from, uint i) {"
+            " return *(threadgroup const uint4*)(from + 8 * i); }"
+            "template <typename T> inline uint4 through(threadgroup T* all) { threadgroup T* const at = all + 8;"
+            " return read<T>(at, 1); }")
+
+    def errors(self, body):
+        return [e.partition("error: ")[2] for e in alignment.errors(significant(tokenize(self.READ + body)))]
+
+    def test_arrays_narrower_than_what_they_are_read_as(self):
+        what = "array {} of {} is aligned to {} bytes, and read as {}, which needs {}: make it an array of such vectors"
+        kernel = "template <typename T> kernel void f(device uint4* out) {{ {} }}"
+        for text, error in (
+                ("threadgroup half a[64]; out[0] = *(threadgroup uint4*)&a[8];", ("a", "half", 2, "uint4", 16)),
+                ("threadgroup float a[8], b[64]; out[0] = read(b + a[0], 0);", ("b", "float", 4, "uint4", 16)),
+                ("threadgroup T a[64]; out[0] = through<T>(a);", ("a", "T", 2, "uint4", 16)),
+                ("float a[4]; out[0] = uint4(*(thread float4*)a);", ("a", "float", 4, "float4", 16)),
+                ("threadgroup uint2 a[9]; threadgroup half4* p = (threadgroup half4*)a; out[0] = read(p, 0);",
+                 ("a", "uint2", 8, "uint4", 16))):
+            self.assertEqual(self.errors(kernel.format(text)), [what.format(*error)], text)
+
+    def test_what_is_aligned(self):
+        kernel = "template <typename T> kernel void f(device uint4* out, threadgroup uchar* s [[threadgroup(0)]]) {{ {} }}"
+        for text in ("threadgroup uint4 a[64]; out[0] = read((threadgroup half*)a, 0);",
+                     "alignas(16) threadgroup half a[64]; out[0] = through(a);",
+                     "threadgroup alignas(16) half a[64]; out[0] = through(a);",
+                     "threadgroup half a[64]; out[0] = uint4(a[0]); out[1] = *(threadgroup const uint4*)s;",
+                     "threadgroup half4 a[4]; half4 b = *(threadgroup half4*)(a + 1);",
+                     "threadgroup float a[4]; out[0] = uint4(uint(a[1] * (1 + a[2])));"):
+            self.assertEqual(self.errors(kernel.format(text)), [], text)
+
+
+class Registers(unittest.TestCase):
+    def test_a_kernel_that_holds_too_many_is_refused(self):
+        shaders = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../shaders")
+        for columns, refused in ((8, False), (24, True)):
+            with tempfile.TemporaryDirectory() as folder:
+                path = os.path.join(folder, "f.metal")
+                with open(path, "w", encoding="utf-8") as f:
+                    f.write('#include "common/register_budget.h"\n[[kernel]] void f(device uint* x [[buffer(0)]]) {'
+                            f"MM_WITHIN_REGISTERS(gemm_registers({columns}, 0, 2, 2)); x[0] = 1; }}\n")
+                errors = "".join(strict_errors(Shader(path, [shaders])))
+            self.assertEqual("more registers than a thread has" in errors, refused, errors)
 
 
 class Strict(unittest.TestCase):

@@ -10,6 +10,7 @@ import lint
 import names
 import reflect
 import rewrite
+import uses
 from source import CLANG, HERE, SourceError, included_files, preprocess, tokenize
 
 TRIPLES = {"x86_64": "x86_64-unknown-linux-gnu", "aarch64": "aarch64-unknown-linux-gnu", "arm64": "arm64-apple-macos14"}
@@ -27,6 +28,9 @@ class Shader:
         self.kernels = reflect.kernels(self.tokens)
         self.plain = tokenize(text, path)
         self.constants = rewrite.rewrite(self.tokens)
+        used = uses.constants_of_kernels(self.plain, self.kernels, self.constants)
+        for kernel, of_kernel in zip(self.kernels, used):
+            kernel.constants = of_kernel
 
     def body(self, isolate):
         text = "#include <metal_stdlib>\n"
@@ -110,7 +114,8 @@ def compile_shared(shader, output, symbols, symbol="msl_library", arch="x86_64",
             _tool([_tool([CLANG, "-print-prog-name=dsymutil"]), output, "-o", symbols])
 
 
-def compile_ptx(shader, output, arch="sm_90", isolate=False):
+def clangs_ptx(shader, output, arch, isolate):
+    """As clang writes it, with comments and no bounds."""
     text = shader.body(isolate) + reflect.ptx_entries(shader.kernels)
     ptx = "+ptx80" if arch == "sm_90" else "+ptx70"
     command = _base(shader.version) + ["-std=c++17", "--target=nvptx64-nvidia-cuda", "-DMSL_TARGET_PTX", "-O3",
@@ -119,6 +124,10 @@ def compile_ptx(shader, output, arch="sm_90", isolate=False):
                                        "-mllvm", "-unroll-threshold=20000", "-mllvm", "-inline-threshold=10000",
                                        "-S", "-o", output] + _sycl(TRIPLES["x86_64"])
     _run(command, text)
+
+
+def compile_ptx(shader, output, arch="sm_90", isolate=False):
+    clangs_ptx(shader, output, arch, isolate)
     with open(output, encoding="utf-8") as f:
         ptx_text = f.read()
     ptx_text = re.sub(r"[ \t]*//[^\n]*", "", ptx_text)

@@ -1,8 +1,10 @@
 """What MSL forbids and C++ allows, by tokens: forbidden words, lambdas before MSL
-3.2, standard headers, pointers or references that name no address space, and variables
-in places where their address space has none."""
+3.2, standard headers, pointers or references that name no address space, variables in
+places where their address space has none, and arrays that are read as wider vectors than
+they are aligned for."""
 import re
 
+import alignment
 from rewrite import SPACES
 from source import closing, closing_angle, significant
 
@@ -261,7 +263,8 @@ def _swizzles(tokens):
 
 def errors(all_tokens, version):
     tokens = significant(all_tokens)
-    found = [*_forbidden(tokens), *_pointers(tokens), *_recursion(tokens), *_variables(tokens), *_swizzles(tokens)]
+    found = [*_forbidden(tokens), *_pointers(tokens), *_recursion(tokens), *_variables(tokens), *_swizzles(tokens),
+             *alignment.errors(tokens)]
     if version < 320:
         found += list(_lambdas(tokens))
     return found

@@ -25,6 +25,7 @@ class Kernel:
     def __init__(self, name, function, arguments, attributes):
         self.name, self.function, self.arguments = name, function, arguments
         self.max_threads = _number(attributes.get("max_total_threads_per_threadgroup"))
+        self.constants = []  # one bool a function constant of the shader: whether it uses it (uses.py)
         # Ours, a hint for PTX: simdgroups that should find registers on a core side by side.
         self.resident = _number(attributes.get("msl_resident_simdgroups"))
 
@@ -223,9 +224,11 @@ def host_entries(kernels_, constants, symbol, instrumented):
             out.append("    MslArgument{}\n")
         out.append("};\n")
         out.append(f"void msl_entry_{i}(const MslThread* t) {{ msl::call<msl_arguments_{i}>(&{kernel.function}, t); }}\n")
+        used = ", ".join(str(int(u)) for u in kernel.constants) or "0"
+        out.append(f"constexpr uint8_t msl_used_constants_{i}[] = {{{used}}};\n")
     out.append("constexpr MslKernel msl_kernels[] = {\n")
-    out += [f"    {{{_quoted(k.name)}, msl_entry_{i}, msl_arguments_{i}, {len(k.arguments)}, {k.max_threads}}},\n"
-            for i, k in enumerate(kernels_)]
+    out += [f"    {{{_quoted(k.name)}, msl_entry_{i}, msl_arguments_{i}, {len(k.arguments)}, {k.max_threads}, "
+            f"msl_used_constants_{i}}},\n" for i, k in enumerate(kernels_)]
     out.append("    MslKernel{}};\n" if not kernels_ else "};\n")
     out.append("constexpr MslFunctionConstant msl_constants[] = {\n")
     out += [f"    {{{_quoted(n)}, {_quoted(t)}, {i}, sizeof({t})}},\n" for n, t, i in constants]

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <random>
 
+#include "backends/msl/matrix_unit.h"
 #include "io/output_folder.h"
 #include "metal_marlin/error.h"
 
@@ -18,7 +19,6 @@ namespace {
 constexpr std::array<std::pair<std::uint32_t, std::uint32_t>, 11> kTuned{
     {{2, 1}, {2, 2}, {2, 4}, {2, 8}, {4, 1}, {4, 2}, {4, 4}, {4, 8}, {8, 1}, {8, 2}, {8, 4}}};
 constexpr int kRuns = 5;
-constexpr std::uint32_t kTileStageBytes = 1024;
 
 std::string kernel_of(const UnitMatrix& matrix, const TunedTile& tile) {
   return fmt::format("tuned_gemm_{}{}_{}_{}", matrix.codec, scaling_suffix(matrix), tile.rows / 16, tile.tokens / 8);
@@ -67,7 +67,7 @@ void Autotuner::encode(Device& device, Commands& commands, const UnitMatrix& mat
   const std::uint32_t rows = matrix.params.rows;
   const auto count = static_cast<std::uint32_t>(tokens);
   const std::uint32_t simdgroups = tile.rows / 16;
-  commands.dispatch(device.pipeline("kernels_autotune", kernel_of(matrix, tile), tile_constants(matrix.stage_tiles)),
+  commands.dispatch(device.pipeline("kernels_autotune", kernel_of(matrix, tile), tile_constants(device)),
                     {(rows + tile.rows - 1) / tile.rows, (count + tile.tokens - 1) / tile.tokens, 1},
                     {32 * simdgroups, 1, 1},
                     Arguments()
@@ -79,7 +79,7 @@ void Autotuner::encode(Device& device, Commands& commands, const UnitMatrix& mat
                         .buffer(5, y)
                         .bytes(6, matrix.params)
                         .bytes(7, linear_params(DType::kF16, DType::kF32, tokens, matrix.cols, rows))
-                        .threadgroup(0, matrix.stage_tiles ? simdgroups * kTileStageBytes : 16));
+                        .threadgroup(0, tile_bytes(device, simdgroups)));
 }
 
 void Autotuner::measure(const Linear& linear, std::int64_t tokens) {

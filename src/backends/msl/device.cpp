@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "backends/msl/matrix_unit.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::msl {
@@ -56,6 +57,17 @@ void check_arguments(const MslKernel& kernel, const Arguments& arguments) {
   }
   for (const auto& [index, value] : arguments.threadgroups()) {
     if (!has(kMslThreadgroup, index)) refuse(kernel, fmt::format("has no threadgroup allocation {}", index));
+  }
+}
+
+// Metal makes no kernel from constants without a value.
+void check_constants(const EmbeddedShader& shader, const MslKernel& kernel, const FunctionConstants& constants) {
+  for (std::uint32_t i = 0; i < shader.library->constant_count; ++i) {
+    const MslFunctionConstant& constant = shader.library->constants[i];
+    if (kernel.constants[i] == 0 || constants.contains(constant.index)) continue;
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("shader {}: kernel {} uses function constant {} ({} {}), which has no value", shader.name,
+                            kernel.name, constant.index, constant.type, constant.name));
   }
 }
 
@@ -138,19 +150,29 @@ void Commands::dispatch_threads(const Pipeline& pipeline, const Size3& threads, 
   encode(pipeline, threads, threads_per_threadgroup, arguments);
 }
 
+Device::Device() = default;
+Device::~Device() = default;
+
+const MatrixUnit& Device::matrix_unit() {
+  std::call_once(asked_, [&] { matrix_unit_ = std::make_unique<const MatrixUnit>(probe_matrix_unit(*this)); });
+  return *matrix_unit_;
+}
+
 const Pipeline& Device::pipeline(std::string_view shader, std::string_view kernel, const FunctionConstants& constants) {
   std::string key = fmt::format("{}/{}", shader, kernel);
   for (const auto& [index, value] : constants) {
     key += fmt::format("/{}=", index);
     for (const std::byte byte : value) key += fmt::format("{:02x}", std::to_integer<unsigned>(byte));
   }
+  const std::lock_guard<std::mutex> lock(pipelines_mutex_);
   const auto found = pipelines_.find(key);
   if (found != pipelines_.end()) return *found->second;
   const EmbeddedShader& embedded = find_shader(shader);
   const std::span<const MslKernel> kernels(embedded.library->kernels, embedded.library->kernel_count);
   for (std::size_t i = 0; i < kernels.size(); ++i) {
-    if (kernels[i].name == kernel)
-      return *pipelines_.emplace(std::move(key), make_pipeline(embedded, i, constants)).first->second;
+    if (kernels[i].name != kernel) continue;
+    check_constants(embedded, kernels[i], constants);
+    return *pipelines_.emplace(std::move(key), make_pipeline(embedded, i, constants)).first->second;
   }
   throw Error(ErrorCode::kNotFound, fmt::format("shader {} has no kernel {}", shader, kernel));
 }

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -150,23 +151,29 @@ std::uint32_t busy_threads(std::int64_t elements);
 struct DeviceTraits {
   std::uint32_t cores = 8;
   std::uint32_t threadgroup_bytes = 32 << 10;
-  bool copies_ahead = false;  // to threadgroup memory, while a kernel goes on (NVIDIA's cp.async)
+  std::uint32_t thread_registers = 128;  // of 32 bits, that kernels' tiles are chosen for
+  bool copies_ahead = false;             // to threadgroup memory, while a kernel goes on (NVIDIA's cp.async)
 };
+
+struct MatrixUnit;
 
 class Device {
  public:
-  virtual ~Device() = default;
-  Device() = default;
+  virtual ~Device();
+  Device();
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
 
   [[nodiscard]] virtual std::string name() const = 0;
   // \throws Error (kOutOfMemory). The contents are undefined.
   virtual std::unique_ptr<Buffer> allocate(std::size_t bytes) = 0;
-  // Kept, so that asking again costs little. \throws Error (kNotFound) naming shader and kernel.
+  // Kept, so that asking again costs little. \throws Error naming shader and kernel: kNotFound; or
+  // kInvalidArgument, when a function constant that the kernel uses has no value.
   const Pipeline& pipeline(std::string_view shader, std::string_view kernel, const FunctionConstants& constants = {});
   virtual std::unique_ptr<Commands> commands() = 0;
   [[nodiscard]] virtual DeviceTraits traits() const { return {}; }
+  // Asked of the device once, by whichever thread comes first (matrix_unit.h).
+  const MatrixUnit& matrix_unit();
 
   std::unique_ptr<Buffer> allocate_with(std::span<const std::byte> bytes);
   template <typename T>
@@ -179,7 +186,10 @@ class Device {
                                                   const FunctionConstants& constants) = 0;
 
  private:
+  std::mutex pipelines_mutex_;
   std::map<std::string, std::unique_ptr<Pipeline>, std::less<>> pipelines_;
+  std::once_flag asked_;
+  std::unique_ptr<const MatrixUnit> matrix_unit_;
 };
 
 }  // namespace metal_marlin::msl

@@ -7,6 +7,7 @@
 
 #include "backends/msl/epilogue.h"
 #include "backends/msl/hadamard.h"
+#include "backends/msl/matrix_unit.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::msl {
@@ -208,11 +209,11 @@ void Experts::multiply(Commands& commands, const MatrixStack& stack, Buffer& slo
     arguments.buffer(3, linear.factors()).buffer(4, slots).buffer(5, *groups.offsets).buffer(6, *groups.order);
     arguments.bytes(7, stack.units()).bytes(8, p).bytes(9, e);
   }
-  arguments.threadgroup(0, gemm_tile_bytes(stack.stage_tiles()));
+  arguments.threadgroup(0, tile_bytes(device_, 4));
   // Twice the mean side by side; who has more takes them in turn.
   const std::int64_t tiles = 2 * assignments / experts_ / (8 * columns) + 1;
   commands.dispatch(
-      device_.pipeline("moe_expert_gemm", kernel, tile_constants(stack.stage_tiles())),
+      device_.pipeline("moe_expert_gemm", kernel, tile_constants(device_)),
       {(stack.item_blocks() + 3) / 4, static_cast<std::uint32_t>(tiles), static_cast<std::uint32_t>(experts_)},
       {kGemmThreads, 1, 1}, arguments);
 }

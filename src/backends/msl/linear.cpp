@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "backends/msl/dequantize.h"
+#include "backends/msl/matrix_unit.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::msl {
@@ -15,8 +16,6 @@ constexpr std::uint32_t kTileRows = 16;
 constexpr std::uint32_t kBandBlocks = 2;  // of 16 rows, in decode_gemv
 // From here gemm_fp4's larger tiles are filled.
 constexpr std::int64_t kLargeTokens = 128;
-// As in shaders/common/tile_multiply.h.
-constexpr std::uint32_t kTileStageBytes = 1024;
 constexpr std::uint32_t kBusyThreadgroups = 528;  // that keep a large device busy
 constexpr std::size_t kLargestTile = 64 * 64;     // rows times tokens
 
@@ -41,17 +40,6 @@ std::string scaling_suffix(const UnitMatrix& matrix) {
     if (matrix.params.group_shift > 5 && four_bits) return "_g64";
   }
   return matrix.by_16 ? "_by16" : "";
-}
-
-// How kernels that multiply tiles are made: the index is stage_tiles' in
-// shaders/common/tile_multiply.h.
-FunctionConstants tile_constants(bool stage_tiles) {
-  if (!stage_tiles) return {};
-  return {{0, BytesArgument(1, std::byte{1})}};
-}
-// Threadgroup memory of a GEMM for staged tiles.
-std::uint32_t gemm_tile_bytes(bool stage_tiles) {
-  return stage_tiles ? kGemmThreads / 32 * kTileStageBytes : 16;
 }
 
 namespace {
@@ -100,7 +88,7 @@ std::uint32_t ring_bytes(const UnitMatrix& matrix, std::uint32_t columns, std::u
          (kBandBlocks * matrix.unit_bytes() + tokens * 128);
 }
 
-GemvPlan gemv_plan(const Device& device, const UnitMatrix& matrix, std::uint32_t columns, std::uint32_t tokens) {
+GemvPlan gemv_plan(Device& device, const UnitMatrix& matrix, std::uint32_t columns, std::uint32_t tokens) {
   const std::uint32_t bands = ceil_div(matrix.params.rows, kBandBlocks * kTileRows);
   const std::uint32_t sums = columns * 8 * (kBandBlocks * kTileRows + 4) * 4;
   const DeviceTraits traits = device.traits();
@@ -111,7 +99,7 @@ GemvPlan gemv_plan(const Device& device, const UnitMatrix& matrix, std::uint32_t
   for (;; --plan.simdgroups) {
     const std::uint32_t ring = traits.copies_ahead ? ring_bytes(matrix, columns, tokens, plan.simdgroups) : 0;
     plan.stream.tiles = std::max(sums, ring);
-    plan.stream.region = plan.stream.tiles + (matrix.stage_tiles ? kTileStageBytes : 0);
+    plan.stream.region = plan.stream.tiles + (device.matrix_unit().staged ? tile_bytes(device, 1) : 0);
     if (plan.simdgroups * plan.stream.region <= traits.threadgroup_bytes) return plan;
   }
 }
@@ -301,7 +289,7 @@ void Linear::encode_quantized(Commands& commands, const UnitMatrix& matrix, cons
   }
   prepare(commands, call, workspace);
   arguments.buffer(3, workspace.activations()).buffer(6, workspace.factors()).bytes(7, matrix.params).bytes(8, p);
-  const FunctionConstants constants = tile_constants(matrix.stage_tiles);
+  const FunctionConstants constants = tile_constants(device_);
   if (const auto columns = gemv_columns(matrix, call.tokens)) {
     const GemvPlan plan = gemv_plan(device_, matrix, *columns, tokens);
     arguments.bytes(9, plan.stream).threadgroup(0, plan.simdgroups * plan.stream.region);
@@ -311,7 +299,8 @@ void Linear::encode_quantized(Commands& commands, const UnitMatrix& matrix, cons
   }
   const GemmTile tile = gemm_tile(matrix, call.tokens);
   const std::uint32_t parts = parts_of(matrix, tile, call.tokens);
-  arguments.buffer(9, parts > 1 ? workspace.partial() : *nothing_).threadgroup(0, gemm_tile_bytes(matrix.stage_tiles));
+  arguments.buffer(9, parts > 1 ? workspace.partial() : *nothing_)
+      .threadgroup(0, tile_bytes(device_, kGemmThreads / 32));
   commands.dispatch(device_.pipeline(tile.shader, kernel, constants),
                     {ceil_div(rows_, tile.rows), ceil_div(call.tokens, tile.tokens), parts}, {kGemmThreads, 1, 1},
                     arguments);
@@ -346,8 +335,8 @@ void Linear::encode_sparse(Commands& commands, const SparseUnitMatrix& matrix, c
   }
   prepare(commands, call, workspace);
   arguments.buffer(2, workspace.activations()).buffer(3, workspace.factors()).buffer(4, *call.y);
-  arguments.bytes(5, units.params).bytes(6, p).threadgroup(0, gemm_tile_bytes(units.stage_tiles));
-  commands.dispatch(device_.pipeline("sparse_gemm", kernel, tile_constants(units.stage_tiles)),
+  arguments.bytes(5, units.params).bytes(6, p).threadgroup(0, tile_bytes(device_, kGemmThreads / 32));
+  commands.dispatch(device_.pipeline("sparse_gemm", kernel, tile_constants(device_)),
                     {ceil_div(blocks, 4), ceil_div(call.tokens, call.tokens <= 8 ? 8 : 32), 1}, {kGemmThreads, 1, 1},
                     arguments);
 }
@@ -379,9 +368,9 @@ void Linear::encode_dense(Commands& commands, const DenseMatrix& matrix, const C
   prepare(commands, call, workspace);
   arguments.buffer(0, *matrix.values).buffer(1, workspace.activations()).buffer(2, *call.y).buffer(3, bias);
   arguments.buffer(4, workspace.factors()).bytes(5, rows).bytes(6, matrix.units).bytes(7, p);
-  arguments.threadgroup(0, gemm_tile_bytes(matrix.stage_tiles));
+  arguments.threadgroup(0, tile_bytes(device_, kGemmThreads / 32));
   const std::int64_t tile_tokens = call.tokens <= 8 ? 8 : 64;
-  commands.dispatch(device_.pipeline("dense_gemm", kernel, tile_constants(matrix.stage_tiles)),
+  commands.dispatch(device_.pipeline("dense_gemm", kernel, tile_constants(device_)),
                     {ceil_div(rows_, kTileRows * 4), ceil_div(call.tokens, tile_tokens), 1}, {kGemmThreads, 1, 1},
                     arguments);
 }

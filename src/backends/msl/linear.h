@@ -26,12 +26,9 @@ struct LinearParams {
 // As ActivationKind in shaders/common/epilogue.h; kGeluTanh is GELU's approximation by tanh.
 enum class Activation : std::uint32_t { kNone, kSilu, kGeluTanh, kGelu, kRelu };
 
-// What kernels that multiply tiles share: threads of a GEMM's threadgroup, how they are made, the
-// threadgroup memory in which they stage tiles, and the part of their names that tells the layout of
-// scales (Scaling in shaders/common/unit_layout.h).
+// What kernels that multiply tiles share: threads of a GEMM's threadgroup, and the part of their names
+// that tells the layout of scales (Scaling in shaders/common/unit_layout.h).
 constexpr std::uint32_t kGemmThreads = 128;
-FunctionConstants tile_constants(bool stage_tiles);
-std::uint32_t gemm_tile_bytes(bool stage_tiles);
 std::string scaling_suffix(const UnitMatrix& matrix);
 
 // Memory that a Linear works in, made once for the largest batch.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "backends/msl/matrix_unit.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::msl {
@@ -72,9 +73,6 @@ DType MatrixStack::prepared_type(Activations mode) const {
   if (mode == Activations::kF32) return DType::kF32;
   return quantized() != nullptr ? DType::kF16 : dense()->dtype;
 }
-bool MatrixStack::stage_tiles() const {
-  return quantized() != nullptr ? quantized()->stage_tiles : dense()->stage_tiles;
-}
 
 void encode_batched(Device& device, Commands& commands, const MatrixStack& stack, const BatchedCall& call,
                     const LinearWorkspace& workspace) {
@@ -118,10 +116,10 @@ void encode_batched(Device& device, Commands& commands, const MatrixStack& stack
     arguments.buffer(0, *stack.dense()->values).buffer(1, workspace.activations()).buffer(2, *call.y);
     arguments.buffer(3, workspace.factors()).buffer(4, starts).bytes(5, p).bytes(6, b);
   }
-  arguments.threadgroup(0, gemm_tile_bytes(stack.stage_tiles()));
+  arguments.threadgroup(0, tile_bytes(device, 4));
   const std::string kernel = fmt::format("batched_gemm_{}_{}", stack.kind_with_scales(false), columns);
   const auto side = static_cast<std::uint32_t>(std::min((most + 8 * columns - 1) / (8 * columns), kSideTiles));
-  commands.dispatch(device.pipeline("batched_gemm", kernel, tile_constants(stack.stage_tiles())),
+  commands.dispatch(device.pipeline("batched_gemm", kernel, tile_constants(device)),
                     {(stack.item_blocks() + 3) / 4, side, stack.items()}, {kGemmThreads, 1, 1}, arguments);
 }
 

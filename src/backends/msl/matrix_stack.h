@@ -32,7 +32,6 @@ class MatrixStack {
   [[nodiscard]] Buffer& factors() const { return *factors_; }
   // As Linear::prepared_type.
   [[nodiscard]] DType prepared_type(Activations mode) const;
-  [[nodiscard]] bool stage_tiles() const;
 
  private:
   std::int64_t rows_;

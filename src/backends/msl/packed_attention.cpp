@@ -5,6 +5,8 @@
 #include <algorithm>
 
 #include "backends/msl/linear.h"
+#include "backends/msl/matrix_unit.h"
+#include "common/attention_tiles.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::msl {
@@ -127,13 +129,13 @@ void encode_simdgroup_attention(Device& device, Commands& commands, const Packed
   if (batch.queries == 0) return;
   const TiledParams p = tiled_params("simdgroup_attention", params, batch, blocks);
   const std::uint32_t width = (std::max(params.key_width, params.value_width) + 63) / 64 * 64;
-  const bool stage_tiles = probe_tile_map(device, false).staged;
   Arguments arguments = tiled_arguments(batch, blocks, p);
-  arguments.threadgroup(0, gemm_tile_bytes(stage_tiles));
+  arguments.threadgroup(0, tile_bytes(device, 4));
   commands.dispatch(
       device.pipeline("simdgroup_attention", fmt::format("simdgroup_attention_{}_{}", shader_type(type), width),
-                      tile_constants(stage_tiles)),
-      {params.heads, tiles_of(batch, 64), 1}, {128, 1, 1}, arguments);
+                      tile_constants(device)),
+      {params.heads, tiles_of(batch, prefill_queries(width / 64, device.traits().thread_registers)), 1}, {128, 1, 1},
+      arguments);
 }
 
 void encode_attention(Device& device, Commands& commands, const PackedParams& params, DType type, KvType cache,

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "backends/msl/linear.h"
+#include "backends/msl/matrix_unit.h"
 #include "backends/msl/unit_matrix.h"
 #include "metal_marlin/error.h"
 
@@ -105,11 +106,9 @@ void encode_paged_attention(Device& device, Commands& commands, const PagedParam
       .bytes(9, p);
   const std::string types = fmt::format("{}_{}_{}", shader_type(type), kv_type_name(cache), width);
   if (way.matrices) {
-    const bool stage_tiles = probe_tile_map(device, false).staged;
-    arguments.threadgroup(0, gemm_tile_bytes(stage_tiles));
-    commands.dispatch(
-        device.pipeline("paged_attention", "paged_matrix_attention_" + types, tile_constants(stage_tiles)), grid,
-        {128, 1, 1}, arguments);
+    arguments.threadgroup(0, tile_bytes(device, 4));
+    commands.dispatch(device.pipeline("paged_attention", "paged_matrix_attention_" + types, tile_constants(device)),
+                      grid, {128, 1, 1}, arguments);
   } else {
     commands.dispatch(device.pipeline("paged_attention", fmt::format("paged_attention_{}_{}", types, way.at_once)),
                       grid, {128, 1, 1}, arguments);

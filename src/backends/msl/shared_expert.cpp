@@ -4,6 +4,7 @@
 
 #include <array>
 
+#include "backends/msl/matrix_unit.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::msl {
@@ -39,11 +40,9 @@ void encode_gate_up(Device& device, Commands& commands, const Linear& gate, cons
   const std::int64_t columns = call.tokens <= 8 ? 1 : 4;
   Arguments arguments;
   std::string kind;
-  bool stage_tiles = false;
   if (const UnitMatrix* const a = gate.quantized()) {
     const UnitMatrix& b = *up.quantized();
     kind = a->codec + scaling_suffix(*a);
-    stage_tiles = a->stage_tiles;
     const std::array<float, 2> factors{a->params.multiplier, b.params.multiplier};
     arguments.buffer(0, *a->codes).buffer(1, *a->scales).buffer(2, *a->minima);
     arguments.buffer(3, *b.codes).buffer(4, *b.scales).buffer(5, *b.minima);
@@ -52,15 +51,14 @@ void encode_gate_up(Device& device, Commands& commands, const Linear& gate, cons
   } else {
     const DenseMatrix& dense = *gate.dense();
     kind = shader_type(dense.dtype);
-    stage_tiles = dense.stage_tiles;
     arguments.buffer(0, *dense.values).buffer(1, *up.dense()->values).buffer(2, workspace.activations());
     arguments.buffer(3, workspace.factors()).buffer(4, *call.y).bytes(5, static_cast<std::uint32_t>(dense.rows));
     arguments.bytes(6, dense.units).bytes(7, p);
   }
-  arguments.threadgroup(0, gemm_tile_bytes(stage_tiles));
+  arguments.threadgroup(0, tile_bytes(device, 4));
   const auto tiles = [](std::int64_t n, std::int64_t of) { return static_cast<std::uint32_t>((n + of - 1) / of); };
   commands.dispatch(device.pipeline("moe_shared_expert", fmt::format("moe_shared_gate_up_{}_{}", kind, columns),
-                                    tile_constants(stage_tiles)),
+                                    tile_constants(device)),
                     {tiles(gate.rows(), 64), tiles(call.tokens, 8 * columns), 1}, {kGemmThreads, 1, 1}, arguments);
 }
 

@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstring>
 
+#include "backends/msl/matrix_unit.h"
 #include "formats/codec.h"
 #include "metal_marlin/error.h"
 #include "runtime/thread_pool.h"
@@ -126,28 +127,6 @@ class UnitWriter {
 
 }  // namespace
 
-TileMap probe_tile_map(Device& device, bool by_16) {
-  const auto out = device.allocate(kLanes * kSlots * 2);
-  const auto agrees = device.allocate(sizeof(std::uint32_t));
-  const auto commands = device.commands();
-  const std::uint32_t which = by_16 ? 1 : 0;
-  commands->dispatch(device.pipeline("marlin_gemm", "tile_map"), {1, 1, 1}, {32, 1, 1},
-                     Arguments().buffer(0, *out).bytes(1, which).buffer(2, *agrees));
-  commands->commit();
-  commands->wait();
-  std::array<std::uint16_t, kLanes * kSlots> words{};
-  std::array<std::uint32_t, 1> same{};
-  out->download(std::as_writable_bytes(std::span(words)));
-  agrees->download(std::as_writable_bytes(std::span(same)));
-  TileMap map{};
-  map.staged = same[0] == 0;
-  for (std::size_t i = 0; i < words.size(); ++i) {
-    map.row[i / kSlots][i % kSlots] = static_cast<std::uint8_t>(words[i] & 0xFFU);
-    map.input[i / kSlots][i % kSlots] = static_cast<std::uint8_t>(words[i] >> 8);
-  }
-  return map;
-}
-
 std::string codec_name(Format format) {
   switch (format) {
     case Format::kFp4:
@@ -194,8 +173,7 @@ UnitMatrix make_unit_matrix(Device& device, const std::string& name, std::span<c
   p.divisor = packed.spec.format == Format::kNvfp4 && items.size() == 1 ? packed.global_scale : 1.0F;
   p.multiplier = 1.0F / p.divisor;
   p.offset = code_offset(packed.spec.format);
-  const TileMap map = probe_tile_map(device, matrix.by_16);
-  matrix.stage_tiles = map.staged;
+  const TileMap& map = device.matrix_unit().maps[matrix.by_16 ? 1 : 0];
   UnitWriter writer(items, p, map);
   pool.parallel_for(writer.blocks(), 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t block = begin; block < end; ++block) writer.write_block(block);
@@ -240,8 +218,7 @@ DenseMatrix make_dense_matrix(Device& device, std::span<const DenseView> items, 
     matrix.values = device.allocate_with(float_rows(items, rows, cols, pool));
     return matrix;
   }
-  const TileMap map = probe_tile_map(device, false);
-  matrix.stage_tiles = map.staged;
+  const TileMap& map = device.matrix_unit().maps[0];
   const std::int64_t item_blocks = (rows + kTileRows - 1) / kTileRows;
   const std::int64_t blocks = item_blocks * static_cast<std::int64_t>(items.size());
   const auto width = static_cast<std::size_t>(cols);

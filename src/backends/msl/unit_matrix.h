@@ -1,7 +1,6 @@
 // Weight matrices in the Metal shaders' kernel layout (shaders/common/unit_layout.h).
 #pragma once
 
-#include <array>
 #include <span>
 #include <string>
 
@@ -13,16 +12,6 @@ class ThreadPool;
 }
 
 namespace metal_marlin::msl {
-
-// Which row (0 to 15) and input (0 to 63) of a unit each lane's 32 codes are:
-// slot = 2 (4 tile + pair) + element.
-struct TileMap {
-  std::array<std::array<std::uint8_t, 32>, 32> row;
-  std::array<std::array<std::uint8_t, 32>, 32> input;
-  bool staged = false;  // the device's matrix unit has them in other lanes
-};
-// Asks the device, by a kernel.
-TileMap probe_tile_map(Device& device, bool by_16);
 
 // As UnitMatrix in shaders/common/unit_layout.h.
 struct UnitMatrixParams {
@@ -46,8 +35,7 @@ struct UnitMatrix {
   UnitMatrixParams params;
   std::string codec;
   std::int64_t cols = 0;
-  bool by_16 = false;        // a scale spans 16 inputs
-  bool stage_tiles = false;  // as TileMap::staged
+  bool by_16 = false;  // a scale spans 16 inputs
   std::unique_ptr<Buffer> codes;
   std::unique_ptr<Buffer> scales;
   std::unique_ptr<Buffer> minima;
@@ -72,7 +60,6 @@ struct DenseMatrix {
   std::int64_t rows = 0;
   std::int64_t cols = 0;
   std::uint32_t units = 0;
-  bool stage_tiles = false;
   std::unique_ptr<Buffer> values;
 };
 DenseMatrix make_dense_matrix(Device& device, std::span<const DenseView> items, std::int64_t rows, std::int64_t cols,

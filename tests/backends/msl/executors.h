@@ -1,5 +1,6 @@
 // The executors that shader tests run on: the host's, plain (in reverse order), with
-// every detector, and with matrices in other lanes; and a GPU where there is one.
+// every detector, and with a matrix unit that has matrices in other lanes and flushes subnormal halves; and a
+// GPU where there is one.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -37,7 +38,7 @@ class OnExecutor : public testing::TestWithParam<Executor> {
     switch (GetParam()) {
       case Executor::kPlain: return make_host_device({2, false, LaneOrder::kReverse, 0});
       case Executor::kDetectors: return make_host_device({1, true, LaneOrder::kForward, 0});
-      case Executor::kOtherLanes: return make_host_device({2, false, LaneOrder::kForward, 0, 0b10110});
+      case Executor::kOtherLanes: return make_host_device({2, false, LaneOrder::kForward, 0, 0b10110, true});
       case Executor::kCuda: return make_device("msl-cuda");
       case Executor::kMetal: break;
     }

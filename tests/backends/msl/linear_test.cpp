@@ -7,14 +7,18 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <random>
+#include <thread>
 
 #include "backends/linear_cases.h"
 #include "backends/msl/executors.h"
+#include "backends/msl/matrix_unit.h"
 #include "formats/group_scale.h"
 #include "formats/small_floats.h"
 #include "runtime/thread_pool.h"
+#include "test_data.h"
 
 namespace metal_marlin::msl {
 namespace {
@@ -250,11 +254,11 @@ TEST_P(LinearOp, ManyInputsForFewTokens) {
 }
 
 // Matrices in lanes that tile_row and tile_column do not name are staged, without races.
-TEST(TileMap, StagesWhereLanesDiffer) {
-  EXPECT_FALSE(probe_tile_map(*make_host_device({1, false, LaneOrder::kForward, 0, 0}), false).staged);
+TEST(MatrixUnit, StagesWhereLanesDiffer) {
+  EXPECT_FALSE(make_host_device({1, false, LaneOrder::kForward, 0, 0})->matrix_unit().staged);
   for (const std::uint32_t mask : {1U, 8U, 31U}) {
     const auto device = make_host_device({1, has_detectors(), LaneOrder::kRandom, 5, mask});
-    EXPECT_TRUE(probe_tile_map(*device, false).staged);
+    EXPECT_TRUE(device->matrix_unit().staged);
     for (const std::int64_t tokens : {3, 40}) {
       const Shape s{40, 100, tokens};
       const TestMatrix matrix = packed_matrix(default_spec(Format::kU4), s.rows, s.cols, 51);
@@ -263,6 +267,71 @@ TEST(TileMap, StagesWhereLanesDiffer) {
       expect_close(run, matrix.decoded(), x, s, {}, spread_of(default_spec(Format::kU4)) * 0x1p-11, "staged");
     }
   }
+}
+
+// What a codec hands to the matrix unit is normal where subnormal halves are flushed: not a bit of the result
+// differs. But for E5M2, which has all exponents of half: its subnormals are multiplied apart.
+TEST(MatrixUnit, ResultsAreTheSameWhereSubnormalsAreFlushed) {
+  const auto plain = make_host_device({2});
+  const auto flushing = make_host_device({2, false, LaneOrder::kForward, 0, 0, true});
+  EXPECT_FALSE(plain->matrix_unit().flushes);
+  EXPECT_TRUE(flushing->matrix_unit().flushes);
+  EXPECT_FALSE(flushing->matrix_unit().staged);
+  unsigned seed = 80;
+  for (const Format format : {Format::kFp4, Format::kMxfp4, Format::kNvfp4, Format::kFp8E4M3, Format::kFp8E5M2,
+                              Format::kU4, Format::kIq4Nl, Format::kNf4, Format::kNf2}) {
+    for (const std::int64_t tokens : {3, 40, 130}) {
+      const Shape s{35, 200, tokens};
+      const TestMatrix matrix = packed_matrix(default_spec(format), s.rows, s.cols, ++seed);
+      // Of 8 bits every third code: all magnitudes, many of them below the least normal half.
+      if (format_info(format).bits == 8)
+        for (std::size_t i = 0; i < matrix.packed->codes.size(); i += 3)
+          matrix.packed->codes[i] = std::byte{static_cast<std::uint8_t>(i / 3 % 8 | (i % 2) << 7)};
+      const auto x = normal_data(static_cast<std::size_t>(s.tokens * s.cols), ++seed);
+      const Result a = run_linear(*plain, matrix.weight, s, x, {}, Activations::kInt8);
+      const Result b = run_linear(*flushing, matrix.weight, s, x, {}, Activations::kInt8);
+      if (format == Format::kFp8E5M2) {
+        expect_close(b, matrix.decoded(), x, s, {}, 0x1p-11, "E5M2");
+      } else {
+        EXPECT_EQ(0, std::memcmp(a.y.data(), b.y.data(), a.y.size() * sizeof(float))) << b.kernel;
+      }
+    }
+  }
+}
+
+// Of subnormal codes alone, which nothing larger hides.
+TEST(MatrixUnit, E5m2sSubnormalsCount) {
+  const auto flushing = make_host_device({2, false, LaneOrder::kForward, 0, 0, true});
+  for (const std::int64_t tokens : {3, 40}) {
+    const Shape s{35, 200, tokens};
+    const TestMatrix matrix = packed_matrix(default_spec(Format::kFp8E5M2), s.rows, s.cols, 91);
+    for (std::size_t i = 0; i < matrix.packed->codes.size(); ++i)
+      matrix.packed->codes[i] = std::byte{static_cast<std::uint8_t>(i % 4 | (i / 4 % 2) << 7)};
+    const auto x = normal_data(static_cast<std::size_t>(s.tokens * s.cols), 92);
+    const Result run = run_linear(*flushing, matrix.weight, s, x, {}, Activations::kInt8);
+    expect_close(run, matrix.decoded(), x, s, {}, 0x1p-11, "subnormal E5M2");
+  }
+}
+
+TEST(MatrixUnit, IsAskedOnceWhoeverComesFirst) {
+  const auto device = make_host_device({1});
+  std::array<const MatrixUnit*, 4> found{};
+  std::vector<std::thread> threads;
+  for (const MatrixUnit*& unit : found) threads.emplace_back([&] { unit = &device->matrix_unit(); });
+  for (std::thread& thread : threads) thread.join();
+  for (const MatrixUnit* const unit : found) EXPECT_EQ(unit, found[0]);
+}
+
+TEST(MatrixUnit, KernelsAreNotMadeWithoutTheirConstants) {
+  const auto device = make_host_device({1});
+  expect_error(ErrorCode::kInvalidArgument,
+               "shader marlin_gemm: kernel marlin_gemm_e2m1 uses function constant 1 (bool flush_subnormals), which "
+               "has no value",
+               [&] { static_cast<void>(device->pipeline("marlin_gemm", "marlin_gemm_e2m1")); });
+  expect_error(ErrorCode::kInvalidArgument, "function constant 0 (bool stage_tiles), which has no value", [&] {
+    static_cast<void>(device->pipeline("marlin_gemm", "marlin_gemm_e2m1", {{1, BytesArgument(1)}}));
+  });
+  static_cast<void>(device->pipeline("marlin_gemm", "marlin_reduce"));  // uses none
 }
 
 TEST_P(LinearOp, Activation) {

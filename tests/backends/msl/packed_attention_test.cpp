@@ -292,6 +292,8 @@ TEST_P(PackedAttention, OnTheMatrixUnits) {
         {params(3, 1, 128, 128, true, 6, 0), false, true, type, cache},
         {params(2, 1, 192, 128, true, 0, 15), true, true, type, cache},
         {params(2, 2, 5, 3, false, 0, 0), false, false, type, cache},
+        {params(2, 1, 67, 131, true, 0, 0), false, true, type, cache},
+        {params(1, 1, 129, 192, false, 0, 0), false, false, type, cache},
         // A tile of keys that all queries are past, but that the newest see only in part.
         {params(1, 1, 16, 16, true, 60, 0), false, false, type, cache},
     };
@@ -312,7 +314,8 @@ TEST_P(PackedAttention, OnTheMatrixUnits) {
 TEST(StagedPackedAttention, HasNoRaces) {
   const auto device = staging_device();
   for (const Case& c : {Case{params(4, 2, 64, 64, true, 0, 0), false, false, DType::kF16, KvType::kF16},
-                        Case{params(2, 2, 80, 96, false, 0, 0), true, true, DType::kBf16, KvType::kBf16}}) {
+                        Case{params(2, 2, 80, 96, false, 0, 0), true, true, DType::kBf16, KvType::kBf16},
+                        Case{params(1, 1, 192, 140, true, 0, 0), false, false, DType::kF16, KvType::kF16}}) {
     const Batch b(*device, c, 1, kLongLengths);
     check(b, c.type, c.type == DType::kF16 ? 0x1p-11 : 0x1p-8, [&] {
       const auto commands = device->commands();

@@ -261,7 +261,9 @@ TEST_P(PagedAttention, OnMatrixUnits) {
                {20, 2, 80, 96, false, 5, 3, 0, 0, true, DType::kBf16, KvType::kBf16},
                {9, 1, 256, 200, false, 4, 2, 21, 0, true, DType::kF32, KvType::kBf16, true},
                {1, 1, 8, 16, false, 4, 1, 7, 5, false, DType::kF16, KvType::kF16},
-               {3, 3, 192, 256, false, 4, 1, 0, 0, false, DType::kBf16, KvType::kBf16}});
+               {3, 3, 192, 256, false, 4, 1, 0, 0, false, DType::kBf16, KvType::kBf16},
+               {5, 1, 192, 192, false, 4, 1, 0, 0, false, DType::kF16, KvType::kF16},
+               {3, 1, 136, 72, false, 4, 1, 0, 9, false, DType::kBf16, KvType::kBf16}});
 }
 
 TEST(StagedPagedAttention, HasNoRaces) {

@@ -15,7 +15,7 @@ typedef long intptr_t;
 #include <stdint.h>
 #endif
 
-enum { kMslAbiVersion = 1, kMslMaxConstants = 256 };
+enum { kMslAbiVersion = 2, kMslMaxConstants = 256 };
 
 // What an argument of a kernel is bound to.
 enum MslArgumentKind { kMslBuffer, kMslThreadgroup, kMslBuiltin };
@@ -66,7 +66,8 @@ struct MslKernel {
   void (*entry)(const struct MslThread*);
   const struct MslArgument* arguments;
   uint32_t argument_count;
-  uint32_t max_threads;  // max_total_threads_per_threadgroup, 0 for none
+  uint32_t max_threads;      // max_total_threads_per_threadgroup, 0 for none
+  const uint8_t* constants;  // by place in the library's list: whether the kernel uses it
 };
 
 struct MslFunctionConstant {

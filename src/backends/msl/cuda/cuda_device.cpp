@@ -231,7 +231,7 @@ class CudaDevice final : public Device {
                   fmt::format("{} has compute capability {}.{}, expected 8.0 or later", name_.data(), major_, minor));
     }
     traits_ = {static_cast<std::uint32_t>(attribute(cuda::kMultiprocessorCount, id)),
-               static_cast<std::uint32_t>(attribute(cuda::kMaxSharedBytesOptIn, id)), true};
+               static_cast<std::uint32_t>(attribute(cuda::kMaxSharedBytesOptIn, id)), 255, true};
     check(driver_.primary_context_retain(&context_, id), "make a context");
     check(driver_.context_set_current(context_), "use the context");
     // Ordered after the copies, which go to the default stream.

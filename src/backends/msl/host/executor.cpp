@@ -137,6 +137,7 @@ class Worker {
   }
   [[nodiscard]] std::uint32_t lane() const { return current_ % kSimdWidth; }
   [[nodiscard]] std::uint32_t matrix_lane_mask() const { return d_.matrix_lane_mask; }
+  [[nodiscard]] bool flush_subnormals() const { return d_.flush_subnormals; }
 
   MM_ON_FIBER void access(const void* pointer, std::size_t bytes, bool write, bool atomic, const void* code) {
     const auto address = reinterpret_cast<std::uintptr_t>(pointer);
@@ -527,6 +528,9 @@ std::uint32_t msl_current_lane() {
 }
 std::uint32_t msl_matrix_lane_mask() {
   return worker()->matrix_lane_mask();
+}
+std::uint32_t msl_flush_subnormals() {
+  return worker()->flush_subnormals() ? 1 : 0;
 }
 MM_ON_FIBER void msl_atomic_access(const volatile void* p, std::uint32_t size) {
   worker()->access(const_cast<const void*>(p), size, true, true, __builtin_return_address(0));

@@ -56,6 +56,7 @@ struct HostDispatch {
   std::uint64_t seed = 0;  // of kRandom
   // Lane i holds what lane i ^ mask holds of an 8x8 matrix on Apple's GPUs.
   std::uint32_t matrix_lane_mask = 0;
+  bool flush_subnormals = false;  // of halves that 8x8 matrices are multiplied from
   int workers = 1;
 };
 

@@ -96,6 +96,7 @@ class HostCommands final : public Commands {
     d.order = options_.order;
     d.seed = options_.seed;
     d.matrix_lane_mask = options_.matrix_lane_mask;
+    d.flush_subnormals = options_.flush_subnormals;
     d.workers = options_.workers;
     work.bytes.reserve(arguments.buffers().size());
     for (std::uint32_t i = 0; i < d.kernel->argument_count; ++i) {

@@ -11,7 +11,8 @@ struct HostDeviceOptions {
   bool debug = false;  // instrumented shaders and every detector
   LaneOrder order = LaneOrder::kForward;
   std::uint64_t seed = 0;
-  std::uint32_t matrix_lane_mask = 0;  // as in HostDispatch
+  std::uint32_t matrix_lane_mask = 0;  // this and the next as in HostDispatch
+  bool flush_subnormals = false;
 };
 
 // Commands throw Error (kInternal) with a Fault's message from wait().

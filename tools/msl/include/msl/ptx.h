@@ -50,5 +50,10 @@ MSL_FN void msl_dependency_launch() {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
+// For who reads the PTX: how many registers a kernel's text counts (shaders/common/register_budget.h).
+template <uint kCount>
+MSL_FN void msl_note_registers() {
+  asm volatile("// registers %0" ::"n"(kCount));
+}
 
 #endif

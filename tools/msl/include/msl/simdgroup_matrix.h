@@ -5,6 +5,7 @@
 
 #ifndef MSL_TARGET_PTX
 extern "C" uint32_t msl_matrix_lane_mask();
+extern "C" uint32_t msl_flush_subnormals();
 #endif
 
 namespace metal {
@@ -101,6 +102,20 @@ MSL_FN MSL_SYNC void simdgroup_load(thread simdgroup_matrix<T, 8, 8>& m, constan
     m.msl_elements[i] = transposed ? p[(column + i) * stride + row] : p[row * stride + column + i];
 }
 
+// What the matrix unit multiplies: the host executor can take subnormal halves for zeros.
+MSL_FN bool msl_flushes() {
+#ifdef MSL_TARGET_PTX
+  return false;
+#else
+  return msl_flush_subnormals() != 0;
+#endif
+}
+template <typename T>
+MSL_FN float msl_factor(T v, bool flushes) {
+  const float x = static_cast<float>(v);
+  return is_same_v<T, half> && flushes && x > -0x1p-14f && x < 0x1p-14f ? 0.0f : x;
+}
+
 // d = a b + c, products and sums in float, rounded once to d's type.
 template <typename D, typename A, typename B, typename C>
 MSL_FN MSL_SYNC void simdgroup_multiply_accumulate(thread simdgroup_matrix<D, 8, 8>& d, simdgroup_matrix<A, 8, 8> a,
@@ -113,12 +128,13 @@ MSL_FN MSL_SYNC void simdgroup_multiply_accumulate(thread simdgroup_matrix<D, 8,
   const auto all = msl_exchange_value(mine);
   const uint lane = msl_lane(), row = msl_matrix_row(lane), column = msl_matrix_column(lane);
   float sum[2] = {static_cast<float>(c.msl_elements[0]), static_cast<float>(c.msl_elements[1])};
+  const bool flushes = msl_flushes();
   for (uint k = 0; k < 8; ++k) {
     const vec<A, 2> left = all.from(msl_matrix_lane(row, k)).a;
     const vec<B, 2> right = all.from(msl_matrix_lane(k, column)).b;
-    const float x = static_cast<float>((k & 1) ? left[1] : left[0]);
-    sum[0] += x * static_cast<float>(right[0]);
-    sum[1] += x * static_cast<float>(right[1]);
+    const float x = msl_factor((k & 1) ? left[1] : left[0], flushes);
+    sum[0] += x * msl_factor(right[0], flushes);
+    sum[1] += x * msl_factor(right[1], flushes);
   }
   d.msl_elements[0] = static_cast<D>(sum[0]);
   d.msl_elements[1] = static_cast<D>(sum[1]);
