@@ -150,6 +150,7 @@ std::uint32_t busy_threads(std::int64_t elements);
 // What the choice of kernels and grids depends on.
 struct DeviceTraits {
   std::uint32_t cores = 8;
+  std::uint32_t busy_threadgroups = 528;  // of a product's tiles, that keep the device busy
   std::uint32_t threadgroup_bytes = 32 << 10;
   std::uint32_t thread_registers = 128;  // of 32 bits, that kernels' tiles are chosen for
   bool copies_ahead = false;             // to threadgroup memory, while a kernel goes on (NVIDIA's cp.async)
@@ -167,8 +168,8 @@ class Device {
   [[nodiscard]] virtual std::string name() const = 0;
   // \throws Error (kOutOfMemory). The contents are undefined.
   virtual std::unique_ptr<Buffer> allocate(std::size_t bytes) = 0;
-  // Kept, so that asking again costs little. \throws Error naming shader and kernel: kNotFound; or
-  // kInvalidArgument, when a function constant that the kernel uses has no value.
+  // Kept, so that asking again costs little; threads may ask side by side. \throws Error naming shader and kernel:
+  // kNotFound; or kInvalidArgument, when a function constant that the kernel uses has no value.
   const Pipeline& pipeline(std::string_view shader, std::string_view kernel, const FunctionConstants& constants = {});
   virtual std::unique_ptr<Commands> commands() = 0;
   [[nodiscard]] virtual DeviceTraits traits() const { return {}; }
@@ -182,6 +183,7 @@ class Device {
   }
 
  protected:
+  // Called by one thread at a time.
   virtual std::unique_ptr<Pipeline> make_pipeline(const EmbeddedShader& shader, std::size_t kernel,
                                                   const FunctionConstants& constants) = 0;
 

@@ -117,7 +117,7 @@ void LatentAttention::encode(Commands& commands, const LatentCall& call, const L
                         .buffer(4, *call.paged.positions)
                         .buffer(5, *call.paged.sequences)
                         .buffer(6, *call.paged.tables)
-                        .buffer(7, *call.paged.keys, call.paged.keys_offset)
+                        .buffer(7, *call.paged.keys)
                         .buffer(8, workspace.queries())
                         .bytes(9, p));
   BatchedCall batched;

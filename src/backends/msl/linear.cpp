@@ -16,8 +16,7 @@ constexpr std::uint32_t kTileRows = 16;
 constexpr std::uint32_t kBandBlocks = 2;  // of 16 rows, in decode_gemv
 // From here gemm_fp4's larger tiles are filled.
 constexpr std::int64_t kLargeTokens = 128;
-constexpr std::uint32_t kBusyThreadgroups = 528;  // that keep a large device busy
-constexpr std::size_t kLargestTile = 64 * 64;     // rows times tokens
+constexpr std::size_t kLargestTile = 64 * 64;  // rows times tokens
 
 std::uint32_t ceil_div(std::int64_t a, std::int64_t b) {
   return static_cast<std::uint32_t>((a + b - 1) / b);
@@ -104,9 +103,9 @@ GemvPlan gemv_plan(Device& device, const UnitMatrix& matrix, std::uint32_t colum
   }
 }
 
-std::uint32_t parts_of(const UnitMatrix& matrix, const GemmTile& tile, std::int64_t tokens) {
+std::uint32_t parts_of(const Device& device, const UnitMatrix& matrix, const GemmTile& tile, std::int64_t tokens) {
   const std::uint32_t tiles = ceil_div(matrix.params.rows, tile.rows) * ceil_div(tokens, tile.tokens);
-  const std::uint32_t wanted = std::clamp(kBusyThreadgroups / std::max(1U, tiles), 1U, kMaxParts);
+  const std::uint32_t wanted = std::clamp(device.traits().busy_threadgroups / std::max(1U, tiles), 1U, kMaxParts);
   return std::min(wanted, std::max(1U, matrix.params.units / 4));
 }
 
@@ -117,9 +116,9 @@ LinearWorkspace::LinearWorkspace(Device& device, std::int64_t max_tokens, std::i
   const auto tokens = static_cast<std::size_t>(round_up(max_tokens, 8));
   activations_ = device.allocate(tokens * static_cast<std::size_t>(round_up(max_cols, kUnit)) * 2);
   factors_ = device.allocate(tokens * sizeof(float));
-  // Parts are made until there are kBusyThreadgroups tiles, no more.
+  // Parts are made until there are tiles enough to keep the device busy, no more.
   const std::size_t sums = std::min(std::size_t{kMaxParts} * tokens * static_cast<std::size_t>(max_rows),
-                                    std::size_t{kBusyThreadgroups} * kLargestTile);
+                                    std::size_t{device.traits().busy_threadgroups} * kLargestTile);
   partial_ = device.allocate(sums * sizeof(float));
 }
 
@@ -298,7 +297,7 @@ void Linear::encode_quantized(Commands& commands, const UnitMatrix& matrix, cons
     return;
   }
   const GemmTile tile = gemm_tile(matrix, call.tokens);
-  const std::uint32_t parts = parts_of(matrix, tile, call.tokens);
+  const std::uint32_t parts = parts_of(device_, matrix, tile, call.tokens);
   arguments.buffer(9, parts > 1 ? workspace.partial() : *nothing_)
       .threadgroup(0, tile_bytes(device_, kGemmThreads / 32));
   commands.dispatch(device_.pipeline(tile.shader, kernel, constants),

@@ -153,11 +153,11 @@ class MslRunner final : public Runner {
     const CacheShape& shape = plan_.cache;
     const auto rows_of_layer =
         static_cast<std::size_t>(limits.pages) * static_cast<std::size_t>(shape.heads * kCachePageTokens);
-    key_bytes_ = rows_of_layer * cache_row_bytes(cache_type_, shape.key_dim);
-    value_bytes_ = shape.latent ? 0 : rows_of_layer * cache_row_bytes(cache_type_, shape.value_dim);
-    const auto layers = static_cast<std::size_t>(plan_.layers);
-    keys_ = device_.allocate(key_bytes_ * layers);
-    values_ = device_.allocate(std::max<std::size_t>(value_bytes_ * layers, 1));
+    for (int layer = 0; layer < plan_.layers; ++layer) {  // each a buffer: devices limit how large one is
+      keys_.push_back(device_.allocate(rows_of_layer * cache_row_bytes(cache_type_, shape.key_dim)));
+      if (!shape.latent)
+        values_.push_back(device_.allocate(rows_of_layer * cache_row_bytes(cache_type_, shape.value_dim)));
+    }
     make_workspaces();
     const auto tokens = static_cast<std::size_t>(limits.tokens);
     tokens_ = device_.allocate(tokens * sizeof(std::int32_t));
@@ -393,10 +393,8 @@ class MslRunner final : public Runner {
 
   [[nodiscard]] PagedBuffers paged_buffers(int layer) const {
     PagedBuffers b;
-    b.keys = keys_.get();
-    b.values = values_.get();
-    b.keys_offset = key_bytes_ * static_cast<std::size_t>(layer);
-    b.values_offset = value_bytes_ * static_cast<std::size_t>(layer);
+    b.keys = keys_[static_cast<std::size_t>(layer)].get();
+    b.values = values_.empty() ? nullptr : values_[static_cast<std::size_t>(layer)].get();
     b.tables = tables_.get();
     b.sequences = sequences_.get();
     b.positions = positions_.get();
@@ -497,10 +495,8 @@ class MslRunner final : public Runner {
   std::unique_ptr<DeviceBuffer> expert_ids_;
   std::unique_ptr<DeviceBuffer> expert_weights_;
   std::unique_ptr<DeviceBuffer> partial_;
-  std::size_t key_bytes_ = 0;  // of a layer
-  std::size_t value_bytes_ = 0;
-  std::unique_ptr<DeviceBuffer> keys_;
-  std::unique_ptr<DeviceBuffer> values_;
+  std::vector<std::unique_ptr<DeviceBuffer>> keys_;    // of each layer
+  std::vector<std::unique_ptr<DeviceBuffer>> values_;  // likewise; none where latent
   std::unique_ptr<DeviceBuffer> tokens_;
   std::unique_ptr<DeviceBuffer> positions_;
   std::unique_ptr<DeviceBuffer> sequences_;

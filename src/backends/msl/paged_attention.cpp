@@ -74,8 +74,8 @@ void encode_store_kv(Device& device, Commands& commands, const PagedParams& para
                     Arguments()
                         .buffer(0, k)
                         .buffer(1, v)
-                        .buffer(2, *buffers.keys, buffers.keys_offset)
-                        .buffer(3, values, params.latent != 0 ? buffers.keys_offset : buffers.values_offset)
+                        .buffer(2, *buffers.keys)
+                        .buffer(3, values)
                         .buffer(4, *buffers.tables)
                         .buffer(5, *buffers.sequences)
                         .buffer(6, *buffers.positions)
@@ -95,8 +95,8 @@ void encode_paged_attention(Device& device, Commands& commands, const PagedParam
   const Size3 grid = {p.kv_heads * way.groups, count, p.parts};
   Arguments arguments;
   arguments.buffer(0, q)
-      .buffer(1, *buffers.keys, buffers.keys_offset)
-      .buffer(2, values, p.latent != 0 ? buffers.keys_offset : buffers.values_offset)
+      .buffer(1, *buffers.keys)
+      .buffer(2, values)
       .buffer(3, out)
       .buffer(4, *buffers.tables)
       .buffer(5, *buffers.sequences)

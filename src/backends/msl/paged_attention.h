@@ -30,10 +30,8 @@ struct PagedParams {
 };
 
 struct PagedBuffers {
-  Buffer* keys = nullptr;    // [pages][kv heads][page tokens] rows from `keys_offset` on
-  Buffer* values = nullptr;  // likewise; not read where latent
-  std::size_t keys_offset = 0;
-  std::size_t values_offset = 0;
+  Buffer* keys = nullptr;       // [pages][kv heads][page tokens] rows
+  Buffer* values = nullptr;     // likewise; not read where latent
   Buffer* tables = nullptr;     // i32 [sequences][table_stride]: pages
   Buffer* sequences = nullptr;  // i32 [tokens]: rows of the table
   Buffer* positions = nullptr;  // i32 [tokens]

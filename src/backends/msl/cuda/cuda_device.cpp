@@ -230,8 +230,11 @@ class CudaDevice final : public Device {
       throw Error(ErrorCode::kUnsupported,
                   fmt::format("{} has compute capability {}.{}, expected 8.0 or later", name_.data(), major_, minor));
     }
-    traits_ = {static_cast<std::uint32_t>(attribute(cuda::kMultiprocessorCount, id)),
-               static_cast<std::uint32_t>(attribute(cuda::kMaxSharedBytesOptIn, id)), 255, true};
+    traits_.cores = static_cast<std::uint32_t>(attribute(cuda::kMultiprocessorCount, id));
+    traits_.busy_threadgroups = 4 * traits_.cores;
+    traits_.threadgroup_bytes = static_cast<std::uint32_t>(attribute(cuda::kMaxSharedBytesOptIn, id));
+    traits_.thread_registers = 255;
+    traits_.copies_ahead = true;
     check(driver_.primary_context_retain(&context_, id), "make a context");
     check(driver_.context_set_current(context_), "use the context");
     // Ordered after the copies, which go to the default stream.
