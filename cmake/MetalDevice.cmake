@@ -21,13 +21,13 @@ endfunction()
 
 function(metal_marlin_add_metal_device)
   metal_marlin_find_metal_cpp(metal_cpp)
-  target_sources(metal_marlin PRIVATE ${CMAKE_SOURCE_DIR}/src/backends/msl/metal/metal_device.cpp
-    ${CMAKE_SOURCE_DIR}/src/backends/msl/metal/metal_cpp.cpp)
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/backends/msl/metal/*.cpp)
+  target_sources(metal_marlin PRIVATE ${sources})
   target_include_directories(metal_marlin SYSTEM PRIVATE ${metal_cpp})
   target_compile_definitions(metal_marlin PUBLIC METAL_MARLIN_METAL=1)
   # CoreGraphics: programs without a window get no default device otherwise. IOKit: what the GPU is.
   target_link_libraries(metal_marlin PRIVATE "-framework Foundation" "-framework Metal" "-framework CoreGraphics"
-    "-framework IOKit")
+    "-framework CoreFoundation" "-framework IOKit")
   find_package(MetalCompiler)
   if(NOT MetalCompiler_FOUND)
     message(WARNING "no Metal compiler that works: there will be no metallib, and shaders are compiled at run time")

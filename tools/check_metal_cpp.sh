@@ -3,7 +3,7 @@
 # is no macOS SDK, with stand-ins for it (tests/backends/msl/sdk_stub).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-compiler=clang++ sdk=
+compiler=clang++ sdk="-isystem ${HOMEBREW_PREFIX:-/opt/homebrew}/include"
 if [ "$(uname)" != Darwin ]; then
   compiler=${METAL_MARLIN_CLANG:-clang-19} sdk='-isystem tests/backends/msl/sdk_stub'
 fi

@@ -26,9 +26,9 @@ struct LoadOptions {
   /// What keys and values are kept in: "f16", "f32", "fp8", "int8", "int4" or "fp4"; empty: f16, or f32 where
   /// exact.
   std::string kv_cache;
-  /// "cpu", or one that runs the Metal shaders: "msl-cuda" (an NVIDIA GPU), "msl-host" (the
-  /// host executor, for tests: slow), "msl-host-debug" (its detectors look at every access, which is
-  /// slower still), "msl" (the best of the others).
+  /// "cpu", or one that runs the Metal shaders: "msl" (the GPU that there is, else an error that says why
+  /// there is none), "msl-metal" (an Apple GPU), "msl-cuda" (an NVIDIA GPU), "msl-host" (the host
+  /// executor, for tests: slow), "msl-host-debug" (its detectors look at every access, slower still).
   std::string backend = "cpu";
   /// Of the cpu backend: one of the instruction sets that `metal-marlin status` lists; empty: best.
   std::string instruction_set;

@@ -72,8 +72,8 @@ void ModelFlags::add(CLI::App& command) {
   command.add_flag("--exact", load.exact, "f32 activations and cache instead of 8-bit activations and an f16 cache");
   command.add_option(
       "--backend", load.backend,
-      "cpu; msl-cuda: the Metal shaders on an NVIDIA GPU; msl-host: the same on this processor, "
-      "slow, for tests; msl-host-debug: slower, with race and bounds detectors; msl: the best of the others");
+      "cpu; msl: the Metal shaders on the GPU, msl-metal (Apple's) or msl-cuda (NVIDIA's); msl-host: the same on "
+      "this processor, slow, for tests; msl-host-debug: slower, with race and bounds detectors");
   command.add_option("--instruction-set", load.instruction_set,
                      "one that `metal-marlin status` lists; default: the best");
   command.add_flag("--gguf-f16", load.gguf_to_f16, "load GGUF K-quants and IQ4_XS as f16 instead of int8");

@@ -10,6 +10,7 @@
 #include "backends/cpu/kernels.h"
 #include "backends/msl/devices.h"
 #include "backends/msl/executors.h"
+#include "backends/msl/recorded_metal.h"
 #include "metal_marlin/generate.h"
 #include "models/config.h"
 #include "test_data.h"
@@ -167,6 +168,30 @@ TEST_P(ModelUnderDetectors, HasNoFault) {
   EXPECT_EQ(logits({}, debug, 17, 12), logits({}, "msl-host", 17, 12));
   EXPECT_EQ(logits({}, debug, 3, 1), logits({}, "msl-host", 3, 1));
 }
+
+#if METAL_MARLIN_RECORDED_METAL
+// The Metal device, whose every call is held to Metal's rules and run on the host executor (recorded_metal.h).
+class ModelOnRecordedMetal : public testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Fixtures, ModelOnRecordedMetal, testing::ValuesIn(golden_models()), [](const auto& test) {
+  std::string name = test.param;
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+});
+
+TEST_P(ModelOnRecordedMetal, KeepsMetalsRules) {
+  const Golden golden(GetParam());
+  const auto vocab = golden.logits.size() / golden.ids.size();
+  const auto logits = [&](LoadOptions options, const char* on, std::size_t tokens, std::size_t chunk) {
+    options.backend = on;
+    return logits_in_chunks(Model::load(golden.folder, options), std::span(golden.ids).first(tokens), chunk);
+  };
+  const std::vector<float> few(golden.logits.begin(), golden.logits.begin() + static_cast<std::ptrdiff_t>(5 * vocab));
+  EXPECT_LT(largest_difference(logits(exact(), msl::kRecordedMetal, golden.ids.size(), 40), golden.logits), 1e-4);
+  EXPECT_LT(largest_difference(logits(exact(), msl::kRecordedMetal, 5, 1), few), 1e-4);
+  EXPECT_GT(msl::recorded_command_buffers(), 5 * 2);  // several a step
+  EXPECT_LT(largest_difference(logits({}, msl::kRecordedMetal, 17, 12), logits({}, "msl-host", 17, 12)), 1e-2);
+}
+#endif
 
 // A prompt of several steps, with a penalty that counts its tokens: the same as
 // sampling from the logits of the whole.

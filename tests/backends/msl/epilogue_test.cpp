@@ -68,7 +68,7 @@ TEST_P(Epilogue, BiasAndActivation) {
 // The whole range of the exact GELU's two polynomials, and beyond.
 TEST_P(Epilogue, GeluIsExactEverywhere) {
   std::vector<float> x;
-  for (float v = -14; v <= 14; v += detectors() ? 0.37F : 0.0037F) x.push_back(v);
+  for (float v = -14; v <= 14; v += few_shapes() ? 0.37F : 0.0037F) x.push_back(v);
   const auto buffer = device->allocate_with(x);
   run([&](Commands& c) {
     encode_epilogue(*device, c, DType::kF32, 1, static_cast<std::int64_t>(x.size()), *buffer, nullptr,
@@ -82,7 +82,7 @@ TEST_P(Epilogue, GeluIsExactEverywhere) {
 // And SiLU far below zero, where its relative error is exp's.
 TEST_P(Epilogue, SiluKeepsItsRelativeError) {
   std::vector<float> x;
-  for (float v = -85; v <= 85; v += detectors() ? 1.7F : 0.017F) x.push_back(v);
+  for (float v = -85; v <= 85; v += few_shapes() ? 1.7F : 0.017F) x.push_back(v);
   const auto buffer = device->allocate_with(x);
   run([&](Commands& c) {
     encode_epilogue(*device, c, DType::kF32, 1, static_cast<std::int64_t>(x.size()), *buffer, nullptr,
@@ -121,7 +121,7 @@ TEST_P(Epilogue, GatedPairsAndResiduals) {
 
 // More elements than threads.
 TEST_P(Epilogue, ThreadsTakeElementsInTurn) {
-  if (detectors()) return;
+  if (few_shapes()) return;
   const auto n = static_cast<std::size_t>(busy_threads(1LL << 40)) + 77;
   const auto x = normal_data(n, 3);
   const auto y = normal_data(n, 4);

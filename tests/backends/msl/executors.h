@@ -1,16 +1,17 @@
 // The executors that shader tests run on: the host's, plain (in reverse order), with
-// every detector, and with a matrix unit that has matrices in other lanes and flushes subnormal halves; and a
-// GPU where there is one.
+// every detector, and with a matrix unit that has matrices in other lanes and flushes subnormal halves; the Metal
+// device, recorded; and a GPU where there is one.
 #pragma once
 
 #include <gtest/gtest.h>
 
 #include "backends/msl/devices.h"
 #include "backends/msl/host/host_device.h"
+#include "backends/msl/recorded_metal.h"
 
 namespace metal_marlin::msl {
 
-enum class Executor { kPlain, kDetectors, kOtherLanes, kCuda, kMetal };
+enum class Executor { kPlain, kDetectors, kOtherLanes, kRecorded, kCuda, kMetal };
 
 // Whether this build has what the detectors need.
 inline bool has_detectors() {
@@ -25,6 +26,7 @@ inline std::unique_ptr<Device> staging_device() {
 inline std::vector<Executor> executors() {
   std::vector<Executor> out = {Executor::kPlain, Executor::kOtherLanes};
   if (has_detectors()) out.push_back(Executor::kDetectors);
+  if (kRecordedMetal[0] != '\0') out.push_back(Executor::kRecorded);
   for (const std::string& device : available_devices()) {
     if (device == "msl-cuda") out.push_back(Executor::kCuda);
     if (device == "msl-metal") out.push_back(Executor::kMetal);
@@ -39,6 +41,7 @@ class OnExecutor : public testing::TestWithParam<Executor> {
       case Executor::kPlain: return make_host_device({2, false, LaneOrder::kReverse, 0});
       case Executor::kDetectors: return make_host_device({1, true, LaneOrder::kForward, 0});
       case Executor::kOtherLanes: return make_host_device({2, false, LaneOrder::kForward, 0, 0b10110, true});
+      case Executor::kRecorded: return make_device(kRecordedMetal);
       case Executor::kCuda: return make_device("msl-cuda");
       case Executor::kMetal: break;
     }
@@ -52,8 +55,8 @@ class OnExecutor : public testing::TestWithParam<Executor> {
     commands->commit();
     commands->wait();
   }
-  // Shapes are smaller under the detectors, which look at every byte.
-  static bool detectors() { return GetParam() == Executor::kDetectors; }
+  // For the detectors, which look at every byte, and for the recorded device, which runs what the plain one does.
+  static bool few_shapes() { return GetParam() == Executor::kDetectors || GetParam() == Executor::kRecorded; }
   std::unique_ptr<Device> device = make();
 };
 
@@ -62,6 +65,7 @@ inline std::string executor_name(const testing::TestParamInfo<Executor>& test) {
     case Executor::kPlain: return "Plain";
     case Executor::kDetectors: return "Detectors";
     case Executor::kOtherLanes: return "OtherLanes";
+    case Executor::kRecorded: return "RecordedMetal";
     case Executor::kCuda: return "Cuda";
     case Executor::kMetal: break;
   }

@@ -152,9 +152,9 @@ void check_all(Device& device, bool small, const Make& make, double u, const std
 TEST_P(MoeExperts, EveryFormat) {
   int number = 0;
   for (const FormatSpec& spec : kernel_specs()) {
-    if (number++ % (detectors() ? 12 : 8) != 0) continue;
+    if (number++ % (few_shapes() ? 12 : 8) != 0) continue;
     check_all(
-        *device, detectors(),
+        *device, few_shapes(),
         [&](std::size_t, std::size_t rows, std::size_t cols, unsigned seed) {
           return packed_matrix(spec, static_cast<std::int64_t>(rows), static_cast<std::int64_t>(cols), seed);
         },
@@ -165,7 +165,7 @@ TEST_P(MoeExperts, EveryFormat) {
 TEST_P(MoeExperts, DenseExperts) {
   for (const DType type : {DType::kF16, DType::kBf16, DType::kF32}) {
     check_all(
-        *device, detectors(),
+        *device, few_shapes(),
         [&](std::size_t, std::size_t rows, std::size_t cols, unsigned seed) {
           return dense_matrix(type, static_cast<std::int64_t>(rows), static_cast<std::int64_t>(cols), seed);
         },
@@ -175,7 +175,7 @@ TEST_P(MoeExperts, DenseExperts) {
 
 TEST_P(MoeExperts, HotAndColdExpertsDiffer) {
   check_all(
-      *device, detectors(),
+      *device, few_shapes(),
       [&](std::size_t expert, std::size_t rows, std::size_t cols, unsigned seed) {
         const auto r = static_cast<std::int64_t>(rows);
         const auto c = static_cast<std::int64_t>(cols);
@@ -190,7 +190,7 @@ TEST_P(MoeExperts, SmallSizes) {
   for (const Sizes& sizes : {Sizes{1, 1, 1, 1}, Sizes{3, 3, 17, 64}, Sizes{40, 9, 64, 15}}) {
     for (const DType type : {DType::kF32, DType::kF16}) {
       check_all(
-          *device, detectors(),
+          *device, few_shapes(),
           [&](std::size_t, std::size_t rows, std::size_t cols, unsigned seed) {
             return dense_matrix(type, static_cast<std::int64_t>(rows), static_cast<std::int64_t>(cols), seed);
           },
@@ -198,7 +198,7 @@ TEST_P(MoeExperts, SmallSizes) {
     }
     for (const Format format : {Format::kNvfp4, Format::kInt2}) {
       check_all(
-          *device, detectors(),
+          *device, few_shapes(),
           [&](std::size_t, std::size_t rows, std::size_t cols, unsigned seed) {
             return packed_matrix(default_spec(format), static_cast<std::int64_t>(rows), static_cast<std::int64_t>(cols),
                                  seed);

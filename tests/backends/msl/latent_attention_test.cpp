@@ -278,7 +278,7 @@ void check_case(Device& device, bool small, const Case& c, TestMatrix expand) {
 TEST_P(LatentAttentions, RaggedBatchesOfOddWidths) {
   for (const Case& c : {Case{3, 5, 6, 7, 20, true}, Case{2, 16, 64, 24, 96, false}, Case{1, 1, 2, 1, 1, true},
                         Case{5, 33, 8, 3, 33, false, KvType::kF16, 3}, Case{2, 8, 2, 9, 128, true, KvType::kBf16, 2}}) {
-    check_case(*device, detectors(), c,
+    check_case(*device, few_shapes(), c,
                dense_matrix(DType::kF32, expanded_rows(c), static_cast<std::int64_t>(c.rank), 31));
   }
 }
@@ -286,7 +286,7 @@ TEST_P(LatentAttentions, RaggedBatchesOfOddWidths) {
 TEST_P(LatentAttentions, QuantizedCaches) {
   for (const KvType cache : {KvType::kFp8, KvType::kInt8, KvType::kInt4, KvType::kFp4}) {
     for (const Case& c : {Case{2, 7, 4, 5, 30, false, cache, 2}, Case{3, 4, 10, 6, 55, true, cache}}) {
-      check_case(*device, detectors(), c,
+      check_case(*device, few_shapes(), c,
                  dense_matrix(DType::kF32, expanded_rows(c), static_cast<std::int64_t>(c.rank), 32));
     }
   }
@@ -302,7 +302,7 @@ TEST_P(LatentAttentions, WideLatents) {
 TEST_P(LatentAttentions, PackedExpansions) {
   for (const Format format : {Format::kFp4, Format::kFp8E4M3, Format::kInt2}) {
     const Case c{3, 12, 4, 10, 64, true};
-    check_case(*device, detectors(), c,
+    check_case(*device, few_shapes(), c,
                packed_matrix(default_spec(format), expanded_rows(c), static_cast<std::int64_t>(c.rank), 34));
   }
 }

@@ -104,7 +104,7 @@ INSTANTIATE_TEST_SUITE_P(Executor, LinearOp, testing::ValuesIn(executors()), exe
 
 TEST_P(LinearOp, EveryFormatAndGroup) {
   unsigned seed = 1;
-  const std::vector<Shape> shapes = detectors()
+  const std::vector<Shape> shapes = few_shapes()
                                         ? std::vector<Shape>{{19, 75, 3}, {48, 100, 18}}
                                         : std::vector<Shape>{{16, 64, 1}, {35, 100, 9}, {7, 144, 17}, {130, 70, 33}};
   for (const FormatSpec& spec : kernel_specs()) {
@@ -113,7 +113,7 @@ TEST_P(LinearOp, EveryFormatAndGroup) {
     const auto x = normal_data(static_cast<std::size_t>(s.tokens * s.cols), ++seed);
     const auto bias = normal_data(static_cast<std::size_t>(s.rows), ++seed);
     for (const Activations mode : {Activations::kInt8, Activations::kF32}) {
-      if (detectors() && mode == Activations::kF32 && seed % 3 != 0) continue;
+      if (few_shapes() && mode == Activations::kF32 && seed % 3 != 0) continue;
       const Result run = run_linear(*device, matrix.weight, s, x, bias, mode);
       expect_close(run, matrix.decoded(), x, s, bias, spread_of(spec) * (unit_of(matrix.weight, mode) + 0x1p-22),
                    text(spec));
@@ -152,7 +152,7 @@ TEST_P(LinearOp, ManyTokensAndSplitInputs) {
 // More bands of rows than a device has cores, and few inputs.
 TEST_P(LinearOp, ManyRowsForFewTokens) {
   for (const std::int64_t tokens : {1, 3, 16}) {
-    const Shape s{detectors() ? 600 : 8600, 200, tokens};
+    const Shape s{few_shapes() ? 600 : 8600, 200, tokens};
     const TestMatrix matrix = packed_matrix(default_spec(Format::kFp4), s.rows, s.cols, 21);
     const auto x = normal_data(static_cast<std::size_t>(s.tokens * s.cols), 22);
     const Result run = run_linear(*device, matrix.weight, s, x, {}, Activations::kInt8);
@@ -183,7 +183,7 @@ TEST_P(LinearOp, RandomShapes) {
   const auto one_of = [&](const std::vector<std::int64_t>& sizes) { return sizes[random() % sizes.size()]; };
   const std::vector<FormatSpec> specs = kernel_specs();
   const std::vector<DType> types = {DType::kF32, DType::kF16, DType::kBf16};
-  const int count = detectors() ? 12 : 40;
+  const int count = few_shapes() ? 12 : 40;
   for (int i = 0; i < count; ++i) {
     const Shape s{one_of({1, 2, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129}),
                   one_of({1, 2, 3, 15, 16, 17, 32, 63, 64, 65, 127, 128, 129, 193}),
@@ -244,7 +244,7 @@ TEST_P(LinearOp, ActivationsAtTheEdges) {
 TEST_P(LinearOp, ManyInputsForFewTokens) {
   for (const std::int64_t tokens : {1, 7, 12}) {
     for (const Format format : {Format::kFp4, Format::kU4, Format::kInt8}) {
-      const Shape s{33, detectors() ? 1500 : 20000, tokens};
+      const Shape s{33, few_shapes() ? 1500 : 20000, tokens};
       const TestMatrix matrix = packed_matrix(default_spec(format), s.rows, s.cols, 31);
       const auto x = normal_data(static_cast<std::size_t>(s.tokens * s.cols), 32);
       const Result run = run_linear(*device, matrix.weight, s, x, {}, Activations::kInt8);

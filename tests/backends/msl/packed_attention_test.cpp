@@ -271,7 +271,7 @@ TEST_P(PackedAttention, ManyKeys) {
 TEST_P(PackedAttention, TilesOfQueries) {
   for (const Case& c : fused_cases()) {
     for (const std::uint32_t block : {0U, 16U, 24U}) {
-      if (detectors() && block == 16) continue;
+      if (few_shapes() && block == 16) continue;
       Batch b(*device, c, 1, kLongLengths);
       if (block != 0) b.make_blocks(*device, block);
       check(b, c.type, 0, [&] {
@@ -299,7 +299,7 @@ TEST_P(PackedAttention, OnTheMatrixUnits) {
     };
     for (const Case& c : cases) {
       for (const std::uint32_t block : {0U, 24U}) {
-        if (detectors() && (block != 0) != (c.params.key_width == 80)) continue;
+        if (few_shapes() && (block != 0) != (c.params.key_width == 80)) continue;
         Batch b(*device, c, 1, kLongLengths);
         if (block != 0) b.make_blocks(*device, block);
         // Weights are rounded to the type before they multiply values, whose size is 1 or so.
@@ -330,7 +330,7 @@ TEST(StagedPackedAttention, HasNoRaces) {
 TEST_P(PackedAttention, RandomShapes) {
   std::mt19937 generator(9);
   const auto one_of = [&](const std::vector<std::uint32_t>& sizes) { return sizes[generator() % sizes.size()]; };
-  const int count = detectors() ? 6 : 20;
+  const int count = few_shapes() ? 6 : 20;
   for (int i = 0; i < count; ++i) {
     const std::uint32_t kv_heads = one_of({1, 2, 3});
     const bool causal = one_of({0, 1}) != 0;

@@ -243,7 +243,7 @@ void check_cases(Device& device, bool small, const std::vector<Case>& cases) {
 }
 
 TEST_P(PagedAttention, RaggedBatches) {
-  check_cases(*device, detectors(),
+  check_cases(*device, few_shapes(),
               {{4, 2, 64, 64, false, 4, 1, 0, 0, false, DType::kF32, KvType::kF32},
                {3, 3, 80, 80, false, 4, 1, 0, 0, false, DType::kF32, KvType::kF16},
                {2, 1, 128, 128, false, 3, 1, 5, 0, false, DType::kF32, KvType::kBf16},
@@ -255,7 +255,7 @@ TEST_P(PagedAttention, RaggedBatches) {
 }
 
 TEST_P(PagedAttention, OnMatrixUnits) {
-  check_cases(*device, detectors(),
+  check_cases(*device, few_shapes(),
               {{4, 2, 64, 64, false, 4, 1, 0, 0, false, DType::kF16, KvType::kF16},
                {8, 1, 128, 128, false, 3, 1, 0, 0, true, DType::kF32, KvType::kF16, true},
                {20, 2, 80, 96, false, 5, 3, 0, 0, true, DType::kBf16, KvType::kBf16},
@@ -273,7 +273,7 @@ TEST(StagedPagedAttention, HasNoRaces) {
 }
 
 TEST_P(PagedAttention, KeysCutIntoParts) {
-  check_cases(*device, detectors(),
+  check_cases(*device, few_shapes(),
               {{4, 2, 64, 64, false, 4, 3, 0, 0, false, DType::kF32, KvType::kF32},
                {8, 1, 128, 128, false, 3, 8, 0, 0, true, DType::kF32, KvType::kF16},
                {2, 1, 40, 96, false, 5, 2, 11, 12, true, DType::kBf16, KvType::kBf16}});
@@ -281,7 +281,7 @@ TEST_P(PagedAttention, KeysCutIntoParts) {
 
 TEST_P(PagedAttention, QuantizedCaches) {
   for (const KvType cache : {KvType::kInt8, KvType::kInt4, KvType::kFp8, KvType::kFp4}) {
-    check_cases(*device, detectors(),
+    check_cases(*device, few_shapes(),
                 {{4, 2, 64, 64, false, 4, 1, 0, 0, false, DType::kF32, cache},
                  {2, 2, 45, 70, false, 3, 2, 0, 0, true, DType::kF32, cache},
                  {2, 1, 33, 65, false, 3, 1, 0, 0, false, DType::kF32, cache},
@@ -290,7 +290,7 @@ TEST_P(PagedAttention, QuantizedCaches) {
 }
 
 TEST_P(PagedAttention, Latents) {
-  check_cases(*device, detectors(),
+  check_cases(*device, few_shapes(),
               {{5, 1, 576, 512, true, 4, 1, 0, 0, false, DType::kF32, KvType::kF16},
                {3, 1, 80, 64, true, 3, 2, 0, 0, false, DType::kF32, KvType::kF32},
                {2, 1, 75, 50, true, 4, 1, 0, 0, true, DType::kF32, KvType::kFp8},
@@ -301,7 +301,7 @@ TEST_P(PagedAttention, Latents) {
 TEST_P(PagedAttention, RandomShapes) {
   std::mt19937 generator(19);
   const auto one_of = [&](const std::vector<std::uint32_t>& sizes) { return sizes[generator() % sizes.size()]; };
-  const int count = detectors() ? 8 : 30;
+  const int count = few_shapes() ? 8 : 30;
   for (int i = 0; i < count; ++i) {
     const KvType cache = kCaches[generator() % std::size(kCaches)];
     const bool halves = cache == KvType::kF16 || cache == KvType::kBf16;
