@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Checks too long for CI, each with a log in benchmarks/check_long/.
 # Usage: check_long.sh [PART...]; parts: fuzz lint asan tsan aarch64 metal_cpp libcxx air mutants formats large; none: all.
+# Usage: check_long.sh [PART...]; parts: fuzz lint asan tsan aarch64 metal_cpp metal_mutants libcxx mutants formats large; none: all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${METAL_MARLIN_DATA:-../shared/data}
@@ -37,6 +38,10 @@ libcxx() {
 air() {
   make build
   tools/check_air.sh build/release/bin/metal-marlin-air
+metal_mutants() {
+  cmake --preset release
+  cmake --build --preset release --target metal_marlin_tests
+  tools/check_metal_mutants.py
 }
 
 mutants() { tools/check_mutants.py; }
@@ -87,6 +92,7 @@ fi
 mkdir -p benchmarks/check_long
 parts=("$@")
 [ $# -gt 0 ] || parts=(fuzz lint asan tsan aarch64 metal_cpp libcxx air mutants formats large)
+[ $# -gt 0 ] || parts=(fuzz lint asan tsan aarch64 metal_cpp metal_mutants libcxx mutants formats large)
 failed=()
 for part in "${parts[@]}"; do
   [ "$(type -t "$part")" = function ] || { echo "unknown part: $part" >&2; exit 2; }
