@@ -98,9 +98,38 @@ class Rewrite(unittest.TestCase):
         self.assertIn("device int *b", out)
         self.assertIn("threadgroup half* c", out)
 
-    def test_initializer_is_refused(self):
-        with self.assertRaisesRegex(SourceError, "threadgroup variable a has an initializer"):
-            rewritten("void f() { threadgroup float a = 0; }")
+    def test_initializers_of_threadgroup_variables(self):
+        out = flat(rewritten("void f() { threadgroup float a = 0, b[2] = {0.0f, 0}, c; }"))
+        self.assertIn("MSL_THREADGROUP_VARIABLE(a, , float); MSL_THREADGROUP_VARIABLE(b, [2], float); "
+                      "MSL_THREADGROUP_VARIABLE(c, , float)", out)
+        with self.assertRaisesRegex(SourceError, "<text>:2: .*threadgroup variable a has an initializer that is not zero"):
+            rewritten("void f() {\nthreadgroup float a[2] = {0, 1}; }")
+
+    def test_indices_are_numbers_of_c(self):
+        out = rewritten("constant int n [[function_constant(010 + 0x10)]];")
+        self.assertIn("msl_function_constant<int, 0> n", out)
+        self.assertEqual(rewrite.function_constants(tokenize("constant int n [[function_constant(010 + 0x10)]];")),
+                         [("n", "int", 24)])
+        for wrong in ("09", "n", "1 +", "2 2"):
+            with self.assertRaisesRegex(SourceError, rf"<text>:1: error: '.*{re.escape(wrong[0])}.*' is no number"):
+                rewritten(f"constant int n [[function_constant({wrong})]];")
+
+    def test_qualified_function_constants(self):
+        self.assertIn("static static const msl_function_constant<bool, 0> n{}",
+                      flat(rewritten("static constant constexpr const bool n [[function_constant(0)]];")))
+
+    def test_braces_among_arguments(self):
+        out = flat(rewritten("void g() { f<int>({a.x, 2}, b, {}); threadgroup int t[2]; }"))
+        self.assertIn("f<int>(metal::msl_braces(a.x, 2 ), b, metal::msl_braces( ));", out)
+        self.assertIn("MSL_THREADGROUP_VARIABLE(t, [2], int)", out)
+        for text in ("int a[2] = {1, 2};", "int b[2][2] = {{1, 2}, {3, 4}};", "s c = s{1, {2}};",
+                     "void f() { for (int i : x) {} }"):
+            self.assertEqual(flat(rewritten(text)), text)
+
+    def test_conditional_operands(self):
+        out = flat(rewritten("template <typename T> T f(device T* p) { return a ? p[i + 1] : b ? g(q) : *r ? C::c : s.t; }"))
+        self.assertIn("return a ? MSL_OPERAND(p[i + 1]) : b ? g(q) : *r ? MSL_OPERAND(C::c) : MSL_OPERAND(s.t);", out)
+        self.assertEqual(flat(rewritten("float f() { return a ? p[1] : 2; }")), "float f() { return a ? p[1] : 2; }")
 
     def test_function_constants_and_what_is_derived(self):
         out = flat(rewritten("constant int n [[function_constant(4)]]; constant bool big = n > 2; constant int k = 3;"))
@@ -117,6 +146,8 @@ class Rewrite(unittest.TestCase):
         self.assertIn("(N) * v", flat(rewritten(template)))
         conversion = "template <typename T> T f(float2 v) { T(); T w(v); return T(v.x + 1) * T{1, 2}; }"
         self.assertIn("T(); T w(v); return metal::msl_convert<T>(v.x + 1) * T{1, 2};", flat(rewritten(conversion)))
+        self.assertIn("return metal::msl_convert<T>(1, g(2, 3));",
+                      flat(rewritten("template <typename T> T f() { return T(1, g(2, 3)); }")))
         self.assertIn("metal::msl_cast<t>() ->* *p", flat(rewritten("typedef float4 t; void f() { x = (t) *p; }")))
         self.assertIn("metal::msl_make<vec<T,4>> (a)", flat(rewritten("x = vec<T, 4>(a);")))
         self.assertIn("f(float4)", flat(rewritten("void f(float4);")))
@@ -345,6 +376,42 @@ class Strict(unittest.TestCase):
     def test_products_are_no_pointers(self):
         self.assertEqual(self.errors("kernel void f(device float* a) { a[0] = 1.0f; }"
                                      "inline float g(float x, float p) { return x * p; }"), "")
+
+    def test_what_mlx_writes(self):
+        """Each line compiles with Apple's compiler."""
+        text = """
+template <typename T> struct pair { T a, b; pair() = default; template <typename U> pair(U x) thread : a(x), b(0) {}
+  template <typename U> operator U() const { return static_cast<U>(a); } };
+template <typename I> I locate(I element, int) { return element; }
+template <typename I> I locate(uint3 element, int) { return I(element.x + element.y * element.z); }
+template <typename T> struct sum { static constexpr constant T init = T(0); T zero = T(0); };
+template <typename T> pair<float> pick(const device pair<float>* p, threadgroup pair<float>* q, bool c, T) {
+  pair<float> x(1.0f); return c ? p[0] : c ? q[0] : x; }
+template <typename T> T both(float a, float b) { return c_of<T>(T(a, b)); }
+[[kernel]] void f(device pair<float>* x [[buffer(0)]], volatile coherent(system) device float* y [[buffer(1)]]) {
+  threadgroup pair<float> t[2]; t[0] = x[1]; x[0] = pick(x, t, y[0] > 0, 1); x[1].a = locate<int>({1u, 2u, 3u}, 4);
+  vec<float, 2> v = both<vec<float, 2>>(1, 2); y[0] = v.x; }
+template <typename T> [[kernel]] void g(device T* x [[buffer(0)]]) { x[0] = 0; }
+template [[host_name("g_half")]] [[kernel]] void g(device half* x [[buffer(0)]]);
+"""
+        shader = self.shader("template <typename T> T c_of(T x) { return x; }\n" + text)
+        with tempfile.TemporaryDirectory() as folder:
+            compile_object(shader, folder + "/a.o", "msl_library")
+            compile_object(shader, folder + "/a.o", "msl_library")
+        self.assertEqual([k.name for k in shader.kernels], ["f", "g_half"])
+
+    def test_braces_and_conditionals_are_strict(self):
+        self.assertEqual(self.errors("""
+inline uint first(uint3 v) { return v.x; }
+template <typename T> T pick(device const T* p, bool c, T x) { return c ? p[0] : x; }
+[[kernel]] void f(device uint* a [[buffer(0)]], volatile coherent(system) device uint* b [[buffer(1)]],
+                  uint i [[thread_position_in_grid]]) { a[i] = first({a[i], 2u, 3u}) + pick(a, i > 2, b[0]); }
+"""), "")
+
+    def test_threadgroup_variables_are_not_initialised(self):
+        self.assertIn("threadgroup variable t has an initializer, but threadgroup memory is not initialised",
+                      self.errors("[[kernel]] void f(device float* x [[buffer(0)]]) "
+                                  "{ threadgroup float t[2] = {0}; x[0] = t[0]; }\n"))
 
     def test_what_the_language_lacks(self):
         wrap = "[[kernel]] void f(device float* x [[buffer(0)]]) {{ {} }}\n"

@@ -248,6 +248,9 @@ def _variables(tokens):
         elif inside in ("function", "block"):
             if words & {"static", "constant"}:
                 yield _place(name, f"variable {name.text} of the program is declared in a function")
+            if "threadgroup" in words and statement[-1] is not name and "=" in {t.text for t in statement}:
+                yield _place(name, f"threadgroup variable {name.text} has an initializer, but threadgroup memory is not "
+                                   "initialised")
             if "threadgroup" in words and not in_kernel:
                 yield _place(name, f"threadgroup variable {name.text} is declared outside of a kernel")
 

@@ -54,7 +54,7 @@ def _width(kind):
 def signature(demangled):
     """`max(float, float)`, `as_type<half2>(uint)`, `float2(half2)`; None for what the language itself does."""
     text = demangled.removesuffix(" const")
-    if re.match(r"(llvm\.|msl_(?!function)|msl::|_ZN3msl)", text):
+    if re.match(r"(llvm\.|msl_(?!function)|metal::msl_braced<|msl::|_ZN3msl)", text):
         return None
     if not text.endswith(")"):
         return text

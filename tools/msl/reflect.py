@@ -24,6 +24,7 @@ class Argument:
 class Kernel:
     def __init__(self, name, function, arguments, attributes):
         self.name, self.function, self.arguments = name, function, arguments
+        self.deduced = None  # of an instance that names no template arguments: the types of its parameters
         self.max_threads = _number(attributes.get("max_total_threads_per_threadgroup"))
         self.constants = []  # one bool a function constant of the shader: whether it uses it (uses.py)
         # Ours, a hint for PTX: simdgroups that should find registers on a core side by side.
@@ -178,6 +179,8 @@ def kernels(all_tokens):
                 raise SourceError(head[0].file, head[0].line, f"instance of {name}, which is no kernel template here")
             arguments, of_template, qualifier = definitions[name]
             found.append(Kernel(host, qualifier + function, arguments, {**of_template, **attributes}))
+            if body[stop - 1].text != ">" and stop < len(body):
+                found[-1].deduced = join(body[stop + 1:-1])
             continue
         opening = next((k for k, t in enumerate(body) if t.text == "("), None)
         if opening is None:
@@ -213,17 +216,27 @@ def _describe(kernel, i, k, a):
             f"{kinds[a.kind]}, {a.index}, {'true' if a.constant else 'false'}, {'true' if a.optional else 'false'}),\n")
 
 
+def _deduced_instances(kernels_):
+    """C++ before msl/entry.h, where the language's words still mean something."""
+    return [f"static constexpr auto msl_instance_{i} = static_cast<void (*)({k.deduced})>(&{k.function});\n"
+            for i, k in enumerate(kernels_) if k.deduced is not None]
+
+
+def _function(i, kernel):
+    return kernel.function if kernel.deduced is None else f"(*msl_instance_{i})"
+
+
 def host_entries(kernels_, constants, symbol, instrumented):
     """C++ after the shader's text: entry points and the library's table."""
-    out = ["#include <msl/entry.h>\n", "namespace {\n"]
+    out = _deduced_instances(kernels_) + ["#include <msl/entry.h>\n", "namespace {\n"]
     for i, kernel in enumerate(kernels_):
-        out.append(f"typedef decltype(&{kernel.function}) msl_function_{i};\n")
+        out.append(f"typedef decltype(&{_function(i, kernel)}) msl_function_{i};\n")
         out.append(f"constexpr MslArgument msl_arguments_{i}[] = {{\n")
         out += [_describe(kernel, i, k, a) for k, a in enumerate(kernel.arguments)]
         if not kernel.arguments:
             out.append("    MslArgument{}\n")
         out.append("};\n")
-        out.append(f"void msl_entry_{i}(const MslThread* t) {{ msl::call<msl_arguments_{i}>(&{kernel.function}, t); }}\n")
+        out.append(f"void msl_entry_{i}(const MslThread* t) {{ msl::call<msl_arguments_{i}>(&{_function(i, kernel)}, t); }}\n")
         used = ", ".join(str(int(u)) for u in kernel.constants) or "0"
         out.append(f"constexpr uint8_t msl_used_constants_{i}[] = {{{used}}};\n")
     out.append("constexpr MslKernel msl_kernels[] = {\n")
@@ -243,9 +256,9 @@ def ptx_entries(kernels_):
     """C++ after the shader's text: one PTX entry a kernel. Parameters: the grid, then
     each buffer's address (a `constant` reference's bytes) or a threadgroup
     allocation's offset, in the order of the kernel's arguments."""
-    out = ["#include <msl/entry.h>\n"]
+    out = _deduced_instances(kernels_) + ["#include <msl/entry.h>\n"]
     for i, kernel in enumerate(kernels_):
-        out.append(f"typedef decltype(&{kernel.function}) msl_function_{i};\n")
+        out.append(f"typedef decltype(&{_function(i, kernel)}) msl_function_{i};\n")
         parameters, values = ["const msl::Grid msl_grid"], []
         for k, a in enumerate(kernel.arguments):
             type_ = f"msl::Parameter<msl_function_{i}, {k}>"
@@ -265,5 +278,5 @@ def ptx_entries(kernels_):
                 values.append(f"a{k}")
         out.append(f"extern \"C\" __attribute__((nvptx_kernel)) void msl_entry_{i}({', '.join(parameters)}) {{\n"
                    f"  if (msl::outside(msl_grid)) return;\n"
-                   f"  {kernel.function}({', '.join(values)});\n}}\n")
+                   f"  {_function(i, kernel)}({', '.join(values)});\n}}\n")
     return "".join(out)

@@ -14,9 +14,13 @@ VECTOR = re.compile(rf"(?:{_SCALARS})[234]$")
 
 def number(text, token):
     """An index: a literal, or a sum or product of some after preprocessing."""
-    if not re.fullmatch(r"[\s0-9a-fA-FxX+*()-]+", text):
-        raise SourceError(token.file, token.line, f"'{text}' is no number")
-    return int(eval(text, {"__builtins__": {}}))
+    try:
+        if not re.fullmatch(r"[\s0-9a-fA-FxX+*()-]+", text):
+            raise ValueError
+        octal = re.sub(r"\b0(?=[0-7])", "0o", text)
+        return int(eval(octal, {"__builtins__": {}}))
+    except (ValueError, SyntaxError, TypeError):
+        raise SourceError(token.file, token.line, f"'{text}' is no number") from None
 
 
 class Text:
@@ -157,12 +161,23 @@ def _rewrite_variable(text, begin, name):
         k, dims = _dimensions(t, k + 1)
         out.append(f"MSL_THREADGROUP_VARIABLE({declared}, {dims}, {kind})")
         if k < len(t) and t[k].text == "=":
-            raise SourceError(t[k].file, t[k].line, f"threadgroup variable {declared} has an initializer")
+            k = _zero_initializer(t, k, declared)
         if k < len(t) and t[k].text == ",":
             k += 1
             continue
         break
     text.replace(begin, k, "; ".join(out))
+    return k
+
+
+def _zero_initializer(t, i, declared):
+    """Behind the initializer at i. Apple's compiler takes zeros, and stores none when the kernel runs;
+    so there is nothing to do, and the detectors find kernels that read what they did not write."""
+    k = i + 1
+    while t[k].text not in (",", ";"):
+        k = closing(t, k) + 1 if t[k].text in ("{", "(") else k + 1
+    if any(x.text not in ("{", "}", ",") and not re.fullmatch(r"0*\.?0+[fhu]?", x.text) for x in t[i + 1:k]):
+        raise SourceError(t[i].file, t[i].line, f"threadgroup variable {declared} has an initializer that is not zero")
     return k
 
 
@@ -190,7 +205,7 @@ def function_constants(tokens):
             end = _initializer(t, i)
             name = _declarator_end(t, i + 1)
             if name is not None and name < end:
-                kind = join(text.all[text.at[i + 1]:text.at[name]])
+                kind = join([x for x in t[i + 1:name] if x.text not in ("const", "constexpr")])
                 following = attribute_at(t, name + 1) if name + 1 < len(t) else None
                 index = dict(following[1]).get("function_constant") if following else None
                 if index is not None:
@@ -219,19 +234,22 @@ def _declaration_end(t, i):
     return closing(t, i) + 1 if i < len(t) and t[i].text == "{" else i + 1
 
 
-def _type_names(t):
-    """For each token the names that stand for types there, of template parameters,
-    typedefs and aliases: a list of (begin, end, name)."""
-    found = []
+def _templates(t):
+    """(begin of the parameters, end of the parameters, end of the declaration) of each."""
     for i in range(len(t) - 2):
         if t[i].text == "template" and t[i + 1].text == "<":
             header = closing_angle(t, i + 1)
-            if header is None:
-                continue
-            end = _declaration_end(t, header + 1)
-            found += [(header, end, t[k + 1].text) for k in range(i + 2, header)
-                      if t[k].text in ("typename", "class") and t[k + 1].kind == "name"]
-        elif t[i].text == "using" and t[i + 2].text == "=":
+            if header is not None:
+                yield i + 2, header, _declaration_end(t, header + 1)
+
+
+def _type_names(t):
+    """For each token the names that stand for types there, of template parameters,
+    typedefs and aliases: a list of (begin, end, name)."""
+    found = [(header, end, t[k + 1].text) for begin, header, end in _templates(t) for k in range(begin, header)
+             if t[k].text in ("typename", "class") and t[k + 1].kind == "name"]
+    for i in range(len(t) - 2):
+        if t[i].text == "using" and t[i + 2].text == "=":
             found.append((i + 2, len(t), t[i + 1].text))
         elif t[i].text == "typedef":
             end = _declaration_end(t, i)
@@ -255,21 +273,12 @@ def _is_cast(t, i, types):
 
 
 def _is_conversion(t, i, types):
-    """Whether T(x) at i, with one operand, converts to what may be a vector."""
-    if t[i].text not in types or t[i + 1].text != "(" or t[i + 2].text == ")":
+    """Whether T(x) or T(x, y) at i makes what may be a vector."""
+    if t[i].text not in types or t[i + 1].text != "(" or t[i + 2].text in (")", "{"):
         return False
     before = t[i - 1] if i else None
-    if before is not None and (before.kind == "name" and before.text not in ("return", "else", "case") or
-                               before.text in (".", "->", "::", "~")):
-        return False
-    end = closing(t, i + 1)
-    k = i + 2
-    while k < end:
-        if t[k].text == ",":
-            return False
-        k = closing(t, k) if t[k].text in ("(", "[", "{") else k
-        k += 1
-    return True
+    return before is None or not (before.kind == "name" and before.text not in ("return", "else", "case") or
+                                  before.text in (".", "->", "::", "~"))
 
 
 def vector_definitions(tokens):
@@ -330,6 +339,80 @@ def vector_casts(tokens):
                 i = end + 1
                 continue
         i += 1
+
+
+def braced_arguments(tokens):
+    """f({a, b}): what is in braces converts to what f takes. C++ does not do so for vectors."""
+    text = Text(tokens)
+    t = text.tokens
+    opens = []
+    for i, token in enumerate(t):
+        if token.text == "{" and opens and opens[-1][0] == "(" and t[i - 1].text in ("(", ","):
+            called = t[opens[-1][1] - 1] if opens[-1][1] else None
+            end = closing(t, i)
+            if called is not None and (called.kind == "name" or called.text == ">") and t[end + 1].text in (",", ")"):
+                # Each one token with its bracket, so that what counts brackets counts neither.
+                token.text, t[end].text = "metal::msl_braces(", " )"
+                opens.append(("braces", i))
+                continue
+        if token.text in ("(", "[", "{"):
+            opens.append((token.text, i))
+        elif token.text in (")", "]", "}", " )") and opens:
+            opens.pop()
+
+
+def _conditional_operand_end(t, i, stops):
+    """Index of the token among `stops` that ends the operand at i, or None."""
+    depth = 0
+    while i < len(t):
+        word = t[i].text
+        if word in ("(", "[", "{"):
+            i = closing(t, i)
+        elif word == "?":
+            depth += 1
+        elif word == ":" and depth > 0:
+            depth -= 1
+        elif word in stops:
+            return i
+        elif word in (";", ")", "]", "}"):
+            return None
+        i += 1
+    return None
+
+
+def _is_place(t, begin, end):
+    """Whether the tokens are a name, with members and indices: something that lies in memory."""
+    k = begin
+    while k < end:
+        if t[k].kind == "name" and t[k].text not in ("this", "true", "false", "nullptr"):
+            k += 1
+        elif t[k].text in (".", "->", "::") and k > begin:
+            k += 1
+        elif t[k].text == "[" and k > begin:
+            k = closing(t, k) + 1
+        else:
+            return False
+    return begin < end
+
+
+def conditional_operands(tokens):
+    """c ? a[i] : b in a template: structures of one type in two address spaces are values."""
+    text = Text(tokens)
+    t = text.tokens
+    inside = 0  # the end of the template that we are in
+    templates = {begin: end for begin, _, end in _templates(t)}
+    for i in range(len(t)):
+        inside = max(inside, templates.get(i, 0))
+        if t[i].text != "?" or i >= inside:
+            continue
+        middle = _conditional_operand_end(t, i + 1, (":",))
+        last = middle and _conditional_operand_end(t, middle + 1, (",", ";", ")", "]", "}", ":"))
+        if not last:
+            continue
+        for begin, end in ((i + 1, middle), (middle + 1, last)):
+            if _is_place(t, begin, end):
+                t[begin].text = "MSL_OPERAND(" + t[begin].text
+                t[end - 1].text += ")"
 
 
 def align_columns(tokens):
@@ -436,7 +519,9 @@ def rewrite(tokens):
     remove_attributes(tokens)
     member_spaces(tokens)
     vector_definitions(tokens)
+    conditional_operands(tokens)
     vector_casts(tokens)
+    braced_arguments(tokens)
     float_literals(tokens)
     string_literals(tokens)
     threadgroup_variables(tokens)

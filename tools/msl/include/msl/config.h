@@ -30,6 +30,7 @@
 #define threadgroup MSL_THREADGROUP
 #define thread
 #define kernel
+#define coherent(scope)
 #ifdef MSL_STRICT  // calls stay, so that what a shader calls can be told
 #define MSL_INLINE inline
 #else

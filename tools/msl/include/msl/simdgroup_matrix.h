@@ -144,5 +144,11 @@ MSL_FN MSL_SYNC void simdgroup_multiply(thread simdgroup_matrix<D, 8, 8>& d, sim
                                         simdgroup_matrix<B, 8, 8> b) {
   simdgroup_multiply_accumulate(d, a, b, make_filled_simdgroup_matrix<D, 8, 8>(D(0)));
 }
+template <typename T>
+MSL_FN MSL_SYNC simdgroup_matrix<T, 8, 8> operator*(simdgroup_matrix<T, 8, 8> a, simdgroup_matrix<T, 8, 8> b) {
+  simdgroup_matrix<T, 8, 8> d;
+  simdgroup_multiply(d, a, b);
+  return d;
+}
 
 }  // namespace metal

@@ -296,6 +296,14 @@ template <typename V, typename A>
 MSL_FN constexpr V msl_convert(A a) {
   return msl_cast<V>::of(a);
 }
+template <typename V, typename A, typename B, typename... As>
+MSL_FN constexpr V msl_convert(A a, B b, As... as) {
+  if constexpr (msl_count<V> == 1) {
+    return V(a, b, as...);
+  } else {
+    return msl_make<V>(a, b, as...);
+  }
+}
 template <typename V, typename A>
 MSL_FN constexpr V operator->*(msl_cast<V>, A a) {
   return msl_cast<V>::of(a);
@@ -310,6 +318,63 @@ template <typename V, typename W, typename A>
 MSL_FN constexpr V operator->*(msl_cast_chain<V, W>, A a) {
   return msl_cast<V>::of(msl_cast<W>::of(a));
 }
+
+// f({a, b}) in the source becomes f(msl_braces(a, b)), which converts to what f takes.
+template <typename... As>
+struct msl_braced {
+  template <typename T, typename... Bs>
+  constexpr T made_of(Bs... parts) const {
+    if constexpr (msl_count<T> > 1) {
+      return msl_make<T>(parts...);
+    } else {
+      return T{parts...};
+    }
+  }
+};
+template <typename A, typename... As>
+struct msl_braced<A, As...> {
+  A first;
+  msl_braced<As...> rest;
+  template <typename T, typename... Bs>
+  constexpr T made_of(Bs... parts) const {
+    return rest.template made_of<T>(parts..., first);
+  }
+  // Several parts make no scalar.
+  template <typename T, typename = enable_if_t<(sizeof...(As) == 0 || msl_count<T> == sizeof...(As) + 1 ||
+                                                !is_arithmetic_v<T> && !is_vector<T>::value)>>
+  constexpr operator T() const {
+    return made_of<T>();
+  }
+};
+MSL_FN constexpr msl_braced<> msl_braces() {
+  return {};
+}
+template <typename A, typename... As>
+MSL_FN constexpr msl_braced<A, As...> msl_braces(A first, As... rest) {
+  return {first, msl_braces(rest...)};
+}
+
+// An operand of ?: that lies in memory. Of a structure in an address space, its value: C++
+// finds no type common to such structures in two spaces.
+template <typename T>
+struct msl_operand {
+  using type = conditional_t<__is_class(T) || __is_array(T) || __is_union(T), T&, remove_cv_t<T>>;
+};
+#define MSL_OPERAND_IN(SPACE)                                                                                 \
+  template <typename T>                                                                                       \
+  struct msl_operand<SPACE T> {                                                                               \
+    using type = conditional_t<__is_array(T), SPACE T&, remove_cv_t<T>>;                                      \
+  };
+MSL_OPERAND_IN(device)
+MSL_OPERAND_IN(const device)
+MSL_OPERAND_IN(threadgroup)
+MSL_OPERAND_IN(const threadgroup)
+#ifndef MSL_TARGET_PTX
+MSL_OPERAND_IN(constant)
+#endif
+#undef MSL_OPERAND_IN
+#define MSL_OPERAND(...) \
+  static_cast<typename metal::msl_operand<metal::remove_reference_t<decltype((__VA_ARGS__))>>::type>(__VA_ARGS__)
 
 template <typename To, typename From>
 MSL_FN constexpr To as_type(From from) {
@@ -402,6 +467,7 @@ MSL_FLOAT_LIMITS(bfloat, 0x1p-126f, 0x1.fep127f, 0x1p-7f)
 
 }  // namespace metal
 
+using metal::vec;  // known everywhere, as the scalars are
 using bool2 = metal::msl_bool_vector<2>;
 using bool3 = metal::msl_bool_vector<3>;
 using bool4 = metal::msl_bool_vector<4>;
