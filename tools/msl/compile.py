@@ -15,6 +15,10 @@ from source import CLANG, HERE, SourceError, included_files, preprocess, tokeniz
 
 TRIPLES = {"x86_64": "x86_64-unknown-linux-gnu", "aarch64": "aarch64-unknown-linux-gnu", "arm64": "arm64-apple-macos14"}
 HOST_FLAGS = {"x86_64": ["-march=x86-64-v3"], "aarch64": ["-march=armv8.2-a"], "arm64": ["-mcpu=apple-m1"]}
+# As Apple's compiler has it with fast math off: a product and a sum in one expression are one operation, every
+# operation of half and bfloat rounds, and integers that a float goes beyond are the last ones.
+ARITHMETIC = ["-ffp-contract=on", "-Xclang", "-ffloat16-excess-precision=none", "-Xclang",
+              "-fbfloat16-excess-precision=none", "-fno-strict-float-cast-overflow"]
 
 
 class Shader:
@@ -74,7 +78,8 @@ def compile_object(shader, output, symbol, arch="x86_64", instrument=False, isol
     """quick: without optimisation and within two minutes, to see whether it compiles."""
     text = shader.body(isolate) + reflect.host_entries(shader.kernels, shader.constants, symbol, instrument)
     command = _base(shader.version) + [f"--target={TRIPLES[arch]}", "-std=c++17", "-fPIC", "-O2",
-                                       "-ffp-contract=off"] + HOST_FLAGS[arch] + _sycl(TRIPLES[arch])
+                                       "-fno-stack-protector"] + ARITHMETIC + \
+        HOST_FLAGS[arch] + _sycl(TRIPLES[arch])
     if instrument:
         # Loads stay where the text has them: no vectorizing, no merging.
         command += ["-DMSL_INSTRUMENTED", "-gline-tables-only", "-O1", "-fno-vectorize", "-fno-slp-vectorize",

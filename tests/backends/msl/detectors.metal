@@ -212,3 +212,19 @@ constant int kTwice = kHasScale ? 2 * kScale : -1;
   const float3 v = float3(1.0f, 2.0f, out[i]);
   out[i] = v[i / 22];
 }
+
+// ---- no faults: what Apple's compiler makes of these, one result a thread
+struct Numbers {
+  float y, x, large, none, root, square, factor;
+};
+[[kernel]] void arithmetic(device float* out [[buffer(0)]], constant Numbers& n [[buffer(3)]],
+                           uint i [[thread_index_in_threadgroup]]) {
+  const half h = half(n.factor);
+  out[i] = i == 0   ? atan2(n.y, n.x)
+           : i == 1 ? float(uchar(n.large))
+           : i == 2 ? float(char(-n.large))
+           : i == 3 ? float(int(n.none))
+           : i == 4 ? n.root * n.root - n.square
+           : i == 5 ? float(h * h * h)
+                    : rsqrt(n.x * n.x);
+}

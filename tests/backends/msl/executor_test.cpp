@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <limits>
 #include <map>
 
 #include "backends/msl/host/host_device.h"
@@ -153,6 +154,21 @@ TEST_F(Plain, ThreadgroupMemoryOfTheHostsSize) {
                             [](Arguments& a) { a.threadgroup(1, 256).bytes(3, 0.5F); });
   EXPECT_EQ(v[0], 63.5F);
   EXPECT_EQ(v[63], 0.5F);
+}
+
+// Found by tools/differential/, which compares with Apple's compiler itself.
+TEST_F(Plain, ArithmeticIsAsApplesCompilerHasIt) {
+  const struct {
+    float y, x, large, none, root, square, factor;
+  } numbers = {1, -1, 300, std::numeric_limits<float>::quiet_NaN(), 1 + 0x1p-12F, 1 + 0x1p-11F, 0x1.038p+0F};
+  const auto v = run<float>("arithmetic", {32, 1, 1}, {32, 1, 1}, 32, {}, [&](Arguments& a) { a.bytes(3, numbers); });
+  EXPECT_FLOAT_EQ(v[0], 2.35619449F);  // three eighths of a turn
+  EXPECT_EQ(v[1], 255.0F);             // what lies beyond an integer's range is its end
+  EXPECT_EQ(v[2], -128.0F);
+  EXPECT_EQ(v[3], 0.0F);
+  EXPECT_EQ(v[4], 0x1p-24F);     // the product is not rounded by itself
+  EXPECT_EQ(v[5], 0x1.0a8p+0F);  // each product of halves is
+  EXPECT_EQ(v[6], 1.0F);
 }
 
 TEST_F(Plain, ArgumentsAreCheckedAgainstTheShader) {

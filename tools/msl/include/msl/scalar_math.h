@@ -28,7 +28,7 @@ MSL_FN float sqrt(float x) {
   return __builtin_sqrtf(x);
 }
 MSL_FN float rsqrt(float x) {
-  return 1.0f / __builtin_sqrtf(x);
+  return static_cast<float>(1.0 / __builtin_sqrt(static_cast<double>(x)));  // rounded once
 }
 MSL_FN float pow(float x, float y) {
   return __builtin_powf(x, y);

@@ -156,29 +156,38 @@ MSL_FN MSL_SYNC T quad_shuffle_xor(T v, ushort mask) {
   return msl_exchange_value(v).from(msl_lane() ^ (mask & 3));
 }
 
-// Folds the active lanes' values in [begin, end), in order of lane.
-template <typename T, typename F>
-MSL_FN MSL_SYNC T msl_fold(const msl_exchanged<T>& all, uint begin, uint end, T none, F f) {
-  bool first = true;
-  T r = none;
-  for (uint lane = begin; lane < end; ++lane) {
-    const T v = all.from(lane);
-    if ((all.active >> lane & 1) == 0) continue;
-    r = first ? v : f(r, v);
-    first = false;
+// Combines the active lanes' values in [begin, end): neighbours, then pairs of neighbours, and so on. No order is
+// promised by Metal; this one is that of a full simdgroup's exchange below.
+template <uint kCount, typename T, typename F>
+MSL_FN MSL_SYNC T msl_combine(const msl_exchanged<T>& all, uint begin, F f) {
+  T values[kCount];
+  uint there = all.active >> begin;
+  for (uint i = 0; i < kCount; ++i) values[i] = all.from(begin + i);
+  if ((there | ~0u << (kCount - 1) << 1) == ~0u) {
+    for (uint step = 1; step < kCount; step *= 2) {
+      for (uint i = 0; i < kCount; i += 2 * step) values[i] = f(values[i], values[i + step]);
+    }
+    return values[0];
   }
-  return r;
+  for (uint step = 1; step < kCount; step *= 2) {
+    for (uint i = 0; i < kCount; i += 2 * step) {
+      const bool left = (there >> i & 1) != 0, right = (there >> (i + step) & 1) != 0;
+      if (right) values[i] = left ? f(values[i], values[i + step]) : values[i + step];
+      if (right) there |= 1u << i;
+    }
+  }
+  return values[0];
 }
 template <typename T, typename F>
 MSL_FN MSL_SYNC T msl_reduce(T v, F f) {
   const auto all = msl_exchange_value(v);
 #ifdef MSL_TARGET_PTX
   if (all.active == 0xFFFFFFFFu) {
-    for (uint step = 16; step > 0; step /= 2) v = f(v, msl_exchanged<T>::fetch(v, 0xFFFFFFFFu, msl_lane() ^ step));
+    for (uint step = 1; step < 32; step *= 2) v = f(v, msl_exchanged<T>::fetch(v, 0xFFFFFFFFu, msl_lane() ^ step));
     return v;
   }
 #endif
-  return msl_fold(all, 0, 32, v, f);
+  return msl_combine<32>(all, 0, f);
 }
 // Functors, since a lambda in a header would be another type in every shader.
 struct msl_add {
@@ -231,7 +240,7 @@ struct msl_xor {
   template <typename T>                                             \
   MSL_FN MSL_SYNC T quad_##name(T v) {                              \
     const uint quad = msl_lane() & 28;                              \
-    return msl_fold(msl_exchange_value(v), quad, quad + 4, v, f()); \
+    return msl_combine<4>(msl_exchange_value(v), quad, f());        \
   }
 MSL_REDUCTION(sum, msl_add)
 MSL_REDUCTION(product, msl_mul)
