@@ -2,6 +2,7 @@
 # Checks too long for CI, each with a log in benchmarks/check_long/.
 # Usage: check_long.sh [PART...]; parts: fuzz lint asan tsan aarch64 metal_cpp libcxx air mutants formats large; none: all.
 # Usage: check_long.sh [PART...]; parts: fuzz lint asan tsan aarch64 metal_cpp metal_mutants libcxx mutants formats large; none: all.
+# Usage: check_long.sh [PART...]; parts: fuzz lint asan tsan aarch64 metal_cpp metal_mutants libcxx differential mutants formats large; none: all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${METAL_MARLIN_DATA:-../shared/data}
@@ -43,6 +44,8 @@ metal_mutants() {
   cmake --build --preset release --target metal_marlin_tests
   tools/check_metal_mutants.py
 }
+
+differential() { tools/check_differential.sh; }
 
 mutants() { tools/check_mutants.py; }
 
@@ -93,6 +96,7 @@ mkdir -p benchmarks/check_long
 parts=("$@")
 [ $# -gt 0 ] || parts=(fuzz lint asan tsan aarch64 metal_cpp libcxx air mutants formats large)
 [ $# -gt 0 ] || parts=(fuzz lint asan tsan aarch64 metal_cpp metal_mutants libcxx mutants formats large)
+[ $# -gt 0 ] || parts=(fuzz lint asan tsan aarch64 metal_cpp metal_mutants libcxx differential mutants formats large)
 failed=()
 for part in "${parts[@]}"; do
   [ "$(type -t "$part")" = function ] || { echo "unknown part: $part" >&2; exit 2; }

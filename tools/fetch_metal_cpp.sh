@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Apple's metal-cpp, headers alone, into FOLDER, from the PyPI package that carries them, by its hash; prints where they
-# are. pip's own settings hold: without a network, PIP_NO_INDEX=1 PIP_FIND_LINKS=<a folder with the wheel>.
+# Apple's metal-cpp, headers alone, into FOLDER, from the PyPI package that carries them; prints where they are.
 # Usage: fetch_metal_cpp.sh FOLDER
 set -euo pipefail
 folder=$1
@@ -9,12 +8,9 @@ if [ ! -e "$headers/Metal/Metal.hpp" ]; then
   mkdir -p "$folder"
   work=$(mktemp -d "$folder/fetch-XXXXXX")
   trap 'rm -rf "$work"' EXIT
-  echo 'mlx-metal==0.32.4 --hash=sha256:8019b2db622599267d66cc168b2f0dbf5af929790a6c3b3913e00eabc42a7947' > "$work/pinned.txt"
-  python3 -m pip download -q --disable-pip-version-check --no-deps --require-hashes --only-binary=:all: \
-    --platform macosx_14_0_arm64 -d "$work" -r "$work/pinned.txt" >&2
-  python3 -m zipfile -e "$work"/mlx_metal-*.whl "$work/wheel"
+  "$(dirname "$0")/fetch_mlx_wheel.sh" "$work"
   rm -rf "$folder/mlx"
   mkdir -p "$folder/mlx/include"
-  mv "$work/wheel/mlx/include/metal_cpp" "$headers"
+  mv "$work/mlx/include/metal_cpp" "$headers"
 fi
 echo "$headers"
