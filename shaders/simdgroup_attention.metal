@@ -97,7 +97,7 @@ template <typename T, int kUnits>
   uint query[2];
   for (uint h = 0; h < 2; ++h) query[h] = t.first + min(first_row + 8 * h, t.count - 1);
   TileWeights<T> q_tiles[kKeeps ? kWidthTiles : 1];
-  threadgroup uint4* const our_queries = queries + query_tile_index * (kWidthTiles * 32) + lane;
+  threadgroup uint4* const our_queries = queries + (kKeeps ? 0 : query_tile_index * (kWidthTiles * 32) + lane);
   for (uint tile = 0; tile < kWidthTiles; ++tile) {
     if (!kKeeps && tile % kParts != simdgroup % kParts) continue;
     thread TileWeights<T>& q_tile = q_tiles[kKeeps ? tile : 0];
