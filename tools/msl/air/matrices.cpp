@@ -24,9 +24,18 @@ using llvm::Value;
 constexpr unsigned kElements = 64;
 constexpr llvm::StringRef kPrefix = "air.simdgroup_matrix_8x8_";
 
-bool is_matrix(const Type* type) {
+// How many of a matrix's elements a lane has: 2 of 64, or 1 of 32 where optimisations take two
+// neighbours for an integer; 0 for what is no matrix.
+unsigned own_elements(const Type* type) {
   const auto* const vector = llvm::dyn_cast<llvm::FixedVectorType>(type);
-  return vector != nullptr && vector->getNumElements() == kElements;
+  if (vector == nullptr) return 0;
+  const unsigned bits = vector->getElementType()->getScalarSizeInBits();
+  if (vector->getNumElements() == kElements) return 2;
+  const bool words = vector->getElementType()->isIntegerTy() && (bits == 32 || bits == 64);
+  return words && vector->getNumElements() == kElements / 2 ? 1 : 0;
+}
+bool is_matrix(const Type* type) {
+  return own_elements(type) > 0;
 }
 
 bool touches_matrix(const llvm::Instruction& instruction) {
@@ -80,14 +89,18 @@ class Narrower {
                             llvm::StringRef(text).trim().substr(0, 120).str()));
   }
 
-  static llvm::FixedVectorType* pair(const Type* type) { return llvm::FixedVectorType::get(type->getScalarType(), 2); }
+  static llvm::FixedVectorType* pair(const Type* type) {
+    return llvm::FixedVectorType::get(type->getScalarType(), own_elements(type));
+  }
 
   // The two elements of a matrix; anything else as it is.
   Value* narrowed(Value* value) {
     if (!is_matrix(value->getType())) return value;
     if (const auto found = narrow_.find(value); found != narrow_.end()) return found->second;
     if (auto* const constant = llvm::dyn_cast<llvm::Constant>(value)) {
-      return llvm::ConstantVector::get({constant->getAggregateElement(0U), constant->getAggregateElement(1U)});
+      std::vector<llvm::Constant*> own;
+      for (unsigned i = 0; i < own_elements(value->getType()); ++i) own.push_back(constant->getAggregateElement(i));
+      return llvm::ConstantVector::get(own);
     }
     if (auto* const instruction = llvm::dyn_cast<llvm::Instruction>(value);
         instruction != nullptr && llvm::pred_empty(instruction->getParent())) {
@@ -97,7 +110,8 @@ class Narrower {
   }
 
   Value* element(Value* vector, unsigned i) {
-    if (is_matrix(vector->getType()) && i > 1) return llvm::PoisonValue::get(vector->getType()->getScalarType());
+    if (is_matrix(vector->getType()) && i >= own_elements(vector->getType()))
+      return llvm::PoisonValue::get(vector->getType()->getScalarType());
     return builder_.CreateExtractElement(narrowed(vector), i);
   }
 
@@ -127,7 +141,7 @@ class Narrower {
     } else if (auto* const insert = llvm::dyn_cast<llvm::InsertElementInst>(&old)) {
       const auto* const index = llvm::dyn_cast<llvm::ConstantInt>(insert->getOperand(2));
       Value* const vector = narrowed(insert->getOperand(0));
-      const bool outside = index != nullptr && index->getZExtValue() > 1;
+      const bool outside = index != nullptr && index->getZExtValue() >= own_elements(old.getType());
       replace(old,
               outside ? vector : builder_.CreateInsertElement(vector, insert->getOperand(1), insert->getOperand(2)));
     } else if (auto* const extract = llvm::dyn_cast<llvm::ExtractElementInst>(&old)) {
@@ -140,6 +154,9 @@ class Narrower {
       rewrite_shuffle(*shuffle);
     } else if (auto* const call = llvm::dyn_cast<llvm::CallInst>(&old)) {
       rewrite_call(*call);
+    } else if (llvm::isa<llvm::BitCastInst>(old) && is_matrix(old.getType()) &&
+               is_matrix(old.getOperand(0)->getType())) {
+      replace(old, builder_.CreateBitCast(narrowed(old.getOperand(0)), pair(old.getType())));
     } else if (old.isBinaryOp() || old.isUnaryOp() || llvm::isa<llvm::FreezeInst>(old) ||
                llvm::isa<llvm::FPExtInst>(old) || llvm::isa<llvm::FPTruncInst>(old) ||
                (llvm::isa<llvm::SelectInst>(old) && !is_matrix(old.getOperand(0)->getType()))) {
