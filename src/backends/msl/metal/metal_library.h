@@ -16,7 +16,8 @@ class MetalLibrary {
   // `file`: the library; where it is missing shaders are compiled when they are first needed, and where
   // Metal does not take it too, after a word on stderr.
   MetalLibrary(NS::SharedPtr<MTL::Device> device, const std::filesystem::path& file);
-  // Function constants that are not given are zero. \throws Error (kInternal) with what Apple's compiler says.
+  // Function constants that are not given, which the kernel does not use, are zero. \throws Error (kInternal) with what
+  // Apple's compiler says.
   std::unique_ptr<Pipeline> make_pipeline(const EmbeddedShader& shader, std::size_t kernel,
                                           const FunctionConstants& constants);
 

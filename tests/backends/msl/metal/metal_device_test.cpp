@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "backends/msl/epilogue.h"
-#include "backends/msl/unit_matrix.h"
+#include "backends/msl/matrix_unit.h"
 #include "rules.h"
 #include "test_data.h"
 
@@ -240,7 +240,7 @@ TEST(MetalDevice, AllocatesThreadgroupMemoryBySixteenBytesUpToItsLimit) {
   const auto nothing = device->allocate(1 << 16);
   const MslLibrary& library = *find_shader("dense_gemm").library;
   const auto dispatch = [&](std::uint32_t bytes) {  // over no rows, whatever the arguments are
-    const Pipeline& pipeline = device->pipeline("dense_gemm", library.kernels[0].name);
+    const Pipeline& pipeline = device->pipeline("dense_gemm", library.kernels[0].name, tile_constants(*device));
     Arguments arguments;
     for (const MslArgument& argument : std::span(pipeline.kernel().arguments, pipeline.kernel().argument_count)) {
       if (argument.kind == kMslThreadgroup) arguments.threadgroup(argument.index, bytes);
@@ -301,7 +301,7 @@ TEST(MetalDevice, TakesTheLibraryOrSaysWhyNotAndCompilesTheText) {
               good ? ""
                    : "metal-marlin: " + file.string() +
                          ": Invalid library file; shaders are compiled from their text instead\n");
-    EXPECT_FALSE(probe_tile_map(*device, false).staged);
+    EXPECT_FALSE(device->matrix_unit().staged);
   }
   std::filesystem::remove(file);
 }
