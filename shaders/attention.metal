@@ -1,6 +1,7 @@
 // Attention in three steps, its scores in memory: for those who want the weights themselves,
 // and the plainest form to compare others with. Sequences packed as in flash_attention.
 #include "common/packed_attention.h"
+#include "common/unroll.h"
 
 // scores [queries][heads][stride]: of every key of the sequence, -inf where a query does not
 // see it. One threadgroup a query and head: grid (heads, queries).
@@ -23,7 +24,7 @@ template <typename T, typename Rows, typename Shape>
   for (uint first = simdgroup * Shape::kParts; first < count; first += kAttentionSimdgroups * Shape::kParts) {
     const uint key = first + part;
     float product = 0.0f;
-    for (uint c = 0; c < uint(Shape::kChunks); ++c) {
+    MM_UNROLL for (uint c = 0; c < uint(Shape::kChunks); ++c) {
       const uint e = chunk_at<Shape>(c, lane);
       if (e < p.key_width) product += dot(query.e[c], Rows::template load<false>(keys, where.key_row(min(key, count - 1)), p.key_width, e));
     }
@@ -52,7 +53,7 @@ template <typename T, typename Rows, typename Shape>
   top = simd_max(top);
   if (lane == 0) parts[simdgroup] = top;
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  for (uint g = 0; g < kAttentionSimdgroups; ++g) top = max(top, parts[g]);
+  MM_UNROLL for (uint g = 0; g < kAttentionSimdgroups; ++g) top = max(top, parts[g]);
   threadgroup_barrier(mem_flags::mem_threadgroup);
   float sum = 0.0f;
   for (uint k = index; k < count; k += 32 * kAttentionSimdgroups) {
@@ -64,7 +65,7 @@ template <typename T, typename Rows, typename Shape>
   if (lane == 0) parts[simdgroup] = sum;
   threadgroup_barrier(mem_flags::mem_threadgroup);
   sum = sink == -INFINITY ? 0.0f : exp(sink - top);
-  for (uint g = 0; g < kAttentionSimdgroups; ++g) sum += parts[g];
+  MM_UNROLL for (uint g = 0; g < kAttentionSimdgroups; ++g) sum += parts[g];
   const float factor = top == -INFINITY ? 0.0f : 1.0f / sum;
   for (uint k = index; k < count; k += 32 * kAttentionSimdgroups) row[k] *= factor;
 }
@@ -83,7 +84,7 @@ template <typename T, typename Rows>
   const PackedKeys where = packed_keys(p, uint(k_starts[s]), at.y / (p.heads / p.kv_heads), p.key_width, 0);
   float4 sum = float4(0.0f);
   for (uint k = 0; k < count; ++k) sum += row[k] * Rows::template load<false>(values, where.value_row(k), p.value_width, e);
-  for (uint i = 0; i < 4; ++i)
+  MM_UNROLL for (uint i = 0; i < 4; ++i)
     if (e + i < p.value_width) out[(ulong(at.z) * p.heads + at.y) * p.value_width + e + i] = T(sum[i]);
 }
 

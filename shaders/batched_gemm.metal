@@ -3,6 +3,7 @@
 // another (item i has rows starts[i] to starts[i + 1]).
 #include "common/block_product.h"
 #include "common/grouped_gemm.h"
+#include "common/unroll.h"
 
 struct BatchParams {
   uint rows;         // of an item's matrix
@@ -43,7 +44,7 @@ template <typename Codec, typename S, int kColumns>
   const auto weights = quantized_weights<Codec, S>(codes, scales, minima, m, ulong(group.z) * b.item_blocks + block);
   for (uint first = group.y * 8 * kColumns; first < rows.count; first += groups.y * 8 * kColumns) {
     TileSums sums[kColumns];
-    for (uint c = 0; c < uint(kColumns); ++c) sums[c] = no_sums();
+    MM_UNROLL for (uint c = 0; c < uint(kColumns); ++c) sums[c] = no_sums();
     multiply_rows<kColumns>(sums, weights, x, rows, first, b.units, p.x_stride, stage, simdgroup * 32 + lane, tile_stage);
     put_rows<kColumns>((threadgroup float*)stage, sums, rows, first, group.x, b.rows,
                        factors[group.z] * matrix_factor<Codec>(), x_scales, y, p, simdgroup, lane);
@@ -67,7 +68,7 @@ template <typename T, int kColumns>
   const DenseWeights<T> weights = {values + (ulong(group.z) * b.item_blocks + block) * b.units * (kUnitTiles * 32)};
   for (uint first = group.y * 8 * kColumns; first < rows.count; first += groups.y * 8 * kColumns) {
     TileSums sums[kColumns];
-    for (uint c = 0; c < uint(kColumns); ++c) sums[c] = no_sums();
+    MM_UNROLL for (uint c = 0; c < uint(kColumns); ++c) sums[c] = no_sums();
     multiply_rows<kColumns>(sums, weights, x, rows, first, b.units, p.x_stride, stage, simdgroup * 32 + lane, tile_stage);
     put_rows<kColumns>((threadgroup float*)stage, sums, rows, first, group.x, b.rows, 1.0f, x_scales, y, p, simdgroup,
                        lane);

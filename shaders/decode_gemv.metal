@@ -2,6 +2,7 @@
 // a band of two blocks of 16 rows, both from the activations that it reads once; its
 // simdgroups share out the inputs and add up in order.
 #include "common/unit_stream.h"
+#include "common/unroll.h"
 
 // Blocks that are multiplied at a time: as many as there are registers for.
 METAL_FUNC constexpr uint blocks_at_once(uint columns) {
@@ -17,9 +18,9 @@ METAL_FUNC void add_band(thread TileSums (&sums)[kBandBlocks][kColumns], thread 
 #pragma clang loop unroll(full)
   for (uint first = 0; first < kBandBlocks; first += kBlocks) {
     UnitData<Codec, S> data[kBlocks];
-    for (uint i = 0; i < kBlocks; ++i) data[i] = stream.weights(m, first + i, unit);
+    MM_UNROLL for (uint i = 0; i < kBlocks; ++i) data[i] = stream.weights(m, first + i, unit);
     if (first + kBlocks == kBandBlocks) stream.close(m);
-    for (uint i = 0; i < kBlocks; ++i) {
+    MM_UNROLL for (uint i = 0; i < kBlocks; ++i) {
       const uint block = first + i;
       device const float* of_unit = minima + min(block, last) * scales_of_block(m) + scales_before(m, unit);
       add_unit<Codec, S, kColumns>(sums[block], data[i], tokens, m, of_unit, stage);
@@ -55,15 +56,15 @@ void decode_gemv(
   const float first_x_scale = thread_index < results ? x_scales[thread_index / kBandRows] : 0.0f;
 
   TileSums sums[kBandBlocks][kColumns];
-  for (uint block = 0; block < kBandBlocks; ++block)
-    for (uint c = 0; c < uint(kColumns); ++c) sums[block][c] = no_sums();
+  MM_UNROLL for (uint block = 0; block < kBandBlocks; ++block)
+    MM_UNROLL for (uint c = 0; c < uint(kColumns); ++c) sums[block][c] = no_sums();
   device const float* of_band = minima + ulong(first_block) * scales_of_block(m);
 #pragma clang loop unroll(disable)
   for (uint unit = begin; unit < end; ++unit) add_band(sums, stream, m, last, of_band, unit, tiles);
 
   const uint sum_stride = kBandRows + 4;  // spreads a tile's columns over the banks
-  for (uint block = 0; block < kBandBlocks; ++block)
-    for (uint c = 0; c < uint(kColumns); ++c)
+  MM_UNROLL for (uint block = 0; block < kBandBlocks; ++block)
+    MM_UNROLL for (uint c = 0; c < uint(kColumns); ++c)
       store_sums((threadgroup float*)region + kTileTokens * c * sum_stride + kTileRows * block, sum_stride,
                  sums[block][c], lane);
   threadgroup_barrier(mem_flags::mem_threadgroup);

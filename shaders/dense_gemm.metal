@@ -2,6 +2,7 @@
 // layout of eight pairs a lane and tile; f32 is multiplied in f32.
 #include "common/block_product.h"
 #include "common/staged_gemm.h"
+#include "common/unroll.h"
 
 template <typename T, int kColumns>
 [[kernel, max_total_threads_per_threadgroup(128)]] void dense_gemm(
@@ -20,7 +21,7 @@ template <typename T, int kColumns>
   const uint first_token = group.y * 8 * kColumns;
   const uint thread_index = simdgroup * 32 + lane;
   TileSums sums[kColumns];
-  for (uint c = 0; c < uint(kColumns); ++c) sums[c] = no_sums();
+  MM_UNROLL for (uint c = 0; c < uint(kColumns); ++c) sums[c] = no_sums();
   wait_for_earlier_kernels();
   stage_unit<T, 8 * kColumns>(stage, x, first_token, p.tokens, p.x_stride, 0, thread_index);
   end_copies();
@@ -34,14 +35,14 @@ template <typename T, int kColumns>
                                   p.x_stride, unit + 1, thread_index);
     }
     end_copies();
-    for (uint part = 0; part < kUnitTiles / 2; ++part) {
+    MM_UNROLL for (uint part = 0; part < kUnitTiles / 2; ++part) {
       TileWeights<T> w[2];
-      for (uint t = 0; t < 2; ++t)
+      MM_UNROLL for (uint t = 0; t < 2; ++t)
         w[t] = load_dense_tile<T>(weights, ulong(min(block, last_block)) * units + unit, 2 * part + t, lane);
-      for (uint c = 0; c < uint(kColumns); ++c) {
+      MM_UNROLL for (uint c = 0; c < uint(kColumns); ++c) {
         TileTokens<T> tokens[2];
         load_staged<T, 32>(tokens, here, 8 * c, part, lane);
-        for (uint t = 0; t < 2; ++t) tile_multiply(sums[c], w[t], tokens[t], tile_stage);
+        MM_UNROLL for (uint t = 0; t < 2; ++t) tile_multiply(sums[c], w[t], tokens[t], tile_stage);
       }
     }
   }
@@ -68,10 +69,11 @@ template <typename T>
                             uint lane [[thread_index_in_simdgroup]]) {
   const uint id = uint(ids[at.y]);
   if (tile_row(lane) != id % 8) return;
-  for (uint tile = 0; tile < kUnitTiles; ++tile) {
+  MM_UNROLL for (uint tile = 0; tile < kUnitTiles; ++tile) {
     const TileWeights<T> w = load_dense_tile<T>(weights, ulong(id / kTileRows) * units + at.x, tile, lane);
-    for (uint q = id % kTileRows / 8; q < 4; q += 2) {
-      for (uint e = 0; e < 2; ++e) {
+    MM_UNROLL for (uint q = 0; q < 4; ++q) {
+      if (q % 2 != id % kTileRows / 8) continue;
+      MM_UNROLL for (uint e = 0; e < 2; ++e) {
         const uint k = at.x * kUnit + tile_input(tile, tile_column(lane) + 8 * (q / 2) + e, false);
         if (k < cols) out[ulong(at.y) * cols + k] = float(w.e[q][e]);
       }
@@ -89,7 +91,7 @@ template [[host_name("dense_embed_bfloat")]] [[kernel]] void dense_embed<bfloat>
 // tokens: grid (rows, tokens / 4) of threadgroups.
 METAL_FUNC void put_exact(device uchar* y, constant LinearParams& p, uint row, uint first_token, float4 sums,
                           device const float* bias, uint lane) {
-  for (uint t = 0; t < 4; ++t) {
+  MM_UNROLL for (uint t = 0; t < 4; ++t) {
     const float total = simd_sum(sums[t]);
     if (lane == 0 && first_token + t < p.tokens) put_result(y, p, first_token + t, row, total, bias);
   }
@@ -104,7 +106,7 @@ METAL_FUNC void put_exact(device uchar* y, constant LinearParams& p, uint row, u
   float4 sums = float4(0.0f);
   for (uint k = lane; k < cols; k += 32) {
     const float w = weights[ulong(group.x) * cols + k];
-    for (uint t = 0; t < 4; ++t) {
+    MM_UNROLL for (uint t = 0; t < 4; ++t) {
       if (first_token + t < p.tokens) sums[t] = fma(w, x[ulong(first_token + t) * p.x_stride + k], sums[t]);
     }
   }

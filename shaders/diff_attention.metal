@@ -2,6 +2,7 @@
 // values, normed head by head. A head has two queries and two keys of key_width, one after
 // the other, and values of any width (the paper: twice key_width).
 #include "common/packed_attention.h"
+#include "common/unroll.h"
 
 struct DiffParams {
   PackedParams packed;
@@ -25,7 +26,7 @@ template <typename T, typename Shape>
   constant PackedParams& p = d.packed;
   const uint head = group.x, token = group.y, thread_index = simdgroup * 32 + lane;
   const VisibleKeys seen = visible_keys(p, sequences, q_starts, k_starts, token);
-  for (uint half_index = 0; half_index < 2; ++half_index) {
+  MM_UNROLL for (uint half_index = 0; half_index < 2; ++half_index) {
     const uint offset = half_index * p.key_width;
     const PackedKeys where = packed_keys(p, seen.first, head / (p.heads / p.kv_heads), 2 * p.key_width, offset);
     const Query<Shape> query =
@@ -47,7 +48,7 @@ template <typename T, typename Shape>
   if (lane == 0) squares[simdgroup] = sum;
   threadgroup_barrier(mem_flags::mem_threadgroup);
   sum = 0.0f;
-  for (uint s = 0; s < kAttentionSimdgroups; ++s) sum += squares[s];
+  MM_UNROLL for (uint s = 0; s < kAttentionSimdgroups; ++s) sum += squares[s];
   const float scale = d.norm != 0 ? d.factor / precise::sqrt(sum / float(p.value_width) + d.eps) : 1.0f;
   for (uint e = thread_index; e < p.value_width; e += 32 * kAttentionSimdgroups)
     out[(ulong(token) * p.heads + head) * p.value_width + e] =

@@ -1,6 +1,7 @@
 // Prefill in f32: a threadgroup answers a tile of queries, keys and values pass once through
 // threadgroup memory for all of them (arXiv 2307.08691). Any kind of cache; block-sparse too.
 #include "common/query_tiles.h"
+#include "common/unroll.h"
 
 // kKeys: of a tile; kQueries: of a simdgroup; kWidth: of a head, at most.
 template <int kTileWidth, int kTileKeys, int kSimdQueries>
@@ -60,10 +61,10 @@ template <typename T, typename Rows, typename Tile>
   }
   float top[Tile::kQueries], total[Tile::kQueries], sum[Tile::kQueries][Tile::kElements];
   const float sink = p.sinks != 0 ? sinks[head] : -INFINITY;
-  for (uint r = 0; r < Tile::kQueries; ++r) {
+  MM_UNROLL for (uint r = 0; r < Tile::kQueries; ++r) {
     top[r] = sink;
     total[r] = sink == -INFINITY ? 0.0f : 1.0f;
-    for (uint i = 0; i < Tile::kElements; ++i) sum[r][i] = 0.0f;
+    MM_UNROLL for (uint i = 0; i < Tile::kElements; ++i) sum[r][i] = 0.0f;
   }
   const uint my_key = lane % Tile::kKeys, part = lane / Tile::kKeys, first_row = simdgroup * Tile::kQueries;
   const KeyRange all = keys_of_tile(p, t);
@@ -74,16 +75,16 @@ template <typename T, typename Rows, typename Tile>
     load_rows<Rows, Tile>(m, keys, t, first, p.kv_heads, kv_head, p.key_width, index);
     threadgroup_barrier(mem_flags::mem_threadgroup);
     float score[Tile::kQueries];
-    for (uint r = 0; r < Tile::kQueries; ++r) score[r] = 0.0f;
+    MM_UNROLL for (uint r = 0; r < Tile::kQueries; ++r) score[r] = 0.0f;
 #pragma clang loop unroll_count(4)
     for (uint e = 4 * part; e < p.key_width; e += 4 * Tile::kSplit) {
       const float4 k = *(threadgroup const float4*)&m.rows[my_key][e];
-      for (uint r = 0; r < Tile::kQueries; ++r)
+      MM_UNROLL for (uint r = 0; r < Tile::kQueries; ++r)
         score[r] += dot(*(threadgroup const float4*)&m.q[first_row + r][e], k);
     }
     const uint key = first + my_key;
-    for (uint r = 0; r < Tile::kQueries; ++r) {
-      for (ushort step = Tile::kKeys; step < 32; step *= 2) score[r] += simd_shuffle_xor(score[r], step);
+    MM_UNROLL for (uint r = 0; r < Tile::kQueries; ++r) {
+      MM_UNROLL for (ushort step = Tile::kKeys; step < 32; step *= 2) score[r] += simd_shuffle_xor(score[r], step);
       const uint i = min(t.first + first_row + r, t.first + t.count - 1);
       const KeyRange seen = keys_of(p, t, i);
       float s = final_score(score[r], {p.scale, p.soft_cap});
@@ -97,7 +98,7 @@ template <typename T, typename Rows, typename Tile>
       const float keep = now == top[r] ? 1.0f : weight_of(top[r] - now);
       total[r] = total[r] * keep + simd_sum(part == 0 ? weight : 0.0f);
       top[r] = now;
-      for (uint j = 0; j < Tile::kElements; ++j) sum[r][j] *= keep;
+      MM_UNROLL for (uint j = 0; j < Tile::kElements; ++j) sum[r][j] *= keep;
       if (part == 0) m.weights[first_row + r][my_key] = weight;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -105,16 +106,16 @@ template <typename T, typename Rows, typename Tile>
     threadgroup_barrier(mem_flags::mem_threadgroup);
 #pragma clang loop unroll_count(4)
     for (uint k = 0; k < Tile::kKeys; ++k) {
-      for (uint j = 0; j < Tile::kElements; ++j) {
+      MM_UNROLL for (uint j = 0; j < Tile::kElements; ++j) {
         const float v = m.rows[k][lane + 32 * j];
-        for (uint r = 0; r < Tile::kQueries; ++r) sum[r][j] = fma(m.weights[first_row + r][k], v, sum[r][j]);
+        MM_UNROLL for (uint r = 0; r < Tile::kQueries; ++r) sum[r][j] = fma(m.weights[first_row + r][k], v, sum[r][j]);
       }
     }
   }
-  for (uint r = 0; r < Tile::kQueries; ++r) {
+  MM_UNROLL for (uint r = 0; r < Tile::kQueries; ++r) {
     if (first_row + r >= t.count) continue;
     device T* const to = out + (ulong(t.first_query + t.first + first_row + r) * p.heads + head) * p.value_width;
-    for (uint j = 0; j < Tile::kElements; ++j)
+    MM_UNROLL for (uint j = 0; j < Tile::kElements; ++j)
       if (lane + 32 * j < p.value_width) to[lane + 32 * j] = T(top[r] == -INFINITY ? 0.0f : sum[r][j] / total[r]);
   }
 }

@@ -2,6 +2,7 @@
 // tokens. src/backends/msl/autotune.h checks each against the exact product, times it on the
 // device at hand, and keeps the fastest.
 #include "common/grouped_gemm.h"
+#include "common/unroll.h"
 
 // As stage_rows, by kSimdgroups.
 template <int kTokens, int kSimdgroups>
@@ -44,7 +45,7 @@ template <typename Codec, typename S, int kColumns, int kSimdgroups>
   const uint block = min(group.x * kSimdgroups + simdgroup, (m.rows + kTileRows - 1) / kTileRows - 1);
   const auto weights = quantized_weights<Codec, S>(codes, scales, minima, m, block);
   TileSums sums[kColumns];
-  for (uint c = 0; c < uint(kColumns); ++c) sums[c] = no_sums();
+  MM_UNROLL for (uint c = 0; c < uint(kColumns); ++c) sums[c] = no_sums();
   stage_tokens<8 * kColumns, kSimdgroups>(stage, x, first, p.tokens, p.x_stride, 0, thread_index);
   end_copies();
 #pragma clang loop unroll(disable)
@@ -58,7 +59,7 @@ template <typename Codec, typename S, int kColumns, int kSimdgroups>
     weights.template add<kColumns>(sums, stage + (unit & 1u) * kStage, unit, tile_stage);
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  for (uint c = 0; c < uint(kColumns); ++c)
+  MM_UNROLL for (uint c = 0; c < uint(kColumns); ++c)
     store_sums(staged + 8 * c * kStride + simdgroup * kTileRows, kStride, sums[c], lane);
   threadgroup_barrier(mem_flags::mem_threadgroup);
   const uint tokens = min(uint(8 * kColumns), p.tokens - first);

@@ -1,6 +1,7 @@
 // Marlin-style quantized matrix product: weights stay packed until they are in a
 // lane's registers. All formats; split over the inputs with an ordered reduction.
 #include "common/staged_gemm.h"
+#include "common/unroll.h"
 
 MM_STAGED_GEMM(marlin_gemm, 4)
 

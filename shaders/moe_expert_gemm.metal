@@ -2,6 +2,7 @@
 // them): a result row an assignment. Experts of one format lie one after another; those of
 // another are left to another launch. Every result is made by one threadgroup, in order.
 #include "common/grouped_gemm.h"
+#include "common/unroll.h"
 
 struct ExpertParams {
   uint rows;        // of an expert
@@ -47,7 +48,7 @@ template <typename Codec, typename S, int kColumns>
   const float factor = factors[slot] * matrix_factor<Codec>();
   for (uint first = group.y * 8 * kColumns; first < rows.count; first += groups.y * 8 * kColumns) {
     TileSums sums[kColumns];
-    for (uint c = 0; c < uint(kColumns); ++c) sums[c] = no_sums();
+    MM_UNROLL for (uint c = 0; c < uint(kColumns); ++c) sums[c] = no_sums();
     multiply_rows<kColumns>(sums, weights, x, rows, first, m.units, p.x_stride, stage, simdgroup * 32 + lane, tile_stage);
     put_rows<kColumns>((threadgroup float*)stage, sums, rows, first, group.x, e.rows, factor, x_scales, y, p, simdgroup,
                        lane);
@@ -75,7 +76,7 @@ template <typename T, int kColumns>
   const DenseWeights<T> weights = {values + (ulong(slot) * e.expert_blocks + block) * units * (kUnitTiles * 32)};
   for (uint first = group.y * 8 * kColumns; first < rows.count; first += groups.y * 8 * kColumns) {
     TileSums sums[kColumns];
-    for (uint c = 0; c < uint(kColumns); ++c) sums[c] = no_sums();
+    MM_UNROLL for (uint c = 0; c < uint(kColumns); ++c) sums[c] = no_sums();
     multiply_rows<kColumns>(sums, weights, x, rows, first, units, p.x_stride, stage, simdgroup * 32 + lane, tile_stage);
     put_rows<kColumns>((threadgroup float*)stage, sums, rows, first, group.x, e.rows, 1.0f, x_scales, y, p, simdgroup,
                        lane);

@@ -3,6 +3,8 @@
 // (DeepSeek-V3, arXiv 2412.19437; GLM-4.x). Ties go to the lower index; NaN comes last.
 #include <metal_stdlib>
 
+#include "common/unroll.h"
+
 using namespace metal;
 
 struct RouterParams {
@@ -33,8 +35,9 @@ METAL_FUNC Best best_of_simdgroup(Best mine) {
 // Of a lane's values, expert lane + 32 i at i; those marked in `gone` do not count.
 METAL_FUNC Best best_of_lane(const thread float* values, uint gone, uint experts, uint lane, uint first, uint last) {
   Best best = {-INFINITY, 0xFFFFFFFFu};
-  for (uint i = 0; lane + 32 * i < experts; ++i) {
+  MM_UNROLL for (uint i = 0; i < kMaxPerLane; ++i) {
     const uint e = lane + 32 * i;
+    if (e >= experts) break;
     if ((gone >> i & 1u) != 0 || e < first || e >= last) continue;
     if (best.index == 0xFFFFFFFFu || values[i] > best.value) best = {values[i], e};
   }
@@ -49,20 +52,23 @@ METAL_FUNC Best best_of_lane(const thread float* values, uint gone, uint experts
   float scores[kMaxPerLane], choice[kMaxPerLane];
   device const float* row = logits + ulong(token) * p.experts;
   float top = -INFINITY;
-  for (uint i = 0; lane + 32 * i < p.experts; ++i) {
+  MM_UNROLL for (uint i = 0; i < kMaxPerLane; ++i) {
+    if (lane + 32 * i >= p.experts) break;
     const float v = row[lane + 32 * i];
     scores[i] = isnan(v) ? -INFINITY : v;
     top = max(top, scores[i]);
   }
   top = simd_max(top);
   float total = 0.0f;
-  for (uint i = 0; lane + 32 * i < p.experts; ++i) {
+  MM_UNROLL for (uint i = 0; i < kMaxPerLane; ++i) {
+    if (lane + 32 * i >= p.experts) break;
     scores[i] = p.sigmoid != 0 ? 1.0f / (1.0f + exp(-scores[i]))
                                : (scores[i] == top ? 1.0f : exp(scores[i] - top));  // infinities too
     total += scores[i];
   }
   total = simd_sum(total);
-  for (uint i = 0; lane + 32 * i < p.experts; ++i) {
+  MM_UNROLL for (uint i = 0; i < kMaxPerLane; ++i) {
+    if (lane + 32 * i >= p.experts) break;
     if (p.sigmoid == 0) scores[i] /= total;
     choice[i] = p.bias != 0 ? scores[i] + bias[lane + 32 * i] : scores[i];
   }
@@ -95,7 +101,7 @@ METAL_FUNC Best best_of_lane(const thread float* values, uint gone, uint experts
     const Best best = best_of_simdgroup(best_of_lane(choice, gone, p.experts, lane, 0, p.experts));
     const uint owner = best.index % 32, place = best.index / 32;
     float score = 0.0f;
-    for (uint i = 0; i < kMaxPerLane; ++i)
+    MM_UNROLL for (uint i = 0; i < kMaxPerLane; ++i)
       if (i == place && lane == owner) score = scores[i];
     score = simd_shuffle(score, ushort(owner));
     if (lane == owner) gone |= 1u << place;

@@ -1,6 +1,7 @@
 // An expert that sees every token, and any gated feed-forward part: gate and up in one pass
 // over the activations, activated in registers; and its result added to the routed sum.
 #include "common/grouped_gemm.h"
+#include "common/unroll.h"
 
 // Gate and up of the same rows.
 template <typename Weights>
@@ -24,10 +25,10 @@ METAL_FUNC void gate_up_tile(GateUp<Weights> weights, device const typename Weig
   const GroupRows all = {0, 1, p.tokens, nullptr, 1};
   const uint first = group.y * 8 * kColumns;
   TileSums sums[2 * kColumns];
-  for (uint c = 0; c < uint(2 * kColumns); ++c) sums[c] = no_sums();
+  MM_UNROLL for (uint c = 0; c < uint(2 * kColumns); ++c) sums[c] = no_sums();
   multiply_rows<kColumns>(sums, weights, x, all, first, units, p.x_stride, stage, simdgroup * 32 + tiles.lane, tiles);
-  for (uint c = 0; c < uint(kColumns); ++c) {
-    for (uint i = 0; i < 4; ++i) {
+  MM_UNROLL for (uint c = 0; c < uint(kColumns); ++c) {
+    MM_UNROLL for (uint i = 0; i < 4; ++i) {
       const uint token = first + 8 * c + tile_column(tiles.lane) + i % 2;
       const float scale = token < p.tokens ? x_scales[token] : 0.0f;
       const float up = sums[kColumns + c].e[i] * up_factor * scale;

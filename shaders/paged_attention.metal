@@ -4,6 +4,7 @@
 // for a query's keys is too few, they are cut into parts that paged_reduce puts together.
 #include "common/register_budget.h"
 #include "common/tile_attention.h"
+#include "common/unroll.h"
 
 struct PagedParams {
   uint heads;
@@ -90,7 +91,7 @@ template <typename T, typename Rows, typename Shape, int kHeads>
   const uint begin = min(seen_begin + part * part_keys, seen_end), end = min(begin + part_keys, seen_end);
   Query<Shape> query[kHeads];
   Attended<Shape> a[kHeads];
-  for (uint h = 0; h < uint(kHeads); ++h) {
+  MM_UNROLL for (uint h = 0; h < uint(kHeads); ++h) {
     // Heads past the last repeat it.
     const uint head = first_head + min(h, heads - 1);
     query[h] = load_query<Shape>(q + ulong(token) * p.q_stride + head * p.key_dim, p.key_dim, lane);
@@ -98,7 +99,7 @@ template <typename T, typename Rows, typename Shape, int kHeads>
   }
   attend<Rows, Shape, kHeads>(a, query, keys, values, where, {p.scale, p.soft_cap}, (device const float*)nullptr, begin,
                               end, simdgroup, lane);
-  for (uint h = 0; h < uint(kHeads); ++h) {
+  MM_UNROLL for (uint h = 0; h < uint(kHeads); ++h) {
     if (h >= heads) continue;
     const uint head = first_head + h;
     share_attended(share, a[h], simdgroup, lane);
@@ -150,9 +151,9 @@ struct HeadPair {
 METAL_FUNC float2 weigh_keys(thread TileSums& scores, constant PagedParams& p, uint count, uint lane,
                              thread HeadPair& seen) {
   float2 keep;
-  for (uint j = 0; j < 2; ++j) {
+  MM_UNROLL for (uint j = 0; j < 2; ++j) {
     float score[2];
-    for (uint h = 0; h < 2; ++h) {
+    MM_UNROLL for (uint h = 0; h < 2; ++h) {
       score[h] = scores.e[2 * h + j] * p.scale;
       if (p.soft_cap != 0.0f) score[h] = p.soft_cap * precise::tanh(score[h] / p.soft_cap);
       score[h] = tile_row(lane) + 8 * h < count ? score[h] * kLog2E : -INFINITY;
@@ -161,7 +162,7 @@ METAL_FUNC float2 weigh_keys(thread TileSums& scores, constant PagedParams& p, u
     const float from = top == -INFINITY ? 0.0f : top;  // nothing seen yet
     keep[j] = fast::exp2(seen.top[j] - from);
     seen.top[j] = top;
-    for (uint h = 0; h < 2; ++h) scores.e[2 * h + j] = fast::exp2(score[h] - from);
+    MM_UNROLL for (uint h = 0; h < 2; ++h) scores.e[2 * h + j] = fast::exp2(score[h] - from);
     seen.total[j] = fma(seen.total[j], keep[j], scores.e[j] + scores.e[2 + j]);
   }
   return keep;
@@ -186,10 +187,10 @@ struct KeyTile {
   template <int kLoaded, typename T>
   METAL_FUNC KeyPieces<kLoaded> load_keys(device const T* keys, uint unit) const {
     KeyPieces<kLoaded> pieces;
-    for (uint h = 0; h < 2; ++h) {
+    MM_UNROLL for (uint h = 0; h < 2; ++h) {
       device const T* const row =
           keys + cache_row(p, table, min(first + tile_row(lane) + 8 * h, last), kv_head) * p.key_dim;
-      for (uint i = 0; i < 2 * uint(kLoaded); ++i)
+      MM_UNROLL for (uint i = 0; i < 2 * uint(kLoaded); ++i)
         pieces.keys[i][h] = eight_of(row, 64 * unit + 32 * i + tile_column(lane) * 4, p.key_dim);
     }
     return pieces;
@@ -197,10 +198,10 @@ struct KeyTile {
   template <int kLoaded, typename T>
   METAL_FUNC ValuePieces<kLoaded> load_values(device const T* values, uint unit) const {
     ValuePieces<kLoaded> pieces;
-    for (uint n = 0; n < 4; ++n) {
+    MM_UNROLL for (uint n = 0; n < 4; ++n) {
       const uint key = min(first + tile_column(lane) + n % 2 + n / 2 * 8, last);
       device const T* const row = values + cache_row(p, table, key, kv_head) * p.value_dim;
-      for (uint i = 0; i < uint(kLoaded); ++i)
+      MM_UNROLL for (uint i = 0; i < uint(kLoaded); ++i)
         pieces.values[i][n] = eight_of(row, kUnit * (unit + i) + 8 * tile_row(lane), p.value_dim);
     }
     return pieces;
@@ -244,11 +245,11 @@ template <typename Q, typename T, int kUnits>
   const uint begin = min(seen_begin + part * part_keys, seen_end), end = min(begin + part_keys, seen_end);
   TileTokens<T> queries[kKeeps ? kUnits * kUnitTiles : 1];
   threadgroup T* const query_tiles = (threadgroup T*)kept_queries;
-  for (uint tile = 0; tile < kUnits * kUnitTiles; ++tile) {
+  MM_UNROLL for (uint tile = 0; tile < kUnits * kUnitTiles; ++tile) {
     if (!kKeeps && tile % kAttentionSimdgroups != simdgroup) continue;
     vec<T, 2> pairs[2];
-    for (uint h = 0; h < 2; ++h) {
-      for (uint e = 0; e < 2; ++e) {
+    MM_UNROLL for (uint h = 0; h < 2; ++h) {
+      MM_UNROLL for (uint e = 0; e < 2; ++e) {
         // Heads past the last repeat it.
         const uint head = first_head + min(token_of(lane, e), heads - 1);
         const uint k = tile / kUnitTiles * kUnit + spread_input(tile % kUnitTiles, 8 * h + token_input(lane, e));
@@ -263,7 +264,7 @@ template <typename Q, typename T, int kUnits>
   }
   if (!kKeeps) threadgroup_barrier(mem_flags::mem_threadgroup);
   TileSums sums[kUnits * kUnitTiles];
-  for (uint i = 0; i < kUnits * kUnitTiles; ++i) sums[i] = no_sums();
+  MM_UNROLL for (uint i = 0; i < kUnits * kUnitTiles; ++i) sums[i] = no_sums();
   HeadPair seen = {{-INFINITY, -INFINITY}, {0.0f, 0.0f}};
 #pragma clang loop unroll(disable)
   for (uint first = begin + simdgroup * kKeyRows; first < end; first += kAttentionSimdgroups * kKeyRows) {
@@ -275,27 +276,27 @@ template <typename Q, typename T, int kUnits>
       value_pieces = key_tile.template load_values<kLoaded>(values, 0);
     }
     TileSums scores = no_sums();
-    for (uint tile = 0; tile < kUnits * kUnitTiles; ++tile) {
+    MM_UNROLL for (uint tile = 0; tile < kUnits * kUnitTiles; ++tile) {
       if (!kAhead && tile % kUnitTiles == 0) key_pieces = key_tile.template load_keys<kLoaded>(keys, tile / kUnitTiles);
       const uint piece = kAhead ? tile / 2 : tile % kUnitTiles / 2;
       TileWeights<T> k;
-      for (uint n = 0; n < 4; ++n) k.e[n] = pair_of<T>(key_pieces.keys[piece][n % 2][tile % 2 * 2 + n / 2]);
+      MM_UNROLL for (uint n = 0; n < 4; ++n) k.e[n] = pair_of<T>(key_pieces.keys[piece][n % 2][tile % 2 * 2 + n / 2]);
       tile_multiply(scores, k,
                     kKeeps ? queries[kKeeps ? tile : 0] : kept_tokens<T>(query_tiles + tile * kTileTokenElements, lane),
                     tiles);
     }
     const float2 keep = weigh_keys(scores, p, end - first, lane, seen);
     if (simd_any(keep.x != 1.0f || keep.y != 1.0f)) {
-      for (uint i = 0; i < kUnits * kUnitTiles; ++i)
-        for (uint n = 0; n < 4; ++n) sums[i].e[n] *= keep[n % 2];
+      MM_UNROLL for (uint i = 0; i < kUnits * kUnitTiles; ++i)
+        MM_UNROLL for (uint n = 0; n < 4; ++n) sums[i].e[n] *= keep[n % 2];
     }
     const TileTokens<T> weights = tokens_from<T>(scores, tiles);
-    for (uint i = 0; i < kUnits * kUnitTiles; ++i) {
+    MM_UNROLL for (uint i = 0; i < kUnits * kUnitTiles; ++i) {
       // Elements 2 j of each lane's eight in rows r, 2 j + 1 in rows r + 8.
       const uint j = i % kUnitTiles, unit = kAhead ? i / kUnitTiles : 0;
       if (!kAhead && j == 0) value_pieces = key_tile.template load_values<kLoaded>(values, i / kUnitTiles);
       TileWeights<T> v;
-      for (uint h = 0; h < 2; ++h) {
+      MM_UNROLL for (uint h = 0; h < 2; ++h) {
         const uint a = value_pieces.values[unit][2 * h][j], b = value_pieces.values[unit][2 * h + 1][j];
         v.e[2 * h] = pair_of<T>((a & 0xFFFFu) | b << 16);
         v.e[2 * h + 1] = pair_of<T>(a >> 16 | (b & 0xFFFF0000u));
@@ -303,7 +304,7 @@ template <typename Q, typename T, int kUnits>
       tile_multiply(sums[i], v, weights, tiles);
     }
   }
-  for (uint j = 0; j < 2; ++j) {
+  MM_UNROLL for (uint j = 0; j < 2; ++j) {
     const float total = column_sum(seen.total[j]);
     if (tile_row(lane) == 0) {
       share.top[simdgroup][tile_column(lane) + j] = seen.top[j];
@@ -312,11 +313,11 @@ template <typename Q, typename T, int kUnits>
   }
   for (uint round = 0; round < heads; round += HeadShare<kUnits>::kHeads) {
     if (round != 0) threadgroup_barrier(mem_flags::mem_threadgroup);  // the share is read
-    for (uint j = 0; j < 2; ++j) {
+    MM_UNROLL for (uint j = 0; j < 2; ++j) {
       const uint h = tile_column(lane) + j - round;
       if (h >= HeadShare<kUnits>::kHeads) continue;
-      for (uint i = 0; i < kUnits * kUnitTiles; ++i) {
-        for (uint n = 0; n < 2; ++n)
+      MM_UNROLL for (uint i = 0; i < kUnits * kUnitTiles; ++i) {
+        MM_UNROLL for (uint n = 0; n < 2; ++n)
           share.sums[simdgroup][h][i / kUnitTiles * kUnit + 8 * tile_row(lane) + i % kUnitTiles * 2 + n] =
               sums[i].e[2 * n + j];
       }
@@ -328,10 +329,10 @@ template <typename Q, typename T, int kUnits>
       const uint h = i / p.value_dim, e = i % p.value_dim, head = first_head + round + h;
       const float sink = p.sinks != 0 && p.parts == 1 ? sinks[head] * kLog2E : -INFINITY;
       float top = sink;
-      for (uint s = 0; s < kAttentionSimdgroups; ++s) top = max(top, share.top[s][round + h]);
+      MM_UNROLL for (uint s = 0; s < kAttentionSimdgroups; ++s) top = max(top, share.top[s][round + h]);
       const float from = top == -INFINITY ? 0.0f : top;
       float total = fast::exp2(sink - from), sum = 0.0f;
-      for (uint s = 0; s < kAttentionSimdgroups; ++s) {
+      MM_UNROLL for (uint s = 0; s < kAttentionSimdgroups; ++s) {
         const float factor = fast::exp2(share.top[s][round + h] - from);
         total = fma(factor, share.total[s][round + h], total);
         sum = fma(factor, share.sums[s][h][e], sum);

@@ -2,6 +2,8 @@
 // over sequences of any lengths, one token or many: state in, state out, all in f32.
 #include <metal_stdlib>
 
+#include "common/unroll.h"
+
 using namespace metal;
 
 struct WkvParams {
@@ -53,7 +55,7 @@ template <typename T, int kDim>
   const bool mine = j < p.dim;
   device float* s = state + (ulong(group.y) * p.heads + group.x) * p.dim * p.dim + j;
   float column[kDim];
-  for (uint i = 0; i < uint(kDim); ++i) column[i] = mine && i < p.dim ? s[i * p.dim] : 0.0f;
+  MM_UNROLL for (uint i = 0; i < uint(kDim); ++i) column[i] = mine && i < p.dim ? s[i * p.dim] : 0.0f;
   if (mine) bonus[j] = u[group.x * p.dim + j];
   for (int t = starts[group.y]; t < starts[group.y + 1]; ++t) {
     const ulong at = (ulong(t) * p.heads + group.x) * p.dim + j;
@@ -66,7 +68,7 @@ template <typename T, int kDim>
     threadgroup_barrier(mem_flags::mem_threadgroup);
     const float value = mine ? float(v[at]) : 0.0f;
     float sum = 0.0f;
-    for (uint i = 0; i < uint(kDim); ++i) {
+    MM_UNROLL for (uint i = 0; i < uint(kDim); ++i) {
       if (i >= p.dim) continue;
       const float product = key[i] * value;
       sum = fma(receptance[i], fma(bonus[i], product, column[i]), sum);
@@ -74,7 +76,7 @@ template <typename T, int kDim>
     }
     if (mine) y[at] = T(sum);
   }
-  for (uint i = 0; i < uint(kDim); ++i)
+  MM_UNROLL for (uint i = 0; i < uint(kDim); ++i)
     if (mine && i < p.dim) s[i * p.dim] = column[i];
 }
 
@@ -91,7 +93,7 @@ template <typename T, int kDim>
   const bool mine = i < p.dim;
   device float* s = state + ((ulong(group.y) * p.heads + group.x) * p.dim + i) * p.dim;
   float row[kDim];
-  for (uint j = 0; j < uint(kDim); ++j) row[j] = mine && j < p.dim ? s[j] : 0.0f;
+  MM_UNROLL for (uint j = 0; j < uint(kDim); ++j) row[j] = mine && j < p.dim ? s[j] : 0.0f;
   for (int t = starts[group.y]; t < starts[group.y + 1]; ++t) {
     const ulong at = (ulong(t) * p.heads + group.x) * p.dim + i;
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -105,17 +107,17 @@ template <typename T, int kDim>
     threadgroup_barrier(mem_flags::mem_threadgroup);
     const float value = mine ? float(v[at]) : 0.0f;
     float along = 0.0f;
-    for (uint j = 0; j < uint(kDim); ++j)
+    MM_UNROLL for (uint j = 0; j < uint(kDim); ++j)
       if (j < p.dim) along = fma(row[j], removed[j], along);
     float sum = 0.0f;
-    for (uint j = 0; j < uint(kDim); ++j) {
+    MM_UNROLL for (uint j = 0; j < uint(kDim); ++j) {
       if (j >= p.dim) continue;
       row[j] = fma(row[j], decay[j], fma(along, replaced[j], value * key[j]));
       sum = fma(row[j], receptance[j], sum);
     }
     if (mine) y[at] = T(sum);
   }
-  for (uint j = 0; j < uint(kDim); ++j)
+  MM_UNROLL for (uint j = 0; j < uint(kDim); ++j)
     if (mine && j < p.dim) s[j] = row[j];
 }
 

@@ -4,6 +4,8 @@
 // The options are those of include/metal_marlin/sampler.h, in its order.
 #include <metal_stdlib>
 
+#include "common/unroll.h"
+
 using namespace metal;
 
 struct SampleParams {
@@ -118,17 +120,17 @@ METAL_FUNC Threshold select(threadgroup SampleMemory& m, Row r, thread const Cho
   float above = 0.0f, weight_at = 0.0f;
   for (int shift = 28; shift >= 0; shift -= 4) {
     float bins[kDigits];
-    for (uint d = 0; d < kDigits; ++d) bins[d] = 0.0f;
+    MM_UNROLL for (uint d = 0; d < kDigits; ++d) bins[d] = 0.0f;
     for (uint id = r.index; id < r.vocab; id += kSampleThreads) {
       const float v = c.logits.at(id), w = c.logits.weight(v, c.top);
       if (!c.left(stage, id, v, w)) continue;
       const uint k = stage == 1 ? c.typical_key(w) : ordered(v);
       if (shift < 28 && (k ^ key) >> (shift + 4) != 0) continue;
       const uint digit = k >> shift & 15u;
-      for (uint d = 0; d < kDigits; ++d) bins[d] += d == digit ? (stage == 0 ? 1.0f : w) : 0.0f;
+      MM_UNROLL for (uint d = 0; d < kDigits; ++d) bins[d] += d == digit ? (stage == 0 ? 1.0f : w) : 0.0f;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    for (uint d = 0; d < kDigits; ++d) {
+    MM_UNROLL for (uint d = 0; d < kDigits; ++d) {
       const float sum = simd_sum(bins[d]);
       if (r.lane == 0) m.bins[r.simdgroup][d] = sum;
     }
@@ -136,7 +138,7 @@ METAL_FUNC Threshold select(threadgroup SampleMemory& m, Row r, thread const Cho
     uint digit = kDigits;
     for (int d = kDigits - 1; d >= 0 && digit == kDigits; --d) {
       float sum = 0.0f;
-      for (uint s = 0; s < kSampleSimdgroups; ++s) sum += m.bins[s][d];
+      MM_UNROLL for (uint s = 0; s < kSampleSimdgroups; ++s) sum += m.bins[s][d];
       weight_at = sum;
       if (above + sum >= target) {
         digit = uint(d);
@@ -198,7 +200,7 @@ METAL_FUNC uint largest(threadgroup SampleMemory& m, Row r, Logits<T> logits, th
   threadgroup_barrier(mem_flags::mem_threadgroup);
   key = 0;
   best = kNobody;
-  for (uint s = 0; s < kSampleSimdgroups; ++s) {
+  MM_UNROLL for (uint s = 0; s < kSampleSimdgroups; ++s) {
     const uint k = as_type<uint>(m.simd_sums[s]);
     if (m.ids[s] == kNobody || (best != kNobody && (k < key || (k == key && m.ids[s] > best)))) continue;
     key = k;
@@ -247,7 +249,7 @@ METAL_FUNC float largest_weight(threadgroup SampleMemory& m, Row r, thread const
   // Nobody reads earlier sums any more: `largest` and `select` have had a barrier since.
   if (r.lane == 0) m.simd_sums[r.simdgroup] = most;
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  for (uint s = 0; s < kSampleSimdgroups; ++s) most = max(most, m.simd_sums[s]);
+  MM_UNROLL for (uint s = 0; s < kSampleSimdgroups; ++s) most = max(most, m.simd_sums[s]);
   return most;
 }
 
@@ -288,7 +290,7 @@ template <typename T>
   threadgroup_barrier(mem_flags::mem_threadgroup);
   if (lane == 0) {
     float of_simdgroup = 0.0f;
-    for (uint i = 0; i < 32; ++i) of_simdgroup += m.sums[32 * simdgroup + i];
+    MM_UNROLL for (uint i = 0; i < 32; ++i) of_simdgroup += m.sums[32 * simdgroup + i];
     m.simd_sums[simdgroup] = of_simdgroup;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -305,7 +307,7 @@ template <typename T>
   // leave the target to nobody.
   float rest = p.uniform * total;
   uint s = 0, last = 0;
-  for (uint i = 0; i < kSampleSimdgroups; ++i) {
+  MM_UNROLL for (uint i = 0; i < kSampleSimdgroups; ++i) {
     if (m.simd_sums[i] == 0.0f) continue;
     last = s = i;
     if (rest < m.simd_sums[i]) break;

@@ -4,6 +4,7 @@
 #include "common/query_tiles.h"
 #include "common/register_budget.h"
 #include "common/tile_attention.h"
+#include "common/unroll.h"
 
 // A tile of kKeys keys, or of values (kAcross), whose 16 rows are then inputs: [unit of width][row][64].
 template <typename T, int kUnits, uint kKeys, bool kAcross>
@@ -43,23 +44,23 @@ struct RowState {
 template <uint kScores>
 METAL_FUNC float2 weigh(thread TileSums (&scores)[kScores], float factor, thread RowState& state) {
   float now[2] = {-INFINITY, -INFINITY};
-  for (uint i = 0; i < kScores; ++i)
-    for (uint n = 0; n < 4; ++n) now[n / 2] = max(now[n / 2], scores[i].e[n]);
+  MM_UNROLL for (uint i = 0; i < kScores; ++i)
+    MM_UNROLL for (uint n = 0; n < 4; ++n) now[n / 2] = max(now[n / 2], scores[i].e[n]);
   float2 keep;
   float sum[2] = {0.0f, 0.0f};
-  for (uint h = 0; h < 2; ++h) {
+  MM_UNROLL for (uint h = 0; h < 2; ++h) {
     const float top = max(state.top[h], row_max(now[h]) * factor);
     now[h] = top == -INFINITY ? 0.0f : top;  // nothing seen yet
     keep[h] = fast::exp2(state.top[h] - now[h]);
     state.top[h] = top;
   }
-  for (uint i = 0; i < kScores; ++i) {
-    for (uint n = 0; n < 4; ++n) {
+  MM_UNROLL for (uint i = 0; i < kScores; ++i) {
+    MM_UNROLL for (uint n = 0; n < 4; ++n) {
       scores[i].e[n] = fast::exp2(fma(scores[i].e[n], factor, -now[n / 2]));
       sum[n / 2] += scores[i].e[n];
     }
   }
-  for (uint h = 0; h < 2; ++h) state.total[h] = fma(state.total[h], keep[h], sum[h]);
+  MM_UNROLL for (uint h = 0; h < 2; ++h) state.total[h] = fma(state.total[h], keep[h], sum[h]);
   return keep;
 }
 
@@ -95,15 +96,15 @@ template <typename T, int kUnits>
   const uint column = tile_column(lane);
   // Rows r and r + 8 of this simdgroup's queries; past the last they repeat it.
   uint query[2];
-  for (uint h = 0; h < 2; ++h) query[h] = t.first + min(first_row + 8 * h, t.count - 1);
+  MM_UNROLL for (uint h = 0; h < 2; ++h) query[h] = t.first + min(first_row + 8 * h, t.count - 1);
   TileWeights<T> q_tiles[kKeeps ? kWidthTiles : 1];
   threadgroup uint4* const our_queries = queries + (kKeeps ? 0 : query_tile_index * (kWidthTiles * 32) + lane);
-  for (uint tile = 0; tile < kWidthTiles; ++tile) {
+  MM_UNROLL for (uint tile = 0; tile < kWidthTiles; ++tile) {
     if (!kKeeps && tile % kParts != simdgroup % kParts) continue;
     thread TileWeights<T>& q_tile = q_tiles[kKeeps ? tile : 0];
-    for (uint n = 0; n < 4; ++n) {
+    MM_UNROLL for (uint n = 0; n < 4; ++n) {
       device const T* from = q + (ulong(t.first_query + query[n % 2]) * p.heads + head) * p.key_width;
-      for (uint e = 0; e < 2; ++e) {
+      MM_UNROLL for (uint e = 0; e < 2; ++e) {
         const uint k = tile / kUnitTiles * kUnit + tile_input(tile % kUnitTiles, column + 8 * (n / 2) + e, !kKeeps);
         q_tile.e[n][e] = k < p.key_width ? from[k] : T(0.0f);
       }
@@ -114,13 +115,13 @@ template <typename T, int kUnits>
   const float sink = p.sinks != 0 ? sinks[head] * kLog2E : -INFINITY;
   RowState state;
   KeyRange seen[2];
-  for (uint h = 0; h < 2; ++h) {
+  MM_UNROLL for (uint h = 0; h < 2; ++h) {
     state.top[h] = sink;
     state.total[h] = sink != -INFINITY && column == 0 ? 1.0f : 0.0f;
     seen[h] = keys_of(p, t, query[h]);
   }
   TileSums sums[2 * kOurTiles];  // of 8 elements each
-  for (uint i = 0; i < 2 * kOurTiles; ++i) sums[i] = no_sums();
+  MM_UNROLL for (uint i = 0; i < 2 * kOurTiles; ++i) sums[i] = no_sums();
   const KeyRange all = keys_of_tile(p, t);
   const uint newest_begin = keys_of(p, t, t.first + t.count - 1).begin, oldest_end = keys_of(p, t, t.first).end;
   uint first = next_tile<kTileKeys>(tp, blocks, t, all.begin / kTileKeys * kTileKeys, all.end);
@@ -143,13 +144,13 @@ template <typename T, int kUnits>
       end_copies();
     }
     TileSums scores[kScores];
-    for (uint i = 0; i < kScores; ++i) scores[i] = no_sums();
+    MM_UNROLL for (uint i = 0; i < kScores; ++i) scores[i] = no_sums();
     if (kKeeps) {
-      for (uint i = 0; i < kScores; ++i) {
-        for (uint part = 0; part < 2 * uint(kUnits); ++part) {
+      MM_UNROLL for (uint i = 0; i < kScores; ++i) {
+        MM_UNROLL for (uint part = 0; part < 2 * uint(kUnits); ++part) {
           TileTokens<T> k[2];
           load_staged<T, 32>(k, key_tile + part / 2 * (kTileKeys * kUnit), 8 * i, part % 2, lane);
-          for (uint n = 0; n < 2; ++n) tile_multiply(scores[i], q_tiles[kKeeps ? 2 * part + n : 0], k[n], tiles);
+          MM_UNROLL for (uint n = 0; n < 2; ++n) tile_multiply(scores[i], q_tiles[kKeeps ? 2 * part + n : 0], k[n], tiles);
         }
       }
     } else {
@@ -157,7 +158,7 @@ template <typename T, int kUnits>
 #pragma clang loop unroll(disable)
       for (uint tile = 0; tile < kWidthTiles; ++tile) {
         const TileWeights<T> q_tile = weights_from<T>(our_queries[32 * tile]);
-        for (uint i = 0; i < kScores; ++i) {
+        MM_UNROLL for (uint i = 0; i < kScores; ++i) {
           TileTokens<T> k;
           load_staged<T, 16>(&k, key_tile + tile / kUnitTiles * (kTileKeys * kUnit), 8 * i, tile % kUnitTiles, lane);
           tile_multiply(scores[i], q_tile, k, tiles);
@@ -166,16 +167,16 @@ template <typename T, int kUnits>
     }
     float factor = p.scale * kLog2E;
     if (p.soft_cap != 0.0f) {
-      for (uint i = 0; i < kScores; ++i)
-        for (uint n = 0; n < 4; ++n)
+      MM_UNROLL for (uint i = 0; i < kScores; ++i)
+        MM_UNROLL for (uint n = 0; n < 4; ++n)
           scores[i].e[n] = p.soft_cap * kLog2E * precise::tanh(scores[i].e[n] * p.scale / p.soft_cap);
       factor = 1.0f;
     }
     // Most tiles are seen as a whole.
     if (first < newest_begin || first + kTileKeys > oldest_end || p.mask_stride != 0 || tp.block != 0 ||
         p.scale < 0.0f) {
-      for (uint i = 0; i < kScores; ++i) {
-        for (uint n = 0; n < 4; ++n) {
+      MM_UNROLL for (uint i = 0; i < kScores; ++i) {
+        MM_UNROLL for (uint n = 0; n < 4; ++n) {
           const uint h = n / 2, key = first + 8 * i + column + n % 2;
           scores[i].e[n] *= factor;
           if (key < seen[h].begin || key >= seen[h].end || !in_block(tp, blocks, query[h], key)) {
@@ -189,13 +190,13 @@ template <typename T, int kUnits>
     }
     const float2 keep = weigh(scores, factor, state);
     if (simd_any(keep.x != 1.0f || keep.y != 1.0f)) {
-      for (uint i = 0; i < 2 * kOurTiles; ++i)
-        for (uint n = 0; n < 4; ++n) sums[i].e[n] *= keep[n / 2];
+      MM_UNROLL for (uint i = 0; i < 2 * kOurTiles; ++i)
+        MM_UNROLL for (uint n = 0; n < 4; ++n) sums[i].e[n] *= keep[n / 2];
     }
     // Scores of two tiles are a tile of inputs.
     TileWeights<T> weights[kScores / 2];
-    for (uint tile = 0; tile < kScores / 2; ++tile) {
-      for (uint n = 0; n < 4; ++n) {
+    MM_UNROLL for (uint tile = 0; tile < kScores / 2; ++tile) {
+      MM_UNROLL for (uint n = 0; n < 4; ++n) {
         thread const TileSums& from = scores[2 * tile + n / 2];
         weights[tile].e[n] = vec<T, 2>(T(from.e[2 * (n % 2)]), T(from.e[2 * (n % 2) + 1]));
       }
@@ -207,23 +208,23 @@ template <typename T, int kUnits>
         stage_rows<T, kUnits, kTileKeys, false>(stage + kTile, our_keys, key_stride, p.key_width, next, t.keys, index);
       end_copies();
     }
-    for (uint i = 0; i < kOurTiles; ++i) {
+    MM_UNROLL for (uint i = 0; i < kOurTiles; ++i) {
       const uint across = first_tile + i;
       threadgroup const T* const unit = stage + across / kUnitTiles * (kTileKeys * kUnit);
-      for (uint tile = 0; tile < kScores / 2; ++tile) {
+      MM_UNROLL for (uint tile = 0; tile < kScores / 2; ++tile) {
         TileTokens<T> v[2];
         load_staged_rows(v, unit, 16 * tile, across % kUnitTiles * 16, lane);
-        for (uint n = 0; n < 2; ++n) tile_multiply(sums[2 * i + n], weights[tile], v[n], tiles);
+        MM_UNROLL for (uint n = 0; n < 2; ++n) tile_multiply(sums[2 * i + n], weights[tile], v[n], tiles);
       }
     }
   }
-  for (uint h = 0; h < 2; ++h) {
+  MM_UNROLL for (uint h = 0; h < 2; ++h) {
     const float total = row_sum(state.total[h]);
     if (first_row + 8 * h >= t.count) continue;
     device T* const to = out + (ulong(t.first_query + query[h]) * p.heads + head) * p.value_width;
     const float factor = state.top[h] == -INFINITY ? 0.0f : 1.0f / total;
-    for (uint i = 0; i < 2 * kOurTiles; ++i) {
-      for (uint e = 0; e < 2; ++e) {
+    MM_UNROLL for (uint i = 0; i < 2 * kOurTiles; ++i) {
+      MM_UNROLL for (uint e = 0; e < 2; ++e) {
         const uint element = 16 * first_tile + 8 * i + column + e;
         if (element < p.value_width) to[element] = T(sums[i].e[2 * h + e] * factor);
       }

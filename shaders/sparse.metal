@@ -3,6 +3,8 @@
 // little-endian stream of words a row, whole words for 16 groups.
 #include <metal_stdlib>
 
+#include "common/unroll.h"
+
 using namespace metal;
 
 template <int kKept, int kOf>
@@ -38,25 +40,29 @@ template <typename T, int kKept, int kOf>
   typedef Pattern<kKept, kOf> P;
   const uint groups = groups_of(cols, P::kM);
   uint words[P::kWords];
-  for (uint i = 0; i < P::kWords; ++i) words[i] = 0;
-  for (uint g = 0; g < 16; ++g) {
+  MM_UNROLL for (uint i = 0; i < P::kWords; ++i) words[i] = 0;
+  MM_UNROLL for (uint g = 0; g < 16; ++g) {
     const uint group = at.x * 16 + g;
     float size[P::kM];
-    for (uint i = 0; i < P::kM; ++i) {
+    MM_UNROLL for (uint i = 0; i < P::kM; ++i) {
       const uint k = group * P::kM + i;
       // Past the row's end: chosen only where there is nothing else.
       size[i] = k < cols ? fabs(float(weights[ulong(at.y) * cols + k])) : -1.0f;
       if (isnan(size[i])) size[i] = INFINITY;
     }
     uint kept = 0;
-    for (uint n = 0; n < P::kN; ++n) {
+    MM_UNROLL for (uint n = 0; n < P::kN; ++n) {
       uint best = P::kM;
-      for (uint i = 0; i < P::kM; ++i)
-        if ((kept >> i & 1u) == 0 && (best == P::kM || size[i] > size[best])) best = i;
+      float largest = 0.0f;
+      MM_UNROLL for (uint i = 0; i < P::kM; ++i) {
+        if ((kept >> i & 1u) != 0 || (best != P::kM && !(size[i] > largest))) continue;
+        best = i;
+        largest = size[i];
+      }
       kept |= 1u << best;
     }
     uint n = 0, code = 0;
-    for (uint i = 0; i < P::kM; ++i) {
+    MM_UNROLL for (uint i = 0; i < P::kM; ++i) {
       if ((kept >> i & 1u) == 0) continue;
       const uint k = group * P::kM + i;
       if (group < groups)
@@ -69,7 +75,7 @@ template <typename T, int kKept, int kOf>
     if (shift + P::kGroupBits > 32) words[word + 1] |= code >> (32 - shift);
   }
   device uint* row = positions + ulong(at.y) * words_of(cols, P::kM, P::kWords) + at.x * P::kWords;
-  for (uint i = 0; i < P::kWords; ++i) row[i] = words[i];
+  MM_UNROLL for (uint i = 0; i < P::kWords; ++i) row[i] = words[i];
 }
 
 // One thread a group: grid (groups, rows).
@@ -82,7 +88,7 @@ template <typename T, int kKept, int kOf>
   uint code = group_positions<P>(positions + ulong(at.y) * words_of(cols, P::kM, P::kWords), at.x);
   const uint first = at.x * P::kM;
   for (uint i = 0; i < P::kM && first + i < cols; ++i) weights[ulong(at.y) * cols + first + i] = T(0.0f);
-  for (uint n = 0; n < P::kN; ++n, code >>= P::kBits) {
+  MM_UNROLL for (uint n = 0; n < P::kN; ++n, code >>= P::kBits) {
     const uint k = first + (code & (P::kM - 1));
     if (k < cols) weights[ulong(at.y) * cols + k] = values[(ulong(at.y) * groups + at.x) * P::kN + n];
   }
@@ -102,15 +108,15 @@ template <typename T, int kKept, int kOf>
   float4 sums = float4(0.0f);
   for (uint group = lane; group < groups; group += 32) {
     uint code = group_positions<P>(row, group);
-    for (uint n = 0; n < P::kN; ++n, code >>= P::kBits) {
+    MM_UNROLL for (uint n = 0; n < P::kN; ++n, code >>= P::kBits) {
       const uint k = group * P::kM + (code & (P::kM - 1));
       if (k >= cols) continue;
       const float w = float(values[(ulong(at.x) * groups + group) * P::kN + n]);
-      for (uint t = 0; t < 4; ++t)
+      MM_UNROLL for (uint t = 0; t < 4; ++t)
         if (first_token + t < tokens) sums[t] = fma(w, x[ulong(first_token + t) * cols + k], sums[t]);
     }
   }
-  for (uint t = 0; t < 4; ++t) {
+  MM_UNROLL for (uint t = 0; t < 4; ++t) {
     const float total = simd_sum(sums[t]);
     if (lane == 0 && first_token + t < tokens) y[ulong(first_token + t) * rows + at.x] = total;
   }

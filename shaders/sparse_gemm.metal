@@ -4,6 +4,7 @@
 // then positions [row][16 groups] of 4 bits. Scales as in common/unit_layout.h.
 #include "common/block_product.h"
 #include "common/grouped_gemm.h"
+#include "common/unroll.h"
 
 constant constexpr uint kSparseUnitBytes = 16 * 16 + 16 * 8;
 
@@ -43,14 +44,14 @@ struct SparseWeights {
     uint scale_words[S::kWords];
     load_scales<S, FromDevice>(scale_words, m, scales + scales_offset<S>(m, unit), tiles.lane);
     const uint row = tile_row(tiles.lane), column = tile_column(tiles.lane);
-    for (uint part = 0; part < S::kParts; ++part) {
+    MM_UNROLL for (uint part = 0; part < S::kParts; ++part) {
       TileWeights<half> w[S::kTiles];
-      for (uint t = 0; t < S::kTiles; ++t)
-        for (uint q = 0; q < 4; ++q)
+      MM_UNROLL for (uint t = 0; t < S::kTiles; ++t)
+        MM_UNROLL for (uint q = 0; q < 4; ++q)
           w[t].e[q] = matrix_pair<Codec>(sparse_pair<Codec>(
               at, row + 8 * (q % 2), tile_input(part * S::kTiles + t, column + 8 * (q / 2), S::kBy16), m));
       const float2 scale = part_scales<S>(m, scale_words, part);
-      for (uint c = 0; c < uint(kColumns); ++c) {
+      MM_UNROLL for (uint c = 0; c < uint(kColumns); ++c) {
         TileTokens<half> tokens[S::kTiles];
         load_staged<half, S::kGroup>(tokens, stage, 8 * c, part, tiles.lane);
         add_decoded<Codec, S::kTiles>(sums[c], w, tokens, scale, tiles);
@@ -76,7 +77,7 @@ template <typename Codec, typename S, int kColumns>
   MM_WITHIN_REGISTERS((SparseWeights<Codec, S>::registers(kColumns)));
   const GroupRows all = {0, 1, p.tokens, nullptr, 1};
   TileSums sums[kColumns];
-  for (uint c = 0; c < uint(kColumns); ++c) sums[c] = no_sums();
+  MM_UNROLL for (uint c = 0; c < uint(kColumns); ++c) sums[c] = no_sums();
   multiply_rows<kColumns>(sums, weights, x, all, group.y * 8 * kColumns, m.units, p.x_stride, stage,
                           simdgroup * 32 + lane, tile_stage);
   put_rows<kColumns>((threadgroup float*)stage, sums, all, group.y * 8 * kColumns, group.x, m.rows,
@@ -94,14 +95,14 @@ struct SparseBlocks {
     device const uchar* const at = codes + (block * m.units + unit) * kSparseUnitBytes;
     const uint row = tile_row(lane);
     float2 sums = float2(0.0f);
-    for (uint tile = 0; tile < kUnitTiles; ++tile) {
+    MM_UNROLL for (uint tile = 0; tile < kUnitTiles; ++tile) {
       const uint part = tile >> (m.group_shift < 6 ? m.group_shift - 4 : 2);
       const float2 scale =
           stored_scales(m, scales, block * scales_of_block(m) + scales_before(m, unit) + scale_place(m, part, row));
-      for (uint pair = 0; pair < 2; ++pair) {
+      MM_UNROLL for (uint pair = 0; pair < 2; ++pair) {
         const uint in = tile_input(tile, tile_column(lane) + 8 * pair, m.group_shift == 4), k = unit * kUnit + in;
         const half2 a = sparse_pair<Codec>(at, row, in, m), b = sparse_pair<Codec>(at, row + 8, in, m);
-        for (uint e = 0; e < 2; ++e)
+        MM_UNROLL for (uint e = 0; e < 2; ++e)
           if (k + e < cols) sums = fma(scale * float2(float(a[e]), float(b[e])), float2(x[k + e]), sums);
       }
     }

@@ -1,8 +1,6 @@
 #!/usr/bin/env bash
 # Checks too long for CI, each with a log in benchmarks/check_long/.
-# Usage: check_long.sh [PART...]; parts: fuzz lint asan tsan aarch64 metal_cpp libcxx air mutants formats large; none: all.
-# Usage: check_long.sh [PART...]; parts: fuzz lint asan tsan aarch64 metal_cpp metal_mutants libcxx mutants formats large; none: all.
-# Usage: check_long.sh [PART...]; parts: fuzz lint asan tsan aarch64 metal_cpp metal_mutants libcxx differential mutants formats large; none: all.
+# Usage: check_long.sh [PART...]; parts: fuzz lint asan tsan aarch64 metal_cpp metal_mutants libcxx air differential mutants formats registers large; none: all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${METAL_MARLIN_DATA:-../shared/data}
@@ -35,10 +33,6 @@ libcxx() {
   tools/check_libcxx.py build/release
 }
 
-# Every kernel of two of Apple's metallibs, half an hour.
-air() {
-  make build
-  tools/check_air.sh build/release/bin/metal-marlin-air
 metal_mutants() {
   cmake --preset release
   cmake --build --preset release --target metal_marlin_tests
@@ -47,7 +41,16 @@ metal_mutants() {
 
 differential() { tools/check_differential.sh; }
 
+# Every kernel of two of Apple's metallibs, half an hour.
+air() {
+  make build
+  tools/check_air.sh build/release/bin/metal-marlin-air
+}
+
 mutants() { tools/check_mutants.py; }
+
+# Every kernel's own arrays lie in registers.
+registers() { tools/msl/private_arrays.py check; }
 
 need_text() { [ -e "$text" ] || { echo "no text at $text (set METAL_MARLIN_DATA)" >&2; return 1; }; }
 
@@ -94,9 +97,7 @@ if [ "${1:-}" = --one ]; then
 fi
 mkdir -p benchmarks/check_long
 parts=("$@")
-[ $# -gt 0 ] || parts=(fuzz lint asan tsan aarch64 metal_cpp libcxx air mutants formats large)
-[ $# -gt 0 ] || parts=(fuzz lint asan tsan aarch64 metal_cpp metal_mutants libcxx mutants formats large)
-[ $# -gt 0 ] || parts=(fuzz lint asan tsan aarch64 metal_cpp metal_mutants libcxx differential mutants formats large)
+[ $# -gt 0 ] || parts=(fuzz lint asan tsan aarch64 metal_cpp metal_mutants libcxx air differential mutants formats registers large)
 failed=()
 for part in "${parts[@]}"; do
   [ "$(type -t "$part")" = function ] || { echo "unknown part: $part" >&2; exit 2; }

@@ -4,6 +4,7 @@
 // time, each part with a softmax of its own. What they found is put together in order.
 #pragma once
 #include "cache_rows.h"
+#include "unroll.h"
 
 using namespace metal;
 
@@ -48,7 +49,7 @@ METAL_FUNC Attended<Shape> nothing_attended() {
   Attended<Shape> a;
   a.top = -INFINITY;
   a.total = 0.0f;
-  for (uint c = 0; c < uint(Shape::kChunks); ++c) a.sum[c] = float4(0.0f);
+  MM_UNROLL for (uint c = 0; c < uint(Shape::kChunks); ++c) a.sum[c] = float4(0.0f);
   return a;
 }
 
@@ -59,9 +60,9 @@ struct Query {
 template <typename Shape, typename T>
 METAL_FUNC Query<Shape> load_query(device const T* head, uint width, uint lane) {
   Query<Shape> q;
-  for (uint c = 0; c < uint(Shape::kChunks); ++c) {
+  MM_UNROLL for (uint c = 0; c < uint(Shape::kChunks); ++c) {
     const uint e = chunk_at<Shape>(c, lane);
-    for (uint i = 0; i < 4; ++i) q.e[c][i] = e + i < width ? float(head[e + i]) : 0.0f;
+    MM_UNROLL for (uint i = 0; i < 4; ++i) q.e[c][i] = e + i < width ? float(head[e + i]) : 0.0f;
   }
   return q;
 }
@@ -70,7 +71,7 @@ METAL_FUNC Query<Shape> load_query(device const T* head, uint width, uint lane) 
 template <int kLanes>
 METAL_FUNC float sum_of_key(float v) {
   if (kLanes == 32) return simd_sum(v);
-  for (ushort step = kLanes / 2; step > 0; step /= 2) v += simd_shuffle_xor(v, step);
+  MM_UNROLL for (ushort step = kLanes / 2; step > 0; step /= 2) v += simd_shuffle_xor(v, step);
   return v;
 }
 
@@ -98,29 +99,29 @@ METAL_FUNC void attend_rows(thread Attended<Shape>* a, const thread Query<Shape>
 #pragma clang loop unroll(disable)
   for (uint first = begin + simdgroup * kSpan; first < end; first += kAttentionSimdgroups * kSpan) {
     float score[kHeads][kKeysAtOnce];
-    for (uint u = 0; u < kKeysAtOnce; ++u) {
+    MM_UNROLL for (uint u = 0; u < kKeysAtOnce; ++u) {
       const ulong row = where.key_row(min(first + u * Shape::kParts + part, end - 1));
       float product[kHeads];
-      for (uint h = 0; h < uint(kHeads); ++h) product[h] = 0.0f;
-      for (uint c = 0; c < uint(Shape::kChunks); ++c) {
+      MM_UNROLL for (uint h = 0; h < uint(kHeads); ++h) product[h] = 0.0f;
+      MM_UNROLL for (uint c = 0; c < uint(Shape::kChunks); ++c) {
         const uint e = kWhole ? min(chunk_at<Shape>(c, lane), where.width - 4) : chunk_at<Shape>(c, lane);
         if (!kWhole && e >= where.width) continue;
         const float4 k = Rows::template load<kWhole>(keys, row, where.key_width, where.key_offset + e);
-        for (uint h = 0; h < uint(kHeads); ++h) product[h] += dot(q[h].e[c], k);
+        MM_UNROLL for (uint h = 0; h < uint(kHeads); ++h) product[h] += dot(q[h].e[c], k);
       }
-      for (uint h = 0; h < uint(kHeads); ++h) score[h][u] = sum_of_key<Shape::kLanes>(product[h]) * p.scale;
+      MM_UNROLL for (uint h = 0; h < uint(kHeads); ++h) score[h][u] = sum_of_key<Shape::kLanes>(product[h]) * p.scale;
     }
     if (p.soft_cap != 0.0f) {
-      for (uint h = 0; h < uint(kHeads); ++h)
-        for (uint u = 0; u < kKeysAtOnce; ++u) score[h][u] = p.soft_cap * precise::tanh(score[h][u] / p.soft_cap);
+      MM_UNROLL for (uint h = 0; h < uint(kHeads); ++h) MM_UNROLL for (uint u = 0; u < kKeysAtOnce; ++u) score[h][u] =
+          p.soft_cap * precise::tanh(score[h][u] / p.soft_cap);
     }
     if (mask != nullptr) {
-      for (uint h = 0; h < uint(kHeads); ++h)
-        for (uint u = 0; u < kKeysAtOnce; ++u) score[h][u] += mask[min(first + u * Shape::kParts + part, end - 1)];
+      MM_UNROLL for (uint h = 0; h < uint(kHeads); ++h) MM_UNROLL for (uint u = 0; u < kKeysAtOnce; ++u) score[h][u] +=
+          mask[min(first + u * Shape::kParts + part, end - 1)];
     }
-    for (uint h = 0; h < uint(kHeads); ++h) {
+    MM_UNROLL for (uint h = 0; h < uint(kHeads); ++h) {
       float now = a[h].top;
-      for (uint u = 0; u < kKeysAtOnce; ++u) {
+      MM_UNROLL for (uint u = 0; u < kKeysAtOnce; ++u) {
         if (first + u * Shape::kParts + part >= end) score[h][u] = -INFINITY;
         now = max(now, score[h][u]);
       }
@@ -128,21 +129,21 @@ METAL_FUNC void attend_rows(thread Attended<Shape>* a, const thread Query<Shape>
       const float from = now == -INFINITY ? 0.0f : now;
       const float keep = weight_of(a[h].top - from);
       float sum = 0.0f;
-      for (uint u = 0; u < kKeysAtOnce; ++u) {
+      MM_UNROLL for (uint u = 0; u < kKeysAtOnce; ++u) {
         score[h][u] = weight_of(score[h][u] - from);
         sum += score[h][u];
       }
       a[h].top = now;
       a[h].total = fma(a[h].total, keep, sum);
-      for (uint c = 0; c < uint(Shape::kChunks); ++c) a[h].sum[c] *= keep;
+      MM_UNROLL for (uint c = 0; c < uint(Shape::kChunks); ++c) a[h].sum[c] *= keep;
     }
-    for (uint u = 0; u < kKeysAtOnce; ++u) {
+    MM_UNROLL for (uint u = 0; u < kKeysAtOnce; ++u) {
       const ulong row = where.value_row(min(first + u * Shape::kParts + part, end - 1));
-      for (uint c = 0; c < uint(Shape::kChunks); ++c) {
+      MM_UNROLL for (uint c = 0; c < uint(Shape::kChunks); ++c) {
         const uint e = kWhole ? min(chunk_at<Shape>(c, lane), where.value_width - 4) : chunk_at<Shape>(c, lane);
         if (!kWhole && e >= where.value_width) continue;
         const float4 v = Rows::template load<kWhole>(values, row, where.value_row_width, e);
-        for (uint h = 0; h < uint(kHeads); ++h) a[h].sum[c] += score[h][u] * v;
+        MM_UNROLL for (uint h = 0; h < uint(kHeads); ++h) a[h].sum[c] += score[h][u] * v;
       }
     }
   }
@@ -170,9 +171,9 @@ template <typename Shape>
 METAL_FUNC void share_attended(threadgroup AttentionShare<Shape>& s, const thread Attended<Shape>& a, uint simdgroup,
                                uint lane) {
   const uint part = simdgroup * Shape::kParts + lane / Shape::kLanes;
-  for (uint c = 0; c < uint(Shape::kChunks); ++c) {
+  MM_UNROLL for (uint c = 0; c < uint(Shape::kChunks); ++c) {
     const uint e = chunk_at<Shape>(c, lane);
-    for (uint i = 0; i < 4; ++i) s.sums[part][e + i] = a.sum[c][i];
+    MM_UNROLL for (uint i = 0; i < 4; ++i) s.sums[part][e + i] = a.sum[c][i];
   }
   if (lane % Shape::kLanes == 0) {
     s.top[part] = a.top;
@@ -189,7 +190,7 @@ template <typename Shape>
 METAL_FUNC AttendedTotal attended_total(threadgroup AttentionShare<Shape>& s, float sink) {
   constexpr uint kAll = kAttentionSimdgroups * Shape::kParts;
   AttendedTotal t = {sink, 0.0f};
-  for (uint g = 0; g < kAll; ++g) t.top = max(t.top, s.top[g]);
+  MM_UNROLL for (uint g = 0; g < kAll; ++g) t.top = max(t.top, s.top[g]);
   if (t.top == -INFINITY) return t;
   t.total = sink == -INFINITY ? 0.0f : weight_of(sink - t.top);
 #pragma clang loop unroll(disable)

@@ -3,6 +3,7 @@
 // r + 8, r = tile_row(lane). For the exact mode, and where there are few tokens.
 #pragma once
 #include "linear.h"
+#include "unroll.h"
 
 // Blocks lie one after another, those of several matrices too. product() gives this
 // lane's part of unit `unit` of block `block`, without the matrix' factor.
@@ -17,13 +18,13 @@ struct QuantizedBlocks {
     const UnitCodes<Codec::kBits> c =
         load_codes<Codec::kBits, FromDevice>(codes + (block * m.units + unit) * (128 * Codec::kBits), lane);
     float2 sums = float2(0.0f);
-    for (uint tile = 0; tile < kUnitTiles; ++tile) {
+    MM_UNROLL for (uint tile = 0; tile < kUnitTiles; ++tile) {
       const uint part = tile >> (m.group_shift < 6 ? m.group_shift - 4 : 2);
       const ulong place = block * scales_of_block(m) + scales_before(m, unit) + scale_place(m, part, tile_row(lane));
       const float2 scale = stored_scales(m, scales, place);
       const float2 minimum = m.minima != 0 ? minimum_pair(m, minima, place, scale) : float2(0.0f);
-      for (uint pair = 0; pair < 2; ++pair) {
-        for (uint e = 0; e < 2; ++e) {
+      MM_UNROLL for (uint pair = 0; pair < 2; ++pair) {
+        MM_UNROLL for (uint e = 0; e < 2; ++e) {
           const uint k = unit * kUnit + tile_input(tile, tile_column(lane) + 8 * pair + e, m.group_shift == 4);
           if (k >= cols) continue;
           const float2 v =
@@ -48,10 +49,10 @@ struct DenseBlocks {
 
   METAL_FUNC float2 product(ulong block, uint unit, device const float* x, uint cols, uint lane) const {
     float2 sums = float2(0.0f);
-    for (uint tile = 0; tile < kUnitTiles; ++tile) {
+    MM_UNROLL for (uint tile = 0; tile < kUnitTiles; ++tile) {
       const TileWeights<T> w = load_dense_tile<T>((device const uint4*)weights, block * units + unit, tile, lane);
-      for (uint pair = 0; pair < 2; ++pair) {
-        for (uint e = 0; e < 2; ++e) {
+      MM_UNROLL for (uint pair = 0; pair < 2; ++pair) {
+        MM_UNROLL for (uint e = 0; e < 2; ++e) {
           const uint k = unit * kUnit + tile_input(tile, tile_column(lane) + 8 * pair + e, false);
           if (k < cols) sums = fma(float2(float(w.e[2 * pair][e]), float(w.e[2 * pair + 1][e])), float2(x[k]), sums);
         }
@@ -68,9 +69,9 @@ struct FloatBlocks {
   METAL_FUNC float2 product(ulong block, uint unit, device const float* x, uint cols, uint lane) const {
     device const float* row = (device const float*)weights + (block * kTileRows + tile_row(lane)) * cols;
     float2 sums = float2(0.0f);
-    for (uint tile = 0; tile < kUnitTiles; ++tile) {
-      for (uint pair = 0; pair < 2; ++pair) {
-        for (uint e = 0; e < 2; ++e) {
+    MM_UNROLL for (uint tile = 0; tile < kUnitTiles; ++tile) {
+      MM_UNROLL for (uint pair = 0; pair < 2; ++pair) {
+        MM_UNROLL for (uint e = 0; e < 2; ++e) {
           const uint k = unit * kUnit + tile_input(tile, tile_column(lane) + 8 * pair + e, false);
           if (k < cols) sums = fma(float2(row[k], row[8 * ulong(cols) + k]), float2(x[k]), sums);
         }
@@ -85,7 +86,7 @@ struct FloatBlocks {
 METAL_FUNC float block_row_sum(threadgroup const float2* all, uint simdgroups, uint row) {
   float total = 0.0f;
   for (uint s = 0; s < simdgroups; ++s) {
-    for (uint other = 0; other < 32; ++other) {
+    MM_UNROLL for (uint other = 0; other < 32; ++other) {
       if (tile_row(other) == row % 8) total += row < 8 ? all[32 * s + other].x : all[32 * s + other].y;
     }
   }

@@ -6,6 +6,8 @@
 #pragma once
 #include <metal_stdlib>
 
+#include "unroll.h"
+
 using namespace metal;
 
 template <typename T>
@@ -15,7 +17,7 @@ struct NumberRows {
     device const T* at = (device const T*)rows + row * width + e;
     if (kWhole) return float4(*(device const vec<T, 4>*)at);
     float4 out;
-    for (uint i = 0; i < 4; ++i) out[i] = e + i < width ? float(at[i]) : 0.0f;
+    MM_UNROLL for (uint i = 0; i < 4; ++i) out[i] = e + i < width ? float(at[i]) : 0.0f;
     return out;
   }
   static METAL_FUNC void store(device uchar* rows, ulong row, uint width, uint group, float v, uint lane) {
@@ -85,13 +87,12 @@ struct CodeRows {
     float4 out;
     if (Code::kBits == 8) {
       const uint codes = *(device const uint*)(at + e);
-      for (uint i = 0; i < 4; ++i) out[i] = Code::decode(codes >> 8 * i & 0xFFu);
+      MM_UNROLL for (uint i = 0; i < 4; ++i) out[i] = Code::decode(codes >> 8 * i & 0xFFu);
     } else {
       const uint codes = *(device const ushort*)(at + e / 2);
-      for (uint i = 0; i < 4; ++i) out[i] = Code::decode(codes >> 4 * i & 0xFu);
+      MM_UNROLL for (uint i = 0; i < 4; ++i) out[i] = Code::decode(codes >> 4 * i & 0xFu);
     }
-    for (uint i = 0; i < 4; ++i)
-      if (!kWhole && e + i >= width) out[i] = 0.0f;
+    MM_UNROLL for (uint i = 0; i < 4; ++i) if (!kWhole && e + i >= width) out[i] = 0.0f;
     return out * scale;
   }
   static METAL_FUNC void store(device uchar* rows, ulong row, uint width, uint group, float v, uint lane) {

@@ -18,6 +18,8 @@
 #pragma once
 #include <metal_stdlib>
 
+#include "unroll.h"
+
 namespace codecs {
 
 using namespace metal;
@@ -124,7 +126,7 @@ MM_LEVELS(Iq4Nl, 4, kIq4Nl)
 
 template <typename Codec, typename P>
 METAL_FUNC void decode_word(thread half2* out, uint w, constant P& p, Codec) {
-  for (uint q = 0; q < 4; ++q) out[q] = Codec::pair(w >> 4 * q & 0x000F000Fu, p);
+  MM_UNROLL for (uint q = 0; q < 4; ++q) out[q] = Codec::pair(w >> 4 * q & 0x000F000Fu, p);
 }
 // Magnitudes of pairs 0 to 3 at bits 9, 6, 3, 0 of each half, signs at 15, 12, 14,
 // 13: two of them shift into place together with their magnitudes.
@@ -150,7 +152,7 @@ METAL_FUNC float word_element(uint w, uint q, uint e, constant P& p, E2m1 codec)
 template <typename P>
 METAL_FUNC void decode_word(thread half2* out, uint w, constant P& p, Integer<4>) {
   const half2 low = half2(1024.0h + half(p.offset)), high = half2(-64.0h - half(p.offset));
-  for (uint q = 0; q < 4; q += 2) {
+  MM_UNROLL for (uint q = 0; q < 4; q += 2) {
     const uint v = w >> 4 * q;
     out[q] = as_type<half2>((v & 0x000F000Fu) | 0x64006400u) - low;
     out[q + 1] = fma(as_type<half2>((v & 0x00F000F0u) | 0x64006400u), half2(0.0625h), high);

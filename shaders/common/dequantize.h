@@ -4,6 +4,7 @@
 #pragma once
 #include "codecs.h"
 #include "unit_layout.h"
+#include "unroll.h"
 
 struct DequantizeParams {
   uint rows;
@@ -69,12 +70,12 @@ template <typename Codec, typename T>
   const UnitCodes<Codec::kBits> unit =
       load_codes<Codec::kBits, FromDevice>(codes + (ulong(at.y) * p.units + at.x) * (128 * Codec::kBits), lane);
   const bool by_16 = p.group_shift == 4;
-  for (uint tile = 0; tile < kUnitTiles; ++tile) {
+  MM_UNROLL for (uint tile = 0; tile < kUnitTiles; ++tile) {
     const ulong place = tile_scale_place(p, at.y, at.x, tile, lane);
     const float2 scale = unit_scales(p, scales, place);
-    for (uint q = 0; q < 4; ++q) {
+    MM_UNROLL for (uint q = 0; q < 4; ++q) {
       const uint row = at.y * kTileRows + tile_row(lane) + 8 * (q & 1);
-      for (uint e = 0; e < 2; ++e) {
+      MM_UNROLL for (uint e = 0; e < 2; ++e) {
         const uint column = tile_column(lane) + 8 * (q / 2) + e;
         const uint k = at.x * kUnit + tile_input(tile, column, by_16);
         if (row >= p.rows || k >= cols) continue;
@@ -97,11 +98,12 @@ template <typename Codec>
   if (tile_row(lane) != id % 8) return;
   const UnitCodes<Codec::kBits> unit =
       load_codes<Codec::kBits, FromDevice>(codes + (ulong(block) * p.units + at.x) * (128 * Codec::kBits), lane);
-  for (uint tile = 0; tile < kUnitTiles; ++tile) {
+  MM_UNROLL for (uint tile = 0; tile < kUnitTiles; ++tile) {
     const ulong place = tile_scale_place(p, block, at.x, tile, lane);
     const float2 scale = unit_scales(p, scales, place);
-    for (uint q = second; q < 4; q += 2) {
-      for (uint e = 0; e < 2; ++e) {
+    MM_UNROLL for (uint q = 0; q < 4; ++q) {
+      if (q % 2 != second) continue;
+      MM_UNROLL for (uint e = 0; e < 2; ++e) {
         const uint k = at.x * kUnit + tile_input(tile, tile_column(lane) + 8 * (q / 2) + e, p.group_shift == 4);
         if (k < cols) out[ulong(at.y) * cols + k] = unit_value<Codec>(unit, p, scale, minima, place, tile, q, e);
       }

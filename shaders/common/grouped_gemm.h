@@ -3,6 +3,7 @@
 // threadgroup takes tiles of rows in turn, as many as its matrix has.
 #pragma once
 #include "staged_gemm.h"
+#include "unroll.h"
 
 // The result's rows of one matrix are first, first + step ...: `count` of them. The
 // activations of row r are row r too, or those of its token: order[r] / chosen.
@@ -45,11 +46,11 @@ struct QuantizedWeights {
   template <int kColumns>
   METAL_FUNC void add(thread TileSums* sums, threadgroup const half* stage, uint unit, TileStage tiles) const {
     const UnitData<Codec, S> data = load_unit_data<Codec, S>(m, block, unit, tiles.lane);
-    for (uint part = 0; part < S::kParts; ++part) {
+    MM_UNROLL for (uint part = 0; part < S::kParts; ++part) {
       const float2 scale = part_scales<S>(m, data.scales, part);
       TileWeights<half> w[S::kTiles];
-      for (uint t = 0; t < S::kTiles; ++t) w[t] = decode_tile<Codec>(data.codes, part * S::kTiles + t, m);
-      for (uint c = 0; c < uint(kColumns); ++c) {
+      MM_UNROLL for (uint t = 0; t < S::kTiles; ++t) w[t] = decode_tile<Codec>(data.codes, part * S::kTiles + t, m);
+      MM_UNROLL for (uint c = 0; c < uint(kColumns); ++c) {
         TileTokens<half> tokens[S::kTiles];
         load_staged<half, S::kGroup>(tokens, stage, 8 * c, part, tiles.lane);
         add_decoded<Codec, S::kTiles>(sums[c], w, tokens, scale, tiles);
@@ -78,13 +79,14 @@ struct DenseWeights {
 
   template <int kColumns>
   METAL_FUNC void add(thread TileSums* sums, threadgroup const T* stage, uint unit, TileStage tiles) const {
-    for (uint part = 0; part < kUnitTiles / 2; ++part) {
+    MM_UNROLL for (uint part = 0; part < kUnitTiles / 2; ++part) {
       TileWeights<T> w[2];
-      for (uint t = 0; t < 2; ++t) w[t] = weights_from<T>(block[(unit * kUnitTiles + 2 * part + t) * 32 + tiles.lane]);
-      for (uint c = 0; c < uint(kColumns); ++c) {
+      MM_UNROLL for (uint t = 0; t < 2; ++t) w[t] =
+          weights_from<T>(block[(unit * kUnitTiles + 2 * part + t) * 32 + tiles.lane]);
+      MM_UNROLL for (uint c = 0; c < uint(kColumns); ++c) {
         TileTokens<T> tokens[2];
         load_staged<T, 32>(tokens, stage, 8 * c, part, tiles.lane);
-        for (uint t = 0; t < 2; ++t) tile_multiply(sums[c], w[t], tokens[t], tiles);
+        MM_UNROLL for (uint t = 0; t < 2; ++t) tile_multiply(sums[c], w[t], tokens[t], tiles);
       }
     }
   }
@@ -117,8 +119,8 @@ template <int kColumns>
 METAL_FUNC void put_rows(threadgroup float* staged, const thread TileSums* sums, GroupRows rows, uint first,
                          uint row_tile, uint height, float factor, device const float* x_scales, device uchar* y,
                          constant LinearParams& p, uint simdgroup, uint lane, device const float* bias = nullptr) {
-  for (uint c = 0; c < uint(kColumns); ++c)
-    store_sums(staged + 8 * c * kGemmSumStride + simdgroup * kTileRows, kGemmSumStride, sums[c], lane);
+  MM_UNROLL for (uint c = 0; c < uint(kColumns); ++c)
+      store_sums(staged + 8 * c * kGemmSumStride + simdgroup * kTileRows, kGemmSumStride, sums[c], lane);
   threadgroup_barrier(mem_flags::mem_threadgroup);
   const uint tokens = min(uint(8 * kColumns), rows.count - first);
 #pragma clang loop unroll(disable)

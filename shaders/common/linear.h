@@ -2,6 +2,7 @@
 #pragma once
 #include "epilogue.h"
 #include "unit_layout.h"
+#include "unroll.h"
 
 // y[token][row] = act(sum + bias[row]) (+ y), and what surrounds it.
 struct LinearParams {
@@ -36,8 +37,8 @@ template <uint kTiles>
 METAL_FUNC void add_scaled(thread TileSums& sums, const thread TileWeights<half>* w, const thread TileTokens<half>* x,
                            float2 scale, TileStage stage) {
   TileSums s = no_sums();
-  for (uint t = 0; t < kTiles; ++t) tile_multiply(s, w[t], x[t], stage);
-  for (uint i = 0; i < 4; ++i) sums.e[i] = fma(i < 2 ? scale.x : scale.y, s.e[i], sums.e[i]);
+  MM_UNROLL for (uint t = 0; t < kTiles; ++t) tile_multiply(s, w[t], x[t], stage);
+  MM_UNROLL for (uint i = 0; i < 4; ++i) sums.e[i] = fma(i < 2 ? scale.x : scale.y, s.e[i], sums.e[i]);
 }
 // The same of tiles that a codec decoded.
 template <typename Codec, uint kTiles>
@@ -46,16 +47,15 @@ METAL_FUNC void add_decoded(thread TileSums& sums, const thread TileWeights<half
   add_scaled<kTiles>(sums, w, x, scale, stage);
   if (!Codec::kSplits || !subnormals_are_flushed()) return;
   TileWeights<half> low[kTiles];
-  for (uint t = 0; t < kTiles; ++t)
-    for (uint q = 0; q < 4; ++q) low[t].e[q] = half2(only_subnormal(w[t].e[q].x), only_subnormal(w[t].e[q].y));
+  MM_UNROLL for (uint t = 0; t < kTiles; ++t) MM_UNROLL for (uint q = 0; q < 4; ++q) low[t].e[q] =
+      half2(only_subnormal(w[t].e[q].x), only_subnormal(w[t].e[q].y));
   add_scaled<kTiles>(sums, low, x, scale / 16777216.0f, stage);
 }
 // A minimum times the sum of the activations, by matrices of ones.
 template <uint kTiles>
 METAL_FUNC void add_minimum(thread TileSums& sums, const thread TileTokens<half>* x, float2 minimum, TileStage stage) {
   TileWeights<half> ones[kTiles];
-  for (uint t = 0; t < kTiles; ++t)
-    for (uint q = 0; q < 4; ++q) ones[t].e[q] = half2(1.0h, 1.0h);
+  MM_UNROLL for (uint t = 0; t < kTiles; ++t) MM_UNROLL for (uint q = 0; q < 4; ++q) ones[t].e[q] = half2(1.0h, 1.0h);
   add_scaled<kTiles>(sums, ones, x, minimum, stage);
 }
 
@@ -65,15 +65,16 @@ template <typename Codec, typename S, int kColumns>
 METAL_FUNC void add_unit(thread TileSums* sums, const thread UnitData<Codec, S>& data,
                          const thread TileTokens<half> (&x)[kColumns][kUnitTiles], constant UnitMatrix& m,
                          device const float* minima, TileStage stage) {
-  for (uint part = 0; part < S::kParts; ++part) {
+  MM_UNROLL for (uint part = 0; part < S::kParts; ++part) {
     const float2 scale = part_scales<S>(m, data.scales, part);
     TileWeights<half> w[S::kTiles];
-    for (uint t = 0; t < S::kTiles; ++t) w[t] = decode_tile<Codec>(data.codes, part * S::kTiles + t, m);
-    for (uint c = 0; c < uint(kColumns); ++c)
-      add_decoded<Codec, S::kTiles>(sums[c], w, x[c] + part * S::kTiles, scale, stage);
+    MM_UNROLL for (uint t = 0; t < S::kTiles; ++t) w[t] = decode_tile<Codec>(data.codes, part * S::kTiles + t, m);
+    MM_UNROLL for (uint c = 0; c < uint(kColumns); ++c)
+        add_decoded<Codec, S::kTiles>(sums[c], w, x[c] + part * S::kTiles, scale, stage);
     if (!S::kGeneral || m.minima == 0) continue;
     const float2 minimum = minimum_pair(m, minima, scale_place(m, part, tile_row(stage.lane)), scale);
-    for (uint c = 0; c < uint(kColumns); ++c) add_minimum<S::kTiles>(sums[c], x[c] + part * S::kTiles, minimum, stage);
+    MM_UNROLL for (uint c = 0; c < uint(kColumns); ++c)
+        add_minimum<S::kTiles>(sums[c], x[c] + part * S::kTiles, minimum, stage);
   }
 }
 

@@ -3,6 +3,7 @@
 // ahead, and shared by the threadgroup's simdgroups.
 #pragma once
 #include "linear.h"
+#include "unroll.h"
 
 constant constexpr uint kGemmSimdgroups = 4;
 
@@ -36,8 +37,8 @@ template <int kColumns>
 METAL_FUNC void put_tile(threadgroup float* staged, const thread TileSums* sums, device uchar* y, device float* partial,
                          constant LinearParams& p, uint rows, float factor, device const float* bias,
                          device const float* x_scales, uint3 group, uint parts, uint simdgroup, uint lane) {
-  for (uint c = 0; c < uint(kColumns); ++c)
-    store_sums(staged + 8 * c * kGemmSumStride + simdgroup * kTileRows, kGemmSumStride, sums[c], lane);
+  MM_UNROLL for (uint c = 0; c < uint(kColumns); ++c)
+      store_sums(staged + 8 * c * kGemmSumStride + simdgroup * kTileRows, kGemmSumStride, sums[c], lane);
   threadgroup_barrier(mem_flags::mem_threadgroup);
   const uint first_token = group.y * 8 * kColumns;
   const uint tokens = min(uint(8 * kColumns), p.tokens - first_token);
@@ -75,13 +76,14 @@ METAL_FUNC void staged_gemm(device const uchar* codes, device const uchar* scale
   const uint stage_size = 8 * kColumns * kUnit;
 
   TileSums sums[kColumns];
-  for (uint c = 0; c < uint(kColumns); ++c) sums[c] = no_sums();
+  MM_UNROLL for (uint c = 0; c < uint(kColumns); ++c) sums[c] = no_sums();
   // Weights and activations are asked for two units before they are used.
   UnitData<Codec, S> queue[2];
-  for (uint u = 0; u < 2; ++u) queue[u] = load_unit_data<Codec, S>(m, block, min(begin + u, m.units - 1), lane);
+  MM_UNROLL for (uint u = 0; u < 2; ++u) queue[u] =
+      load_unit_data<Codec, S>(m, block, min(begin + u, m.units - 1), lane);
   let_later_kernels_start();
   wait_for_earlier_kernels();
-  for (uint u = 0; u < 2; ++u) {
+  MM_UNROLL for (uint u = 0; u < 2; ++u) {
     if (begin + u < end)
       stage_unit<half, 8 * kColumns>(stage + u * stage_size, x, first_token, p.tokens, p.x_stride, begin + u,
                                      thread_index);
@@ -103,11 +105,11 @@ METAL_FUNC void staged_gemm(device const uchar* codes, device const uchar* scale
     }
     end_copies();
     slot = slot == 2 ? 0 : slot + 1;
-    for (uint part = 0; part < S::kParts; ++part) {
+    MM_UNROLL for (uint part = 0; part < S::kParts; ++part) {
       const float2 scale = part_scales<S>(m, now.scales, part);
       TileWeights<half> w[S::kTiles];
-      for (uint t = 0; t < S::kTiles; ++t) w[t] = decode_tile<Codec>(now.codes, part * S::kTiles + t, m);
-      for (uint c = 0; c < uint(kColumns); ++c) {
+      MM_UNROLL for (uint t = 0; t < S::kTiles; ++t) w[t] = decode_tile<Codec>(now.codes, part * S::kTiles + t, m);
+      MM_UNROLL for (uint c = 0; c < uint(kColumns); ++c) {
         TileTokens<half> tokens[S::kTiles];
         load_staged<half, S::kGroup>(tokens, here, 8 * c, part, lane);
         add_decoded<Codec, S::kTiles>(sums[c], w, tokens, scale, tile_stage);

@@ -3,6 +3,7 @@
 #pragma once
 #include "attention.h"
 #include "tile_multiply.h"
+#include "unroll.h"
 
 // Scores become powers of two: what they are multiplied with on the way.
 constant constexpr float kLog2E = 1.44269504f;
@@ -68,26 +69,26 @@ METAL_FUNC uint token_of(uint lane, uint) {
 template <typename T>
 METAL_FUNC TileTokens<T> tokens_from(const thread vec<T, 2>* pairs, TileStage) {
   TileTokens<T> tokens;
-  for (uint h = 0; h < 2; ++h) tokens.e[h] = as_type<uint>(pairs[h]);
+  MM_UNROLL for (uint h = 0; h < 2; ++h) tokens.e[h] = as_type<uint>(pairs[h]);
   return tokens;
 }
 // A tile of tokens in threadgroup memory, which any simdgroup may read.
 template <typename T>
 METAL_FUNC void keep_tokens(threadgroup T* at, const thread vec<T, 2>* pairs, uint lane) {
-  for (uint h = 0; h < 2; ++h) ((threadgroup vec<T, 2>*)at)[32 * h + lane] = pairs[h];
+  MM_UNROLL for (uint h = 0; h < 2; ++h)((threadgroup vec<T, 2>*)at)[32 * h + lane] = pairs[h];
 }
 template <typename T>
 METAL_FUNC TileTokens<T> kept_tokens(threadgroup const T* at, uint lane) {
   TileTokens<T> tokens;
-  for (uint h = 0; h < 2; ++h) tokens.e[h] = as_type<uint>(((threadgroup const vec<T, 2>*)at)[32 * h + lane]);
+  MM_UNROLL for (uint h = 0; h < 2; ++h) tokens.e[h] = as_type<uint>(((threadgroup const vec<T, 2>*)at)[32 * h + lane]);
   return tokens;
 }
 // Sums of rows as inputs and columns as tokens.
 template <typename T>
 METAL_FUNC TileTokens<T> tokens_from(TileSums sums, TileStage) {
   TileTokens<T> tokens;
-  for (uint h = 0; h < 2; ++h)
-    tokens.e[h] = msl_transpose_matrix(as_type<uint>(vec<T, 2>(T(sums.e[2 * h]), T(sums.e[2 * h + 1]))));
+  MM_UNROLL for (uint h = 0; h < 2; ++h) tokens.e[h] =
+      msl_transpose_matrix(as_type<uint>(vec<T, 2>(T(sums.e[2 * h]), T(sums.e[2 * h + 1]))));
   return tokens;
 }
 #else
@@ -99,13 +100,13 @@ METAL_FUNC uint token_of(uint lane, uint e) {
 }
 template <typename T>
 METAL_FUNC void keep_tokens(threadgroup T* at, const thread vec<T, 2>* pairs, uint lane) {
-  for (uint h = 0; h < 2; ++h)
-    for (uint e = 0; e < 2; ++e) at[(8 * h + tile_row(lane)) * 8 + tile_column(lane) + e] = pairs[h][e];
+  MM_UNROLL for (uint h = 0; h < 2; ++h) MM_UNROLL for (uint e = 0; e < 2; ++e)
+      at[(8 * h + tile_row(lane)) * 8 + tile_column(lane) + e] = pairs[h][e];
 }
 template <typename T>
 METAL_FUNC TileTokens<T> kept_tokens(threadgroup const T* at, uint) {
   TileTokens<T> tokens;
-  for (uint h = 0; h < 2; ++h) simdgroup_load(tokens.m[h], at + 64 * h, 8);
+  MM_UNROLL for (uint h = 0; h < 2; ++h) simdgroup_load(tokens.m[h], at + 64 * h, 8);
   return tokens;
 }
 template <typename T>
@@ -118,14 +119,14 @@ METAL_FUNC TileTokens<T> tokens_from(const thread vec<T, 2>* pairs, TileStage st
     tokens = kept_tokens<T>(elements, stage.lane);
     simdgroup_barrier(mem_flags::mem_threadgroup);
   } else {
-    for (uint h = 0; h < 2; ++h) set_elements(tokens.m[h], pairs[h]);
+    MM_UNROLL for (uint h = 0; h < 2; ++h) set_elements(tokens.m[h], pairs[h]);
   }
   return tokens;
 }
 template <typename T>
 METAL_FUNC TileTokens<T> tokens_from(TileSums sums, TileStage stage) {
   vec<T, 2> pairs[2];
-  for (uint h = 0; h < 2; ++h) pairs[h] = vec<T, 2>(T(sums.e[2 * h]), T(sums.e[2 * h + 1]));
+  MM_UNROLL for (uint h = 0; h < 2; ++h) pairs[h] = vec<T, 2>(T(sums.e[2 * h]), T(sums.e[2 * h + 1]));
   return tokens_from<T>(pairs, stage);
 }
 #endif

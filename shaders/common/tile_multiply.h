@@ -14,6 +14,7 @@
 
 #include "launch.h"
 #include "subnormals.h"
+#include "unroll.h"
 
 using namespace metal;
 
@@ -69,12 +70,12 @@ struct TileSums {
 template <typename T>
 METAL_FUNC TileWeights<T> weights_from(uint4 words) {
   TileWeights<T> w;
-  for (uint q = 0; q < 4; ++q) w.e[q] = as_type<vec<T, 2>>(words[q]);
+  MM_UNROLL for (uint q = 0; q < 4; ++q) w.e[q] = as_type<vec<T, 2>>(words[q]);
   return w;
 }
 template <typename T>
 METAL_FUNC void keep_weights(threadgroup uint4* at, TileWeights<T> w) {
-  for (uint q = 0; q < 4; ++q) ((threadgroup vec<T, 2>*)at)[q] = w.e[q];
+  MM_UNROLL for (uint q = 0; q < 4; ++q)((threadgroup vec<T, 2>*)at)[q] = w.e[q];
 }
 
 #ifdef __METAL_MARLIN_PTX__
@@ -99,7 +100,7 @@ METAL_FUNC void load_staged(thread TileTokens<T>* out, threadgroup const T* x, u
     out[0].e[1] = v.y;
     return;
   }
-  for (uint i = 0; i < kGroup / 32; ++i) {
+  MM_UNROLL for (uint i = 0; i < kGroup / 32; ++i) {
     const uint4 v =
         *(threadgroup const uint4*)(x + 8 * staged_piece(token, 4 * (part * (kGroup / 32) + i) + (lane & 3u)));
     out[2 * i].e[0] = v.x;
@@ -131,14 +132,14 @@ METAL_FUNC uint lane_elements(bool by_16, uint lane) {
 template <typename T>
 METAL_FUNC void load_unit(thread TileTokens<T>* out, threadgroup const T* x, uint flip, bool by_16) {
   if (by_16) {
-    for (uint i = 0; i < kUnitTiles; ++i) {
+    MM_UNROLL for (uint i = 0; i < kUnitTiles; ++i) {
       const uint2 v = *(threadgroup const uint2*)(x + (16 * i ^ flip));
       out[i].e[0] = v.x;
       out[i].e[1] = v.y;
     }
     return;
   }
-  for (uint i = 0; i < 2; ++i) {
+  MM_UNROLL for (uint i = 0; i < 2; ++i) {
     const uint4 v = *(threadgroup const uint4*)(x + (32 * i ^ flip));
     out[2 * i].e[0] = v.x;
     out[2 * i].e[1] = v.y;
@@ -172,7 +173,7 @@ struct TileTokens {
 // `stride` elements.
 template <typename T>
 METAL_FUNC void load_unit(thread TileTokens<T>* out, device const T* x, ulong stride) {
-  for (uint i = 0; i < kUnitTiles; ++i) {
+  MM_UNROLL for (uint i = 0; i < kUnitTiles; ++i) {
     simdgroup_load(out[i].m[0], x + 16 * i, stride, ulong2(0, 0), true);
     simdgroup_load(out[i].m[1], x + 16 * i + 8, stride, ulong2(0, 0), true);
   }
@@ -182,7 +183,7 @@ METAL_FUNC uint staged_piece(uint token, uint piece) {
 }
 template <typename T, int kGroup>
 METAL_FUNC void load_staged(thread TileTokens<T>* out, threadgroup const T* x, uint first_token, uint part, uint) {
-  for (uint t = 0; t < kGroup / 16; ++t) {
+  MM_UNROLL for (uint t = 0; t < kGroup / 16; ++t) {
     threadgroup const T* at = x + first_token * kUnit + part * kGroup + 16 * t;
     simdgroup_load(out[t].m[0], at, kUnit, ulong2(0, 0), true);
     simdgroup_load(out[t].m[1], at + 8, kUnit, ulong2(0, 0), true);
@@ -194,8 +195,8 @@ METAL_FUNC uint staged_row_piece(uint row, uint piece) {
 template <typename T>
 METAL_FUNC void load_staged_rows(thread TileTokens<T>* out, threadgroup const T* x, uint first_row, uint element,
                                  uint) {
-  for (uint n = 0; n < 2; ++n)
-    for (uint h = 0; h < 2; ++h) simdgroup_load(out[n].m[h], x + (first_row + 8 * h) * kUnit + element + 8 * n, kUnit);
+  MM_UNROLL for (uint n = 0; n < 2; ++n) MM_UNROLL for (uint h = 0; h < 2; ++h)
+      simdgroup_load(out[n].m[h], x + (first_row + 8 * h) * kUnit + element + 8 * n, kUnit);
 }
 constant bool stage_tiles [[function_constant(0)]];
 
@@ -206,17 +207,17 @@ METAL_FUNC void multiply_staged(thread TileSums& d, TileWeights<T> a, TileTokens
   const uint row = tile_row(stage.lane), column = tile_column(stage.lane);
   threadgroup T* weights = (threadgroup T*)stage.memory;
   threadgroup float* sums = (threadgroup float*)(stage.memory + 512);
-  for (uint q = 0; q < 4; ++q) {
+  MM_UNROLL for (uint q = 0; q < 4; ++q) {
     threadgroup T* at = weights + (row + 8 * (q % 2)) * 16 + column + 8 * (q / 2);
     at[0] = a.e[q].x;
     at[1] = a.e[q].y;
   }
-  for (uint i = 0; i < 4; ++i) sums[(row + 8 * (i / 2)) * 8 + column + i % 2] = d.e[i];
+  MM_UNROLL for (uint i = 0; i < 4; ++i) sums[(row + 8 * (i / 2)) * 8 + column + i % 2] = d.e[i];
   simdgroup_barrier(mem_flags::mem_threadgroup);
-  for (uint h = 0; h < 2; ++h) {
+  MM_UNROLL for (uint h = 0; h < 2; ++h) {
     simdgroup_matrix<float, 8, 8> sum;
     simdgroup_load(sum, sums + 64 * h, 8);
-    for (uint k = 0; k < 2; ++k) {
+    MM_UNROLL for (uint k = 0; k < 2; ++k) {
       simdgroup_matrix<T, 8, 8> w;
       simdgroup_load(w, weights + 128 * h + 8 * k, 16);
       simdgroup_multiply_accumulate(sum, w, b.m[k], sum);
@@ -224,15 +225,15 @@ METAL_FUNC void multiply_staged(thread TileSums& d, TileWeights<T> a, TileTokens
     simdgroup_store(sum, sums + 64 * h, 8);
   }
   simdgroup_barrier(mem_flags::mem_threadgroup);
-  for (uint i = 0; i < 4; ++i) d.e[i] = sums[(row + 8 * (i / 2)) * 8 + column + i % 2];
+  MM_UNROLL for (uint i = 0; i < 4; ++i) d.e[i] = sums[(row + 8 * (i / 2)) * 8 + column + i % 2];
 }
 template <typename T>
 METAL_FUNC void tile_multiply(thread TileSums& d, TileWeights<T> a, TileTokens<T> b, TileStage stage) {
   if (stage_tiles) return multiply_staged(d, a, b, stage);
   simdgroup_matrix<float, 8, 8> sum[2];
   simdgroup_matrix<T, 8, 8> w[4];
-  for (uint q = 0; q < 4; ++q) set_elements(w[q], a.e[q]);
-  for (uint h = 0; h < 2; ++h) {
+  MM_UNROLL for (uint q = 0; q < 4; ++q) set_elements(w[q], a.e[q]);
+  MM_UNROLL for (uint h = 0; h < 2; ++h) {
     set_elements(sum[h], float2(d.e[2 * h], d.e[2 * h + 1]));
     simdgroup_multiply_accumulate(sum[h], w[h], b.m[0], sum[h]);
     simdgroup_multiply_accumulate(sum[h], w[2 + h], b.m[1], sum[h]);
@@ -245,7 +246,7 @@ METAL_FUNC void tile_multiply(thread TileSums& d, TileWeights<T> a, TileTokens<T
 
 METAL_FUNC TileSums no_sums() {
   TileSums s;
-  for (uint i = 0; i < 4; ++i) s.e[i] = 0.0f;
+  MM_UNROLL for (uint i = 0; i < 4; ++i) s.e[i] = 0.0f;
   return s;
 }
 

@@ -12,6 +12,7 @@
 #include "codecs.h"
 #include "register_budget.h"
 #include "tile_multiply.h"
+#include "unroll.h"
 
 struct UnitMatrix {
   uint rows;
@@ -51,13 +52,13 @@ template <int kWidth, typename Memory>
 METAL_FUNC void load_plane(thread uint* words, typename Memory::Pointer plane, uint lane) {
   if (kWidth == 8) {
     const uint4 a = Memory::template at<uint4>(plane, 2 * lane), b = Memory::template at<uint4>(plane, 2 * lane + 1);
-    for (uint i = 0; i < 4; ++i) {
+    MM_UNROLL for (uint i = 0; i < 4; ++i) {
       words[i] = a[i];
       words[4 + i] = b[i];
     }
   } else if (kWidth == 4) {
     const uint4 a = Memory::template at<uint4>(plane, lane);
-    for (uint i = 0; i < 4; ++i) words[i] = a[i];
+    MM_UNROLL for (uint i = 0; i < 4; ++i) words[i] = a[i];
   } else if (kWidth == 2) {
     const uint2 a = Memory::template at<uint2>(plane, lane);
     words[0] = a.x;
@@ -114,9 +115,9 @@ METAL_FUNC TileWeights<half> decode_tile(const thread UnitCodes<Codec::kBits>& c
   if (Codec::kBits == 4) {
     codecs::decode_word(w.e, codes.words[tile], p, Codec());
   } else {
-    for (uint q = 0; q < 4; ++q) w.e[q] = Codec::pair(code_pair<Codec::kBits>(codes, 4 * tile + q), p);
+    MM_UNROLL for (uint q = 0; q < 4; ++q) w.e[q] = Codec::pair(code_pair<Codec::kBits>(codes, 4 * tile + q), p);
   }
-  for (uint q = 0; q < 4; ++q) w.e[q] = matrix_pair<Codec>(w.e[q]);
+  MM_UNROLL for (uint q = 0; q < 4; ++q) w.e[q] = matrix_pair<Codec>(w.e[q]);
   return w;
 }
 
@@ -196,16 +197,16 @@ METAL_FUNC void load_scales(thread uint* out, constant UnitMatrix& m, typename M
   if (!S::kGeneral) {
     if (S::kGroup == 16) {
       const uint4 v = Memory::template at<uint4>(scales, row);
-      for (uint part = 0; part < S::kParts; ++part) out[part] = v[part & 3];
+      MM_UNROLL for (uint part = 0; part < S::kParts; ++part) out[part] = v[part & 3];
     } else if (S::kGroup == 32) {
       const uint2 v = Memory::template at<uint2>(scales, row);
-      for (uint part = 0; part < S::kParts; ++part) out[part] = v[part & 1];
+      MM_UNROLL for (uint part = 0; part < S::kParts; ++part) out[part] = v[part & 1];
     } else {
       out[0] = Memory::template at<uint>(scales, row);
     }
     return;
   }
-  for (uint part = 0; part < S::kParts; ++part) {
+  MM_UNROLL for (uint part = 0; part < S::kParts; ++part) {
     const uint place = scale_place(m, part, row);
     if (m.scale_type == codecs::kF32Scale) {
       const uint2 v = Memory::template at<uint2>(scales, place / 2);

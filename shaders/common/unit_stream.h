@@ -5,6 +5,7 @@
 // other simdgroups hide the wait.
 #pragma once
 #include "linear.h"
+#include "unroll.h"
 
 constant constexpr uint kBandBlocks = 2;
 constant constexpr uint kBandRows = kBandBlocks * kTileRows;
@@ -40,15 +41,15 @@ struct UnitStream {
   METAL_FUNC void ask_tokens(threadgroup uchar* to, uint unit) {
     device const uchar* from = tokens + unit * kUnitBytes;
     to += kBandBlocks * weight_bytes + 16 * staged_piece(lane / 8, lane % 8);
-    for (uint i = 0; i < 2 * kColumns; ++i)
-      if (4 * i + lane / 8 < token_count) copy_16_bytes(to + 4 * i * kUnitBytes, from + 4 * i * token_stride);
+    MM_UNROLL for (uint i = 0; i < 2 * kColumns; ++i) if (4 * i + lane / 8 < token_count)
+        copy_16_bytes(to + 4 * i * kUnitBytes, from + 4 * i * token_stride);
   }
   METAL_FUNC void ask_weights(constant UnitMatrix& m, threadgroup uchar* to, uint unit) {
     device const uchar* codes = band.codes + unit * kCodeBytes;
     device const uchar* scales = band.scales + scales_offset<S>(m, unit);
     to += 16 * lane;
     for (uint block = 0; block < kBandBlocks; ++block, to += weight_bytes) {
-      for (uint i = 0; i < kCodeBytes; i += 512) {
+      MM_UNROLL for (uint i = 0; i < kCodeBytes; i += 512) {
         if (kCodeBytes % 512 == 0 || i + 16 * lane < kCodeBytes)
           copy_16_bytes(to + i, codes + block * second_code_bytes + i);
       }
@@ -83,7 +84,7 @@ struct UnitStream {
       if (first + i < end) ask_tokens(ring + i * stage_bytes, first + i);
       end_copies();
     }
-    for (uint c = 0; c < uint(kColumns); ++c) {
+    MM_UNROLL for (uint c = 0; c < uint(kColumns); ++c) {
       // Columns past the last token repeat it: nobody reads their sums.
       const uint token = min(kTileTokens * c + lane / 4, token_count - 1);
       x[c] = token * kUnitBytes + 2 * lane_elements(S::kBy16, lane);
@@ -101,8 +102,8 @@ struct UnitStream {
     wait_for_copies<kAhead - 1>();
     simdgroup_barrier(mem_flags::mem_threadgroup);
     threadgroup const uchar* from = stage + kBandBlocks * weight_bytes;
-    for (uint c = 0; c < uint(kColumns); ++c)
-      load_unit(out[c], (threadgroup const half*)(from + x[c]), flip[c], S::kBy16);
+    MM_UNROLL for (uint c = 0; c < uint(kColumns); ++c)
+        load_unit(out[c], (threadgroup const half*)(from + x[c]), flip[c], S::kBy16);
   }
   // A block's weights of this unit.
   METAL_FUNC UnitData<Codec, S> weights(constant UnitMatrix& m, uint block, uint) {
@@ -141,8 +142,8 @@ struct UnitStream {
     lane = lane_index;
   }
   METAL_FUNC void open(thread TileTokens<half> (&out)[kColumns][kUnitTiles], uint unit) {
-    for (uint c = 0; c < uint(kColumns); ++c)
-      load_unit(out[c], x + kTileTokens * min(c, last_column) * x_stride + unit * kUnit, x_stride);
+    MM_UNROLL for (uint c = 0; c < uint(kColumns); ++c)
+        load_unit(out[c], x + kTileTokens * min(c, last_column) * x_stride + unit * kUnit, x_stride);
   }
   METAL_FUNC UnitData<Codec, S> weights(constant UnitMatrix& m, uint block, uint unit) {
     const BlockPointers from = block_pointers<Codec::kBits>(m, band.codes, band.scales, min(block, last_block));

@@ -12,6 +12,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../
 import alignment  # noqa: E402
 import lint  # noqa: E402
 import names  # noqa: E402
+import private_arrays  # noqa: E402
 import reflect  # noqa: E402
 import rewrite  # noqa: E402
 import shim_names  # noqa: E402
@@ -314,6 +315,24 @@ class Registers(unittest.TestCase):
                             f"MM_WITHIN_REGISTERS(gemm_registers({columns}, 0, 2, 2)); x[0] = 1; }}\n")
                 errors = "".join(strict_errors(Shader(path, [shaders])))
             self.assertEqual("more registers than a thread has" in errors, refused, errors)
+
+
+class PrivateArrays(unittest.TestCase):
+    def test_an_array_that_a_loop_indexes_is_found(self):
+        text = ("kernel void f(device const float* x, device float* y, constant uint& n) {\n"
+                "  float a[48];\n  LOOP for (uint i = 0; i < 48; ++i) a[i] = x[i];\n"
+                "  for (uint k = 0; k < n; ++k) LOOP for (uint i = 0; i < 48; ++i) a[i] = exp(a[i] * x[k + i]);\n"
+                "  LOOP for (uint i = 0; i < 48; ++i) y[i] = a[i];\n}\n")
+        for loop, count in ('_Pragma("clang loop unroll(full)")', 0), ('_Pragma("clang loop unroll(disable)")', 1):
+            with tempfile.NamedTemporaryFile("w", suffix=".metal") as f:
+                f.write("#include <metal_stdlib>\nusing namespace metal;\n" + text.replace("LOOP", loop))
+                f.flush()
+                self.assertEqual(len(private_arrays.indexed_arrays(private_arrays.plain_code(Shader(f.name)))), count)
+                self.assertEqual(len(list(private_arrays.check(f.name))), 2 * count)
+
+    def test_shaders_keep_theirs_in_registers(self):
+        for name in "moe_router", "gemm_fp4_optimized", "diff_attention":
+            self.assertEqual(list(private_arrays.check(name)), [])
 
 
 class Strict(unittest.TestCase):

@@ -126,7 +126,6 @@ def clangs_ptx(shader, output, arch, isolate):
     command = _base(shader.version) + ["-std=c++17", "--target=nvptx64-nvidia-cuda", "-DMSL_TARGET_PTX", "-O3",
                                        "-Xclang", "-target-cpu", "-Xclang", arch, "-Xclang", "-target-feature",
                                        "-Xclang", ptx, f"-DMSL_PTX_ARCH={arch[3:]}", "-ffp-contract=on",
-                                       "-mllvm", "-unroll-threshold=20000", "-mllvm", "-inline-threshold=10000",
                                        "-S", "-o", output] + _sycl(TRIPLES["x86_64"])
     _run(command, text)
 

@@ -48,7 +48,8 @@ def write_text(name, text):
 
 
 def load(path, args):
-    target = ["__METAL_MARLIN_PTX__=1"] if args.command == "ptx" else []
+    # For the host's processor loops stay loops: its memory is near, and objects are made sooner.
+    target = {"ptx": ["__METAL_MARLIN_PTX__=1"], "object": ["MM_UNROLL="], "shared": ["MM_UNROLL="]}.get(args.command, [])
     return Shader(path, args.include, args.define + target, args.version)
 
 

@@ -278,5 +278,5 @@ def ptx_entries(kernels_):
                 values.append(f"a{k}")
         out.append(f"extern \"C\" __attribute__((nvptx_kernel)) void msl_entry_{i}({', '.join(parameters)}) {{\n"
                    f"  if (msl::outside(msl_grid)) return;\n"
-                   f"  {_function(i, kernel)}({', '.join(values)});\n}}\n")
+                   f"  [[clang::always_inline]] {_function(i, kernel)}({', '.join(values)});\n}}\n")
     return "".join(out)

@@ -4,6 +4,8 @@
 #include <llvm/IR/IRBuilder.h>
 #include <llvm/Transforms/Utils/ModuleUtils.h>
 
+#include <algorithm>
+
 #include "entry.h"
 #include "msl_abi.h"
 
@@ -28,11 +30,16 @@ class Tables {
     return values;
   }
 
-  llvm::Constant* kernel(const Kernel& kernel, std::size_t number) {
+  llvm::Constant* kernel(const Kernel& kernel, std::size_t number, const std::vector<FunctionConstant>& constants) {
     std::vector<llvm::Constant*> arguments;
     for (const Argument& argument : kernel.arguments) arguments.push_back(describe(argument));
+    std::vector<llvm::Constant*> used;
+    for (const FunctionConstant& constant : constants) {
+      used.push_back(byte(std::any_of(kernel.constants.begin(), kernel.constants.end(),
+                                      [&](const FunctionConstant& own) { return own.index == constant.index; })));
+    }
     return record({text(kernel.name), module_.getFunction(fmt::format("msl_entry_{}", number)), list(arguments),
-                   word(kernel.arguments.size()), word(kernel.max_threads)});
+                   word(kernel.arguments.size()), word(kernel.max_threads), list(used)});
   }
 
   llvm::Constant* constant(const FunctionConstant& constant) {
@@ -82,7 +89,7 @@ void build_tables(llvm::Module& module, const std::vector<Kernel>& kernels,
   }
   std::vector<llvm::Constant*> kernel_records;
   std::vector<llvm::Constant*> constant_records;
-  for (std::size_t i = 0; i < kernels.size(); ++i) kernel_records.push_back(tables.kernel(kernels[i], i));
+  for (std::size_t i = 0; i < kernels.size(); ++i) kernel_records.push_back(tables.kernel(kernels[i], i, constants));
   for (const FunctionConstant& constant : constants) constant_records.push_back(tables.constant(constant));
   llvm::Constant* const library = Tables::record(
       {tables.word(kMslAbiVersion), tables.word(options.instrument ? 1 : 0), tables.list(kernel_records),

@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""Whether a kernel's own arrays lie in registers.
+
+  private_arrays.py check [SHADER]...    no array is left in memory, whoever compiles; all shaders if none is named
+  private_arrays.py table                writes benchmarks/kernel_registers.md; needs ptxas (CUDA)
+
+The check compiles twice: for a plain 64-bit processor with clang's own limits, as a compiler that knows nothing of
+ours would (-O2; address spaces by number, the work of a simdgroup left to functions elsewhere), where an array that
+is indexed by a variable means a loop that was not unrolled; and to PTX, where a kernel with such an array has local
+memory."""
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+from compile import TRIPLES, Shader, _base, _run, compile_ptx
+from source import HERE
+
+ROOT = os.path.join(HERE, "../..")
+TABLE = os.path.join(ROOT, "benchmarks/kernel_registers.md")
+
+
+def _shader_path(name):
+    return name if name.endswith(".metal") else os.path.join(ROOT, f"shaders/{name}.metal")
+
+
+def indexed_arrays(llvm_text):
+    """{function: [type]} of the variables on the stack that are indexed by a variable."""
+    found, function, derived = {}, None, {}
+    for line in llvm_text.split("\n"):
+        if line.startswith("define "):
+            function, derived = re.search(r'@("[^"]+"|[\w.$]+)\(', line)[1].strip('"'), {}
+        elif made := re.match(r"\s*(%[\w.]+) = alloca ([^,]+),", line):
+            derived[made[1]] = made[2]
+        elif made := re.match(r"\s*(%[\w.]+) = getelementptr (?:inbounds )?(?:\w+ )?.*?, ptr (%[\w.]+)((?:, i\d+ [^,\s]+)+)", line):
+            if made[2] in derived:
+                derived[made[1]] = derived[made[2]]
+                if re.search(r", i\d+ %", made[3]):
+                    found.setdefault(function, []).append(derived[made[2]])
+    return found
+
+
+def plain_code(shader):
+    """LLVM's text as a compiler makes it that knows nothing of ours."""
+    with tempfile.TemporaryDirectory() as folder:
+        code = os.path.join(folder, "code.ll")
+        _run(_base(shader.version) + ["-std=c++17", f"--target={TRIPLES['x86_64']}", "-DMSL_PLAIN_SPACES", "-O2",
+                                      "-fno-vectorize", "-fno-slp-vectorize", "-S", "-emit-llvm", "-o", code],
+             shader.body(False))
+        with open(code, encoding="utf-8") as f:
+            return f.read()
+
+
+def ptx_entries(name, folder):
+    """[(kernel's name, its PTX)], and the file."""
+    shader = Shader(_shader_path(name), defines=["__METAL_MARLIN_PTX__=1"])
+    path = os.path.join(folder, "code.ptx")
+    compile_ptx(shader, path, isolate=True)
+    with open(path, encoding="utf-8") as f:
+        parts = re.split(r"\.entry msl_entry_(\d+)\b", f.read())
+    bodies = {int(parts[i]): parts[i + 1] for i in range(1, len(parts), 2)}
+    return [(kernel.name, bodies[i]) for i, kernel in enumerate(shader.kernels)], path
+
+
+def local_bytes(body):
+    depot = re.search(r"__local_depot\d+\[(\d+)\]", body)
+    return int(depot[1]) if depot else 0
+
+
+def check(name):
+    """The faults of a shader."""
+    found = indexed_arrays(plain_code(Shader(_shader_path(name))))
+    for function, kinds in found.items():
+        yield f"{name}: {function}: {', '.join(sorted(set(kinds)))} stay in memory (MM_UNROLL the loops over them)"
+    with tempfile.TemporaryDirectory() as folder:
+        for kernel, body in ptx_entries(name, folder)[0]:
+            if local_bytes(body):
+                yield f"{name}: {kernel}: {local_bytes(body)} bytes of local memory in PTX"
+
+
+def ptxas_rows(ptx):
+    """{entry's number: (registers, bytes spilled, bytes of stack)}."""
+    done = subprocess.run(["ptxas", "-v", "-arch=sm_90", ptx, "-o", os.devnull], capture_output=True, text=True, check=True)
+    found, entry, stack, spilled = {}, None, 0, 0
+    for line in done.stderr.split("\n"):
+        if name := re.search(r"Compiling entry function 'msl_entry_(\d+)'", line):
+            entry = int(name[1])
+        elif sizes := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores", line):
+            stack, spilled = map(int, sizes.groups())
+        elif used := re.search(r"Used (\d+) registers", line):
+            found[entry] = (int(used[1]), spilled, stack)
+    return found
+
+
+def table_text(shaders):
+    lines = ["# Registers of the shaders' kernels", "",
+             "By `tools/msl/private_arrays.py table`: what `ptxas -v` gives for sm_90. Local memory is what a thread's own",
+             "arrays take that are not in registers; kernels that spill are named.", "",
+             "| shader | kernels | registers | instructions of PTX | local memory | spilled |", "|---|---|---|---|---|---|"]
+    for name in shaders:
+        with tempfile.TemporaryDirectory() as folder:
+            entries, ptx = ptx_entries(name, folder)
+            rows = ptxas_rows(ptx)
+        registers = [rows[i][0] for i in range(len(entries))]
+        local = max(local_bytes(body) for _, body in entries)
+        spills = ", ".join(f"`{kernel}` {rows[i][1]}" for i, (kernel, _) in enumerate(entries) if rows[i][1])
+        instructions = sum(body.count(";\n") for _, body in entries)
+        lines.append(f"| {name} | {len(entries)} | {min(registers)} to {max(registers)} | {instructions} | {local} | {spills} |")
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("check", "table"))
+    parser.add_argument("shaders", nargs="*")
+    args = parser.parse_args()
+    all_shaders = sorted(f[:-6] for f in os.listdir(os.path.join(ROOT, "shaders")) if f.endswith(".metal"))
+    if args.command == "table":
+        with open(TABLE, "w", encoding="utf-8") as f:
+            f.write(table_text(args.shaders or all_shaders))
+        return 0
+    faults = [f for name in args.shaders or all_shaders for f in check(name)]
+    print("\n".join(faults))
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
