@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks too long for CI, each with a log in benchmarks/check_long/.
-# Usage: check_long.sh [PART...]; parts: fuzz lint asan tsan aarch64 metal_cpp metal_mutants libcxx air differential mutants formats registers large; none: all.
+# Usage: check_long.sh [PART...]; parts: fuzz lint asan tsan aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers large; none: all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${METAL_MARLIN_DATA:-../shared/data}
@@ -45,6 +45,23 @@ differential() { tools/check_differential.sh; }
 air() {
   make build
   tools/check_air.sh build/release/bin/metal-marlin-air
+}
+
+# The reader and writer on Apple's own files, then every kernel of every shader through a metallib: the whole op suite
+# and the golden models.
+metallib() {
+  make build
+  local work
+  work=$(mktemp -d)
+  for system in macosx_14_0_arm64 macosx_26_0_arm64; do
+    python3 -m pip download --quiet --no-deps --only-binary=:all: --platform $system -d "$work" mlx-metal==0.32.4
+    unzip -q -o "$work"/mlx_metal-*-$system.whl 'mlx/lib/mlx.metallib' -d "$work/$system"
+  done
+  METAL_MARLIN_METALLIBS=$work/macosx_14_0_arm64/mlx/lib/mlx.metallib:$work/macosx_26_0_arm64/mlx/lib/mlx.metallib \
+    build/release/tests/metal_marlin_tests --gtest_filter='Metallib.*'
+  METAL_MARLIN_AIR=build/release/bin/metal-marlin-air tools/msl/mslc.py metallib shaders/*.metal -o "$work/all.metallib"
+  XDG_CACHE_HOME=$work tools/run_metallib_tests.sh build/release "$work/all.metallib"
+  rm -r "$work"
 }
 
 mutants() { tools/check_mutants.py; }
@@ -97,7 +114,7 @@ if [ "${1:-}" = --one ]; then
 fi
 mkdir -p benchmarks/check_long
 parts=("$@")
-[ $# -gt 0 ] || parts=(fuzz lint asan tsan aarch64 metal_cpp metal_mutants libcxx air differential mutants formats registers large)
+[ $# -gt 0 ] || parts=(fuzz lint asan tsan aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers large)
 failed=()
 for part in "${parts[@]}"; do
   [ "$(type -t "$part")" = function ] || { echo "unknown part: $part" >&2; exit 2; }

@@ -57,6 +57,7 @@ struct RecipeReport {
 struct Status {
   std::string version;
   std::vector<std::string> backends;
+  std::string metallib;  ///< whose kernels, and how many, msl-host runs in place of this build's; else empty
   std::vector<std::string> instruction_sets;  ///< of the cpu backend here, best first
   int threads = 0;
   std::vector<std::string> formats;

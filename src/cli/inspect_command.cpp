@@ -109,18 +109,25 @@ void add_status(CLI::App& app) {
                          {"bytes_all_cold", r.bytes_all_cold}});
     }
     if (*json) {
-      const nlohmann::ordered_json out = {
-          {"version", s.version}, {"backends", s.backends}, {"instruction_sets", s.instruction_sets},
-          {"threads", s.threads}, {"formats", s.formats},   {"architectures", s.architectures},
-          {"shaders", shaders},   {"recipes", recipes}};
+      const nlohmann::ordered_json out = {{"version", s.version},
+                                          {"backends", s.backends},
+                                          {"metallib", s.metallib},
+                                          {"instruction_sets", s.instruction_sets},
+                                          {"threads", s.threads},
+                                          {"formats", s.formats},
+                                          {"architectures", s.architectures},
+                                          {"shaders", shaders},
+                                          {"recipes", recipes}};
       fmt::print("{}\n", out.dump(2));
       return;
     }
     fmt::print(
-        "metal-marlin {}\nbackends: {}\ninstruction sets: {} (the first is used)\nthreads: {}\nformats: "
+        "metal-marlin {}\nbackends: {}\n{}instruction sets: {} (the first is used)\nthreads: {}\nformats: "
         "{}\narchitectures: {}\n\n{}",
-        s.version, fmt::join(s.backends, ", "), fmt::join(s.instruction_sets, ", "), s.threads,
-        fmt::join(s.formats, ", "), fmt::join(s.architectures, ", "), render_table(rows));
+        s.version, fmt::join(s.backends, ", "),
+        s.metallib.empty() ? "" : fmt::format("kernels of msl-host: {}\n", s.metallib),
+        fmt::join(s.instruction_sets, ", "), s.threads, fmt::join(s.formats, ", "), fmt::join(s.architectures, ", "),
+        render_table(rows));
     for (const ShaderReport& r : s.shaders) {
       if (!r.fault.empty()) fmt::print("blocker: {}: {}\n", r.name, r.fault);
     }

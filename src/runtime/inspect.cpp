@@ -91,6 +91,7 @@ Status status() {
   out.version = METAL_MARLIN_VERSION;
   out.backends = {"cpu"};
   for (const std::string& device : msl::available_devices()) out.backends.push_back(device);
+  out.metallib = msl::host_kernels();
   for (const cpu::Kernels* const table : cpu::available_kernels()) out.instruction_sets.emplace_back(table->name);
   out.threads = usable_cores();
   for (const FormatInfo& info : all_formats()) {

@@ -24,12 +24,14 @@ ARITHMETIC = ["-ffp-contract=on", "-Xclang", "-ffloat16-excess-precision=none", 
 class Shader:
     """A shader after the preprocessor, with what reflection found."""
 
-    def __init__(self, path, includes=(), defines=(), version=310):
+    def __init__(self, path, includes=(), defines=(), version=310, kernels=None):
         self.path, self.version = path, version
         text = preprocess(path, includes, defines, version)
         self.files = included_files(text)
         self.tokens = tokenize(text, path)
         self.kernels = reflect.kernels(self.tokens)
+        if kernels is not None:  # only these
+            self.kernels = reflect.select(self.kernels, kernels)
         self.plain = tokenize(text, path)
         self.constants = rewrite.rewrite(self.tokens)
         used = uses.constants_of_kernels(self.plain, self.kernels, self.constants)
@@ -144,6 +146,17 @@ def compile_ptx(shader, output, arch="sm_90", isolate=False):
             ptx_text = re.sub(rf"(\.entry msl_entry_{i}\((?:[^)]*)\))", rf"\1\n{bounds}", ptx_text, count=1)
     with open(output, "w", encoding="utf-8") as f:
         f.write(ptx_text)
+
+
+def compile_air(shader, output):
+    """A module of bitcode with all kernels and the table of them, for metal-marlin-air to take apart. Compiled for
+    NVIDIA's machine, which passes every type as it is."""
+    text = shader.body(False) + reflect.air_entries(shader.kernels, shader.constants)
+    command = _base(shader.version) + ["-std=c++17", "--target=nvptx64-nvidia-cuda", "-DMSL_TARGET_AIR", "-O2",
+                                       "-ffp-contract=on", "-fno-builtin", "-Xclang", "-fconvergent-functions",
+                                       "-Xclang", "-ffloat16-excess-precision=none", "-Xclang",
+                                       "-fbfloat16-excess-precision=none", "-emit-llvm", "-c", "-o", output]
+    _run(command, text)
 
 
 def strict_errors(shader, own=False):

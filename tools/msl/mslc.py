@@ -8,6 +8,7 @@
   mslc.py flat   in.metal -o out.metal
   mslc.py check  PATH... [--json] [--no-strict]
   mslc.py list   in.metallib [--json]
+  mslc.py metallib in.metal... -o out.metallib [--kernels FILE]
 
 object, shared and ptx take a metallib too, of which --kernel NAME[,NAME...] are lowered, or --all.
 
@@ -15,6 +16,7 @@ x86_64 and aarch64 are Linux's, arm64 is macOS's. flat: with its own headers in 
 Exit codes: 0 all is well, 1 a shader has errors, 2 wrong usage.
 """
 import argparse
+import concurrent.futures
 import json
 import os
 import sys
@@ -22,7 +24,7 @@ import tempfile
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import metallib  # noqa: E402
-from compile import CompileError, Shader, compile_object, compile_ptx, compile_shared, strict_errors  # noqa: E402
+from compile import CompileError, Shader, compile_air, compile_object, compile_ptx, compile_shared, strict_errors  # noqa: E402
 from source import SourceError, flat_text  # noqa: E402
 
 
@@ -47,10 +49,10 @@ def write_text(name, text):
         f.write(text)
 
 
-def load(path, args):
+def load(path, args, kernels=None):
     # For the host's processor loops stay loops: its memory is near, and objects are made sooner.
     target = {"ptx": ["__METAL_MARLIN_PTX__=1"], "object": ["MM_UNROLL="], "shared": ["MM_UNROLL="]}.get(args.command, [])
-    return Shader(path, args.include, args.define + target, args.version)
+    return Shader(path, args.include, args.define + target, args.version, kernels)
 
 
 def write_depfile(args, files):
@@ -101,6 +103,23 @@ def lower(args):
     write_atomically(args.output, lambda name: metallib.lower(args.paths[0], name, args.kernel, **options), ending)
 
 
+def make_metallib(args):
+    """Of several shaders, as Apple's compiler would make it; compiled side by side."""
+    names = None
+    if args.kernels:
+        with open(args.kernels, encoding="utf-8") as f:
+            names = set(f.read().split())
+    shaders = [load(path, args, names) for path in args.paths]
+    missing = sorted((names or set()) - {k.name for shader in shaders for k in shader.kernels})
+    if missing:
+        raise CompileError(f"error: {args.kernels}: no kernel {', '.join(missing)}")
+    with tempfile.TemporaryDirectory() as folder:
+        modules = [os.path.join(folder, f"{i}.bc") for i in range(len(args.paths))]
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(compile_air, shaders, modules))
+        write_atomically(args.output, lambda name: metallib.run("pack", *modules, "-o", name))
+
+
 def check(args):
     compiled = [path for path in args.paths if metallib.is_compiled(path)]
     if compiled:
@@ -129,17 +148,17 @@ def check(args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("object", "shared", "ptx", "strict", "flat", "check", "list"):
+    for name in ("object", "shared", "ptx", "strict", "flat", "check", "list", "metallib"):
         p = commands.add_parser(name)
-        p.add_argument("paths", nargs="+" if name == "check" else 1)
+        p.add_argument("paths", nargs="+" if name in ("check", "metallib") else 1)
         p.add_argument("-I", dest="include", action="append", default=[])
         p.add_argument("-D", dest="define", action="append", default=[])
-        if name not in ("shared", "check", "list"):
+        if name not in ("shared", "check", "list", "metallib"):
             p.add_argument("--depfile", help="file that takes the rule of make")
             p.add_argument("--target", help="what the rule makes, if not the output")
         p.add_argument("--version", type=int, default=310, help="of MSL, e.g. 310")
         p.add_argument("--arch", choices=("x86_64", "aarch64", "arm64"), default=os.uname().machine)
-        if name in ("object", "shared", "ptx", "flat"):
+        if name in ("object", "shared", "ptx", "flat", "metallib"):
             p.add_argument("-o", dest="output", required=True)
         if name in ("object", "ptx"):
             p.add_argument("--isolate", action="store_true")
@@ -151,6 +170,8 @@ def main():
             p.add_argument("--instrument", action="store_true")
         if name == "object":
             p.add_argument("--sanitize")
+        if name == "metallib":
+            p.add_argument("--kernels", help="a file with the names of those that it takes, else all")
         if name == "ptx":
             p.add_argument("--gpu", choices=("sm_80", "sm_90"), default="sm_90")
         if name == "strict":
@@ -170,6 +191,9 @@ def main():
             text = flat_text(args.paths[0], args.include, seen)
             write_atomically(args.output, lambda name: write_text(name, text))
             write_depfile(args, sorted(seen))
+            return 0
+        if args.command == "metallib":
+            make_metallib(args)
             return 0
         if args.command == "list":
             metallib.run("list", args.paths[0], *(["--json"] if args.json else []))

@@ -22,9 +22,10 @@ class Argument:
 
 
 class Kernel:
-    def __init__(self, name, function, arguments, attributes):
+    def __init__(self, name, function, arguments, attributes, instance=()):
         self.name, self.function, self.arguments = name, function, arguments
         self.deduced = None  # of an instance that names no template arguments: the types of its parameters
+        self.instance = instance  # the tokens of its explicit instantiation, if it is one
         self.max_threads = _number(attributes.get("max_total_threads_per_threadgroup"))
         self.constants = []  # one bool a function constant of the shader: whether it uses it (uses.py)
         # Ours, a hint for PTX: simdgroups that should find registers on a core side by side.
@@ -178,7 +179,7 @@ def kernels(all_tokens):
             if name not in definitions:
                 raise SourceError(head[0].file, head[0].line, f"instance of {name}, which is no kernel template here")
             arguments, of_template, qualifier = definitions[name]
-            found.append(Kernel(host, qualifier + function, arguments, {**of_template, **attributes}))
+            found.append(Kernel(host, qualifier + function, arguments, {**of_template, **attributes}, head))
             if body[stop - 1].text != ">" and stop < len(body):
                 found[-1].deduced = join(body[stop + 1:-1])
             continue
@@ -196,6 +197,14 @@ def kernels(all_tokens):
         if names.count(name) > 1:
             raise SourceError("", 0, f"two kernels are named {name}")
     return found
+
+
+def select(kernels_, names):
+    """Those of these names; of the others, what is instantiated for them goes."""
+    for kernel in kernels_:
+        for token in kernel.instance if kernel.name not in names else ():
+            token.text, token.kind = " " * len(token.text), "space"
+    return [k for k in kernels_ if k.name in names]
 
 
 def _with_attributes(head, name):
@@ -228,6 +237,25 @@ def _function(i, kernel):
 
 def host_entries(kernels_, constants, symbol, instrumented):
     """C++ after the shader's text: entry points and the library's table."""
+    entries = [f"void msl_entry_{i}(const MslThread* t) {{ msl::call<msl_arguments_{i}>(&{_function(i, kernel)}, t); }}\n"
+               for i, kernel in enumerate(kernels_)]
+    return _library(kernels_, constants, symbol, instrumented, entries, "&msl_constant_values")
+
+
+def air_entries(kernels_, constants):
+    """C++ after the shader's text: the kernels under their names, and the table that describes them."""
+    entries = []
+    for i, kernel in enumerate(kernels_):
+        parameters = ", ".join(f"msl::Parameter<msl_function_{i}, {k}> a{k}" for k in range(len(kernel.arguments)))
+        values = ", ".join(f"a{k}" for k in range(len(kernel.arguments)))
+        entries.append(f"}}\nextern \"C\" void msl_kernel_{i}({parameters}) __asm__({_quoted(kernel.name)});\n"
+                       f"extern \"C\" void msl_kernel_{i}({parameters}) {{\n"
+                       f"  [[clang::always_inline]] {_function(i, kernel)}({values});\n}}\n"
+                       f"namespace {{\nauto* const msl_entry_{i} = (void (*)(const MslThread*)) msl_kernel_{i};\n")
+    return _library(kernels_, constants, "msl_library", False, entries, "nullptr")
+
+
+def _library(kernels_, constants, symbol, instrumented, entries, values):
     out = _deduced_instances(kernels_) + ["#include <msl/entry.h>\n", "namespace {\n"]
     for i, kernel in enumerate(kernels_):
         out.append(f"typedef decltype(&{_function(i, kernel)}) msl_function_{i};\n")
@@ -235,11 +263,10 @@ def host_entries(kernels_, constants, symbol, instrumented):
         out += [_describe(kernel, i, k, a) for k, a in enumerate(kernel.arguments)]
         if not kernel.arguments:
             out.append("    MslArgument{}\n")
-        out.append("};\n")
-        out.append(f"void msl_entry_{i}(const MslThread* t) {{ msl::call<msl_arguments_{i}>(&{_function(i, kernel)}, t); }}\n")
+        out += ["};\n", entries[i]]
         used = ", ".join(str(int(u)) for u in kernel.constants) or "0"
         out.append(f"constexpr uint8_t msl_used_constants_{i}[] = {{{used}}};\n")
-    out.append("constexpr MslKernel msl_kernels[] = {\n")
+    out.append("const MslKernel msl_kernels[] = {\n")
     out += [f"    {{{_quoted(k.name)}, msl_entry_{i}, msl_arguments_{i}, {len(k.arguments)}, {k.max_threads}, "
             f"msl_used_constants_{i}}},\n" for i, k in enumerate(kernels_)]
     out.append("    MslKernel{}};\n" if not kernels_ else "};\n")
@@ -248,7 +275,7 @@ def host_entries(kernels_, constants, symbol, instrumented):
     out.append("    MslFunctionConstant{}};\n}  // namespace\n")
     out.append(f"extern \"C\" __attribute__((visibility(\"default\"))) const MslLibrary {symbol} = {{\n"
                f"    kMslAbiVersion, {int(instrumented)}, msl_kernels, {len(kernels_)}, {len(constants)}, msl_constants,\n"
-               "    &msl_constant_values};\n")
+               f"    {values}}};\n")
     return "".join(out)
 
 

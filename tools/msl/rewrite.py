@@ -189,6 +189,11 @@ def _initializer(tokens, i):
     return k
 
 
+# As the Itanium C++ ABI mangles them, for the names of AIR's variables.
+_MANGLED = {"bool": "b", "char": "c", "uchar": "h", "short": "s", "ushort": "t", "int": "i", "uint": "j", "long": "l",
+            "ulong": "m", "half": "Dh", "float": "f"}
+
+
 def function_constants(tokens):
     """Rewrites them; returns [(name, type, index)]. What is derived from one
     becomes a function of no arguments that reads like a value."""
@@ -212,7 +217,8 @@ def function_constants(tokens):
                     slot = len(found)
                     found.append((t[name].text, kind, number(index, t[name])))
                     known.add(t[name].text)
-                    text.replace(i, end, f"static const msl_function_constant<{kind}, {slot}> {t[name].text}{{}}")
+                    label = f"_Z{len(t[name].text)}{t[name].text}.MTL_FC_INIT_{found[-1][2]}_{_MANGLED.get(kind, kind)}"
+                    text.replace(i, end, f"MSL_FUNCTION_CONSTANT({t[name].text}, \"{label}\", {slot}, {kind})")
                 elif t[name + 1].text == "=" and any(x.text in known for x in t[name + 2:end]):
                     value = join(text.all[text.at[name + 2]:text.at[end]])
                     known.add(t[name].text)

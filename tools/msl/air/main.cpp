@@ -13,6 +13,7 @@
 #include "input.h"
 #include "lower.h"
 #include "metal_marlin/error.h"
+#include "pack.h"
 
 namespace metal_marlin::air {
 namespace {
@@ -138,6 +139,7 @@ void print_check(const std::vector<CheckResult>& results, std::size_t names) {
 
 struct CommandLine {
   std::string file;
+  std::vector<std::string> modules;
   std::vector<std::string> kernels;
   LowerOptions options;
   std::string output;
@@ -188,7 +190,14 @@ int run(int argc, char** argv) {
   check_command->add_flag("--instrument", line.options.instrument, "as for the detectors");
   check_command->add_option("--names", line.names, "print at most so many kernels that fail for one reason");
   check_command->add_flag("--ptx", line.ptx, "for NVIDIA");
+  CLI::App* const pack_command = app.add_subcommand("pack", "A metallib of modules, as mslc.py metallib makes them");
+  pack_command->add_option("modules", line.modules, "bitcode, one file a shader")->required();
+  pack_command->add_option("-o", line.output, "FILE.metallib")->required();
   CLI11_PARSE(app, argc, argv);
+  if (pack_command->parsed()) {
+    pack(line.modules, line.output);
+    return 0;
+  }
   initialise_targets();
   initialise_guard();
   const InputFile file(line.file);

@@ -8,6 +8,7 @@
 #include <mutex>
 #include <thread>
 
+#include "backends/msl/host/metallib_kernels.h"
 #include "backends/msl/host/poison.h"
 #include "metal_marlin/error.h"
 
@@ -133,11 +134,13 @@ class HostCommands final : public Commands {
 class HostDevice final : public Device {
  public:
   explicit HostDevice(const HostDeviceOptions& options) : options_(options) {
+    metallib_ = MetallibKernels::chosen(options_.debug);
     if (options_.workers <= 0) options_.workers = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
   }
   [[nodiscard]] std::string name() const override {
-    return fmt::format("host executor, {} worker{}{}", options_.workers, options_.workers == 1 ? "" : "s",
-                       options_.debug ? ", all detectors" : "");
+    return fmt::format("host executor, {} worker{}{}{}", options_.workers, options_.workers == 1 ? "" : "s",
+                       options_.debug ? ", all detectors" : "",
+                       metallib_ != nullptr ? ", kernels of " + metallib_->path().string() : "");
   }
   std::unique_ptr<Buffer> allocate(std::size_t bytes) override { return std::make_unique<HostBuffer>(bytes); }
   std::unique_ptr<Commands> commands() override { return std::make_unique<HostCommands>(options_); }
@@ -145,6 +148,7 @@ class HostDevice final : public Device {
  protected:
   std::unique_ptr<Pipeline> make_pipeline(const EmbeddedShader& shader, std::size_t kernel,
                                           const FunctionConstants& constants) override {
+    if (metallib_ != nullptr) return metallib_->pipeline(*shader.library, shader.library->kernels[kernel], constants);
     if (options_.debug && shader.instrumented == nullptr)
       throw Error(ErrorCode::kUnsupported, "this build has no detectors (METAL_MARLIN_DETECTORS was off)");
     return make_host_pipeline(options_.debug ? *shader.instrumented : *shader.library, kernel, constants);
@@ -152,6 +156,7 @@ class HostDevice final : public Device {
 
  private:
   HostDeviceOptions options_;
+  const MetallibKernels* metallib_ = nullptr;  // whose kernels take the place of this build's
 };
 
 void check_processor() {
@@ -167,6 +172,11 @@ void check_processor() {
 std::unique_ptr<Device> make_host_device(const HostDeviceOptions& options) {
   check_processor();
   return std::make_unique<HostDevice>(options);
+}
+
+std::string host_kernels() {
+  const MetallibKernels* const metallib = MetallibKernels::chosen(false);
+  return metallib == nullptr ? "" : fmt::format("{} of {}", metallib->count(), metallib->path().string());
 }
 
 std::unique_ptr<Pipeline> make_host_pipeline(const MslLibrary& library, std::size_t kernel,

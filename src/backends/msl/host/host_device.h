@@ -19,6 +19,9 @@ struct HostDeviceOptions {
 // \throws Error (kUnsupported) when the processor lacks what the shaders were compiled for.
 std::unique_ptr<Device> make_host_device(const HostDeviceOptions& options = {});
 
+// "878 of FILE" where METAL_MARLIN_METALLIB names a file whose kernels the host device takes, else empty.
+std::string host_kernels();
+
 // A kernel of any library, such as one loaded at run time.
 std::unique_ptr<Pipeline> make_host_pipeline(const MslLibrary& library, std::size_t kernel,
                                              const FunctionConstants& constants = {});

@@ -34,6 +34,7 @@ using atomic = msl_atomic<T>;
 template <typename T>
 using _atomic = msl_atomic<T>;
 
+#ifndef MSL_TARGET_AIR  // which has its own
 #if defined(MSL_INSTRUMENTED)
 extern "C" void msl_atomic_access(const volatile void*, uint32_t size);
 #define MSL_ATOMIC_ACCESS(p) msl_atomic_access((const volatile void*)(p), sizeof(*(p)))
@@ -116,6 +117,7 @@ MSL_FN void atomic_thread_fence(mem_flags, memory_order = memory_order_seq_cst, 
   __atomic_thread_fence(5);
 #endif
 }
+#endif
 
 }  // namespace metal
 

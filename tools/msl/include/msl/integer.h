@@ -29,8 +29,8 @@ MSL_ORDER_INTEGER(int)
 MSL_ORDER_INTEGER(uint)
 MSL_ORDER_INTEGER(long)
 MSL_ORDER_INTEGER(ulong)
-// A NaN loses against a number; so do PTX's own instructions have it.
-#ifdef MSL_TARGET_PTX
+// A NaN loses against a number; so do PTX's own instructions have it, and AIR's functions.
+#if defined(MSL_TARGET_PTX) || defined(MSL_TARGET_AIR)
 #define MSL_ORDER_BY(machine, plain) (__builtin_is_constant_evaluated() ? (plain) : machine(a, b))
 #else
 #define MSL_ORDER_BY(machine, plain) (plain)

@@ -54,10 +54,12 @@ template <typename T>
 MSL_FN T __metal_ldexp(T x, int k, int = 0) {
   return metal::ldexp(x, k);
 }
+#ifndef MSL_TARGET_AIR
 template <typename T>
 MSL_FN T __metal_frexp(T x, thread int* exponent) {
   return metal::frexp(x, *exponent);
 }
+#endif
 
 #define MSL_INTERNAL_SIMD(name)                      \
   template <typename... A>                           \

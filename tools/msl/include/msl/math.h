@@ -76,7 +76,13 @@ MSL_BINARY(fdim, x > y ? x - y : 0.0f)
 MSL_BINARY(divide, x / y)
 
 namespace fast {
-MSL_UNARY_FLOAT_FUNCTIONS(MSL_UNARY)
+#ifdef MSL_TARGET_AIR
+#define MSL_FAST(name) MSL_UNARY_AS(name, scalar::fast_##name)
+#else
+#define MSL_FAST(name) MSL_UNARY(name)
+#endif
+MSL_UNARY_FLOAT_FUNCTIONS(MSL_FAST)
+#undef MSL_FAST
 MSL_UNARY_AS(exp2, scalar::fast_exp2)
 MSL_BINARY(pow, scalar::pow(x, y))
 MSL_BINARY(powr, scalar::pow(x, y))
@@ -118,6 +124,7 @@ MSL_FN float ldexp(float x, int n) {
 MSL_FN half ldexp(half x, int n) {
   return static_cast<half>(scalar::ldexp(static_cast<float>(x), n));
 }
+#ifndef MSL_TARGET_AIR
 MSL_FN float frexp(float x, thread int& n) {
   return scalar::frexp(x, n);
 }
@@ -126,6 +133,7 @@ MSL_FN int ilogb(float x) {
   scalar::frexp(x, n);
   return n - 1;
 }
+#endif
 MSL_FN float modf(float x, thread float& whole) {
   whole = __builtin_truncf(x);
   return __builtin_copysignf(x - whole, x);
@@ -147,7 +155,7 @@ MSL_FN float fma(float a, float b, float c) {
   return __builtin_fmaf(a, b, c);
 }
 MSL_FN half fma(half a, half b, half c) {
-#ifdef MSL_TARGET_PTX
+#if defined(MSL_TARGET_PTX) || defined(MSL_TARGET_AIR)
   return __builtin_elementwise_fma(a, b, c);
 #else
   // The product is exact in double; adding rounds to odd places far below half's.
@@ -160,7 +168,7 @@ MSL_FN B fma(B a, B b, B c) {
 }
 template <typename V, typename = msl_if_vector<V>>
 MSL_FN V fma(V a, V b, V c) {
-#ifdef MSL_TARGET_PTX
+#if defined(MSL_TARGET_PTX) || defined(MSL_TARGET_AIR)
   if constexpr (!is_same_v<msl_element_t<V>, bfloat>) return __builtin_elementwise_fma(a, b, c);
 #endif
   using E = msl_element_t<V>;

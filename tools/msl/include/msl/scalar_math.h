@@ -1,11 +1,54 @@
 // float functions of one element, by target. The host's come from its C library,
-// PTX's are written here: that toolchain brings none.
+// AIR has its own, PTX's are written here: that toolchain brings none.
 #pragma once
 
 namespace metal {
 namespace scalar {
 
-#ifndef MSL_TARGET_PTX
+#if defined(MSL_TARGET_AIR)
+#define MSL_AIR1(name)                                                          \
+  __attribute__((const)) float name(float) __asm__("air." #name ".f32");        \
+  __attribute__((const)) float fast_##name(float) __asm__("air.fast_" #name ".f32");
+#define MSL_AIR2(name) __attribute__((const)) float name(float, float) __asm__("air." #name ".f32");
+MSL_AIR1(exp)
+MSL_AIR1(exp2)
+MSL_AIR1(exp10)
+MSL_AIR1(log)
+MSL_AIR1(log2)
+MSL_AIR1(log10)
+MSL_AIR1(sin)
+MSL_AIR1(cos)
+MSL_AIR1(tan)
+MSL_AIR1(asin)
+MSL_AIR1(acos)
+MSL_AIR1(atan)
+MSL_AIR1(sinh)
+MSL_AIR1(cosh)
+MSL_AIR1(tanh)
+MSL_AIR1(asinh)
+MSL_AIR1(acosh)
+MSL_AIR1(atanh)
+MSL_AIR1(sqrt)
+MSL_AIR1(rsqrt)
+MSL_AIR1(fabs)
+MSL_AIR1(floor)
+MSL_AIR1(ceil)
+MSL_AIR1(trunc)
+MSL_AIR1(rint)
+MSL_AIR1(round)
+MSL_AIR1(fract)
+MSL_AIR1(sign)
+MSL_AIR1(saturate)
+MSL_AIR1(sinpi)
+MSL_AIR1(cospi)
+MSL_AIR1(tanpi)
+MSL_AIR2(pow)
+MSL_AIR2(fmod)
+MSL_AIR2(atan2)
+#undef MSL_AIR1
+#undef MSL_AIR2
+__attribute__((const)) float ldexp(float, int) __asm__("air.ldexp.f32");
+#elif !defined(MSL_TARGET_PTX)
 #define MSL_LIBM1(name)            \
   MSL_FN float name(float x) {     \
     return __builtin_##name##f(x); \
@@ -251,6 +294,7 @@ MSL_FN float fmod(float x, float y) {
 }
 #endif
 
+#ifndef MSL_TARGET_AIR
 MSL_FN float fabs(float x) {
   return __builtin_fabsf(x);
 }
@@ -285,6 +329,7 @@ MSL_FN float cospi(float x) {
 MSL_FN float tanpi(float x) {
   return sinpi(x) / cospi(x);
 }
+#endif
 
 }  // namespace scalar
 }  // namespace metal
