@@ -25,18 +25,25 @@ struct Parsed {
   Kernel kernel;
 };
 
-// Metal's fused multiply-add may be one or two roundings; here it is one everywhere. Nothing is
-// assumed of values that Apple's fast math would assume.
-void make_exact(llvm::Function& function) {
+// A multiply-add may be one or two roundings. Here it is what clang makes of it for the machine: one, but two
+// for the host's half and bfloat.
+llvm::Value* multiply_add(llvm::IntrinsicInst& call, Machine machine) {
+  llvm::IRBuilder<> builder(&call);
+  llvm::Value* const a = call.getArgOperand(0);
+  llvm::Value* const b = call.getArgOperand(1);
+  llvm::Value* const c = call.getArgOperand(2);
+  const bool twice = machine == Machine::kHost && call.getType()->getScalarSizeInBits() == 16;
+  return twice ? builder.CreateFAdd(builder.CreateFMul(a, b), c)
+               : builder.CreateIntrinsic(llvm::Intrinsic::fma, {call.getType()}, {a, b, c});
+}
+
+// Nothing is assumed of values that Apple's fast math would assume.
+void make_exact(llvm::Function& function, Machine machine) {
   for (llvm::Instruction& instruction : llvm::make_early_inc_range(llvm::instructions(function))) {
     if (llvm::isa<llvm::FPMathOperator>(instruction)) instruction.copyFastMathFlags(llvm::FastMathFlags());
     auto* const call = llvm::dyn_cast<llvm::IntrinsicInst>(&instruction);
     if (call == nullptr || call->getIntrinsicID() != llvm::Intrinsic::fmuladd) continue;
-    llvm::IRBuilder<> builder(call);
-    llvm::Value* const fused =
-        builder.CreateIntrinsic(llvm::Intrinsic::fma, {call->getType()},
-                                {call->getArgOperand(0), call->getArgOperand(1), call->getArgOperand(2)});
-    call->replaceAllUsesWith(fused);
+    call->replaceAllUsesWith(multiply_add(*call, machine));
     call->eraseFromParent();
   }
 }
@@ -94,7 +101,7 @@ std::unique_ptr<llvm::Module> lower_kernel(Parsed& parsed, const ConstantPlaces&
   for (llvm::Function& function : source.functions()) {
     if (function.isDeclaration()) continue;
     llvm::removeUnreachableBlocks(function);
-    make_exact(function);
+    make_exact(function, options.machine);
     narrow_matrices(function, name);
     widen_bfloat(function);
   }
