@@ -43,7 +43,7 @@ def _declared(node, prefix, out):
 def offered():
     """{name: kind} of what the shim lets user code reach."""
     base = _base(310) + ["-std=c++14", "-DMSL_STRICT", f"--target={TRIPLES['x86_64']}", "-DMSL_PLAIN_SPACES"]
-    with tempfile.NamedTemporaryFile("w", suffix=".cpp") as f:
+    with tempfile.NamedTemporaryFile("w", suffix=".hpp") as f:
         f.write("#include <metal_stdlib>\n")
         f.flush()
         tree = subprocess.run(base + ["-fsyntax-only", "-Xclang", "-ast-dump=json", f.name], capture_output=True, check=True)
