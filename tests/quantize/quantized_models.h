@@ -18,7 +18,7 @@
 namespace metal_marlin {
 
 inline std::filesystem::path fixture(const char* name) {
-  return test_data(std::string("fixtures/") + name);
+  return test_data("fixtures") / name;
 }
 
 // A copy of a fixture with a tokenizer: one token a printable character.

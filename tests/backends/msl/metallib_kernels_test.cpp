@@ -6,7 +6,7 @@ namespace metal_marlin::msl {
 namespace {
 
 MslKernel kernel(const std::vector<MslArgument>& arguments, std::uint32_t max_threads = 0) {
-  return {"k", nullptr, arguments.data(), static_cast<std::uint32_t>(arguments.size()), max_threads};
+  return {"k", nullptr, arguments.data(), static_cast<std::uint32_t>(arguments.size()), max_threads, nullptr};
 }
 
 TEST(MetallibKernels, DifferencesAreNamed) {
