@@ -111,11 +111,12 @@ def run_apart(family, kernel, paths, runs, seed):
 
 
 def chosen(family, words, most):
-    """The kernels that the words name, or `most` that lie evenly among all."""
+    """The kernels that the words name, or `most` by lot, the same each time: those that lie evenly would share what
+    takes turns in a family's list."""
     if words:
         return [k for k in family.kernels if any(w in k.name for w in words)]
-    n = len(family.kernels)
-    return family.kernels if n <= most else [family.kernels[i * n // most] for i in range(most)]
+    drawn = set(sorted((k.name for k in family.kernels), key=lambda name: zlib.crc32(name.encode()))[:most])
+    return [k for k in family.kernels if k.name in drawn]
 
 
 def first_error(exception):
