@@ -194,7 +194,7 @@ bool paged_attention_matches(Device& device) {
   p.key_dim = p.value_dim = p.q_stride = p.k_stride = p.v_stride = p.out_stride = kDim;
   p.scale = 0.1F;
   const std::vector<float> y = changed(device, q, [&](Commands& commands, Buffer& buffer) {
-    PagedBuffers b{keys.get(), values.get(), 0, 0, table.get(), sequences.get(), positions.get()};
+    PagedBuffers b{keys.get(), values.get(), table.get(), sequences.get(), positions.get()};
     encode_store_kv(device, commands, p, DType::kF32, KvType::kF32, 2, *k_buffer, *v_buffer, b);
     b.positions = last.get();
     encode_paged_attention(device, commands, p, DType::kF32, KvType::kF32, 1, buffer, buffer, b);
