@@ -156,8 +156,22 @@ MSL_FN MSL_SYNC T quad_shuffle_xor(T v, ushort mask) {
   return msl_exchange_value(v).from(msl_lane() ^ (mask & 3));
 }
 
-// Combines the active lanes' values in [begin, end): neighbours, then pairs of neighbours, and so on. No order is
+// Combines the active ones among kCount lanes' values: neighbours, then pairs of neighbours, and so on. No order is
 // promised by Metal; this one is that of a full simdgroup's exchange below.
+#ifdef MSL_TARGET_PTX
+// By halves, without an array, which would lie in memory.
+template <uint kCount, typename T, typename F>
+MSL_FN MSL_SYNC T msl_combine(const msl_exchanged<T>& all, uint begin, F f) {
+  if constexpr (kCount == 1) {
+    return all.from(begin);
+  } else {
+    const T left = msl_combine<kCount / 2>(all, begin, f), right = msl_combine<kCount / 2>(all, begin + kCount / 2, f);
+    const uint half_of_lanes = (1u << kCount / 2) - 1, there = all.active >> begin;
+    if ((there >> kCount / 2 & half_of_lanes) == 0) return left;
+    return (there & half_of_lanes) == 0 ? right : f(left, right);
+  }
+}
+#else
 template <uint kCount, typename T, typename F>
 MSL_FN MSL_SYNC T msl_combine(const msl_exchanged<T>& all, uint begin, F f) {
   T values[kCount];
@@ -178,6 +192,7 @@ MSL_FN MSL_SYNC T msl_combine(const msl_exchanged<T>& all, uint begin, F f) {
   }
   return values[0];
 }
+#endif
 template <typename T, typename F>
 MSL_FN MSL_SYNC T msl_reduce(T v, F f) {
   const auto all = msl_exchange_value(v);
