@@ -33,7 +33,8 @@ class Texts(unittest.TestCase):
 
     def test_of_headers(self):
         text = text_of(Family("x", ("utils.h", "x.h"), None, "", []), self.KERNELS, None)
-        self.assertIn('#include "mlx/backend/metal/kernels/utils.h"\n#include "mlx/backend/metal/kernels/x.h"\n', text)
+        include = '#include "%s/backend/metal/kernels/%s"\n'
+        self.assertIn(include % ("mlx", "utils.h") + include % ("mlx", "x.h"), text)
         self.assertIn('template [[host_name("f_half")]] [[kernel]] decltype(f<half>) f<half>;', text)
         self.assertNotIn('host_name("g")', text)  # no template
 
