@@ -15,7 +15,7 @@ if [ "$(uname)" = Darwin ]; then
   exec brew install --quiet "${missing[@]}"
 fi
 
-packages=(g++ clang-19 lld-19 cmake ninja-build pkg-config make python3
+packages=(g++ clang-19 lld-19 llvm-19-dev cmake ninja-build pkg-config make python3
   libcli11-dev libfmt-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev libeigen3-dev libprotobuf-dev protobuf-compiler
   libcurl4-openssl-dev libssl-dev libgtest-dev libbenchmark-dev)
 foreign=

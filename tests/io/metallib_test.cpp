@@ -110,7 +110,7 @@ TEST(Metallib, BadFilesAreRefusedByName) {
   expect_error(ErrorCode::kCorruptFile, "x: no Metal library", [] { parse_metallib({}, "x"); });
 }
 
-// Files by Apple's tools, which a long check fetches and names in METAL_MARLIN_METALLIBS, colons between them.
+// Files by Apple's tools, which tools/check_air.sh fetches and names in METAL_MARLIN_METALLIBS, colons between them.
 TEST(Metallib, WrittenByteForByteAsByApple) {
   const char* const variable = std::getenv("METAL_MARLIN_METALLIBS");
   if (variable == nullptr) GTEST_SKIP() << "METAL_MARLIN_METALLIBS names no files";

@@ -17,8 +17,8 @@ TRIPLES = {"x86_64": "x86_64-unknown-linux-gnu", "aarch64": "aarch64-unknown-lin
 HOST_FLAGS = {"x86_64": ["-march=x86-64-v3"], "aarch64": ["-march=armv8.2-a"], "arm64": ["-mcpu=apple-m1"]}
 # As Apple's compiler has it with fast math off: a product and a sum in one expression are one operation, every
 # operation of half and bfloat rounds, and integers that a float goes beyond are the last ones.
-ARITHMETIC = ["-ffp-contract=on", "-Xclang", "-ffloat16-excess-precision=none", "-Xclang",
-              "-fbfloat16-excess-precision=none", "-fno-strict-float-cast-overflow"]
+EXCESS_PRECISION = ["-Xclang", "-ffloat16-excess-precision=none", "-Xclang", "-fbfloat16-excess-precision=none"]
+ARITHMETIC = ["-ffp-contract=on", *EXCESS_PRECISION, "-fno-strict-float-cast-overflow"]
 
 
 class Shader:
@@ -154,8 +154,7 @@ def compile_air(shader, output):
     text = shader.body(False) + reflect.air_entries(shader.kernels, shader.constants)
     command = _base(shader.version) + ["-std=c++17", "--target=nvptx64-nvidia-cuda", "-DMSL_TARGET_AIR", "-O2",
                                        "-ffp-contract=on", "-fno-builtin", "-Xclang", "-fconvergent-functions",
-                                       "-Xclang", "-ffloat16-excess-precision=none", "-Xclang",
-                                       "-fbfloat16-excess-precision=none", "-emit-llvm", "-c", "-o", output]
+                                       *EXCESS_PRECISION, "-emit-llvm", "-c", "-o", output]
     _run(command, text)
 
 

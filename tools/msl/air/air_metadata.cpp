@@ -4,32 +4,11 @@
 #include <llvm/IR/Constants.h>
 #include <llvm/IR/Module.h>
 
-#include <array>
-
-#include "metal_marlin/error.h"
+#include "description.h"
 #include "msl_abi.h"
 
 namespace metal_marlin::air {
 namespace {
-
-// By MslBuiltin.
-constexpr std::array<const char*, kMslBuiltinCount> kBuiltins = {"air.thread_position_in_grid",
-                                                                 "air.thread_position_in_threadgroup",
-                                                                 "air.threadgroup_position_in_grid",
-                                                                 "air.threads_per_threadgroup",
-                                                                 "air.threads_per_grid",
-                                                                 "air.threadgroups_per_grid",
-                                                                 "air.dispatch_threads_per_threadgroup",
-                                                                 "air.grid_origin",
-                                                                 "air.thread_index_in_threadgroup",
-                                                                 "air.thread_index_in_simdgroup",
-                                                                 "air.simdgroup_index_in_threadgroup",
-                                                                 "air.threads_per_simdgroup",
-                                                                 "air.simdgroups_per_threadgroup",
-                                                                 "air.thread_index_in_quadgroup",
-                                                                 "air.quadgroup_index_in_threadgroup",
-                                                                 "air.quadgroups_per_threadgroup",
-                                                                 "air.thread_execution_width"};
 
 // A node's operands, one after the other.
 class Node {
@@ -59,7 +38,7 @@ llvm::MDNode* describe_argument(llvm::LLVMContext& context, const TableArgument&
   Node node(context);
   node.number(number);
   if (argument.kind == kMslBuiltin) {
-    node.text(kBuiltins.at(argument.index));
+    node.text(fmt::format("air.{}", builtin_name(argument.index)));
   } else {
     const std::uint32_t space = llvm::cast<llvm::PointerType>(type).getAddressSpace();
     node.text("air.buffer");

@@ -227,6 +227,10 @@ const llvm::MDNode& kernel_node(const llvm::Module& module, const std::string& n
 
 }  // namespace
 
+const char* builtin_name(std::uint32_t index) {
+  return kBuiltins.at(index);
+}
+
 std::vector<std::string> kernel_names(const llvm::Module& module) {
   std::vector<std::string> names;
   const auto* const kernels = module.getNamedMetadata("air.kernel");

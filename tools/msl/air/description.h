@@ -46,6 +46,9 @@ struct Kernel {
   std::uint32_t max_threads = 0;
 };
 
+// What MSL calls a position, by MslBuiltin.
+const char* builtin_name(std::uint32_t index);
+
 // The kernels of a module, by name.
 std::vector<std::string> kernel_names(const llvm::Module& module);
 

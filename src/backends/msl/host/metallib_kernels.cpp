@@ -190,8 +190,6 @@ std::unique_ptr<Pipeline> MetallibKernels::pipeline(const MslLibrary& library, c
   const std::string other = difference(kernel, lowered.kernels[found->second.kernel]);
   if (!other.empty())
     throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: kernel {}: {}", path_.string(), kernel.name, other));
-  // For the list of tests/metallib_kernels.txt: TEMPORARY
-  if (const char* const log = std::getenv("MM_LOG_KERNELS")) { FILE* f = std::fopen(log, "a"); std::fprintf(f, "%s\n", kernel.name); std::fclose(f); }
   constant_values(library, constants);  // refuses those that the shader lacks; one that no kernel uses is not lowered
   FunctionConstants used;
   for (const MslFunctionConstant& constant : std::span(lowered.constants, lowered.constant_count)) {
