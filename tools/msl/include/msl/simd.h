@@ -158,8 +158,8 @@ MSL_FN MSL_SYNC T quad_shuffle_xor(T v, ushort mask) {
 
 // Combines the active ones among kCount lanes' values: neighbours, then pairs of neighbours, and so on. No order is
 // promised by Metal; this one is that of a full simdgroup's exchange below.
-#ifdef MSL_TARGET_PTX
-// By halves, without an array, which would lie in memory.
+#if defined(MSL_TARGET_PTX) || defined(MSL_PLAIN_SPACES)
+// By halves, without an array, which would lie in memory (and be taken for the kernel's own by private_arrays.py).
 template <uint kCount, typename T, typename F>
 MSL_FN MSL_SYNC T msl_combine(const msl_exchanged<T>& all, uint begin, F f) {
   if constexpr (kCount == 1) {
