@@ -50,7 +50,7 @@ def _base(version):
     return [CLANG, "-x", "c++", "-nostdinc", "-isystem", os.path.join(HERE, "include"), "-w",
             f"-D__METAL_VERSION__={version}",
             "-Wno-reserved-user-defined-literal", "-Wno-unusable-partial-specialization", "-fno-exceptions",
-            "-fno-rtti", "-fno-math-errno",
+            "-fno-rtti", "-fno-math-errno", "-fsigned-char",
             "-ferror-limit=20"]
 
 
