@@ -104,19 +104,20 @@ void lower(const std::string& tool, const std::filesystem::path& file, const std
     }
     running.push_back(start(std::move(arguments)));
   }
-  int worst = 0;
-  for (const pid_t child : running) {
+  std::string fault;
+  for (const pid_t child : running) {  // all of them, that none is left behind
     int status = 0;
-    if (waitpid(child, &status, 0) < 0 || !WIFEXITED(status)) status = -1;
-    worst = std::max(worst, WIFEXITED(status) ? WEXITSTATUS(status) : 1);
+    if (waitpid(child, &status, 0) < 0) {
+      fault = "cannot be waited for";
+    } else if (WIFSIGNALED(status)) {
+      fault = fmt::format("was ended by signal {}", WTERMSIG(status));
+    } else if (WEXITSTATUS(status) == 127) {
+      fault = "cannot be run (it is built where LLVM 19 is; METAL_MARLIN_AIR names it)";
+    } else if (WEXITSTATUS(status) != 0) {
+      fault = fmt::format("cannot lower it (exit code {})", WEXITSTATUS(status));
+    }
   }
-  if (worst == 127)
-    throw Error(ErrorCode::kNotFound, fmt::format("{}: METAL_MARLIN_METALLIB needs {}, which cannot be run (it is "
-                                                  "built where LLVM 19 is; METAL_MARLIN_AIR names it)",
-                                                  file.string(), tool));
-  if (worst != 0)
-    throw Error(ErrorCode::kUnsupported,
-                fmt::format("{}: {} cannot lower it (exit code {})", file.string(), tool, worst));
+  if (!fault.empty()) throw Error(ErrorCode::kUnsupported, fmt::format("{}: {} {}", file.string(), tool, fault));
 }
 
 std::string written(const MslArgument& a) {
