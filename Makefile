@@ -42,6 +42,7 @@ format:
 lint:
 	git ls-files '*.cpp' '*.h' | xargs clang-format --dry-run --Werror
 	git ls-files '*.sh' .ci/run | xargs tools/lint_shell.py
+	tools/check_includes.py
 	cmake --build build/release --target metal_marlin_onnx  # its header
 	# The kernels are one text: one instruction set stands for all.
 	run-clang-tidy -quiet -p build/release -checks='$(CHECKS)' '^(?!.*(/build/|(kernels|linear_algebra)_(avx|neon))).*/src/.*\.cpp$$'

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "backends/cpu/panel_matrix.h"
-#include "runtime/thread_pool.h"
+#include "base/thread_pool.h"
 
 namespace metal_marlin::cpu {
 namespace {

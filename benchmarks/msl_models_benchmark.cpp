@@ -16,10 +16,10 @@
 #include "backends/msl/msl_backend.h"
 #include "backends/msl/packed_attention.h"
 #include "backends/msl/paged_attention.h"
+#include "base/thread_pool.h"
 #include "formats/packed_matrix.h"
 #include "models/architectures.h"
 #include "quantize/recipe.h"
-#include "runtime/thread_pool.h"
 
 namespace metal_marlin::msl {
 namespace {

@@ -9,12 +9,12 @@
 #include <map>
 #include <random>
 
+#include "base/thread_pool.h"
 #include "io/checkpoint.h"
 #include "io/output_folder.h"
 #include "io/safetensors.h"
 #include "metal_marlin/error.h"
 #include "models/architectures.h"
-#include "runtime/thread_pool.h"
 
 namespace metal_marlin {
 namespace {

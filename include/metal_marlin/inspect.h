@@ -44,16 +44,6 @@ struct ShaderReport {
   std::string fault;      ///< what went wrong, else empty
 };
 
-/// A model that a built-in recipe is for, and what it becomes.
-struct RecipeReport {
-  std::string model;
-  std::string recipe;
-  std::int64_t weights = 0;
-  std::size_t source_bytes = 0;    ///< in bf16
-  std::size_t bytes = 0;           ///< with no cold experts
-  std::size_t bytes_all_cold = 0;  ///< with every routed expert cold, as without calibration
-};
-
 struct Status {
   std::string version;
   std::vector<std::string> backends;
@@ -63,7 +53,6 @@ struct Status {
   std::vector<std::string> formats;
   std::vector<std::string> architectures;
   std::vector<ShaderReport> shaders;
-  std::vector<RecipeReport> recipes;
 };
 /// Runs every shader once, small.
 Status status();

@@ -126,4 +126,17 @@ void write_report(const std::filesystem::path& folder, const QuantizeReport& rep
 QuantizeReport quantize(const std::filesystem::path& source, const std::filesystem::path& destination,
                         const QuantizeOptions& options);
 
+/// A model that a built-in recipe is for, and what it becomes.
+struct RecipeReport {
+  std::string model;
+  std::string recipe;
+  std::int64_t weights = 0;
+  std::size_t source_bytes = 0;    ///< in bf16
+  std::size_t bytes = 0;           ///< with no cold experts
+  std::size_t bytes_all_cold = 0;  ///< with every routed expert cold, as without calibration
+};
+
+/// Of every built-in recipe, its models in order.
+std::vector<RecipeReport> recipe_reports();
+
 }  // namespace metal_marlin

@@ -2,7 +2,7 @@
 
 #include <array>
 
-#include "runtime/named.h"
+#include "base/named.h"
 
 namespace metal_marlin {
 namespace {

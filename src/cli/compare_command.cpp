@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "base/memory.h"
 #include "cli/commands.h"
 #include "cli/progress_bar.h"
 #include "cli/table.h"
@@ -12,7 +13,6 @@
 #include "metal_marlin/evaluate.h"
 #include "metal_marlin/inspect.h"
 #include "quantize/svg.h"
-#include "runtime/memory.h"
 
 namespace metal_marlin::cli {
 namespace {

@@ -2,12 +2,13 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/memory.h"
 #include "cli/commands.h"
 #include "cli/progress_bar.h"
 #include "cli/table.h"
 #include "io/dtype.h"
 #include "metal_marlin/inspect.h"
-#include "runtime/memory.h"
+#include "metal_marlin/quantize.h"
 
 namespace metal_marlin::cli {
 namespace {
@@ -98,7 +99,7 @@ void add_status(CLI::App& app) {
     std::vector<std::vector<std::string>> models = {
         {"model", "recipe", "weights#", "bf16#", "quantized#", "all experts cold#"}};
     nlohmann::ordered_json recipes = nlohmann::ordered_json::array();
-    for (const RecipeReport& r : s.recipes) {
+    for (const RecipeReport& r : recipe_reports()) {
       models.push_back({r.model, r.recipe, count_text(static_cast<double>(r.weights)), byte_text(r.source_bytes),
                         byte_text(r.bytes), byte_text(r.bytes_all_cold)});
       recipes.push_back({{"model", r.model},

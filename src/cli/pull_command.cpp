@@ -5,13 +5,13 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
+#include "base/memory.h"
+#include "base/regex.h"
+#include "base/seconds_since.h"
 #include "cli/commands.h"
 #include "cli/hub.h"
 #include "cli/progress_bar.h"
 #include "metal_marlin/error.h"
-#include "runtime/memory.h"
-#include "runtime/seconds_since.h"
-#include "tokenizer/regex.h"
 
 namespace metal_marlin::cli {
 namespace {

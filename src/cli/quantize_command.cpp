@@ -2,13 +2,13 @@
 
 #include <algorithm>
 
+#include "base/memory.h"
 #include "cli/commands.h"
 #include "cli/progress_bar.h"
 #include "cli/table.h"
 #include "metal_marlin/error.h"
 #include "metal_marlin/quantize.h"
 #include "quantize/report.h"
-#include "runtime/memory.h"
 
 namespace metal_marlin::cli {
 namespace {

@@ -12,12 +12,12 @@
 
 #include "backends/msl/cuda/cuda_device.h"
 #include "backends/msl/host/host_device.h"
+#include "base/program_path.h"
 #include "cli/commands.h"
 #include "cli/table.h"
 #include "io/npy.h"
 #include "io/safetensors.h"
 #include "metal_marlin/error.h"
-#include "runtime/program_path.h"
 
 namespace metal_marlin::cli {
 namespace {

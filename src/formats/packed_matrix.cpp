@@ -6,12 +6,12 @@
 #include <cmath>
 #include <cstring>
 
+#include "base/thread_pool.h"
 #include "formats/codec.h"
 #include "formats/group_scale.h"
 #include "formats/small_floats.h"
 #include "formats/sparsity.h"
 #include "metal_marlin/error.h"
-#include "runtime/thread_pool.h"
 
 namespace metal_marlin {
 namespace {

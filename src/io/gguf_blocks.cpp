@@ -3,10 +3,10 @@
 #include <array>
 #include <cstring>
 
+#include "base/thread_pool.h"
 #include "formats/codec.h"
 #include "formats/small_floats.h"
 #include "metal_marlin/error.h"
-#include "runtime/thread_pool.h"
 
 namespace metal_marlin {
 namespace {

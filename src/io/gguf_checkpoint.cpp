@@ -3,14 +3,14 @@
 #include <algorithm>
 #include <map>
 
+#include "base/thread_pool.h"
 #include "formats/small_floats.h"
 #include "io/checkpoint_kinds.h"
 #include "io/gguf.h"
 #include "io/gguf_blocks.h"
 #include "io/gguf_model.h"
+#include "io/gguf_tokenizer.h"
 #include "metal_marlin/error.h"
-#include "runtime/thread_pool.h"
-#include "tokenizer/gguf_tokenizer.h"
 
 namespace metal_marlin {
 namespace {

@@ -2,10 +2,10 @@
 
 #include <cstring>
 
+#include "base/thread_pool.h"
 #include "io/checkpoint_kinds.h"
 #include "io/onnx.h"
 #include "metal_marlin/error.h"
-#include "runtime/thread_pool.h"
 
 namespace metal_marlin {
 namespace {

@@ -7,13 +7,13 @@
 #include <cstring>
 #include <memory>
 
+#include "base/regex.h"
+#include "base/thread_pool.h"
 #include "formats/codec.h"
 #include "formats/group_scale.h"
 #include "formats/small_floats.h"
 #include "formats/sparsity.h"
 #include "metal_marlin/error.h"
-#include "runtime/thread_pool.h"
-#include "tokenizer/regex.h"
 
 namespace metal_marlin {
 namespace {

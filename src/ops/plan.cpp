@@ -4,20 +4,10 @@
 #include <set>
 #include <utility>
 
+#include "base/overloaded.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
-namespace {
-
-template <typename... Fs>
-struct Overloaded : Fs... {
-  using Fs::operator()...;
-};
-template <typename... Fs>
-Overloaded(Fs...) -> Overloaded<Fs...>;
-
-}  // namespace
-
 std::string describe(const Op& op) {
   return std::visit(
       Overloaded{

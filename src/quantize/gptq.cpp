@@ -7,13 +7,13 @@
 #include <cmath>
 #include <numeric>
 
+#include "base/thread_pool.h"
 #include "formats/codec.h"
 #include "formats/group_scale.h"
 #include "formats/sparsity.h"
 #include "metal_marlin/error.h"
 #include "quantize/inverse_factor.h"
 #include "quantize/linear_algebra.h"
-#include "runtime/thread_pool.h"
 
 namespace metal_marlin {
 namespace {

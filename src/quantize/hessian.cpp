@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/thread_pool.h"
 #include "formats/hadamard.h"
 #include "quantize/linear_algebra.h"
-#include "runtime/thread_pool.h"
 
 namespace metal_marlin {
 namespace {

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "base/thread_pool.h"
 #include "quantize/linear_algebra.h"
-#include "runtime/thread_pool.h"
 
 namespace metal_marlin {
 namespace {

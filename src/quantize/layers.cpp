@@ -9,9 +9,9 @@
 
 #include "backends/cpu/cpu_backend.h"
 #include "backends/cpu/mixture_of_experts.h"
+#include "base/thread_pool.h"
 #include "metal_marlin/error.h"
 #include "runtime/divergence.h"
-#include "runtime/thread_pool.h"
 
 namespace metal_marlin {
 namespace {

@@ -10,6 +10,11 @@
 #include <set>
 #include <utility>
 
+#include "base/hash.h"
+#include "base/named.h"
+#include "base/regex.h"
+#include "base/seconds_since.h"
+#include "base/thread_pool.h"
 #include "io/checkpoint.h"
 #include "io/mapped_file.h"
 #include "metal_marlin/error.h"
@@ -22,11 +27,6 @@
 #include "quantize/report.h"
 #include "quantize/sensitivity.h"
 #include "quantize/weights.h"
-#include "runtime/hash.h"
-#include "runtime/named.h"
-#include "runtime/seconds_since.h"
-#include "runtime/thread_pool.h"
-#include "tokenizer/regex.h"
 
 namespace metal_marlin {
 namespace {

@@ -10,11 +10,11 @@
 #include <string_view>
 #include <vector>
 
+#include "base/regex.h"
 #include "io/json.h"
 #include "metal_marlin/format.h"
 #include "metal_marlin/quantize.h"
 #include "models/architectures.h"
-#include "tokenizer/regex.h"
 
 namespace metal_marlin {
 

@@ -9,12 +9,12 @@
 #include <memory>
 #include <numeric>
 
+#include "base/thread_pool.h"
 #include "formats/group_scale.h"
 #include "metal_marlin/error.h"
 #include "models/architectures.h"
 #include "quantize/gptq.h"
 #include "quantize/layers.h"
-#include "runtime/thread_pool.h"
 
 namespace metal_marlin {
 namespace {

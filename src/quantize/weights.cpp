@@ -8,13 +8,13 @@
 #include <cstring>
 #include <utility>
 
+#include "base/seconds_since.h"
+#include "base/thread_pool.h"
 #include "formats/group_scale.h"
 #include "formats/hadamard.h"
 #include "formats/small_floats.h"
 #include "metal_marlin/error.h"
 #include "models/architectures.h"
-#include "runtime/seconds_since.h"
-#include "runtime/thread_pool.h"
 
 namespace metal_marlin {
 namespace {

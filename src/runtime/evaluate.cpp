@@ -8,14 +8,14 @@
 #include <cmath>
 #include <vector>
 
+#include "base/hash.h"
+#include "base/seconds_since.h"
+#include "base/thread_pool.h"
 #include "io/json.h"
 #include "io/output_folder.h"
 #include "io/row_file.h"
 #include "metal_marlin/error.h"
 #include "runtime/divergence.h"
-#include "runtime/hash.h"
-#include "runtime/seconds_since.h"
-#include "runtime/thread_pool.h"
 
 namespace metal_marlin {
 namespace {

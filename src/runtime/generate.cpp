@@ -5,8 +5,8 @@
 #include <chrono>
 #include <optional>
 
+#include "base/seconds_since.h"
 #include "metal_marlin/error.h"
-#include "runtime/seconds_since.h"
 #include "runtime/stop_text.h"
 
 namespace metal_marlin {

@@ -5,10 +5,9 @@
 #include "backends/msl/devices.h"
 #include "backends/msl/host/host_device.h"
 #include "backends/msl/self_test.h"
+#include "base/thread_pool.h"
 #include "io/checkpoint.h"
 #include "models/architectures.h"
-#include "quantize/recipe.h"
-#include "runtime/thread_pool.h"
 
 namespace metal_marlin {
 
@@ -53,37 +52,6 @@ std::vector<ShaderReport> shader_reports() {
   return out;
 }
 
-std::size_t quantized_bytes(const Plan& plan, const Recipe& recipe, bool cold) {
-  std::size_t bytes = 0;
-  for (const PlannedWeight& planned : planned_weights(plan)) {
-    const auto spec = planned.quantizable ? recipe.find(planned.name, cold) : std::nullopt;
-    bytes += spec ? PackedLayout(*spec, planned.shape[0], planned.shape[1]).total_bytes()
-                  : static_cast<std::size_t>(*element_count(planned.shape)) * 2;
-  }
-  return bytes;
-}
-
-std::vector<RecipeReport> recipe_reports() {
-  std::vector<RecipeReport> out;
-  for (const BuiltinRecipe& builtin : builtin_recipes()) {
-    const std::string name(builtin.name);
-    const Json json = parse_json(builtin.text, name);
-    const Recipe recipe = parse_recipe(json, name);
-    for (const Json& model : json.at("models")) {
-      RecipeReport report;
-      report.model = model.at("name").get<std::string>();
-      report.recipe = name;
-      const Plan plan = build_plan(parse_model_config(model.at("config"), nullptr, report.model));
-      for (const PlannedWeight& planned : planned_weights(plan)) report.weights += *element_count(planned.shape);
-      report.source_bytes = static_cast<std::size_t>(report.weights) * 2;
-      report.bytes = quantized_bytes(plan, recipe, false);
-      report.bytes_all_cold = quantized_bytes(plan, recipe, true);
-      out.push_back(std::move(report));
-    }
-  }
-  return out;
-}
-
 }  // namespace
 
 Status status() {
@@ -99,7 +67,6 @@ Status status() {
   }
   out.architectures = known_architectures();
   out.shaders = shader_reports();
-  out.recipes = recipe_reports();
   return out;
 }
 

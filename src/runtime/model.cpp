@@ -7,10 +7,10 @@
 #include "backends/cpu/cpu_backend.h"
 #include "backends/msl/devices.h"
 #include "backends/msl/msl_backend.h"
+#include "base/memory.h"
 #include "io/checkpoint.h"
 #include "metal_marlin/error.h"
 #include "models/architectures.h"
-#include "runtime/memory.h"
 #include "runtime/model_impl.h"
 
 namespace metal_marlin {

@@ -2,9 +2,9 @@
 #pragma once
 
 #include "backends/backend.h"
+#include "base/thread_pool.h"
 #include "metal_marlin/model.h"
 #include "models/config.h"
-#include "runtime/thread_pool.h"
 
 namespace metal_marlin {
 

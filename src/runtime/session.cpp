@@ -4,9 +4,9 @@
 #include <atomic>
 
 #include "backends/cpu/cpu_backend.h"
+#include "base/memory.h"
 #include "metal_marlin/error.h"
 #include "metal_marlin/model.h"
-#include "runtime/memory.h"
 #include "runtime/model_impl.h"
 
 namespace metal_marlin {

@@ -6,8 +6,8 @@
 #include <bit>
 #include <queue>
 
+#include "base/unicode.h"
 #include "metal_marlin/error.h"
-#include "tokenizer/unicode.h"
 
 namespace metal_marlin {
 namespace {

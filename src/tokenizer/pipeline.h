@@ -8,9 +8,9 @@
 #include <variant>
 #include <vector>
 
+#include "base/regex.h"
+#include "base/unicode.h"
 #include "io/json.h"
-#include "tokenizer/regex.h"
-#include "tokenizer/unicode.h"
 
 namespace metal_marlin {
 

@@ -5,14 +5,14 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "base/unicode.h"
 #include "io/gguf.h"
+#include "io/gguf_tokenizer.h"
 #include "io/json.h"
 #include "metal_marlin/error.h"
 #include "tokenizer/added_tokens.h"
 #include "tokenizer/bpe.h"
-#include "tokenizer/gguf_tokenizer.h"
 #include "tokenizer/pipeline.h"
-#include "tokenizer/unicode.h"
 
 namespace metal_marlin {
 

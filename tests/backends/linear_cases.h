@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "base/thread_pool.h"
 #include "formats/packed_matrix.h"
 #include "io/checkpoint.h"
-#include "runtime/thread_pool.h"
 
 namespace metal_marlin {
 

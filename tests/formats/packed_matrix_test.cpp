@@ -7,9 +7,9 @@
 #include <map>
 #include <random>
 
+#include "base/thread_pool.h"
 #include "formats/codec.h"
 #include "formats/group_scale.h"
-#include "runtime/thread_pool.h"
 #include "test_data.h"
 
 namespace metal_marlin {

@@ -3,10 +3,10 @@
 #include "io/gguf.h"
 #include "io/gguf_blocks.h"
 #include "io/gguf_model.h"
+#include "io/gguf_tokenizer.h"
 #include "metal_marlin/error.h"
 #include "metal_marlin/tokenizer.h"
 #include "models/config.h"
-#include "tokenizer/gguf_tokenizer.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace metal_marlin;

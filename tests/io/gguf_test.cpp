@@ -4,9 +4,9 @@
 
 #include <cmath>
 
+#include "base/thread_pool.h"
 #include "io/gguf_blocks.h"
 #include "io/gguf_model.h"
-#include "runtime/thread_pool.h"
 #include "test_data.h"
 
 namespace metal_marlin {

@@ -9,11 +9,11 @@
 #include <numeric>
 #include <random>
 
+#include "base/thread_pool.h"
 #include "formats/codec.h"
 #include "formats/group_scale.h"
 #include "formats/sparsity.h"
 #include "metal_marlin/error.h"
-#include "runtime/thread_pool.h"
 #include "test_data.h"
 
 namespace metal_marlin {

@@ -4,8 +4,8 @@
 
 #include <cmath>
 
+#include "base/thread_pool.h"
 #include "quantize/random_matrices.h"
-#include "runtime/thread_pool.h"
 
 namespace metal_marlin {
 namespace {

@@ -8,13 +8,13 @@
 #include <functional>
 #include <iterator>
 
+#include "base/thread_pool.h"
 #include "formats/small_floats.h"
 #include "io/checkpoint.h"
 #include "metal_marlin/evaluate.h"
 #include "metal_marlin/generate.h"
 #include "metal_marlin/inspect.h"
 #include "quantized_models.h"
-#include "runtime/thread_pool.h"
 
 namespace metal_marlin {
 namespace {

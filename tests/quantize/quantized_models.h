@@ -9,10 +9,10 @@
 #include <functional>
 
 #include "backends/msl/devices.h"
+#include "base/thread_pool.h"
 #include "formats/hadamard.h"
 #include "io/checkpoint.h"
 #include "metal_marlin/model.h"
-#include "runtime/thread_pool.h"
 #include "test_data.h"
 
 namespace metal_marlin {

@@ -6,11 +6,11 @@
 #include <fstream>
 #include <iterator>
 
+#include "base/unicode.h"
 #include "io/gguf.h"
+#include "io/gguf_tokenizer.h"
 #include "io/json.h"
 #include "test_data.h"
-#include "tokenizer/gguf_tokenizer.h"
-#include "tokenizer/unicode.h"
 
 namespace metal_marlin {
 namespace {

@@ -9,7 +9,7 @@ import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 EXECUTOR = ["src/backends/msl/host/executor.cpp", "src/backends/msl/host/fiber.cpp",
-            "src/backends/msl/host/segments.cpp", "src/backends/msl/host/shadow.cpp", "src/runtime/program_path.cpp",
+            "src/backends/msl/host/segments.cpp", "src/backends/msl/host/shadow.cpp", "src/base/program_path.cpp",
             "tools/differential/runner.cpp"]
 
 

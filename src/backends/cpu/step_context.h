@@ -7,7 +7,7 @@
 
 #include "backends/backend.h"
 #include "backends/cpu/kernels.h"
-#include "runtime/thread_pool.h"
+#include "base/thread_pool.h"
 
 namespace metal_marlin::cpu {
 

@@ -11,7 +11,7 @@
 #include "metal_marlin/error.h"
 #if METAL_MARLIN_METAL
 #include "backends/msl/metal/metal_device.h"
-#include "runtime/program_path.h"
+#include "base/program_path.h"
 #endif
 
 namespace metal_marlin::msl {

@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/thread_pool.h"
 #include "formats/small_floats.h"
-#include "runtime/thread_pool.h"
 
 namespace metal_marlin::msl {
 namespace {

@@ -24,10 +24,10 @@
 #include "backends/msl/shared_expert.h"
 #include "backends/msl/sparse.h"
 #include "backends/msl/vision.h"
+#include "base/thread_pool.h"
 #include "formats/packed_matrix.h"
 #include "formats/small_floats.h"
 #include "metal_marlin/error.h"
-#include "runtime/thread_pool.h"
 
 namespace metal_marlin::msl {
 namespace {

@@ -4,10 +4,10 @@
 
 #include <algorithm>
 
+#include "base/thread_pool.h"
 #include "formats/codec.h"
 #include "formats/sparsity.h"
 #include "metal_marlin/error.h"
-#include "runtime/thread_pool.h"
 
 namespace metal_marlin::msl {
 namespace {

@@ -6,9 +6,9 @@
 #include <cstring>
 
 #include "backends/msl/matrix_unit.h"
+#include "base/thread_pool.h"
 #include "formats/codec.h"
 #include "metal_marlin/error.h"
-#include "runtime/thread_pool.h"
 
 namespace metal_marlin::msl {
 namespace {

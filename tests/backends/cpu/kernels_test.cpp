@@ -9,10 +9,10 @@
 #include "backends/cpu/cache_rows.h"
 #include "backends/cpu/panel_matrix.h"
 #include "backends/linear_cases.h"
+#include "base/thread_pool.h"
 #include "formats/codec.h"
 #include "formats/group_scale.h"
 #include "formats/small_floats.h"
-#include "runtime/thread_pool.h"
 #include "test_data.h"
 
 namespace metal_marlin::cpu {

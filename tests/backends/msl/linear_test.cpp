@@ -15,9 +15,9 @@
 #include "backends/linear_cases.h"
 #include "backends/msl/executors.h"
 #include "backends/msl/matrix_unit.h"
+#include "base/thread_pool.h"
 #include "formats/group_scale.h"
 #include "formats/small_floats.h"
-#include "runtime/thread_pool.h"
 #include "test_data.h"
 
 namespace metal_marlin::msl {

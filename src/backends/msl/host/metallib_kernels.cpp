@@ -12,12 +12,12 @@
 #include <thread>
 
 #include "backends/msl/host/host_device.h"
+#include "base/program_path.h"
 #include "io/file_write.h"
 #include "io/mapped_file.h"
 #include "io/metallib.h"
 #include "io/output_folder.h"
 #include "metal_marlin/error.h"
-#include "runtime/program_path.h"
 
 namespace metal_marlin::msl {
 namespace {

@@ -6,7 +6,7 @@
 #include <array>
 #include <cstdio>
 
-#include "runtime/program_path.h"
+#include "base/program_path.h"
 
 namespace metal_marlin::msl {
 namespace {

@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/memory.h"
 #include "metal_marlin/error.h"
-#include "runtime/memory.h"
 
 namespace metal_marlin::msl::metal {
 namespace {

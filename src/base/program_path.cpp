@@ -1,4 +1,4 @@
-#include "runtime/program_path.h"
+#include "base/program_path.h"
 
 #include "metal_marlin/error.h"
 

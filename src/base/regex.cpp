@@ -1,4 +1,4 @@
-#include "tokenizer/regex.h"
+#include "base/regex.h"
 
 #include <fmt/format.h>
 #include <pcre2.h>

@@ -1,13 +1,12 @@
-#include "tokenizer/gguf_tokenizer.h"
+#include "io/gguf_tokenizer.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <unordered_map>
 
+#include "base/unicode.h"
 #include "metal_marlin/error.h"
-#include "tokenizer/pipeline.h"
-#include "tokenizer/unicode.h"
 
 namespace metal_marlin {
 namespace {
