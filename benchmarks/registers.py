@@ -29,7 +29,7 @@ def compile_in_metals_tiles(name, folder):
     counts = uses.constants_of_kernels(shader.plain, shader.kernels, [("msl_note_registers", "", 0)])
     shader.kernels = [k for k, (counted,) in zip(shader.kernels, counts) if counted]
     ptx = os.path.join(folder, name + ".ptx")
-    clangs_ptx(shader, ptx, "sm_90", True)
+    clangs_ptx(shader, ptx, True)
     return shader, ptx
 
 

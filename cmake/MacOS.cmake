@@ -14,5 +14,7 @@ if(CMAKE_OSX_DEPLOYMENT_TARGET VERSION_LESS 14.0)
     "the shaders are written in Metal 3.1")
 endif()
 
+set(CMAKE_COMPILE_WARNING_AS_ERROR OFF)  # Apple's compilers warn of other things every year
+
 include(${CMAKE_CURRENT_LIST_DIR}/Homebrew.cmake)
 metal_marlin_use_keg(openssl@3)

@@ -6,7 +6,7 @@ set(METAL_MARLIN_METAL_CPP "" CACHE PATH "Apple's metal-cpp, the folder of Metal
 function(metal_marlin_find_metal_cpp out)
   set(folder "${METAL_MARLIN_METAL_CPP}")
   if(folder STREQUAL "")
-    execute_process(COMMAND ${CMAKE_SOURCE_DIR}/tools/fetch_metal_cpp.sh ${CMAKE_BINARY_DIR}/metal-cpp
+    execute_process(COMMAND ${PROJECT_SOURCE_DIR}/tools/fetch_metal_cpp.sh ${PROJECT_BINARY_DIR}/metal-cpp
       RESULT_VARIABLE failed OUTPUT_VARIABLE folder ERROR_VARIABLE text OUTPUT_STRIP_TRAILING_WHITESPACE)
     if(failed)
       message(FATAL_ERROR "metal-cpp cannot be fetched (${failed}): ${text}\n"
@@ -21,7 +21,7 @@ endfunction()
 
 function(metal_marlin_add_metal_device)
   metal_marlin_find_metal_cpp(metal_cpp)
-  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/backends/msl/metal/*.cpp)
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/backends/msl/metal/*.cpp)
   target_sources(metal_marlin PRIVATE ${sources})
   target_include_directories(metal_marlin SYSTEM PRIVATE ${metal_cpp})
   target_compile_definitions(metal_marlin PUBLIC METAL_MARLIN_METAL=1)
@@ -33,10 +33,10 @@ function(metal_marlin_add_metal_device)
     message(WARNING "no Metal compiler that works: there will be no metallib, and shaders are compiled at run time")
     return()
   endif()
-  set(library ${CMAKE_BINARY_DIR}/bin/metal_marlin.metallib)
-  file(GLOB shaders CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/shaders/*.metal ${CMAKE_SOURCE_DIR}/shaders/common/*.h)
-  add_custom_command(OUTPUT ${library} DEPENDS ${shaders} ${CMAKE_SOURCE_DIR}/tools/build_metallib.sh
-    COMMENT "Shaders into a metallib" COMMAND ${CMAKE_SOURCE_DIR}/tools/build_metallib.sh ${CMAKE_BINARY_DIR}/bin)
+  set(library ${PROJECT_BINARY_DIR}/bin/metal_marlin.metallib)
+  file(GLOB shaders CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/shaders/*.metal ${PROJECT_SOURCE_DIR}/shaders/common/*.h)
+  add_custom_command(OUTPUT ${library} DEPENDS ${shaders} ${PROJECT_SOURCE_DIR}/tools/build_metallib.sh
+    COMMENT "Shaders into a metallib" COMMAND ${PROJECT_SOURCE_DIR}/tools/build_metallib.sh ${PROJECT_BINARY_DIR}/bin)
   add_custom_target(metallib ALL DEPENDS ${library})
   install(FILES ${library} DESTINATION ${CMAKE_INSTALL_DATADIR}/metal-marlin)
 endfunction()

@@ -1,125 +1,110 @@
-# metal_marlin_add_shader(NAME): compiles shaders/NAME.metal into the target
-# metal_marlin_shaders: an object for this processor, an instrumented one, PTX for
-# sm_80 and sm_90, its text as one file; and checks it the strict way. Errors name the
-# .metal file's lines.
+# metal_marlin_add_shaders(): compiles every shaders/NAME.metal into metal_marlin, for the executors that the options
+# name: objects for this processor, plain and instrumented; PTX; and the text as one file, for Metal. PTX and text are
+# compressed. Errors name the .metal file's lines.
 if(APPLE)  # Mach-O, and no NVIDIA GPUs
-  set(METAL_MARLIN_PTX OFF)
   set(METAL_MARLIN_SHADER_ARCH arm64)
   set(METAL_MARLIN_SHADER_TRIPLE arm64-apple-macos14)
   set(METAL_MARLIN_SHADER_SECTION __TEXT,__const)
   set(METAL_MARLIN_SYMBOL_PREFIX _)
   set(METAL_MARLIN_INNER_SYMBOL .alt_entry)  # else ld may move an end away from what it ends
 else()
-  option(METAL_MARLIN_PTX "Compile the shaders to PTX too" ON)
   set(METAL_MARLIN_SHADER_ARCH ${CMAKE_SYSTEM_PROCESSOR})
   set(METAL_MARLIN_SHADER_TRIPLE ${CMAKE_SYSTEM_PROCESSOR}-unknown-linux-gnu)
   set(METAL_MARLIN_SHADER_SECTION .rodata)
   set(METAL_MARLIN_SYMBOL_PREFIX "")
   set(METAL_MARLIN_INNER_SYMBOL .globl)
 endif()
-option(METAL_MARLIN_STRICT "Check the shaders the strict way" ON)
-option(METAL_MARLIN_DETECTORS "Compile the shaders for the host executor's detectors too" ON)
 find_package(ShaderClang 19 EXACT REQUIRED)
 find_package(Python3 REQUIRED COMPONENTS Interpreter)
+find_package(Zstd REQUIRED)
+find_program(METAL_MARLIN_ZSTD_PROGRAM zstd REQUIRED)
 
-set(METAL_MARLIN_MSLC ${CMAKE_SOURCE_DIR}/tools/msl/mslc.py)
-file(GLOB METAL_MARLIN_MSL_TOOL CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tools/msl/*.py ${CMAKE_SOURCE_DIR}/tools/msl/names.txt
-  ${CMAKE_SOURCE_DIR}/tools/msl/include/* ${CMAKE_SOURCE_DIR}/tools/msl/include/msl/*.h)
+set(METAL_MARLIN_MSLC ${PROJECT_SOURCE_DIR}/tools/msl/mslc.py)
+set(METAL_MARLIN_RUN_MSLC ${CMAKE_COMMAND} -E env METAL_MARLIN_CLANG=${METAL_MARLIN_CLANG} ${Python3_EXECUTABLE}
+  ${METAL_MARLIN_MSLC})
+file(GLOB METAL_MARLIN_MSL_TOOL CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tools/msl/include/*
+  ${PROJECT_SOURCE_DIR}/tools/msl/include/msl/*.h)
+# What compiles; the other scripts check.
+foreach(script compile mslc reflect rewrite source uses)
+  list(APPEND METAL_MARLIN_MSL_TOOL ${PROJECT_SOURCE_DIR}/tools/msl/${script}.py)
+endforeach()
 
+# metal_marlin_compile_shader(OUTPUT NAME COMMENT ARGUMENTS...): one run of mslc.py, with the headers that it reads.
+function(metal_marlin_compile_shader output name comment)
+  add_custom_command(OUTPUT ${output} DEPENDS ${PROJECT_SOURCE_DIR}/shaders/${name}.metal ${METAL_MARLIN_MSL_TOOL}
+    DEPFILE ${output}.d COMMENT "Shader ${name}${comment}"
+    COMMAND ${METAL_MARLIN_RUN_MSLC} ${ARGN} ${PROJECT_SOURCE_DIR}/shaders/${name}.metal -o ${output}
+      --depfile ${output}.d)
+endfunction()
+
+# Appends to `objects` what is linked, to `files` what embedded_shaders.cpp takes in, and its lines.
 function(metal_marlin_add_shader name)
-  set(source ${CMAKE_SOURCE_DIR}/shaders/${name}.metal)
   set(out ${CMAKE_CURRENT_BINARY_DIR}/shaders/${name})
-  set(mslc ${CMAKE_COMMAND} -E env METAL_MARLIN_CLANG=${METAL_MARLIN_CLANG} ${Python3_EXECUTABLE} ${METAL_MARLIN_MSLC})
-  set(inputs ${source} ${METAL_MARLIN_MSL_TOOL})  # and the headers, which depfiles tell
   set(host --arch ${METAL_MARLIN_SHADER_ARCH} --isolate)
-  if(METAL_MARLIN_SANITIZE MATCHES "address")
-    set(sanitize --sanitize address)
+  set(table --table)  # of kernels and arguments, which every executor needs
+  if(METAL_MARLIN_MSL_HOST)
+    set(table)
+    if(METAL_MARLIN_SANITIZE MATCHES "address")
+      set(table --sanitize address)
+    endif()
   endif()
-  add_custom_command(OUTPUT ${out}.o DEPENDS ${inputs} COMMENT "Shader ${name}" DEPFILE ${out}.o.d
-    COMMAND ${mslc} object ${source} -o ${out}.o --depfile ${out}.o.d --symbol msl_library_${name} ${host} ${sanitize})
-  set(objects ${out}.o)
+  metal_marlin_compile_shader(${out}.o ${name} "" object ${host} --symbol msl_library_${name} ${table})
+  list(APPEND objects ${out}.o)
   set(instrumented nullptr)
   if(METAL_MARLIN_DETECTORS)
-    add_custom_command(OUTPUT ${out}.debug.o DEPENDS ${inputs} COMMENT "Shader ${name}, instrumented"
-      DEPFILE ${out}.debug.o.d
-      COMMAND ${mslc} object ${source} -o ${out}.debug.o --depfile ${out}.debug.o.d --symbol msl_debug_library_${name} ${host} --instrument)
+    metal_marlin_compile_shader(${out}.debug.o ${name} ", instrumented" object ${host} --instrument
+      --symbol msl_debug_library_${name})
     list(APPEND objects ${out}.debug.o)
     set(instrumented &msl_debug_library_${name})
   endif()
-  foreach(gpu sm_80 sm_90)
-    set(compile ${mslc} ptx ${source} -o ${out}.${gpu}.ptx --depfile ${out}.${gpu}.ptx.d
-      --gpu ${gpu} --isolate)
-    if(NOT METAL_MARLIN_PTX)
-      set(compile ${CMAKE_COMMAND} -E touch ${out}.${gpu}.ptx ${out}.${gpu}.ptx.d)
-    endif()
-    add_custom_command(OUTPUT ${out}.${gpu}.ptx DEPENDS ${inputs} COMMENT "Shader ${name}, PTX for ${gpu}"
-      DEPFILE ${out}.${gpu}.ptx.d COMMAND ${compile})
-  endforeach()
-  if(METAL_MARLIN_STRICT)
-    add_custom_command(OUTPUT ${out}.strict DEPENDS ${inputs} COMMENT "Shader ${name}, strict check"
-      DEPFILE ${out}.strict.d
-      COMMAND ${mslc} strict ${source} --own --depfile ${out}.strict.d --target ${out}.strict
-      COMMAND ${CMAKE_COMMAND} -E touch ${out}.strict)
-    set(strict ${out}.strict)
+  set(ptx /dev/null)
+  if(METAL_MARLIN_CUDA)
+    set(ptx ${out}.ptx.zst)
+    metal_marlin_compile_shader(${ptx} ${name} ", PTX" ptx --isolate --pack)
+    list(APPEND files ${ptx})
   endif()
-  add_custom_command(OUTPUT ${out}.flat.metal DEPENDS ${inputs} COMMENT "Shader ${name}, as one file"
-    DEPFILE ${out}.flat.metal.d COMMAND ${mslc} flat ${source} -o ${out}.flat.metal --depfile ${out}.flat.metal.d)
-  # The table's entry: declarations, and the PTX and the text as bytes.
-  set(entry ${out}.cpp)
+  metal_marlin_compile_shader(${out}.metal.zst ${name} ", as one file" flat --pack)
+  list(APPEND files ${out}.metal.zst)
+  string(APPEND declarations "MM_SHADER(${name}, \"${ptx}\", \"${out}.metal.zst\")\n")
+  string(APPEND entries "      MM_ENTRY(${name}, ${instrumented}),\n")
+  foreach(variable objects files declarations entries)
+    set(${variable} "${${variable}}" PARENT_SCOPE)
+  endforeach()
+endfunction()
+
+function(metal_marlin_add_shaders)
+  set(builtins ${CMAKE_CURRENT_BINARY_DIR}/shaders/builtins.o)
+  add_custom_command(OUTPUT ${builtins} DEPENDS ${PROJECT_SOURCE_DIR}/tools/msl/builtins.cpp
+    COMMAND ${METAL_MARLIN_CLANG} --target=${METAL_MARLIN_SHADER_TRIPLE} -O2 -fPIC -nostdinc
+      -c ${PROJECT_SOURCE_DIR}/tools/msl/builtins.cpp -o ${builtins})
+  set(objects ${builtins})
+  file(GLOB names CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR}/shaders ${PROJECT_SOURCE_DIR}/shaders/*.metal)
+  list(SORT names)
+  list(TRANSFORM names REPLACE "\\.metal$" "")
+  foreach(name ${names})
+    metal_marlin_add_shader(${name})
+  endforeach()
   set(prefix "${METAL_MARLIN_SYMBOL_PREFIX}")
   set(section ${METAL_MARLIN_SHADER_SECTION})
   set(inner ${METAL_MARLIN_INNER_SYMBOL})
-  file(CONFIGURE OUTPUT ${entry} CONTENT [[// Generated by cmake/MetalShaders.cmake.
-#include "backends/msl/device.h"
-
-extern "C" const MslLibrary msl_library_@name@;
-extern "C" const MslLibrary msl_debug_library_@name@;
-#define MM_FILE(label, path) \
-  ".globl @prefix@" label "_@name@\n@prefix@" label "_@name@: .incbin \"" path "\"\n" \
-  ".globl @prefix@" label "_end_@name@\n@inner@ @prefix@" label "_end_@name@\n@prefix@" label "_end_@name@: .byte 0\n"
-asm(".section @section@\n" MM_FILE("msl_ptx80", "@out@.sm_80.ptx") MM_FILE("msl_ptx90", "@out@.sm_90.ptx")
-    MM_FILE("msl_source", "@out@.flat.metal") ".text\n");
-extern "C" const char msl_ptx80_@name@[], msl_ptx80_end_@name@[], msl_ptx90_@name@[], msl_ptx90_end_@name@[],
-    msl_source_@name@[], msl_source_end_@name@[];
-
-namespace metal_marlin::msl {
-extern const EmbeddedShader kShader_@name@;
-const EmbeddedShader kShader_@name@ = {
-    "@name@", &msl_library_@name@, @instrumented@,
-    std::string_view(msl_ptx80_@name@, static_cast<std::size_t>(msl_ptx80_end_@name@ - msl_ptx80_@name@)),
-    std::string_view(msl_ptx90_@name@, static_cast<std::size_t>(msl_ptx90_end_@name@ - msl_ptx90_@name@)),
-    std::string_view(msl_source_@name@, static_cast<std::size_t>(msl_source_end_@name@ - msl_source_@name@))};
-}  // namespace metal_marlin::msl
-]] @ONLY)
-  set_source_files_properties(${entry} PROPERTIES OBJECT_DEPENDS
-    "${objects};${out}.sm_80.ptx;${out}.sm_90.ptx;${out}.flat.metal;${strict}")
-  set_source_files_properties(${objects} PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)
-  target_sources(metal_marlin PRIVATE ${entry} ${objects})
-endfunction()
-
-# The table of all shaders, in order of name.
-function(metal_marlin_add_shaders)
-  set(builtins ${CMAKE_CURRENT_BINARY_DIR}/shaders/builtins.o)
-  add_custom_command(OUTPUT ${builtins} DEPENDS ${CMAKE_SOURCE_DIR}/tools/msl/builtins.cpp
-    COMMAND ${METAL_MARLIN_CLANG} --target=${METAL_MARLIN_SHADER_TRIPLE} -O2 -fPIC -nostdinc
-      -c ${CMAKE_SOURCE_DIR}/tools/msl/builtins.cpp -o ${builtins})
-  set_source_files_properties(${builtins} PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)
-  target_sources(metal_marlin PRIVATE ${builtins})
-  file(GLOB sources CONFIGURE_DEPENDS RELATIVE ${CMAKE_SOURCE_DIR}/shaders ${CMAKE_SOURCE_DIR}/shaders/*.metal)
-  list(SORT sources)
-  foreach(source ${sources})
-    get_filename_component(name ${source} NAME_WE)
-    metal_marlin_add_shader(${name})
-    string(APPEND declarations "extern const EmbeddedShader kShader_${name};\n")
-    string(APPEND entries "      kShader_${name},\n")
-  endforeach()
-  file(CONFIGURE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/embedded_shaders.cpp CONTENT [[// Generated by cmake/MetalShaders.cmake.
+  set(table ${CMAKE_CURRENT_BINARY_DIR}/embedded_shaders.cpp)
+  file(CONFIGURE OUTPUT ${table} CONTENT [[// Generated by cmake/MetalShaders.cmake.
 #include <vector>
 
 #include "backends/msl/device.h"
 
-namespace metal_marlin::msl {
+#define MM_FILE(label, path) \
+  ".globl @prefix@" label "\n@prefix@" label ": .incbin \"" path "\"\n" \
+  ".globl @prefix@" label "_end\n@inner@ @prefix@" label "_end\n@prefix@" label "_end: .byte 0\n"
+#define MM_SHADER(name, ptx, source) \
+  extern "C" const MslLibrary msl_library_##name, msl_debug_library_##name; \
+  extern "C" const std::byte msl_ptx_##name[], msl_ptx_##name##_end[], msl_source_##name[], msl_source_##name##_end[]; \
+  asm(".section @section@\n" MM_FILE("msl_ptx_" #name, ptx) MM_FILE("msl_source_" #name, source) ".text\n");
+#define MM_ENTRY(name, instrumented) \
+  {#name, &msl_library_##name, instrumented, {msl_ptx_##name, msl_ptx_##name##_end}, {msl_source_##name, msl_source_##name##_end}}
+
 @declarations@
+namespace metal_marlin::msl {
 std::span<const EmbeddedShader> embedded_shaders() {
   static const std::vector<EmbeddedShader> all = {
 @entries@  };
@@ -127,5 +112,7 @@ std::span<const EmbeddedShader> embedded_shaders() {
 }
 }  // namespace metal_marlin::msl
 ]] @ONLY)
-  target_sources(metal_marlin PRIVATE ${CMAKE_CURRENT_BINARY_DIR}/embedded_shaders.cpp)
+  set_source_files_properties(${table} PROPERTIES OBJECT_DEPENDS "${files}" SKIP_UNITY_BUILD_INCLUSION ON)
+  set_source_files_properties(${objects} PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)
+  target_sources(metal_marlin PRIVATE ${table} ${objects})
 endfunction()

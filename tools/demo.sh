@@ -1,9 +1,14 @@
 #!/usr/bin/env bash
 # Quantizes SmolLM2-135M-Instruct to FP4 and lets it write.
-# Usage: demo.sh METAL_MARLIN
+# Usage: demo.sh
 set -euo pipefail
 here=$(dirname "$0")
-binary=$1
+"$here/install_dependencies.sh"
+"$here/fetch_smollm2.sh" > /dev/null &  # while the program is built
+fetching=$!
+"$here/build_program.sh"
+binary=$here/../build/user/bin/metal-marlin
+wait $fetching
 model=$("$here/fetch_smollm2.sh")
 output=$(dirname "$binary")/../demo/SmolLM2-135M-Instruct-fp4
 mkdir -p "$(dirname "$output")"

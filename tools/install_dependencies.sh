@@ -1,12 +1,18 @@
 #!/usr/bin/env bash
-# Installs what is missing of the packages that a build needs, and says so: Debian's, or on macOS Homebrew's.
-# Usage: install_dependencies.sh [fuzz] [aarch64] [lint] [libcxx]    (the parts: on Debian)
+# Installs what is missing of the packages that a build needs, and says so: Debian's, or on macOS Homebrew's. Without a
+# part: what the program needs with its CPU backend, on macOS all.
+# Usage: install_dependencies.sh [shaders] [tests] [fuzz] [aarch64] [lint] [libcxx]
 set -euo pipefail
 
 if [ "$(uname)" = Darwin ]; then
-  [ $# = 0 ] || { echo "on macOS there are no parts: $*" >&2; exit 2; }
+  for part in "$@"; do
+    case $part in
+      shaders | tests) ;;  # always
+      *) echo "on macOS there is no part $part" >&2; exit 2 ;;
+    esac
+  done
   missing=()
-  for package in cmake ninja llvm@19 cli11 fmt nlohmann-json pcre2 utf8proc eigen protobuf openssl@3 googletest \
+  for package in cmake ninja llvm@19 cli11 fmt nlohmann-json pcre2 utf8proc eigen protobuf openssl@3 zstd googletest \
     google-benchmark; do
     brew list --versions "$package" > /dev/null 2>&1 || missing+=("$package")
   done
@@ -15,19 +21,21 @@ if [ "$(uname)" = Darwin ]; then
   exec brew install --quiet "${missing[@]}"
 fi
 
-packages=(g++ clang-19 lld-19 llvm-19-dev cmake ninja-build pkg-config make python3
+packages=(g++ cmake ninja-build pkg-config make python3
   libcli11-dev libfmt-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev libeigen3-dev libprotobuf-dev protobuf-compiler
-  libcurl4-openssl-dev libssl-dev libgtest-dev libbenchmark-dev)
+  libcurl4-openssl-dev libssl-dev)
 foreign=
 for part in "$@"; do
   case $part in
+    shaders) packages+=(clang-19 lld-19 llvm-19-dev libzstd-dev zstd) ;;
+    tests) packages+=(libgtest-dev libbenchmark-dev) ;;
     fuzz) packages+=(clang libclang-rt-14-dev) ;;
     libcxx) packages+=(libc++-19-dev libc++abi-19-dev) ;;
     lint) packages+=(clang-format clang-tidy) ;;
     aarch64)
       foreign=arm64
       packages+=(g++-aarch64-linux-gnu qemu-user-static libfmt-dev:arm64 libpcre2-dev:arm64 libutf8proc-dev:arm64 libprotobuf-dev:arm64
-        libcurl4-openssl-dev:arm64 libssl-dev:arm64 libgtest-dev:arm64)
+        libcurl4-openssl-dev:arm64 libssl-dev:arm64 libzstd-dev:arm64 libgtest-dev:arm64)
       ;;
     *) echo "unknown part: $part" >&2; exit 2 ;;
   esac

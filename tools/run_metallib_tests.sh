@@ -8,7 +8,7 @@ export METAL_MARLIN_METALLIB=$2 METAL_MARLIN_AIR=${METAL_MARLIN_AIR:-$build/bin/
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 echo "== status, kernels of $2"
-"$build/bin/metal-marlin" status --json > "$log"
+"$build/bin/metal-marlin" status --json --self-test > "$log"
 python3 - "$log" <<'END'
 import json, os, sys
 status = json.load(open(sys.argv[1]))

@@ -10,6 +10,9 @@
 
 namespace metal_marlin {
 
+/// This library's version, "0.1.0".
+const char* version();
+
 struct InspectedTensor {
   std::string name;
   std::vector<std::int64_t> shape;
@@ -32,18 +35,6 @@ struct Inspection {
 /// Reads headers only. \throws Error naming what is wrong.
 Inspection inspect(const std::filesystem::path& path);
 
-/// One of the Metal shaders in this build, and how it does on this machine.
-struct ShaderReport {
-  std::string name;
-  std::size_t kernels = 0;
-  bool compiled = false;  ///< for this processor, and to PTX
-  bool strict = false;    ///< passed the strict check when it was built
-  bool executed = false;  ///< on the host executor
-  bool matched = false;   ///< gave what the reference gives
-  std::string cuda;       ///< "matched", "failed" or "no device"
-  std::string fault;      ///< what went wrong, else empty
-};
-
 struct Status {
   std::string version;
   std::vector<std::string> backends;
@@ -52,9 +43,7 @@ struct Status {
   int threads = 0;
   std::vector<std::string> formats;
   std::vector<std::string> architectures;
-  std::vector<ShaderReport> shaders;
 };
-/// Runs every shader once, small.
 Status status();
 
 }  // namespace metal_marlin

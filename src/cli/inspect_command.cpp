@@ -8,7 +8,6 @@
 #include "cli/table.h"
 #include "io/dtype.h"
 #include "metal_marlin/inspect.h"
-#include "metal_marlin/quantize.h"
 
 namespace metal_marlin::cli {
 namespace {
@@ -70,69 +69,6 @@ void add_inspect(CLI::App& app) {
     } else {
       print_table(model);
     }
-  });
-}
-
-void add_status(CLI::App& app) {
-  auto* const command = app.add_subcommand("status", "Show version, backends, formats and architectures");
-  auto json = std::make_shared<bool>(false);
-  command->add_flag("--json", *json, "print JSON");
-  command->footer("Example:\n  metal-marlin status --json");
-  command->callback([json] {
-    const Status s = status();
-    std::vector<std::vector<std::string>> rows = {
-        {"shader", "kernels#", "compiled", "strict", "executed", "matched", "CUDA"}};
-    nlohmann::ordered_json shaders = nlohmann::ordered_json::array();
-    const auto yes = [](bool v) { return std::string(v ? "yes" : "NO"); };
-    for (const ShaderReport& r : s.shaders) {
-      rows.push_back(
-          {r.name, std::to_string(r.kernels), yes(r.compiled), yes(r.strict), yes(r.executed), yes(r.matched), r.cuda});
-      shaders.push_back({{"name", r.name},
-                         {"kernels", r.kernels},
-                         {"compiled", r.compiled},
-                         {"strict", r.strict},
-                         {"executed", r.executed},
-                         {"matched", r.matched},
-                         {"cuda", r.cuda},
-                         {"fault", r.fault}});
-    }
-    std::vector<std::vector<std::string>> models = {
-        {"model", "recipe", "weights#", "bf16#", "quantized#", "all experts cold#"}};
-    nlohmann::ordered_json recipes = nlohmann::ordered_json::array();
-    for (const RecipeReport& r : recipe_reports()) {
-      models.push_back({r.model, r.recipe, count_text(static_cast<double>(r.weights)), byte_text(r.source_bytes),
-                        byte_text(r.bytes), byte_text(r.bytes_all_cold)});
-      recipes.push_back({{"model", r.model},
-                         {"recipe", r.recipe},
-                         {"weights", r.weights},
-                         {"source_bytes", r.source_bytes},
-                         {"bytes", r.bytes},
-                         {"bytes_all_cold", r.bytes_all_cold}});
-    }
-    if (*json) {
-      const nlohmann::ordered_json out = {{"version", s.version},
-                                          {"backends", s.backends},
-                                          {"metallib", s.metallib},
-                                          {"instruction_sets", s.instruction_sets},
-                                          {"threads", s.threads},
-                                          {"formats", s.formats},
-                                          {"architectures", s.architectures},
-                                          {"shaders", shaders},
-                                          {"recipes", recipes}};
-      fmt::print("{}\n", out.dump(2));
-      return;
-    }
-    fmt::print(
-        "metal-marlin {}\nbackends: {}\n{}instruction sets: {} (the first is used)\nthreads: {}\nformats: "
-        "{}\narchitectures: {}\n\n{}",
-        s.version, fmt::join(s.backends, ", "),
-        s.metallib.empty() ? "" : fmt::format("kernels of msl-host: {}\n", s.metallib),
-        fmt::join(s.instruction_sets, ", "), s.threads, fmt::join(s.formats, ", "), fmt::join(s.architectures, ", "),
-        render_table(rows));
-    for (const ShaderReport& r : s.shaders) {
-      if (!r.fault.empty()) fmt::print("blocker: {}: {}\n", r.name, r.fault);
-    }
-    fmt::print("\n{}", render_table(models));
   });
 }
 

@@ -90,10 +90,21 @@ std::shared_ptr<const Model> ModelFlags::load_model(const std::string& other) co
   return Model::load(other.empty() ? path : other, options);
 }
 
+#if !METAL_MARLIN_PULL || !METAL_MARLIN_MSL
+// A subcommand that this build lacks says so, with whatever follows it.
+static void add_missing(CLI::App& app, const std::string& name, const char* needs) {
+  auto* const command = app.add_subcommand(name, fmt::format("not in this program, which is built without {}", needs));
+  command->allow_extras();
+  command->callback([name, needs] {
+    throw Error(ErrorCode::kUnsupported, fmt::format("{}: this program is built without {}", name, needs));
+  });
+}
+#endif
+
 int run(int argc, char** argv) {
   CLI::App app{"Quantized language models: quantize, inspect, evaluate, generate."};
   app.name("metal-marlin");
-  app.set_version_flag("--version", status().version);
+  app.set_version_flag("--version", version());
   app.require_subcommand(1);
   app.footer(
       "Examples:\n"
@@ -108,9 +119,17 @@ int run(int argc, char** argv) {
   add_inspect(app);
   add_eval(app);
   add_compare(app);
+#if METAL_MARLIN_PULL
   add_pull(app);
+#else
+  add_missing(app, "pull", "libcurl and OpenSSL");
+#endif
   add_status(app);
+#if METAL_MARLIN_MSL
   add_shaders(app);
+#else
+  add_missing(app, "shaders", "Metal shaders (METAL_MARLIN_MSL_HOST, METAL_MARLIN_CUDA)");
+#endif
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -9,11 +9,11 @@
 namespace metal_marlin {
 namespace {
 
-constexpr std::int64_t kBlock = 128;  // of a triangle that one thread takes
-constexpr std::int64_t kTile = 256;   // rows and columns of a product that one thread takes
+constexpr std::int64_t kTriangle = 128;     // of a triangle that one thread takes
+constexpr std::int64_t kProductTile = 256;  // rows and columns of a product that one thread takes
 
 std::int64_t tiles(std::int64_t n) {
-  return (n + kTile - 1) / kTile;
+  return (n + kProductTile - 1) / kProductTile;
 }
 
 template <typename T>
@@ -23,8 +23,8 @@ class LowerTriangle {
 
   // The Cholesky factor, a block of columns after another, what is right of them made smaller at once.
   bool factor() {
-    for (std::int64_t begin = 0; begin < n_; begin += kBlock) {
-      const std::int64_t width = std::min(kBlock, n_ - begin);
+    for (std::int64_t begin = 0; begin < n_; begin += kTriangle) {
+      const std::int64_t width = std::min(kTriangle, n_ - begin);
       if (!linear_algebra::cholesky(width, at(begin, begin), n_)) return false;
       const std::int64_t rest = n_ - begin - width;
       T* const below = at(begin + width, begin);
@@ -43,14 +43,16 @@ class LowerTriangle {
   // The inverse: the blocks on the diagonal become theirs, then twice as large ones from halves A and C
   // and the B below A, which becomes -C^-1 B A^-1.
   void invert() {
-    const std::int64_t blocks = (n_ + kBlock - 1) / kBlock;
+    const std::int64_t blocks = (n_ + kTriangle - 1) / kTriangle;
     pool_.parallel_for(blocks, 1, [&](std::int64_t first, std::int64_t last) {
       for (std::int64_t block = first; block < last; ++block)
-        linear_algebra::invert_lower(std::min(kBlock, n_ - block * kBlock), at(block * kBlock, block * kBlock), n_);
+        linear_algebra::invert_lower(std::min(kTriangle, n_ - block * kTriangle),
+                                     at(block * kTriangle, block * kTriangle), n_);
     });
     // Products take whole tiles, what is above the diagonal in them too.
-    for (std::int64_t i = 0; i < n_; ++i) std::fill(at(i, i) + 1, at(i, std::min(n_, (i / kTile + 1) * kTile)), T{0});
-    for (std::int64_t half = kBlock; half < n_; half *= 2) {
+    for (std::int64_t i = 0; i < n_; ++i)
+      std::fill(at(i, i) + 1, at(i, std::min(n_, (i / kProductTile + 1) * kProductTile)), T{0});
+    for (std::int64_t half = kTriangle; half < n_; half *= 2) {
       for (std::int64_t begin = 0; begin + half < n_; begin += 2 * half)
         join(begin, half, std::min(half, n_ - begin - half));
     }
@@ -88,9 +90,9 @@ class LowerTriangle {
     const std::int64_t across = tiles(width);
     pool_.parallel_for(tiles(height) * across, 1, [&](std::int64_t first, std::int64_t last) {
       for (std::int64_t tile = first; tile < last; ++tile) {
-        const std::int64_t i = tile / across * kTile;
-        const std::int64_t j = tile % across * kTile;
-        body(i, j, std::min(kTile, height - i), std::min(kTile, width - j));
+        const std::int64_t i = tile / across * kProductTile;
+        const std::int64_t j = tile % across * kProductTile;
+        body(i, j, std::min(kProductTile, height - i), std::min(kProductTile, width - j));
       }
     });
   }

@@ -1,10 +1,10 @@
 #include "metal_marlin/inspect.h"
 
 #include "backends/cpu/kernels.h"
-#include "backends/msl/cuda/cuda_device.h"
+#if METAL_MARLIN_MSL
 #include "backends/msl/devices.h"
 #include "backends/msl/host/host_device.h"
-#include "backends/msl/self_test.h"
+#endif
 #include "base/thread_pool.h"
 #include "io/checkpoint.h"
 #include "models/architectures.h"
@@ -32,41 +32,24 @@ Inspection inspect(const std::filesystem::path& path) {
   return out;
 }
 
-namespace {
-
-std::vector<ShaderReport> shader_reports() {
-  const auto host = msl::make_host_device();
-  const std::vector<msl::ShaderStatus> on_host = msl::self_test(*host);
-  std::vector<msl::ShaderStatus> on_cuda;
-  if (msl::has_cuda_device()) on_cuda = msl::self_test(*msl::make_cuda_device());
-  std::vector<ShaderReport> out;
-  for (std::size_t i = 0; i < on_host.size(); ++i) {
-    const msl::ShaderStatus& s = on_host[i];
-    ShaderReport report{s.shader, s.kernels, true, true, s.executed, s.matched, "no device", s.fault};
-    if (!on_cuda.empty()) {
-      report.cuda = on_cuda[i].matched ? "matched" : "failed";
-      if (report.fault.empty()) report.fault = on_cuda[i].fault;
-    }
-    out.push_back(std::move(report));
-  }
-  return out;
+const char* version() {
+  return METAL_MARLIN_VERSION;
 }
-
-}  // namespace
 
 Status status() {
   Status out;
-  out.version = METAL_MARLIN_VERSION;
+  out.version = version();
   out.backends = {"cpu"};
+#if METAL_MARLIN_MSL
   for (const std::string& device : msl::available_devices()) out.backends.push_back(device);
   out.metallib = msl::host_kernels();
+#endif
   for (const cpu::Kernels* const table : cpu::available_kernels()) out.instruction_sets.emplace_back(table->name);
   out.threads = usable_cores();
   for (const FormatInfo& info : all_formats()) {
     if (info.selectable) out.formats.emplace_back(info.name);
   }
   out.architectures = known_architectures();
-  out.shaders = shader_reports();
   return out;
 }
 

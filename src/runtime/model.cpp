@@ -5,8 +5,10 @@
 #include <algorithm>
 
 #include "backends/cpu/cpu_backend.h"
+#if METAL_MARLIN_MSL
 #include "backends/msl/devices.h"
 #include "backends/msl/msl_backend.h"
+#endif
 #include "base/memory.h"
 #include "io/checkpoint.h"
 #include "metal_marlin/error.h"
@@ -29,10 +31,16 @@ std::shared_ptr<const Tokenizer> tokenizer_of(const Checkpoint& checkpoint) {
 std::string Model::prepare(Impl& impl, const Checkpoint& checkpoint, const LoadOptions& options) {
   const Activations activations = options.exact ? Activations::kF32 : Activations::kInt8;
   if (options.backend != "cpu") {
+#if METAL_MARLIN_MSL
     std::shared_ptr<msl::Device> device = msl::make_device(options.backend);
     std::string name = device->name();
     impl.prepared = msl::prepare(impl.plan, checkpoint, std::move(device), *impl.pool, {activations, options.progress});
     return name;
+#else
+    throw Error(ErrorCode::kNotFound,
+                fmt::format("no backend {} in this program, which is built without Metal shaders; there is cpu",
+                            options.backend));
+#endif
   }
   require_memory(cpu::estimate_weight_bytes(impl.plan, checkpoint), "loading the weights of " + impl.path);
   const cpu::Kernels& kernels = options.instruction_set.empty() ? *cpu::available_kernels().front()
@@ -81,7 +89,11 @@ std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, cons
                 impl->config.max_positions,
                 impl->prepared->weight_bytes(),
                 {impl->config.end_tokens.begin(), impl->config.end_tokens.end()},
+#if METAL_MARLIN_MSL
                 msl::resolve_device(options.backend),
+#else
+                options.backend,
+#endif
                 device,
                 std::string(cache_type_name(impl->cache)),
                 impl->pool->size()};

@@ -76,9 +76,11 @@ class CompileError(Exception):
     pass
 
 
-def compile_object(shader, output, symbol, arch="x86_64", instrument=False, isolate=False, sanitize=None, quick=False):
-    """quick: without optimisation and within two minutes, to see whether it compiles."""
-    text = shader.body(isolate) + reflect.host_entries(shader.kernels, shader.constants, symbol, instrument)
+def compile_object(shader, output, symbol, arch="x86_64", instrument=False, isolate=False, sanitize=None, quick=False,
+                   table=False):
+    """quick: without optimisation and within two minutes, to see whether it compiles. table: what the kernels are,
+    without their code."""
+    text = shader.body(isolate) + reflect.host_entries(shader.kernels, shader.constants, symbol, instrument, table)
     command = _base(shader.version) + [f"--target={TRIPLES[arch]}", "-std=c++17", "-fPIC", "-O2",
                                        "-fno-stack-protector"] + ARITHMETIC + \
         HOST_FLAGS[arch] + _sycl(TRIPLES[arch])
@@ -90,7 +92,7 @@ def compile_object(shader, output, symbol, arch="x86_64", instrument=False, isol
                     "-fsanitize=alignment,array-bounds", "-fsanitize-recover=alignment,array-bounds"]
     if sanitize:
         command += [f"-fsanitize={sanitize}", "-mllvm", "-asan-stack=0", "-mllvm", "-asan-globals=0"]
-    if quick:
+    if quick or table:
         command += ["-O0"]
     _run(command + ["-c", "-o", output], text, 120 if quick else None)
 
@@ -121,19 +123,23 @@ def compile_shared(shader, output, symbols, symbol="msl_library", arch="x86_64",
             _tool([_tool([CLANG, "-print-prog-name=dsymutil"]), output, "-o", symbols])
 
 
-def clangs_ptx(shader, output, arch, isolate):
-    """As clang writes it, with comments and no bounds."""
+def clangs_ptx(shader, output, isolate):
+    """As clang writes it, with comments and no bounds. Of sm_80's instructions, but for programmatic dependent launch:
+    one text serves every GPU."""
     text = shader.body(isolate) + reflect.ptx_entries(shader.kernels)
-    ptx = "+ptx80" if arch == "sm_90" else "+ptx70"
     command = _base(shader.version) + ["-std=c++17", "--target=nvptx64-nvidia-cuda", "-DMSL_TARGET_PTX", "-O3",
-                                       "-Xclang", "-target-cpu", "-Xclang", arch, "-Xclang", "-target-feature",
-                                       "-Xclang", ptx, f"-DMSL_PTX_ARCH={arch[3:]}", "-ffp-contract=on",
+                                       "-Xclang", "-target-cpu", "-Xclang", "sm_80", "-Xclang", "-target-feature",
+                                       "-Xclang", "+ptx80", "-ffp-contract=on",
                                        "-S", "-o", output] + _sycl(TRIPLES["x86_64"])
     _run(command, text)
+    with open(output, encoding="utf-8") as f:
+        text = f.read()
+    with open(output, "w", encoding="utf-8") as f:
+        f.write(text.replace(".target sm_80", ".target sm_90", 1))
 
 
-def compile_ptx(shader, output, arch="sm_90", isolate=False):
-    clangs_ptx(shader, output, arch, isolate)
+def compile_ptx(shader, output, isolate=False):
+    clangs_ptx(shader, output, isolate)
     with open(output, encoding="utf-8") as f:
         ptx_text = f.read()
     ptx_text = re.sub(r"[ \t]*//[^\n]*", "", ptx_text)

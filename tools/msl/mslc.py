@@ -3,8 +3,8 @@
 
   mslc.py object in.metal -o out.o --symbol NAME [--arch x86_64|aarch64|arm64] [--instrument] [--isolate]
   mslc.py shared in.metal -o out.so [--arch x86_64|aarch64|arm64] [--instrument]
-  mslc.py ptx    in.metal -o out.ptx [--gpu sm_80|sm_90]
-  mslc.py strict in.metal [--own]
+  mslc.py ptx    in.metal -o out.ptx
+  mslc.py strict PATH... [--own]
   mslc.py flat   in.metal -o out.metal
   mslc.py check  PATH... [--json] [--no-strict]
   mslc.py list   in.metallib [--json]
@@ -12,7 +12,8 @@
 
 object, shared and ptx take a metallib too, of which --kernel NAME[,NAME...] are lowered, or --all.
 
-x86_64 and aarch64 are Linux's, arm64 is macOS's. flat: with its own headers in it, one file.
+x86_64 and aarch64 are Linux's, arm64 is macOS's. flat: with its own headers in it, one file. --table: what the kernels
+are, without their code. --pack: compressed for embedding, each kernel's PTX or the whole text (src/base/packed_text.h).
 Exit codes: 0 all is well, 1 a shader has errors, 2 wrong usage.
 """
 import argparse
@@ -24,6 +25,7 @@ import tempfile
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import metallib  # noqa: E402
+import pack  # noqa: E402
 from compile import CompileError, Shader, compile_air, compile_object, compile_ptx, compile_shared, strict_errors  # noqa: E402
 from source import SourceError, flat_text  # noqa: E402
 
@@ -49,6 +51,14 @@ def write_text(name, text):
         f.write(text)
 
 
+def write_ptx(shader, name, args):
+    compile_ptx(shader, name, args.isolate)
+    if args.pack:
+        with open(name, encoding="utf-8") as f:
+            text = f.read()
+        pack.write(name, pack.kernels(text, len(shader.kernels)))
+
+
 def load(path, args, kernels=None):
     # For the host's processor loops stay loops: its memory is near, and objects are made sooner.
     target = {"ptx": ["__METAL_MARLIN_PTX__=1"], "object": ["MM_UNROLL="], "shared": ["MM_UNROLL="]}.get(args.command, [])
@@ -59,7 +69,7 @@ def write_depfile(args, files):
     """What the output was made from, as make and ninja read it."""
     if args.depfile:
         names = " ".join(os.path.abspath(n).replace(" ", "\\ ") for n in files)
-        write_atomically(args.depfile, lambda name: write_text(name, f"{args.target or args.output}: {names}\n"))
+        write_atomically(args.depfile, lambda name: write_text(name, f"{args.output}: {names}\n"))
 
 
 def metal_files(paths):
@@ -87,6 +97,16 @@ def check_one(path, args):
     except (SourceError, CompileError) as e:
         row["errors"].append(str(e).strip())
     return row
+
+
+def strict(args):
+    """Of each shader, side by side, what Apple's compiler would refuse."""
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(pool.map(lambda path: strict_errors(load(path, args), args.own), metal_files(args.paths)))
+    for errors in found:
+        if errors:
+            print("\n".join(errors), file=sys.stderr)
+    return 1 if any(found) else 0
 
 
 def first_line(text):
@@ -150,12 +170,11 @@ def main():
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("object", "shared", "ptx", "strict", "flat", "check", "list", "metallib"):
         p = commands.add_parser(name)
-        p.add_argument("paths", nargs="+" if name in ("check", "metallib") else 1)
+        p.add_argument("paths", nargs="+" if name in ("strict", "check", "metallib") else 1)
         p.add_argument("-I", dest="include", action="append", default=[])
         p.add_argument("-D", dest="define", action="append", default=[])
-        if name not in ("shared", "check", "list", "metallib"):
+        if name in ("object", "ptx", "flat"):
             p.add_argument("--depfile", help="file that takes the rule of make")
-            p.add_argument("--target", help="what the rule makes, if not the output")
         p.add_argument("--version", type=int, default=310, help="of MSL, e.g. 310")
         p.add_argument("--arch", choices=("x86_64", "aarch64", "arm64"), default=os.uname().machine)
         if name in ("object", "shared", "ptx", "flat", "metallib"):
@@ -170,12 +189,14 @@ def main():
             p.add_argument("--instrument", action="store_true")
         if name == "object":
             p.add_argument("--sanitize")
+            p.add_argument("--table", action="store_true")
         if name == "metallib":
             p.add_argument("--kernels", help="a file with the names of those that it takes, else all")
         if name == "ptx":
-            p.add_argument("--gpu", choices=("sm_80", "sm_90"), default="sm_90")
+            p.add_argument("--gpu", choices=("sm_80", "sm_90"), help="of a metallib: what it is lowered for")
+        if name in ("ptx", "flat"):
+            p.add_argument("--pack", action="store_true")
         if name == "strict":
-            p.set_defaults(output=None)
             p.add_argument("--own", action="store_true", help="refuse what no kernel is known to use (names.txt)")
         if name in ("check", "list"):
             p.add_argument("--json", action="store_true")
@@ -189,9 +210,11 @@ def main():
         if args.command == "flat":
             seen = {os.path.abspath(args.paths[0])}
             text = flat_text(args.paths[0], args.include, seen)
-            write_atomically(args.output, lambda name: write_text(name, text))
+            write_atomically(args.output, lambda name: pack.write(name, [text]) if args.pack else write_text(name, text))
             write_depfile(args, sorted(seen))
             return 0
+        if args.command == "strict":
+            return strict(args)
         if args.command == "metallib":
             make_metallib(args)
             return 0
@@ -202,19 +225,16 @@ def main():
             lower(args)
             return 0
         shader = load(args.paths[0], args)
-        if args.command == "strict":
-            found = strict_errors(shader, args.own)
-            print("\n".join(found), file=sys.stderr)
-            write_depfile(args, shader.files)
-            return 1 if found else 0
         if args.command == "ptx":
-            write_atomically(args.output, lambda name: compile_ptx(shader, name, args.gpu, args.isolate))
+            if args.gpu:
+                raise SourceError(args.paths[0], 0, "--gpu is for metallibs; one PTX of a shader serves every GPU")
+            write_atomically(args.output, lambda name: write_ptx(shader, name, args))
         elif args.command == "shared":
             write_atomically(args.output, lambda name: compile_shared(
                 shader, name, args.output + ".dSYM", args.symbol, args.arch, args.instrument))
         else:
             write_atomically(args.output, lambda name: compile_object(
-                shader, name, args.symbol, args.arch, args.instrument, args.isolate, args.sanitize))
+                shader, name, args.symbol, args.arch, args.instrument, args.isolate, args.sanitize, table=args.table))
         if args.command != "shared":
             write_depfile(args, shader.files)
         return 0

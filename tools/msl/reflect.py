@@ -235,8 +235,11 @@ def _function(i, kernel):
     return kernel.function if kernel.deduced is None else f"(*msl_instance_{i})"
 
 
-def host_entries(kernels_, constants, symbol, instrumented):
-    """C++ after the shader's text: entry points and the library's table."""
+def host_entries(kernels_, constants, symbol, instrumented, table=False):
+    """C++ after the shader's text: entry points and the library's table, or the table alone."""
+    if table:
+        entries = [f"constexpr void (*msl_entry_{i})(const MslThread*) = nullptr;\n" for i in range(len(kernels_))]
+        return _library(kernels_, constants, symbol, instrumented, entries, "nullptr")
     entries = [f"void msl_entry_{i}(const MslThread* t) {{ msl::call<msl_arguments_{i}>(&{_function(i, kernel)}, t); }}\n"
                for i, kernel in enumerate(kernels_)]
     return _library(kernels_, constants, symbol, instrumented, entries, "&msl_constant_values")

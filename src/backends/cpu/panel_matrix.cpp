@@ -1,4 +1,5 @@
 #include "backends/cpu/panel_matrix.h"
+#include "base/round_up.h"
 
 #include <fmt/format.h>
 #include <sys/mman.h>
@@ -16,10 +17,6 @@ namespace metal_marlin::cpu {
 namespace {
 
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
-
-std::int64_t round_up(std::int64_t n, std::int64_t to) {
-  return (n + to - 1) / to * to;
-}
 
 PanelKind code_kind(Format format) {
   switch (format) {

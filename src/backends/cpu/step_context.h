@@ -7,6 +7,7 @@
 
 #include "backends/backend.h"
 #include "backends/cpu/kernels.h"
+#include "base/round_up.h"
 #include "base/thread_pool.h"
 
 namespace metal_marlin::cpu {
@@ -84,8 +85,5 @@ inline void multiply(const Kernels& k, LinearInput input, const LinearInputs& ro
   }
 }
 
-inline std::int64_t round_up(std::int64_t n, std::int64_t to) {
-  return (n + to - 1) / to * to;
-}
 
 }  // namespace metal_marlin::cpu

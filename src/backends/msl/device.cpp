@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "backends/msl/matrix_unit.h"
+#include "base/packed_text.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::msl {
@@ -72,6 +73,10 @@ void check_constants(const EmbeddedShader& shader, const MslKernel& kernel, cons
 }
 
 }  // namespace
+
+std::string source_of(const EmbeddedShader& shader) {
+  return unpack_text(shader.source, 0);
+}
 
 const EmbeddedShader& find_shader(std::string_view name) {
   std::string known;

@@ -25,14 +25,15 @@ using Size3 = std::array<std::uint32_t, 3>;
 // A shader that was compiled into this program.
 struct EmbeddedShader {
   std::string_view name;
-  const MslLibrary* library;       // for the host
-  const MslLibrary* instrumented;  // for the host's debug modes; null in builds without detectors
-  std::string_view ptx_sm80;       // empty in builds without PTX
-  std::string_view ptx_sm90;
-  std::string_view source;  // with its headers, as one text
+  const MslLibrary* library;          // for the host; in builds without it a table of kernels that cannot be called
+  const MslLibrary* instrumented;     // for the host's debug modes; null in builds without detectors
+  std::span<const std::byte> ptx;     // packed texts (base/packed_text.h), one a kernel; empty in builds without CUDA
+  std::span<const std::byte> source;  // with its headers, as one packed text
 };
 // In order of name.
 std::span<const EmbeddedShader> embedded_shaders();
+// Its text with its headers, as one file.
+std::string source_of(const EmbeddedShader& shader);
 // \throws Error (kNotFound) naming those that there are.
 const EmbeddedShader& find_shader(std::string_view name);
 
@@ -143,6 +144,11 @@ class Commands {
 
 // What kernels' names call a type: float, half, bfloat. \throws Error (kInvalidArgument) for others.
 const char* shader_type(DType type);
+
+// As shaders take counts.
+inline std::uint32_t to_u32(std::int64_t n) {
+  return static_cast<std::uint32_t>(n);
+}
 
 // Threads that take elements in turn: enough to keep a device busy.
 std::uint32_t busy_threads(std::int64_t elements);

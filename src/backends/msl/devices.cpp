@@ -47,14 +47,11 @@ std::string why_no_metal() {
 }
 #endif
 
-std::string why_no_cuda() {
-  return has_cuda_device() ? "" : "no NVIDIA driver, or no GPU";
-}
-
 // Empty: there is one.
 std::string why_not(const std::string& device) {
   if (device == "msl-metal") return why_no_metal();
-  return device == "msl-cuda" ? why_no_cuda() : "";
+  if (device == "msl-cuda") return why_no_cuda_device();
+  return device.starts_with("msl-host") ? why_no_host_device() : "";
 }
 
 constexpr std::array kGpus = {"msl-metal", "msl-cuda"};
@@ -73,7 +70,7 @@ std::vector<std::string> available_devices() {
   for (const char* const gpu : kGpus) {
     if (why_not(gpu).empty()) names.emplace_back(gpu);
   }
-  names.emplace_back("msl-host");
+  if (why_not("msl-host").empty()) names.emplace_back("msl-host");
   return names;
 }
 

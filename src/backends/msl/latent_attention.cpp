@@ -24,10 +24,6 @@ struct MlaParams {
   float rope_scale;
 };
 
-std::uint32_t to_u32(std::int64_t n) {
-  return static_cast<std::uint32_t>(n);
-}
-
 DType key_type(const Weight& expand, Activations mode) {
   if (!expand.packed()) {
     const DType type = std::get<DenseView>(expand.view).dtype;

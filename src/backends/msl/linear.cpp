@@ -6,13 +6,12 @@
 
 #include "backends/msl/dequantize.h"
 #include "backends/msl/matrix_unit.h"
+#include "base/round_up.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::msl {
 namespace {
 
-constexpr std::int64_t kUnit = 64;
-constexpr std::uint32_t kTileRows = 16;
 constexpr std::uint32_t kBandBlocks = 2;  // of 16 rows, in decode_gemv
 // From here gemm_fp4's larger tiles are filled.
 constexpr std::int64_t kLargeTokens = 128;
@@ -20,10 +19,6 @@ constexpr std::size_t kLargestTile = 64 * 64;  // rows times tokens
 
 std::uint32_t ceil_div(std::int64_t a, std::int64_t b) {
   return static_cast<std::uint32_t>((a + b - 1) / b);
-}
-
-std::int64_t round_up(std::int64_t n, std::int64_t to) {
-  return (n + to - 1) / to * to;
 }
 
 }  // namespace

@@ -10,7 +10,6 @@
 namespace metal_marlin::msl {
 namespace {
 
-constexpr std::int64_t kTileRows = 16;
 // Tiles of one item's rows that are made side by side.
 constexpr std::int64_t kSideTiles = 8;
 

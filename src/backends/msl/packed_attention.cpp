@@ -35,10 +35,6 @@ struct TiledParams {
   std::uint32_t block_stride;
 };
 
-std::uint32_t to_u32(std::int64_t n) {
-  return static_cast<std::uint32_t>(n);
-}
-
 // Where a batch has no mask or sinks, something that is there stands for them.
 PackedParams params_of(const PackedParams& params, const PackedBatch& batch) {
   PackedParams p = params;

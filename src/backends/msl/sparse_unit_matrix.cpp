@@ -12,8 +12,6 @@
 namespace metal_marlin::msl {
 namespace {
 
-constexpr std::int64_t kTileRows = 16;
-constexpr std::size_t kUnit = 64;
 constexpr std::size_t kUnitBytes = 16 * 16 + 16 * 8;
 
 class SparseWriter {

@@ -13,8 +13,6 @@
 namespace metal_marlin::msl {
 namespace {
 
-constexpr std::int64_t kTileRows = 16;
-constexpr std::int64_t kUnit = 64;
 constexpr std::size_t kLanes = 32;
 constexpr std::size_t kSlots = 32;  // codes of a lane in a unit
 

@@ -13,6 +13,10 @@ class ThreadPool;
 
 namespace metal_marlin::msl {
 
+// A unit: 64 inputs of 16 rows.
+constexpr std::int64_t kUnit = 64;
+constexpr std::int64_t kTileRows = 16;
+
 // As UnitMatrix in shaders/common/unit_layout.h.
 struct UnitMatrixParams {
   std::uint32_t rows = 0;

@@ -51,10 +51,6 @@ struct PatchParams {
   std::array<float, 4> inverse;
 };
 
-std::uint32_t to_u32(std::int64_t n) {
-  return static_cast<std::uint32_t>(n);
-}
-
 void check(const ImageShape& image) {
   if (image.height < 1 || image.width < 1 || image.height > 65536 || image.width > 65536 || image.channels < 1 ||
       image.channels > 4) {

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "backends/msl/cuda/cuda_driver.h"
+#include "base/packed_text.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::msl {
@@ -39,31 +40,26 @@ class CudaBuffer final : public Buffer {
   cuda::DevicePointer pointer_ = 0;
 };
 
-// The PTX of one kernel: the file without the other entries, so that the driver
-// compiles no more than is used.
-std::string only_entry(std::string_view ptx, std::size_t index) {
-  constexpr std::string_view kEntry = ".visible .entry ";
-  const std::string wanted = fmt::format("msl_entry_{}(", index);
-  std::string out;
-  std::size_t at = 0;
-  for (std::size_t entry = ptx.find(kEntry); entry != std::string_view::npos; entry = ptx.find(kEntry, at)) {
-    out += ptx.substr(at, entry - at);
-    // An entry ends with the brace at the start of a line.
-    const std::size_t end = ptx.find("\n}", entry);
-    at = end == std::string_view::npos ? ptx.size() : end + 2;
-    if (ptx.substr(entry + kEntry.size()).starts_with(wanted)) out += ptx.substr(entry, at - entry);
-  }
-  return out + std::string(ptx.substr(at));
+// The PTX of one kernel. Built-in texts are for sm_90 and later; all that older GPUs lack of it are the lines of
+// programmatic dependent launch.
+std::string ptx_of(const EmbeddedShader& shader, std::size_t index, int major) {
+  constexpr std::string_view kTarget = ".target sm_90";
+  constexpr std::string_view kDependentLaunch = "griddepcontrol.";
+  std::string text = unpack_text(shader.ptx, index);
+  if (major >= 9) return text;
+  text.replace(text.find(kTarget), kTarget.size(), ".target sm_80");
+  for (std::size_t at = text.find(kDependentLaunch); at != std::string::npos; at = text.find(kDependentLaunch, at))
+    text.erase(at, text.find('\n', at) - at);
+  return text;
 }
 
 constexpr std::uint32_t kDefaultThreadgroupBytes = 48 << 10;
 
 class CudaPipeline final : public Pipeline {
  public:
-  CudaPipeline(const Driver& driver, const MslLibrary& library, std::string_view ptx, std::size_t index,
+  CudaPipeline(const Driver& driver, const MslLibrary& library, const std::string& text, std::size_t index,
                const FunctionConstants& constants)
       : Pipeline(library.kernels[index]), driver_(driver) {
-    const std::string text = only_entry(ptx, index);
     overlaps_ = text.find("griddepcontrol.wait") != std::string::npos;
     std::array<char, 8192> log{};
     const std::array<int, 2> options = {cuda::kJitErrorLog, cuda::kJitErrorLogBytes};
@@ -248,10 +244,7 @@ class CudaDevice final : public Device {
  protected:
   std::unique_ptr<Pipeline> make_pipeline(const EmbeddedShader& shader, std::size_t kernel,
                                           const FunctionConstants& constants) override {
-    if (shader.ptx_sm80.empty())
-      throw Error(ErrorCode::kUnsupported, "this build has no PTX (METAL_MARLIN_PTX was off)");
-    return std::make_unique<CudaPipeline>(driver_, *shader.library, major_ >= 9 ? shader.ptx_sm90 : shader.ptx_sm80,
-                                          kernel, constants);
+    return std::make_unique<CudaPipeline>(driver_, *shader.library, ptx_of(shader, kernel, major_), kernel, constants);
   }
 
  private:
@@ -271,8 +264,13 @@ class CudaDevice final : public Device {
 
 }  // namespace
 
+std::string why_no_cuda_device() {
+  if (embedded_shaders().front().ptx.empty()) return "this program is built without CUDA (METAL_MARLIN_CUDA)";
+  return cuda::find_driver() != nullptr ? "" : "no NVIDIA driver, or no GPU";
+}
+
 bool has_cuda_device() {
-  return cuda::find_driver() != nullptr;
+  return why_no_cuda_device().empty();
 }
 
 std::unique_ptr<Device> make_cuda_device() {

@@ -5,7 +5,8 @@
 
 namespace metal_marlin::msl {
 
-// Whether there is a driver and a device.
+// Empty: there is a driver and a device, and kernels for it; else what is missing.
+std::string why_no_cuda_device();
 bool has_cuda_device();
 // The first device, or that of METAL_MARLIN_CUDA_DEVICE. Commands are kept as a
 // graph: committing again replays it. \throws Error (kUnsupported) when there is

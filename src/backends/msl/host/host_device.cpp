@@ -169,8 +169,15 @@ void check_processor() {
 
 }  // namespace
 
+std::string why_no_host_device() {
+  if (MetallibKernels::chosen(false) != nullptr || embedded_shaders().front().library->kernels->entry != nullptr)
+    return "";
+  return "this program is built without the host executor's kernels (METAL_MARLIN_MSL_HOST)";
+}
+
 std::unique_ptr<Device> make_host_device(const HostDeviceOptions& options) {
   check_processor();
+  if (const std::string reason = why_no_host_device(); !reason.empty()) throw Error(ErrorCode::kUnsupported, reason);
   return std::make_unique<HostDevice>(options);
 }
 

@@ -15,6 +15,8 @@ struct HostDeviceOptions {
   bool flush_subnormals = false;
 };
 
+// Empty: this build has kernels for the host executor; else what is missing.
+std::string why_no_host_device();
 // Commands throw Error (kInternal) with a Fault's message from wait().
 // \throws Error (kUnsupported) when the processor lacks what the shaders were compiled for.
 std::unique_ptr<Device> make_host_device(const HostDeviceOptions& options = {});

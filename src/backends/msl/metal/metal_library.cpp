@@ -71,7 +71,7 @@ MTL::Library& MetalLibrary::library_of(const EmbeddedShader& shader) {
   if (library) return *library.get();
   NS::Error* error = nullptr;
   library =
-      NS::TransferPtr(device_->newLibrary(string_of(std::string(shader.source)), compile_options().get(), &error));
+      NS::TransferPtr(device_->newLibrary(string_of(source_of(shader)), compile_options().get(), &error));
   if (!library) throw Error(ErrorCode::kInternal, fmt::format("{}.metal: {}", shader.name, text_of(error)));
   return *library.get();
 }

@@ -247,7 +247,7 @@ Library* Device::newLibrary(const NS::String* source, const CompileOptions* opti
   if (options->fast_ || options->version_ != LanguageVersion3_1)
     report(Rule::kCompile, "a shader with fast math, or of another version than MSL 3.1");
   for (const EmbeddedShader& shader : metal_marlin::msl::embedded_shaders()) {
-    if (shader.source == source->text_) return new Library(&shader);
+    if (source_of(shader) == source->text_) return new Library(&shader);
   }
   fail_with(error, "program_source:1:1: error: not one of the shaders");
   return nullptr;

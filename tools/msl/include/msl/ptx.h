@@ -39,16 +39,12 @@ template <int kBehind>
 MSL_FN void msl_copy_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kBehind) : "memory");
 }
-// Programmatic dependent launch, from sm_90 on.
+// Programmatic dependent launch, of sm_90 and later; for older ones the lines are left out (cuda_device.cpp).
 MSL_FN void msl_dependency_wait() {
-#if MSL_PTX_ARCH >= 90
   asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
 }
 MSL_FN void msl_dependency_launch() {
-#if MSL_PTX_ARCH >= 90
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
 }
 // For who reads the PTX: how many registers a kernel's text counts (shaders/common/register_budget.h).
 template <uint kCount>

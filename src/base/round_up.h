@@ -1,0 +1,16 @@
+// Whole multiples.
+#pragma once
+
+#include <cstdint>
+
+namespace metal_marlin {
+
+constexpr std::int64_t divide_up(std::int64_t n, std::int64_t by) {
+  return (n + by - 1) / by;
+}
+// The next multiple of `to`.
+constexpr std::int64_t round_up(std::int64_t n, std::int64_t to) {
+  return divide_up(n, to) * to;
+}
+
+}  // namespace metal_marlin
