@@ -107,7 +107,7 @@ class Copy:
         self.builds_of = {folder + "/build-plain": "OFF", folder + "/build-detectors": "ON"}
         for build, detectors in self.builds_of.items():
             subprocess.run(["cmake", "-S", folder, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
-                            "-DMETAL_MARLIN_PTX=OFF", "-DMETAL_MARLIN_BENCHMARKS=OFF", "-DMETAL_MARLIN_DETECTORS=" + detectors,
+                            "-DMETAL_MARLIN_MSL_HOST=ON", "-DMETAL_MARLIN_TESTS=ON", "-DMETAL_MARLIN_DETECTORS=" + detectors,
                             "-DCMAKE_EXE_LINKER_FLAGS=-fuse-ld=lld"], check=True, stdout=subprocess.DEVNULL)
             if not self.make(build):
                 sys.exit(f"{build}: the unchanged copy does not build")
