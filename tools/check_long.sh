@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks too long for CI, each with a log in benchmarks/check_long/.
-# Usage: check_long.sh [PART...]; parts: fuzz lint asan tsan aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers large; none: all.
+# Usage: check_long.sh [PART...]; parts: fuzz lint package asan tsan aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers large; none: all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${METAL_MARLIN_DATA:-../shared/data}
@@ -13,6 +13,8 @@ lint() {
   cmake --preset release
   make lint
 }
+
+package() { tools/check_package.sh; }
 
 whole_suite() {
   cmake --preset "$1"

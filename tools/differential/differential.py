@@ -47,16 +47,8 @@ def compare_run(result, case, apple, ours):
     for index, name in case.outputs.items():
         distance = distances(apple[index], ours[index], name)
         if result.near:
-            distance = np.where(
-    close(
-        apple[index],
-        ours[index],
-        name,
-        result.near),
-        np.minimum(
-            distance,
-            result.allowed),
-             distance)
+            is_close = close(apple[index], ours[index], name, result.near)
+            distance = np.where(is_close, np.minimum(distance, result.allowed), distance)
         result.elements += len(distance)
         worst = int(distance.max(initial=0))
         result.ulp = max(result.ulp, worst)
@@ -196,10 +188,8 @@ def run_all(arguments, all_tasks):
         for part in pool.imap_unordered(work, all_tasks):
             results += part
             for r in part:
-                print(
-    f"{r.family} {r.kernel}: {r.message[:200] or f'{r.runs} runs, {r.ulp} ulp'}",
-    file=sys.stderr,
-     flush=True)
+                said = r.message[:200] or f"{r.runs} runs, {r.ulp} ulp"
+                print(f"{r.family} {r.kernel}: {said}", file=sys.stderr, flush=True)
     return sorted(results, key=lambda r: list(FAMILIES).index(r.family))
 
 

@@ -87,27 +87,10 @@ class Sides:
 
     def runner(self):
         sources = [os.path.join(ROOT, name) for name in EXECUTOR] + [os.path.join(self.msl, "builtins.cpp")]
-        headers = [os.path.join(ROOT, "src/backends/msl/host/executor.h"),
-                                os.path.join(ROOT, "tools/msl/include/msl_abi.h")]
+        headers = [os.path.join(ROOT, name) for name in ("src/backends/msl/host/executor.h", "tools/msl/include/msl_abi.h")]
         parts = [_file_digest(path) for path in sources + headers]
         clang = os.environ.get("METAL_MARLIN_CLANG", "clang-19")
         include = [f"-I{ROOT}/{folder}" for folder in ("src", "include", "tools/msl/include")]
-        return self._make(
-    _digest(
-        "runner",
-        *parts),
-        lambda _,
-        output: [
-            clang,
-            "--driver-mode=g++",
-            "-std=c++20",
-            "-O2",
-            "-fPIC",
-            "-shared",
-            *include,
-            *sources,
-            "-lfmt",
-            "-ldl",
-            "-pthread",
-            "-o",
-             output])
+        command = [clang, "--driver-mode=g++", "-std=c++20", "-O2", "-fPIC", "-shared", *include, *sources, "-lfmt", "-ldl",
+                   "-pthread", "-o"]
+        return self._make(_digest("runner", *parts), lambda _, output: [*command, output])

@@ -238,19 +238,7 @@ def implicit_case(name, blocks, warps, ndim, channels, small):
             jumps.append(sign * (steps[k] - inside))
             inside += (window[k] - 1) * steps[k]
         jumps.append(bk - sign * inside)
-        gemm = i32(
-    m,
-    out_per_group,
-    taps * per_group,
-    iterations,
-    *jumps,
-    ceildiv(
-        out_per_group,
-        bn),
-        ceildiv(
-            m,
-            bm),
-             0)
+        gemm = i32(m, out_per_group, taps * per_group, iterations, *jumps, ceildiv(out_per_group, bn), ceildiv(m, bm), 0)
         grid = (32 * ceildiv(out_per_group, bn), warps[1] * ceildiv(m, bm), warps[0] * groups)
         return Case(grid, (32, warps[1], warps[0]),
                     {0: normal(rng, name, batch * int(np.prod(sizes)) * in_channels),
