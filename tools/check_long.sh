@@ -109,7 +109,7 @@ if [ "${1:-}" = --one ]; then
 fi
 mkdir -p benchmarks/check_long
 parts=("$@")
-[ $# -gt 0 ] || parts=(fuzz lint asan tsan aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers large)
+[ $# -gt 0 ] || parts=(fuzz lint package asan tsan aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers large)
 failed=()
 for part in "${parts[@]}"; do
   [ "$(type -t "$part")" = function ] || { echo "unknown part: $part" >&2; exit 2; }
