@@ -12,7 +12,7 @@
 namespace metal_marlin {
 namespace {
 
-constexpr std::string_view kMagic = "MTLB";
+constexpr std::string_view kMetallibMagic = "MTLB";
 constexpr std::string_view kEnd = "ENDT";
 constexpr std::size_t kHeaderBytes = 88;
 constexpr std::size_t kBitcodeAlignment = 16;
@@ -23,9 +23,9 @@ struct Range {
 };
 
 // The bytes of a file or of a part of it, and what they are called in errors.
-class Reader {
+class MetallibReader {
  public:
-  Reader(std::span<const std::byte> bytes, std::string context) : bytes_(bytes), context_(std::move(context)) {}
+  MetallibReader(std::span<const std::byte> bytes, std::string context) : bytes_(bytes), context_(std::move(context)) {}
 
   [[nodiscard]] std::size_t position() const { return at_; }
   [[nodiscard]] std::size_t remaining() const { return bytes_.size() - at_; }
@@ -86,7 +86,7 @@ std::span<const std::byte> part_of(std::span<const std::byte> bytes, Range range
 
 // Tags up to ENDT; those of reflection have sizes of 4 bytes.
 template <typename Size = std::uint16_t>
-std::vector<MetallibTag> read_tags(Reader& in) {
+std::vector<MetallibTag> read_tags(MetallibReader& in) {
   std::vector<MetallibTag> tags;
   for (;;) {
     const std::string_view name = in.text(4);
@@ -125,13 +125,13 @@ class Section {
 // u32 size of all of it, then tags: at `offset` of a section.
 template <typename Size = std::uint16_t>
 std::vector<MetallibTag> tags_at(Section& section, std::uint64_t offset, const std::string& what) {
-  Reader in(section.take({offset, section.size_at(offset, what)}, what).subspan(sizeof(std::uint32_t)), what);
+  MetallibReader in(section.take({offset, section.size_at(offset, what)}, what).subspan(sizeof(std::uint32_t)), what);
   std::vector<MetallibTag> tags = read_tags<Size>(in);
   in.at_end();
   return tags;
 }
 
-std::vector<MetallibConstant> read_constants(Reader in) {
+std::vector<MetallibConstant> read_constants(MetallibReader in) {
   std::vector<MetallibConstant> constants;
   for (auto count = in.read<std::uint16_t>(); count > 0; --count) {
     MetallibConstant& constant = constants.emplace_back();
@@ -157,7 +157,7 @@ struct Places {
 };
 
 void read_function_tag(const MetallibTag& tag, const std::string& context, MetallibFunction& function, Places& places) {
-  Reader in(tag.value, fmt::format("{}: tag {}", context, tag.name));
+  MetallibReader in(tag.value, fmt::format("{}: tag {}", context, tag.name));
   if (tag.name == "NAME") {
     function.name = in.zero_terminated();
     places.name = true;
@@ -192,11 +192,11 @@ void require_tags(const Places& places, const std::string& context) {
   }
 }
 
-MetallibFunction read_function(Reader& list, Sections& sections, const std::string& where, std::size_t number) {
+MetallibFunction read_function(MetallibReader& list, Sections& sections, const std::string& where, std::size_t number) {
   std::string context = fmt::format("{}: function {}", where, number);
   const auto size = list.read<std::uint32_t>();
   if (size < sizeof(size)) list.fail(fmt::format("function {} has a size of {} bytes", number, size));
-  Reader in(list.take(size - sizeof(size)), context);
+  MetallibReader in(list.take(size - sizeof(size)), context);
   MetallibFunction function;
   Places places;
   for (const MetallibTag& tag : read_tags(in)) {
@@ -211,7 +211,7 @@ MetallibFunction read_function(Reader& list, Sections& sections, const std::stri
   for (const MetallibTag& tag :
        tags_at(sections.public_metadata, (*places.offsets)[0], context + ": public metadata")) {
     if (tag.name == "CNST")
-      function.constants = read_constants(Reader(tag.value, context + ": tag CNST"));
+      function.constants = read_constants(MetallibReader(tag.value, context + ": tag CNST"));
     else
       function.public_tags.push_back(tag);
   }
@@ -224,18 +224,18 @@ MetallibFunction read_function(Reader& list, Sections& sections, const std::stri
 // The tags of the library, between the functions and the public metadata.
 void read_library_tags(std::span<const std::byte> bytes, std::span<const std::byte> file, const std::string& where,
                        Metallib& library, Sections& sections) {
-  Reader in(bytes, where + ": tags of the library");
+  MetallibReader in(bytes, where + ": tags of the library");
   for (const MetallibTag& tag : read_tags(in)) {
     const std::string context = fmt::format("{}: tag {}", where, tag.name);
-    Reader value(tag.value, context);
+    MetallibReader value(tag.value, context);
     if (tag.name == "UUID") {
       std::memcpy(library.uuid.emplace().data(), value.take(16).data(), 16);
     } else if (tag.name == "RLST") {
       sections.reflection = Section(part_of(file, value.range(), context));
     } else if (tag.name == "HDYN") {
-      Reader header(part_of(file, value.range(), context), context);
+      MetallibReader header(part_of(file, value.range(), context), context);
       for (const MetallibTag& named : read_tags(header)) {
-        if (named.name == "NAME") library.name = Reader(named.value, context + ": NAME").zero_terminated();
+        if (named.name == "NAME") library.name = MetallibReader(named.value, context + ": NAME").zero_terminated();
       }
     }
   }
@@ -253,8 +253,8 @@ Sha256 sha256_of(std::span<const std::byte> bytes) {
 }
 
 Metallib parse_metallib(std::span<const std::byte> bytes, const std::string& where) {
-  Reader header(bytes.first(std::min(bytes.size(), kHeaderBytes)), where);
-  if (header.remaining() < kHeaderBytes || header.text(4) != kMagic)
+  MetallibReader header(bytes.first(std::min(bytes.size(), kHeaderBytes)), where);
+  if (header.remaining() < kHeaderBytes || header.text(4) != kMetallibMagic)
     header.fail("no Metal library: it does not begin with MTLB and a header of 88 bytes");
   Metallib library;
   library.platform = header.read<std::uint16_t>();
@@ -269,7 +269,7 @@ Metallib parse_metallib(std::span<const std::byte> bytes, const std::string& whe
   if (functions.size > bytes.size()) header.fail(fmt::format("the functions take {} bytes", functions.size));
   functions.size += sizeof(std::uint32_t);  // their count
   Sections sections;
-  Reader list(part_of(bytes, functions, where + ": functions"), where + ": functions");
+  MetallibReader list(part_of(bytes, functions, where + ": functions"), where + ": functions");
   sections.public_metadata = Section(part_of(bytes, public_metadata, where + ": public metadata"));
   sections.private_metadata = Section(part_of(bytes, header.range(), where + ": private metadata"));
   sections.bitcode = Section(part_of(bytes, header.range(), where + ": bitcode"));
@@ -417,7 +417,7 @@ std::vector<std::byte> write_metallib(const Metallib& library) {
   const std::size_t reflection_at = dynamic_at + dynamic.size();
   const std::size_t reflection_size = reflection ? sizeof(std::uint32_t) + body.reflection.size() : 0;
   Writer out;
-  out.text(kMagic);
+  out.text(kMetallibMagic);
   out.write(library.platform);
   out.version(library.format);
   out.write(library.kind);

@@ -39,7 +39,7 @@ class WithFakes(unittest.TestCase):
     def script(self, text, *flags):
         """Exit code and output of a CMake script that has our modules."""
         self.write("script.cmake", f"cmake_minimum_required(VERSION 3.25)\nlist(APPEND CMAKE_MODULE_PATH {SOURCE}/cmake)\n"
-                                   f"set(CMAKE_SOURCE_DIR {SOURCE})\n{text}")
+                                   f"set(PROJECT_SOURCE_DIR {SOURCE})\n{text}")
         return self.run_command(CMAKE, *flags, "-P", "script.cmake")
 
     def project(self, text, *flags, languages="NONE"):
@@ -181,7 +181,7 @@ esac
         self.environment["PATH"] += ":/usr/bin:/bin"
 
     def headers(self, *flags):
-        return self.script(f"set(CMAKE_BINARY_DIR {self.path}/build)\ninclude(MetalDevice)\nmetal_marlin_find_metal_cpp(found)\n"
+        return self.script(f"set(PROJECT_BINARY_DIR {self.path}/build)\ninclude(MetalDevice)\nmetal_marlin_find_metal_cpp(found)\n"
                            'message(STATUS "they are ${found}.")\n', *flags)
 
     def test_a_folder_of_ones_own(self):

@@ -10,6 +10,7 @@ import argparse
 import array
 import ctypes
 import json
+import math
 import os
 import struct
 import subprocess
@@ -21,8 +22,8 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 def arguments_of(air, metallib, name):
     """What the PTX entry's parameters stand for, after the grid: (kind, index, by value)."""
     done = subprocess.run([air, "list", metallib, "--kernel", name, "--json"], check=True, capture_output=True, text=True)
-    arguments = json.loads(done.stdout)["kernels"][0]["arguments"]
-    return [(a["kind"], a["index"], a["by_value"]) for a in arguments if a["kind"] != "builtin"]
+    arguments = json.loads(done.stdout)[0]["arguments"]
+    return [(a["kind"], a["index"], a["bytes"]) for a in arguments if a["kind"] != "builtin"]
 
 
 def make(options):
@@ -113,6 +114,8 @@ class Gpu:
 
 
 WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2, "complex64": 4}
+# Of the largest result: what is left of values that cancel.
+NEAR = {"float32": 2**-20, "float16": 2**-10, "bfloat16": 2**-8, "complex64": 2**-20}
 
 
 def ordered(content, width):
@@ -131,22 +134,21 @@ def floats(content, kind):
 
 
 def difference(kind, found, expected, case):
-    """(units of the last place, what differs by more than the differential allows and 2 units, or nothing)."""
+    """(units of the last place, what differs by more than the differential allows or than sums of another order do, or
+    nothing). A NaN is a NaN, whatever its bits."""
     if found == expected:
         return 0, ""
     if kind not in WIDTHS:
         at = next(i for i, (a, b) in enumerate(zip(found, expected)) if a != b)
         return 0, f"byte {at} is {found[at]}, expected {expected[at]}"
-    distances = [abs(a - b) for a, b in zip(ordered(found, WIDTHS[kind]), ordered(expected, WIDTHS[kind]))]
-    worst = max(distances)
-    if worst <= max(case["ulp"], 2):
-        return worst, ""
-    at = distances.index(worst)
-    if case["near"]:
-        pairs = list(zip(floats(found, kind), floats(expected, kind)))
-        largest = max(abs(b) for _, b in pairs)
-        at = next((i for i, (a, b) in enumerate(pairs) if not (a == b or abs(a - b) <= case["near"] * largest)), None)
-    return worst, "" if at is None else f"element {at} lies {distances[at]} units of the last place apart"
+    pairs = list(zip(floats(found, kind), floats(expected, kind)))
+    distances = [0 if math.isnan(a) and math.isnan(b) else abs(x - y) for (a, b), x, y in
+                 zip(pairs, ordered(found, WIDTHS[kind]), ordered(expected, WIDTHS[kind]))]
+    near = max(case["near"], NEAR[kind]) * max((abs(b) for _, b in pairs if math.isfinite(b)), default=0)
+    for i, (a, b) in enumerate(pairs):
+        if distances[i] > max(case["ulp"], 2) and not abs(a - b) <= near:
+            return max(distances), f"element {i} is {a}, expected {b}"
+    return max(distances), ""
 
 
 def run(options):
