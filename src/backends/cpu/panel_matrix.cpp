@@ -1,5 +1,4 @@
 #include "backends/cpu/panel_matrix.h"
-#include "base/round_up.h"
 
 #include <fmt/format.h>
 #include <sys/mman.h>
@@ -7,6 +6,7 @@
 #include <array>
 #include <cstring>
 
+#include "base/round_up.h"
 #include "base/thread_pool.h"
 #include "formats/codec.h"
 #include "formats/small_floats.h"

@@ -85,5 +85,4 @@ inline void multiply(const Kernels& k, LinearInput input, const LinearInputs& ro
   }
 }
 
-
 }  // namespace metal_marlin::cpu
