@@ -4,8 +4,13 @@
 #include <sched.h>
 #endif
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <system_error>
 #include <utility>
+
+#include "metal_marlin/error.h"
 
 namespace metal_marlin {
 namespace {
@@ -15,6 +20,9 @@ namespace {
 constexpr int kSpins = 4000;
 
 thread_local bool inside_task = false;
+
+// Ends the task of a thread whose barrier another one, which has failed, will not reach.
+struct LeftBarrier {};
 
 void pause_cpu() {
 #if defined(__x86_64__)
@@ -46,10 +54,24 @@ int usable_cores() {
 ThreadPool::ThreadPool(int threads) {
   const int count = threads > 0 ? threads : usable_cores();
   workers_.reserve(static_cast<std::size_t>(count - 1));
-  for (int i = 1; i < count; ++i) workers_.emplace_back([this, i] { work(i); });
+  try {
+    for (int i = 1; i < count; ++i) workers_.emplace_back([this, i] { work(i); });
+  } catch (const std::system_error& error) {
+    const std::size_t started = workers_.size() + 1;
+    stop();
+    throw Error(ErrorCode::kOutOfMemory,
+                fmt::format("the system starts {} of {} threads: {}", started, count, error.code().message()));
+  } catch (...) {
+    stop();
+    throw;
+  }
 }
 
 ThreadPool::~ThreadPool() {
+  stop();
+}
+
+void ThreadPool::stop() {
   stopping_.store(true, std::memory_order_release);
   epoch_.fetch_add(1, std::memory_order_release);
   epoch_.notify_all();
@@ -60,11 +82,22 @@ void ThreadPool::execute(int index) {
   inside_task = true;
   try {
     task_(index);
+  } catch (const LeftBarrier&) {
   } catch (...) {
-    const std::lock_guard lock(failure_mutex_);
-    if (!failure_) failure_ = std::current_exception();
+    fail(std::current_exception());
   }
   inside_task = false;
+}
+
+void ThreadPool::fail(std::exception_ptr failure) {
+  {
+    const std::lock_guard lock(failure_mutex_);
+    if (!failure_) failure_ = std::move(failure);
+  }
+  // Others may wait for this thread, which will not arrive.
+  failed_.store(true, std::memory_order_release);
+  barrier_epoch_.fetch_add(1, std::memory_order_release);
+  barrier_epoch_.notify_all();
 }
 
 void ThreadPool::work(int index) {
@@ -93,7 +126,10 @@ void ThreadPool::run_task(TaskRef task) {
        left = running_.load(std::memory_order_acquire)) {
     wait_while_equal(running_, left);
   }
-  if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
+  if (!failed_.load(std::memory_order_acquire)) return;
+  failed_.store(false, std::memory_order_relaxed);
+  arrived_.store(0, std::memory_order_relaxed);
+  std::rethrow_exception(std::exchange(failure_, nullptr));
 }
 
 void ThreadPool::parallel_for(std::int64_t n, std::int64_t grain,
@@ -108,6 +144,7 @@ void ThreadPool::parallel_for(std::int64_t n, std::int64_t grain,
 
 void ThreadPool::barrier() {
   const std::uint32_t epoch = barrier_epoch_.load(std::memory_order_acquire);
+  if (failed_.load(std::memory_order_acquire)) throw LeftBarrier();
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == static_cast<std::uint32_t>(size())) {
     arrived_.store(0, std::memory_order_relaxed);
     barrier_epoch_.fetch_add(1, std::memory_order_release);
@@ -115,6 +152,7 @@ void ThreadPool::barrier() {
     return;
   }
   wait_while_equal(barrier_epoch_, epoch);
+  if (failed_.load(std::memory_order_acquire)) throw LeftBarrier();
 }
 
 }  // namespace metal_marlin

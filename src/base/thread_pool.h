@@ -28,7 +28,8 @@ class TaskRef {
 
 class ThreadPool {
  public:
-  // threads: workers including the calling thread; 0 means one per usable core.
+  // threads: workers including the calling thread; 0 means one per usable core. \throws Error (kOutOfMemory)
+  // when the system does not start so many.
   explicit ThreadPool(int threads = 0);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -47,13 +48,16 @@ class ThreadPool {
   // Calls body(begin, end) over [0, n) in chunks of `grain`, taken dynamically.
   void parallel_for(std::int64_t n, std::int64_t grain, const std::function<void(std::int64_t, std::int64_t)>& body);
 
-  // Inside a task that every thread runs: waits until all of them arrive.
+  // Inside a task that every thread runs: waits until all of them arrive. Ends the task by an exception, which it
+  // must let pass, when one of them has thrown.
   void barrier();
 
  private:
   void run_task(TaskRef task);
   void work(int index);
   void execute(int index);
+  void fail(std::exception_ptr failure);
+  void stop();
 
   std::vector<std::thread> workers_;
   std::mutex callers_;
@@ -63,6 +67,7 @@ class ThreadPool {
   std::atomic<std::uint32_t> arrived_{0};
   std::atomic<std::uint32_t> barrier_epoch_{0};
   std::atomic<bool> stopping_{false};
+  std::atomic<bool> failed_{false};
   std::mutex failure_mutex_;
   std::exception_ptr failure_;
 };

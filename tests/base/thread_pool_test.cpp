@@ -4,8 +4,13 @@
 #include <sys/resource.h>
 
 #include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <new>
 #include <numeric>
 #include <stdexcept>
+
+#include "metal_marlin/error.h"
 
 namespace metal_marlin {
 namespace {
@@ -49,6 +54,48 @@ TEST(ThreadPool, ExceptionsReachTheCallerAndThePoolGoesOn) {
   pool.parallel_for(100, 1, [&](std::int64_t, std::int64_t) { ++count; });
   EXPECT_EQ(count.load(), 100);
 }
+
+// Whichever thread throws, the others do not wait for it at a barrier.
+TEST(ThreadPool, ExceptionsEndBarriers) {
+  ThreadPool pool(4);
+  for (int round = 0; round < 200; ++round) {
+    EXPECT_THROW(pool.run([&](int thread) {
+      for (int phase = 0; phase < 5; ++phase) {
+        if (thread == round % 4 && phase == round % 5) throw std::bad_alloc();
+        pool.barrier();
+      }
+    }),
+                 std::bad_alloc);
+  }
+  std::vector<int> hits(4);
+  std::atomic<int> wrong{0};
+  pool.run([&](int thread) {
+    hits[static_cast<std::size_t>(thread)] = 1;
+    pool.barrier();
+    if (std::accumulate(hits.begin(), hits.end(), 0) != 4) ++wrong;
+  });
+  EXPECT_EQ(wrong.load(), 0);
+}
+
+#if defined(__linux__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+// Ends the process with the code of the error that a pool of so many threads is in an address space of 2 GiB.
+void start_in_little_space(int threads) {
+  const rlimit limit{std::size_t{2} << 30, std::size_t{2} << 30};
+  setrlimit(RLIMIT_AS, &limit);
+  try {
+    const ThreadPool pool(threads);
+  } catch (const Error& error) {
+    std::fprintf(stderr, "%s", error.what());
+    std::_Exit(static_cast<int>(error.code()));
+  }
+  std::_Exit(0);
+}
+
+TEST(ThreadPoolDeathTest, ThreadsThatDoNotStartAreAnError) {
+  EXPECT_EXIT(start_in_little_space(10000), testing::ExitedWithCode(static_cast<int>(ErrorCode::kOutOfMemory)),
+              "of 10000 threads");
+}
+#endif
 
 TEST(ThreadPool, NestedWorkRunsInline) {
   ThreadPool pool(3);

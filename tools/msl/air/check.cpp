@@ -7,8 +7,8 @@
 
 #include <atomic>
 #include <cctype>
-#include <thread>
 
+#include "base/thread_pool.h"
 #include "emit.h"
 #include "guard.h"
 #include "metal_marlin/error.h"
@@ -34,10 +34,7 @@ std::vector<CheckResult> check(const std::vector<KernelSource>& kernels, const L
       }
     }
   };
-  std::vector<std::thread> others;
-  for (int i = 1; i < threads; ++i) others.emplace_back(work);
-  work();
-  for (std::thread& thread : others) thread.join();
+  ThreadPool(threads).run([&](int) { work(); });
   return results;
 }
 

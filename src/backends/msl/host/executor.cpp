@@ -10,12 +10,12 @@
 #include <memory>
 #include <mutex>
 #include <random>
-#include <thread>
 
 #include "backends/msl/host/fiber.h"
 #include "backends/msl/host/poison.h"
 #include "backends/msl/host/segments.h"
 #include "backends/msl/host/shadow.h"
+#include "base/thread_pool.h"
 #include "metal_marlin/error.h"
 
 // Code that runs on a fiber's stack, which sanitizers do not know.
@@ -88,6 +88,7 @@ class Worker {
     }
   }
   ~Worker() {
+    t_worker = nullptr;
     MM_UNPOISON(arena_.data(), kArena);
     munmap(stacks_, kStack * kMaxThreads);
   }
@@ -497,10 +498,7 @@ std::optional<Fault> run_on_host(const HostDispatch& dispatch) {
       dispatch.instrumented
           ? 1
           : std::max(1, static_cast<int>(std::min<std::uint64_t>(total, static_cast<std::uint64_t>(dispatch.workers))));
-  std::vector<std::thread> threads;
-  for (int i = 1; i < workers; ++i) threads.emplace_back(work, static_cast<std::size_t>(i));
-  work(0);
-  for (std::thread& thread : threads) thread.join();
+  ThreadPool(workers).run([&](int index) { work(static_cast<std::size_t>(index)); });
   return fault;
 }
 
