@@ -84,6 +84,9 @@ class Runner {
   // Tokens that each expert got so far, [layer][expert]; empty for layers without
   // experts, and where the backend does not count.
   [[nodiscard]] virtual std::vector<std::vector<std::int64_t>> expert_counts() const { return {}; }
+  // After a step whose logits are not finite: the op whose results are not finite first, found by running the batch
+  // again; empty where the backend does not tell.
+  [[nodiscard]] virtual std::string not_finite_at(const Batch& /*batch*/) { return {}; }
 };
 
 // A plan with its weights, ready to run; immutable.

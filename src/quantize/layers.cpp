@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <numeric>
 #include <set>
 
 #include "backends/cpu/cpu_backend.h"
 #include "backends/cpu/mixture_of_experts.h"
+#include "base/finite.h"
 #include "base/thread_pool.h"
 #include "metal_marlin/error.h"
 #include "runtime/divergence.h"
@@ -187,6 +189,12 @@ void LayerCalibration::run(const Plan& slice, const Checkpoint& checkpoint, std:
   expert_counts_ = runner->expert_counts().empty() ? std::vector<std::int64_t>{} : runner->expert_counts().front();
 }
 
+void LayerCalibration::fail_not_finite(const std::string& place) const {
+  throw Error(ErrorCode::kCorruptFile,
+              fmt::format("{}: layer {}: values on the text are not finite (NaN or infinite), the first come from: {}",
+                          checkpoint_.where(), layer_, place));
+}
+
 void LayerCalibration::run(const Stream& stream, Runner& runner, const Consumer& consume) const {
   std::vector<std::int32_t> table(static_cast<std::size_t>((context_ + kCachePageTokens - 1) / kCachePageTokens));
   std::iota(table.begin(), table.end(), 0);
@@ -213,6 +221,9 @@ void LayerCalibration::run(const Stream& stream, Runner& runner, const Consumer&
     batch.input = stream.in == nullptr ? nullptr : input.data();
     batch.observer = consume ? &observer : nullptr;
     const float* const out = runner.step(batch);
+    bool finite = stream.out == nullptr || all_finite({out, static_cast<std::size_t>(count * stream.out->width())});
+    for (const auto& [name, rows] : taken) finite = finite && all_finite(rows.first);
+    if (!finite) fail_not_finite(runner.not_finite_at(batch));
     if (stream.out != nullptr) stream.out->write(done, count, out);
     for (const auto& [name, rows] : taken) consume(name, rows.first, rows.second);
     taken.clear();
@@ -372,7 +383,12 @@ std::vector<double> LayerCalibration::divergences(const RowFile& reference, std:
       sums[i] = std::accumulate(of_rows.begin(), of_rows.end(), sums[i]);
     }
   }
-  for (double& sum : sums) sum /= static_cast<double>(tokens());
+  for (double& sum : sums) {
+    sum /= static_cast<double>(tokens());
+    if (!std::isfinite(sum))
+      throw Error(ErrorCode::kCorruptFile,
+                  fmt::format("{}: the logits on the text are not finite", checkpoint_.where()));
+  }
   return sums;
 }
 

@@ -76,6 +76,7 @@ class LayerCalibration {
   using Consumer = std::function<void(const std::string& name, const Rows& rows, std::int64_t width)>;
   void run(const Plan& slice, const Checkpoint& checkpoint, std::span<const Stream> streams, const Consumer& consume);
   void run(const Stream& stream, Runner& runner, const Consumer& consume) const;
+  [[noreturn]] void fail_not_finite(const std::string& place) const;
   [[nodiscard]] Observed observed_slice(const std::function<bool(const std::string&)>& wanted) const;
   [[nodiscard]] Plan whole_slice(int layer) const;
   [[nodiscard]] Plan empty_slice() const;

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include "base/seconds_since.h"
@@ -46,7 +47,30 @@ std::string fallback_reason(const Job& job, const HessianSum* inputs) {
 }
 
 double relative(double error, double energy) {
+  if (!std::isfinite(energy)) return energy;
   return energy > 0 ? std::sqrt(std::max(error, 0.0) / energy) : 0;
+}
+
+// Whether a group has the largest scale that f16 holds: larger weights were cut off.
+bool is_saturated(const PackedView& matrix) {
+  if (matrix.spec.scale_type != ScaleType::kF16) return false;
+  constexpr float kLargestF16 = 65504;
+  for (std::int64_t row = 0; row < matrix.rows; ++row) {
+    for (std::int64_t group = 0; group < matrix.spec.groups(matrix.cols); ++group) {
+      if (std::fabs(matrix.scale(row, group)) >= kLargestF16) return true;
+    }
+  }
+  return false;
+}
+
+// Errors are sums of squares in f32.
+void refuse_overflow(const PackedView& matrix, const QuantizedTensor& report, const QuantizeStats& stats) {
+  const double errors = report.relative_error + report.output_error + report.output_error_rtn;
+  if (std::isfinite(errors) && stats.squared_weight <= std::numeric_limits<float>::max() && !is_saturated(matrix))
+    return;
+  throw Error(ErrorCode::kUnsupported,
+              fmt::format("weights are too large for {} with scales in {}: the error overflows",
+                          format_label(matrix.spec), scale_type_name(matrix.spec.scale_type)));
 }
 
 }  // namespace
@@ -130,13 +154,14 @@ WeightQuantizer::Result WeightQuantizer::quantize(const Job& job, const HessianS
       out.report.output_error = relative(output_error(out.matrix, read.packed, of_packed, pool_), energy);
       out.report.output_error_rtn = relative(output_error(plain, read.plain, *inputs, pool_), energy);
     }
+    if (stats.squared_weight > 0) out.report.relative_error = std::sqrt(stats.squared_error / stats.squared_weight);
+    refuse_overflow(out.matrix.view(), out.report, stats);
   } catch (const Error& error) {
     throw Error(error.code(),
                 fmt::format("{}: tensor {}: {}", checkpoint_.where(job.info->name), job.info->name, error.what()));
   }
   out.report.rotation = job.input_rotation();
   out.report.rotation_folded = job.folded_rotation != 0;
-  if (stats.squared_weight > 0) out.report.relative_error = std::sqrt(stats.squared_error / stats.squared_weight);
   out.report.seconds = seconds_since(start);
   return out;
 }

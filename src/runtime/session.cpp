@@ -4,6 +4,7 @@
 #include <atomic>
 
 #include "backends/cpu/cpu_backend.h"
+#include "base/finite.h"
 #include "base/memory.h"
 #include "metal_marlin/error.h"
 #include "metal_marlin/model.h"
@@ -101,12 +102,21 @@ struct Session::Impl {
   }
 
   void run_pass(const LogitsSink& sink) {
-    const float* const logits = runner->step({tokens, slices, selected});
+    const Batch batch{tokens, slices, selected};
+    const float* const logits = runner->step(batch);
+    if (!all_finite({logits, rows.size() * static_cast<std::size_t>(vocab)})) fail_not_finite(batch);
     for (std::size_t i = 0; i < rows.size(); ++i) {
       rows[i].values = {logits + static_cast<std::int64_t>(i) * vocab, static_cast<std::size_t>(vocab)};
     }
     if (!rows.empty() && sink) sink(rows);
     clear_pass();
+  }
+
+  [[noreturn]] void fail_not_finite(const Batch& batch) {
+    const std::string place = runner->not_finite_at(batch);
+    throw Error(ErrorCode::kCorruptFile,
+                fmt::format("{}: the logits are not finite (NaN or infinite){}{}", model->impl_->path,
+                            place.empty() ? "" : "; the first values that are not come from: ", place));
   }
 
   void clear_pass() {

@@ -4,12 +4,14 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <optional>
 
 #include "backends/cpu/cache_rows.h"
 #include "backends/cpu/latent_attention.h"
 #include "backends/cpu/mixture_of_experts.h"
 #include "backends/cpu/program.h"
 #include "backends/cpu/step_context.h"
+#include "base/finite.h"
 #include "formats/hadamard.h"
 
 namespace metal_marlin::cpu {
@@ -98,9 +100,20 @@ class CpuRunner final : public Runner {
                                   &counters_[i * StepContext::kPhases]};
         std::visit([&](const auto& step) { run(step, context); }, program_.steps[i]);
         pool_.barrier();
+        if (!searching_) continue;
+        if (thread == 0) search(i);
+        pool_.barrier();
       }
     });
     return buffer(program_.plan.logits);
+  }
+
+  std::string not_finite_at(const Batch& batch) override {
+    searching_ = true;
+    not_finite_.reset();
+    step(batch);
+    searching_ = false;
+    return not_finite_ ? program_.names[*not_finite_] : "";
   }
 
   [[nodiscard]] std::vector<std::vector<std::int64_t>> expert_counts() const override { return experts_.totals(); }
@@ -119,6 +132,14 @@ class CpuRunner final : public Runner {
     AlignedBuffer bf16;
     AlignedBuffer f32;
   };
+
+  // Notes the first step that leaves something that is not finite.
+  void search(std::size_t step) {
+    if (not_finite_) return;
+    for (const BufferId id : touched(program_.steps[step])) {
+      if (!all_finite({buffer(id), static_cast<std::size_t>(rows(id) * width(id))})) not_finite_ = step;
+    }
+  }
 
   void allocate_scratch() {
     std::int64_t attention = 0;
@@ -412,6 +433,8 @@ class CpuRunner final : public Runner {
   std::vector<TokenPlace> rows_;
   std::vector<Scratch> scratch_;
   const Batch* batch_ = nullptr;
+  bool searching_ = false;
+  std::optional<std::size_t> not_finite_;  // a step
 };
 
 std::unique_ptr<Runner> CpuModel::make_runner(const RunnerLimits& limits, CacheType cache) const {

@@ -25,7 +25,11 @@ class Compiler {
       if (const auto* const latent = std::get_if<LatentAttentionOp>(&op)) expansions_[latent->expand] = latent;
     }
     load_weights(program_.plan, checkpoint_, progress_, [this](const PlannedWeight& planned) { load(planned); });
-    for (at_ = 0; at_ < ops().size();) fuse_next();
+    for (at_ = 0; at_ < ops().size();) {
+      const std::size_t first = at_;
+      fuse_next();
+      program_.names.push_back(describe_ops(first, at_));
+    }
     for (const Step& step : program_.steps) {
       if (const auto* const linear = std::get_if<LinearStep>(&step)) measure(*linear);
       if (const auto* const moe = std::get_if<MoeStep>(&step)) measure(*moe);
@@ -41,6 +45,13 @@ class Compiler {
   }
   [[nodiscard]] std::int64_t width(BufferId id) const {
     return program_.plan.buffers[static_cast<std::size_t>(id)].width;
+  }
+
+  // "rms_norm A, linear B"
+  [[nodiscard]] std::string describe_ops(std::size_t first, std::size_t end) const {
+    std::string out;
+    for (std::size_t i = first; i < end; ++i) out += (i == first ? "" : ", ") + metal_marlin::describe(ops()[i]);
+    return out;
   }
 
   // Whether no op from `from` on reads the buffer before writing it anew; a
@@ -268,7 +279,8 @@ class Compiler {
   std::size_t at_ = 0;
 };
 
-// The buffers a step reads or writes.
+}  // namespace
+
 std::vector<BufferId> touched(const Step& step) {
   if (const auto* const s = std::get_if<EmbeddingStep>(&step)) return {s->out};
   if (const auto* const s = std::get_if<NormStep>(&step)) return {s->in, s->out};
@@ -287,8 +299,6 @@ std::vector<BufferId> touched(const Step& step) {
   for (const LinearPart& part : linear.parts) out.push_back(part.out);
   return out;
 }
-
-}  // namespace
 
 Program compile(Plan plan, const Checkpoint& checkpoint, ThreadPool& pool, const Kernels& kernels,
                 Activations activations, const LoadProgress& progress) {

@@ -107,6 +107,7 @@ struct Program {
   // Widest input of a linear, rounded up to whole blocks, and scratch per thread.
   std::int64_t widest_input = 0;
   std::int64_t linear_scratch = 0;
+  std::vector<std::string> names;  // the ops of each step, for errors
 };
 
 // Where each buffer lies in a workspace, in floats; -1 for buffers that fusion
@@ -119,6 +120,9 @@ struct WorkspaceLayout {
 // Loads the weights and fuses, for these kernels. \throws Error (kCancelled) when progress says so.
 Program compile(Plan plan, const Checkpoint& checkpoint, ThreadPool& pool, const Kernels& kernels,
                 Activations activations, const LoadProgress& progress);
+
+// The buffers a step reads or writes.
+std::vector<BufferId> touched(const Step& step);
 
 // Buffers whose lifetimes do not meet share memory.
 WorkspaceLayout lay_out(const Program& program, const RunnerLimits& limits);
