@@ -16,7 +16,7 @@ struct EvaluateOptions {
   int context = 512;
   /// 0: llama.cpp's convention, disjoint windows of `context` tokens of which
   /// the second half is scored. Otherwise Hugging Face's: windows that advance
-  /// by `stride`, each scoring the tokens that no window before it did.
+  /// by `stride`, at most the context, each scoring the tokens that no window before it did.
   int stride = 0;
   /// Replaces the first token of every disjoint window, as llama.cpp does with
   /// models that begin each text with BOS.
@@ -48,8 +48,8 @@ struct Evaluation {
   std::optional<Divergence> divergence;
 };
 
-/// \throws Error (kInvalidArgument) when the text is shorter than a window or
-/// the models' vocabularies differ; (kCancelled).
+/// \throws Error (kInvalidArgument) when the text is so short that no token is scored, the stride leaves tokens out or
+/// the models' vocabularies differ; (kCorruptFile) when logits or the perplexity are not finite; (kCancelled).
 Evaluation evaluate(const std::shared_ptr<const Model>& model, std::span<const TokenId> tokens,
                     const EvaluateOptions& options);
 

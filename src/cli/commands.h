@@ -37,7 +37,13 @@ bool interrupted();
 // Prints a notice to the standard error.
 void print_notice(const std::string& text);
 
-std::string read_text(const std::string& path);  // "-": standard input
+// An option that may be given several times, each time with one value: it takes none of the arguments after it.
+CLI::Option* add_list(CLI::App& command, const std::string& name, std::vector<std::string>& values,
+                      const std::string& what);
+
+// A notice where a prompt, and what may follow it, is longer than the model's context.
+void notice_context(const ModelInfo& model, std::size_t prompt, std::size_t more);
+
 // The tokens of a text to evaluate on, the first `most` of them (0: all), and how its windows begin.
 std::vector<TokenId> evaluation_tokens(const Tokenizer& tokenizer, const std::string& path, std::size_t most,
                                        EvaluateOptions& options);

@@ -8,7 +8,8 @@
 #include "cli/commands.h"
 #include "cli/progress_bar.h"
 #include "cli/table.h"
-#include "io/output_folder.h"
+#include "io/file_write.h"
+#include "io/sources.h"
 #include "metal_marlin/error.h"
 #include "metal_marlin/evaluate.h"
 #include "metal_marlin/inspect.h"
@@ -95,6 +96,13 @@ void run(Flags& flags) {
   if (!flags.plot.empty() && !flags.plot.ends_with(".svg"))
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("--plot {}: a name that ends in .svg is expected", flags.plot));
+  if (!flags.plot.empty()) {
+    Sources sources;
+    sources.add(flags.text_file);
+    sources.add_model(flags.model.path);
+    for (const std::string& path : flags.models) sources.add_model(path);
+    sources.refuse(flags.plot);
+  }
   flags.options.reference = flags.model.load_model();
   const std::vector<TokenId> tokens =
       evaluation_tokens(*flags.options.reference->tokenizer(), flags.text_file, flags.max_tokens, flags.options);

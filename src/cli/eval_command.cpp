@@ -2,6 +2,7 @@
 
 #include "cli/commands.h"
 #include "cli/progress_bar.h"
+#include "io/sources.h"
 #include "metal_marlin/evaluate.h"
 #include "quantize/report.h"
 
@@ -34,10 +35,22 @@ void print_text(const Evaluation& result) {
              100 * result.divergence->top1_agreement);
 }
 
+// The kept logits must take no file's place that is read.
+void refuse_to_overwrite(const Flags& flags) {
+  Sources sources;
+  sources.add(flags.text_file);
+  sources.add_model(flags.model.path);
+  sources.add_model(flags.reference);
+  sources.refuse(flags.options.reference_cache);
+  sources.refuse(flags.options.reference_cache.string() + ".json");
+}
+
 void run(Flags& flags) {
+  const bool compare = !flags.reference.empty() && !reference_is_cached(flags.options);
+  if (compare && !flags.options.reference_cache.empty()) refuse_to_overwrite(flags);
   const auto model = flags.model.load_model();
-  if (!flags.reference.empty() && !reference_is_cached(flags.options))
-    flags.options.reference = flags.model.load_model(flags.reference);
+  notice_context(model->info(), static_cast<std::size_t>(flags.options.context), 0);
+  if (compare) flags.options.reference = flags.model.load_model(flags.reference);
   const std::vector<TokenId> tokens =
       evaluation_tokens(*model->tokenizer(), flags.text_file, flags.max_tokens, flags.options);
   Evaluation result;

@@ -1,9 +1,10 @@
 #include <fmt/format.h>
 
-#include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "cli/streams.h"
+#include "io/text_file.h"
 #include "metal_marlin/error.h"
 #include "metal_marlin/generate.h"
 
@@ -21,11 +22,6 @@ struct Flags {
 
 double rate(std::size_t count, double seconds) {
   return seconds > 0 ? static_cast<double>(count) / seconds : 0;
-}
-
-std::vector<TokenId> prompt_ids(const Flags& flags, const Model& model) {
-  if (!flags.ids_file.empty()) return read_ids(flags.ids_file);
-  return model.tokenizer()->encode(flags.prompt_file.empty() ? flags.prompt : read_text(flags.prompt_file));
 }
 
 void print_json(const GenerateResult& result, const ModelInfo& info) {
@@ -47,14 +43,18 @@ void run(Flags& flags) {
     throw Error(ErrorCode::kInvalidArgument, "give one of --prompt, --prompt-file and --prompt-ids, not empty");
   }
   validate(flags.options.sampler);
+  // Read before the model, which takes longer, and once: a pipe gives its text but once.
+  if (!flags.prompt_file.empty()) flags.prompt = read_text_file(flags.prompt_file);
+  std::vector<TokenId> prompt;
+  if (!flags.ids_file.empty()) prompt = read_ids(flags.ids_file);
   const auto model = flags.model.load_model();
-  const std::vector<TokenId> prompt = prompt_ids(flags, *model);
-  if (!flags.json && flags.ids_file.empty())
-    fmt::print("{}", flags.prompt_file.empty() ? flags.prompt : read_text(flags.prompt_file));
+  if (flags.ids_file.empty()) prompt = model->tokenizer()->encode(flags.prompt);
+  notice_context(model->info(), prompt.size(), static_cast<std::size_t>(flags.options.max_tokens));
+  if (!flags.json && flags.ids_file.empty()) fmt::print("{}", flags.prompt);
   const GenerateResult result = generate(model, prompt, flags.options, [&](std::string_view text) {
     if (!flags.json) {
       fmt::print("{}", text);
-      std::fflush(stdout);
+      flush_output();
     }
     return !interrupted();
   });
@@ -63,12 +63,12 @@ void run(Flags& flags) {
     return;
   }
   fmt::print("\n");
-  std::fflush(stdout);
+  flush_output();
   const std::size_t steps = result.tokens.empty() ? 0 : result.tokens.size() - 1;
-  fmt::print(
-      stderr, "prompt {} tokens, {:.1f} tokens/s; generated {} tokens, {:.1f} tokens/s; {}, {} threads; ended by {}\n",
-      result.prompt_tokens, rate(result.prompt_tokens, result.prompt_seconds), result.tokens.size(),
-      rate(steps, result.decode_seconds), model->info().device, model->info().threads, stop_reason_name(result.reason));
+  print_error("prompt {} tokens, {:.1f} tokens/s; generated {} tokens, {:.1f} tokens/s; {}, {} threads; ended by {}\n",
+              result.prompt_tokens, rate(result.prompt_tokens, result.prompt_seconds), result.tokens.size(),
+              rate(steps, result.decode_seconds), model->info().device, model->info().threads,
+              stop_reason_name(result.reason));
 }
 
 }  // namespace
@@ -103,7 +103,7 @@ void add_generate(CLI::App& app) {
   command->add_option("--presence-penalty", sampler.presence_penalty, "taken from logits of tokens seen already")
       ->capture_default_str();
   command->add_option("--seed", sampler.seed, "of the random numbers")->capture_default_str();
-  command->add_option("--stop", flags->options.stop, "text that ends the generation; repeatable");
+  add_list(*command, "--stop", flags->options.stop, "text that ends the generation; repeatable");
   command->add_flag("--ignore-eos", flags->options.ignore_end, "go on past end tokens");
   command->add_flag("--json", flags->json, "print one JSON object with tokens, text and speeds");
   command->footer(

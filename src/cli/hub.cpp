@@ -59,7 +59,7 @@ class Checksum {
 class PartialFile {
  public:
   PartialFile(std::filesystem::path path, const HubFile& file) : path_(std::move(path)), file_(file), sum_(file) {
-    descriptor_ = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    descriptor_ = open(path_.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0644);
     if (descriptor_ < 0) fail_file(path_, "open");
     if (flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
       close(descriptor_);

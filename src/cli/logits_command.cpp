@@ -1,11 +1,13 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
-#include <filesystem>
 
 #include "cli/commands.h"
 #include "cli/progress_bar.h"
+#include "io/file_write.h"
 #include "io/safetensors.h"
+#include "io/sources.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::cli {
@@ -19,32 +21,31 @@ struct Flags {
 };
 
 void run(const Flags& flags) {
+  Sources sources;
+  sources.add(flags.ids_file);
+  sources.add_model(flags.model.path);
+  sources.refuse(flags.output);
+  OutputFile file(flags.output);
   const std::vector<TokenId> ids = read_ids(flags.ids_file);
   if (ids.empty()) throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: no token ids", flags.ids_file));
   const auto model = flags.model.load_model();
+  notice_context(model->info(), ids.size(), 0);
   SessionOptions options;
   options.cache_tokens = static_cast<std::int64_t>(ids.size());
-  options.batch_tokens = flags.batch;
-  options.batch_logits = std::min(flags.batch, 64);
+  options.batch_tokens = static_cast<int>(std::min(static_cast<std::size_t>(flags.batch), ids.size()));
+  options.batch_logits = std::min(options.batch_tokens, 64);
   Session session(model, options);
   const SequenceId sequence = session.open();
-  const std::filesystem::path partial = flags.output + ".partial";
-  try {
-    SafetensorsWriter writer(partial,
-                             {{"logits", DType::kF32, {static_cast<std::int64_t>(ids.size()), model->info().vocab}}});
-    ProgressBar bar("logits", "tokens");
-    session.step(std::array{SequenceInput{sequence, ids, 0}}, [&](std::span<const LogitsRow> rows) {
-      for (const LogitsRow& row : rows) writer.write(std::as_bytes(row.values));
-      bar.update(static_cast<double>(rows.back().token + 1), static_cast<double>(ids.size()));
-      if (interrupted()) session.cancel();
-    });
-    writer.finish();
-    std::filesystem::rename(partial, flags.output);
-  } catch (...) {
-    std::error_code ignored;
-    std::filesystem::remove(partial, ignored);
-    throw;
-  }
+  SafetensorsWriter writer(file.partial(),
+                           {{"logits", DType::kF32, {static_cast<std::int64_t>(ids.size()), model->info().vocab}}});
+  ProgressBar bar("logits", "tokens");
+  session.step(std::array{SequenceInput{sequence, ids, 0}}, [&](std::span<const LogitsRow> rows) {
+    for (const LogitsRow& row : rows) writer.write(std::as_bytes(row.values));
+    bar.update(static_cast<double>(rows.back().token + 1), static_cast<double>(ids.size()));
+    if (interrupted()) session.cancel();
+  });
+  writer.finish();
+  file.commit();
 }
 
 }  // namespace

@@ -3,13 +3,14 @@
 
 #include <array>
 #include <csignal>
-#include <fstream>
-#include <iostream>
-#include <iterator>
 #include <nlohmann/json.hpp>
+#include <system_error>
 
 #include "cli/commands.h"
 #include "cli/progress_bar.h"
+#include "cli/streams.h"
+#include "io/file_write.h"
+#include "io/text_file.h"
 #include "metal_marlin/error.h"
 #include "metal_marlin/inspect.h"
 
@@ -31,19 +32,12 @@ bool interrupted() {
 }
 
 void print_notice(const std::string& text) {
-  fmt::print(stderr, "note: {}\n", text);
-}
-
-std::string read_text(const std::string& path) {
-  if (path == "-") return {std::istreambuf_iterator<char>(std::cin), {}};
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw Error(ErrorCode::kNotFound, fmt::format("{}: cannot open", path));
-  return {std::istreambuf_iterator<char>(file), {}};
+  print_error("note: {}\n", text);
 }
 
 std::vector<TokenId> evaluation_tokens(const Tokenizer& tokenizer, const std::string& path, std::size_t most,
                                        EvaluateOptions& options) {
-  std::vector<TokenId> tokens = tokenizer.encode(read_text(path));
+  std::vector<TokenId> tokens = tokenizer.encode(read_text_file(path));
   if (most > 0 && tokens.size() > most) tokens.resize(most);
   const std::vector<TokenId> prefix = tokenizer.encode("");
   if (!prefix.empty()) options.first_token = prefix.front();
@@ -51,7 +45,7 @@ std::vector<TokenId> evaluation_tokens(const Tokenizer& tokenizer, const std::st
 }
 
 std::vector<TokenId> read_ids(const std::string& path) {
-  const nlohmann::json json = nlohmann::json::parse(read_text(path), nullptr, false);
+  const nlohmann::json json = nlohmann::json::parse(read_text_file(path), nullptr, false);
   std::vector<TokenId> ids;
   bool good = json.is_array();
   for (std::size_t i = 0; good && i < json.size(); ++i) {
@@ -77,6 +71,18 @@ void ModelFlags::add(CLI::App& command) {
   command.add_option("--instruction-set", load.instruction_set,
                      "one that `metal-marlin status` lists; default: the best");
   command.add_flag("--gguf-f16", load.gguf_to_f16, "load GGUF K-quants and IQ4_XS as f16 instead of int8");
+}
+
+void notice_context(const ModelInfo& model, std::size_t prompt, std::size_t more) {
+  const auto context = static_cast<std::size_t>(model.max_positions);
+  if (prompt + more <= context) return;
+  print_notice(fmt::format("{} tokens{} are more than the model's context of {}; what is past it may make no sense",
+                           prompt, more == 0 ? "" : fmt::format(" and up to {} new ones", more), context));
+}
+
+CLI::Option* add_list(CLI::App& command, const std::string& name, std::vector<std::string>& values,
+                      const std::string& what) {
+  return command.add_option(name, values, what)->allow_extra_args(false);
 }
 
 std::shared_ptr<const Model> ModelFlags::load_model(const std::string& other) const {
@@ -139,28 +145,52 @@ int run(int argc, char** argv) {
   return interrupted() ? 130 : 0;
 }
 
+namespace {
+
+// Says what ended the program, without asking for memory; its exit code.
+int report(std::string_view message, ErrorCode code) {
+  write_error("error: ");
+  write_error(message);
+  write_error("\n");
+  return static_cast<int>(code);
+}
+
+int report(const std::system_error& error) {
+  const bool printing = std::ferror(stdout) != 0;
+  return report(printing ? fmt::format("standard output: cannot write: {}", error.code().message()) : error.what(),
+                printing ? ErrorCode::kIo : code_of_errno(error.code().value()));
+}
+
+}  // namespace
+
+// run(), with every failure a message and an exit code.
+int run_and_report(int argc, char** argv) {
+  try {
+    const int code = run(argc, argv);
+    flush_output();
+    return code;
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kCancelled || !interrupted()) return report(error.what(), error.code());
+    write_error("\ninterrupted\n");
+    return 130;
+  } catch (const std::bad_alloc&) {
+    return report("out of memory", ErrorCode::kOutOfMemory);
+  } catch (const std::length_error&) {  // more elements than there are addresses
+    return report("out of memory", ErrorCode::kOutOfMemory);
+  } catch (const std::system_error& error) {
+    return report(error);
+  } catch (const std::exception& error) {
+    return report(fmt::format("internal: {}", error.what()), ErrorCode::kInternal);
+  }
+}
+
 }  // namespace metal_marlin::cli
 
 int main(int argc, char** argv) {
+  metal_marlin::cli::prepare_streams();
   struct sigaction action {};
   action.sa_handler = metal_marlin::cli::on_interrupt;
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
-  std::signal(SIGPIPE, SIG_IGN);
-  try {
-    return metal_marlin::cli::run(argc, argv);
-  } catch (const metal_marlin::Error& error) {
-    if (error.code() == metal_marlin::ErrorCode::kCancelled && metal_marlin::cli::interrupted()) {
-      fmt::print(stderr, "\ninterrupted\n");
-      return 130;
-    }
-    fmt::print(stderr, "error: {}\n", error.what());
-    return static_cast<int>(error.code());
-  } catch (const std::bad_alloc&) {
-    fmt::print(stderr, "error: out of memory\n");
-    return static_cast<int>(metal_marlin::ErrorCode::kOutOfMemory);
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "error: internal: {}\n", error.what());
-    return static_cast<int>(metal_marlin::ErrorCode::kInternal);
-  }
+  return metal_marlin::cli::run_and_report(argc, argv);
 }

@@ -1,12 +1,12 @@
 #include "cli/progress_bar.h"
 
-#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstdio>
+
+#include "cli/streams.h"
 
 namespace metal_marlin::cli {
 namespace {
@@ -36,7 +36,7 @@ ProgressBar::ProgressBar(std::string label, std::string unit)
       last_(start_) {}
 
 ProgressBar::~ProgressBar() {
-  if (drawn_) fmt::print(stderr, "\n");
+  if (drawn_) print_error("\n");
 }
 
 void ProgressBar::update(double done, double total, const std::string& detail) {
@@ -54,10 +54,9 @@ void ProgressBar::update(double done, double total, const std::string& detail) {
   const double rate = seconds > 0 ? done / seconds : 0;
   const double left = rate > 0 ? (total - done) / rate : 0;
   const int filled = static_cast<int>(fraction * kWidth);
-  fmt::print(stderr, "{}{} [{:=<{}}{: <{}}] {:3.0f}%  {} {}/s  {} {}  {}{}", terminal_ ? "\r\033[K" : "", label_, "",
-             filled, "", kWidth - filled, 100 * fraction, count_text(rate), unit_, finished ? "took" : "ETA",
-             time_text(finished ? seconds : left), detail.substr(0, 48), terminal_ ? "" : "\n");
-  std::fflush(stderr);
+  print_error("{}{} [{:=<{}}{: <{}}] {:3.0f}%  {} {}/s  {} {}  {}{}", terminal_ ? "\r\033[K" : "", label_, "", filled,
+              "", kWidth - filled, 100 * fraction, count_text(rate), unit_, finished ? "took" : "ETA",
+              time_text(finished ? seconds : left), detail.substr(0, 48), terminal_ ? "" : "\n");
   drawn_ = terminal_;
 }
 

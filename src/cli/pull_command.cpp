@@ -133,10 +133,10 @@ void add_pull(CLI::App& app) {
           "", "repository"));
   command->add_option("-o,--output", flags->destination, "folder to put it in; default: NAME");
   command->add_option("--revision", flags->revision, "branch, tag or commit")->capture_default_str();
-  command->add_option("--include", flags->include,
-                      "fetch files whose name matches, and no others; repeatable. Default: safetensors, or the one "
-                      "GGUF file, and the texts beside them");
-  command->add_option("--exclude", flags->exclude, "leave out files whose name matches; repeatable");
+  add_list(*command, "--include", flags->include,
+           "fetch files whose name matches, and no others; repeatable. Default: safetensors, or the one "
+           "GGUF file, and the texts beside them");
+  add_list(*command, "--exclude", flags->exclude, "leave out files whose name matches; repeatable");
   command->add_flag("--json", flags->json, "print what was fetched as JSON");
   command->footer(
       "HF_ENDPOINT names the hub (https://huggingface.co), HF_TOKEN is sent to it for models that are not public.\n"

@@ -1,14 +1,17 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "base/memory.h"
 #include "cli/commands.h"
 #include "cli/progress_bar.h"
 #include "cli/table.h"
+#include "io/sources.h"
 #include "metal_marlin/error.h"
 #include "metal_marlin/quantize.h"
 #include "quantize/report.h"
+#include "runtime/model_impl.h"
 
 namespace metal_marlin::cli {
 namespace {
@@ -70,15 +73,34 @@ void print_table(const QuantizeReport& report) {
   fmt::print("{}", render_table(rows));
 }
 
+// What the result is to be measured on. It is read before the work, which may take hours, and must outlive it.
+struct EvaluationText {
+  std::vector<TokenId> tokens;
+  EvaluateOptions options;
+};
+
+EvaluationText read_evaluation_text(const Flags& flags) {
+  Sources text;
+  text.add(flags.evaluation);
+  text.refuse(flags.destination);
+  const auto tokenizer = tokenizer_of(*open_checkpoint(flags.source));
+  if (!tokenizer) throw Error(ErrorCode::kNotFound, fmt::format("{}: the model has no tokenizer", flags.source));
+  EvaluationText out;
+  out.tokens = evaluation_tokens(*tokenizer, flags.evaluation, flags.evaluation_tokens, out.options);
+  constexpr std::size_t kFewest = 3;  // of which one can be scored
+  if (out.tokens.size() < kFewest)
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{}: {} tokens, too few: nothing can be scored", flags.evaluation, out.tokens.size()));
+  out.options.context = std::min(out.options.context, static_cast<int>(out.tokens.size()));
+  return out;
+}
+
 // Perplexity of the result, and its divergence from the source.
-Evaluation evaluate_result(const Flags& flags) {
+Evaluation evaluate_result(const Flags& flags, const std::vector<TokenId>& tokens, EvaluateOptions options) {
   LoadOptions load;
   load.threads = flags.options.threads;
   const auto model = Model::load(flags.destination, load);
-  EvaluateOptions options;
   options.reference = Model::load(flags.source, load);
-  const auto tokens = evaluation_tokens(*model->tokenizer(), flags.evaluation, flags.evaluation_tokens, options);
-  options.context = std::min(options.context, static_cast<int>(tokens.size()));
   ProgressBar bar("eval", "windows");
   options.progress = [&](std::int64_t done, std::int64_t total) {
     bar.update(static_cast<double>(done), static_cast<double>(total));
@@ -98,6 +120,8 @@ void run(Flags& flags) {
   }
   flags.options.shard_bytes = flags.shard_megabytes << 20;
   flags.options.notice = print_notice;
+  std::optional<EvaluationText> text;
+  if (!flags.evaluation.empty()) text = read_evaluation_text(flags);
   QuantizeReport report;
   {
     ProgressBar layers("calibrate", "layers");
@@ -111,8 +135,8 @@ void run(Flags& flags) {
     };
     report = quantize(flags.source, flags.destination, flags.options);
   }
-  if (!flags.evaluation.empty()) {
-    report.evaluation = evaluate_result(flags);
+  if (text) {
+    report.evaluation = evaluate_result(flags, text->tokens, text->options);
     write_report(flags.destination, report);
   }
   if (flags.json) {
@@ -179,9 +203,9 @@ void add_format_options(CLI::App& command, Flags& flags, CLI::Option* recipe) {
           ->check(CLI::Range(1.0, 16.0))
           ->excludes(sparsity)
           ->excludes(recipe);
-  command
-      .add_option("--candidates", flags.candidates,
-                  "for the target: formats and groups to choose from, such as int3:64 s4:128")
+  add_list(command, "--candidates", flags.candidates,
+           "for the target: formats and groups to choose from, such as int3:64,s4:128; repeatable")
+      ->delimiter(',')
       ->needs(target);
   command
       .add_option("--curves", flags.options.curves,
@@ -196,8 +220,8 @@ void add_run_options(CLI::App& command, Flags& flags) {
   command.add_option("--evaluate", flags.evaluation,
                      "text on which the result is measured beside the source: perplexity and KL, into the report too");
   command.add_option("--evaluate-tokens", flags.evaluation_tokens, "tokens of that text")->capture_default_str();
-  command.add_option("--include", flags.options.include, "quantize only linear layers whose name matches; repeatable");
-  command.add_option("--exclude", flags.options.exclude, "keep tensors whose name matches; repeatable");
+  add_list(command, "--include", flags.options.include, "quantize only linear layers whose name matches; repeatable");
+  add_list(command, "--exclude", flags.options.exclude, "keep tensors whose name matches; repeatable");
   command.add_option("--threads", flags.options.threads, "threads; 0: one per usable core")->check(CLI::Range(0, 4096));
   command.add_option("--shard-size", flags.shard_megabytes, "largest file, in MiB")
       ->check(CLI::Range(1, 1 << 24))

@@ -5,18 +5,25 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
+#include <cerrno>
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <nlohmann/json.hpp>
+#include <tuple>
 
 #include "backends/msl/cuda/cuda_device.h"
 #include "backends/msl/host/host_device.h"
 #include "base/program_path.h"
 #include "cli/commands.h"
+#include "cli/streams.h"
 #include "cli/table.h"
+#include "io/file_write.h"
 #include "io/npy.h"
 #include "io/safetensors.h"
+#include "io/sources.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::cli {
@@ -48,8 +55,20 @@ std::string compiler_path() {
               fmt::format("the shader toolchain is missing; looked for mslc.py in {}", fmt::join(looked, ", ")));
 }
 
-// Runs the toolchain with our standard output and error; its exit code. It takes the clang of this build where that
-// is still there: Homebrew's is not on PATH.
+// Prints what comes from a descriptor. \throws Error (kIo) where it cannot be printed.
+void print_all(int descriptor) {
+  std::array<char, 4096> piece{};
+  while (true) {
+    const ssize_t count = read(descriptor, piece.data(), piece.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) return;
+    std::fwrite(piece.data(), 1, static_cast<std::size_t>(count), stdout);
+    flush_output();
+  }
+}
+
+// Runs the toolchain with our standard error, and prints what it prints; its exit code. It takes the clang of this
+// build where that is still there: Homebrew's is not on PATH.
 int run_compiler(std::vector<std::string> arguments) {
   arguments.insert(arguments.begin(), {"python3", compiler_path()});
   std::vector<char*> argv;
@@ -57,16 +76,39 @@ int run_compiler(std::vector<std::string> arguments) {
   argv.push_back(nullptr);
   const bool has_clang = std::filesystem::exists(METAL_MARLIN_SHADER_CLANG);
   const std::filesystem::path air = program_path().parent_path() / "metal-marlin-air";
+  std::array<int, 2> ends{};
+  const auto fail = [] {
+    throw Error(code_of_errno(errno), fmt::format("cannot start python3: {}", std::strerror(errno)));
+  };
+  if (pipe(ends.data()) != 0) fail();
   const pid_t child = fork();
   if (child == 0) {
     if (std::filesystem::exists(air)) setenv("METAL_MARLIN_AIR", air.c_str(), 0);
     if (has_clang) setenv("METAL_MARLIN_CLANG", METAL_MARLIN_SHADER_CLANG, 0);
+    dup2(ends[1], STDOUT_FILENO);
+    close(ends[0]);
+    close(ends[1]);
     execvp(argv[0], argv.data());
     _exit(127);
   }
+  const int reason = errno;
+  close(ends[1]);
+  std::exception_ptr failure;
+  try {
+    if (child > 0) print_all(ends[0]);
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  close(ends[0]);
+  errno = reason;
+  if (child < 0) fail();
   int status = 0;
-  if (child < 0 || waitpid(child, &status, 0) < 0 || !WIFEXITED(status))
-    throw Error(ErrorCode::kIo, "cannot run python3");
+  while (waitpid(child, &status, 0) < 0) {
+    if (errno != EINTR) fail();
+  }
+  if (failure) std::rethrow_exception(failure);
+  if (!WIFEXITED(status))
+    throw Error(ErrorCode::kInternal, fmt::format("python3: ended by signal {}", WTERMSIG(status)));
   if (WEXITSTATUS(status) == 127) throw Error(ErrorCode::kNotFound, "cannot run python3");
   return WEXITSTATUS(status);
 }
@@ -104,7 +146,6 @@ void list(bool json) {
 void list_compiled(const std::string& file, bool json) {
   std::vector<std::string> arguments = {"list", file};
   if (json) arguments.emplace_back("--json");
-  std::fflush(stdout);
   if (run_compiler(arguments) != 0) throw Error(ErrorCode::kCorruptFile, fmt::format("{}: cannot be listed", file));
 }
 
@@ -194,6 +235,12 @@ std::vector<std::byte> parse_values(const std::string& flag, const std::string& 
   return out;
 }
 
+// The file of "FILE.npy" or "FILE.safetensors:TENSOR".
+std::string file_of_buffer(const std::string& text) {
+  const std::size_t colon = text.find(".safetensors:");
+  return colon == std::string::npos ? text : text.substr(0, colon + std::strlen(".safetensors"));
+}
+
 // "zeros:BYTES", "FILE.npy" or "FILE.safetensors:TENSOR".
 std::vector<std::byte> read_buffer(const std::string& text) {
   if (text.starts_with("zeros:")) {
@@ -205,7 +252,7 @@ std::vector<std::byte> read_buffer(const std::string& text) {
   }
   const std::size_t colon = text.find(".safetensors:");
   if (colon != std::string::npos) {
-    const std::string path = text.substr(0, colon + 12);
+    const std::string path = file_of_buffer(text);
     const SafetensorsFile file(path);
     const auto found = file.tensors().find(text.substr(colon + 13));
     if (found == file.tensors().end())
@@ -220,7 +267,7 @@ std::vector<std::byte> read_buffer(const std::string& text) {
 struct TemporaryFolder {
   TemporaryFolder() {
     std::string pattern = (std::filesystem::temp_directory_path() / "metal-marlin-XXXXXX").string();
-    if (mkdtemp(pattern.data()) == nullptr) throw Error(ErrorCode::kIo, "cannot make a temporary folder");
+    if (mkdtemp(pattern.data()) == nullptr) fail_file(pattern, "create");
     path = pattern;
   }
   ~TemporaryFolder() {
@@ -277,7 +324,46 @@ msl::LaneOrder parse_order(const std::string& text) {
   return msl::LaneOrder::kRandom;
 }
 
+// "1=FILE.npy:u4"
+struct RunOutput {
+  explicit RunOutput(const std::string& text) {
+    std::string value;
+    std::tie(index, value) = parse_indexed("output", text);
+    const std::size_t colon = value.rfind(':');
+    if (colon != std::string::npos) type = value.substr(colon + 1);
+    path = value.substr(0, colon);
+    if (type.size() != 2 || std::strchr("1248", type[1]) == nullptr)
+      bad_flag("output", text, "INDEX=FILE.npy[:TYPE] with a type such as f4, f2, u4, i1");
+  }
+
+  std::uint32_t index = 0;
+  std::string path;
+  std::string type = "f4";
+};
+
+// No output may take the place of what the kernel is made of or reads.
+void refuse_to_overwrite(const RunOptions& options, const std::vector<RunOutput>& outputs) {
+  Sources sources;
+  sources.add(options.file);
+  for (const std::string& text : options.buffers) {
+    const std::string value = parse_indexed("buffer", text).second;
+    if (!value.starts_with("zeros:")) sources.add(file_of_buffer(value));
+  }
+  for (const RunOutput& output : outputs) sources.refuse(output.path);
+}
+
+void write_output(const RunOutput& output, const msl::Buffer& buffer) {
+  std::vector<std::byte> content(buffer.size());
+  buffer.download(content);
+  const auto element = static_cast<std::size_t>(output.type[1] - '0');
+  write_npy(output.path, (element == 1 ? "|" : "<") + output.type,
+            {static_cast<std::int64_t>(content.size() / element)},
+            std::span(content).first(content.size() / element * element));
+}
+
 void run_kernel(const RunOptions& options) {
+  const std::vector<RunOutput> outputs(options.outputs.begin(), options.outputs.end());
+  refuse_to_overwrite(options, outputs);
   const LoadedShader shader(options);
   msl::FunctionConstants constants;
   for (const std::string& text : options.constants) {
@@ -301,26 +387,16 @@ void run_kernel(const RunOptions& options) {
     const auto [index, value] = parse_indexed("threadgroup", text);
     arguments.threadgroup(index, parse_size("threadgroup", value)[0]);
   }
+  for (const RunOutput& output : outputs) {
+    if (!buffers.contains(output.index))
+      bad_flag("output", fmt::format("{}={}", output.index, output.path), "the index of a --buffer");
+  }
   const auto commands = device->commands();
   commands->dispatch_threads(*pipeline, parse_size("grid", options.grid), parse_size("threads", options.threads),
                              arguments);
   commands->commit();
   commands->wait();
-  for (const std::string& text : options.outputs) {
-    const auto [index, value] = parse_indexed("output", text);
-    const std::size_t colon = value.rfind(':');
-    const std::string type = colon == std::string::npos ? "f4" : value.substr(colon + 1);
-    const std::string path = value.substr(0, colon);
-    const auto found = buffers.find(index);
-    if (found == buffers.end()) bad_flag("output", text, "the index of a --buffer");
-    if (type.size() != 2 || std::strchr("1248", type[1]) == nullptr)
-      bad_flag("output", text, "INDEX=FILE.npy[:TYPE] with a type such as f4, f2, u4, i1");
-    std::vector<std::byte> content(found->second->size());
-    found->second->download(content);
-    const auto element = static_cast<std::size_t>(type[1] - '0');
-    write_npy(path, (element == 1 ? "|" : "<") + type, {static_cast<std::int64_t>(content.size() / element)},
-              std::span(content).first(content.size() / element * element));
-  }
+  for (const RunOutput& output : outputs) write_output(output, *buffers.at(output.index));
   fmt::print("{}: {:.3f} ms{}\n", options.kernel, commands->seconds() * 1e3, options.debug ? ", no fault found" : "");
 }
 
@@ -332,13 +408,13 @@ void add_run(CLI::App& shaders) {
   command->add_option("--kernel", o->kernel, "name of the kernel")->required();
   command->add_option("--grid", o->grid, "threads of the grid: X, X,Y or X,Y,Z");
   command->add_option("--threads", o->threads, "threads of a threadgroup, likewise");
-  command->add_option("--buffer", o->buffers, "INDEX=zeros:BYTES, INDEX=FILE.npy or INDEX=FILE.safetensors:TENSOR");
-  command->add_option("--bytes", o->bytes, "INDEX=TYPE:VALUE[,...]: u8, bool, u32, i32, u64, f32");
-  command->add_option("--threadgroup", o->threadgroups, "INDEX=BYTES of dynamic threadgroup memory");
-  command->add_option("--constant", o->constants, "INDEX=TYPE:VALUE of a function constant");
-  command->add_option("--output", o->outputs, "INDEX=FILE.npy[:TYPE]: a buffer afterwards; default type f4");
-  command->add_option("-I", o->includes, "folder of included files");
-  command->add_option("-D", o->defines, "macro, NAME=VALUE");
+  add_list(*command, "--buffer", o->buffers, "INDEX=zeros:BYTES, INDEX=FILE.npy or INDEX=FILE.safetensors:TENSOR");
+  add_list(*command, "--bytes", o->bytes, "INDEX=TYPE:VALUE[,...]: u8, bool, u32, i32, u64, f32");
+  add_list(*command, "--threadgroup", o->threadgroups, "INDEX=BYTES of dynamic threadgroup memory");
+  add_list(*command, "--constant", o->constants, "INDEX=TYPE:VALUE of a function constant");
+  add_list(*command, "--output", o->outputs, "INDEX=FILE.npy[:TYPE]: a buffer afterwards; default type f4");
+  add_list(*command, "-I", o->includes, "folder of included files");
+  add_list(*command, "-D", o->defines, "macro, NAME=VALUE");
   command->add_option("--order", o->order, "in which threads run")
       ->check(CLI::IsMember({"forward", "reverse", "random"}));
   command->add_option("--seed", o->seed, "of the random order");
@@ -363,14 +439,18 @@ void add_check(CLI::App& shaders) {
       "check", "Compile .metal files, and check them as Apple's compiler would; or lower a metallib's kernels");
   auto o = std::make_shared<Options>();
   command->add_option("paths", o->paths, ".metal files or folders of them, or a metallib")->required();
-  command->add_option("-I", o->includes, "folder of included files");
-  command->add_option("-D", o->defines, "macro, NAME=VALUE");
+  add_list(*command, "-I", o->includes, "folder of included files");
+  add_list(*command, "-D", o->defines, "macro, NAME=VALUE");
   command->add_option("--msl", o->version, "version of the language, such as 310");
   command->add_flag("--no-strict", o->no_strict, "compile only");
   command->add_flag("--verbose", o->verbose, "every error in full");
   command->add_flag("--json", o->json, "print JSON");
   command->footer("Example:\n  metal-marlin shaders check kernels/ --json");
   command->callback([o] {
+    for (const std::string& path : o->paths) {
+      if (!std::filesystem::exists(path))
+        throw Error(ErrorCode::kNotFound, fmt::format("{}: no such file or folder", path));
+    }
     std::vector<std::string> arguments = {"check"};
     arguments.insert(arguments.end(), o->paths.begin(), o->paths.end());
     for (const std::string& i : o->includes) arguments.insert(arguments.end(), {"-I", i});
@@ -379,7 +459,6 @@ void add_check(CLI::App& shaders) {
     if (o->json) arguments.emplace_back("--json");
     if (o->no_strict) arguments.emplace_back("--no-strict");
     if (o->verbose) arguments.emplace_back("--verbose");
-    std::fflush(stdout);
     if (run_compiler(arguments) != 0) throw Error(ErrorCode::kCorruptFile, "some shaders have errors");
   });
 }

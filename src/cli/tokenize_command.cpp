@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "io/text_file.h"
 
 namespace metal_marlin::cli {
 namespace {
@@ -28,7 +29,8 @@ void run(const Flags& flags) {
     }
     return;
   }
-  const std::vector<TokenId> ids = tokenizer->encode(read_text(flags.file), {!flags.no_special, !flags.plain_text});
+  const std::vector<TokenId> ids =
+      tokenizer->encode(read_text_file(flags.file), {!flags.no_special, !flags.plain_text});
   if (flags.json) {
     fmt::print("{}\n", nlohmann::json(ids).dump());
     return;

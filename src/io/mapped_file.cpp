@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "io/file_write.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
@@ -16,14 +17,14 @@ namespace {
 
 [[noreturn]] void fail(const std::filesystem::path& path, const char* action) {
   const int reason = errno;
-  throw Error(reason == ENOENT ? ErrorCode::kNotFound : ErrorCode::kIo,
-              fmt::format("{}: cannot {}: {}", path.string(), action, std::strerror(reason)));
+  throw Error(code_of_errno(reason), fmt::format("{}: cannot {}: {}", path.string(), action, std::strerror(reason)));
 }
 
 }  // namespace
 
 MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
-  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // A pipe is refused below, not waited for.
+  const int descriptor = open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
   if (descriptor < 0) fail(path, "open");
   struct stat status {};
   if (fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
@@ -34,7 +35,9 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
   if (size > 0) {
     void* const address = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
     if (address == MAP_FAILED) {
+      const int reason = errno;
       close(descriptor);
+      errno = reason;
       fail(path, "map");
     }
     bytes_ = {static_cast<const std::byte*>(address), size};

@@ -2,15 +2,12 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <unistd.h>
 
-#include <cstdio>
 #include <cstring>
-#include <fstream>
-#include <iterator>
-#include <memory>
 #include <string_view>
 
+#include "io/file_write.h"
+#include "io/mapped_file.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
@@ -96,10 +93,7 @@ NpyArray parse_npy(std::span<const std::byte> bytes, const std::string& where) {
 }
 
 NpyArray read_npy(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw Error(ErrorCode::kNotFound, fmt::format("{}: cannot open", path.string()));
-  const std::string text(std::istreambuf_iterator<char>(file), {});
-  return parse_npy(std::as_bytes(std::span(text)), path.string());
+  return parse_npy(MappedFile(path).bytes(), path.string());
 }
 
 void write_npy(const std::filesystem::path& path, const std::string& type, const Shape& shape,
@@ -113,17 +107,8 @@ void write_npy(const std::filesystem::path& path, const std::string& type, const
   text += static_cast<char>(header.size() & 0xFFU);
   text += static_cast<char>(header.size() >> 8);
   text += header;
-  const std::filesystem::path temporary = path.string() + ".partial";
-  const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(temporary.c_str(), "wb"), std::fclose);
-  const bool good = file && std::fwrite(text.data(), 1, text.size(), file.get()) == text.size() &&
-                    std::fwrite(bytes.data(), 1, bytes.size(), file.get()) == bytes.size() &&
-                    std::fflush(file.get()) == 0 && fsync(fileno(file.get())) == 0;
-  std::error_code ignored;
-  if (good) std::filesystem::rename(temporary, path, ignored);
-  if (!good || ignored) {
-    std::filesystem::remove(temporary, ignored);
-    throw Error(ErrorCode::kIo, fmt::format("{}: cannot write", path.string()));
-  }
+  text.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  write_file_atomically(path, text);
 }
 
 }  // namespace metal_marlin

@@ -17,34 +17,24 @@
 namespace metal_marlin {
 namespace {
 
-void write_and_sync(const std::filesystem::path& path, const std::string& text) {
-  const int descriptor = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (descriptor < 0) fail_file(path, "create");
-  try {
-    write_fully(descriptor, std::as_bytes(std::span(text)), 0, path);
-  } catch (const Error&) {
-    close(descriptor);
-    throw;
-  }
-  const bool synced = fsync(descriptor) == 0;
-  if (close(descriptor) != 0 || !synced) fail_file(path, "flush");
-}
-
-void sync_folder(const std::filesystem::path& path) {
-  const int descriptor = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (descriptor < 0) fail_file(path, "open");
-  const bool synced = fsync(descriptor) == 0;
-  close(descriptor);
-  if (!synced) fail_file(path, "flush");
-}
-
 void check_free(const std::filesystem::path& destination, bool overwrite) {
-  if (overwrite || !std::filesystem::exists(destination)) return;
-  throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: exists already", destination.string()));
+  std::error_code none;
+  const auto there = std::filesystem::status(destination, none).type();
+  if (there == std::filesystem::file_type::not_found) return;
+  if (!overwrite) throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: exists already", destination.string()));
+  if (there != std::filesystem::file_type::directory)
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: not a folder, cannot be replaced", destination.string()));
 }
 
-std::filesystem::path parent_of(const std::filesystem::path& path) {
-  return path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
+// Without a slash at its end, and with a last part that is a name: "." and ".." cannot be renamed.
+std::filesystem::path with_name(std::filesystem::path path) {
+  if (path.filename().empty()) path = path.parent_path();
+  if (path.filename() != "." && path.filename() != "..") return path;
+  std::error_code none;
+  const std::filesystem::path real = std::filesystem::weakly_canonical(path, none);
+  if (real.filename().empty())
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: no folder that can be written", path.string()));
+  return real;
 }
 
 // Removes partial folders of this destination whose owner is gone, but for the first that is wanted:
@@ -74,8 +64,7 @@ std::pair<std::filesystem::path, int> remove_abandoned(
 
 OutputFolder::OutputFolder(const std::filesystem::path& destination, bool overwrite,
                            const std::function<bool(const std::filesystem::path& abandoned)>& adopt)
-    : destination_(destination), overwrite_(overwrite) {
-  if (destination_.filename().empty()) destination_ = destination_.parent_path();  // trailing slash
+    : destination_(with_name(destination)), overwrite_(overwrite) {
   check_free(destination_, overwrite_);
   std::error_code error;
   std::filesystem::create_directories(parent_of(destination_), error);
@@ -101,7 +90,7 @@ OutputFolder::~OutputFolder() {
 }
 
 void OutputFolder::write_file(const std::string& name, const std::string& text) {
-  write_and_sync(partial_ / name, text);
+  write_and_sync(partial_ / name, std::as_bytes(std::span(text)));
 }
 
 void OutputFolder::commit() {
@@ -117,20 +106,14 @@ void OutputFolder::commit() {
       throw Error(ErrorCode::kIo, fmt::format("{}: cannot move away: {}", destination_.string(), error.message()));
   }
   std::filesystem::rename(partial_, destination_, error);
-  if (error) throw Error(ErrorCode::kIo, fmt::format("{}: cannot rename: {}", partial_.string(), error.message()));
+  if (error) {
+    std::error_code ignored;
+    std::filesystem::rename(replaced, destination_, ignored);
+    throw Error(ErrorCode::kIo, fmt::format("{}: cannot rename: {}", partial_.string(), error.message()));
+  }
   committed_ = true;
   sync_folder(parent_of(destination_));
   std::filesystem::remove_all(replaced, error);
-}
-
-void write_file_atomically(const std::filesystem::path& path, const std::string& text) {
-  std::filesystem::path partial = path;
-  partial += ".partial";
-  write_and_sync(partial, text);
-  std::error_code error;
-  std::filesystem::rename(partial, path, error);
-  if (error) throw Error(ErrorCode::kIo, fmt::format("{}: cannot rename: {}", partial.string(), error.message()));
-  sync_folder(parent_of(path));
 }
 
 }  // namespace metal_marlin

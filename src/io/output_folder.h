@@ -12,7 +12,7 @@ class OutputFolder {
   // Works in a folder "<destination>.partial-XXXXXX" of its own, and removes
   // such folders that a killed process left; but goes on in the first of them that
   // `adopt` wants. \throws Error (kInvalidArgument) when the destination exists and
-  // overwrite is false.
+  // overwrite is false, or is no folder.
   OutputFolder(const std::filesystem::path& destination, bool overwrite,
                const std::function<bool(const std::filesystem::path& abandoned)>& adopt = {});
   // Removes what was neither committed nor kept.
@@ -38,8 +38,5 @@ class OutputFolder {
   bool committed_ = false;
   int lock_ = -1;  // held on the partial folder while its owner lives
 };
-
-// Writes a file under a temporary name, flushes and renames it.
-void write_file_atomically(const std::filesystem::path& path, const std::string& text);
 
 }  // namespace metal_marlin

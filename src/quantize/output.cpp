@@ -5,6 +5,7 @@
 #include <fstream>
 #include <utility>
 
+#include "io/file_write.h"
 #include "metal_marlin/error.h"
 #include "quantize/report.h"
 
@@ -109,9 +110,7 @@ void QuantizedOutput::record(const std::string& line) {
 // The journal must not know of what the disk does not.
 void QuantizedOutput::flush() {
   for (const auto& shard : shards_) shard->sync();
-  std::ofstream file(path() / kJournal, std::ios::binary | std::ios::app);
-  file << pending_ << std::flush;
-  if (!file) throw Error(ErrorCode::kIo, fmt::format("{}: cannot write", (path() / kJournal).string()));
+  append_to_file(path() / kJournal, pending_);
   pending_.clear();
   flushed_ = std::chrono::steady_clock::now();
 }

@@ -16,7 +16,10 @@
 #include "base/seconds_since.h"
 #include "base/thread_pool.h"
 #include "io/checkpoint.h"
-#include "io/mapped_file.h"
+#include "io/file_write.h"
+#include "io/output_folder.h"
+#include "io/sources.h"
+#include "io/text_file.h"
 #include "metal_marlin/error.h"
 #include "metal_marlin/tokenizer.h"
 #include "models/architectures.h"
@@ -27,6 +30,7 @@
 #include "quantize/report.h"
 #include "quantize/sensitivity.h"
 #include "quantize/weights.h"
+#include "runtime/model_impl.h"
 
 namespace metal_marlin {
 namespace {
@@ -47,11 +51,12 @@ class Quantizer {
         exclude_(compile_patterns(options.exclude, "exclude")),
         pool_(options.threads),
         source_(source),
-        destination_(destination) {
+        destination_(destination.filename().empty() ? destination.parent_path() : destination) {
     recipe_ = options.recipe.empty() ? recipe_of_options() : load_recipe(options.recipe);
     CheckpointOptions checkpoint_options;
     checkpoint_options.notice = options.notice;
     checkpoint_ = open_checkpoint(source, checkpoint_options);
+    refuse_to_overwrite();
     config_ = parse_model_config(checkpoint_->config(), checkpoint_->generation_config(), checkpoint_->where());
     model_plan_ = build_plan(config_);
     refuse_rotated_source();
@@ -91,7 +96,8 @@ class Quantizer {
     // Last: without it nobody takes the folder for a model.
     output.write_file("config.json", output_config().dump(2));
     output.commit();
-    std::filesystem::remove(counts_file());
+    std::error_code ignored;
+    std::filesystem::remove(counts_file(), ignored);
     return std::move(report_);
   }
 
@@ -109,6 +115,19 @@ class Quantizer {
     recipe.rules.push_back({WeightClass::kHead, false, std::nullopt, options_.embedding, std::nullopt});
     recipe.rules.push_back({std::nullopt, false, std::nullopt, options_.spec, std::nullopt});
     return recipe;
+  }
+
+  // What is read must stay: the folder to write takes the place of what has its name.
+  void refuse_to_overwrite() const {
+    Sources sources;
+    sources.add(source_);
+    sources.add_weights(*checkpoint_);
+    sources.add(options_.calibration);
+    if (std::filesystem::exists(options_.recipe)) sources.add(options_.recipe);
+    if (!options_.curves.empty()) sources.refuse(options_.curves);
+    sources.add(options_.curves);
+    sources.refuse(destination_);
+    sources.refuse(counts_file());
   }
 
   void refuse_rotated_source() const {
@@ -159,10 +178,9 @@ class Quantizer {
   }
 
   std::vector<TokenId> calibration_tokens() {
-    const MappedFile text(options_.calibration);
-    const auto tokenizer = Tokenizer::load(source_);
-    std::vector<TokenId> ids =
-        tokenizer->encode({reinterpret_cast<const char*>(text.bytes().data()), text.bytes().size()});
+    const auto tokenizer = tokenizer_of(*checkpoint_);
+    if (!tokenizer) throw Error(ErrorCode::kNotFound, fmt::format("{}: the model has no tokenizer", source_.string()));
+    std::vector<TokenId> ids = tokenizer->encode(read_text_file(options_.calibration));
     if (ids.empty())
       throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: the text is empty", options_.calibration.string()));
     ids.resize(std::min(ids.size(), static_cast<std::size_t>(options_.calibration_tokens)));

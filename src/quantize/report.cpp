@@ -7,7 +7,7 @@
 #include <map>
 #include <regex>
 
-#include "io/output_folder.h"
+#include "io/file_write.h"
 #include "quantize/svg.h"
 
 namespace metal_marlin {

@@ -8,11 +8,12 @@
 #include <cmath>
 #include <vector>
 
+#include "base/finite.h"
 #include "base/hash.h"
 #include "base/seconds_since.h"
 #include "base/thread_pool.h"
+#include "io/file_write.h"
 #include "io/json.h"
-#include "io/output_folder.h"
 #include "io/row_file.h"
 #include "metal_marlin/error.h"
 #include "runtime/divergence.h"
@@ -49,6 +50,12 @@ std::vector<Window> strided_windows(std::int64_t tokens, std::int64_t context, s
   return windows;
 }
 
+std::int64_t scored_tokens(const std::vector<Window>& windows) {
+  std::int64_t out = 0;
+  for (const Window& window : windows) out += window.end - window.score_from;
+  return out;
+}
+
 // What the kept logits are of.
 std::filesystem::path side_file_of(const EvaluateOptions& options) {
   return options.reference_cache.string() + ".json";
@@ -70,6 +77,14 @@ struct Sum {
     return variance > 0 ? std::sqrt(variance / static_cast<double>(count - 1)) : 0;
   }
 };
+
+double perplexity_of(const Sum& nll, const char* what) {
+  const double perplexity = std::exp(nll.mean());
+  if (!std::isfinite(perplexity))
+    throw Error(ErrorCode::kCorruptFile,
+                fmt::format("{}: overflows, the mean error is {:.1f} nats a token", what, nll.mean()));
+  return perplexity;
+}
 
 struct RowScore {
   double nll = 0;
@@ -110,9 +125,10 @@ class Evaluator {
     const auto count = static_cast<std::int64_t>(tokens_.size());
     const auto windows = options_.stride > 0 ? strided_windows(count, options_.context, options_.stride)
                                              : disjoint_windows(count, options_.context);
-    if (windows.empty()) {
+    if (scored_tokens(windows) == 0) {
       throw Error(ErrorCode::kInvalidArgument,
-                  fmt::format("the text has {} tokens, fewer than the context of {}", count, options_.context));
+                  fmt::format("the text has {} tokens, too few for a context of {}{}: nothing can be scored", count,
+                              options_.context, options_.stride > 0 ? "" : " of which the second half counts"));
     }
     if (reference_ && !options_.reference_cache.empty()) make_cache(windows);
     double seconds = 0;
@@ -134,7 +150,7 @@ class Evaluator {
     if (reference_ && cache_) keep_cache();
     Evaluation out;
     out.nll = nll_.mean();
-    out.perplexity = std::exp(out.nll);
+    out.perplexity = perplexity_of(nll_, "perplexity");
     out.perplexity_error = nll_.error() * out.perplexity;
     out.scored_tokens = nll_.count;
     out.windows = static_cast<std::int64_t>(windows.size());
@@ -142,7 +158,7 @@ class Evaluator {
     if (compares()) {
       out.divergence =
           Divergence{kl_.mean(), kl_.error(), static_cast<double>(agreed_) / static_cast<double>(kl_.count),
-                     std::exp(reference_nll_.mean())};
+                     perplexity_of(reference_nll_, "reference perplexity")};
     }
     return out;
   }
@@ -151,6 +167,10 @@ class Evaluator {
   [[nodiscard]] SessionOptions session_options() const {
     if (options_.context < 2)
       throw Error(ErrorCode::kInvalidArgument, fmt::format("context is {}, expected at least 2", options_.context));
+    if (options_.stride < 0 || options_.stride > options_.context)
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("stride is {}, expected 0 to the context of {}: else windows leave tokens out",
+                              options_.stride, options_.context));
     SessionOptions options;
     options.cache_tokens = options_.context;
     options.batch_tokens = std::min(options_.context, 512);
@@ -174,7 +194,6 @@ class Evaluator {
 
   [[nodiscard]] bool compares() const { return reference_ || cache_; }
   [[nodiscard]] std::filesystem::path side_file() const { return side_file_of(options_); }
-  [[nodiscard]] std::filesystem::path partial_cache() const { return options_.reference_cache.string() + ".partial"; }
 
   // What the reference's logits are of.
   [[nodiscard]] Json cache_key(std::int64_t vocab) const {
@@ -196,12 +215,13 @@ class Evaluator {
     cache_.emplace(options_.reference_cache, found["rows"].get<std::int64_t>(), vocab, RowFile::Open::kExisting);
   }
   void make_cache(const std::vector<Window>& windows) {
-    for (const Window& window : windows) cached_rows_ += window.end - window.score_from;
-    cache_.emplace(partial_cache(), cached_rows_, reference_vocab(), RowFile::Open::kNew);
+    cached_rows_ = scored_tokens(windows);
+    cache_file_.emplace(options_.reference_cache);
+    cache_.emplace(cache_file_->partial(), cached_rows_, reference_vocab(), RowFile::Open::kNew);
   }
   void keep_cache() {
     cache_->sync();
-    std::filesystem::rename(partial_cache(), options_.reference_cache);
+    cache_file_->commit();
     Json key = cache_key(reference_vocab());
     key["rows"] = cached_rows_;
     write_file_atomically(side_file(), key.dump());
@@ -214,6 +234,9 @@ class Evaluator {
       reference_rows_.resize(static_cast<std::size_t>(rows * cache_->width()));
       cache_->read(cache_at_, rows, reference_rows_.data());
       cache_at_ += rows;
+      if (!all_finite(reference_rows_))
+        throw Error(ErrorCode::kCorruptFile,
+                    fmt::format("{}: the logits are not finite", options_.reference_cache.string()));
       return;
     }
     reference_rows_.clear();
@@ -259,7 +282,8 @@ class Evaluator {
   ThreadPool pool_;
   Session session_;
   std::optional<Session> reference_;
-  std::optional<RowFile> cache_;  // the reference's logits, in order
+  std::optional<OutputFile> cache_file_;  // of the cache that is being written
+  std::optional<RowFile> cache_;          // the reference's logits, in order
   std::int64_t cache_at_ = 0;
   std::int64_t cached_rows_ = 0;
   std::vector<float> reference_rows_;

@@ -16,16 +16,12 @@
 #include "runtime/model_impl.h"
 
 namespace metal_marlin {
-namespace {
-
 std::shared_ptr<const Tokenizer> tokenizer_of(const Checkpoint& checkpoint) {
   for (const auto& [name, text] : checkpoint.tokenizer_files()) {
     if (name == "tokenizer.json") return Tokenizer::from_json(text, checkpoint.where() + "/" + name);
   }
   return nullptr;
 }
-
-}  // namespace
 
 // Loads the weights into the backend; what it runs on.
 std::string Model::prepare(Impl& impl, const Checkpoint& checkpoint, const LoadOptions& options) {

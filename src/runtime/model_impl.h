@@ -19,4 +19,7 @@ struct Model::Impl {
   std::string path;
 };
 
+// A model's tokenizer; null: it has none.
+std::shared_ptr<const Tokenizer> tokenizer_of(const Checkpoint& checkpoint);
+
 }  // namespace metal_marlin

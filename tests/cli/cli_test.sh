@@ -1,21 +1,8 @@
 #!/usr/bin/env bash
 # The command line, end to end, on the committed fixtures.
 # Usage: TEST_DATA=folder cli_test.sh [EMULATOR] METAL_MARLIN
-set -euo pipefail
-run() { "${command[@]}" "$@"; }
-command=("$@")
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-model=$TEST_DATA/fixtures/qwen3-tiny
-fail() { echo "FAILED: $*" >&2; exit 1; }
-# expect CODE TEXT ARGS...: the command must exit with CODE and print TEXT.
-expect() {
-  local code=$1 text=$2 found=0
-  shift 2
-  run "$@" > "$work/out" 2>&1 || found=$?
-  [ "$found" = "$code" ] || { cat "$work/out"; fail "$* exited with $found, expected $code"; }
-  grep -qF -- "$text" "$work/out" || { cat "$work/out"; fail "$* did not print '$text'"; }
-}
+# shellcheck source=tests/cli/common.sh
+source "$(dirname "$0")/common.sh"
 
 expect 0 "Examples:" --help
 for name in quantize generate tokenize logits inspect eval compare pull status; do expect 0 "Example" $name --help; done
@@ -60,13 +47,7 @@ ids=$(echo -n 'dogs are sleeping' | run tokenize "$work/text" --json)
 [ "$(echo "$ids" | run tokenize "$work/text" --decode)" = "dogs are sleeping" ] || fail "tokenize does not round-trip"
 
 # Methods that need a text, on a vocabulary of printable characters, and what became of the model.
-cp -r "$model" "$work/characters"
-python3 - "$work/characters/tokenizer.json" << 'EOF'
-import json, sys
-vocabulary = {chr(c): i for i, c in enumerate(range(ord("!"), ord("~") + 1))}
-json.dump({"added_tokens": [], "decoder": {"type": "ByteLevel"}, "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
-           "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}}, open(sys.argv[1], "w"))
-EOF
+characters "$work/characters"
 for i in $(seq 60); do echo -n "line-$((i * 7919)):pack-my-box-with-five-dozen-liquor-jugs;"; done > "$work/text.txt"
 expect 2 "method gptq needs a calibration text" quantize "$work/characters" -o "$work/x" --method gptq
 expect 2 "method magic: expected one of rtn, rtn-weighted, gptq, mr-gptq" quantize "$work/characters" -o "$work/x" --method magic
@@ -151,6 +132,10 @@ shader_run=(--kernel add --grid 128 --threads 64 --buffer "0=$work/a.npy" --buff
 mkdir "$work/temporary"
 export TMPDIR=$work/temporary
 expect 0 "yes" shaders check "$work/add.metal"
+# An -I takes one folder, as a compiler's does.
+(echo '#include "here.h"'; cat "$work/add.metal") > "$work/includes.metal"
+mkdir "$work/include" && echo > "$work/include/here.h"
+expect 0 "2 of 2 compiled" shaders check -I "$work/include" "$work/includes.metal" "$work/add.metal"
 expect 4 "use of undeclared identifier 'missing'" shaders check "$work/broken.metal"
 expect 4 "broken.metal:6:30: error" shaders run "$work/broken.metal" "${shader_run[@]}"
 expect 0 "no fault found" shaders run "$work/add.metal" "${shader_run[@]}" --debug --output "1=$work/out.npy"

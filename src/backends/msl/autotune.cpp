@@ -9,7 +9,7 @@
 #include <random>
 
 #include "backends/msl/matrix_unit.h"
-#include "io/output_folder.h"
+#include "io/file_write.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::msl {

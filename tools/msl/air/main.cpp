@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <cstdio>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -174,7 +175,7 @@ int run(int argc, char** argv) {
   const auto add = [&](const char* name, const char* what) {
     CLI::App* const command = app.add_subcommand(name, what);
     command->add_option("file", line.file, "metallib, bitcode or text of LLVM")->required();
-    command->add_option("--kernel", line.kernels, "only this one; may be given again");
+    command->add_option("--kernel", line.kernels, "only this one; may be given again")->allow_extra_args(false);
     return command;
   };
   CLI::App* const list_command = add("list", "The kernels with their arguments");
@@ -211,7 +212,10 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   try {
-    return metal_marlin::air::run(argc, argv);
+    const int code = metal_marlin::air::run(argc, argv);
+    if (std::fflush(stdout) != 0)
+      throw metal_marlin::Error(metal_marlin::ErrorCode::kIo, "the output cannot be written");
+    return code;
   } catch (const metal_marlin::Error& e) {
     fmt::print(stderr, "error: {}\n", e.what());
     return static_cast<int>(e.code());

@@ -18,8 +18,8 @@
 
 #include "air_metadata.h"
 #include "air_words.h"
+#include "io/file_write.h"
 #include "io/metallib.h"
-#include "io/output_folder.h"
 #include "metal_marlin/error.h"
 #include "shader_table.h"
 
@@ -205,7 +205,12 @@ MetallibFunction function_of(const Packed& kernel) {
 
 void pack(const std::vector<std::string>& modules, const std::string& output) {
   std::vector<Packed> kernels;
-  for (const std::string& path : modules) pack_shader(path, kernels);
+  for (const std::string& path : modules) {
+    std::error_code none;
+    if (std::filesystem::equivalent(path, output, none))
+      throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: is the source {}", output, path));
+    pack_shader(path, kernels);
+  }
   std::set<std::string> names;
   Metallib library;
   for (const Packed& kernel : kernels) {
@@ -213,8 +218,7 @@ void pack(const std::vector<std::string>& modules, const std::string& output) {
       throw Error(ErrorCode::kInvalidArgument, fmt::format("two kernels are named {}", kernel.name));
     library.functions.push_back(function_of(kernel));
   }
-  const std::vector<std::byte> bytes = write_metallib(library);
-  write_file_atomically(output, std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
+  write_file_atomically(output, std::span<const std::byte>(write_metallib(library)));
 }
 
 }  // namespace metal_marlin::air

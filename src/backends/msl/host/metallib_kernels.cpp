@@ -8,7 +8,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <thread>
 
 #include "backends/msl/host/host_device.h"
@@ -84,7 +86,8 @@ pid_t start(std::vector<std::string> arguments) {
     execvp(argv[0], argv.data());
     _exit(127);
   }
-  if (child < 0) throw Error(ErrorCode::kIo, fmt::format("cannot start {}", arguments[0]));
+  if (child < 0)
+    throw Error(code_of_errno(errno), fmt::format("cannot start {}: {}", arguments[0], std::strerror(errno)));
   return child;
 }
 

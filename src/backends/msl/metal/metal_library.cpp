@@ -62,7 +62,9 @@ void MetalLibrary::load(const std::string& file) {
   NS::Error* error = nullptr;
   all_ = NS::TransferPtr(device_->newLibrary(string_of(file), &error));
   if (all_) return;
-  fmt::print(stderr, "metal-marlin: {}: {}; shaders are compiled from their text instead\n", file, text_of(error));
+  const std::string text =
+      fmt::format("metal-marlin: {}: {}; shaders are compiled from their text instead\n", file, text_of(error));
+  std::fputs(text.c_str(), stderr);  // a message that cannot be written ends nothing
 }
 
 MTL::Library& MetalLibrary::library_of(const EmbeddedShader& shader) {
