@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "io/json.h"
+#include "io/file_write.h"
 #include "io/output_folder.h"
 #include "test_data.h"
 
