@@ -7,6 +7,7 @@
 
 #include <list>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <random>
 
 #include "base/thread_pool.h"

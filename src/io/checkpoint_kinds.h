@@ -1,6 +1,8 @@
 // The containers that open_checkpoint chooses from.
 #pragma once
 
+#include <nlohmann/json.hpp>
+
 #include "io/checkpoint.h"
 
 namespace metal_marlin {

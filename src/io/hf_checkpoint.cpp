@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <nlohmann/json.hpp>
 
 #include "io/checkpoint_kinds.h"
 #include "io/column_packed.h"

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <nlohmann/json.hpp>
+
 #include "io/mapped_file.h"
 #include "metal_marlin/error.h"
 

@@ -1,8 +1,9 @@
-// JSON parsing with errors that name the file and the field.
+// JSON parsing with errors that name the file and the field. Who looks into a value includes <nlohmann/json.hpp>.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 

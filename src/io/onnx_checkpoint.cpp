@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <cstring>
+#include <nlohmann/json.hpp>
 
 #include "base/thread_pool.h"
 #include "io/checkpoint_kinds.h"

@@ -1,3 +1,5 @@
+#include <nlohmann/json.hpp>
+
 #include "formats/packed_matrix.h"
 #include "io/dtype.h"
 #include "io/json.h"

@@ -1,5 +1,7 @@
 #include "metal_marlin/inspect.h"
 
+#include <nlohmann/json.hpp>
+
 #include "backends/cpu/kernels.h"
 #if METAL_MARLIN_MSL
 #include "backends/msl/devices.h"

@@ -1,4 +1,6 @@
 // Arbitrary bytes as a GGUF file: container, metadata, tokenizer, tensors.
+#include <nlohmann/json.hpp>
+
 #include "attempt.h"
 #include "io/gguf.h"
 #include "io/gguf_blocks.h"

@@ -1,4 +1,6 @@
 // Arbitrary bytes as config.json and as tokenizer.json.
+#include <nlohmann/json.hpp>
+
 #include "attempt.h"
 #include "io/json.h"
 #include "io/packed_tensors.h"

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <fstream>
 #include <functional>
+#include <nlohmann/json.hpp>
 
 #include "backends/msl/devices.h"
 #include "base/thread_pool.h"
