@@ -188,7 +188,7 @@ class RandomCheckpoint final : public Checkpoint {
  public:
   RandomCheckpoint(const Plan& plan, const Recipe& recipe) {
     for (const PlannedWeight& planned : planned_weights(plan)) {
-      const auto spec = planned.quantizable ? recipe.find(planned.name, false) : std::nullopt;
+      const auto spec = planned.quantizable ? recipe.find(planned, false) : std::nullopt;
       weights_.push_back({planned.name, planned.shape, DType::kBf16, spec, 1, ""});
     }
     std::sort(weights_.begin(), weights_.end(), [](const auto& a, const auto& b) { return a.name < b.name; });

@@ -2,9 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <cinttypes>
 #include <cmath>
-#include <cstdio>
 
 namespace metal_marlin {
 namespace {
@@ -20,10 +18,9 @@ constexpr float kLatentNormEps = 1e-6F;
 class DecoderPlan {
  public:
   explicit DecoderPlan(const ModelConfig& config) : config_(config) {
-    plan_.vocab = config.vocab;
     plan_.layers = static_cast<int>(config.layers);
-    plan_.rope_frequencies = rope_frequencies(config.rope, latent() ? config.latent.rope_dim : config.head_dim);
-    plan_.rope_scale = rope_attention_scale(config.rope);
+    plan_.ropes = {{rope_frequencies(config.rope, latent() ? config.latent.rope_dim : config.head_dim),
+                    rope_attention_scale(config.rope)}};
     hidden_ = plan_.add_buffer("hidden", config.hidden);
     normed_ = plan_.add_buffer("normed", config.hidden);
     branch_ = plan_.add_buffer("branch", config.hidden);
@@ -48,27 +45,29 @@ class DecoderPlan {
   }
 
   Plan build() {
-    plan_.ops.emplace_back(EmbeddingOp{kEmbedding, hidden_});
-    for (std::int64_t layer = 0; layer < config_.layers; ++layer) {
-      prefix_ = fmt::format("model.layers.{}.", layer);
+    add(EmbeddingOp{kEmbedding, hidden_, config_.vocab});
+    for (layer_ = 0; layer_ < plan_.layers; ++layer_) {
+      prefix_ = fmt::format("model.layers.{}.", layer_);
       norm("input_layernorm", hidden_, normed_, config_.hidden);
-      latent() ? latent_attention(static_cast<int>(layer)) : attention(static_cast<int>(layer));
-      plan_.ops.emplace_back(AddOp{hidden_, branch_});
+      latent() ? latent_attention() : attention();
+      add(AddOp{hidden_, branch_});
       norm("post_attention_layernorm", hidden_, normed_, config_.hidden);
-      if (config_.sparse[static_cast<std::size_t>(layer)]) {
-        experts(static_cast<int>(layer));
-        plan_.ops.emplace_back(AddOp{hidden_, routed_});
+      if (config_.sparse[static_cast<std::size_t>(layer_)]) {
+        experts();
+        add(AddOp{hidden_, routed_});
       } else {
-        feed_forward("mlp.", dense_);
-        plan_.ops.emplace_back(AddOp{hidden_, branch_});
+        feed_forward("mlp.", dense_, ModelPart::kFeedForward);
+        add(AddOp{hidden_, branch_});
       }
     }
+    layer_ = -1;
     const BufferId selected = plan_.add_buffer("selected", config_.hidden, true);
     const BufferId final_norm = plan_.add_buffer("final", config_.hidden, true);
-    plan_.logits = plan_.add_buffer("logits", config_.vocab, true);
-    plan_.ops.emplace_back(SelectOp{hidden_, selected});
-    plan_.ops.emplace_back(RmsNormOp{selected, final_norm, "model.norm.weight", config_.hidden, eps()});
-    plan_.ops.emplace_back(LinearOp{final_norm, plan_.logits, config_.tied ? kEmbedding : kHead, ""});
+    const BufferId logits = plan_.add_buffer("logits", config_.vocab, true);
+    plan_.outputs = {{kLogitsOutput, logits}};
+    add(SelectOp{hidden_, selected});
+    add(RmsNormOp{selected, final_norm, "model.norm.weight", config_.hidden, eps()});
+    add(LinearOp{final_norm, logits, config_.tied ? kEmbedding : kHead, "", false, {ModelPart::kHead}});
     return std::move(plan_);
   }
 
@@ -88,42 +87,49 @@ class DecoderPlan {
     return {gate, up, plan_.add_buffer(name + "active", width)};
   }
 
-  void linear(const std::string& module, BufferId in, BufferId out, bool bias) {
-    plan_.ops.emplace_back(LinearOp{in, out, prefix_ + module + ".weight", bias ? prefix_ + module + ".bias" : ""});
+  void add(Op op) {
+    op.layer = layer_;
+    plan_.ops.push_back(std::move(op));
+  }
+
+  void linear(const std::string& module, BufferId in, BufferId out, bool bias, Role role) {
+    add(LinearOp{in, out, prefix_ + module + ".weight", bias ? prefix_ + module + ".bias" : "", false, role});
+  }
+  void attention_linear(const std::string& module, BufferId in, BufferId out, bool bias, Projection projection) {
+    linear("self_attn." + module, in, out, bias, {ModelPart::kAttention, projection});
   }
 
   void norm(const char* module, BufferId in, BufferId out, std::int64_t width) {
-    plan_.ops.emplace_back(RmsNormOp{in, out, prefix_ + module + ".weight", width, eps()});
+    add(RmsNormOp{in, out, prefix_ + module + ".weight", width, eps()});
   }
 
-  void attention(int layer) {
-    linear("self_attn.q_proj", normed_, q_, config_.attention_bias);
-    linear("self_attn.k_proj", normed_, k_, config_.attention_bias);
-    linear("self_attn.v_proj", normed_, v_, config_.attention_bias);
+  void attention() {
+    attention_linear("q_proj", normed_, q_, config_.attention_bias, Projection::kQuery);
+    attention_linear("k_proj", normed_, k_, config_.attention_bias, Projection::kKey);
+    attention_linear("v_proj", normed_, v_, config_.attention_bias, Projection::kValue);
     if (config_.qk_norm) {
       norm("self_attn.q_norm", q_, q_, config_.head_dim);
       norm("self_attn.k_norm", k_, k_, config_.head_dim);
     }
-    plan_.ops.emplace_back(RopeOp{q_, config_.heads, config_.head_dim});
-    plan_.ops.emplace_back(RopeOp{k_, config_.kv_heads, config_.head_dim});
+    add(RopeOp{q_, config_.heads, config_.head_dim});
+    add(RopeOp{k_, config_.kv_heads, config_.head_dim});
     const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim)));
-    plan_.ops.emplace_back(AttentionOp{q_, k_, v_, attended_, layer, config_.heads, config_.kv_heads, config_.head_dim,
-                                       scale, config_.windows[static_cast<std::size_t>(layer)]});
-    linear("self_attn.o_proj", attended_, branch_, config_.attention_bias);
+    add(AttentionOp{q_, k_, v_, attended_, config_.heads, config_.kv_heads, config_.head_dim, scale,
+                    config_.windows[static_cast<std::size_t>(layer_)]});
+    attention_linear("o_proj", attended_, branch_, config_.attention_bias, Projection::kOutput);
   }
 
-  void latent_attention(int layer) {
+  void latent_attention() {
     const LatentConfig& c = config_.latent;
     if (c.q_rank > 0) {
-      linear("self_attn.q_a_proj", normed_, q_low_, config_.attention_bias);
+      attention_linear("q_a_proj", normed_, q_low_, config_.attention_bias, Projection::kQueryDown);
     } else {
-      linear("self_attn.q_proj", normed_, q_, false);
+      attention_linear("q_proj", normed_, q_, false, Projection::kQuery);
     }
-    linear("self_attn.kv_a_proj_with_mqa", normed_, latent_, config_.attention_bias);
+    attention_linear("kv_a_proj_with_mqa", normed_, latent_, config_.attention_bias, Projection::kLatentDown);
     if (c.q_rank > 0) {
-      plan_.ops.emplace_back(
-          RmsNormOp{q_low_, q_low_, prefix_ + "self_attn.q_a_layernorm.weight", c.q_rank, kLatentNormEps});
-      linear("self_attn.q_b_proj", q_low_, q_, false);
+      add(RmsNormOp{q_low_, q_low_, prefix_ + "self_attn.q_a_layernorm.weight", c.q_rank, kLatentNormEps});
+      attention_linear("q_b_proj", q_low_, q_, false, Projection::kQueryUp);
     }
     LatentAttentionOp op{q_,
                          latent_,
@@ -131,7 +137,7 @@ class DecoderPlan {
                          prefix_ + "self_attn.kv_a_layernorm.weight",
                          kLatentNormEps,
                          prefix_ + "self_attn.kv_b_proj.weight",
-                         layer,
+                         0,
                          config_.heads,
                          c.nope_dim,
                          c.rope_dim,
@@ -139,28 +145,28 @@ class DecoderPlan {
                          c.rank,
                          latent_softmax_scale(config_),
                          c.interleaved};
-    plan_.ops.emplace_back(std::move(op));
-    linear("self_attn.o_proj", attended_, branch_, config_.attention_bias);
+    add(std::move(op));
+    attention_linear("o_proj", attended_, branch_, config_.attention_bias, Projection::kOutput);
   }
 
   // Reads `normed`, leaves its sum in `branch`.
-  void feed_forward(const std::string& module, const FeedForward& buffers) {
-    linear(module + "gate_proj", normed_, buffers.gate, config_.mlp_bias);
-    linear(module + "up_proj", normed_, buffers.up, config_.mlp_bias);
-    plan_.ops.emplace_back(SwigluOp{buffers.gate, buffers.up, buffers.active});
-    linear(module + "down_proj", buffers.active, branch_, config_.mlp_bias);
+  void feed_forward(const std::string& module, const FeedForward& buffers, ModelPart part) {
+    linear(module + "gate_proj", normed_, buffers.gate, config_.mlp_bias, {part, Projection::kGate});
+    linear(module + "up_proj", normed_, buffers.up, config_.mlp_bias, {part, Projection::kUp});
+    add(SwigluOp{buffers.gate, buffers.up, buffers.active});
+    linear(module + "down_proj", buffers.active, branch_, config_.mlp_bias, {part, Projection::kDown});
   }
 
   // Reads `normed`, leaves its sum in `routed`.
-  void experts(int layer) {
+  void experts() {
     const MoeConfig& c = config_.moe;
-    plan_.ops.emplace_back(LinearOp{normed_, router_, prefix_ + "mlp.gate.weight", "", true});
+    add(LinearOp{
+        normed_, router_, prefix_ + "mlp.gate.weight", "", true, {ModelPart::kFeedForward, Projection::kRouter}});
     MoeOp op{normed_,
              router_,
              routed_,
-             layer,
              prefix_ + "mlp.experts.",
-             c.correction ? prefix_ + "mlp.gate.e_score_correction_bias" : "",
+             c.router_bias ? prefix_ + "mlp.gate.e_score_correction_bias" : "",
              c.experts,
              c.top_k,
              c.intermediate,
@@ -169,15 +175,16 @@ class DecoderPlan {
              c.scoring,
              c.normalize,
              static_cast<float>(c.scale)};
-    plan_.ops.emplace_back(std::move(op));
+    add(std::move(op));
     if (c.shared == 0) return;
-    feed_forward("mlp.shared_experts.", shared_);
-    plan_.ops.emplace_back(AddOp{routed_, branch_});
+    feed_forward("mlp.shared_experts.", shared_, ModelPart::kSharedExpert);
+    add(AddOp{routed_, branch_});
   }
 
   const ModelConfig& config_;
   Plan plan_;
-  std::string prefix_;
+  int layer_ = -1;      // whose ops are being written
+  std::string prefix_;  // of its weights
   BufferId hidden_, normed_, branch_;
   BufferId q_ = -1, q_low_ = -1, k_ = -1, v_ = -1, latent_ = -1, attended_ = -1;
   FeedForward dense_, shared_;
@@ -188,27 +195,6 @@ class DecoderPlan {
 
 Plan build_plan(const ModelConfig& config) {
   return DecoderPlan(config).build();
-}
-
-std::optional<ExpertPlace> expert_place(const std::string& weight) {
-  ExpertPlace place{};
-  if (std::sscanf(weight.c_str(), "model.layers.%" SCNd64 ".mlp.experts.%" SCNd64 ".", &place.layer, &place.expert) !=
-      2)
-    return std::nullopt;
-  return place;
-}
-
-WeightClass weight_class(const std::string& weight) {
-  if (weight == kEmbedding) return WeightClass::kEmbedding;
-  if (weight == kHead) return WeightClass::kHead;
-  if (weight.find(".self_attn.") != std::string::npos) return WeightClass::kAttention;
-  if (expert_place(weight)) return WeightClass::kExpert;
-  if (weight.find(".mlp.shared_experts.") != std::string::npos) return WeightClass::kSharedExpert;
-  return weight.find(".mlp.") != std::string::npos ? WeightClass::kFeedForward : WeightClass::kOther;
-}
-
-bool is_embedding_or_head(const std::string& weight) {
-  return weight == kEmbedding || weight == kHead;
 }
 
 }  // namespace metal_marlin

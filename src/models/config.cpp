@@ -133,7 +133,7 @@ MoeConfig parse_glm_moe(const JsonObject& config) {
   require(config, "topk_method", config.string_or("topk_method", "noaux_tc") == "noaux_tc", "noaux_tc");
   require(config, "scoring_func", config.string_or("scoring_func", "sigmoid") == "sigmoid", "sigmoid");
   moe.scoring = RouterScoring::kSigmoid;
-  moe.correction = true;
+  moe.router_bias = true;
   moe.normalize = config.boolean_or("norm_topk_prob", true);
   moe.scale = config.number_or("routed_scaling_factor", 1);
   return moe;

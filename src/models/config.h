@@ -48,7 +48,7 @@ struct MoeConfig {
   std::int64_t groups = 1;
   std::int64_t top_groups = 1;
   RouterScoring scoring = RouterScoring::kSoftmax;
-  bool correction = false;  // the router has a bias for its choice alone
+  bool router_bias = false;  // the router has a bias for its choice alone
   bool normalize = false;
   double scale = 1;
 };

@@ -4,59 +4,25 @@
 #include <set>
 #include <utility>
 
-#include "base/overloaded.h"
 #include "metal_marlin/error.h"
+#include "ops/op_traits.h"
 
 namespace metal_marlin {
 std::string describe(const Op& op) {
-  return std::visit(
-      Overloaded{
-          [](const EmbeddingOp& o) { return "embedding " + o.weight; },
-          [](const RmsNormOp& o) { return "rms_norm " + o.weight; },
-          [](const LinearOp& o) { return "linear " + o.weight; }, [](const RopeOp&) { return std::string("rope"); },
-          [](const AttentionOp& o) { return "attention of layer " + std::to_string(o.layer); },
-          [](const LatentAttentionOp& o) { return "latent attention of layer " + std::to_string(o.layer); },
-          [](const MoeOp& o) { return "mixture of experts " + o.prefix; },
-          [](const SwigluOp&) { return std::string("swiglu"); }, [](const AddOp&) { return std::string("add"); },
-          [](const HadamardOp&) { return std::string("hadamard"); },
-          [](const SelectOp&) { return std::string("select"); }, [](const InputOp&) { return std::string("input"); },
-          [](const ObserveOp& o) { return "observe " + o.name; }},
-      op);
+  return with_traits(op, [&](auto traits, const auto& body) {
+    const std::string name(traits.kName);
+    const std::string subject = traits.subject(body);
+    if (!subject.empty()) return name + " " + subject;
+    return op.layer < 0 ? name : name + " of layer " + std::to_string(op.layer);
+  });
 }
 
 std::vector<BufferId> read_buffers(const Op& op) {
-  using Ids = std::vector<BufferId>;
-  return std::visit(
-      Overloaded{[](const EmbeddingOp&) { return Ids{}; }, [](const RmsNormOp& o) { return Ids{o.in}; },
-                 [](const LinearOp& o) { return Ids{o.in}; }, [](const RopeOp& o) { return Ids{o.x}; },
-                 [](const AttentionOp& o) {
-                   return Ids{o.q, o.k, o.v};
-                 },
-                 [](const LatentAttentionOp& o) {
-                   return Ids{o.q, o.latent};
-                 },
-                 [](const MoeOp& o) {
-                   return Ids{o.in, o.logits};
-                 },
-                 [](const SwigluOp& o) {
-                   return Ids{o.gate, o.up};
-                 },
-                 [](const AddOp& o) {
-                   return Ids{o.x, o.y};
-                 },
-                 [](const HadamardOp& o) { return Ids{o.in}; }, [](const SelectOp& o) { return Ids{o.in}; },
-                 [](const InputOp&) { return Ids{}; }, [](const ObserveOp& o) { return Ids{o.in}; }},
-      op);
+  return with_traits(op, [](auto traits, const auto& body) { return traits.reads(body); });
 }
 
 std::vector<BufferId> written_buffers(const Op& op) {
-  using Ids = std::vector<BufferId>;
-  return std::visit(Overloaded{[](const RopeOp& o) { return Ids{o.x}; }, [](const AddOp& o) { return Ids{o.x}; },
-                               [](const LatentAttentionOp& o) {
-                                 return Ids{o.q, o.latent, o.out};
-                               },
-                               [](const ObserveOp&) { return Ids{}; }, [](const auto& o) { return Ids{o.out}; }},
-                    op);
+  return with_traits(op, [](auto traits, const auto& body) { return traits.writes(body); });
 }
 
 std::string expert_weight(const MoeOp& op, std::int64_t expert, const char* projection) {
@@ -73,15 +39,16 @@ class Rotator {
     plan_.ops.clear();
     for (const Op& op : plan.ops) {
       Op copy = op;
-      if (auto* const linear = std::get_if<LinearOp>(&copy)) {
+      layer_ = op.layer;
+      if (auto* const linear = copy.as<LinearOp>()) {
         linear->in = rotated(linear->in, rotation_of(linear->weight), linear->weight);
-      } else if (auto* const moe = std::get_if<MoeOp>(&copy)) {
+      } else if (auto* const moe = copy.as<MoeOp>()) {
         const std::string gate = expert_weight(*moe, 0, "gate");
         moe->down_rotation = check(of_experts(*moe, {"down"}), moe->intermediate, expert_weight(*moe, 0, "down"));
         moe->in = rotated(moe->in, of_experts(*moe, {"gate", "up"}), gate);
-      } else if (const auto* const latent = std::get_if<LatentAttentionOp>(&copy)) {
+      } else if (const auto* const latent = copy.as<LatentAttentionOp>()) {
         refuse_any(latent->expand);
-      } else if (const auto* const embedding = std::get_if<EmbeddingOp>(&copy)) {
+      } else if (const auto* const embedding = copy.as<EmbeddingOp>()) {
         refuse_any(embedding->weight);
       }
       for (const BufferId id : written_buffers(op))
@@ -120,12 +87,13 @@ class Rotator {
     const auto [place, added] = copies_.try_emplace({in, block}, -1);
     if (added) {
       place->second = plan_.add_buffer(buffer.name + "_rotated", buffer.width, buffer.selected);
-      plan_.ops.emplace_back(HadamardOp{in, place->second, block});
+      plan_.ops.emplace_back(HadamardOp{in, place->second, block}, layer_);
     }
     return place->second;
   }
 
   Plan plan_;
+  int layer_ = -1;  // of the op that reads
   const std::function<int(const std::string&)>& rotation_of_;
   std::map<std::pair<BufferId, int>, BufferId> copies_;  // that hold what their source holds
 };
@@ -139,31 +107,12 @@ Plan with_rotations(const Plan& plan, const std::function<int(const std::string&
 std::vector<PlannedWeight> planned_weights(const Plan& plan) {
   std::vector<PlannedWeight> weights;
   std::set<std::string> seen;
-  const auto vector = [&](const std::string& name, std::int64_t size) {
-    if (!name.empty() && seen.insert(name).second) weights.push_back({name, {size}, false, false});
-  };
-  const auto matrix = [&](const std::string& name, std::int64_t rows, std::int64_t cols, bool quantizable = true) {
-    if (seen.insert(name).second) weights.push_back({name, {rows, cols}, true, quantizable});
-  };
-  const auto width = [&](BufferId id) { return plan.buffers[static_cast<std::size_t>(id)].width; };
   for (const Op& op : plan.ops) {
-    if (const auto* const embedding = std::get_if<EmbeddingOp>(&op)) {
-      matrix(embedding->weight, plan.vocab, width(embedding->out));
-    } else if (const auto* const norm = std::get_if<RmsNormOp>(&op)) {
-      vector(norm->weight, norm->width);
-    } else if (const auto* const linear = std::get_if<LinearOp>(&op)) {
-      matrix(linear->weight, width(linear->out), width(linear->in), !linear->exact);
-      vector(linear->bias, width(linear->out));
-    } else if (const auto* const latent = std::get_if<LatentAttentionOp>(&op)) {
-      vector(latent->norm, latent->rank);
-      matrix(latent->expand, latent->heads * (latent->nope_dim + latent->value_dim), latent->rank);
-    } else if (const auto* const moe = std::get_if<MoeOp>(&op)) {
-      vector(moe->correction, moe->experts);
-      for (std::int64_t expert = 0; expert < moe->experts; ++expert) {
-        matrix(expert_weight(*moe, expert, "gate"), moe->intermediate, width(moe->in));
-        matrix(expert_weight(*moe, expert, "up"), moe->intermediate, width(moe->in));
-        matrix(expert_weight(*moe, expert, "down"), width(moe->out), moe->intermediate);
-      }
+    for (PlannedWeight& weight :
+         with_traits(op, [&](auto traits, const auto&body) { return traits.weights(body, plan); })) {
+      if (!seen.insert(weight.name).second) continue;
+      weight.layer = op.layer;
+      weights.push_back(std::move(weight));
     }
   }
   return weights;

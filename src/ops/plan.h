@@ -3,9 +3,11 @@
 // prepare and run them (src/backends).
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -13,6 +15,29 @@ namespace metal_marlin {
 
 // Index into Plan::buffers.
 using BufferId = int;
+
+// The part of a model that a weight belongs to, and which of its projections it is.
+enum class ModelPart : std::uint8_t { kEmbedding, kHead, kAttention, kFeedForward, kSharedExpert, kExpert, kOther };
+enum class Projection : std::uint8_t {
+  kNone,
+  kQuery,
+  kQueryDown,  // low-rank queries: down to the rank, and up from it
+  kQueryUp,
+  kKey,
+  kValue,
+  kLatentDown,  // keys and values of latent attention: down to the latent, and up from it
+  kLatentUp,
+  kOutput,
+  kRouter,
+  kGate,
+  kUp,
+  kDown
+};
+struct Role {
+  ModelPart part = ModelPart::kOther;
+  Projection projection = Projection::kNone;
+  bool operator==(const Role&) const = default;
+};
 
 // Activations are f32, one row per token.
 struct Buffer {
@@ -25,6 +50,7 @@ struct Buffer {
 struct EmbeddingOp {
   std::string weight;
   BufferId out;
+  std::int64_t vocab;
 };
 
 // Root-mean-square norm (arXiv 1910.07467) of each run of `width` elements; a
@@ -44,6 +70,7 @@ struct LinearOp {
   std::string weight;
   std::string bias;    // empty: none
   bool exact = false;  // never quantized, nor its input: a router, whose choices a rounding would flip
+  Role role = {};
 };
 
 // Rotates pairs (i, i + head_dim/2) of each head in place by position * frequency.
@@ -51,16 +78,16 @@ struct RopeOp {
   BufferId x;
   std::int64_t heads;
   std::int64_t head_dim;
+  int rope = 0;  // index into Plan::ropes
 };
 
-// Appends k and v to the cache of `layer`, then causal softmax attention of q
+// Appends k and v to the cache of its layer, then causal softmax attention of q
 // over all cached positions; grouped when kv_heads < heads (arXiv 2305.13245).
 struct AttentionOp {
   BufferId q;
   BufferId k;
   BufferId v;
   BufferId out;
-  int layer;
   std::int64_t heads;
   std::int64_t kv_heads;
   std::int64_t head_dim;
@@ -80,7 +107,7 @@ struct LatentAttentionOp {
   std::string norm;
   float norm_eps;
   std::string expand;
-  int layer;
+  int rope;  // index into Plan::ropes
   std::int64_t heads;
   std::int64_t nope_dim;
   std::int64_t rope_dim;
@@ -93,16 +120,15 @@ struct LatentAttentionOp {
 enum class RouterScoring : std::uint8_t { kSoftmax, kSigmoid };
 
 // The sum over the chosen experts of weight * down(silu(gate(in)) * up(in)).
-// Experts are chosen by score plus correction, within the `top_groups` groups
+// Experts are chosen by score plus the router's bias, within the `top_groups` groups
 // whose two best sum highest (arXiv 2412.19437); ties go to the lower index.
-// Their weights are the scores, without the correction.
+// Their weights are the scores, without the bias.
 struct MoeOp {
   BufferId in;
   BufferId logits;  // the router's, [experts]
   BufferId out;
-  int layer;
-  std::string prefix;      // of the experts' weights: prefix + "7.up_proj.weight"
-  std::string correction;  // empty: none
+  std::string prefix;       // of the experts' weights: prefix + "7.up_proj.weight"
+  std::string router_bias;  // empty: none
   std::int64_t experts;
   std::int64_t top_k;
   std::int64_t intermediate;
@@ -155,15 +181,28 @@ struct ObserveOp {
   std::int64_t width;
 };
 
-using Op = std::variant<EmbeddingOp, RmsNormOp, LinearOp, RopeOp, AttentionOp, LatentAttentionOp, MoeOp, SwigluOp,
-                        AddOp, HadamardOp, SelectOp, InputOp, ObserveOp>;
+using OpBody = std::variant<EmbeddingOp, RmsNormOp, LinearOp, RopeOp, AttentionOp, LatentAttentionOp, MoeOp, SwigluOp,
+                            AddOp, HadamardOp, SelectOp, InputOp, ObserveOp>;
 
-// "linear model.layers.0.mlp.up_proj.weight", for errors.
-std::string describe(const Op& op);
-// The buffers an op reads, those it changes in place among them.
-std::vector<BufferId> read_buffers(const Op& op);
-// The buffers it writes.
-std::vector<BufferId> written_buffers(const Op& op);
+// ops/op_traits.h says of each kind what it reads, writes and weighs.
+struct Op {
+  template <typename T>
+  requires std::constructible_from<OpBody, T> Op(T op, int op_layer = -1)
+      : body(std::move(op)), layer(op_layer) {}  // NOLINT(google-explicit-constructor)
+
+  // Null: of another kind.
+  template <typename T>
+  [[nodiscard]] const T* as() const {
+    return std::get_if<T>(&body);
+  }
+  template <typename T>
+  [[nodiscard]] T* as() {
+    return std::get_if<T>(&body);
+  }
+
+  OpBody body;
+  int layer;  // that it is part of; -1: none
+};
 
 // What the cache holds of a token, in each layer.
 struct CacheShape {
@@ -173,33 +212,69 @@ struct CacheShape {
   bool latent = false;  // no values: each is the first part of its key
 };
 
+// Angles per position, one for each pair, and the factor on cos and sin.
+struct RopeTable {
+  std::vector<float> frequencies;
+  float scale = 1;
+};
+
+// A buffer that is read once the ops have run.
+struct PlanOutput {
+  std::string name;
+  BufferId buffer;
+};
+inline constexpr const char* kLogitsOutput = "logits";
+inline constexpr const char* kHiddenOutput = "hidden";
+
 struct Plan {
   std::vector<Buffer> buffers;
   std::vector<Op> ops;
-  BufferId logits = -1;
-  std::int64_t vocab = 0;
+  std::vector<PlanOutput> outputs;  // the first is what a step returns; ObserveOps show what does not last as long
   int layers = 0;
   CacheShape cache;
-  // Angles per position, one for each pair, and the factor on cos and sin.
-  std::vector<float> rope_frequencies;
-  float rope_scale = 1;
+  std::vector<RopeTable> ropes;
 
   BufferId add_buffer(std::string name, std::int64_t width, bool selected = false) {
     buffers.push_back({std::move(name), width, selected});
     return static_cast<BufferId>(buffers.size()) - 1;
   }
+  [[nodiscard]] std::int64_t width(BufferId id) const { return buffers[static_cast<std::size_t>(id)].width; }
+  [[nodiscard]] BufferId result() const { return outputs.front().buffer; }
+  // The first op of a kind; null: there is none.
+  template <typename T>
+  [[nodiscard]] const T* find() const {
+    for (const Op& op : ops) {
+      if (const T* const found = op.as<T>()) return found;
+    }
+    return nullptr;
+  }
 };
+
+// "linear model.layers.0.mlp.up_proj.weight", for errors.
+std::string describe(const Op& op);
+// The buffers an op reads, those it changes in place among them.
+std::vector<BufferId> read_buffers(const Op& op);
+// The buffers it writes.
+std::vector<BufferId> written_buffers(const Op& op);
 
 // The plan with the inputs of weights that are stored rotated rotated too; rotation_of: the block of a
 // weight's rotation, 0 for none. \throws Error (kUnsupported) naming a weight that cannot be.
 Plan with_rotations(const Plan& plan, const std::function<int(const std::string& weight)>& rotation_of);
 
-// The shape that each weight of the plan must have, in order of first use.
+// What the checkpoint must hold for the plan, each weight once, in order of first use.
 struct PlannedWeight {
   std::string name;
   std::vector<std::int64_t> shape;
   bool matrix = false;
   bool quantizable = false;
+  Role role = {};
+  std::int64_t expert = -1;  // a routed expert's number
+  int layer = -1;            // of the op that uses it first
+
+  // The embedding or the output head, not a linear layer inside the layers.
+  [[nodiscard]] bool embedding_or_head() const {
+    return role.part == ModelPart::kEmbedding || role.part == ModelPart::kHead;
+  }
 };
 std::vector<PlannedWeight> planned_weights(const Plan& plan);
 

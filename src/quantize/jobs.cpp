@@ -7,7 +7,6 @@
 
 #include "formats/sparsity.h"
 #include "metal_marlin/error.h"
-#include "models/architectures.h"
 
 namespace metal_marlin {
 namespace {
@@ -20,7 +19,7 @@ class Planner {
           const std::function<void(const std::string&)>& notice)
       : checkpoint_(checkpoint), config_(config), plan_(plan), notice_(notice) {}
 
-  JobPlan run(const std::function<std::optional<WeightChoice>(const std::string&)>& choose, std::size_t shard_bytes) {
+  JobPlan run(const std::function<std::optional<WeightChoice>(const PlannedWeight&)>& choose, std::size_t shard_bytes) {
     std::map<std::string, PlannedWeight> planned;
     for (const PlannedWeight& weight : planned_weights(plan_)) {
       checkpoint_.require(weight.name, weight.shape);
@@ -34,12 +33,13 @@ class Planner {
       }
       Job job;
       job.info = &info;
-      const auto choice = found->second.quantizable ? choose(info.name) : std::nullopt;
+      job.planned = found->second;
+      const auto choice = job.planned.quantizable ? choose(job.planned) : std::nullopt;
       if (choice) {
         job.spec = choice->spec;
         job.method = choice->method;
         check_sparse(job);
-      } else if (found->second.matrix && !is_embedding_or_head(info.name)) {
+      } else if (job.planned.matrix && !job.planned.embedding_or_head()) {
         out_.ignored.push_back(module_name(info.name));
       }
       out_.weights += element_count(info.shape).value_or(0);
@@ -84,11 +84,12 @@ class Planner {
     const auto found = by_name_.find(name);
     return found == by_name_.end() ? nullptr : found->second;
   }
-  template <typename Test>
-  const LinearOp* linear_where(const Test& test) const {
+  // The projection of a layer's attention; null: it has none.
+  [[nodiscard]] const LinearOp* attention_linear(int layer, Projection projection) const {
     for (const Op& op : plan_.ops) {
-      const auto* const linear = std::get_if<LinearOp>(&op);
-      if (linear != nullptr && test(*linear)) return linear;
+      const auto* const linear = op.as<LinearOp>();
+      if (linear != nullptr && op.layer == layer && linear->role == Role{ModelPart::kAttention, projection})
+        return linear;
     }
     return nullptr;
   }
@@ -103,14 +104,10 @@ class Planner {
   // Attention passes values on as they are: where a block lies within a head, those that read its
   // output are rotated by those that made its values.
   void fold(const Op& op) {
-    const auto* const attention = std::get_if<AttentionOp>(&op);
+    const auto* const attention = op.as<AttentionOp>();
     if (attention == nullptr) return;
-    // Layers share buffers: the layer is told by the weights' names.
-    const std::string prefix = fmt::format("model.layers.{}.", attention->layer);
-    const LinearOp* const values = linear_where(
-        [&](const LinearOp& linear) { return linear.out == attention->v && linear.weight.starts_with(prefix); });
-    const LinearOp* const reader = linear_where(
-        [&](const LinearOp& linear) { return linear.in == attention->out && linear.weight.starts_with(prefix); });
+    const LinearOp* const values = attention_linear(op.layer, Projection::kValue);
+    const LinearOp* const reader = attention_linear(op.layer, Projection::kOutput);
     if (values == nullptr || reader == nullptr) return;
     Job* const after = find(reader->weight);
     Job* const before = find(values->weight);
@@ -128,16 +125,12 @@ class Planner {
 
   void rotate(Job& job) const {
     if (!job.spec || job.method != QuantizeMethod::kMrGptq || job.folded_rotation != 0) return;
-    if (is_embedding_or_head(job.info->name)) {
+    if (job.planned.embedding_or_head()) {
       job.spec->rotation = 0;
       return;
     }
     // Latent attention multiplies by this weight from both sides: it is not rotated.
-    const bool expands = std::any_of(plan_.ops.begin(), plan_.ops.end(), [&](const Op& op) {
-      const auto* const latent = std::get_if<LatentAttentionOp>(&op);
-      return latent != nullptr && latent->expand == job.info->name;
-    });
-    if (expands) {
+    if (job.planned.role.projection == Projection::kLatentUp) {
       job.method = QuantizeMethod::kGptq;
       job.spec->rotation = 0;
       return;
@@ -198,7 +191,7 @@ std::string module_name(const std::string& weight) {
 }
 
 JobPlan plan_jobs(const Checkpoint& checkpoint, const ModelConfig& config, const Plan& plan,
-                  const std::function<std::optional<WeightChoice>(const std::string& weight)>& choose,
+                  const std::function<std::optional<WeightChoice>(const PlannedWeight& weight)>& choose,
                   std::size_t shard_bytes, const std::function<void(const std::string&)>& notice) {
   return Planner(checkpoint, config, plan, notice).run(choose, shard_bytes);
 }

@@ -23,6 +23,7 @@ struct WeightChoice {
 
 struct Job {
   const WeightInfo* info = nullptr;
+  PlannedWeight planned;
   std::optional<FormatSpec> spec;  // nothing: kept
   QuantizeMethod method = QuantizeMethod::kRtn;
   // Block of inputs that are rotated by the weights before this one, so that nothing rotates them at
@@ -58,7 +59,7 @@ std::string module_name(const std::string& weight);
 // choose: nothing for weights that are kept; asked only for those that may be quantized.
 // \throws Error naming a weight that is missing, of another shape, or cannot be rotated so.
 JobPlan plan_jobs(const Checkpoint& checkpoint, const ModelConfig& config, const Plan& plan,
-                  const std::function<std::optional<WeightChoice>(const std::string& weight)>& choose,
+                  const std::function<std::optional<WeightChoice>(const PlannedWeight& weight)>& choose,
                   std::size_t shard_bytes, const std::function<void(const std::string&)>& notice);
 
 }  // namespace metal_marlin

@@ -23,30 +23,13 @@ constexpr int kStep = 512;  // tokens
 constexpr const char* kExpertInputs = "inputs of experts";
 constexpr const char* kRouterLogits = "router logits";
 
-// The layer that an op belongs to; -1: none. What has no weights goes with the op before it.
-int layer_of(const Op& op, int before) {
-  std::string name;
-  if (const auto* const norm = std::get_if<RmsNormOp>(&op)) name = norm->weight;
-  if (const auto* const linear = std::get_if<LinearOp>(&op)) name = linear->weight;
-  if (const auto* const latent = std::get_if<LatentAttentionOp>(&op)) name = latent->expand;
-  if (const auto* const moe = std::get_if<MoeOp>(&op)) name = moe->prefix;
-  constexpr std::string_view kPrefix = "model.layers.";
-  if (name.starts_with(kPrefix)) return std::stoi(name.substr(kPrefix.size()));
-  const bool outside = !name.empty() || std::holds_alternative<EmbeddingOp>(op) || std::holds_alternative<SelectOp>(op);
-  return outside ? -1 : before;
-}
-
 // The ops of one layer, as of the only one.
 std::vector<Op> ops_of_layer(const Plan& plan, int wanted) {
   std::vector<Op> out;
-  int layer = -1;
   for (const Op& op : plan.ops) {
-    layer = layer_of(op, layer);
-    if (layer != wanted) continue;
+    if (op.layer != wanted) continue;
     out.push_back(op);
-    if (auto* const attention = std::get_if<AttentionOp>(&out.back())) attention->layer = 0;
-    if (auto* const latent = std::get_if<LatentAttentionOp>(&out.back())) latent->layer = 0;
-    if (auto* const moe = std::get_if<MoeOp>(&out.back())) moe->layer = 0;
+    out.back().layer = 0;
   }
   return out;
 }
@@ -104,14 +87,14 @@ LayerCalibration::LayerCalibration(const Checkpoint& checkpoint, Plan plan, std:
       scratch_(scratch),
       pool_(pool),
       layer_(first) {
-  const auto* const embedding = std::get_if<EmbeddingOp>(&plan_.ops.front());
+  const auto* const embedding = plan_.ops.front().as<EmbeddingOp>();
   if (embedding == nullptr) throw Error(ErrorCode::kUnsupported, "calibration: the model begins with no embedding");
   const auto open = first > 0 ? RowFile::Open::kExisting : RowFile::Open::kNew;
   rows_ = std::make_unique<RowFile>(path_of(first), tokens(), width(embedding->out), open);
   if (first > 0) return;
   Plan slice = plan_;
-  slice.ops.resize(1);
-  slice.logits = embedding->out;
+  slice.ops.erase(slice.ops.begin() + 1, slice.ops.end());
+  slice.outputs = {{kHiddenOutput, embedding->out}};
   slice.layers = 0;
   run(slice, Overlay(checkpoint_, nullptr), std::array{Stream{nullptr, nullptr, rows_.get()}}, {});
 }
@@ -125,8 +108,9 @@ std::filesystem::path LayerCalibration::path_of(int layer) const {
 Plan LayerCalibration::empty_slice() const {
   Plan out = plan_;
   out.layers = 1;
-  out.logits = std::get<EmbeddingOp>(plan_.ops.front()).out;
-  out.ops = {InputOp{out.logits}};
+  const BufferId hidden = std::get<EmbeddingOp>(plan_.ops.front().body).out;
+  out.outputs = {{kHiddenOutput, hidden}};
+  out.ops = {InputOp{hidden}};
   return out;
 }
 
@@ -153,20 +137,20 @@ LayerCalibration::Observed LayerCalibration::observed_slice(
       for (const BufferId id : written_buffers(op)) missing.insert(id);
       continue;
     }
-    if (const auto* const moe = std::get_if<MoeOp>(&op)) {
+    if (const auto* const moe = op.as<MoeOp>()) {
       out.moe = *moe;
       out.plan.ops.emplace_back(ObserveOp{moe->in, kExpertInputs, width(moe->in)});
       out.plan.ops.emplace_back(ObserveOp{moe->logits, kRouterLogits, moe->experts});
       missing.insert(moe->out);
       continue;
     }
-    const auto* const linear = std::get_if<LinearOp>(&op);
-    const auto* const before = i > 0 ? std::get_if<LinearOp>(&ops[i - 1]) : nullptr;
+    const auto* const linear = op.as<LinearOp>();
+    const auto* const before = i > 0 ? ops[i - 1].as<LinearOp>() : nullptr;
     // Linears in a row that read the same buffer are shown it once.
     if (linear != nullptr && (before == nullptr || before->in != linear->in)) {
       std::vector<std::string> weights;
       for (std::size_t j = i; j < ops.size(); ++j) {
-        const auto* const same = std::get_if<LinearOp>(&ops[j]);
+        const auto* const same = ops[j].as<LinearOp>();
         if (same == nullptr || same->in != linear->in) break;
         weights.push_back(same->weight);
       }
@@ -174,8 +158,7 @@ LayerCalibration::Observed LayerCalibration::observed_slice(
     }
     out.plan.ops.push_back(op);
     // Normalised by then.
-    if (const auto* const latent = std::get_if<LatentAttentionOp>(&op))
-      observe(latent->latent, {latent->expand}, latent->rank);
+    if (const auto* const latent = op.as<LatentAttentionOp>()) observe(latent->latent, {latent->expand}, latent->rank);
   }
   return out;
 }
@@ -274,16 +257,15 @@ void LayerCalibration::observe(const std::function<bool(const std::string& weigh
 }
 
 std::vector<std::vector<std::int32_t>> LayerCalibration::route(const MoeOp& moe, const Rows& logits) const {
-  Rows correction;
-  if (!moe.correction.empty())
-    correction = load_vector(checkpoint_, {moe.correction, {moe.experts}, false, false}, pool_);
+  Rows bias;
+  if (!moe.router_bias.empty()) bias = load_vector(checkpoint_, {moe.router_bias, {moe.experts}}, pool_);
   std::vector<std::vector<std::int32_t>> out(static_cast<std::size_t>(moe.experts));
   std::vector<std::int32_t> chosen(static_cast<std::size_t>(moe.top_k));
   Rows weights(chosen.size());
   Rows scratch(static_cast<std::size_t>(moe.experts));
   for (std::int64_t token = 0; token < tokens(); ++token) {
-    cpu::route_token(moe, logits.data() + token * moe.experts, correction.empty() ? nullptr : correction.data(),
-                     scratch.data(), chosen.data(), weights.data());
+    cpu::route_token(moe, logits.data() + token * moe.experts, bias.empty() ? nullptr : bias.data(), scratch.data(),
+                     chosen.data(), weights.data());
     for (const std::int32_t expert : chosen)
       out[static_cast<std::size_t>(expert)].push_back(static_cast<std::int32_t>(token));
   }
@@ -303,13 +285,14 @@ void LayerCalibration::observe_expert(const MoeOp& moe, std::int64_t expert, con
   const BufferId x = plan.add_buffer("x", width(moe.in));
   const BufferId gated = plan.add_buffer("gate", moe.intermediate);
   const BufferId raised = plan.add_buffer("up", moe.intermediate);
-  plan.logits = plan.add_buffer("active", moe.intermediate);
+  const BufferId active = plan.add_buffer("active", moe.intermediate);
+  plan.outputs = {{"active", active}};
   plan.ops = {InputOp{x},
               ObserveOp{x, gate, width(moe.in)},
               LinearOp{x, gated, gate, ""},
               LinearOp{x, raised, up, ""},
-              SwigluOp{gated, raised, plan.logits},
-              ObserveOp{plan.logits, down, moe.intermediate}};
+              SwigluOp{gated, raised, active},
+              ObserveOp{active, down, moe.intermediate}};
   Sums sums;
   const Consumer consume = [&](const std::string& name, const Rows& rows, std::int64_t columns) {
     sums.try_emplace(name, columns)
@@ -340,10 +323,10 @@ std::vector<double> LayerCalibration::divergences(const RowFile& reference, std:
   // What follows the last layer, for all tokens.
   Plan plan = plan_;
   plan.layers = 0;
-  const BufferId hidden = std::get<EmbeddingOp>(plan_.ops.front()).out;
+  const BufferId hidden = std::get<EmbeddingOp>(plan_.ops.front().body).out;
   plan.ops = {InputOp{hidden}};
-  const auto after = std::find_if(plan_.ops.begin(), plan_.ops.end(),
-                                  [](const Op& op) { return std::holds_alternative<SelectOp>(op); });
+  const auto after =
+      std::find_if(plan_.ops.begin(), plan_.ops.end(), [](const Op& op) { return op.as<SelectOp>() != nullptr; });
   plan.ops.insert(plan.ops.end(), after, plan_.ops.end());
   const auto model = cpu::prepare(plan, Overlay(checkpoint_, nullptr), pool_, {Activations::kF32, nullptr, {}});
   constexpr int kRows = 64;
@@ -352,7 +335,7 @@ std::vector<double> LayerCalibration::divergences(const RowFile& reference, std:
   std::array<int, kRows> all{};
   std::iota(all.begin(), all.end(), 0);
   Rows input(static_cast<std::size_t>(kRows * reference.width()));
-  const auto vocab = static_cast<std::size_t>(plan_.vocab);
+  const auto vocab = static_cast<std::size_t>(width(plan_.result()));
   std::vector<double> sums(others.size());
   for (std::int64_t done = 0; done < tokens(); done += kRows) {
     const std::int64_t count = std::min<std::int64_t>(kRows, tokens() - done);

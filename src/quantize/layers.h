@@ -85,7 +85,7 @@ class LayerCalibration {
   void observe_expert(const MoeOp& moe, std::int64_t expert, const RowFile& in, const std::vector<std::int32_t>& tokens,
                       const InputVisitor& visit);
   [[nodiscard]] std::int64_t tokens() const { return static_cast<std::int64_t>(ids_.size()); }
-  [[nodiscard]] std::int64_t width(BufferId id) const { return plan_.buffers[static_cast<std::size_t>(id)].width; }
+  [[nodiscard]] std::int64_t width(BufferId id) const { return plan_.width(id); }
 
   const Checkpoint& checkpoint_;
   Plan plan_;

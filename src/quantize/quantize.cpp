@@ -67,7 +67,7 @@ class Quantizer {
     }
     if (options.target_bpw > 0) allocate_formats();
     plan_ = plan_jobs(
-        *checkpoint_, config_, model_plan_, [this](const std::string& name) { return choice_of(name); },
+        *checkpoint_, config_, model_plan_, [this](const PlannedWeight& weight) { return choice_of(weight); },
         options.shard_bytes, options.notice);
     check_calibration();
     check_memory();
@@ -112,8 +112,8 @@ class Quantizer {
                   fmt::format("format {} can be read but not written", format_info(options_.spec.format).name));
     }
     Recipe recipe;
-    recipe.rules.push_back({WeightClass::kEmbedding, false, std::nullopt, options_.embedding, std::nullopt});
-    recipe.rules.push_back({WeightClass::kHead, false, std::nullopt, options_.embedding, std::nullopt});
+    recipe.rules.push_back({ModelPart::kEmbedding, false, std::nullopt, options_.embedding, std::nullopt});
+    recipe.rules.push_back({ModelPart::kHead, false, std::nullopt, options_.embedding, std::nullopt});
     recipe.rules.push_back({std::nullopt, false, std::nullopt, options_.spec, std::nullopt});
     return recipe;
   }
@@ -160,17 +160,15 @@ class Quantizer {
     if (options_.memory == 0) return;
     constexpr std::size_t kRest = std::size_t{256} << 20;
     std::size_t largest = 0;
-    std::map<std::string, std::size_t> layers;
+    std::map<int, std::size_t> layers;
     for (const Job& job : plan_.jobs) {
-      const std::string& name = job.info->name;
       const auto cols = static_cast<std::size_t>(job.info->shape.size() > 1 ? job.info->shape[1] : 0);
       const std::size_t inverse =
           needs_text(job) ? (job.input_rotation() != 0 ? 4 : 3) * cols * cols * sizeof(float) : 0;
       largest = std::max(largest, 2 * job.bytes + inverse);
-      if (is_embedding_or_head(name)) largest = std::max(largest, 2 * job.info->bytes);
+      if (job.planned.embedding_or_head()) largest = std::max(largest, 2 * job.info->bytes);
       // As it was read and as it is multiplied.
-      if (!ids_.empty())
-        layers[name.substr(0, name.find('.', std::string_view("model.layers.").size()))] += 2 * job.bytes;
+      if (!ids_.empty() && job.planned.layer >= 0) layers[job.planned.layer] += 2 * job.bytes;
     }
     for (const auto& [layer, bytes] : layers) largest = std::max(largest, bytes);
     if (largest + kRest <= options_.memory) return;
@@ -231,9 +229,9 @@ class Quantizer {
     return {std::filesystem::absolute(source_).string(), written.time_since_epoch().count()};
   }
 
-  [[nodiscard]] bool is_linear(const std::string& name) const {
-    if (any_match(exclude_, name) || is_embedding_or_head(name)) return false;
-    return include_.empty() || any_match(include_, name);
+  [[nodiscard]] bool is_linear(const PlannedWeight& weight) const {
+    if (any_match(exclude_, weight.name) || weight.embedding_or_head()) return false;
+    return include_.empty() || any_match(include_, weight.name);
   }
 
   // The format of each linear layer by what it costs.
@@ -244,7 +242,7 @@ class Quantizer {
       throw Error(ErrorCode::kInvalidArgument, "a target of bits leaves a recipe nothing to say");
     std::set<std::string> linears;
     for (const PlannedWeight& planned : planned_weights(model_plan_)) {
-      if (planned.quantizable && is_linear(planned.name)) linears.insert(planned.name);
+      if (planned.quantizable && is_linear(planned)) linears.insert(planned.name);
     }
     if (!options_.curves.empty() && std::filesystem::exists(options_.curves)) {
       curves_ = parse_curves(read_json_file(options_.curves), options_.curves.string());
@@ -287,23 +285,22 @@ class Quantizer {
   }
 
   // Whether a routed expert is little used; unknown use counts as little.
-  [[nodiscard]] bool is_cold(const std::string& name) const {
-    const std::optional<ExpertPlace> place = expert_place(name);
-    if (!place) return false;
+  [[nodiscard]] bool is_cold(const PlannedWeight& weight) const {
+    if (weight.expert < 0) return false;
     if (report_.expert_counts.empty()) return true;
-    const auto& counts = report_.expert_counts.at(static_cast<std::size_t>(place->layer));
+    const auto& counts = report_.expert_counts.at(static_cast<std::size_t>(weight.layer));
     const auto total = std::accumulate(counts.begin(), counts.end(), 0.0);
-    return static_cast<double>(counts.at(static_cast<std::size_t>(place->expert))) <
+    return static_cast<double>(counts.at(static_cast<std::size_t>(weight.expert))) <
            recipe_.cold_share * total / static_cast<double>(counts.size());
   }
 
-  [[nodiscard]] std::optional<WeightChoice> choice_of(const std::string& name) const {
-    if (is_embedding_or_head(name) ? any_match(exclude_, name) : !is_linear(name)) return std::nullopt;
-    const RecipeRule* const rule = recipe_.rule(name, is_cold(name));
+  [[nodiscard]] std::optional<WeightChoice> choice_of(const PlannedWeight& weight) const {
+    if (weight.embedding_or_head() ? any_match(exclude_, weight.name) : !is_linear(weight)) return std::nullopt;
+    const RecipeRule* const rule = recipe_.rule(weight, is_cold(weight));
     if (rule == nullptr || !rule->spec) return std::nullopt;
     WeightChoice choice{*rule->spec, rule->method.value_or(options_.method)};
-    if (const auto found = allocated_.find(name); found != allocated_.end()) choice.spec = found->second;
-    if (is_embedding_or_head(name)) choice.method = QuantizeMethod::kRtn;
+    if (const auto found = allocated_.find(weight.name); found != allocated_.end()) choice.spec = found->second;
+    if (weight.embedding_or_head()) choice.method = QuantizeMethod::kRtn;
     if (choice.method == QuantizeMethod::kMrGptq && choice.spec.rotation == 0) choice.spec.rotation = options_.rotation;
     validate(choice.spec);
     return choice;
@@ -354,12 +351,11 @@ class Quantizer {
         }
         quantizer.forget_inputs();
       });
-      const std::string prefix = fmt::format("model.layers.{}.", calibration.layer());
       ReplacedWeights replaced;
       replaced.load = [&](const std::string& name) { return output.load(name); };
       for (const Job& job : plan_.jobs) {
         const std::string& name = job.info->name;
-        if (!name.starts_with(prefix) || (!job.spec && job.output_rotation == 0)) continue;
+        if (job.planned.layer != calibration.layer() || (!job.spec && job.output_rotation == 0)) continue;
         if (!output.done().contains(name)) write(job, nullptr, quantizer, output);
         replaced.specs[name] = job.spec;
       }

@@ -13,16 +13,16 @@ namespace {
 
 struct ClassName {
   std::string_view name;
-  std::optional<WeightClass> weight_class;
+  std::optional<ModelPart> part;
   bool cold = false;
 };
-constexpr std::array<ClassName, 8> kClasses{{{"embedding", WeightClass::kEmbedding},
-                                             {"head", WeightClass::kHead},
-                                             {"attention", WeightClass::kAttention},
-                                             {"feed-forward", WeightClass::kFeedForward},
-                                             {"shared expert", WeightClass::kSharedExpert},
-                                             {"expert", WeightClass::kExpert},
-                                             {"cold expert", WeightClass::kExpert, true},
+constexpr std::array<ClassName, 8> kClasses{{{"embedding", ModelPart::kEmbedding},
+                                             {"head", ModelPart::kHead},
+                                             {"attention", ModelPart::kAttention},
+                                             {"feed-forward", ModelPart::kFeedForward},
+                                             {"shared expert", ModelPart::kSharedExpert},
+                                             {"expert", ModelPart::kExpert},
+                                             {"cold expert", ModelPart::kExpert, true},
                                              {"linear", std::nullopt}}};
 
 FormatSpec parse_spec(const JsonObject& rule, const std::string& format) {
@@ -60,7 +60,7 @@ RecipeRule parse_rule(const JsonObject& json) {
   if (found == kClasses.end()) {
     json.wrong("class", "embedding, head, attention, feed-forward, shared expert, expert, cold expert or linear");
   }
-  rule.weight_class = found->weight_class;
+  rule.part = found->part;
   rule.cold = found->cold;
   if (json.has("match")) rule.match.emplace(json.string("match"), json.where() + ": match");
   if (json.has("method")) {
@@ -75,24 +75,20 @@ RecipeRule parse_rule(const JsonObject& json) {
   return rule;
 }
 
-bool fits(const RecipeRule& rule, const std::string& weight, bool cold) {
-  const WeightClass found = weight_class(weight);
-  if (rule.weight_class ? found != *rule.weight_class
-                        : found == WeightClass::kEmbedding || found == WeightClass::kHead) {
-    return false;
-  }
-  return (!rule.cold || cold) && (!rule.match || rule.match->search(weight));
+bool fits(const RecipeRule& rule, const PlannedWeight& weight, bool cold) {
+  if (rule.part ? weight.role.part != *rule.part : weight.embedding_or_head()) return false;
+  return (!rule.cold || cold) && (!rule.match || rule.match->search(weight.name));
 }
 
 }  // namespace
 
-const RecipeRule* Recipe::rule(const std::string& weight, bool cold) const {
+const RecipeRule* Recipe::rule(const PlannedWeight& weight, bool cold) const {
   const auto found = std::find_if(rules.begin(), rules.end(),
                                   [&](const RecipeRule& candidate) { return fits(candidate, weight, cold); });
   return found == rules.end() ? nullptr : &*found;
 }
 
-std::optional<FormatSpec> Recipe::find(const std::string& weight, bool cold) const {
+std::optional<FormatSpec> Recipe::find(const PlannedWeight& weight, bool cold) const {
   const RecipeRule* const found = rule(weight, cold);
   return found == nullptr ? std::nullopt : found->spec;
 }

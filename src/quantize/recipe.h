@@ -14,16 +14,16 @@
 #include "io/json.h"
 #include "metal_marlin/format.h"
 #include "metal_marlin/quantize.h"
-#include "models/architectures.h"
+#include "ops/plan.h"
 
 namespace metal_marlin {
 
 struct RecipeRule {
-  std::optional<WeightClass> weight_class;  // nothing: every linear layer of the blocks
-  bool cold = false;                        // of experts: the cold ones alone
-  std::optional<Regex> match;               // and its name is found by this
-  std::optional<FormatSpec> spec;           // nothing: kept as it is
-  std::optional<QuantizeMethod> method;     // nothing: the one that is asked for
+  std::optional<ModelPart> part;         // nothing: every linear layer of the blocks
+  bool cold = false;                     // of experts: the cold ones alone
+  std::optional<Regex> match;            // and its name is found by this
+  std::optional<FormatSpec> spec;        // nothing: kept as it is
+  std::optional<QuantizeMethod> method;  // nothing: the one that is asked for
 };
 
 struct Recipe {
@@ -33,9 +33,9 @@ struct Recipe {
   std::vector<RecipeRule> rules;
 
   // The rule for a weight; null: none fits, it is kept. cold: whether its expert is.
-  [[nodiscard]] const RecipeRule* rule(const std::string& weight, bool cold) const;
+  [[nodiscard]] const RecipeRule* rule(const PlannedWeight& weight, bool cold) const;
   // Its format; nothing: kept.
-  [[nodiscard]] std::optional<FormatSpec> find(const std::string& weight, bool cold) const;
+  [[nodiscard]] std::optional<FormatSpec> find(const PlannedWeight& weight, bool cold) const;
   [[nodiscard]] bool has_cold_rule() const;
 };
 

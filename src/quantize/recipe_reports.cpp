@@ -14,7 +14,7 @@ namespace {
 std::size_t quantized_bytes(const Plan& plan, const Recipe& recipe, bool cold) {
   std::size_t bytes = 0;
   for (const PlannedWeight& planned : planned_weights(plan)) {
-    const auto spec = planned.quantizable ? recipe.find(planned.name, cold) : std::nullopt;
+    const auto spec = planned.quantizable ? recipe.find(planned, cold) : std::nullopt;
     bytes += spec ? PackedLayout(*spec, planned.shape[0], planned.shape[1]).total_bytes()
                   : static_cast<std::size_t>(*element_count(planned.shape)) * 2;
   }

@@ -8,11 +8,11 @@
 #include <map>
 #include <memory>
 #include <numeric>
+#include <set>
 
 #include "base/thread_pool.h"
 #include "formats/group_scale.h"
 #include "metal_marlin/error.h"
-#include "models/architectures.h"
 #include "quantize/gptq.h"
 #include "quantize/layers.h"
 
@@ -31,6 +31,7 @@ class Measurement {
   Measurement(const SensitivityCall& call, ThreadPool& pool)
       : call_(call),
         pool_(pool),
+        experts_(experts_of(call.plan)),
         calibration_(call.checkpoint, call.plan, call.ids, call.context, call.scratch, pool) {}
 
   std::vector<AllocationUnit> run() {
@@ -75,9 +76,15 @@ class Measurement {
     return at == std::string::npos ? weight : weight.substr(0, at) + "up_proj.weight";
   }
   // The experts of a layer are probed together.
-  static std::string probe_name(const std::string& unit) {
-    const auto place = expert_place(unit);
-    return place ? fmt::format("experts{}", unit.substr(unit.rfind('.', unit.size() - 8))) : unit;
+  [[nodiscard]] std::string probe_name(const std::string& unit) const {
+    return experts_.contains(unit) ? fmt::format("experts{}", unit.substr(unit.rfind('.', unit.size() - 8))) : unit;
+  }
+  static std::set<std::string> experts_of(const Plan& plan) {
+    std::set<std::string> out;
+    for (const PlannedWeight& weight : planned_weights(plan)) {
+      if (weight.expert >= 0) out.insert(weight.name);
+    }
+    return out;
   }
 
   Unit& unit_of(const std::string& weight) {
@@ -221,6 +228,7 @@ class Measurement {
 
   const SensitivityCall& call_;
   ThreadPool& pool_;
+  std::set<std::string> experts_;  // weights of routed ones
   LayerCalibration calibration_;
   std::vector<Unit> units_;
   std::map<std::string, std::size_t> by_name_;

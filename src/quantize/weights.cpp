@@ -39,7 +39,7 @@ bool says_enough(const HessianSum* inputs) {
 }
 
 std::string fallback_reason(const Job& job, const HessianSum* inputs) {
-  if (is_embedding_or_head(job.info->name)) return "embeddings and head have no method but rtn";
+  if (job.planned.embedding_or_head()) return "embeddings and head have no method but rtn";
   if (inputs == nullptr) return "no token of the text reached it";
   if (!says_enough(inputs))
     return fmt::format("{} tokens of the text reached its {} inputs, too few", inputs->rows(), inputs->cols());

@@ -66,8 +66,8 @@ TEST_P(Layers, ActivationsAreTheWholeModels) {
   load.exact = true;
   load.threads = 2;
   Session session(Model::load(fixture(GetParam()), load), {1, 64, 64, 1});
-  const auto& norm = std::get<RmsNormOp>(plan.ops[plan.ops.size() - 2]);
-  const auto& head = std::get<LinearOp>(plan.ops.back());
+  const auto& norm = *plan.ops[plan.ops.size() - 2].as<RmsNormOp>();
+  const auto& head = *plan.ops.back().as<LinearOp>();
   const std::vector<float> factors = vector_of(*checkpoint, norm.weight, norm.width);
   for (std::size_t begin = 0; begin < ids.size(); begin += kContext) {
     const std::size_t count = std::min(kContext, ids.size() - begin);
@@ -101,11 +101,10 @@ TEST_P(Layers, EveryLinearIsSeen) {
   LayerCalibration calibration(*checkpoint, plan, ids, 64, folder.path(), pool());
   std::set<std::string> seen;
   while (calibration.layer() < calibration.layers()) {
-    const std::string prefix = "model.layers." + std::to_string(calibration.layer()) + ".";
     std::int64_t of_experts = 0;
     std::map<std::string, std::int64_t> widths;
     for (const PlannedWeight& weight : planned_weights(plan)) {
-      if (weight.quantizable && weight.name.starts_with(prefix)) widths[weight.name] = weight.shape[1];
+      if (weight.quantizable && weight.layer == calibration.layer()) widths[weight.name] = weight.shape[1];
     }
     std::set<std::string> missing;
     calibration.observe([&](const std::string& name) { return widths.contains(name); },

@@ -13,12 +13,17 @@
 namespace metal_marlin {
 namespace {
 
-std::string format_of(const Recipe& recipe, const std::string& weight, bool cold = false) {
+std::string format_of(const Recipe& recipe, const PlannedWeight& weight, bool cold = false) {
   const auto spec = recipe.find(weight, cold);
   return spec ? std::string(format_info(spec->format).name) : "keep";
 }
 
-constexpr const char* kExpert = "model.layers.1.mlp.experts.5.up_proj.weight";
+PlannedWeight weight(ModelPart part, const std::string& name) {
+  return {name, {64, 64}, true, true, Role{part}};
+}
+PlannedWeight expert() {
+  return weight(ModelPart::kExpert, "model.layers.1.mlp.experts.5.up_proj.weight");
+}
 
 TEST(Recipe, FirstRuleThatFitsDecides) {
   const Recipe recipe = parse_recipe(parse_json(R"({"rules": [
@@ -31,31 +36,34 @@ TEST(Recipe, FirstRuleThatFitsDecides) {
       {"class": "head", "format": "int6"}]})",
                                                 "r"),
                                      "r");
-  EXPECT_EQ(format_of(recipe, "model.layers.0.self_attn.q_proj.weight"), "keep");
-  EXPECT_EQ(recipe.find("model.layers.1.self_attn.kv_b_proj.weight", false),
+  EXPECT_EQ(format_of(recipe, weight(ModelPart::kAttention, "model.layers.0.self_attn.q_proj.weight")), "keep");
+  EXPECT_EQ(recipe.find(weight(ModelPart::kAttention, "model.layers.1.self_attn.kv_b_proj.weight"), false),
             (FormatSpec{Format::kFp8E4M3, 0, ScaleType::kF32, ZeroKind::kNone}));
-  EXPECT_EQ(format_of(recipe, kExpert), "int3");
-  EXPECT_EQ(recipe.find(kExpert, true)->group, 64);
-  EXPECT_EQ(format_of(recipe, kExpert, true), "int2");
-  EXPECT_EQ(format_of(recipe, "model.layers.1.mlp.shared_experts.up_proj.weight"), "int8");
-  EXPECT_EQ(format_of(recipe, "model.layers.1.mlp.up_proj.weight"), "keep");
-  EXPECT_EQ(recipe.find("model.layers.1.mlp.down_proj.weight", false)->zero, ZeroKind::kInteger);
-  EXPECT_EQ(format_of(recipe, "model.embed_tokens.weight"), "keep");
-  EXPECT_EQ(format_of(recipe, "lm_head.weight"), "int6");
+  EXPECT_EQ(format_of(recipe, expert()), "int3");
+  EXPECT_EQ(recipe.find(expert(), true)->group, 64);
+  EXPECT_EQ(format_of(recipe, expert(), true), "int2");
+  EXPECT_EQ(format_of(recipe, weight(ModelPart::kSharedExpert, "model.layers.1.mlp.shared_experts.up_proj.weight")),
+            "int8");
+  EXPECT_EQ(format_of(recipe, weight(ModelPart::kFeedForward, "model.layers.1.mlp.up_proj.weight")), "keep");
+  EXPECT_EQ(recipe.find(weight(ModelPart::kFeedForward, "model.layers.1.mlp.down_proj.weight"), false)->zero,
+            ZeroKind::kInteger);
+  EXPECT_EQ(format_of(recipe, weight(ModelPart::kEmbedding, "model.embed_tokens.weight")), "keep");
+  EXPECT_EQ(format_of(recipe, weight(ModelPart::kHead, "lm_head.weight")), "int6");
   EXPECT_TRUE(recipe.has_cold_rule());
 }
 
 TEST(Recipe, BuiltInOnesSayWhatTheirModelsNeed) {
   ASSERT_EQ(builtin_recipes().size(), 2U);
   const Recipe glm = load_recipe("glm-4.7-flash");
-  EXPECT_EQ(format_of(glm, "model.layers.1.self_attn.kv_b_proj.weight"), "fp8-e4m3");
-  EXPECT_EQ(format_of(glm, kExpert, true), "int2");
-  EXPECT_EQ(format_of(glm, kExpert), "fp4");
-  EXPECT_EQ(format_of(glm, "model.layers.1.mlp.shared_experts.up_proj.weight"), "fp4");
+  EXPECT_EQ(format_of(glm, weight(ModelPart::kAttention, "model.layers.1.self_attn.kv_b_proj.weight")), "fp8-e4m3");
+  EXPECT_EQ(format_of(glm, expert(), true), "int2");
+  EXPECT_EQ(format_of(glm, expert()), "fp4");
+  EXPECT_EQ(format_of(glm, weight(ModelPart::kSharedExpert, "model.layers.1.mlp.shared_experts.up_proj.weight")),
+            "fp4");
   const Recipe qwen = load_recipe("qwen3-4b");
-  EXPECT_EQ(format_of(qwen, "model.layers.1.self_attn.o_proj.weight"), "fp8-e4m3");
-  EXPECT_EQ(format_of(qwen, "model.layers.1.mlp.up_proj.weight"), "fp4");
-  EXPECT_EQ(format_of(qwen, "model.embed_tokens.weight"), "int8");
+  EXPECT_EQ(format_of(qwen, weight(ModelPart::kAttention, "model.layers.1.self_attn.o_proj.weight")), "fp8-e4m3");
+  EXPECT_EQ(format_of(qwen, weight(ModelPart::kFeedForward, "model.layers.1.mlp.up_proj.weight")), "fp4");
+  EXPECT_EQ(format_of(qwen, weight(ModelPart::kEmbedding, "model.embed_tokens.weight")), "int8");
 }
 
 TEST(Recipe, FaultsAreNamed) {

@@ -61,7 +61,6 @@ class CpuRunner final : public Runner {
         pool_(model.pool()),
         page_(cache_page(program_.plan.cache, cache)),
         page_bytes_(page_bytes(page_)),
-        pairs_(static_cast<std::int64_t>(program_.plan.rope_frequencies.size())),
         experts_(program_, limits),
         latent_attention_(program_, limits, page_, pool_.size()) {
     const WorkspaceLayout layout = lay_out(program_, limits);
@@ -71,8 +70,11 @@ class CpuRunner final : public Runner {
     q8_ = AlignedBuffer(static_cast<std::size_t>(limits.tokens * input_blocks) * sizeof(Q8Block));
     bf16_ = AlignedBuffer(static_cast<std::size_t>(limits.tokens * program_.widest_input) * sizeof(std::uint16_t));
     f32_ = AlignedBuffer(static_cast<std::size_t>(limits.tokens * program_.widest_input) * sizeof(float));
-    cosines_.resize(static_cast<std::size_t>(limits.tokens * pairs_));
-    sines_.resize(cosines_.size());
+    for (const RopeTable& table : program_.plan.ropes) {
+      const std::size_t angles = static_cast<std::size_t>(limits.tokens) * table.frequencies.size();
+      ropes_.push_back({static_cast<std::int64_t>(table.frequencies.size()), std::vector<float>(angles),
+                        std::vector<float>(angles)});
+    }
     pages_ = static_cast<std::size_t>(limits.pages);
     cache_ = AlignedBuffer(estimate_cache_bytes(program_.plan, limits.pages, cache));
     counters_ = std::vector<std::atomic<std::int64_t>>(StepContext::kPhases * program_.steps.size());
@@ -93,9 +95,7 @@ class CpuRunner final : public Runner {
                                   thread,
                                   batch,
                                   std::span(rows_).first(batch.tokens.size()),
-                                  cosines_.data(),
-                                  sines_.data(),
-                                  pairs_,
+                                  ropes_,
                                   scratch_[static_cast<std::size_t>(thread)].linear.as<float>(),
                                   &counters_[i * StepContext::kPhases]};
         std::visit([&](const auto& step) { run(step, context); }, program_.steps[i]);
@@ -105,7 +105,7 @@ class CpuRunner final : public Runner {
         pool_.barrier();
       }
     });
-    return buffer(program_.plan.logits);
+    return buffer(program_.plan.result());
   }
 
   std::string not_finite_at(const Batch& batch) override {
@@ -113,7 +113,7 @@ class CpuRunner final : public Runner {
     not_finite_.reset();
     step(batch);
     searching_ = false;
-    return not_finite_ ? program_.names[*not_finite_] : "";
+    return not_finite_ ? program_.notes[*not_finite_].ops : "";
   }
 
   [[nodiscard]] std::vector<std::vector<std::int64_t>> expert_counts() const override { return experts_.totals(); }
@@ -136,7 +136,7 @@ class CpuRunner final : public Runner {
   // Notes the first step that leaves something that is not finite.
   void search(std::size_t step) {
     if (not_finite_) return;
-    for (const BufferId id : touched(program_.steps[step])) {
+    for (const BufferId id : program_.notes[step].buffers) {
       if (!all_finite({buffer(id), static_cast<std::size_t>(rows(id) * width(id))})) not_finite_ = step;
     }
   }
@@ -178,9 +178,7 @@ class CpuRunner final : public Runner {
   [[nodiscard]] float* buffer(BufferId id) const {
     return workspace_.as<float>() + offsets_[static_cast<std::size_t>(id)];
   }
-  [[nodiscard]] std::int64_t width(BufferId id) const {
-    return program_.plan.buffers[static_cast<std::size_t>(id)].width;
-  }
+  [[nodiscard]] std::int64_t width(BufferId id) const { return program_.plan.width(id); }
   [[nodiscard]] std::int64_t tokens() const { return static_cast<std::int64_t>(batch_->tokens.size()); }
   [[nodiscard]] std::int64_t rows(BufferId id) const {
     return program_.plan.buffers[static_cast<std::size_t>(id)].selected
@@ -192,10 +190,15 @@ class CpuRunner final : public Runner {
   void rope_tables(int thread) {
     for (std::int64_t t = thread; t < tokens(); t += pool_.size()) {
       const auto position = static_cast<float>(rows_[static_cast<std::size_t>(t)].position);
-      for (std::int64_t i = 0; i < pairs_; ++i) {
-        const float angle = position * program_.plan.rope_frequencies[static_cast<std::size_t>(i)];
-        cosines_[static_cast<std::size_t>(t * pairs_ + i)] = std::cos(angle) * program_.plan.rope_scale;
-        sines_[static_cast<std::size_t>(t * pairs_ + i)] = std::sin(angle) * program_.plan.rope_scale;
+      for (std::size_t table = 0; table < ropes_.size(); ++table) {
+        const RopeTable& rope = program_.plan.ropes[table];
+        float* const cosines = ropes_[table].cosines.data() + t * ropes_[table].pairs;
+        float* const sines = ropes_[table].sines.data() + t * ropes_[table].pairs;
+        for (std::size_t i = 0; i < rope.frequencies.size(); ++i) {
+          const float angle = position * rope.frequencies[i];
+          cosines[i] = std::cos(angle) * rope.scale;
+          sines[i] = std::sin(angle) * rope.scale;
+        }
       }
     }
   }
@@ -291,8 +294,10 @@ class CpuRunner final : public Runner {
     return cache_.data() + index * pages_ * page_bytes_;
   }
 
-  void rotate(float* x, std::int64_t heads, std::int64_t dim, std::int64_t token) {
-    k_.rope(x, heads, dim, cosines_.data() + token * pairs_, sines_.data() + token * pairs_);
+  // x: the token's heads.
+  void rotate(const RopeOp& op, float* x, std::int64_t token) {
+    const RopeAngles& rope = ropes_[static_cast<std::size_t>(op.rope)];
+    k_.rope(x, op.heads, op.head_dim, rope.cosines.data() + token * rope.pairs, rope.sines.data() + token * rope.pairs);
   }
 
   void place_token(const AttentionStep& step, std::int64_t t) {
@@ -302,12 +307,12 @@ class CpuRunner final : public Runner {
     const float* const v = buffer(op.v) + t * width(op.v);
     normalize_heads(q, op.heads, op.head_dim, step.q_norm, step.eps);
     normalize_heads(k, op.kv_heads, op.head_dim, step.k_norm, step.eps);
-    if (step.rope_q) rotate(q, op.heads, op.head_dim, t);
-    if (step.rope_k) rotate(k, op.kv_heads, op.head_dim, t);
+    if (step.q_rope != nullptr) rotate(*step.q_rope, q, t);
+    if (step.k_rope != nullptr) rotate(*step.k_rope, k, t);
     const TokenPlace& place = rows_[static_cast<std::size_t>(t)];
     for (std::int64_t h = 0; h < op.kv_heads; ++h) {
       store_token(k_, page_, k + h * op.head_dim, v + h * op.head_dim, place.slot(),
-                  cache(op.layer, h) + place.page() * page_bytes_);
+                  cache(step.layer, h) + place.page() * page_bytes_);
     }
   }
 
@@ -337,7 +342,7 @@ class CpuRunner final : public Runner {
       tile.first_position = item.sequence->past + item.first;
       tile.window = op.window;
       tile.pages = item.sequence->pages.data();
-      tile.cache = cache(op.layer, head);
+      tile.cache = cache(step.layer, head);
       tile.page_stride = page_bytes_;
       tile.scratch = scratch_[static_cast<std::size_t>(context.thread)].attention.as<float>();
       k_.attention(tile);
@@ -346,7 +351,7 @@ class CpuRunner final : public Runner {
 
   void run(const LatentAttentionStep& step, const StepContext& context) {
     latent_attention_.run(step, context, buffer(step.op.q), buffer(step.op.latent), buffer(step.op.out),
-                          cache(step.op.layer, 0));
+                          cache(step.layer, 0));
   }
 
   void run(const MoeStep& step, const StepContext& context) {
@@ -356,8 +361,7 @@ class CpuRunner final : public Runner {
 
   void run(const RopeStep& step, const StepContext& context) {
     context.share(0, tokens(), 4, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t t = begin; t < end; ++t)
-        rotate(buffer(step.x) + t * width(step.x), step.heads, step.head_dim, t);
+      for (std::int64_t t = begin; t < end; ++t) rotate(step, buffer(step.x) + t * width(step.x), t);
     });
   }
 
@@ -415,7 +419,6 @@ class CpuRunner final : public Runner {
   ThreadPool& pool_;
   CachePage page_;
   std::size_t page_bytes_;
-  std::int64_t pairs_;  // that a head's rotation has
   MixtureOfExperts experts_;
   LatentAttention latent_attention_;
   std::vector<std::int64_t> offsets_;
@@ -426,8 +429,7 @@ class CpuRunner final : public Runner {
   AlignedBuffer cache_;
   std::size_t pages_ = 0;
   int tile_tokens_ = 1;
-  std::vector<float> cosines_;
-  std::vector<float> sines_;
+  std::vector<RopeAngles> ropes_;
   std::vector<std::atomic<std::int64_t>> counters_;
   std::vector<Tile> tiles_;
   std::vector<TokenPlace> rows_;

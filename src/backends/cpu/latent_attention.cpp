@@ -69,8 +69,9 @@ void LatentAttention::place(const LatentAttentionStep& step, const StepContext& 
                             std::byte* cache, std::int64_t token) {
   const LatentAttentionOp& op = step.op;
   const Kernels& k = context.kernels;
-  const float* const cosines = context.cosines + token * context.pairs;
-  const float* const sines = context.sines + token * context.pairs;
+  const RopeAngles& rope = context.ropes[static_cast<std::size_t>(op.rope)];
+  const float* const cosines = rope.cosines.data() + token * rope.pairs;
+  const float* const sines = rope.sines.data() + token * rope.pairs;
   const auto rotate = [&](float* x) {
     if (op.interleaved) {
       k.rope_interleaved(x, op.rope_dim, cosines, sines);

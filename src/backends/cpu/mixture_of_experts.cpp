@@ -21,18 +21,18 @@ std::int64_t best(const float* scores, std::int64_t begin, std::int64_t end) {
 }
 
 // Strikes out the groups that no expert may come from.
-void limit_groups(const MoeOp& op, float* corrected) {
+void limit_groups(const MoeOp& op, float* biased) {
   const std::int64_t size = op.experts / op.groups;
   std::vector<float> sums(static_cast<std::size_t>(op.groups));
   for (std::int64_t g = 0; g < op.groups; ++g) {
     float first = kChosen;
     float second = kChosen;
     for (std::int64_t i = g * size; i < (g + 1) * size; ++i) {
-      if (corrected[i] > first) {
+      if (biased[i] > first) {
         second = first;
-        first = corrected[i];
-      } else if (corrected[i] > second) {
-        second = corrected[i];
+        first = biased[i];
+      } else if (biased[i] > second) {
+        second = biased[i];
       }
     }
     sums[static_cast<std::size_t>(g)] = first + second;
@@ -44,7 +44,7 @@ void limit_groups(const MoeOp& op, float* corrected) {
     sums[static_cast<std::size_t>(g)] = kChosen;
   }
   for (std::int64_t g = 0; g < op.groups; ++g) {
-    if (!kept[static_cast<std::size_t>(g)]) std::fill(corrected + g * size, corrected + (g + 1) * size, kChosen);
+    if (!kept[static_cast<std::size_t>(g)]) std::fill(biased + g * size, biased + (g + 1) * size, kChosen);
   }
 }
 
@@ -64,14 +64,15 @@ Softmax softmax_of(const MoeOp& op, const float* logits) {
 
 }  // namespace
 
-void route_token(const MoeOp& op, const float* logits, const float* correction, float* scratch, std::int32_t* experts,
+void route_token(const MoeOp& op, const float* logits, const float* router_bias, float* scratch, std::int32_t* experts,
                  float* weights) {
   const bool softmax = op.scoring == RouterScoring::kSoftmax;
   const Softmax parts = softmax ? softmax_of(op, logits) : Softmax{};
   const auto score = [&](std::int64_t i) {
     return softmax ? std::exp(logits[i] - parts.top) / parts.sum : 1 / (1 + std::exp(-logits[i]));
   };
-  for (std::int64_t i = 0; i < op.experts; ++i) scratch[i] = score(i) + (correction == nullptr ? 0.0F : correction[i]);
+  for (std::int64_t i = 0; i < op.experts; ++i)
+    scratch[i] = score(i) + (router_bias == nullptr ? 0.0F : router_bias[i]);
   if (op.groups > 1) limit_groups(op, scratch);
   float sum = 0;
   for (std::int64_t j = 0; j < op.top_k; ++j) {
@@ -91,12 +92,12 @@ MixtureOfExperts::MixtureOfExperts(const Program& program, const RunnerLimits& l
   std::int64_t in = 0;
   std::int64_t active = 0;
   std::int64_t out = 0;
-  const auto width = [&](BufferId id) { return program.plan.buffers[static_cast<std::size_t>(id)].width; };
+  const auto width = [&](BufferId id) { return program.plan.width(id); };
   for (const Op& op : program.plan.ops) {
-    const auto* const moe = std::get_if<MoeOp>(&op);
+    const auto* const moe = op.as<MoeOp>();
     if (moe == nullptr) continue;
     totals_.resize(static_cast<std::size_t>(program.plan.layers));
-    totals_[static_cast<std::size_t>(moe->layer)].resize(static_cast<std::size_t>(moe->experts));
+    totals_[static_cast<std::size_t>(op.layer)].resize(static_cast<std::size_t>(moe->experts));
     assignments = std::max(assignments, limits.tokens * moe->top_k);
     experts = std::max(experts, moe->experts);
     in = std::max(in, round_up(width(moe->in), kBlock));
@@ -135,7 +136,7 @@ void MixtureOfExperts::group_by_expert(const MoeStep& step, std::int64_t tokens)
   for (std::int64_t e = 0; e < op.experts; ++e) {
     std::int64_t& count = counts_[static_cast<std::size_t>(e)];
     if (count > 0) runs_.push_back({e, first, count});
-    totals_[static_cast<std::size_t>(op.layer)][static_cast<std::size_t>(e)] += count;
+    totals_[static_cast<std::size_t>(step.layer)][static_cast<std::size_t>(e)] += count;
     const std::int64_t next = first + count;
     count = first;  // from here on: where the next of its tokens goes
     first = next;
@@ -169,7 +170,7 @@ void MixtureOfExperts::run(const MoeStep& step, const StepContext& context, cons
   const std::int64_t tokens = context.tokens();
   context.share(0, tokens, 4, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {
-      route_token(op, logits + t * op.experts, step.correction, scores_.data() + t * op.experts,
+      route_token(op, logits + t * op.experts, step.router_bias, scores_.data() + t * op.experts,
                   experts_.data() + t * op.top_k, weights_.data() + t * op.top_k);
     }
   });

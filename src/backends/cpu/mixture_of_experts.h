@@ -39,7 +39,7 @@ class MixtureOfExperts {
   std::vector<std::int64_t> counts_;   // by expert
   std::vector<Run> runs_;
   std::vector<std::vector<std::int64_t>> totals_;
-  std::vector<float> scores_;  // [tokens][experts], corrected
+  std::vector<float> scores_;  // [tokens][experts], with the bias
   // Rows by slot.
   AlignedBuffer in_f32_, in_q8_, in_bf16_;
   AlignedBuffer active_f32_, active_q8_, active_bf16_;
@@ -49,7 +49,7 @@ class MixtureOfExperts {
 };
 
 // Chooses op.top_k experts and their weights from the router's logits. scratch: [experts].
-void route_token(const MoeOp& op, const float* logits, const float* correction, float* scratch, std::int32_t* experts,
+void route_token(const MoeOp& op, const float* logits, const float* router_bias, float* scratch, std::int32_t* experts,
                  float* weights);
 
 }  // namespace metal_marlin::cpu

@@ -1,10 +1,9 @@
 #include "backends/cpu/program.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 
-#include "metal_marlin/error.h"
+#include "backends/cpu/step_context.h"
+#include "base/overloaded.h"
 
 namespace metal_marlin::cpu {
 namespace {
@@ -21,15 +20,16 @@ class Compiler {
         progress_(progress) {}
 
   void run() {
-    for (const Op& op : ops()) {
-      if (const auto* const latent = std::get_if<LatentAttentionOp>(&op)) expansions_[latent->expand] = latent;
+    for (const Op& op : program_.plan.ops) {
+      if (const auto* const latent = op.as<LatentAttentionOp>()) expansions_[latent->expand] = latent;
     }
     load_weights(program_.plan, checkpoint_, progress_, [this](const PlannedWeight& planned) { load(planned); });
-    for (at_ = 0; at_ < ops().size();) {
-      const std::size_t first = at_;
-      fuse_next();
-      program_.names.push_back(describe_ops(first, at_));
+    const std::vector<FusedStep> fused = fuse(program_.plan, capabilities());
+    for (const FusedStep& step : fused) {
+      program_.steps.push_back(bind(step));
+      program_.notes.push_back({describe_ops(step.ops), step.buffers()});
     }
+    program_.lifetimes = lifetimes(program_.plan, fused);
     for (const Step& step : program_.steps) {
       if (const auto* const linear = std::get_if<LinearStep>(&step)) measure(*linear);
       if (const auto* const moe = std::get_if<MoeStep>(&step)) measure(*moe);
@@ -38,33 +38,10 @@ class Compiler {
   }
 
  private:
-  [[nodiscard]] const std::vector<Op>& ops() const { return program_.plan.ops; }
-  template <typename T>
-  [[nodiscard]] const T* peek(std::size_t ahead) const {
-    return at_ + ahead < ops().size() ? std::get_if<T>(&ops()[at_ + ahead]) : nullptr;
-  }
-  [[nodiscard]] std::int64_t width(BufferId id) const {
-    return program_.plan.buffers[static_cast<std::size_t>(id)].width;
-  }
-
-  // "rms_norm A, linear B"
-  [[nodiscard]] std::string describe_ops(std::size_t first, std::size_t end) const {
+  static std::string describe_ops(std::span<const Op> ops) {
     std::string out;
-    for (std::size_t i = first; i < end; ++i) out += (i == first ? "" : ", ") + metal_marlin::describe(ops()[i]);
+    for (const Op& op : ops) out += (out.empty() ? "" : ", ") + describe(op);
     return out;
-  }
-
-  // Whether no op from `from` on reads the buffer before writing it anew; a
-  // fused step may then drop it.
-  [[nodiscard]] bool dead_after(BufferId id, std::size_t from) const {
-    const auto holds = [id](const std::vector<BufferId>& ids) {
-      return std::find(ids.begin(), ids.end(), id) != ids.end();
-    };
-    for (std::size_t i = from; i < ops().size(); ++i) {
-      if (holds(read_buffers(ops()[i]))) return false;
-      if (holds(written_buffers(ops()[i]))) return true;
-    }
-    return id != program_.plan.logits;
   }
 
   void load(const PlannedWeight& planned) {
@@ -109,40 +86,74 @@ class Compiler {
     return op.exact ? LinearInput::kF32 : input_of(matrix(op.weight));
   }
 
-  void fuse_next() {
-    if (fuse_attention() || fuse_linears()) return;
-    const Op& op = ops()[at_];
-    if (const auto* const embedding = std::get_if<EmbeddingOp>(&op)) {
-      program_.steps.emplace_back(EmbeddingStep{matrix(embedding->weight), embedding->out});
-    } else if (const auto* const norm = std::get_if<RmsNormOp>(&op)) {
-      program_.steps.emplace_back(NormStep{norm->in, norm->out, vector(norm->weight), norm->width, norm->eps});
-    } else if (const auto* const latent = std::get_if<LatentAttentionOp>(&op)) {
-      program_.steps.emplace_back(
-          LatentAttentionStep{*latent, vector(latent->norm), &program_.expansions.at(latent->expand)});
-    } else if (const auto* const moe = std::get_if<MoeOp>(&op)) {
-      program_.steps.emplace_back(bind(*moe));
-    } else if (const auto* const rope = std::get_if<RopeOp>(&op)) {
-      program_.steps.emplace_back(*rope);
-    } else if (const auto* const swiglu = std::get_if<SwigluOp>(&op)) {
-      program_.steps.emplace_back(*swiglu);
-    } else if (const auto* const add = std::get_if<AddOp>(&op)) {
-      program_.steps.emplace_back(*add);
-    } else if (const auto* const hadamard = std::get_if<HadamardOp>(&op)) {
-      program_.steps.emplace_back(*hadamard);
-    } else if (const auto* const select = std::get_if<SelectOp>(&op)) {
-      program_.steps.emplace_back(*select);
-    } else if (const auto* const input = std::get_if<InputOp>(&op)) {
-      program_.steps.emplace_back(*input);
-    } else if (const auto* const observe = std::get_if<ObserveOp>(&op)) {
-      program_.steps.emplace_back(*observe);
-    } else {
-      throw Error(ErrorCode::kUnsupported, "the cpu backend has no kernel for: " + metal_marlin::describe(op));
-    }
-    ++at_;
+  [[nodiscard]] FuseCapabilities capabilities() const {
+    FuseCapabilities out;
+    out.linear_inputs = out.linear_groups = out.attention = true;
+    out.gate_up = [this](const LinearOp& gate, const LinearOp& up) {
+      return input_of(matrix(gate.weight)) == input_of(matrix(up.weight));
+    };
+    return out;
   }
 
-  [[nodiscard]] MoeStep bind(const MoeOp& op) const {
-    MoeStep step{op, vector(op.correction), {}};
+  [[nodiscard]] Step bind(const FusedStep& step) const {
+    return std::visit(Overloaded{[&](const SingleOp&) { return bind(step.ops.front()); },
+                                 [&](const FusedLinears& fused) -> Step { return bind(fused); },
+                                 [&](const FusedHeads& fused) -> Step { return bind(fused, step.layer()); }},
+                      step.form);
+  }
+
+  [[nodiscard]] Step bind(const Op& op) const {
+    return std::visit(
+        Overloaded{[&](const EmbeddingOp& o) -> Step {
+                     return EmbeddingStep{matrix(o.weight), o.out};
+                   },
+                   [&](const RmsNormOp& o) -> Step {
+                     return NormStep{o.in, o.out, vector(o.weight), o.width, o.eps};
+                   },
+                   [&](const LinearOp& o) -> Step { return bind(FusedLinears{.linears = {&o}, .in = o.in}); },
+                   [&](const AttentionOp& o) -> Step { return bind(FusedHeads{.attention = &o}, op.layer); },
+                   [&](const LatentAttentionOp& o) -> Step {
+                     return LatentAttentionStep{o, op.layer, vector(o.norm), &program_.expansions.at(o.expand)};
+                   },
+                   [&](const MoeOp& o) -> Step { return bind(o, op.layer); }, [](const auto& o) -> Step { return o; }},
+        op.body);
+  }
+
+  [[nodiscard]] AttentionStep bind(const FusedHeads& fused, int layer) const {
+    AttentionStep step{*fused.attention, layer};
+    if (fused.q_norm != nullptr) step.q_norm = vector(fused.q_norm->weight);
+    if (fused.k_norm != nullptr) step.k_norm = vector(fused.k_norm->weight);
+    if (const RmsNormOp* const norm = fused.q_norm != nullptr ? fused.q_norm : fused.k_norm) step.eps = norm->eps;
+    step.q_rope = fused.q_rope;
+    step.k_rope = fused.k_rope;
+    return step;
+  }
+
+  [[nodiscard]] LinearStep bind(const FusedLinears& fused) const {
+    LinearStep step{};
+    step.in = fused.in;
+    if (fused.rotation != nullptr) step.rotation = fused.rotation->block;
+    if (fused.norm != nullptr) {
+      step.norm = vector(fused.norm->weight);
+      step.eps = fused.norm->eps;
+    }
+    if (fused.product != nullptr) {
+      const LinearOp& gate = *fused.linears[0];
+      const LinearOp& up = *fused.linears[1];
+      step.parts.push_back({matrix(up.weight), matrix(gate.weight), vector(up.bias), vector(gate.bias),
+                            fused.product->out, false, input_of(matrix(up.weight))});
+      return step;
+    }
+    for (const LinearOp* const op : fused.linears) {
+      const BufferId out = fused.sum != nullptr ? fused.sum->x : op->out;
+      step.parts.push_back(
+          {matrix(op->weight), nullptr, vector(op->bias), nullptr, out, fused.sum != nullptr, input_of(*op)});
+    }
+    return step;
+  }
+
+  [[nodiscard]] MoeStep bind(const MoeOp& op, int layer) const {
+    MoeStep step{op, layer, vector(op.router_bias)};
     for (std::int64_t i = 0; i < op.experts; ++i) {
       Expert expert{matrix(expert_weight(op, i, "gate")), matrix(expert_weight(op, i, "up")),
                     matrix(expert_weight(op, i, "down")), LinearInput::kF32, LinearInput::kF32};
@@ -156,93 +167,6 @@ class Compiler {
       step.experts.push_back(expert);
     }
     return step;
-  }
-
-  // [rms_norm q] [rms_norm k] [rope q] [rope k] attention, in any order.
-  bool fuse_attention() {
-    std::size_t length = 0;
-    while (peek<RmsNormOp>(length) != nullptr || peek<RopeOp>(length) != nullptr) ++length;
-    const auto* const attention = peek<AttentionOp>(length);
-    if (attention == nullptr) return false;
-    AttentionStep step;
-    step.op = *attention;
-    for (std::size_t i = 0; i < length; ++i) {
-      if (const auto* const norm = peek<RmsNormOp>(i)) {
-        const bool is_q = norm->in == attention->q;
-        // A norm after a rotation of the same buffer is not what the step does.
-        if (norm->in != norm->out || norm->width != attention->head_dim || (!is_q && norm->in != attention->k) ||
-            (is_q ? step.rope_q : step.rope_k)) {
-          return false;
-        }
-        (is_q ? step.q_norm : step.k_norm) = vector(norm->weight);
-        step.eps = norm->eps;
-      } else {
-        const auto* const rope = peek<RopeOp>(i);
-        const bool is_q = rope->x == attention->q;
-        if (!is_q && rope->x != attention->k) return false;
-        (is_q ? step.rope_q : step.rope_k) = true;
-      }
-    }
-    program_.steps.emplace_back(step);
-    at_ += length + 1;
-    return true;
-  }
-
-  // [rms_norm] [hadamard] linear+ [swiglu] or [rms_norm] [hadamard] linear [add].
-  bool fuse_linears() {
-    std::size_t length = 0;
-    const auto* const norm = peek<RmsNormOp>(0);
-    if (norm != nullptr) ++length;
-    const auto* const hadamard = peek<HadamardOp>(length);
-    if (hadamard != nullptr) ++length;
-    const auto* const first = peek<LinearOp>(length);
-    if (first == nullptr || (norm != nullptr && norm->width != width(norm->in))) return false;
-    if (hadamard != nullptr && first->in != hadamard->out) return false;
-    if (norm != nullptr && norm->out != (hadamard != nullptr ? hadamard->in : first->in)) return false;
-    LinearStep step;
-    std::vector<const LinearOp*> linears;
-    for (const LinearOp* op = first; op != nullptr && op->in == first->in; op = peek<LinearOp>(length)) {
-      linears.push_back(op);
-      ++length;
-    }
-    step.in = first->in;
-    if (hadamard != nullptr) {
-      if (!dead_after(hadamard->out, at_ + length)) return false;
-      step.in = hadamard->in;
-      step.rotation = hadamard->block;
-    }
-    if (norm != nullptr) {
-      // Keep the norm apart where somebody else reads its result.
-      if (!dead_after(norm->out, at_ + length)) return false;
-      step.in = norm->in;
-      step.norm = vector(norm->weight);
-      step.eps = norm->eps;
-    }
-    const auto* const swiglu = peek<SwigluOp>(length);
-    const auto* const add = peek<AddOp>(length);
-    if (swiglu != nullptr && linears.size() == 2 && linears[0]->out == swiglu->gate && linears[1]->out == swiglu->up &&
-        dead_after(swiglu->gate, at_ + length + 1) && dead_after(swiglu->up, at_ + length + 1)) {
-      const PanelMatrix* const gate = matrix(linears[0]->weight);
-      const PanelMatrix* const up = matrix(linears[1]->weight);
-      if (input_of(gate) == input_of(up)) {
-        step.parts.push_back(
-            {up, gate, vector(linears[1]->bias), vector(linears[0]->bias), swiglu->out, false, input_of(up)});
-        ++length;
-      }
-    } else if (add != nullptr && linears.size() == 1 && add->y == linears[0]->out &&
-               dead_after(add->y, at_ + length + 1)) {
-      const PanelMatrix* const m = matrix(linears[0]->weight);
-      step.parts.push_back({m, nullptr, vector(linears[0]->bias), nullptr, add->x, true, input_of(*linears[0])});
-      ++length;
-    }
-    if (step.parts.empty()) {
-      for (const LinearOp* const op : linears) {
-        step.parts.push_back({matrix(op->weight), nullptr, vector(op->bias), nullptr, op->out, false, input_of(*op)});
-      }
-    }
-    program_.steps.emplace_back(std::move(step));
-    at_ += length;
-    return true;
   }
 
   void measure(const LinearStep& step) {
@@ -276,29 +200,9 @@ class Compiler {
   Activations activations_;
   const LoadProgress& progress_;
   std::map<std::string, const LatentAttentionOp*> expansions_;  // by weight
-  std::size_t at_ = 0;
 };
 
 }  // namespace
-
-std::vector<BufferId> touched(const Step& step) {
-  if (const auto* const s = std::get_if<EmbeddingStep>(&step)) return {s->out};
-  if (const auto* const s = std::get_if<NormStep>(&step)) return {s->in, s->out};
-  if (const auto* const s = std::get_if<AttentionStep>(&step)) return {s->op.q, s->op.k, s->op.v, s->op.out};
-  if (const auto* const s = std::get_if<LatentAttentionStep>(&step)) return {s->op.q, s->op.latent, s->op.out};
-  if (const auto* const s = std::get_if<MoeStep>(&step)) return {s->op.in, s->op.logits, s->op.out};
-  if (const auto* const s = std::get_if<RopeStep>(&step)) return {s->x};
-  if (const auto* const s = std::get_if<SwigluStep>(&step)) return {s->gate, s->up, s->out};
-  if (const auto* const s = std::get_if<AddStep>(&step)) return {s->x, s->y};
-  if (const auto* const s = std::get_if<HadamardStep>(&step)) return {s->in, s->out};
-  if (const auto* const s = std::get_if<SelectStep>(&step)) return {s->in, s->out};
-  if (const auto* const s = std::get_if<InputStep>(&step)) return {s->out};
-  if (const auto* const s = std::get_if<ObserveStep>(&step)) return {s->in};
-  const auto& linear = std::get<LinearStep>(step);
-  std::vector<BufferId> out{linear.in};
-  for (const LinearPart& part : linear.parts) out.push_back(part.out);
-  return out;
-}
 
 Program compile(Plan plan, const Checkpoint& checkpoint, ThreadPool& pool, const Kernels& kernels,
                 Activations activations, const LoadProgress& progress) {
@@ -319,16 +223,8 @@ WorkspaceLayout lay_out(const Program& program, const RunnerLimits& limits) {
   for (std::size_t i = 0; i < blocks.size(); ++i) {
     const Buffer& buffer = program.plan.buffers[i];
     const std::int64_t rows = buffer.selected ? limits.selected : limits.tokens;
-    blocks[i] = {i, -1, -1, (rows * buffer.width + 15) / 16 * 16};
+    blocks[i] = {i, program.lifetimes[i].first, program.lifetimes[i].last, round_up(rows * buffer.width, 16)};
   }
-  for (int i = 0; i < static_cast<int>(program.steps.size()); ++i) {
-    for (const BufferId id : touched(program.steps[static_cast<std::size_t>(i)])) {
-      Block& block = blocks[static_cast<std::size_t>(id)];
-      if (block.first < 0) block.first = i;
-      block.last = i;
-    }
-  }
-  blocks[static_cast<std::size_t>(program.plan.logits)].last = static_cast<int>(program.steps.size());
   WorkspaceLayout layout;
   layout.offsets.assign(blocks.size(), -1);
   std::erase_if(blocks, [](const Block& block) { return block.first < 0; });

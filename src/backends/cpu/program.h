@@ -10,6 +10,7 @@
 
 #include "backends/backend.h"
 #include "backends/cpu/panel_matrix.h"
+#include "ops/fuse.h"
 
 namespace metal_marlin::cpu {
 
@@ -49,11 +50,12 @@ struct LinearStep {
 // Attention with the head norms and rotations before it.
 struct AttentionStep {
   AttentionOp op;
+  int layer = 0;
   const float* q_norm = nullptr;
   const float* k_norm = nullptr;
   float eps = 0;
-  bool rope_q = false;
-  bool rope_k = false;
+  const RopeOp* q_rope = nullptr;  // null: none
+  const RopeOp* k_rope = nullptr;
 };
 
 // A latent attention's expansion, by head.
@@ -64,6 +66,7 @@ struct HeadMatrices {
 
 struct LatentAttentionStep {
   LatentAttentionOp op;
+  int layer;
   const float* norm;
   const HeadMatrices* heads;
 };
@@ -78,8 +81,9 @@ struct Expert {
 
 struct MoeStep {
   MoeOp op;
-  const float* correction;  // null: none
-  std::vector<Expert> experts;
+  int layer;
+  const float* router_bias;  // null: none
+  std::vector<Expert> experts = {};
   // The forms, besides f32, that some expert wants its inputs in.
   bool in_q8 = false;
   bool in_bf16 = false;
@@ -98,16 +102,23 @@ using ObserveStep = ObserveOp;
 using Step = std::variant<EmbeddingStep, NormStep, LinearStep, AttentionStep, LatentAttentionStep, MoeStep, RopeStep,
                           SwigluStep, AddStep, HadamardStep, SelectStep, InputStep, ObserveStep>;
 
+// What errors say of a step.
+struct StepNote {
+  std::string ops;                // "rms_norm A, linear B"
+  std::vector<BufferId> buffers;  // that it reads or writes
+};
+
 struct Program {
   Plan plan;
   std::vector<Step> steps;
+  std::vector<StepNote> notes;  // one a step
+  std::vector<Lifetime> lifetimes;  // of the plan's buffers, in steps
   std::map<std::string, std::unique_ptr<PanelMatrix>> matrices;
   std::map<std::string, HeadMatrices> expansions;
   std::map<std::string, std::vector<float>> vectors;
   // Widest input of a linear, rounded up to whole blocks, and scratch per thread.
   std::int64_t widest_input = 0;
   std::int64_t linear_scratch = 0;
-  std::vector<std::string> names;  // the ops of each step, for errors
 };
 
 // Where each buffer lies in a workspace, in floats; -1 for buffers that fusion
@@ -120,9 +131,6 @@ struct WorkspaceLayout {
 // Loads the weights and fuses, for these kernels. \throws Error (kCancelled) when progress says so.
 Program compile(Plan plan, const Checkpoint& checkpoint, ThreadPool& pool, const Kernels& kernels,
                 Activations activations, const LoadProgress& progress);
-
-// The buffers a step reads or writes.
-std::vector<BufferId> touched(const Step& step);
 
 // Buffers whose lifetimes do not meet share memory.
 WorkspaceLayout lay_out(const Program& program, const RunnerLimits& limits);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <span>
+#include <vector>
 
 #include "backends/backend.h"
 #include "backends/cpu/kernels.h"
@@ -23,6 +24,13 @@ struct TokenPlace {
   [[nodiscard]] int slot() const { return static_cast<int>(position % kPageTokens); }
 };
 
+// The rotations of a batch's tokens by one of the plan's tables.
+struct RopeAngles {
+  std::int64_t pairs;
+  std::vector<float> cosines;  // [tokens][pairs]
+  std::vector<float> sines;
+};
+
 struct StepContext {
   static constexpr std::size_t kPhases = 6;  // loops of a step that hand out work
 
@@ -31,9 +39,7 @@ struct StepContext {
   int thread;
   const Batch& batch;
   std::span<const TokenPlace> places;
-  const float* cosines;  // [tokens][pairs]
-  const float* sines;
-  std::int64_t pairs;
+  std::span<const RopeAngles> ropes;    // of the plan's tables
   float* linear_scratch;                // of this thread
   std::atomic<std::int64_t>* counters;  // [kPhases], zero at first
 

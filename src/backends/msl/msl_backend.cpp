@@ -8,7 +8,6 @@
 
 #include "backends/msl/epilogue.h"
 #include "backends/msl/experts.h"
-#include "backends/msl/fuse.h"
 #include "backends/msl/hadamard.h"
 #include "backends/msl/latent_attention.h"
 #include "backends/msl/moe_router.h"
@@ -16,6 +15,7 @@
 #include "backends/msl/rope.h"
 #include "backends/msl/shared_expert.h"
 #include "metal_marlin/error.h"
+#include "ops/fuse.h"
 
 namespace metal_marlin::msl {
 namespace {
@@ -43,14 +43,6 @@ KvType kv_type(CacheType type) {
   return KvType::kF16;
 }
 
-template <typename T>
-const T* find_op(const Plan& plan) {
-  for (const Op& op : plan.ops) {
-    if (const T* const found = std::get_if<T>(&op)) return found;  // all of a kind have one shape
-  }
-  return nullptr;
-}
-
 class MslModel final : public PreparedModel {
  public:
   MslModel(Plan plan, std::shared_ptr<Device> device, Activations activations)
@@ -59,16 +51,18 @@ class MslModel final : public PreparedModel {
   void load(const Checkpoint& checkpoint, ThreadPool& pool, const LoadProgress& progress) {
     std::map<std::string, std::function<void()>> parts;  // by the last of the weights that they are made of
     for (const Op& op : plan_.ops) {
-      if (const auto* const latent = std::get_if<LatentAttentionOp>(&op)) {
-        parts[latent->expand] = [&, latent] {
-          latents_[latent->layer] = std::make_unique<LatentAttention>(
-              *device_, *latent, checkpoint.load(latent->expand, pool), activations_, pool);
+      if (const auto* const latent = op.as<LatentAttentionOp>()) {
+        parts[latent->expand] = [&, latent, layer = op.layer] {
+          latents_[layer] = std::make_unique<LatentAttention>(*device_, *latent, checkpoint.load(latent->expand, pool),
+                                                              activations_, pool);
         };
-      } else if (const auto* const moe = std::get_if<MoeOp>(&op)) {
+      } else if (const auto* const moe = op.as<MoeOp>()) {
         for (std::int64_t i = 0; i < moe->experts; ++i) {
           for (const char* const projection : {"gate", "up", "down"}) parts[expert_weight(*moe, i, projection)] = {};
         }
-        parts[expert_weight(*moe, moe->experts - 1, "down")] = [&, moe] { load_experts(*moe, checkpoint, pool); };
+        parts[expert_weight(*moe, moe->experts - 1, "down")] = [&, moe, layer = op.layer] {
+          load_experts(*moe, layer, checkpoint, pool);
+        };
       }
     }
     load_weights(plan_, checkpoint, progress, [&](const PlannedWeight& planned) {
@@ -79,7 +73,7 @@ class MslModel final : public PreparedModel {
         part->second();
       }
     });
-    frequencies_ = device_->allocate_with(plan_.rope_frequencies);
+    for (const RopeTable& rope : plan_.ropes) frequencies_.push_back(device_->allocate_with(rope.frequencies));
   }
 
   [[nodiscard]] std::unique_ptr<Runner> make_runner(const RunnerLimits& limits, CacheType cache) const override;
@@ -100,8 +94,9 @@ class MslModel final : public PreparedModel {
     return name.empty() ? nullptr : vectors_.at(name).get();
   }
   [[nodiscard]] const LatentAttention& latent(int layer) const { return *latents_.at(layer); }
+  [[nodiscard]] const LatentAttention& any_latent() const { return *latents_.begin()->second; }
   [[nodiscard]] const Experts& experts(int layer) const { return *experts_.at(layer); }
-  [[nodiscard]] DeviceBuffer& frequencies() const { return *frequencies_; }
+  [[nodiscard]] DeviceBuffer& frequencies(int rope) const { return *frequencies_[static_cast<std::size_t>(rope)]; }
 
  private:
   void load(const Checkpoint& checkpoint, const PlannedWeight& planned, ThreadPool& pool) {
@@ -113,10 +108,9 @@ class MslModel final : public PreparedModel {
     }
   }
 
-  void load_experts(const MoeOp& op, const Checkpoint& checkpoint, ThreadPool& pool) {
-    const auto width = [&](BufferId id) { return plan_.buffers[static_cast<std::size_t>(id)].width; };
-    experts_[op.layer] = std::make_unique<Experts>(
-        *device_, op.prefix, op.experts, width(op.in), op.intermediate,
+  void load_experts(const MoeOp& op, int layer, const Checkpoint& checkpoint, ThreadPool& pool) {
+    experts_[layer] = std::make_unique<Experts>(
+        *device_, op.prefix, op.experts, plan_.width(op.in), op.intermediate,
         [&](std::int64_t expert, const char* projection) {
           return checkpoint.load(expert_weight(op, expert, projection), pool);
         },
@@ -130,7 +124,7 @@ class MslModel final : public PreparedModel {
   std::map<int, std::unique_ptr<LatentAttention>> latents_;
   std::map<int, std::unique_ptr<Experts>> experts_;
   std::map<std::string, std::unique_ptr<DeviceBuffer>> vectors_;
-  std::unique_ptr<DeviceBuffer> frequencies_;
+  std::vector<std::unique_ptr<DeviceBuffer>> frequencies_;  // of the plan's rope tables
 };
 
 class MslRunner final : public Runner {
@@ -140,7 +134,7 @@ class MslRunner final : public Runner {
     std::int64_t cols = 1;
     std::int64_t rows = 1;
     for (const Op& op : plan_.ops) {
-      const auto* const linear = std::get_if<LinearOp>(&op);
+      const auto* const linear = op.as<LinearOp>();
       if (linear == nullptr) continue;
       cols = std::max(cols, width(linear->in));
       rows = std::max(rows, width(linear->out));
@@ -168,7 +162,7 @@ class MslRunner final : public Runner {
                                sizeof(std::int32_t));
     host_positions_.resize(tokens);
     host_sequences_.resize(tokens);
-    logits_.resize(static_cast<std::size_t>(limits.selected * plan_.vocab));
+    logits_.resize(static_cast<std::size_t>(limits.selected * width(plan_.result())));
   }
 
   const float* step(const Batch& batch) override {
@@ -181,8 +175,8 @@ class MslRunner final : public Runner {
     }
     found->second->commit();
     found->second->wait();
-    const std::size_t count = batch.selected.size() * static_cast<std::size_t>(plan_.vocab);
-    buffer(plan_.logits).download(std::as_writable_bytes(std::span(logits_).first(count)));
+    const std::size_t count = batch.selected.size() * static_cast<std::size_t>(width(plan_.result()));
+    buffer(plan_.result()).download(std::as_writable_bytes(std::span(logits_).first(count)));
     return logits_.data();
   }
 
@@ -197,13 +191,14 @@ class MslRunner final : public Runner {
         partial = std::max(partial, paged_partial_bytes(p, std::min<std::int64_t>(2 * tokens, limits_.tokens)));
       }
     };
-    if (const auto* const latent = find_op<LatentAttentionOp>(plan_)) {
+    // All ops of a kind have one shape.
+    if (const auto* const latent = plan_.find<LatentAttentionOp>()) {
       latent_workspace_.emplace(device_, *latent, limits_.tokens);
-      measure(model_.latent(latent->layer).paged_params());
+      measure(model_.any_latent().paged_params());
     }
-    if (const auto* const attention = find_op<AttentionOp>(plan_)) measure(paged_params(*attention));
+    if (const auto* const attention = plan_.find<AttentionOp>()) measure(paged_params(*attention));
     partial_ = device_.allocate(partial);
-    if (const auto* const moe = find_op<MoeOp>(plan_)) {
+    if (const auto* const moe = plan_.find<MoeOp>()) {
       experts_workspace_.emplace(device_, limits_.tokens, moe->top_k, moe->experts, width(moe->in), moe->intermediate);
       const auto assignments = static_cast<std::size_t>(limits_.tokens * moe->top_k);
       expert_ids_ = device_.allocate(assignments * sizeof(std::int32_t));
@@ -214,7 +209,7 @@ class MslRunner final : public Runner {
   // Steps of so many shapes (tokens, logits) stay encoded.
   static constexpr std::size_t kKeptShapes = 64;
 
-  [[nodiscard]] std::int64_t width(BufferId id) const { return plan_.buffers[static_cast<std::size_t>(id)].width; }
+  [[nodiscard]] std::int64_t width(BufferId id) const { return plan_.width(id); }
   [[nodiscard]] DeviceBuffer& buffer(BufferId id) const { return *buffers_[static_cast<std::size_t>(id)]; }
 
   // What a batch is, all of it in buffers, so that its encoding depends on its shape alone.
@@ -241,6 +236,7 @@ class MslRunner final : public Runner {
     Commands& commands;
     std::int64_t tokens;
     std::int64_t selected;
+    int layer = -1;  // of the step
     // The buffer whose activations the workspace holds ready, and as what.
     BufferId ready = -1;
     DType ready_type = DType::kF32;
@@ -249,61 +245,75 @@ class MslRunner final : public Runner {
   std::unique_ptr<Commands> encode(std::size_t tokens, std::size_t selected) {
     std::unique_ptr<Commands> commands = device_.commands();
     Encoding encoding{*commands, static_cast<std::int64_t>(tokens), static_cast<std::int64_t>(selected)};
-    for (const Step& step : fuse(plan_, fuse_options(encoding.tokens)))
-      std::visit([&](const auto& s) { run(encoding, s); }, step);
+    for (const FusedStep& step : fuse(plan_, capabilities(encoding.tokens))) {
+      encoding.layer = step.layer();
+      std::visit([&](const auto& form) { run(encoding, step, form); }, step.form);
+    }
     return commands;
   }
 
-  [[nodiscard]] FuseOptions fuse_options(std::int64_t tokens) const {
-    FuseOptions options;
-    options.fuses = [this, tokens](const LinearOp& gate, const LinearOp& up) {
-      return tokens >= kFusedTokens && model_.activations() != Activations::kF32 &&
-             can_fuse_gate_up(model_.matrix(gate.weight), model_.matrix(up.weight));
+  [[nodiscard]] FuseCapabilities capabilities(std::int64_t tokens) const {
+    FuseCapabilities out;
+    out.rotations = true;
+    out.gate_up = [this, tokens](const LinearOp& gate, const LinearOp& up) {
+      return tokens >= kFusedTokens && model_.activations() != Activations::kF32 && gate.bias.empty() &&
+             up.bias.empty() && can_fuse_gate_up(model_.matrix(gate.weight), model_.matrix(up.weight));
     };
-    options.prepares = [this](const LinearOp& linear) {
+    out.prepares = [this](const LinearOp& linear) {
       return !linear.exact && model_.matrix(linear.weight).prepared_type(model_.activations()) != DType::kF32;
     };
-    return options;
+    return out;
   }
 
-  void run(Encoding& e, const Op* op) {
-    std::visit([&](const auto& o) { run(e, o); }, *op);
+  void run(Encoding& e, const FusedStep& step, const SingleOp& form) {
+    if (form.reader != nullptr) return run_prepared(e, step.ops.front(), *form.reader);
+    std::visit([&](const auto& op) { run(e, op); }, step.ops.front().body);
+    written(e, step);
   }
 
-  void run(Encoding& e, const RopesStep& step) {
-    if (step.q_norm == nullptr) return run_rope(e, *step.q, step.k, std::nullopt);
-    run_rope(e, *step.q, step.k,
-             HeadNorms{model_.vector(step.q_norm->weight), model_.vector(step.k_norm->weight), step.q_norm->eps});
+  void run(Encoding& e, const FusedStep& step, const FusedHeads& form) {
+    std::optional<HeadNorms> norms;
+    if (form.q_norm != nullptr)
+      norms = HeadNorms{model_.vector(form.q_norm->weight), model_.vector(form.k_norm->weight), form.q_norm->eps};
+    run_rope(e, *form.q_rope, form.k_rope, norms);
+    written(e, step);
   }
 
-  void run(Encoding& e, const GateUpStep& step) {
-    const Linear& gate = model_.matrix(step.gate->weight);
+  void run(Encoding& e, const FusedStep& step, const FusedLinears& form) {
+    const LinearOp& linear = *form.linears.front();
+    if (form.product != nullptr) {
+      run_gate_up(e, form);
+    } else if (form.sum != nullptr) {
+      run_linear(e, linear, form.sum->x, true);
+    } else {
+      run_linear(e, linear, linear.out, false);
+    }
+    written(e, step);
+  }
+
+  void run_gate_up(Encoding& e, const FusedLinears& form) {
+    const BufferId in = form.linears[0]->in;
+    const Linear& gate = model_.matrix(form.linears[0]->weight);
     const DType type = gate.prepared_type(model_.activations());
     GateUpCall call;
-    call.x = e.ready == step.gate->in && e.ready_type == type ? nullptr : &buffer(step.gate->in);
-    call.y = &buffer(step.product->out);
-    call.tokens = rows(e, step.gate->in);
-    encode_gate_up(device_, e.commands, gate, model_.matrix(step.up->weight), call, *workspace_);
-    e.ready = step.gate->in;
+    call.x = e.ready == in && e.ready_type == type ? nullptr : &buffer(in);
+    call.y = &buffer(form.product->out);
+    call.tokens = rows(e, in);
+    encode_gate_up(device_, e.commands, gate, model_.matrix(form.linears[1]->weight), call, *workspace_);
+    e.ready = in;
     e.ready_type = type;
-    written(e, step.product->out);
   }
 
-  void run(Encoding& e, const AddedLinearStep& step) {
-    LinearOp linear = *step.linear;
-    linear.out = step.sum;
-    run_linear(e, linear, true);
-  }
-
-  void run(Encoding& e, const PreparedStep& step) {
-    const BufferId out = step.linear->in;
+  // A norm or a gated product whose result is prepared for `reader` too.
+  void run_prepared(Encoding& e, const Op& op, const LinearOp& reader) {
+    const BufferId out = reader.in;
     if (rows(e, out) == 0) return;
-    const DType type = model_.matrix(step.linear->weight).prepared_type(model_.activations());
-    if (const auto* const norm = std::get_if<const RmsNormOp*>(&step.op)) {
-      encode_prepare_norm(device_, e.commands, type, rows(e, out), (*norm)->width, (*norm)->eps, buffer((*norm)->in),
-                          *model_.vector((*norm)->weight), buffer(out), *workspace_);
+    const DType type = model_.matrix(reader.weight).prepared_type(model_.activations());
+    if (const auto* const norm = op.as<RmsNormOp>()) {
+      encode_prepare_norm(device_, e.commands, type, rows(e, out), norm->width, norm->eps, buffer(norm->in),
+                          *model_.vector(norm->weight), buffer(out), *workspace_);
     } else {
-      const SwigluOp& product = *std::get<const SwigluOp*>(step.op);
+      const auto& product = std::get<SwigluOp>(op.body);
       encode_prepare_gated(device_, e.commands, type, rows(e, out), width(out), Activation::kSilu, buffer(product.gate),
                            buffer(product.up), buffer(out), *workspace_);
     }
@@ -314,23 +324,24 @@ class MslRunner final : public Runner {
   [[nodiscard]] std::int64_t rows(const Encoding& e, BufferId id) const {
     return plan_.buffers[static_cast<std::size_t>(id)].selected ? e.selected : e.tokens;
   }
-  static void written(Encoding& e, BufferId id) {
-    if (e.ready == id) e.ready = -1;
+  // What was prepared of a buffer that has been written since is of no use.
+  static void written(Encoding& e, const FusedStep& step) {
+    for (const Op& op : step.ops) {
+      for (const BufferId id : written_buffers(op)) e.ready = e.ready == id ? -1 : e.ready;
+    }
   }
 
   void run(Encoding& e, const EmbeddingOp& op) {
     model_.matrix(op.weight).encode_rows(e.commands, e.tokens, *tokens_, buffer(op.out));
-    written(e, op.out);
   }
 
   void run(Encoding& e, const RmsNormOp& op) {
     encode_rms_norm(device_, e.commands, DType::kF32, rows(e, op.in) * width(op.in) / op.width, op.width, op.eps,
                     buffer(op.in), *model_.vector(op.weight), buffer(op.out));
-    written(e, op.out);
   }
 
-  void run(Encoding& e, const LinearOp& op) { run_linear(e, op, false); }
-  void run_linear(Encoding& e, const LinearOp& op, bool accumulate) {
+  void run(Encoding& e, const LinearOp& op) { run_linear(e, op, op.out, false); }
+  void run_linear(Encoding& e, const LinearOp& op, BufferId out, bool accumulate) {
     if (rows(e, op.in) == 0) return;
     const Linear& linear = model_.matrix(op.weight);
     const Activations mode = op.exact ? Activations::kF32 : model_.activations();
@@ -338,17 +349,15 @@ class MslRunner final : public Runner {
     Linear::Call call;
     const bool ready = type != DType::kF32 && e.ready == op.in && e.ready_type == type;
     call.x = ready ? nullptr : &buffer(op.in);
-    call.y = &buffer(op.out);
+    call.y = &buffer(out);
     call.tokens = rows(e, op.in);
     call.bias = model_.vector(op.bias);
     call.mode = mode;
     call.accumulate = accumulate;
     linear.encode(e.commands, call, *workspace_);
-    if (type != DType::kF32) {
-      e.ready = op.in;
-      e.ready_type = type;
-    }
-    written(e, op.out);
+    if (type == DType::kF32) return;
+    e.ready = op.in;
+    e.ready_type = type;
   }
 
   void run(Encoding& e, const RopeOp& op) { run_rope(e, op, nullptr, std::nullopt); }
@@ -358,20 +367,19 @@ class MslRunner final : public Runner {
     p.q_heads = static_cast<std::uint32_t>(op.heads);
     p.head_dim = p.rotary_dim = static_cast<std::uint32_t>(op.head_dim);
     p.q_stride = static_cast<std::uint32_t>(width(op.x));
-    p.scale = plan_.rope_scale;
+    p.scale = plan_.ropes[static_cast<std::size_t>(op.rope)].scale;
     if (k != nullptr) {
       p.k_heads = static_cast<std::uint32_t>(k->heads);
       p.k_stride = static_cast<std::uint32_t>(width(k->x));
-      written(e, k->x);
     }
     DeviceBuffer* const keys = k != nullptr ? &buffer(k->x) : nullptr;
     if (norms) {
-      encode_norm_rope(device_, e.commands, p, DType::kF32, e.tokens, buffer(op.x), keys, model_.frequencies(),
+      encode_norm_rope(device_, e.commands, p, DType::kF32, e.tokens, buffer(op.x), keys, model_.frequencies(op.rope),
                        *positions_, *norms);
     } else {
-      encode_rope(device_, e.commands, p, DType::kF32, e.tokens, buffer(op.x), keys, model_.frequencies(), *positions_);
+      encode_rope(device_, e.commands, p, DType::kF32, e.tokens, buffer(op.x), keys, model_.frequencies(op.rope),
+                  *positions_);
     }
-    written(e, op.x);
   }
 
   [[nodiscard]] PagedParams paged_params(const AttentionOp& op) const {
@@ -405,29 +413,27 @@ class MslRunner final : public Runner {
   void run(Encoding& e, const AttentionOp& op) {
     PagedParams p = paged_params(op);
     p.parts = paged_parts(device_, p, DType::kF32, cache_type_, e.tokens, kMostParts);
-    const PagedBuffers b = paged_buffers(op.layer);
+    const PagedBuffers b = paged_buffers(e.layer);
     encode_store_kv(device_, e.commands, p, DType::kF32, cache_type_, e.tokens, buffer(op.k), buffer(op.v), b);
     encode_paged_attention(device_, e.commands, p, DType::kF32, cache_type_, e.tokens, buffer(op.q), buffer(op.out), b);
-    written(e, op.out);
   }
 
   void run(Encoding& e, const LatentAttentionOp& op) {
-    const LatentAttention& latent = model_.latent(op.layer);
+    const LatentAttention& latent = model_.latent(e.layer);
     LatentCall call;
     call.q = &buffer(op.q);
     call.latent = &buffer(op.latent);
     call.out = &buffer(op.out);
     call.tokens = e.tokens;
     call.norm = model_.vector(op.norm);
-    call.frequencies = &model_.frequencies();
-    call.rope_scale = plan_.rope_scale;
+    call.frequencies = &model_.frequencies(op.rope);
+    call.rope_scale = plan_.ropes[static_cast<std::size_t>(op.rope)].scale;
     call.cache = cache_type_;
-    call.paged = paged_buffers(op.layer);
+    call.paged = paged_buffers(e.layer);
     call.table_stride = static_cast<std::uint32_t>(limits_.pages);
     call.parts = paged_parts(device_, latent.paged_params(), DType::kF32, cache_type_, e.tokens, kMostParts);
     call.part_keys = kPartKeys;
     latent.encode(e.commands, call, *latent_workspace_);
-    written(e, op.out);
   }
 
   void run(Encoding& e, const MoeOp& op) {
@@ -439,7 +445,7 @@ class MslRunner final : public Runner {
     router.sigmoid = op.scoring == RouterScoring::kSigmoid;
     router.normalize = op.normalize;
     router.scale = op.scale;
-    encode_moe_router(device_, e.commands, router, e.tokens, buffer(op.logits), model_.vector(op.correction),
+    encode_moe_router(device_, e.commands, router, e.tokens, buffer(op.logits), model_.vector(op.router_bias),
                       *expert_ids_, *expert_weights_);
     ExpertsCall call;
     call.x = &buffer(op.in);
@@ -450,31 +456,26 @@ class MslRunner final : public Runner {
     call.chosen = op.top_k;
     call.mode = model_.activations();
     call.down_rotation = static_cast<std::uint32_t>(op.down_rotation);
-    model_.experts(op.layer).encode(e.commands, call, *experts_workspace_);
-    written(e, op.out);
+    model_.experts(e.layer).encode(e.commands, call, *experts_workspace_);
   }
 
   void run(Encoding& e, const SwigluOp& op) {
     encode_gated(device_, e.commands, DType::kF32, rows(e, op.out) * width(op.out), Activation::kSilu, buffer(op.gate),
                  buffer(op.up), buffer(op.out));
-    written(e, op.out);
   }
 
   void run(Encoding& e, const AddOp& op) {
     encode_residual(device_, e.commands, DType::kF32, rows(e, op.x) * width(op.x), buffer(op.x), buffer(op.y));
-    written(e, op.x);
   }
 
   void run(Encoding& e, const HadamardOp& op) {
     encode_hadamard(device_, e.commands, DType::kF32, rows(e, op.in), width(op.in),
                     static_cast<std::uint32_t>(op.block), HadamardDirection::kForward, buffer(op.in), buffer(op.out));
-    written(e, op.out);
   }
 
   void run(Encoding& e, const SelectOp& op) {
     encode_select_rows(device_, e.commands, DType::kF32, e.selected, width(op.in), buffer(op.in), *selected_,
                        buffer(op.out));
-    written(e, op.out);
   }
 
   [[noreturn]] static void refuse(const Op& op) {

@@ -16,7 +16,7 @@ struct Choice {
   std::vector<double> weights;
 };
 
-Choice reference(const MoeOp& op, const std::vector<float>& logits, const std::vector<float>& correction) {
+Choice reference(const MoeOp& op, const std::vector<float>& logits, const std::vector<float>& bias) {
   const auto experts = static_cast<std::size_t>(op.experts);
   std::vector<double> scores(experts);
   double sum = 0;
@@ -26,7 +26,7 @@ Choice reference(const MoeOp& op, const std::vector<float>& logits, const std::v
                                                       : 1 / (1 + std::exp(-static_cast<double>(logits[i])));
   }
   std::vector<double> corrected = scores;
-  for (std::size_t i = 0; i < correction.size(); ++i) corrected[i] += static_cast<double>(correction[i]);
+  for (std::size_t i = 0; i < bias.size(); ++i) corrected[i] += static_cast<double>(bias[i]);
   const auto size = static_cast<std::size_t>(op.experts / op.groups);
   const auto order_by = [](const std::vector<double>& values) {
     std::vector<std::size_t> order(values.size());
@@ -66,18 +66,18 @@ TEST(MixtureOfExperts, RouterChoosesByDefinition) {
          {std::tuple{1, 1, 1, 1}, std::tuple{7, 7, 1, 1}, std::tuple{64, 4, 1, 1}, std::tuple{256, 8, 8, 4},
           std::tuple{12, 3, 4, 2}, std::tuple{1024, 32, 1, 1}}) {
       for (const bool normalize : {false, true}) {
-        MoeOp op{0, 0, 0, 0, "", "", experts, top_k, 0, groups, top_groups, scoring, normalize, 1.8F};
+        MoeOp op{0, 0, 0, "", "", experts, top_k, 0, groups, top_groups, scoring, normalize, 1.8F};
         std::vector<float> logits(static_cast<std::size_t>(experts));
-        std::vector<float> correction(logits.size());
+        std::vector<float> bias(logits.size());
         for (float& x : logits) x = normal(random);
-        for (float& x : correction) x = 0.2F * normal(random);
+        for (float& x : bias) x = 0.2F * normal(random);
         for (const bool corrected : {false, true}) {
           std::vector<float> scratch(logits.size());
           std::vector<std::int32_t> found(static_cast<std::size_t>(top_k));
           std::vector<float> weights(found.size());
-          route_token(op, logits.data(), corrected ? correction.data() : nullptr, scratch.data(), found.data(),
+          route_token(op, logits.data(), corrected ? bias.data() : nullptr, scratch.data(), found.data(),
                       weights.data());
-          const Choice expected = reference(op, logits, corrected ? correction : std::vector<float>{});
+          const Choice expected = reference(op, logits, corrected ? bias : std::vector<float>{});
           EXPECT_EQ(found, expected.experts);
           // exp, the sum of the scores and the quotient: a few roundings each.
           for (std::size_t j = 0; j < found.size(); ++j)
@@ -89,7 +89,7 @@ TEST(MixtureOfExperts, RouterChoosesByDefinition) {
 }
 
 TEST(MixtureOfExperts, TiesGoToTheLowerIndex) {
-  const MoeOp op{0, 0, 0, 0, "", "", 8, 3, 0, 1, 1, RouterScoring::kSigmoid, true, 1};
+  const MoeOp op{0, 0, 0, "", "", 8, 3, 0, 1, 1, RouterScoring::kSigmoid, true, 1};
   const std::vector<float> logits{0, 1, 0, 1, 1, 1, 0, 2};
   std::vector<float> scratch(8);
   std::vector<std::int32_t> experts(3);
