@@ -29,8 +29,12 @@ enum class Format : std::uint8_t {
   kInt8,     ///< [-128, 127]; the quantizer uses [-127, 127].
   kFp8E4M3,  ///< E4M3fn, largest value 448.
   kFp8E5M2,  ///< E5M2, largest finite value 57344.
-  kU5,       ///< Unsigned 5-bit integer with a minimum (GGUF Q5_1); load only.
+  kU5,       ///< Unsigned 5-bit integer with a minimum (GGUF Q5_1, MLX); load only.
   kIq4Nl,    ///< The 16 integer levels of GGUF's IQ4_NL; load only.
+  kU2,       ///< Unsigned integers with a minimum or an integer zero (MLX, GPTQ); load only.
+  kU3,       ///< As kU2, of 3 bits.
+  kU6,       ///< As kU2, of 6 bits.
+  kU8,       ///< As kU2, of 8 bits.
 };
 
 /// How the scale of a group is stored.
@@ -92,6 +96,8 @@ std::string format_label(const FormatSpec& spec);
 /// "row" or the number.
 std::string group_name(int group);
 
+/// Whether codes are the integers themselves, so that groups need a minimum or a zero.
+bool is_unsigned(Format format);
 /// The default parameters of `format`: group 32, f16 scales, but what MXFP4,
 /// NVFP4 and the asymmetric formats fix.
 FormatSpec default_spec(Format format);

@@ -1,5 +1,7 @@
 #include "backends/backend.h"
 
+#include <algorithm>
+
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
@@ -22,6 +24,10 @@ void load_weights(const Plan& plan, const Checkpoint& checkpoint, const LoadProg
     done += checkpoint.require(planned.name, planned.shape).bytes;
     if (progress && !progress(done, total)) throw Error(ErrorCode::kCancelled, "loading was cancelled");
   }
+}
+
+void sequence_frequencies(const RopeTable& rope, const SequenceSlice& sequence, std::span<float> out) {
+  rope.frequencies_of(std::max(sequence.length, sequence.past + sequence.count), out);
 }
 
 std::vector<float> load_vector(const Checkpoint& checkpoint, const PlannedWeight& planned, ThreadPool& pool) {

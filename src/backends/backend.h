@@ -40,6 +40,7 @@ struct SequenceSlice {
   int count = 0;
   std::int64_t past = 0;                // positions already cached
   std::span<const std::int32_t> pages;  // cache pages, in order, enough for past + count
+  std::int64_t length = 0;  // positions with all that is to come of this input; angles may depend on it (0: none)
 };
 
 // Rows that something is shown, `stride` elements apart.
@@ -67,6 +68,9 @@ struct RunnerLimits {
   int sequences = 1;  // per step
   int pages = 0;      // of the cache
 };
+
+// The angles that a sequence's positions are multiplied by, where they depend on its length.
+void sequence_frequencies(const RopeTable& rope, const SequenceSlice& sequence, std::span<float> out);
 
 // Positions a page of the cache holds.
 constexpr int kCachePageTokens = 16;

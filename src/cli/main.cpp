@@ -7,6 +7,7 @@
 #include <system_error>
 
 #include "cli/commands.h"
+#include "cli/printable.h"
 #include "cli/progress_bar.h"
 #include "cli/streams.h"
 #include "io/file_write.h"
@@ -32,7 +33,7 @@ bool interrupted() {
 }
 
 void print_notice(const std::string& text) {
-  print_error("note: {}\n", text);
+  print_error("note: {}\n", printable(text));
 }
 
 std::vector<TokenId> evaluation_tokens(const Tokenizer& tokenizer, const std::string& path, std::size_t most,

@@ -110,6 +110,10 @@ void round_to_e2m1(std::span<const float> x, float* rounded) {
   }
 }
 
+int top_code(Format format) {
+  return (1 << format_info(format).bits) - 1;
+}
+
 int integer_offset(Format format) {
   return 1 << (format_info(format).bits - 1);
 }
@@ -148,9 +152,13 @@ std::span<const float> decode_table(Format format) {
   static constexpr auto kInt2 = integers<2>(2);
   static constexpr auto kInt3 = integers<3>(4);
   static constexpr auto kS4 = integers<4>(8);
+  static constexpr auto kU2 = integers<2>(0);
+  static constexpr auto kU3 = integers<3>(0);
   static constexpr auto kU4 = integers<4>(0);
   static constexpr auto kInt5 = integers<5>(16);
   static constexpr auto kU5 = integers<5>(0);
+  static constexpr auto kU6 = integers<6>(0);
+  static constexpr auto kU8 = integers<8>(0);
   static constexpr auto kInt6 = integers<6>(32);
   static constexpr auto kInt8 = integers<8>(128);
   static const auto kE4m3 = float8(e4m3_to_f32);
@@ -172,6 +180,10 @@ std::span<const float> decode_table(Format format) {
     case Format::kFp8E4M3: return kE4m3;
     case Format::kFp8E5M2: return kE5m2;
     case Format::kU5: return kU5;
+    case Format::kU2: return kU2;
+    case Format::kU3: return kU3;
+    case Format::kU6: return kU6;
+    case Format::kU8: return kU8;
     case Format::kIq4Nl: return kIq4Nl;
   }
   return {};
@@ -181,6 +193,7 @@ std::uint8_t encode(Format format, float value) {
   if (format == Format::kFp8E4M3) return f32_to_e4m3(value);
   if (format == Format::kFp8E5M2) return f32_to_e5m2(value);
   if (std::isnan(value)) return zero_code(format);
+  if (is_unsigned(format)) return encode_integer(0, top_code(format), value);
   switch (format) {
     case Format::kFp4:
     case Format::kMxfp4:
@@ -189,8 +202,6 @@ std::uint8_t encode(Format format, float value) {
     case Format::kNf3:
     case Format::kNf2:
     case Format::kIq4Nl: return encode_level(format, value);
-    case Format::kU4: return encode_integer(0, 15, value);
-    case Format::kU5: return encode_integer(0, 31, value);
     default: {
       const int offset = integer_offset(format);
       return encode_integer(-offset, offset - 1, value);
@@ -215,6 +226,7 @@ std::uint8_t zero_code(Format format) {
 }
 
 void round_to_elements(Format format, std::span<const float> x, float* rounded) {
+  if (is_unsigned(format)) return round_to_integers(0, top_code(format), x, rounded);
   switch (format) {
     case Format::kFp4:
     case Format::kMxfp4:
@@ -223,8 +235,6 @@ void round_to_elements(Format format, std::span<const float> x, float* rounded) 
     case Format::kNf3:
     case Format::kNf2:
     case Format::kIq4Nl: return round_to_levels(format, x, rounded);
-    case Format::kU4: return round_to_integers(0, 15, x, rounded);
-    case Format::kU5: return round_to_integers(0, 31, x, rounded);
     case Format::kInt8: return round_to_integers(-127, 127, x, rounded);
     case Format::kFp8E4M3: return round_to_float8<3, -6>(448.0F, x, rounded);
     case Format::kFp8E5M2: return round_to_float8<2, -14>(57344.0F, x, rounded);

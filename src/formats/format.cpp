@@ -10,7 +10,7 @@
 namespace metal_marlin {
 namespace {
 
-constexpr std::array<FormatInfo, 17> kFormats{{
+constexpr std::array<FormatInfo, 21> kFormats{{
     {Format::kFp4, "fp4", 4, true, "E2M1 float, floating-point group scale"},
     {Format::kMxfp4, "mxfp4", 4, true, "E2M1 float, E8M0 scale per 32 (OCP MX)"},
     {Format::kNvfp4, "nvfp4", 4, true, "E2M1 float, E4M3 scale per 16, f32 per tensor"},
@@ -26,8 +26,12 @@ constexpr std::array<FormatInfo, 17> kFormats{{
     {Format::kInt8, "int8", 8, true, "signed integer"},
     {Format::kFp8E4M3, "fp8-e4m3", 8, true, "E4M3fn float"},
     {Format::kFp8E5M2, "fp8-e5m2", 8, true, "E5M2 float"},
-    {Format::kU5, "u5", 5, false, "unsigned integer with minimum (GGUF Q5_1)"},
+    {Format::kU5, "u5", 5, false, "unsigned integer with minimum or zero point"},
     {Format::kIq4Nl, "iq4nl", 4, false, "16 integer levels (GGUF IQ4_NL)"},
+    {Format::kU2, "u2", 2, false, "unsigned integer with minimum or zero point"},
+    {Format::kU3, "u3", 3, false, "unsigned integer with minimum or zero point"},
+    {Format::kU6, "u6", 6, false, "unsigned integer with minimum or zero point"},
+    {Format::kU8, "u8", 8, false, "unsigned integer with minimum or zero point"},
 }};
 
 struct ScaleName {
@@ -104,13 +108,23 @@ std::string group_name(int group) {
   return group == 0 ? "row" : std::to_string(group);
 }
 
+bool is_unsigned(Format format) {
+  switch (format) {
+    case Format::kU2:
+    case Format::kU3:
+    case Format::kU4:
+    case Format::kU5:
+    case Format::kU6:
+    case Format::kU8: return true;
+    default: return false;
+  }
+}
+
 FormatSpec default_spec(Format format) {
   switch (format) {
     case Format::kMxfp4: return {format, 32, ScaleType::kE8m0, ZeroKind::kNone};
     case Format::kNvfp4: return {format, 16, ScaleType::kE4m3, ZeroKind::kNone};
-    case Format::kU4:
-    case Format::kU5: return {format, 32, ScaleType::kF16, ZeroKind::kMinimum};
-    default: return {format, 32, ScaleType::kF16, ZeroKind::kNone};
+    default: return {format, 32, ScaleType::kF16, is_unsigned(format) ? ZeroKind::kMinimum : ZeroKind::kNone};
   }
 }
 
@@ -132,7 +146,7 @@ void validate(const FormatSpec& spec) {
   const bool sparse_format = spec.format == Format::kFp4 || spec.format == Format::kMxfp4 ||
                              spec.format == Format::kNvfp4 || spec.format == Format::kS4;
   if (spec.sparse && !sparse_format) reject(spec, "sparsity", "2:4", "none, for only fp4, mxfp4, nvfp4 and s4 have it");
-  if (spec.format == Format::kU4) {
+  if (is_unsigned(spec.format)) {
     if (spec.zero == ZeroKind::kNone) reject(spec, "zero", "none", "min or int");
   } else if (spec.zero != fixed.zero) {
     reject(spec, "zero", zero_kind_name(spec.zero), zero_kind_name(fixed.zero));

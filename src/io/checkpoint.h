@@ -62,19 +62,23 @@ class Checkpoint {
   [[nodiscard]] virtual std::string where(const std::string& name) const = 0;
   // In order of name.
   [[nodiscard]] virtual const std::vector<WeightInfo>& weights() const = 0;
-  // \throws Error (kNotFound) naming the weight.
-  [[nodiscard]] virtual Weight load(const std::string& name, ThreadPool& pool) const = 0;
+  // \throws Error (kNotFound) naming the weight; (kCorruptFile) when a dense one holds what is not finite.
+  [[nodiscard]] Weight load(const std::string& name, ThreadPool& pool) const;
   // Pages of its files need not stay in memory.
   virtual void release() const {}
   // Text of the tokenizer files to carry over, by file name.
   [[nodiscard]] virtual std::vector<std::pair<std::string, std::string>> tokenizer_files() const = 0;
-  // "dense", "metal-marlin", "compressed-tensors", "GPTQ", "AWQ", "ONNX" or "GGUF".
+  // "dense", "metal-marlin", "compressed-tensors", "GPTQ", "AWQ", "FP8", "bitsandbytes", "MLX", "ONNX" or "GGUF".
   [[nodiscard]] virtual std::string kind() const = 0;
 
   [[nodiscard]] const WeightInfo* find(const std::string& name) const;
   // A weight that the model needs. \throws Error naming the weight when it is
   // missing, of another shape, or not of floating-point values.
   const WeightInfo& require(const std::string& name, const Shape& shape) const;
+
+ private:
+  // A weight that is there.
+  [[nodiscard]] virtual Weight read(const std::string& name, ThreadPool& pool) const = 0;
 };
 
 // Opens a Hugging Face folder, a quantized folder, a GGUF file, or an ONNX file beside its configuration

@@ -12,10 +12,14 @@ struct HfFolder {
   // \throws Error naming the file: there is no config.json, or one of them is no JSON.
   explicit HfFolder(const std::filesystem::path& path);
   [[nodiscard]] std::vector<std::pair<std::string, std::string>> tokenizer_files() const;
+  // The field `dynamic` of the quantization's configuration, in the order of the file.
+  [[nodiscard]] std::vector<std::pair<std::string, Json>> module_rules() const;
 
   std::filesystem::path path;
   Json config;
   Json generation_config;  // or null
+  Json quantize_config;    // of quantize_config.json (AutoGPTQ) or quant_config.json (AutoAWQ), or null
+  std::filesystem::path quantize_config_file;
 };
 
 std::unique_ptr<Checkpoint> open_hf_checkpoint(const std::filesystem::path& folder, const CheckpointOptions& options);

@@ -2,43 +2,120 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
+#include <cctype>
 #include <cstring>
 #include <memory>
 
+#include "io/group_order.h"
 #include "metal_marlin/error.h"
+#include "tokenizer/regex.h"
 
 namespace metal_marlin {
 namespace {
 
+// What these say beside the layout tells how the weights were found, or how other programs run them.
+constexpr std::array<std::string_view, 47> kKeys{"quant_method",
+                                                 "bits",
+                                                 "group_size",
+                                                 "sym",
+                                                 "zero_point",
+                                                 "version",
+                                                 "checkpoint_format",
+                                                 "format",
+                                                 "dynamic",
+                                                 "desc_act",
+                                                 "w_bit",
+                                                 "q_group_size",
+                                                 "damp_percent",
+                                                 "damp_auto_increment",
+                                                 "static_groups",
+                                                 "act_group_aware",
+                                                 "true_sequential",
+                                                 "lm_head",
+                                                 "meta",
+                                                 "pack_dtype",
+                                                 "model_name_or_path",
+                                                 "model_file_base_name",
+                                                 "dataset",
+                                                 "tokenizer",
+                                                 "backend",
+                                                 "batch_size",
+                                                 "cache_block_outputs",
+                                                 "block_name_to_quantize",
+                                                 "exllama_config",
+                                                 "use_exllama",
+                                                 "use_cuda_fp16",
+                                                 "disable_exllama",
+                                                 "max_input_length",
+                                                 "model_seqlen",
+                                                 "pad_token_id",
+                                                 "module_name_preceding_first_block",
+                                                 "hyb_act",
+                                                 "modules_in_block_to_quantize",
+                                                 "mse",
+                                                 "modules_to_not_convert",
+                                                 "do_fuse",
+                                                 "fuse_max_seq_len",
+                                                 "modules_to_fuse",
+                                                 "offload_to_disk",
+                                                 "offload_to_disk_path",
+                                                 "gptaq",
+                                                 "vram_strategy"};
+constexpr std::array<std::string_view, 8> kRuleKeys{"bits", "group_size",   "sym",           "desc_act",
+                                                    "mse",  "damp_percent", "static_groups", "act_group_aware"};
+
+enum class Layout : std::uint8_t {
+  kGptq,    // zeros less one
+  kGptqV2,  // zeros as they are
+  kAwq,
+};
+
 // AWQ's order of eight outputs in a word, from its lowest bits on.
 constexpr std::array<std::int64_t, 8> kAwqOrder{0, 2, 4, 6, 1, 3, 5, 7};
 
+Format format_of(std::int64_t bits, bool symmetric, const JsonObject& json, const char* key) {
+  switch (bits) {
+    case 2: return symmetric ? Format::kInt2 : Format::kU2;
+    case 3: return symmetric ? Format::kInt3 : Format::kU3;
+    case 4: return symmetric ? Format::kS4 : Format::kU4;
+    case 8: return symmetric ? Format::kInt8 : Format::kU8;
+    default: json.wrong(key, "2, 3, 4 or 8");
+  }
+}
+
 class ColumnPacked {
  public:
-  ColumnPacked(const SafetensorsFolder& folder, PackScheme scheme, const std::string& module,
-               const PackedModule& described)
+  ColumnPacked(const SafetensorsFolder& folder, Layout layout, std::string module, const FormatSpec& described)
       : folder_(folder),
-        scheme_(scheme),
-        module_(module),
-        spec_(described.spec),
+        layout_(layout),
+        module_(std::move(module)),
+        spec_(described),
         bits_(format_info(spec_.format).bits),
         codes_(words_of(".qweight")),
         zeros_(words_of(".qzeros")),
         scales_(matrix(".scales")) {
     rows_ = scales_.shape[1];
-    cols_ = scheme == PackScheme::kAwq ? codes_.shape[0] : codes_.shape[0] * per_word();
-    const Shape codes = scheme == PackScheme::kAwq ? Shape{cols_, words(rows_)} : Shape{codes_.shape[0], rows_};
-    expect(".qweight", codes_, codes);
-    if (scales_.dtype != DType::kF16 && scales_.dtype != DType::kBf16)
-      wrong(".scales", scales_, fmt::format("F16 or BF16 {}", shape_text(scales_.shape)));
-    spec_.scale_type = scales_.dtype == DType::kF16 ? ScaleType::kF16 : ScaleType::kBf16;
+    const bool awq = layout == Layout::kAwq;
+    cols_ = awq ? codes_.shape[0] : codes_.shape[0] * 32 / bits_;
+    if (rows_ == 0 || cols_ == 0) wrong(".qweight", codes_, "a matrix that is not empty");
+    expect(".qweight", codes_, awq ? Shape{cols_, words(rows_)} : Shape{words(cols_), rows_});
+    const auto type = scale_type_of(scales_.dtype);
+    if (!type || *type == ScaleType::kE4m3 || *type == ScaleType::kE8m0)
+      wrong(".scales", scales_, fmt::format("F16, BF16 or F32 {}", shape_text(scales_.shape)));
+    spec_.scale_type = *type;
     expect(".scales", scales_, {spec_.groups(cols_), rows_});
     expect(".qzeros", zeros_, {spec_.groups(cols_), words(rows_)});
   }
 
-  [[nodiscard]] PackedModule module() const { return {spec_, rows_, cols_}; }
+  [[nodiscard]] StoredWeight weight() const {
+    return grouped_weight(folder_, module_ + ".g_idx", module_, spec_, rows_, cols_,
+                          {module_ + ".qweight", module_ + ".qzeros", module_ + ".scales"},
+                          [self = *this] { return self.load(); });
+  }
 
+ private:
   [[nodiscard]] LoadedPack load() const {
     auto matrix = std::make_shared<PackedMatrix>(spec_, rows_, cols_);
     std::vector<std::uint8_t> codes(static_cast<std::size_t>(cols_));
@@ -54,9 +131,8 @@ class ColumnPacked {
     return {matrix->view(), matrix};
   }
 
- private:
-  [[nodiscard]] std::int64_t per_word() const { return 32 / bits_; }
-  [[nodiscard]] std::int64_t words(std::int64_t n) const { return (n + per_word() - 1) / per_word(); }
+  // Words that hold n codes, which may lie across the ends of words.
+  [[nodiscard]] std::int64_t words(std::int64_t n) const { return (n * bits_ + 31) / 32; }
 
   [[nodiscard]] const DenseView& matrix(const char* suffix) const {
     const DenseView& view = part(folder_, module_ + suffix);
@@ -75,54 +151,63 @@ class ColumnPacked {
     bad_part(folder_, module_ + suffix, view, expected);
   }
 
-  [[nodiscard]] std::uint32_t word(const DenseView& view, std::int64_t index) const {
+  [[nodiscard]] static std::uint32_t word(const DenseView& view, std::int64_t index) {
     std::uint32_t out = 0;
     std::memcpy(&out, view.bytes.data() + static_cast<std::size_t>(index) * sizeof(out), sizeof(out));
     return out;
   }
-  [[nodiscard]] std::uint8_t field(std::uint32_t value, std::int64_t place) const {
-    return static_cast<std::uint8_t>(value >> (bits_ * place) & ((1U << bits_) - 1));
+  // Code `place` of a stream of bits whose words are word_at(0), word_at(1), ...
+  template <typename WordAt>
+  [[nodiscard]] unsigned field(std::int64_t place, const WordAt& word_at) const {
+    const std::int64_t bit = place * bits_;
+    std::uint64_t window = word_at(bit / 32);
+    if (bit % 32 + bits_ > 32) window |= std::uint64_t{word_at(bit / 32 + 1)} << 32;
+    return static_cast<unsigned>(window >> (bit % 32)) & ((1U << bits_) - 1);
   }
-  // Where an output lies in a word of several.
+  // Where an output lies among those that are packed across.
   [[nodiscard]] std::int64_t place_across(std::int64_t row) const {
-    const std::int64_t in_word = row % per_word();
-    if (scheme_ != PackScheme::kAwq) return in_word;
-    for (std::size_t i = 0; i < kAwqOrder.size(); ++i) {
-      if (kAwqOrder[i] == in_word) return static_cast<std::int64_t>(i);
-    }
-    return 0;
+    if (layout_ != Layout::kAwq) return row;
+    const auto found = std::find(kAwqOrder.begin(), kAwqOrder.end(), row % 8);
+    return row / 8 * 8 + (found - kAwqOrder.begin());
   }
 
   [[nodiscard]] std::uint8_t code(std::int64_t row, std::int64_t col) const {
-    if (scheme_ == PackScheme::kAwq)
-      return field(word(codes_, col * words(rows_) + row / per_word()), place_across(row));
-    return field(word(codes_, col / per_word() * rows_ + row), col % per_word());
+    if (layout_ == Layout::kAwq) {
+      return static_cast<std::uint8_t>(
+          field(place_across(row), [&](std::int64_t i) { return word(codes_, col * words(rows_) + i); }));
+    }
+    return static_cast<std::uint8_t>(field(col, [&](std::int64_t i) { return word(codes_, i * rows_ + row); }));
+  }
+
+  // The first form of GPTQ's files has zeros less one: one was taken from every field of a word at once.
+  [[nodiscard]] std::uint32_t added_to_zeros() const {
+    if (layout_ != Layout::kGptq || 32 % bits_ != 0) return 0;
+    return 0xFFFFFFFFU / ((1U << bits_) - 1);
   }
 
   void put_zero(PackedMatrix& matrix, std::int64_t row, std::int64_t group) const {
-    const int stored = field(word(zeros_, group * words(rows_) + row / per_word()), place_across(row));
-    // The first form of GPTQ's files has one less.
-    const int zero = scheme_ == PackScheme::kGptq ? stored + 1 : stored;
-    const int middle = 1 << (bits_ - 1);
-    const std::string name = module_ + ".qzeros";
+    const auto stored = [&](std::uint32_t added) {
+      return field(place_across(row), [&](std::int64_t i) { return word(zeros_, group * words(rows_) + i) + added; });
+    };
+    const unsigned limit = 1U << bits_;
+    unsigned zero = stored(added_to_zeros());
+    if (layout_ == Layout::kGptq && 32 % bits_ != 0) zero = (zero + 1) % limit;
     if (spec_.zero == ZeroKind::kInteger) {
-      if (zero >= 1 << bits_) {
-        throw Error(ErrorCode::kUnsupported,
-                    fmt::format("{}: tensor {}: the zero of output {}, group {} is {}, at most {} "
-                                "is supported",
-                                folder_.where(name), name, row, group, zero, (1 << bits_) - 1));
-      }
-      matrix.set_zero(row, group, zero);
-    } else if (zero != middle) {
-      throw Error(ErrorCode::kCorruptFile,
-                  fmt::format("{}: tensor {}: the zero of output {}, group {} is {}, expected {} of symmetric codes",
-                              folder_.where(name), name, row, group, zero, middle));
+      matrix.set_zero(row, group, static_cast<int>(zero));
+      return;
     }
+    // Symmetric codes have one zero, whichever form the file says that it is in.
+    const unsigned middle = limit / 2;
+    if (zero == middle || stored(0) == middle) return;
+    const std::string name = module_ + ".qzeros";
+    throw Error(ErrorCode::kCorruptFile,
+                fmt::format("{}: tensor {}: the zero of output {}, group {} is {}, expected {} of symmetric codes",
+                            folder_.where(name), name, row, group, zero, middle));
   }
 
   const SafetensorsFolder& folder_;
-  PackScheme scheme_;
-  const std::string& module_;
+  Layout layout_;
+  std::string module_;
   FormatSpec spec_;
   int bits_;
   const DenseView& codes_;
@@ -132,16 +217,94 @@ class ColumnPacked {
   std::int64_t cols_ = 0;
 };
 
-}  // namespace
-
-PackedModule column_packed_module(const SafetensorsFolder& folder, PackScheme scheme, const std::string& module,
-                                  const PackedModule& described) {
-  return ColumnPacked(folder, scheme, module, described).module();
+int group_of(const JsonObject& json, const char* key) {
+  const std::int64_t group = json.integer(key);
+  if (group != -1 && (group < 1 || group > 1 << 20)) json.wrong(key, "-1, or from 1 to 2^20");
+  return group == -1 ? 0 : static_cast<int>(group);
 }
 
-LoadedPack load_column_packed(const SafetensorsFolder& folder, PackScheme scheme, const std::string& module,
-                              const PackedModule& described) {
-  return ColumnPacked(folder, scheme, module, described).load();
+// One of GPTQModel's rules: modules that a pattern matches from their beginning on have another spec, or none.
+struct Rule {
+  Regex pattern;
+  bool dense;
+  std::optional<std::int64_t> bits;
+  std::optional<int> group;
+  std::optional<bool> symmetric;
+};
+
+std::vector<Rule> parse_rules(const std::vector<ModuleRule>& rules, const std::string& where) {
+  std::vector<Rule> out;
+  for (const auto& [key, value] : rules) {
+    const bool marked = key.starts_with("-:") || key.starts_with("+:");
+    const std::string place = where + ": dynamic: " + key;
+    Rule rule{Regex("^(?:" + key.substr(marked ? 2 : 0) + ")", place), key.starts_with("-:"), {}, {}, {}};
+    if (!rule.dense) {
+      const JsonObject json(value, place);
+      json.only(kRuleKeys);
+      if (json.has("bits")) rule.bits = json.integer("bits");
+      if (json.has("group_size")) rule.group = group_of(json, "group_size");
+      if (json.has("sym")) rule.symmetric = json.boolean_or("sym", true);
+    }
+    out.push_back(std::move(rule));
+  }
+  return out;
+}
+
+template <typename SpecOf>
+std::vector<StoredWeight> weights_of(const SafetensorsFolder& folder, Layout layout, const SpecOf& spec_of) {
+  std::vector<StoredWeight> out;
+  for (const auto& [name, view] : folder.tensors()) {
+    if (!name.ends_with(".qweight")) continue;
+    const std::optional<FormatSpec> spec = spec_of(module_of(name));
+    if (spec) out.push_back(ColumnPacked(folder, layout, module_of(name), *spec).weight());
+  }
+  return out;
+}
+
+FormatSpec spec_of_bits(Format format, int group) {
+  return {format, group, ScaleType::kF16, is_unsigned(format) ? ZeroKind::kInteger : ZeroKind::kNone};
+}
+
+}  // namespace
+
+std::vector<StoredWeight> gptq_weights(const SafetensorsFolder& folder, const JsonObject& json,
+                                       const std::vector<ModuleRule>& dynamic) {
+  json.only(kKeys);
+  const char* const key = json.has("checkpoint_format") ? "checkpoint_format" : "format";
+  const std::string form = json.string_or(key, "gptq");
+  if (form != "gptq" && form != "gptq_v2") json.wrong(key, "gptq or gptq_v2");
+  if (json.string_or("pack_dtype", "int32") != "int32") json.wrong("pack_dtype", "int32");
+  const std::vector<Rule> rules = parse_rules(dynamic, json.where());
+  const std::int64_t bits = json.integer("bits");
+  const int group = group_of(json, "group_size");
+  const bool symmetric = json.boolean_or("sym", true);
+  static_cast<void>(format_of(bits, symmetric, json, "bits"));
+  return weights_of(folder, form == "gptq" ? Layout::kGptq : Layout::kGptqV2,
+                    [&](const std::string& module) -> std::optional<FormatSpec> {
+                      for (const Rule& rule : rules) {
+                        if (!rule.pattern.search(module)) continue;
+                        if (rule.dense) return std::nullopt;
+                        return spec_of_bits(
+                            format_of(rule.bits.value_or(bits), rule.symmetric.value_or(symmetric), json, "dynamic"),
+                            rule.group.value_or(group));
+                      }
+                      return spec_of_bits(format_of(bits, symmetric, json, "bits"), group);
+                    });
+}
+
+std::vector<StoredWeight> awq_weights(const SafetensorsFolder& folder, const JsonObject& json) {
+  json.only(kKeys);
+  for (const char* const key : {"version", "checkpoint_format", "format"}) {
+    std::string form = json.string_or(key, "gemm");
+    std::transform(form.begin(), form.end(), form.begin(), [](unsigned char c) { return std::tolower(c); });
+    if (form != "gemm") json.wrong(key, "gemm");
+  }
+  const char* const bits = json.has("bits") ? "bits" : "w_bit";
+  if (json.integer(bits) != 4) json.wrong(bits, "4");
+  const bool symmetric = !json.boolean_or("zero_point", !json.boolean_or("sym", false));
+  const FormatSpec spec = spec_of_bits(symmetric ? Format::kS4 : Format::kU4,
+                                       group_of(json, json.has("group_size") ? "group_size" : "q_group_size"));
+  return weights_of(folder, Layout::kAwq, [&](const std::string&) { return std::optional(spec); });
 }
 
 }  // namespace metal_marlin

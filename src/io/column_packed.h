@@ -3,16 +3,17 @@
 // the zeros of each, packed across. A weight is scale * (code - zero).
 #pragma once
 
-#include "io/packed_tensors.h"
+#include "io/stored_weights.h"
 
 namespace metal_marlin {
 
-// Shape and format of a module, from the headers. \throws Error naming file and tensor.
-PackedModule column_packed_module(const SafetensorsFolder& folder, PackScheme scheme, const std::string& module,
-                                  const PackedModule& described);
-// The module in our layout, the same numbers where groups are neighbours (group_order). \throws Error
-// (kUnsupported) where zeros are none that the format holds.
-LoadedPack load_column_packed(const SafetensorsFolder& folder, PackScheme scheme, const std::string& module,
-                              const PackedModule& described);
+// What a pattern's modules have instead of what stands for all.
+using ModuleRule = std::pair<std::string, Json>;
+
+// The weights of such a folder: the same numbers where groups are neighbours, else in f16. dynamic: the field of
+// that name, in its order, for the first rule that matches counts. \throws Error naming field, file or tensor.
+std::vector<StoredWeight> gptq_weights(const SafetensorsFolder& folder, const JsonObject& quantization,
+                                       const std::vector<ModuleRule>& dynamic);
+std::vector<StoredWeight> awq_weights(const SafetensorsFolder& folder, const JsonObject& quantization);
 
 }  // namespace metal_marlin

@@ -15,25 +15,31 @@ namespace {
 struct Entry {
   DType dtype;
   std::string_view name;
-  std::size_t bytes;
+  unsigned bits;
 };
 
-constexpr std::array<Entry, 16> kEntries{{{DType::kF64, "F64", 8},
-                                          {DType::kF32, "F32", 4},
-                                          {DType::kF16, "F16", 2},
-                                          {DType::kBf16, "BF16", 2},
-                                          {DType::kF8E4M3, "F8_E4M3", 1},
-                                          {DType::kF8E5M2, "F8_E5M2", 1},
-                                          {DType::kF8E8M0, "F8_E8M0", 1},
-                                          {DType::kI64, "I64", 8},
-                                          {DType::kU64, "U64", 8},
-                                          {DType::kI32, "I32", 4},
-                                          {DType::kU32, "U32", 4},
-                                          {DType::kI16, "I16", 2},
-                                          {DType::kU16, "U16", 2},
-                                          {DType::kI8, "I8", 1},
-                                          {DType::kU8, "U8", 1},
-                                          {DType::kBool, "BOOL", 1}}};
+constexpr std::array<Entry, 22> kEntries{{{DType::kF64, "F64", 64},
+                                          {DType::kF32, "F32", 32},
+                                          {DType::kF16, "F16", 16},
+                                          {DType::kBf16, "BF16", 16},
+                                          {DType::kF8E4M3, "F8_E4M3", 8},
+                                          {DType::kF8E5M2, "F8_E5M2", 8},
+                                          {DType::kF8E8M0, "F8_E8M0", 8},
+                                          {DType::kI64, "I64", 64},
+                                          {DType::kU64, "U64", 64},
+                                          {DType::kI32, "I32", 32},
+                                          {DType::kU32, "U32", 32},
+                                          {DType::kI16, "I16", 16},
+                                          {DType::kU16, "U16", 16},
+                                          {DType::kI8, "I8", 8},
+                                          {DType::kU8, "U8", 8},
+                                          {DType::kBool, "BOOL", 8},
+                                          {DType::kC64, "C64", 64},
+                                          {DType::kF4, "F4", 4},
+                                          {DType::kF6E2M3, "F6_E2M3", 6},
+                                          {DType::kF6E3M2, "F6_E3M2", 6},
+                                          {DType::kF8E4M3Fnuz, "F8_E4M3FNUZ", 8},
+                                          {DType::kF8E5M2Fnuz, "F8_E5M2FNUZ", 8}}};
 
 const Entry& entry(DType dtype) {
   return kEntries.at(static_cast<std::size_t>(dtype));
@@ -63,7 +69,15 @@ std::optional<DType> dtype_from_name(std::string_view name) {
 }
 
 std::size_t dtype_bytes(DType dtype) {
-  return entry(dtype).bytes;
+  return entry(dtype).bits / 8;
+}
+
+std::optional<std::uint64_t> stored_bytes(DType dtype, std::int64_t count) {
+  std::uint64_t bits = 0;
+  if (__builtin_mul_overflow(static_cast<std::uint64_t>(count), std::uint64_t{entry(dtype).bits}, &bits) ||
+      bits % 8 != 0)
+    return std::nullopt;
+  return bits / 8;
 }
 
 bool is_float(DType dtype) {

@@ -27,12 +27,22 @@ enum class DType : std::uint8_t {
   kU16,
   kI8,
   kU8,
-  kBool
+  kBool,
+  // That nothing here computes with, but files may hold.
+  kC64,
+  kF4,
+  kF6E2M3,
+  kF6E3M2,
+  kF8E4M3Fnuz,
+  kF8E5M2Fnuz
 };
 
 std::string_view dtype_name(DType dtype);
 std::optional<DType> dtype_from_name(std::string_view name);
+// Of a type whose elements take whole bytes.
 std::size_t dtype_bytes(DType dtype);
+// What so many elements take; nothing where that is no whole number of bytes, or too many.
+std::optional<std::uint64_t> stored_bytes(DType dtype, std::int64_t count);
 bool is_float(DType dtype);
 
 using Shape = std::vector<std::int64_t>;

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstring>
 
+#include "io/file_kind.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
@@ -24,27 +25,21 @@ constexpr std::array<GgufTypeInfo, 21> kTypes{
      {GgufType::kF64, "F64", 1, 8},        {GgufType::kBf16, "BF16", 1, 2},
      {GgufType::kMxfp4, "MXFP4", 32, 17}}};
 
+// Types that we do not read, for errors.
+struct OtherType {
+  std::uint32_t type;
+  std::string_view name;
+};
+constexpr std::array<OtherType, 22> kOtherTypes{
+    {{4, "Q4_2"},        {5, "Q4_3"},      {9, "Q8_1"},   {15, "Q8_K"},     {16, "IQ2_XXS"},    {17, "IQ2_XS"},
+     {18, "IQ3_XXS"},    {19, "IQ1_S"},    {21, "IQ3_S"}, {22, "IQ2_S"},    {29, "IQ1_M"},      {31, "Q4_0_4_4"},
+     {32, "Q4_0_4_8"},   {33, "Q4_0_8_8"}, {34, "TQ1_0"}, {35, "TQ2_0"},    {36, "IQ4_NL_4_4"}, {37, "IQ4_NL_4_8"},
+     {38, "IQ4_NL_8_8"}, {40, "NVFP4"},    {41, "Q1_0"},  {42, "Q1_0_G128"}}};
+
 // Metadata value types of the specification.
 enum ValueType : std::uint32_t { kU8, kI8, kU16, kI16, kU32, kI32, kF32, kBool, kString, kArray, kU64, kI64, kF64 };
 constexpr int kMaxDimensions = 4;
 constexpr int kMaxArrayDepth = 4;
-
-std::size_t fixed_size(std::uint32_t type) {
-  switch (type) {
-    case kU8:
-    case kI8:
-    case kBool: return 1;
-    case kU16:
-    case kI16: return 2;
-    case kU32:
-    case kI32:
-    case kF32: return 4;
-    case kU64:
-    case kI64:
-    case kF64: return 8;
-    default: return 0;
-  }
-}
 
 class Reader {
  public:
@@ -83,7 +78,7 @@ class Reader {
     array.type = read<std::uint32_t>();
     array.count = read<std::uint64_t>();
     const std::size_t begin = at_;
-    const std::size_t size = fixed_size(array.type);
+    const std::size_t size = gguf_value_bytes(array.type);
     if (size > 0) {
       if (array.count > remaining() / size) fail(fmt::format("array of {} elements runs past the end", array.count));
       take(array.count * size);
@@ -150,7 +145,7 @@ PendingTensor read_tensor(Reader& reader) {
   const auto type = reader.read<std::uint32_t>();
   const GgufTypeInfo* const info = find_gguf_type(type);
   if (info == nullptr)
-    reader.fail(fmt::format("tensor type {} is not one that we read", type), ErrorCode::kUnsupported);
+    reader.fail(fmt::format("type {} is not one that we read", gguf_type_name(type)), ErrorCode::kUnsupported);
   pending.tensor.type = info->type;
   pending.offset = reader.read<std::uint64_t>();
   const auto count = element_count(pending.tensor.shape);
@@ -212,6 +207,23 @@ const GgufArray* find_array(const Gguf& gguf, std::string_view key) {
 
 }  // namespace
 
+std::size_t gguf_value_bytes(std::uint32_t type) {
+  switch (type) {
+    case kU8:
+    case kI8:
+    case kBool: return 1;
+    case kU16:
+    case kI16: return 2;
+    case kU32:
+    case kI32:
+    case kF32: return 4;
+    case kU64:
+    case kI64:
+    case kF64: return 8;
+    default: return 0;
+  }
+}
+
 const GgufTypeInfo* find_gguf_type(std::uint32_t type) {
   for (const GgufTypeInfo& info : kTypes) {
     if (static_cast<std::uint32_t>(info.type) == type) return &info;
@@ -221,6 +233,14 @@ const GgufTypeInfo* find_gguf_type(std::uint32_t type) {
 
 const GgufTypeInfo& gguf_type_info(GgufType type) {
   return *find_gguf_type(static_cast<std::uint32_t>(type));
+}
+
+std::string gguf_type_name(std::uint32_t type) {
+  const auto* const found =
+      std::find_if(kOtherTypes.begin(), kOtherTypes.end(), [&](const OtherType& other) { return other.type == type; });
+  if (found != kOtherTypes.end()) return fmt::format("{} ({})", found->name, type);
+  const GgufTypeInfo* const info = find_gguf_type(type);
+  return info == nullptr ? std::to_string(type) : fmt::format("{} ({})", info->name, type);
 }
 
 std::optional<DType> gguf_dense_type(GgufType type) {
@@ -241,7 +261,10 @@ Gguf parse_gguf(std::span<const std::byte> bytes, const std::string& where) {
   Gguf gguf;
   gguf.where = where;
   Reader reader(bytes, where);
-  if (bytes.size() < 4 || std::memcmp(bytes.data(), "GGUF", 4) != 0) reader.fail("magic is not GGUF");
+  if (bytes.size() < 4 || std::memcmp(bytes.data(), "GGUF", 4) != 0) {
+    refuse_foreign(bytes, where);
+    reader.fail("magic is not GGUF");
+  }
   reader.take(4);
   const auto version = reader.read<std::uint32_t>();
   if (version != 2 && version != 3) {

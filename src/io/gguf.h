@@ -41,6 +41,12 @@ enum class GgufType : std::uint32_t {
   kMxfp4 = 39
 };
 
+// Metadata value types that have no fixed size.
+inline constexpr std::uint32_t kGgufString = 8;
+inline constexpr std::uint32_t kGgufArray = 9;
+// Bytes of a metadata value of a type; 0: it has no fixed size, or there is no such type.
+std::size_t gguf_value_bytes(std::uint32_t type);
+
 struct GgufTypeInfo {
   GgufType type;
   std::string_view name;
@@ -50,6 +56,8 @@ struct GgufTypeInfo {
 // Null for types that we do not read.
 const GgufTypeInfo* find_gguf_type(std::uint32_t type);
 const GgufTypeInfo& gguf_type_info(GgufType type);
+// The name of a type, whether we read it or not: "IQ2_XXS (16)".
+std::string gguf_type_name(std::uint32_t type);
 // The plain element type, for those that have no blocks.
 std::optional<DType> gguf_dense_type(GgufType type);
 

@@ -9,32 +9,91 @@
 #include "io/checkpoint_kinds.h"
 #include "io/gguf.h"
 #include "io/gguf_blocks.h"
+#include "io/gguf_byte_order.h"
 #include "io/gguf_model.h"
 #include "io/gguf_tokenizer.h"
+#include "io/mapped_file.h"
+#include "io/model_folder.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
 namespace {
 
+// A file of a model, of which it may be a part.
+struct Part {
+  explicit Part(const std::filesystem::path& path) : file(path) {
+    const std::string where = path.string();
+    if (is_big_endian_gguf(file.bytes())) turned = little_endian_gguf(file.bytes(), where);
+    gguf = parse_gguf(turned.empty() ? file.bytes() : turned, where);
+  }
+  MappedFile file;
+  std::vector<std::byte> turned;  // of a big-endian file
+  Gguf gguf;
+};
+
+// All parts of the model that `path` is a part of, in order.
+std::vector<std::unique_ptr<Part>> open_parts(const std::filesystem::path& path) {
+  std::vector<std::unique_ptr<Part>> parts;
+  parts.push_back(std::make_unique<Part>(path));
+  const std::int64_t count = parts[0]->gguf.integer("split.count").value_or(1);
+  if (count <= 1) return parts;
+  const std::string name = path.filename().string();
+  const std::vector<std::string> names = numbered_parts(name);
+  if (static_cast<std::int64_t>(names.size()) != count) {
+    throw Error(ErrorCode::kCorruptFile,
+                fmt::format("{}: key split.count is {}, expected a name such as {}-00001-of-{:05}.gguf", path.string(),
+                            count, path.stem().string(), count));
+  }
+  std::vector<std::unique_ptr<Part>> all;
+  std::int64_t tensors = 0;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : ".";
+    if (names[i] != name && !has_file(folder, names[i])) {
+      throw Error(ErrorCode::kNotFound,
+                  fmt::format("{}: part {} of {}, {}, is missing", path.string(), i + 1, count, names[i]));
+    }
+    all.push_back(names[i] == name ? std::move(parts[0]) : std::make_unique<Part>(file_in(folder, names[i])));
+    const Gguf& gguf = all.back()->gguf;
+    if (gguf.integer("split.count") != count || gguf.integer("split.no") != static_cast<std::int64_t>(i)) {
+      throw Error(
+          ErrorCode::kCorruptFile,
+          fmt::format("{}: keys split.no and split.count are not those of part {} of {}", gguf.where, i + 1, count));
+    }
+    tensors += static_cast<std::int64_t>(gguf.tensors.size());
+  }
+  const std::int64_t expected = all[0]->gguf.integer("split.tensors.count").value_or(tensors);
+  if (tensors != expected)
+    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: {} tensors in all parts, key split.tensors.count is {}",
+                                                     path.string(), tensors, expected));
+  return all;
+}
+
 class GgufCheckpoint final : public Checkpoint {
  public:
   GgufCheckpoint(const std::filesystem::path& path, const CheckpointOptions& options)
-      : file_(path),
-        gguf_(parse_gguf(file_.bytes(), path.string())),
-        options_(options),
-        config_(gguf_config_json(gguf_)) {
-    if (gguf_.integer("split.count").value_or(1) > 1) {
-      throw Error(ErrorCode::kUnsupported,
-                  fmt::format("{}: key split.count: split GGUF files are not supported", gguf_.where));
+      : parts_(open_parts(path)), gguf_(parts_[0]->gguf), options_(options) {
+    // Tensors of all parts count for what the model is; the others' metadata is but their number.
+    for (const auto& part : parts_) {
+      for (const auto& [name, tensor] : part->gguf.tensors) {
+        if (part != parts_[0] && !gguf_.tensors.emplace(name, tensor).second)
+          throw Error(ErrorCode::kCorruptFile,
+                      fmt::format("{}: tensor {} is in another part too", part->gguf.where, name));
+        files_[name] = part->gguf.where;
+      }
     }
+    config_ = gguf_config_json(gguf_);
     std::size_t lossy = 0;
     for (const auto& [name, tensor] : gguf_.tensors) {
       const auto hf_name = gguf_tensor_name(name);
-      if (!hf_name) continue;
+      if (!hf_name && is_gguf_side_tensor(name)) continue;
+      if (!hf_name)
+        throw Error(ErrorCode::kUnsupported,
+                    fmt::format("{}: tensor {} is not one that the architecture has", files_[name], name));
       weights_.push_back(describe(*hf_name, tensor));
-      sources_.emplace(*hf_name, &tensor);
+      sources_.emplace(*hf_name, Source{&tensor, files_[name]});
       lossy += !gguf_dense_type(tensor.type) && !gguf_packed_spec(tensor.type) ? 1 : 0;
     }
+    add_zero_biases();
     std::sort(weights_.begin(), weights_.end(),
               [](const WeightInfo& a, const WeightInfo& b) { return a.name < b.name; });
     if (lossy > 0 && options_.notice) {
@@ -46,24 +105,15 @@ class GgufCheckpoint final : public Checkpoint {
   [[nodiscard]] const Json& config() const override { return config_; }
   [[nodiscard]] const Json& generation_config() const override { return generation_; }
   [[nodiscard]] std::string where() const override { return gguf_.where; }
-  [[nodiscard]] std::string where(const std::string&) const override { return gguf_.where; }
-  [[nodiscard]] const std::vector<WeightInfo>& weights() const override { return weights_; }
-  void release() const override { file_.release(); }
-  [[nodiscard]] std::string kind() const override { return "GGUF"; }
-
-  [[nodiscard]] Weight load(const std::string& name, ThreadPool& pool) const override {
+  [[nodiscard]] std::string where(const std::string& name) const override {
     const auto found = sources_.find(name);
-    if (found == sources_.end())
-      throw Error(ErrorCode::kNotFound, fmt::format("{}: tensor {} is missing", gguf_.where, name));
-    const GgufTensor& tensor = *found->second;
-    RowMap map;
-    if (gguf_permutes(config_, name)) {
-      map = [dim = config_.at("head_dim").get<std::int64_t>()](std::int64_t row) { return gguf_rope_row(row, dim); };
-    }
-    if (gguf_dense_type(tensor.type)) return load_dense(tensor, map);
-    if (gguf_packed_spec(tensor.type)) return own(gguf_to_packed(tensor, map, pool));
-    return load_decoded(tensor, map, pool);
+    return found == sources_.end() ? gguf_.where : found->second.file;
   }
+  [[nodiscard]] const std::vector<WeightInfo>& weights() const override { return weights_; }
+  void release() const override {
+    for (const auto& part : parts_) part->file.release();
+  }
+  [[nodiscard]] std::string kind() const override { return "GGUF"; }
 
   [[nodiscard]] std::vector<std::pair<std::string, std::string>> tokenizer_files() const override {
     std::vector<std::pair<std::string, std::string>> files;
@@ -84,6 +134,46 @@ class GgufCheckpoint final : public Checkpoint {
   }
 
  private:
+  [[nodiscard]] Weight read(const std::string& name, ThreadPool& pool) const override {
+    const auto found = sources_.find(name);
+    if (found == sources_.end()) return zeros(find(name)->shape);
+    const GgufTensor& tensor = *found->second.tensor;
+    RowMap map;
+    if (gguf_permutes(config_, name)) {
+      map = [dim = config_.at("head_dim").get<std::int64_t>()](std::int64_t row) { return gguf_rope_row(row, dim); };
+    }
+    if (gguf_dense_type(tensor.type)) return load_dense(tensor, map);
+    if (gguf_packed_spec(tensor.type)) return own(gguf_to_packed(tensor, map, pool));
+    return load_decoded(tensor, map, pool);
+  }
+
+  struct Source {
+    const GgufTensor* tensor;
+    std::string file;
+  };
+
+  // Files have some of a set of biases; the configuration can only say that the model has them all.
+  void add_zero_biases() {
+    const auto add = [&](std::string_view flag, std::initializer_list<std::string_view> modules) {
+      if (!config_.at(flag).get<bool>()) return;
+      for (std::int64_t layer = 0; layer < config_.at("num_hidden_layers").get<std::int64_t>(); ++layer) {
+        for (const std::string_view module : modules) {
+          const std::string name = fmt::format("model.layers.{}.{}", layer, module);
+          const auto matrix = sources_.find(name + ".weight");
+          if (matrix == sources_.end() || sources_.contains(name + ".bias")) continue;
+          const Shape shape{matrix->second.tensor->shape.front()};
+          weights_.push_back({name + ".bias", shape, DType::kF32, std::nullopt, 0, "zeros"});
+        }
+      }
+    };
+    add("attention_bias", {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"});
+    add("mlp_bias", {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"});
+  }
+  static Weight zeros(const Shape& shape) {
+    const auto owner = std::make_shared<std::vector<float>>(static_cast<std::size_t>(shape[0]));
+    return {DenseView{DType::kF32, shape, std::as_bytes(std::span(*owner))}, owner};
+  }
+
   [[nodiscard]] WeightInfo describe(const std::string& name, const GgufTensor& tensor) const {
     WeightInfo info{name,         tensor.shape,        DType::kF16,
                     std::nullopt, tensor.bytes.size(), std::string(gguf_type_info(tensor.type).name)};
@@ -146,13 +236,14 @@ class GgufCheckpoint final : public Checkpoint {
     return {view, std::move(owner)};
   }
 
-  MappedFile file_;
-  Gguf gguf_;
+  std::vector<std::unique_ptr<Part>> parts_;
+  Gguf& gguf_;  // of the first part, with all tensors
   CheckpointOptions options_;
   Json config_;
   Json generation_;
   std::vector<WeightInfo> weights_;
-  std::map<std::string, const GgufTensor*> sources_;
+  std::map<std::string, Source> sources_;
+  std::map<std::string, std::string> files_;  // of the tensors, by their names there
 };
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <nlohmann/json.hpp>
@@ -30,21 +31,119 @@ class Keys {
   std::string architecture_;
 };
 
+// Keys of the architecture that are read.
+constexpr std::array<std::string_view, 23> kUsed{"context_length",
+                                                 "embedding_length",
+                                                 "block_count",
+                                                 "feed_forward_length",
+                                                 "vocab_size",
+                                                 "attention.head_count",
+                                                 "attention.head_count_kv",
+                                                 "attention.key_length",
+                                                 "attention.value_length",
+                                                 "attention.layer_norm_rms_epsilon",
+                                                 "rope.dimension_count",
+                                                 "rope.freq_base",
+                                                 "rope.scale_linear",
+                                                 "rope.scaling.type",
+                                                 "rope.scaling.factor",
+                                                 "rope.scaling.original_context_length",
+                                                 "rope.scaling.attn_factor",
+                                                 "rope.scaling.yarn_ext_factor",
+                                                 "rope.scaling.yarn_attn_factor",
+                                                 "rope.scaling.yarn_beta_fast",
+                                                 "rope.scaling.yarn_beta_slow",
+                                                 "rope.scaling.finetuned",  // tells how the model was trained
+                                                 "tensor_data_layout"};     // of the file that this one was made of
+
+// Keys that ask for nothing when they have one value.
+struct NeutralKey {
+  std::string_view key;
+  double value;
+};
+constexpr std::array<NeutralKey, 16> kNeutral{{{"expert_count", 0},
+                                               {"expert_used_count", 0},
+                                               {"attention.sliding_window", 0},
+                                               {"attention.causal", 1},
+                                               {"attention.scale", 0},
+                                               {"attention.clamp_kqv", 0},
+                                               {"attention.max_alibi_bias", 0},
+                                               {"use_parallel_residual", 0},
+                                               {"logit_scale", 1},
+                                               {"embedding_scale", 1},
+                                               {"residual_scale", 1},
+                                               {"final_logit_softcapping", 0},
+                                               {"attn_logit_softcapping", 0},
+                                               {"rope.scaling.yarn_log_multiplier", 0},
+                                               {"nextn_predict_layers", 0},
+                                               {"leading_dense_block_count", 0}}};
+
+double as_number(const GgufValue& value) {
+  if (const auto* const truth = std::get_if<bool>(&value)) return *truth ? 1 : 0;
+  if (const auto* const number = std::get_if<double>(&value)) return *number;
+  if (const auto* const number = std::get_if<std::int64_t>(&value)) return static_cast<double>(*number);
+  if (const auto* const number = std::get_if<std::uint64_t>(&value)) return static_cast<double>(*number);
+  return std::nan("");
+}
+
+// \throws Error (kUnsupported) naming a key that is neither used nor known to change nothing.
+void check_keys(const Gguf& gguf, const std::string& architecture) {
+  if (const auto type = gguf.string("general.type"); type && *type != "model")
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("{}: key general.type is {}, expected a model", gguf.where, *type));
+  for (const auto& [key, value] : gguf.values) {
+    const bool own = key.starts_with(architecture + ".");
+    if (!own && !key.starts_with("adapter.") && !key.starts_with("rope.")) continue;
+    const std::string rest = own ? key.substr(architecture.size() + 1) : key;
+    if (own && std::find(kUsed.begin(), kUsed.end(), rest) != kUsed.end()) continue;
+    const auto* const neutral =
+        std::find_if(kNeutral.begin(), kNeutral.end(), [&](const NeutralKey& known) { return known.key == rest; });
+    if (own && neutral != kNeutral.end() && as_number(value) == neutral->value) continue;
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("{}: key {} asks for something that is not implemented", gguf.where, key));
+  }
+}
+
+// Divisors of each pair's frequency; nothing where there is no such tensor.
+std::vector<float> factors_of(const Gguf& gguf, std::string_view name, std::int64_t pairs) {
+  const auto found = gguf.tensors.find(name);
+  if (found == gguf.tensors.end()) return {};
+  const GgufTensor& tensor = found->second;
+  if (tensor.type != GgufType::kF32 || tensor.shape != Shape{pairs})
+    throw Error(ErrorCode::kCorruptFile,
+                fmt::format("{}: tensor {}: found {} {}, expected F32 [{}]", gguf.where, name,
+                            gguf_type_info(tensor.type).name, shape_text(tensor.shape), pairs));
+  std::vector<float> factors(static_cast<std::size_t>(pairs));
+  convert_to_f32(DType::kF32, tensor.bytes, 0, factors.size(), factors.data());
+  for (const float factor : factors) {
+    if (!(factor > 0) || !std::isfinite(factor))
+      throw Error(ErrorCode::kCorruptFile,
+                  fmt::format("{}: tensor {}: factor {}, expected a positive number", gguf.where, name, factor));
+  }
+  return factors;
+}
+
+Json longrope(double theta, const std::vector<float>& shorter, const std::vector<float>& longer, double attention,
+              std::int64_t original) {
+  return {{"rope_type", "longrope"},
+          {"rope_theta", theta},
+          {"factor", 1.0},
+          {"short_factor", shorter},
+          {"long_factor", longer},
+          {"attention_factor", attention},
+          {"original_max_position_embeddings", original}};
+}
+
 // Llama 3.1 and later store the frequency divisors that its rope rule gave, not
 // the rule. The rule's other constants have always been the same, so it follows
-// from the last divisor; the others check it.
-Json llama3_rope(const Gguf& gguf, const GgufTensor& tensor, double theta) {
-  const auto half = static_cast<std::size_t>(tensor.shape.empty() ? 0 : tensor.shape.back());
-  if (tensor.type != GgufType::kF32 || half == 0) {
-    throw Error(ErrorCode::kUnsupported, fmt::format("{}: tensor rope_freqs.weight: expected F32 factors", gguf.where));
-  }
-  std::vector<float> factors(half);
-  convert_to_f32(DType::kF32, tensor.bytes, 0, half, factors.data());
+// from the last divisor; where the others are not what it gives they stand for themselves.
+Json rope_of_factors(const std::vector<float>& factors, double theta) {
   constexpr double kOriginal = 8192;
+  const auto original = static_cast<std::int64_t>(kOriginal);
   const double factor = factors.back();
-  for (std::size_t i = 0; i < half; ++i) {
+  for (std::size_t i = 0; i < factors.size(); ++i) {
     const double wavelength =
-        2 * std::numbers::pi * std::pow(theta, static_cast<double>(i) / static_cast<double>(half));
+        2 * std::numbers::pi * std::pow(theta, static_cast<double>(i) / static_cast<double>(factors.size()));
     double expected = 1;
     if (wavelength > kOriginal) {
       expected = factor;
@@ -52,31 +151,58 @@ Json llama3_rope(const Gguf& gguf, const GgufTensor& tensor, double theta) {
       const double smooth = (kOriginal / wavelength - 1) / 3;
       expected = 1 / ((1 - smooth) / factor + smooth);
     }
-    if (std::fabs(factors[i] - expected) > 1e-3 * expected) {
-      throw Error(ErrorCode::kUnsupported,
-                  fmt::format("{}: tensor rope_freqs.weight: factor {} is {}, the llama3 rule gives {}", gguf.where, i,
-                              factors[i], expected));
-    }
+    if (std::fabs(factors[i] - expected) > 1e-3 * expected) return longrope(theta, factors, factors, 1, original);
   }
-  return {{"rope_type", "llama3"},   {"rope_theta", theta},
-          {"factor", factor},        {"low_freq_factor", 1.0},
-          {"high_freq_factor", 4.0}, {"original_max_position_embeddings", static_cast<std::int64_t>(kOriginal)}};
+  return {{"rope_type", "llama3"},  {"rope_theta", theta},     {"factor", factor},
+          {"low_freq_factor", 1.0}, {"high_freq_factor", 4.0}, {"original_max_position_embeddings", original}};
 }
 
-Json rope_parameters(const Gguf& gguf, const Keys& keys) {
+// As llama.cpp has it: a factor without a type is linear, and YaRN's own temperature is multiplied by the file's.
+Json rope_parameters(const Gguf& gguf, const Keys& keys, std::int64_t head_dim) {
   const double theta = keys.number("rope.freq_base").value_or(10000);
-  const auto factors = gguf.tensors.find("rope_freqs.weight");
-  if (factors != gguf.tensors.end()) return llama3_rope(gguf, factors->second, theta);
-  const std::string type(gguf.string(keys.name("rope.scaling.type")).value_or("none"));
-  Json rope = {{"rope_type", "default"}, {"rope_theta", theta}};
-  if (type == "none") return rope;
-  rope["rope_type"] = type;
-  rope["factor"] = keys.number("rope.scaling.factor").value_or(1);
-  if (const auto original = keys.find("rope.scaling.original_context_length")) {
-    rope["original_max_position_embeddings"] = *original;
+  const double linear = keys.number("rope.scale_linear").value_or(1);
+  const double factor = keys.number("rope.scaling.factor").value_or(linear == 0 ? 1 : linear);
+  const std::string type(gguf.string(keys.name("rope.scaling.type")).value_or("linear"));
+  const std::int64_t original =
+      keys.find("rope.scaling.original_context_length").value_or(keys.find("context_length").value_or(2048));
+  const double attention =
+      keys.number("rope.scaling.attn_factor").value_or(1) * keys.number("rope.scaling.yarn_attn_factor").value_or(1);
+  const auto refuse = [&](std::string_view key, const std::string& what) {
+    throw Error(ErrorCode::kUnsupported, fmt::format("{}: key {}: {}", gguf.where, keys.name(key), what));
+  };
+  const std::vector<float> shorter = factors_of(gguf, "rope_factors_short.weight", head_dim / 2);
+  const std::vector<float> longer = factors_of(gguf, "rope_factors_long.weight", head_dim / 2);
+  if (shorter.empty() != longer.empty()) refuse("rope.scaling.type", "factors for short or long sequences alone");
+  if (!shorter.empty()) return longrope(theta, shorter, longer, attention, original);
+  if (type == "longrope") refuse("rope.scaling.type", "longrope without rope_factors_long and rope_factors_short");
+  const std::vector<float> factors = factors_of(gguf, "rope_freqs.weight", head_dim / 2);
+  const bool scaled = type != "none" && factor != 1 && factor != 0;
+  if (!factors.empty() && scaled) refuse("rope.scaling.factor", "scaling beside rope_freqs.weight");
+  if (!factors.empty()) return rope_of_factors(factors, theta);
+  if (type == "yarn") {
+    if (const double extrapolation = keys.number("rope.scaling.yarn_ext_factor").value_or(1); extrapolation != 1)
+      refuse("rope.scaling.yarn_ext_factor", fmt::format("{}, expected 1", extrapolation));
+    Json rope = {{"rope_type", "yarn"},
+                 {"rope_theta", theta},
+                 {"factor", factor},
+                 {"beta_fast", keys.number("rope.scaling.yarn_beta_fast").value_or(32)},
+                 {"beta_slow", keys.number("rope.scaling.yarn_beta_slow").value_or(1)},
+                 {"original_max_position_embeddings", original}};
+    if (attention != 1) rope["attention_factor"] = attention * (factor > 1 ? 0.1 * std::log(factor) + 1 : 1);
+    return rope;
   }
-  if (const auto scale = keys.number("rope.scaling.attn_factor")) rope["attention_factor"] = *scale;
-  return rope;
+  if (attention != 1) refuse("rope.scaling.attn_factor", fmt::format("{} without yarn or longrope", attention));
+  if (!scaled) return {{"rope_type", "default"}, {"rope_theta", theta}};
+  if (type != "linear") refuse("rope.scaling.type", fmt::format("{}, expected none, linear, yarn or longrope", type));
+  return {{"rope_type", "linear"}, {"rope_theta", theta}, {"factor", factor}};
+}
+
+// Whether any layer has one of these biases: then the model has all of a set, and those that a file lacks are zero.
+bool has_any(const Gguf& gguf, std::initializer_list<std::string_view> endings) {
+  return std::any_of(gguf.tensors.begin(), gguf.tensors.end(), [&](const auto& tensor) {
+    return std::any_of(endings.begin(), endings.end(),
+                       [&](std::string_view end) { return tensor.first.ends_with(end); });
+  });
 }
 
 }  // namespace
@@ -90,10 +216,7 @@ Json gguf_config_json(const Gguf& gguf) {
                                                      gguf.where, architecture));
   }
   const Keys keys(gguf, architecture);
-  if (keys.find("expert_count").value_or(0) != 0) {
-    throw Error(ErrorCode::kUnsupported, fmt::format("{}: key {}: experts are not implemented for this architecture",
-                                                     gguf.where, keys.name("expert_count")));
-  }
+  check_keys(gguf, architecture);
   const bool qwen3 = architecture == "qwen3";
   const std::int64_t heads = keys.integer("attention.head_count");
   const std::int64_t hidden = keys.integer("embedding_length");
@@ -107,23 +230,24 @@ Json gguf_config_json(const Gguf& gguf) {
   const std::int64_t vocab = embedding != gguf.tensors.end() && embedding->second.shape.size() == 2
                                  ? embedding->second.shape.front()
                                  : keys.integer("vocab_size");
-  Json config = {{"architectures", Json::array({qwen3 ? "Qwen3ForCausalLM" : "LlamaForCausalLM"})},
-                 {"model_type", architecture},
-                 {"vocab_size", vocab},
-                 {"hidden_size", hidden},
-                 {"intermediate_size", keys.integer("feed_forward_length")},
-                 {"num_hidden_layers", keys.integer("block_count")},
-                 {"num_attention_heads", heads},
-                 {"num_key_value_heads", keys.find("attention.head_count_kv").value_or(heads)},
-                 {"head_dim", head_dim},
-                 {"max_position_embeddings", keys.find("context_length").value_or(2048)},
-                 {"rms_norm_eps", keys.number("attention.layer_norm_rms_epsilon").value_or(1e-6)},
-                 {"hidden_act", "silu"},
-                 {"tie_word_embeddings", !gguf.tensors.contains("output.weight")},
-                 {"attention_bias", gguf.tensors.contains("blk.0.attn_output.bias")},
-                 {"mlp_bias", gguf.tensors.contains("blk.0.ffn_down.bias")},
-                 {"rope_parameters", rope_parameters(gguf, keys)},
-                 {"dtype", "float16"}};
+  Json config = {
+      {"architectures", Json::array({qwen3 ? "Qwen3ForCausalLM" : "LlamaForCausalLM"})},
+      {"model_type", architecture},
+      {"vocab_size", vocab},
+      {"hidden_size", hidden},
+      {"intermediate_size", keys.integer("feed_forward_length")},
+      {"num_hidden_layers", keys.integer("block_count")},
+      {"num_attention_heads", heads},
+      {"num_key_value_heads", keys.find("attention.head_count_kv").value_or(heads)},
+      {"head_dim", head_dim},
+      {"max_position_embeddings", keys.find("context_length").value_or(2048)},
+      {"rms_norm_eps", keys.number("attention.layer_norm_rms_epsilon").value_or(1e-6)},
+      {"hidden_act", "silu"},
+      {"tie_word_embeddings", !gguf.tensors.contains("output.weight")},
+      {"attention_bias", has_any(gguf, {".attn_q.bias", ".attn_k.bias", ".attn_v.bias", ".attn_output.bias"})},
+      {"mlp_bias", has_any(gguf, {".ffn_gate.bias", ".ffn_up.bias", ".ffn_down.bias"})},
+      {"rope_parameters", rope_parameters(gguf, keys, head_dim)},
+      {"dtype", "float16"}};
   Json ends = Json::array();
   for (const char* const key :
        {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}) {
@@ -132,6 +256,11 @@ Json gguf_config_json(const Gguf& gguf) {
   if (!ends.empty()) config["eos_token_id"] = ends.size() == 1 ? ends[0] : ends;
   if (const auto id = gguf.integer("tokenizer.ggml.bos_token_id")) config["bos_token_id"] = *id;
   return config;
+}
+
+bool is_gguf_side_tensor(const std::string& name) {
+  return name == "rope_freqs.weight" || name == "rope_factors_short.weight" || name == "rope_factors_long.weight" ||
+         name.ends_with(".rope_freqs.weight") || name.ends_with(".attn_rot_embd.weight");
 }
 
 std::optional<std::string> gguf_tensor_name(const std::string& name) {

@@ -13,8 +13,9 @@ namespace metal_marlin {
 // architecture that we do not know.
 Json gguf_config_json(const Gguf& gguf);
 
-// The Hugging Face name of a tensor; nothing for tensors without one
-// (rope_freqs.weight, which the config already holds).
+// Whether a tensor tells of rotations, which the config holds already.
+bool is_gguf_side_tensor(const std::string& name);
+// The Hugging Face name of a tensor; nothing for tensors without one.
 std::optional<std::string> gguf_tensor_name(const std::string& name);
 
 // GGUF stores q and k of the llama architecture with the two halves of each

@@ -4,9 +4,12 @@
 #include <array>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "io/checkpoint_kinds.h"
 #include "io/column_packed.h"
+#include "io/compressed_tensors.h"
+#include "io/model_folder.h"
 #include "io/packed_tensors.h"
 #include "io/safetensors.h"
 #include "metal_marlin/error.h"
@@ -18,112 +21,119 @@ constexpr std::array<const char*, 9> kTokenizerFiles{
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt",     "chat_template.jinja",   "chat_template.json",      "tokenizer.model"};
 
-std::string module_of(const std::string& name) {
-  const std::size_t dot = name.rfind('.');
-  return dot == std::string::npos ? name : name.substr(0, dot);
-}
-
 class HfCheckpoint final : public Checkpoint {
  public:
   HfCheckpoint(const std::filesystem::path& path, const CheckpointOptions& options) : folder_(path), tensors_(path) {
-    const JsonObject config(folder_.config, (path / "config.json").string());
-    if (config.has("quantization_config")) quantization_.emplace(config.at("quantization_config"), config.where());
-    for (const auto& [name, view] : tensors_.tensors()) describe(name, view);
+    std::set<std::string> parts;
+    std::map<std::string, int> decoded;
+    for (StoredWeight& stored : stored_weights()) {
+      parts.insert(stored.parts.begin(), stored.parts.end());
+      if (!stored.info.packed) ++decoded[stored.info.stored_as];
+      const std::string name = stored.info.name;
+      if (!stored_.emplace(name, std::move(stored)).second)
+        throw Error(ErrorCode::kCorruptFile, fmt::format("{}: tensor {} is stored twice", where(), name));
+    }
+    for (const auto& [name, stored] : stored_) weights_.push_back(stored.info);
+    for (const auto& [name, view] : tensors_.tensors()) {
+      if (parts.contains(name) || stored_.contains(name)) continue;
+      weights_.push_back(
+          {name, view.shape, view.dtype, std::nullopt, view.bytes.size(), std::string(dtype_name(view.dtype))});
+    }
     std::sort(weights_.begin(), weights_.end(),
               [](const WeightInfo& a, const WeightInfo& b) { return a.name < b.name; });
-    if (!orders_.empty() && options.notice) {
-      options.notice(fmt::format("{}: {} tensors whose inputs are grouped by activation order become f16", where(),
-                                 orders_.size()));
+    for (const auto& [form, count] : decoded) {
+      if (options.notice) options.notice(fmt::format("{}: {} tensors stored as {} become f16", where(), count, form));
     }
   }
 
   [[nodiscard]] const Json& config() const override { return folder_.config; }
   [[nodiscard]] const Json& generation_config() const override { return folder_.generation_config; }
   [[nodiscard]] std::string where() const override { return folder_.path.string(); }
-  [[nodiscard]] std::string where(const std::string& name) const override { return tensors_.where(name); }
+  [[nodiscard]] std::string where(const std::string& name) const override {
+    const auto found = stored_.find(name);
+    return tensors_.where(found == stored_.end() ? name : found->second.parts.front());
+  }
   [[nodiscard]] const std::vector<WeightInfo>& weights() const override { return weights_; }
   void release() const override { tensors_.release(); }
-  [[nodiscard]] std::string kind() const override {
-    if (!quantization_) return "dense";
-    switch (quantization_->scheme()) {
-      case PackScheme::kMetalMarlin: return "metal-marlin";
-      case PackScheme::kCompressedTensors: return "compressed-tensors";
-      case PackScheme::kAwq: return "AWQ";
-      default: return "GPTQ";
-    }
-  }
-
-  [[nodiscard]] Weight load(const std::string& name, ThreadPool& pool) const override {
-    const WeightInfo* const info = find(name);
-    if (info == nullptr) throw Error(ErrorCode::kNotFound, fmt::format("{}: tensor {} is missing", where(), name));
-    const auto order = orders_.find(name);
-    if (!info->packed && order == orders_.end()) return {*tensors_.find(name), nullptr};
-    const std::string module = module_of(name);
-    const PackScheme scheme = quantization_->scheme();
-    const PackedModule described = *quantization_->find(module);
-    LoadedPack pack = is_column_packed(scheme) ? load_column_packed(tensors_, scheme, module, described)
-                                               : load_packed_tensors(tensors_, scheme, module, described);
-    if (order == orders_.end()) return {pack.view, std::move(pack.owner)};
-    const auto bytes = std::make_shared<std::vector<std::byte>>(decode_ordered(pack.view, order->second, pool));
-    return {DenseView{DType::kF16, info->shape, *bytes}, bytes};
-  }
+  [[nodiscard]] std::string kind() const override { return kind_; }
 
   [[nodiscard]] std::vector<std::pair<std::string, std::string>> tokenizer_files() const override {
     return folder_.tokenizer_files();
   }
 
  private:
-  [[nodiscard]] PackedModule shape_of(const std::string& module, const PackedModule& described) const {
-    const PackScheme scheme = quantization_->scheme();
-    if (is_column_packed(scheme)) return column_packed_module(tensors_, scheme, module, described);
-    const PackedView view = load_packed_tensors(tensors_, scheme, module, described).view;
-    return {view.spec, view.rows, view.cols};
+  [[nodiscard]] Weight read(const std::string& name, ThreadPool& pool) const override {
+    const auto stored = stored_.find(name);
+    if (stored != stored_.end()) return stored->second.load(pool);
+    return {part(tensors_, name), nullptr};
   }
 
-  void describe(const std::string& name, const DenseView& view) {
-    const std::string module = module_of(name);
-    const auto described = quantization_ ? quantization_->find(module) : std::nullopt;
-    if (described && name == codes_entry(quantization_->scheme(), module, described->spec) &&
-        (!name.ends_with(".weight") || tensors_.find(module + ".weight_scale") != nullptr)) {
-      const PackedModule packed = shape_of(module, *described);
-      const PackedLayout layout(packed.spec, packed.rows, packed.cols);
-      std::vector<std::int32_t> order = group_order(tensors_, quantization_->scheme(), module, packed);
-      WeightInfo info{module + ".weight", {packed.rows, packed.cols}, DType::kU8,
-                      packed.spec,        layout.total_bytes(),       format_label(packed.spec)};
-      if (!order.empty()) {
-        info.dtype = DType::kF16;
-        info.packed.reset();
-        info.bytes += order.size() * sizeof(order.front());
-        info.stored_as += " by activation order";
-        orders_[info.name] = std::move(order);
-      }
-      weights_.push_back(std::move(info));
-      return;
-    }
-    if (quantization_ && (is_side_entry(quantization_->scheme(), name) || name.ends_with(".weight_packed"))) return;
-    weights_.push_back(
-        {name, view.shape, view.dtype, std::nullopt, view.bytes.size(), std::string(dtype_name(view.dtype))});
+  // By what the configuration says.
+  std::vector<StoredWeight> stored_weights() {
+    const std::string config_file = (folder_.path / "config.json").string();
+    const JsonObject config(folder_.config, config_file);
+    const char* const own = config.has("quantization") ? "quantization" : "quantization_config";
+    if (!config.has(own) && folder_.quantize_config.is_null()) return {};
+    const JsonObject json = config.has(own)
+                                ? config.object(own)
+                                : JsonObject(folder_.quantize_config, folder_.quantize_config_file.string());
+    // What AutoGPTQ left alone is its own; MLX names no method.
+    const bool alone = !config.has(own);
+    const std::string method = json.string_or("quant_method", !alone                                        ? "mlx"
+                                                              : json.has("w_bit") || json.has("zero_point") ? "awq"
+                                                                                                            : "gptq");
+    if (method == "metal-marlin") return kind_ = method, marlin_weights(tensors_, json);
+    if (method == "compressed-tensors") return kind_ = method, compressed_weights(tensors_, json);
+    if (method == "gptq") return kind_ = "GPTQ", gptq_weights(tensors_, json, folder_.module_rules());
+    if (method == "awq") return kind_ = "AWQ", awq_weights(tensors_, json);
+    if (method == "fp8") return kind_ = "FP8", fp8_weights(tensors_, json);
+    if (method == "bitsandbytes") return kind_ = method, bitsandbytes_weights(tensors_, json);
+    if (method == "mlx") return kind_ = "MLX", mlx_weights(tensors_, json);
+    throw Error(
+        ErrorCode::kUnsupported,
+        fmt::format("{}: field quant_method is '{}', expected metal-marlin, compressed-tensors, gptq, awq, fp8, "
+                    "bitsandbytes or mlx",
+                    json.where(), method));
   }
 
   HfFolder folder_;
   SafetensorsFolder tensors_;
-  std::optional<QuantizationConfig> quantization_;
+  std::string kind_ = "dense";
+  std::map<std::string, StoredWeight> stored_;  // those that are not dense
   std::vector<WeightInfo> weights_;
-  std::map<std::string, std::vector<std::int32_t>> orders_;  // of weights whose groups are not neighbours
 };
 
 }  // namespace
 
-HfFolder::HfFolder(const std::filesystem::path& folder) : path(folder), config(read_json_file(folder / "config.json")) {
-  if (std::filesystem::exists(path / "generation_config.json"))
-    generation_config = read_json_file(path / "generation_config.json");
+HfFolder::HfFolder(const std::filesystem::path& folder)
+    : path(folder), config(read_json_file(file_in(folder, "config.json"))) {
+  if (has_file(path, "generation_config.json"))
+    generation_config = read_json_file(file_in(path, "generation_config.json"));
+  for (const char* const name : {"quantize_config.json", "quant_config.json"}) {
+    if (!quantize_config.is_null() || !has_file(path, name)) continue;
+    quantize_config_file = file_in(path, name);
+    quantize_config = read_json_file(quantize_config_file);
+  }
+}
+
+std::vector<std::pair<std::string, Json>> HfFolder::module_rules() const {
+  const bool own = JsonObject(config, path.string()).has("quantization_config");
+  const std::filesystem::path file = own ? file_in(path, "config.json") : quantize_config_file;
+  const MappedFile text(file);
+  const auto* const begin = reinterpret_cast<const char*>(text.bytes().data());
+  OrderedJson json = OrderedJson::parse(begin, begin + text.bytes().size());
+  if (own) json = OrderedJson(json.at("quantization_config"));
+  std::vector<std::pair<std::string, Json>> rules;
+  if (!json.contains("dynamic") || json.at("dynamic").is_null()) return rules;
+  for (const auto& [key, value] : json.at("dynamic").items()) rules.emplace_back(key, Json(value));
+  return rules;
 }
 
 std::vector<std::pair<std::string, std::string>> HfFolder::tokenizer_files() const {
   std::vector<std::pair<std::string, std::string>> files;
   for (const char* const name : kTokenizerFiles) {
-    if (!std::filesystem::exists(path / name)) continue;
-    const MappedFile file(path / name);
+    if (!has_file(path, name)) continue;
+    const MappedFile file(file_in(path, name));
     files.emplace_back(name, std::string(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()));
   }
   return files;

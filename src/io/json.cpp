@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "io/file_kind.h"
 #include "io/mapped_file.h"
 #include "metal_marlin/error.h"
 
@@ -13,6 +15,7 @@ Json parse_json(std::string_view text, const std::string& where) {
   try {
     return Json::parse(text.begin(), text.end());
   } catch (const Json::exception& error) {
+    refuse_foreign(std::as_bytes(std::span(text)), where);
     throw Error(ErrorCode::kCorruptFile, fmt::format("{}: not valid JSON: {}", where, error.what()));
   }
 }
@@ -37,6 +40,17 @@ void JsonObject::wrong(const char* key, std::string_view expected) const {
   }
   throw Error(found == value_->end() ? ErrorCode::kNotFound : ErrorCode::kCorruptFile,
               fmt::format("{}: field {} is {}, expected {}", where_, key, text, expected));
+}
+
+void JsonObject::only(std::span<const std::string_view> known) const {
+  for (const auto& [key, value] : value_->items()) only_key(key, known);
+}
+
+void JsonObject::only_key(const std::string& key, std::span<const std::string_view> known) const {
+  if (!has(key.c_str()) || std::find(known.begin(), known.end(), key) != known.end()) return;
+  throw Error(ErrorCode::kUnsupported,
+              fmt::format("{}: field {} is not one that we know, so that the model might not be what it asks for",
+                          where_, key));
 }
 
 bool JsonObject::has(const char* key) const {

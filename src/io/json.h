@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <nlohmann/json_fwd.hpp>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -39,6 +40,9 @@ class JsonObject {
   [[nodiscard]] const std::string& where() const { return where_; }
   [[nodiscard]] const Json& json() const { return *value_; }
   [[noreturn]] void wrong(const char* key, std::string_view expected) const;
+  // \throws Error (kUnsupported) naming a field that is none of these, and not null: what it asks for is not done.
+  void only(std::span<const std::string_view> known) const;
+  void only_key(const std::string& key, std::span<const std::string_view> known) const;
 
  private:
   const Json* value_;

@@ -9,6 +9,7 @@
 #include <limits>
 #include <optional>
 
+#include "io/model_folder.h"
 #include "io/onnx.pb.h"
 #include "metal_marlin/error.h"
 
@@ -200,6 +201,7 @@ class OnnxFile::Reader {
       fail(tensor, fmt::format("external data in '{}', expected a file beside the model", location));
     }
     const std::filesystem::path path = folder_ / relative;
+    check_lies_in(folder_, path);
     std::unique_ptr<MappedFile>& file = out_.files_[path];
     if (!file) file = std::make_unique<MappedFile>(path);
     weight.where = path.string();

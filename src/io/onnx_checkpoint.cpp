@@ -35,7 +35,8 @@ class OnnxCheckpoint final : public Checkpoint {
     return folder_.tokenizer_files();
   }
 
-  [[nodiscard]] Weight load(const std::string& name, ThreadPool& pool) const override {
+ private:
+  [[nodiscard]] Weight read(const std::string& name, ThreadPool& pool) const override {
     const auto found = file_.weights().find(name);
     if (found == file_.weights().end())
       throw Error(ErrorCode::kNotFound, fmt::format("{}: tensor {} is missing", path_.string(), name));
@@ -57,7 +58,6 @@ class OnnxCheckpoint final : public Checkpoint {
     return {DenseView{weight.view.dtype, shape, *bytes}, bytes};
   }
 
- private:
   std::filesystem::path path_;
   HfFolder folder_;
   OnnxFile file_;

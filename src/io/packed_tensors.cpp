@@ -14,16 +14,15 @@
 #include "formats/group_scale.h"
 #include "formats/small_floats.h"
 #include "formats/sparsity.h"
+#include "io/compressed_tensors.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
 namespace {
 
-constexpr std::array<std::string_view, 9> kSideParts{".weight_scale",     ".weight_min",          ".weight_zero_point",
-                                                     ".weight_positions", ".weight_global_scale", ".weight_shape",
-                                                     ".weight_g_idx",     ".input_global_scale",  ".input_scale"};
-
-constexpr std::array<std::string_view, 3> kColumnParts{".qzeros", ".scales", ".g_idx"};
+constexpr std::array<std::string_view, 3> kConfigKeys{"quant_method", "version", "tensors"};
+constexpr std::array<std::string_view, 8> kModuleKeys{"format", "group",    "scale_type", "zero",
+                                                      "shape",  "rotation", "sparsity",   "folded_rotation"};
 
 bool stored_as_float8(PackScheme scheme, const FormatSpec& spec) {
   return scheme == PackScheme::kCompressedTensors && spec.format == Format::kFp8E4M3;
@@ -31,6 +30,11 @@ bool stored_as_float8(PackScheme scheme, const FormatSpec& spec) {
 
 bool integer_pack(Format format) {
   return format == Format::kS4 || format == Format::kU4 || format == Format::kInt8;
+}
+
+// The entry that holds the codes of a module.
+std::string codes_entry(PackScheme scheme, const std::string& module, const FormatSpec& spec) {
+  return module + (stored_as_float8(scheme, spec) ? ".weight" : ".weight_packed");
 }
 
 DType scale_dtype(ScaleType type) {
@@ -42,16 +46,6 @@ DType scale_dtype(ScaleType type) {
     case ScaleType::kE8m0: return DType::kU8;
   }
   return DType::kU8;
-}
-
-std::optional<ScaleType> scale_type_of(DType dtype) {
-  switch (dtype) {
-    case DType::kF16: return ScaleType::kF16;
-    case DType::kBf16: return ScaleType::kBf16;
-    case DType::kF32: return ScaleType::kF32;
-    case DType::kF8E4M3: return ScaleType::kE4m3;
-    default: return std::nullopt;
-  }
 }
 
 Json spec_json(const PackedModule& module) {
@@ -103,70 +97,7 @@ std::vector<std::byte> zeros_by_column(const PackedMatrix& matrix) {
   return bytes;
 }
 
-// compressed-tensors takes names as they are or, after "re:", as patterns that
-// are anchored at the beginning only.
-bool matches(const std::string& pattern, const std::string& module, const std::string& where) {
-  if (!pattern.starts_with("re:")) return pattern == module;
-  return Regex("^(?:" + pattern.substr(3) + ")", where).search(module);
-}
-
 }  // namespace
-
-std::vector<std::int32_t> group_order(const SafetensorsFolder& folder, PackScheme scheme, const std::string& module,
-                                      const PackedModule& packed) {
-  const std::string name = module + (is_column_packed(scheme) ? ".g_idx" : ".weight_g_idx");
-  const DenseView* const view = folder.find(name);
-  if (view == nullptr || scheme == PackScheme::kMetalMarlin) return {};
-  if (view->dtype != DType::kI32 || view->shape != Shape{packed.cols})
-    bad_part(folder, name, *view, fmt::format("I32 [{}]", packed.cols));
-  std::vector<std::int32_t> groups(static_cast<std::size_t>(packed.cols));
-  std::memcpy(groups.data(), view->bytes.data(), view->bytes.size());
-  bool neighbours = true;
-  for (std::int64_t col = 0; col < packed.cols; ++col) {
-    const std::int32_t group = groups[static_cast<std::size_t>(col)];
-    if (group == -1 && !is_column_packed(scheme)) return {};  // compressed-tensors' way to say that there is no order
-    if (group < 0 || group >= packed.spec.groups(packed.cols)) {
-      throw Error(ErrorCode::kCorruptFile,
-                  fmt::format("{}: tensor {}: input {} is in group {}, expected one of {}", folder.where(name), name,
-                              col, group, packed.spec.groups(packed.cols)));
-    }
-    neighbours = neighbours && group == col / packed.spec.group_size(packed.cols);
-  }
-  return neighbours ? std::vector<std::int32_t>{} : groups;
-}
-
-std::vector<std::byte> decode_ordered(const PackedView& packed, std::span<const std::int32_t> groups,
-                                      ThreadPool& pool) {
-  const auto cols = static_cast<std::size_t>(packed.cols);
-  const std::span<const float> table = decode_table(packed.spec.format);
-  std::vector<std::byte> out(static_cast<std::size_t>(packed.rows) * cols * 2);
-  pool.parallel_for(packed.rows, 16, [&](std::int64_t begin, std::int64_t end) {
-    std::vector<std::uint8_t> codes(cols);
-    std::vector<std::uint16_t> halves(cols);
-    for (std::int64_t row = begin; row < end; ++row) {
-      packed.unpack_row(row, codes.data());
-      for (std::size_t k = 0; k < cols; ++k) {
-        const float scale = effective_scale(packed.spec, packed.scale(row, groups[k]), packed.global_scale);
-        halves[k] = f32_to_f16(scale * (table[codes[k]] - static_cast<float>(packed.zero(row, groups[k]))));
-      }
-      std::memcpy(out.data() + static_cast<std::size_t>(row) * cols * 2, halves.data(), cols * 2);
-    }
-  });
-  return out;
-}
-
-const DenseView& part(const SafetensorsFolder& folder, const std::string& name) {
-  const DenseView* const view = folder.find(name);
-  if (view == nullptr)
-    throw Error(ErrorCode::kNotFound, fmt::format("{}: tensor {} is missing", folder.where(name), name));
-  return *view;
-}
-
-void bad_part(const SafetensorsFolder& folder, const std::string& name, const DenseView& view,
-              const std::string& expected) {
-  throw Error(ErrorCode::kCorruptFile, fmt::format("{}: tensor {}: found {} {}, expected {}", folder.where(name), name,
-                                                   dtype_name(view.dtype), shape_text(view.shape), expected));
-}
 
 bool fits_compressed_tensors(const std::map<std::string, PackedModule>& modules) {
   if (modules.empty()) return false;
@@ -203,17 +134,6 @@ Json quantization_config(PackScheme scheme, const std::map<std::string, PackedMo
           {"quantization_status", "compressed"},  {"global_compression_ratio", nullptr},
           {"kv_cache_scheme", nullptr},           {"ignore", ignore},
           {"config_groups", {{"group_0", group}}}};
-}
-
-std::string codes_entry(PackScheme scheme, const std::string& module, const FormatSpec& spec) {
-  if (is_column_packed(scheme)) return module + ".qweight";
-  return module + (stored_as_float8(scheme, spec) ? ".weight" : ".weight_packed");
-}
-
-bool is_side_entry(PackScheme scheme, const std::string& name) {
-  const auto ends = [&](std::string_view suffix) { return name.ends_with(suffix); };
-  if (is_column_packed(scheme)) return std::any_of(kColumnParts.begin(), kColumnParts.end(), ends);
-  return std::any_of(kSideParts.begin(), kSideParts.end(), ends);
 }
 
 std::vector<TensorPlan> packed_tensor_plans(PackScheme scheme, const std::string& module, const PackedModule& packed) {
@@ -267,193 +187,74 @@ void write_packed_tensors(PackScheme scheme, const PackedMatrix& matrix, Safeten
   }
 }
 
-QuantizationConfig::QuantizationConfig(const Json& json, const std::string& where) {
-  const JsonObject config(json, where + ": quantization_config");
-  const std::string method = config.string("quant_method");
-  if (method == "metal-marlin") {
-    parse_marlin(config);
-  } else if (method == "compressed-tensors") {
-    parse_compressed(config);
-  } else if (method == "gptq" || method == "awq") {
-    parse_column_packed(config, method == "awq");
-  } else {
-    throw Error(ErrorCode::kUnsupported,
-                fmt::format("{}: field quant_method is '{}', expected metal-marlin, compressed-tensors, gptq or awq",
-                            config.where(), method));
+namespace {
+
+// A module as `tensors` of a quantization_config has it.
+PackedModule parse_module(const JsonObject& item) {
+  item.only(kModuleKeys);
+  PackedModule module;
+  FormatSpec& spec = module.spec;
+  spec.format = parse_format(item.string("format"));
+  spec.group = item.at("group").is_string() ? parse_group(item.string("group"))
+                                            : static_cast<int>(item.bounded("group", 1, 1 << 20));
+  spec.scale_type = parse_scale_type(item.string("scale_type"));
+  spec.zero = parse_zero_kind(item.string("zero"));
+  spec.rotation = item.has("rotation") ? static_cast<int>(item.bounded("rotation", 16, 128)) : 0;
+  if (item.has("sparsity")) {
+    if (item.string("sparsity") != "2:4") item.wrong("sparsity", "2:4");
+    spec.sparse = true;
   }
+  validate(spec);
+  const Json& shape = item.at("shape");
+  constexpr std::uint64_t kMost = std::uint64_t{1} << 30;
+  const bool good = shape.is_array() && shape.size() == 2 && std::all_of(shape.begin(), shape.end(), [](const Json& n) {
+                      return n.is_number_unsigned() && n.get<std::uint64_t>() <= kMost;
+                    });
+  if (!good) item.wrong("shape", "two integers up to 2^30");
+  module.rows = shape[0].get<std::int64_t>();
+  module.cols = shape[1].get<std::int64_t>();
+  if (spec.sparse && module.cols % kSparseGroup != 0)
+    item.wrong("shape", "a width that is a multiple of 4, as 2:4 sparsity needs");
+  return module;
 }
 
-void QuantizationConfig::parse_column_packed(const JsonObject& json, bool awq) {
-  const std::string form = json.string_or(awq ? "version" : "checkpoint_format", awq ? "gemm" : "gptq");
-  if (awq && form != "gemm") json.wrong("version", "gemm");
-  if (!awq && form != "gptq" && form != "gptq_v2") json.wrong("checkpoint_format", "gptq or gptq_v2");
-  scheme_ = awq ? PackScheme::kAwq : form == "gptq_v2" ? PackScheme::kGptqV2 : PackScheme::kGptq;
-  const std::int64_t bits = json.integer("bits");
-  const bool symmetric = awq ? !json.boolean_or("zero_point", true) : json.boolean_or("sym", true);
-  FormatSpec spec;
-  if (bits == 4) {
-    spec.format = symmetric ? Format::kS4 : Format::kU4;
-  } else if (!awq && symmetric && (bits == 8 || bits == 2)) {
-    spec.format = bits == 8 ? Format::kInt8 : Format::kInt2;
-  } else {
-    throw Error(ErrorCode::kUnsupported, fmt::format("{}: {} bits, {}symmetric, is not one that we read", json.where(),
-                                                     bits, symmetric ? "" : "a"));
-  }
-  spec.zero = symmetric ? ZeroKind::kNone : ZeroKind::kInteger;
-  const std::int64_t group = json.integer("group_size");
-  if (group != -1 && (group < 1 || group > 1 << 20)) json.wrong("group_size", "-1, or from 1 to 2^20");
-  spec.group = group == -1 ? 0 : static_cast<int>(group);
-  groups_.push_back({{"Linear"}, spec});
-}
+}  // namespace
 
-void QuantizationConfig::parse_marlin(const JsonObject& json) {
-  scheme_ = PackScheme::kMetalMarlin;
+std::vector<StoredWeight> marlin_weights(const SafetensorsFolder& folder, const JsonObject& json) {
+  json.only(kConfigKeys);
   if (json.integer("version") != 1) json.wrong("version", "1");
   const JsonObject tensors = json.object("tensors");
+  std::vector<StoredWeight> out;
   for (const auto& [name, entry] : tensors.json().items()) {
-    const JsonObject item(entry, tensors.where() + ": " + name);
-    FormatSpec spec;
-    spec.format = parse_format(item.string("format"));
-    spec.group = item.at("group").is_string() ? parse_group(item.string("group"))
-                                              : static_cast<int>(item.bounded("group", 1, 1 << 20));
-    spec.scale_type = parse_scale_type(item.string("scale_type"));
-    spec.zero = parse_zero_kind(item.string("zero"));
-    spec.rotation = item.has("rotation") ? static_cast<int>(item.bounded("rotation", 16, 128)) : 0;
-    if (item.has("sparsity")) {
-      if (item.string("sparsity") != "2:4") item.wrong("sparsity", "2:4");
-      spec.sparse = true;
-    }
-    validate(spec);
-    const Json& shape = item.at("shape");
-    if (!shape.is_array() || shape.size() != 2 || !shape[0].is_number_unsigned() || !shape[1].is_number_unsigned()) {
-      item.wrong("shape", "two integers");
-    }
-    if (spec.sparse && shape[1].get<std::int64_t>() % kSparseGroup != 0)
-      item.wrong("shape", "a width that is a multiple of 4, as 2:4 sparsity needs");
-    modules_.emplace(name, PackedModule{spec, shape[0].get<std::int64_t>(), shape[1].get<std::int64_t>()});
+    const PackedModule module = parse_module(JsonObject(entry, tensors.where() + ": " + name));
+    std::vector<std::string> parts;
+    for (const TensorPlan& plan : packed_tensor_plans(PackScheme::kMetalMarlin, name, module))
+      parts.push_back(plan.name);
+    // What the folder lacks is told now.
+    load_packed_tensors(folder, PackScheme::kMetalMarlin, name, module).view.check_sizes(name + ".weight");
+    out.push_back(
+        packed_weight(name, module.spec, module.rows, module.cols, std::move(parts), [&folder, name = name, module] {
+          return load_packed_tensors(folder, PackScheme::kMetalMarlin, name, module);
+        }));
   }
-}
-
-void QuantizationConfig::parse_compressed(const JsonObject& json) {
-  scheme_ = PackScheme::kCompressedTensors;
-  if (json.has("ignore")) {
-    for (const Json& entry : json.at("ignore")) {
-      if (!entry.is_string()) json.wrong("ignore", "a list of names");
-      ignored_.push_back(entry.get<std::string>());
-    }
-  }
-  const JsonObject groups = json.object("config_groups");
-  for (const auto& [name, entry] : groups.json().items()) {
-    const JsonObject item(entry, groups.where() + ": " + name);
-    const JsonObject weights = item.object("weights");
-    const std::string format = item.string_or("format", json.string_or("format", ""));
-    const std::string type = weights.string_or("type", "int");
-    const std::int64_t bits = weights.integer("num_bits");
-    Group group;
-    group.spec.zero = weights.boolean_or("symmetric", true) ? ZeroKind::kNone : ZeroKind::kInteger;
-    const std::string strategy = weights.string_or("strategy", "channel");
-    group.spec.group = strategy == "group" || strategy == "tensor_group"
-                           ? static_cast<int>(weights.bounded("group_size", 1, 1 << 20))
-                           : 0;
-    if (format == "pack-quantized" && type == "int" && bits == 4) {
-      group.spec.format = group.spec.zero == ZeroKind::kNone ? Format::kS4 : Format::kU4;
-    } else if (format == "pack-quantized" && type == "int" && bits == 8 && group.spec.zero == ZeroKind::kNone) {
-      group.spec.format = Format::kInt8;
-    } else if (format == "float-quantized" && type == "float" && bits == 8 && strategy != "block") {
-      group.spec.format = Format::kFp8E4M3;
-    } else if (format == "nvfp4-pack-quantized" && bits == 4) {
-      group.spec = default_spec(Format::kNvfp4);
-    } else {
-      throw Error(ErrorCode::kUnsupported,
-                  fmt::format("{}: {} {}{} by {}, {}symmetric, is not one that we read", item.where(), format, type,
-                              bits, strategy, group.spec.zero == ZeroKind::kNone ? "" : "a"));
-    }
-    const Json& targets = item.at("targets");
-    if (!targets.is_array()) item.wrong("targets", "a list of names");
-    for (const Json& target : targets) {
-      if (!target.is_string()) item.wrong("targets", "a list of names");
-      group.targets.push_back(target.get<std::string>());
-    }
-    groups_.push_back(std::move(group));
-  }
-}
-
-std::optional<PackedModule> QuantizationConfig::find(const std::string& module) const {
-  const auto found = modules_.find(module);
-  if (found != modules_.end()) return found->second;
-  for (const std::string& pattern : ignored_) {
-    if (matches(pattern, module, "quantization_config: ignore")) return std::nullopt;
-  }
-  for (const Group& group : groups_) {
-    for (const std::string& target : group.targets) {
-      if (target == "Linear" || matches(target, module, "quantization_config: targets"))
-        return PackedModule{group.spec, 0, 0};
-    }
-  }
-  return std::nullopt;
+  return out;
 }
 
 LoadedPack load_packed_tensors(const SafetensorsFolder& folder, PackScheme scheme, const std::string& module,
                                const PackedModule& described) {
-  FormatSpec spec = described.spec;
-  const bool compressed = scheme == PackScheme::kCompressedTensors;
+  const FormatSpec& spec = described.spec;
+  if (scheme == PackScheme::kCompressedTensors) return load_compressed(folder, module, spec);
   const std::string codes_name = codes_entry(scheme, module, spec);
   const DenseView& codes = part(folder, codes_name);
   const DenseView& scales = part(folder, module + ".weight_scale");
-  if (codes.shape.size() != 2) bad_part(folder, codes_name, codes, "a matrix");
-  if (compressed) {
-    const auto type = scale_type_of(scales.dtype);
-    if (!type) bad_part(folder, module + ".weight_scale", scales, "F16, BF16, F32 or F8_E4M3");
-    spec.scale_type = *type;
-  } else if (scales.dtype != scale_dtype(spec.scale_type)) {
+  if (codes.shape.size() != 2 || codes.shape[0] != described.rows)
+    bad_part(folder, codes_name, codes, fmt::format("a matrix of {} rows", described.rows));
+  if (scales.dtype != scale_dtype(spec.scale_type))
     bad_part(folder, module + ".weight_scale", scales, std::string(dtype_name(scale_dtype(spec.scale_type))));
-  }
-  PackedModule packed{spec, codes.shape[0], 0};
-  if (const DenseView* const shape = folder.find(module + ".weight_shape"); shape != nullptr && compressed) {
-    if (shape->dtype != DType::kI64 || shape->shape != Shape{2})
-      bad_part(folder, module + ".weight_shape", *shape, "I64 [2]");
-    std::memcpy(&packed.cols, shape->bytes.data() + sizeof(std::int64_t), sizeof(std::int64_t));
-  } else if (!compressed) {
-    if (described.rows != packed.rows) bad_part(folder, codes_name, codes, fmt::format("{} rows", described.rows));
-    packed.cols = described.cols;
-  } else {
-    packed.cols =
-        codes.shape[1] * static_cast<std::int64_t>(dtype_bytes(codes.dtype)) * 8 / format_info(spec.format).bits;
-  }
-  if (packed.cols <= 0 || packed.cols > (std::int64_t{1} << 40))
-    bad_part(folder, codes_name, codes, "a width from 1 to 2^40");
   LoadedPack loaded;
-  loaded.view = {spec, packed.rows, packed.cols, 1, codes.bytes, scales.bytes, {}};
-  auto owner = std::make_shared<PackedMatrix>();
-  const std::int64_t groups = spec.groups(packed.cols);
-  if (compressed && element_count(scales.shape) == 1 && spec.group == 0 &&
-      packed.rows != 1) {  // one scale for the tensor
-    for (std::int64_t row = 0; row < packed.rows; ++row)
-      owner->scales.insert(owner->scales.end(), scales.bytes.begin(), scales.bytes.end());
-    loaded.view.scales = owner->scales;
-  }
+  loaded.view = {spec, described.rows, described.cols, 1, codes.bytes, scales.bytes, {}};
   if (spec.zero == ZeroKind::kMinimum) loaded.view.zeros = part(folder, module + ".weight_min").bytes;
-  if (spec.zero == ZeroKind::kInteger) {
-    const DenseView& zeros = part(folder, module + ".weight_zero_point");
-    loaded.view.zeros = zeros.bytes;
-    if (compressed) {
-      if (zeros.bytes.size() != static_cast<std::size_t>((packed.rows + 7) / 8 * groups) * 4) {
-        bad_part(folder, module + ".weight_zero_point", zeros,
-                 fmt::format("I32 [{}, {}]", (packed.rows + 7) / 8, groups));
-      }
-      owner->spec = spec;
-      owner->cols = packed.cols;
-      owner->zeros.resize(PackedLayout(spec, packed.rows, packed.cols).zero_bytes);
-      for (std::int64_t row = 0; row < packed.rows; ++row) {
-        for (std::int64_t group = 0; group < groups; ++group) {
-          std::uint32_t word = 0;
-          std::memcpy(&word, zeros.bytes.data() + static_cast<std::size_t>(row / 8 * groups + group) * 4, 4);
-          owner->set_zero(row, group, static_cast<int>(word >> (4 * (row % 8)) & 15U));
-        }
-      }
-      loaded.view.zeros = owner->zeros;
-    }
-  }
+  if (spec.zero == ZeroKind::kInteger) loaded.view.zeros = part(folder, module + ".weight_zero_point").bytes;
   if (spec.sparse) loaded.view.positions = part(folder, module + ".weight_positions").bytes;
   if (spec.format == Format::kNvfp4) {
     const std::string name = module + ".weight_global_scale";
@@ -461,8 +262,6 @@ LoadedPack load_packed_tensors(const SafetensorsFolder& folder, PackScheme schem
     if (global.dtype != DType::kF32 || element_count(global.shape) != 1) bad_part(folder, name, global, "F32 [1]");
     std::memcpy(&loaded.view.global_scale, global.bytes.data(), sizeof(float));
   }
-  loaded.view.check_sizes(module + ".weight");
-  loaded.owner = std::move(owner);
   return loaded;
 }
 

@@ -9,8 +9,10 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "io/file_kind.h"
 #include "io/file_write.h"
 #include "io/json.h"
+#include "io/model_folder.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
@@ -48,9 +50,8 @@ DenseView parse_entry(const Json& json, std::span<const std::byte> data, const s
     corrupt(where, fmt::format("data_offsets [{}, {}] lie outside the file's {} data bytes", begin, end, data.size()));
   }
   const auto count = element_count(view.shape);
-  std::uint64_t expected = 0;
-  if (!count || __builtin_mul_overflow(static_cast<std::uint64_t>(*count), dtype_bytes(view.dtype), &expected) ||
-      expected != end - begin) {
+  const auto expected = count ? stored_bytes(view.dtype, *count) : std::nullopt;
+  if (!expected || *expected != end - begin) {
     corrupt(where,
             fmt::format("shape {} of {} does not take the {} bytes given", shape_text(view.shape), dtype, end - begin));
   }
@@ -83,6 +84,7 @@ std::map<std::string, DenseView> parse_safetensors(std::span<const std::byte> by
   std::uint64_t header_size = 0;
   std::memcpy(&header_size, bytes.data(), sizeof(header_size));
   if (header_size > bytes.size() - 8 || header_size > kMaxHeader) {
+    refuse_foreign(bytes, where);
     corrupt(where, fmt::format("header of {} bytes in a file of {}", header_size, bytes.size()));
   }
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()) + 8, header_size);
@@ -102,44 +104,20 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path)
     : file_(path), tensors_(parse_safetensors(file_.bytes(), path.string())) {}
 
 SafetensorsFolder::SafetensorsFolder(const std::filesystem::path& folder) {
-  const auto index_path = folder / "model.safetensors.index.json";
-  if (!std::filesystem::exists(index_path)) {
-    add(folder / "model.safetensors");
-    return;
-  }
-  const Json json = read_json_file(index_path);
-  const JsonObject map = JsonObject(json, index_path.string()).object("weight_map");
-  std::map<std::string, std::string> expected;
-  for (const auto& [name, file] : map.json().items()) {
-    if (!file.is_string()) map.wrong(name.c_str(), "a file name");
-    expected[name] = file.get<std::string>();
-  }
-  std::vector<std::string> names;
-  for (const auto& [name, file] : expected) names.push_back(file);
-  std::sort(names.begin(), names.end());
-  names.erase(std::unique(names.begin(), names.end()), names.end());
-  for (const std::string& name : names) {
-    if (std::filesystem::path(name).filename() != name)
-      corrupt(index_path.string(), "shard name " + name + " leaves the folder");
-    if (!std::filesystem::exists(folder / name)) {
-      throw Error(ErrorCode::kNotFound, fmt::format("{}: shard {} is missing", index_path.string(), name));
-    }
-    add(folder / name);
-  }
-  for (const auto& [name, file] : expected) {
-    if (tensors_.contains(name)) continue;
-    throw Error(ErrorCode::kCorruptFile,
-                fmt::format("{}: tensor {} is not in shard {}", index_path.string(), name, file));
-  }
+  for (const std::filesystem::path& path : weight_files(folder)) add(path);
 }
 
+// Shards may repeat a tensor, such as a tied one.
 void SafetensorsFolder::add(const std::filesystem::path& path) {
   files_.push_back(std::make_unique<SafetensorsFile>(path));
   for (const auto& [name, view] : files_.back()->tensors()) {
-    if (!tensors_.emplace(name, view).second) {
-      corrupt(path.string(), fmt::format("tensor {} is also in {}", name, owners_[name]->path().string()));
-    }
-    owners_[name] = files_.back().get();
+    const auto [place, added] = tensors_.emplace(name, view);
+    const DenseView& known = place->second;
+    const bool same = known.dtype == view.dtype && known.shape == view.shape &&
+                      std::equal(known.bytes.begin(), known.bytes.end(), view.bytes.begin(), view.bytes.end());
+    if (!added && !same)
+      corrupt(path.string(), fmt::format("tensor {} is another one in {}", name, owners_[name]->path().string()));
+    if (added) owners_[name] = files_.back().get();
   }
 }
 
@@ -158,7 +136,7 @@ std::string SafetensorsFolder::where(const std::string& name) const {
 }
 
 std::size_t TensorPlan::bytes() const {
-  return static_cast<std::size_t>(element_count(shape).value_or(0)) * dtype_bytes(dtype);
+  return stored_bytes(dtype, element_count(shape).value_or(0)).value_or(0);
 }
 
 SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, const std::vector<TensorPlan>& plan,

@@ -31,8 +31,7 @@ class SafetensorsFile {
   std::map<std::string, DenseView> tensors_;
 };
 
-// All tensors of a model folder: model.safetensors, or the shards that
-// model.safetensors.index.json names.
+// All tensors of a model folder (weight_files).
 class SafetensorsFolder {
  public:
   explicit SafetensorsFolder(const std::filesystem::path& folder);

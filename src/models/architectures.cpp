@@ -15,12 +15,21 @@ constexpr float kLatentNormEps = 1e-6F;
 // The layers of the families we know: Llama (arXiv 2302.13971), Qwen3 (2505.09388;
 // norms on q and k) and GLM-4.7-Flash (latent attention), with dense or sparse
 // feed-forward parts.
+RopeTable rope_table(const RopeConfig& rope, std::int64_t dim) {
+  RopeTable table;
+  table.frequencies.resize(static_cast<std::size_t>(dim / 2));
+  rope_frequencies(rope, 1, table.frequencies);
+  table.scale = rope_attention_scale(rope);
+  if (rope.by_length())
+    table.frequencies_of = [rope](std::int64_t length, std::span<float> out) { rope_frequencies(rope, length, out); };
+  return table;
+}
+
 class DecoderPlan {
  public:
   explicit DecoderPlan(const ModelConfig& config) : config_(config) {
     plan_.layers = static_cast<int>(config.layers);
-    plan_.ropes = {{rope_frequencies(config.rope, latent() ? config.latent.rope_dim : config.head_dim),
-                    rope_attention_scale(config.rope)}};
+    plan_.ropes.push_back(rope_table(config.rope, latent() ? config.latent.rope_dim : config.head_dim));
     hidden_ = plan_.add_buffer("hidden", config.hidden);
     normed_ = plan_.add_buffer("normed", config.hidden);
     branch_ = plan_.add_buffer("branch", config.hidden);

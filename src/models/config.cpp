@@ -6,81 +6,53 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
-#include <numbers>
 
 #include "metal_marlin/error.h"
+#include "models/config_keys.h"
 
 namespace metal_marlin {
 namespace {
 
 constexpr std::int64_t kMaxDimension = std::int64_t{1} << 24;
 
-// transformers 5 keeps everything in rope_parameters; before, rope_theta stood
-// alone and rope_scaling held the rest, its type under "type" or "rope_type".
-RopeConfig parse_rope(const JsonObject& config) {
-  RopeConfig rope;
-  rope.theta = config.number_or("rope_theta", 10000);
-  const char* const key = config.has("rope_parameters") ? "rope_parameters" : "rope_scaling";
-  if (!config.has(key)) return rope;
-  const JsonObject json = config.object(key);
-  rope.theta = json.number_or("rope_theta", rope.theta);
-  const std::string type = json.string_or("rope_type", json.string_or("type", "default"));
-  rope.original_max_positions = json.number_or(
-      "original_max_position_embeddings",
-      config.number_or("original_max_position_embeddings", config.number_or("max_position_embeddings", 8192)));
-  if (type == "default") return rope;
-  rope.factor = json.number("factor");
-  rope.mscale_all_dim = json.number_or("mscale_all_dim", 0);
-  if (type == "linear") {
-    rope.type = RopeType::kLinear;
-  } else if (type == "llama3") {
-    rope.type = RopeType::kLlama3;
-    rope.low_freq_factor = json.number("low_freq_factor");
-    rope.high_freq_factor = json.number("high_freq_factor");
-  } else if (type == "yarn") {
-    rope.type = RopeType::kYarn;
-    rope.beta_fast = json.number_or("beta_fast", 32);
-    rope.beta_slow = json.number_or("beta_slow", 1);
-    rope.attention_factor = json.number_or("attention_factor", 0);
-    rope.mscale = json.number_or("mscale", 0);
-    rope.truncate = json.boolean_or("truncate", true);
-  } else {
-    throw Error(
-        ErrorCode::kUnsupported,
-        fmt::format("{}: field rope_type is '{}', expected default, linear, llama3 or yarn", json.where(), type));
+// The types of layers that a model's list names; all alike without one.
+std::vector<std::string> parse_layer_types(const JsonObject& config, std::int64_t layers) {
+  if (!config.has("layer_types")) return {"full_attention"};
+  const Json& types = config.at("layer_types");
+  if (!types.is_array() || types.size() != static_cast<std::size_t>(layers))
+    config.wrong("layer_types", fmt::format("{} entries", layers));
+  std::vector<std::string> out;
+  for (const Json& type : types) {
+    if (type != "full_attention" && type != "sliding_attention")
+      config.wrong("layer_types", "full_attention or sliding_attention entries");
+    out.push_back(type.get<std::string>());
   }
-  if (!(rope.factor > 0)) json.wrong("factor", "a positive number");
-  return rope;
+  return out;
 }
 
-std::vector<std::int64_t> parse_windows(const JsonObject& config, std::int64_t layers) {
+// As the reference implementation has them: none in Llama and GLM, in all layers of Qwen3-MoE, and in those of Qwen3
+// that its list names or, without one, that follow the first 28.
+std::vector<std::int64_t> parse_windows(const JsonObject& config, const std::string& architecture,
+                                        std::int64_t layers) {
   std::vector<std::int64_t> windows(static_cast<std::size_t>(layers), 0);
-  const bool allowed = config.boolean_or("use_sliding_window", config.has("layer_types"));
-  if (!config.has("sliding_window") || !allowed) {
-    if (config.has("layer_types")) {
-      for (const Json& type : config.at("layer_types")) {
-        if (type != "full_attention")
-          config.wrong("sliding_window", "a window, as layer_types has layers other than full_attention");
-      }
-    }
+  const std::vector<std::string> types = parse_layer_types(config, layers);
+  const bool listed = config.has("layer_types");
+  const bool any = std::find(types.begin(), types.end(), "sliding_attention") != types.end();
+  const bool qwen3 = architecture == "qwen3";
+  if (any && !qwen3)
+    config.wrong("layer_types", fmt::format("full_attention entries, as {} has no others", architecture));
+  const bool windowed = qwen3 || architecture == "qwen3_moe";
+  const bool off = config.json().contains("sliding_window") && !config.has("sliding_window");
+  if (!windowed || off || !config.boolean_or("use_sliding_window", any)) {
+    if (any) config.wrong("sliding_window", "a window, as layer_types has layers other than full_attention");
     return windows;
   }
-  const std::int64_t window = config.bounded("sliding_window", 1, kMaxDimension);
-  if (config.has("layer_types")) {
-    const Json& types = config.at("layer_types");
-    if (!types.is_array() || types.size() != windows.size())
-      config.wrong("layer_types", fmt::format("{} entries", layers));
-    for (std::size_t i = 0; i < windows.size(); ++i) {
-      if (types[i] == "sliding_attention") {
-        windows[i] = window;
-      } else if (types[i] != "full_attention") {
-        config.wrong("layer_types", "full_attention or sliding_attention entries");
-      }
-    }
-    return windows;
+  const std::int64_t window = config.has("sliding_window") ? config.bounded("sliding_window", 1, kMaxDimension) : 4096;
+  const std::int64_t full = qwen3 ? config.integer_or("max_window_layers", 28) : 0;
+  for (std::int64_t i = 0; i < layers; ++i) {
+    const auto at = static_cast<std::size_t>(i);
+    if (listed && qwen3 ? types[at] == "sliding_attention" : i >= full) windows[at] = window;
   }
-  const std::int64_t full = config.integer_or("max_window_layers", 0);
-  for (std::int64_t i = full; i < layers; ++i) windows[static_cast<std::size_t>(i)] = window;
   return windows;
 }
 
@@ -121,7 +93,7 @@ void parse_experts(const JsonObject& config, const char* count, MoeConfig& moe) 
 MoeConfig parse_glm_moe(const JsonObject& config) {
   MoeConfig moe;
   parse_experts(config, "n_routed_experts", moe);
-  moe.shared = config.has("n_shared_experts") ? config.bounded("n_shared_experts", 0, 65536) : 0;
+  moe.shared = config.has("n_shared_experts") ? config.bounded("n_shared_experts", 0, 65536) : 1;
   moe.groups = config.has("n_group") ? config.bounded("n_group", 1, moe.experts) : 1;
   moe.top_groups = config.has("topk_group") ? config.bounded("topk_group", 1, moe.groups) : 1;
   if (moe.experts % moe.groups != 0)
@@ -135,7 +107,7 @@ MoeConfig parse_glm_moe(const JsonObject& config) {
   moe.scoring = RouterScoring::kSigmoid;
   moe.router_bias = true;
   moe.normalize = config.boolean_or("norm_topk_prob", true);
-  moe.scale = config.number_or("routed_scaling_factor", 1);
+  moe.scale = config.number_or("routed_scaling_factor", 1.8);
   return moe;
 }
 
@@ -143,7 +115,8 @@ MoeConfig parse_glm_moe(const JsonObject& config) {
 std::vector<bool> parse_glm_sparse(const JsonObject& config, std::int64_t layers) {
   std::vector<bool> sparse(static_cast<std::size_t>(layers));
   if (!config.has("mlp_layer_types")) {
-    const std::int64_t dense = config.bounded("first_k_dense_replace", 0, layers);
+    const std::int64_t dense =
+        config.has("first_k_dense_replace") ? config.bounded("first_k_dense_replace", 0, layers) : 1;
     std::fill(sparse.begin() + dense, sparse.end(), true);
     return sparse;
   }
@@ -155,6 +128,15 @@ std::vector<bool> parse_glm_sparse(const JsonObject& config, std::int64_t layers
     sparse[i] = types[i] == "sparse";
   }
   return sparse;
+}
+
+// Sizes that are in bounds each may not be together.
+void check_experts(const JsonObject& config, const ModelConfig& model) {
+  constexpr std::int64_t kMostExperts = std::int64_t{1} << 18;  // of all layers
+  if (model.moe.experts * model.layers > kMostExperts)
+    config.wrong("num_hidden_layers", fmt::format("no more than {} experts in all layers", kMostExperts));
+  if (model.moe.shared * model.moe.intermediate > kMaxDimension)
+    config.wrong("n_shared_experts", fmt::format("no more than {} neurons of all", kMaxDimension));
 }
 
 MoeConfig parse_qwen_moe(const JsonObject& config) {
@@ -201,6 +183,7 @@ ModelConfig parse_model_config(const Json& json, const Json& generation, const s
     throw Error(ErrorCode::kUnsupported, fmt::format("{}: architecture {} is not one we implement; known: {}", where,
                                                      out.model_type, fmt::join(known, ", ")));
   }
+  check_config_keys(config);
   const bool qwen_moe = out.model_type == "qwen3_moe";
   const bool glm = out.model_type == "glm4_moe_lite";
   out.qk_norm = out.model_type == "qwen3" || qwen_moe;
@@ -209,7 +192,10 @@ ModelConfig parse_model_config(const Json& json, const Json& generation, const s
   out.intermediate = config.bounded("intermediate_size", 1, kMaxDimension);
   out.layers = config.bounded("num_hidden_layers", 1, 4096);
   out.heads = config.bounded("num_attention_heads", 1, 65536);
-  out.kv_heads = config.has("num_key_value_heads") ? config.bounded("num_key_value_heads", 1, 65536) : out.heads;
+  // Of Qwen3 the reference implementation has defaults of its own where the field is left out.
+  const bool left_out = !json.contains("num_key_value_heads");
+  const std::int64_t default_kv = left_out && out.model_type == "qwen3" ? 32 : left_out && qwen_moe ? 4 : out.heads;
+  out.kv_heads = config.has("num_key_value_heads") ? config.bounded("num_key_value_heads", 1, 65536) : default_kv;
   if (glm) out.latent = parse_latent(config);
   out.head_dim = out.hidden / out.heads;
   if (glm) {
@@ -219,20 +205,27 @@ ModelConfig parse_model_config(const Json& json, const Json& generation, const s
   } else if (out.model_type == "qwen3") {
     out.head_dim = 128;
   }
-  out.max_positions =
-      config.has("max_position_embeddings") ? config.bounded("max_position_embeddings", 1, 1 << 30) : 2048;
+  out.max_positions = config.has("max_position_embeddings") ? config.bounded("max_position_embeddings", 1, 1 << 30)
+                      : glm                                 ? 202752
+                      : out.qk_norm                         ? 32768
+                                                            : 2048;
   if (out.heads % out.kv_heads != 0) {
     config.wrong("num_key_value_heads", fmt::format("a divisor of num_attention_heads {}", out.heads));
   }
   if (!glm && (out.head_dim < 2 || out.head_dim % 2 != 0)) config.wrong("head_dim", "an even number");
-  out.rms_eps = config.number_or("rms_norm_eps", 1e-6);
+  out.rms_eps = config.number_or("rms_norm_eps", glm ? 1e-5 : 1e-6);
   out.tied = config.boolean_or("tie_word_embeddings", false);
   out.attention_bias = config.boolean_or("attention_bias", false);
   out.mlp_bias = config.boolean_or("mlp_bias", false);
   require(config, "hidden_act", config.string_or("hidden_act", "silu") == "silu", "silu");
-  require(config, "partial_rotary_factor", config.number_or("partial_rotary_factor", 1) == 1, "1");
-  out.windows = parse_windows(config, out.layers);
-  out.rope = parse_rope(config);
+  out.windows = parse_windows(config, out.model_type, out.layers);
+  out.rope = parse_rope(config, parse_layer_types(config, out.layers), static_cast<double>(out.max_positions));
+  const auto pairs = static_cast<std::size_t>((glm ? out.latent.rope_dim : out.head_dim) / 2);
+  for (const std::vector<float>* const factors : {&out.rope.short_factors, &out.rope.long_factors}) {
+    if (out.rope.type == RopeType::kLongrope && factors->size() != pairs)
+      config.wrong("head_dim",
+                   fmt::format("{}, as many as long_factor and short_factor have, twice", 2 * factors->size()));
+  }
   if (glm) {
     out.moe = parse_glm_moe(config);
     out.sparse = parse_glm_sparse(config, out.layers);
@@ -244,71 +237,16 @@ ModelConfig parse_model_config(const Json& json, const Json& generation, const s
   } else {
     out.sparse.assign(static_cast<std::size_t>(out.layers), false);
   }
+  check_experts(config, out);
   collect_end_tokens(config, out.end_tokens);
   if (!generation.is_null()) collect_end_tokens(JsonObject(generation, where + " (generation)"), out.end_tokens);
   return out;
-}
-
-namespace {
-double yarn_mscale(const RopeConfig& rope, double weight) {
-  return rope.factor <= 1 ? 1.0 : 0.1 * weight * std::log(rope.factor) + 1.0;
-}
-}  // namespace
-
-float rope_attention_scale(const RopeConfig& rope) {
-  if (rope.type != RopeType::kYarn) return 1;
-  if (rope.attention_factor > 0) return static_cast<float>(rope.attention_factor);
-  if (rope.mscale != 0 && rope.mscale_all_dim != 0)
-    return static_cast<float>(yarn_mscale(rope, rope.mscale) / yarn_mscale(rope, rope.mscale_all_dim));
-  return static_cast<float>(yarn_mscale(rope, 1));
 }
 
 float latent_softmax_scale(const ModelConfig& config) {
   const double scale = 1.0 / std::sqrt(static_cast<double>(config.latent.nope_dim + config.latent.rope_dim));
   const double mscale = config.rope.mscale_all_dim == 0 ? 1.0 : yarn_mscale(config.rope, config.rope.mscale_all_dim);
   return static_cast<float>(scale * mscale * mscale);
-}
-
-std::vector<float> rope_frequencies(const RopeConfig& rope, std::int64_t head_dim) {
-  const std::int64_t half = head_dim / 2;
-  std::vector<float> frequencies(static_cast<std::size_t>(half));
-  const auto dim = static_cast<double>(head_dim);
-  // The dimension that turns `rotations` times within the original context.
-  const auto correction = [&](double rotations) {
-    return dim * std::log(rope.original_max_positions / (rotations * 2 * std::numbers::pi)) /
-           (2 * std::log(rope.theta));
-  };
-  double low = correction(rope.beta_fast);
-  double high = correction(rope.beta_slow);
-  if (rope.truncate) {
-    low = std::floor(low);
-    high = std::ceil(high);
-  }
-  low = std::max(low, 0.0);
-  high = std::min(high, dim - 1);
-  if (low == high) high += 0.001;
-  for (std::int64_t i = 0; i < half; ++i) {
-    const double base = 1.0 / static_cast<double>(std::pow(static_cast<float>(rope.theta),
-                                                           static_cast<float>(2 * i) / static_cast<float>(head_dim)));
-    double frequency = base;
-    if (rope.type == RopeType::kLinear) {
-      frequency = base / rope.factor;
-    } else if (rope.type == RopeType::kLlama3) {
-      const double wavelength = 2 * std::numbers::pi / base;
-      const double smooth = (rope.original_max_positions / wavelength - rope.low_freq_factor) /
-                            (rope.high_freq_factor - rope.low_freq_factor);
-      if (wavelength > rope.original_max_positions / rope.low_freq_factor) {
-        frequency = base / rope.factor;
-      } else if (wavelength >= rope.original_max_positions / rope.high_freq_factor) {
-        frequency = (1 - smooth) * base / rope.factor + smooth * base;
-      }
-    } else if (rope.type == RopeType::kYarn) {
-      const double ramp = std::clamp((static_cast<double>(i) - low) / (high - low), 0.0, 1.0);
-      frequency = base / rope.factor * ramp + base * (1 - ramp);
-    }
-    frequencies[static_cast<std::size_t>(i)] = static_cast<float>(frequency);
-  }
-  return frequencies;
 }
 
 }  // namespace metal_marlin

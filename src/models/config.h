@@ -6,28 +6,10 @@
 #include <vector>
 
 #include "io/json.h"
+#include "models/rope.h"
 #include "ops/plan.h"
 
 namespace metal_marlin {
-
-enum class RopeType : std::uint8_t { kDefault, kLinear, kLlama3, kYarn };
-
-// Rotary position embedding (arXiv 2104.09864) and its context extensions:
-// linear interpolation (2306.15595), YaRN (2309.00071), Llama 3.1's rule.
-struct RopeConfig {
-  RopeType type = RopeType::kDefault;
-  double theta = 10000;
-  double factor = 1;
-  double low_freq_factor = 1;
-  double high_freq_factor = 4;
-  double original_max_positions = 8192;
-  double beta_fast = 32;
-  double beta_slow = 1;
-  double attention_factor = 0;  // 0: by the YaRN formula
-  double mscale = 0;
-  double mscale_all_dim = 0;
-  bool truncate = true;
-};
 
 // Multi-head latent attention (arXiv 2405.04434).
 struct LatentConfig {
@@ -90,10 +72,6 @@ bool is_prediction_weight(const ModelConfig& config, const std::string& weight);
 // The architectures (model_type) we implement.
 std::vector<std::string> known_architectures();
 
-// Angle per position step of each pair of dimensions, [head_dim / 2].
-std::vector<float> rope_frequencies(const RopeConfig& rope, std::int64_t head_dim);
-// What cos and sin are multiplied by.
-float rope_attention_scale(const RopeConfig& rope);
 // What scores of latent attention are multiplied by; YaRN's temperature is squared into it.
 float latent_softmax_scale(const ModelConfig& config);
 

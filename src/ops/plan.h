@@ -6,6 +6,7 @@
 #include <concepts>
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 #include <utility>
 #include <variant>
@@ -216,6 +217,8 @@ struct CacheShape {
 struct RopeTable {
   std::vector<float> frequencies;
   float scale = 1;
+  // Where angles depend on it: those in a sequence of so many positions. Empty: always the same ones.
+  std::function<void(std::int64_t length, std::span<float> out)> frequencies_of = {};
 };
 
 // A buffer that is read once the ops have run.

@@ -27,19 +27,17 @@ class Planner {
     }
     for (const WeightInfo& info : checkpoint_.weights()) {
       const auto found = planned.find(info.name);
-      if (found == planned.end()) {  // such as a tied head or inv_freq
-        notice_unused(info.name);
-        continue;
-      }
+      const bool used = found != planned.end();
+      if (!used && leaves_out(info.name)) continue;
       Job job;
       job.info = &info;
-      job.planned = found->second;
-      const auto choice = job.planned.quantizable ? choose(job.planned) : std::nullopt;
+      if (used) job.planned = found->second;
+      const auto choice = used && job.planned.quantizable ? choose(job.planned) : std::nullopt;
       if (choice) {
         job.spec = choice->spec;
         job.method = choice->method;
         check_sparse(job);
-      } else if (job.planned.matrix && !job.planned.embedding_or_head()) {
+      } else if (used && job.planned.matrix && !job.planned.embedding_or_head()) {
         out_.ignored.push_back(module_name(info.name));
       }
       out_.weights += element_count(info.shape).value_or(0);
@@ -64,13 +62,20 @@ class Planner {
   }
 
  private:
-  void notice_unused(const std::string& name) {
-    if (!notice_) return;
-    if (!is_prediction_weight(config_, name)) {
-      notice_(fmt::format("{}: tensor {} is not used by the model and is left out", checkpoint_.where(name), name));
-    } else if (!std::exchange(prediction_noticed_, true)) {
-      notice_(fmt::format("{}: {}", checkpoint_.where(), kPredictionNotice));
+  // What the model does not use stays as it is, but for what follows from the rest.
+  bool leaves_out(const std::string& name) {
+    const auto notice = [&](const std::string& what) {
+      if (notice_) notice_(what);
+    };
+    if (is_prediction_weight(config_, name)) {
+      if (!std::exchange(prediction_noticed_, true))
+        notice(fmt::format("{}: {}", checkpoint_.where(), kPredictionNotice));
+      return true;
     }
+    const bool follows = name.ends_with(".rotary_emb.inv_freq") || (config_.tied && name == "lm_head.weight");
+    notice(fmt::format("{}: tensor {} is not used by the model and {}", checkpoint_.where(name), name,
+                       follows ? "is left out" : "stays as it is"));
+    return follows;
   }
 
   void check_sparse(const Job& job) const {

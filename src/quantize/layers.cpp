@@ -56,13 +56,14 @@ class Overlay final : public Checkpoint {
     return below_.tokenizer_files();
   }
   [[nodiscard]] std::string kind() const override { return below_.kind(); }
-  [[nodiscard]] Weight load(const std::string& name, ThreadPool& pool) const override {
+
+ private:
+  [[nodiscard]] Weight read(const std::string& name, ThreadPool& pool) const override {
     below_.release();
     if (replaced_ != nullptr && replaced_->specs.contains(name)) return replaced_->load(name);
     return below_.load(name, pool);
   }
 
- private:
   const Checkpoint& below_;
   const ReplacedWeights* replaced_;
   std::vector<WeightInfo> infos_;  // if some are

@@ -24,6 +24,7 @@
 #include "metal_marlin/error.h"
 #include "metal_marlin/tokenizer.h"
 #include "models/architectures.h"
+#include "models/consumed.h"
 #include "quantize/allocation.h"
 #include "quantize/layers.h"
 #include "quantize/output.h"
@@ -60,6 +61,7 @@ class Quantizer {
     refuse_to_overwrite();
     config_ = parse_model_config(checkpoint_->config(), checkpoint_->generation_config(), checkpoint_->where());
     model_plan_ = build_plan(config_);
+    require_consumed(*checkpoint_, model_plan_);
     refuse_rotated_source();
     if (!options.calibration.empty()) {
       ids_ = calibration_tokens();
@@ -395,6 +397,7 @@ class Quantizer {
   [[nodiscard]] Json output_config() const {
     Json config = checkpoint_->config();
     config.erase("quantization_config");
+    config.erase("quantization");
     if (!plan_.modules.empty())
       config["quantization_config"] = quantization_config(plan_.scheme, plan_.modules, plan_.ignored);
     return config;

@@ -13,6 +13,7 @@
 #include "io/checkpoint.h"
 #include "metal_marlin/error.h"
 #include "models/architectures.h"
+#include "models/consumed.h"
 #include "runtime/model_impl.h"
 
 namespace metal_marlin {
@@ -65,6 +66,7 @@ std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, cons
   impl->path = path.string();
   impl->config = parse_model_config(checkpoint->config(), checkpoint->generation_config(), checkpoint->where());
   impl->plan = build_plan(impl->config);
+  require_consumed(*checkpoint, impl->plan);
   const auto& weights = checkpoint->weights();
   if (options.notice && std::any_of(weights.begin(), weights.end(), [&](const WeightInfo& weight) {
         return is_prediction_weight(impl->config, weight.name);

@@ -89,7 +89,8 @@ struct Session::Impl {
       sequence.pages.push_back(free_pages.back());
       free_pages.pop_back();
     }
-    slices.push_back({first, static_cast<int>(count), sequence.length, sequence.pages});
+    const std::int64_t length = sequence.length + static_cast<std::int64_t>(total - begin);
+    slices.push_back({first, static_cast<int>(count), sequence.length, sequence.pages, length});
     for (std::size_t i = begin; i < end; ++i) {
       if (i >= from) {
         selected.push_back(static_cast<int>(tokens.size()));

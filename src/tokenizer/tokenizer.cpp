@@ -8,8 +8,11 @@
 
 #include "base/unicode.h"
 #include "io/gguf.h"
+#include "io/gguf_byte_order.h"
 #include "io/gguf_tokenizer.h"
 #include "io/json.h"
+#include "io/mapped_file.h"
+#include "io/model_folder.h"
 #include "metal_marlin/error.h"
 #include "tokenizer/added_tokens.h"
 #include "tokenizer/bpe.h"
@@ -224,11 +227,14 @@ std::shared_ptr<const Tokenizer> Tokenizer::load(const std::filesystem::path& mo
     if (!std::filesystem::exists(path)) {
       throw Error(ErrorCode::kNotFound, fmt::format("{}: the model has no tokenizer", path.string()));
     }
-    const MappedFile file(path);
+    const MappedFile file(file_in(model, "tokenizer.json"));
     return from_json({reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()}, path.string());
   }
-  const MappedFile file(model);
-  return from_json(gguf_tokenizer_json(parse_gguf(file.bytes(), model.string())).dump(), model.string());
+  const MappedFile file(first_part(model));
+  std::vector<std::byte> turned;
+  if (is_big_endian_gguf(file.bytes())) turned = little_endian_gguf(file.bytes(), model.string());
+  const Gguf gguf = parse_gguf(turned.empty() ? file.bytes() : turned, model.string());
+  return from_json(gguf_tokenizer_json(gguf).dump(), model.string());
 }
 
 std::vector<TokenId> Tokenizer::encode(std::string_view text, const EncodeOptions& options) const {

@@ -86,8 +86,9 @@ TEST(Gguf, BadFilesAreRefusedByName) {
   expect_error(ErrorCode::kCorruptFile, "tensor t: bytes", [&] { parse("tensor_past_end"); });
   expect_error(ErrorCode::kCorruptFile, "tensor t: shape", [&] { parse("tensor_overflow"); });
   expect_error(ErrorCode::kCorruptFile, "tensor t appears twice", [&] { parse("twice"); });
-  expect_error(ErrorCode::kUnsupported, "tensor t: tensor type 77", [&] { parse("kind"); });
-  expect_error(ErrorCode::kCorruptFile, "magic is not GGUF",
+  expect_error(ErrorCode::kUnsupported, "tensor t: type 77", [&] { parse("kind"); });
+  expect_error(ErrorCode::kCorruptFile, "magic is not GGUF", [&] { parse_gguf(bytes_of("GGML something"), "x"); });
+  expect_error(ErrorCode::kCorruptFile, "x: is a zip archive",
                [&] { parse_gguf(bytes_of("PK\x03\x04 something"), "x"); });
 }
 
@@ -138,8 +139,49 @@ TEST(Gguf, Llama3FrequencyFactorsBecomeTheirRule) {
   const Json rope = gguf_config_json(gguf)["rope_parameters"];
   EXPECT_EQ(rope["rope_type"], "llama3");
   EXPECT_EQ(rope["factor"], 8.0);
-  factors[2] = 3;
-  expect_error(ErrorCode::kUnsupported, "factor 2 is 3", [&] { gguf_config_json(gguf); });
+  factors[2] = 3;  // not the rule's: it stands for itself, at every length
+  const Json other = gguf_config_json(gguf)["rope_parameters"];
+  EXPECT_EQ(other["rope_type"], "longrope");
+  EXPECT_EQ(other["short_factor"].get<std::vector<float>>(), factors);
+  EXPECT_EQ(other["long_factor"], other["short_factor"]);
+  EXPECT_EQ(other["attention_factor"], 1.0);
+}
+
+// As llama.cpp reads them: the kind is linear where it is left out, and YaRN's temperature is multiplied.
+TEST(Gguf, RopeScaling) {
+  Gguf gguf = llama_metadata();
+  const auto rope = [&] { return gguf_config_json(gguf)["rope_parameters"]; };
+  gguf.values["llama.rope.scaling.factor"] = 4.0;
+  EXPECT_EQ(rope(), (Json{{"rope_type", "linear"}, {"rope_theta", 500000.0}, {"factor", 4.0}}));
+  gguf.values["llama.rope.scaling.type"] = std::string_view("none");
+  EXPECT_EQ(rope()["rope_type"], "default");
+  gguf.values["llama.rope.scaling.type"] = std::string_view("yarn");
+  gguf.values["llama.rope.scaling.yarn_beta_fast"] = 8.0;
+  EXPECT_EQ(rope()["beta_fast"], 8.0);
+  EXPECT_EQ(rope()["original_max_position_embeddings"], 2048);
+  EXPECT_FALSE(rope().contains("attention_factor"));
+  gguf.values["llama.rope.scaling.attn_factor"] = 0.5;
+  EXPECT_DOUBLE_EQ(rope()["attention_factor"].get<double>(), 0.5 * (0.1 * std::log(4.0) + 1));
+  gguf.values["llama.rope.scaling.yarn_ext_factor"] = 0.5;
+  expect_error(ErrorCode::kUnsupported, "llama.rope.scaling.yarn_ext_factor", rope);
+}
+
+TEST(Gguf, KeysThatAskForMoreAreNamed) {
+  for (const auto& [key, value] :
+       std::initializer_list<std::pair<const char*, GgufValue>>{{"llama.attention.sliding_window", std::uint64_t{64}},
+                                                                {"llama.expert_count", std::uint64_t{8}},
+                                                                {"llama.logit_scale", 0.5},
+                                                                {"llama.something_new", true},
+                                                                {"adapter.type", std::string_view("lora")},
+                                                                {"general.type", std::string_view("mmproj")}}) {
+    Gguf gguf = llama_metadata();
+    gguf.values[key] = value;
+    expect_error(ErrorCode::kUnsupported, key, [&] { gguf_config_json(gguf); });
+  }
+  Gguf gguf = llama_metadata();
+  gguf.values["llama.attention.sliding_window"] = std::uint64_t{0};
+  gguf.values["llama.rope.scaling.finetuned"] = true;
+  EXPECT_NO_THROW(gguf_config_json(gguf));
 }
 
 TEST(Gguf, MissingKeysAndUnknownArchitecturesAreNamed) {

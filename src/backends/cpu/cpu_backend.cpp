@@ -71,9 +71,10 @@ class CpuRunner final : public Runner {
     bf16_ = AlignedBuffer(static_cast<std::size_t>(limits.tokens * program_.widest_input) * sizeof(std::uint16_t));
     f32_ = AlignedBuffer(static_cast<std::size_t>(limits.tokens * program_.widest_input) * sizeof(float));
     for (const RopeTable& table : program_.plan.ropes) {
-      const std::size_t angles = static_cast<std::size_t>(limits.tokens) * table.frequencies.size();
-      ropes_.push_back({static_cast<std::int64_t>(table.frequencies.size()), std::vector<float>(angles),
-                        std::vector<float>(angles)});
+      const std::size_t pairs = table.frequencies.size();
+      const std::size_t angles = static_cast<std::size_t>(limits.tokens) * pairs;
+      ropes_.push_back({static_cast<std::int64_t>(pairs), std::vector<float>(angles), std::vector<float>(angles)});
+      frequencies_.emplace_back(table.frequencies_of ? static_cast<std::size_t>(limits.sequences) * pairs : 0);
     }
     pages_ = static_cast<std::size_t>(limits.pages);
     cache_ = AlignedBuffer(estimate_cache_bytes(program_.plan, limits.pages, cache));
@@ -166,6 +167,12 @@ class CpuRunner final : public Runner {
   void plan_batch() {
     latent_attention_.plan(*batch_);
     tiles_.clear();
+    for (std::size_t table = 0; table < frequencies_.size(); ++table) {
+      const RopeTable& rope = program_.plan.ropes[table];
+      const std::size_t pairs = rope.frequencies.size();
+      for (std::size_t i = 0; rope.frequencies_of && i < batch_->sequences.size(); ++i)
+        sequence_frequencies(rope, batch_->sequences[i], std::span(frequencies_[table]).subspan(i * pairs, pairs));
+    }
     for (const SequenceSlice& sequence : batch_->sequences) {
       for (int first = 0; first < sequence.count; first += tile_tokens_) {
         tiles_.push_back({&sequence, first, std::min(tile_tokens_, sequence.count - first)});
@@ -186,18 +193,27 @@ class CpuRunner final : public Runner {
                : tokens();
   }
 
+  [[nodiscard]] std::span<const float> frequencies_of(std::size_t table, const SequenceSlice& sequence) const {
+    const std::vector<float>& common = program_.plan.ropes[table].frequencies;
+    if (frequencies_[table].empty()) return common;
+    const auto index = static_cast<std::size_t>(&sequence - batch_->sequences.data());
+    return std::span(frequencies_[table]).subspan(index * common.size(), common.size());
+  }
+
   // Angles are products in f32, as in the reference implementation.
   void rope_tables(int thread) {
     for (std::int64_t t = thread; t < tokens(); t += pool_.size()) {
-      const auto position = static_cast<float>(rows_[static_cast<std::size_t>(t)].position);
+      const auto& [sequence, at] = rows_[static_cast<std::size_t>(t)];
+      const auto position = static_cast<float>(at);
       for (std::size_t table = 0; table < ropes_.size(); ++table) {
-        const RopeTable& rope = program_.plan.ropes[table];
+        const std::span<const float> frequencies = frequencies_of(table, *sequence);
+        const float scale = program_.plan.ropes[table].scale;
         float* const cosines = ropes_[table].cosines.data() + t * ropes_[table].pairs;
         float* const sines = ropes_[table].sines.data() + t * ropes_[table].pairs;
-        for (std::size_t i = 0; i < rope.frequencies.size(); ++i) {
-          const float angle = position * rope.frequencies[i];
-          cosines[i] = std::cos(angle) * rope.scale;
-          sines[i] = std::sin(angle) * rope.scale;
+        for (std::size_t i = 0; i < frequencies.size(); ++i) {
+          const float angle = position * frequencies[i];
+          cosines[i] = std::cos(angle) * scale;
+          sines[i] = std::sin(angle) * scale;
         }
       }
     }
@@ -430,6 +446,7 @@ class CpuRunner final : public Runner {
   std::size_t pages_ = 0;
   int tile_tokens_ = 1;
   std::vector<RopeAngles> ropes_;
+  std::vector<std::vector<float>> frequencies_;  // of each table, for each sequence where they differ
   std::vector<std::atomic<std::int64_t>> counters_;
   std::vector<Tile> tiles_;
   std::vector<TokenPlace> rows_;

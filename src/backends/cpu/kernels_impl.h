@@ -94,7 +94,7 @@ inline void expand_scales(const PanelView& m, std::int64_t panel, bool integer_d
   if (m.scale_type == PanelScale::kNone) return;
   float offset = 0;
   if (integer_dot) offset = m.table ? (kUnsignedDot ? 128.0F : 0.0F) : m.offset;
-  if (integer_dot && !kUnsignedDot && m.kind == PanelKind::kCodes8) offset = 0;  // made signed on the way
+  if (integer_dot && !kUnsignedDot && m.kind == PanelKind::kCodes8) offset -= 128.0F;  // made signed on the way
   const F32 factor = f_set(m.multiplier * (integer_dot ? m.level_scale : 1.0F));
   const F32 minus_offset = f_set(-offset);
   for (std::int64_t g = 0; g < m.groups; ++g) {

@@ -204,8 +204,12 @@ void PanelMatrix::describe(const PackedView& packed) {
       break;
     case Format::kFp8E4M3:
     case Format::kFp8E5M2: break;
+    case Format::kU2:
+    case Format::kU3:
     case Format::kU4:
-    case Format::kU5: view_.integer = true; break;
+    case Format::kU5:
+    case Format::kU6:
+    case Format::kU8: view_.integer = true; break;
     case Format::kS4:
       if (spec.sparse) {  // code 0 is zero's
         view_.integer = view_.table = true;

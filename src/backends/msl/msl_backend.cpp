@@ -73,7 +73,6 @@ class MslModel final : public PreparedModel {
         part->second();
       }
     });
-    for (const RopeTable& rope : plan_.ropes) frequencies_.push_back(device_->allocate_with(rope.frequencies));
   }
 
   [[nodiscard]] std::unique_ptr<Runner> make_runner(const RunnerLimits& limits, CacheType cache) const override;
@@ -96,7 +95,6 @@ class MslModel final : public PreparedModel {
   [[nodiscard]] const LatentAttention& latent(int layer) const { return *latents_.at(layer); }
   [[nodiscard]] const LatentAttention& any_latent() const { return *latents_.begin()->second; }
   [[nodiscard]] const Experts& experts(int layer) const { return *experts_.at(layer); }
-  [[nodiscard]] DeviceBuffer& frequencies(int rope) const { return *frequencies_[static_cast<std::size_t>(rope)]; }
 
  private:
   void load(const Checkpoint& checkpoint, const PlannedWeight& planned, ThreadPool& pool) {
@@ -124,7 +122,6 @@ class MslModel final : public PreparedModel {
   std::map<int, std::unique_ptr<LatentAttention>> latents_;
   std::map<int, std::unique_ptr<Experts>> experts_;
   std::map<std::string, std::unique_ptr<DeviceBuffer>> vectors_;
-  std::vector<std::unique_ptr<DeviceBuffer>> frequencies_;  // of the plan's rope tables
 };
 
 class MslRunner final : public Runner {
@@ -160,6 +157,7 @@ class MslRunner final : public Runner {
     selected_ = device_.allocate(static_cast<std::size_t>(limits.selected) * sizeof(std::int32_t));
     tables_ = device_.allocate(static_cast<std::size_t>(limits.sequences) * static_cast<std::size_t>(limits.pages) *
                                sizeof(std::int32_t));
+    for (const RopeTable& rope : plan_.ropes) frequencies_.push_back(device_.allocate_with(rope.frequencies));
     host_positions_.resize(tokens);
     host_sequences_.resize(tokens);
     logits_.resize(static_cast<std::size_t>(limits.selected * width(plan_.result())));
@@ -214,6 +212,7 @@ class MslRunner final : public Runner {
 
   // What a batch is, all of it in buffers, so that its encoding depends on its shape alone.
   void upload(const Batch& batch) {
+    upload_frequencies(batch);
     for (std::size_t s = 0; s < batch.sequences.size(); ++s) {
       const SequenceSlice& sequence = batch.sequences[s];
       for (int i = 0; i < sequence.count; ++i) {
@@ -230,6 +229,28 @@ class MslRunner final : public Runner {
     sequences_->upload(std::as_bytes(std::span(host_sequences_).first(count)));
     selected_->upload(std::as_bytes(batch.selected));
   }
+
+  // Of tables whose angles depend on sequences' lengths.
+  void upload_frequencies(const Batch& batch) {
+    for (std::size_t table = 0; table < plan_.ropes.size(); ++table) {
+      const RopeTable& rope = plan_.ropes[table];
+      if (!rope.frequencies_of) continue;
+      std::vector<float> common(rope.frequencies.size());
+      std::vector<float> frequencies(common.size());
+      for (std::size_t s = 0; s < batch.sequences.size(); ++s) {
+        sequence_frequencies(rope, batch.sequences[s], frequencies);
+        if (s > 0 && frequencies != common) {
+          throw Error(
+              ErrorCode::kUnsupported,
+              "the msl backend rotates all sequences of a step alike, and these are of lengths that differ in it");
+        }
+        common = frequencies;
+      }
+      frequencies_[table]->upload(std::as_bytes(std::span(common)));
+    }
+  }
+
+  [[nodiscard]] DeviceBuffer& frequencies(int rope) const { return *frequencies_[static_cast<std::size_t>(rope)]; }
 
   // One step's ops.
   struct Encoding {
@@ -374,11 +395,10 @@ class MslRunner final : public Runner {
     }
     DeviceBuffer* const keys = k != nullptr ? &buffer(k->x) : nullptr;
     if (norms) {
-      encode_norm_rope(device_, e.commands, p, DType::kF32, e.tokens, buffer(op.x), keys, model_.frequencies(op.rope),
+      encode_norm_rope(device_, e.commands, p, DType::kF32, e.tokens, buffer(op.x), keys, frequencies(op.rope),
                        *positions_, *norms);
     } else {
-      encode_rope(device_, e.commands, p, DType::kF32, e.tokens, buffer(op.x), keys, model_.frequencies(op.rope),
-                  *positions_);
+      encode_rope(device_, e.commands, p, DType::kF32, e.tokens, buffer(op.x), keys, frequencies(op.rope), *positions_);
     }
   }
 
@@ -426,7 +446,7 @@ class MslRunner final : public Runner {
     call.out = &buffer(op.out);
     call.tokens = e.tokens;
     call.norm = model_.vector(op.norm);
-    call.frequencies = &model_.frequencies(op.rope);
+    call.frequencies = &frequencies(op.rope);
     call.rope_scale = plan_.ropes[static_cast<std::size_t>(op.rope)].scale;
     call.cache = cache_type_;
     call.paged = paged_buffers(e.layer);
@@ -503,6 +523,7 @@ class MslRunner final : public Runner {
   std::unique_ptr<DeviceBuffer> sequences_;
   std::unique_ptr<DeviceBuffer> selected_;
   std::unique_ptr<DeviceBuffer> tables_;
+  std::vector<std::unique_ptr<DeviceBuffer>> frequencies_;  // of the plan's rope tables
   std::vector<std::int32_t> host_positions_;
   std::vector<std::int32_t> host_sequences_;
   std::vector<float> logits_;

@@ -130,9 +130,13 @@ std::string codec_name(Format format) {
     case Format::kFp4:
     case Format::kMxfp4:
     case Format::kNvfp4: return "e2m1";
+    case Format::kU2: return "int2";
+    case Format::kU3: return "int3";
     case Format::kU4:
     case Format::kS4: return "int4";
     case Format::kU5: return "int5";
+    case Format::kU6: return "int6";
+    case Format::kU8: return "int8";
     case Format::kFp8E4M3: return "e4m3";
     case Format::kFp8E5M2: return "e5m2";
     case Format::kIq4Nl: return "iq4nl";

@@ -1,0 +1,12 @@
+// Text that files bring along, for a terminal.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace metal_marlin::cli {
+
+// The text with what a terminal would take for commands, and bytes that are no UTF-8, as "\x1b"; lines and tabs stay.
+std::string printable(std::string_view text);
+
+}  // namespace metal_marlin::cli

@@ -1,0 +1,355 @@
+#include "io/compressed_tensors.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+#include <memory>
+
+#include "io/fp8_blocks.h"
+#include "io/group_order.h"
+#include "io/module_pattern.h"
+#include "metal_marlin/error.h"
+
+namespace metal_marlin {
+namespace {
+
+using Names = std::span<const std::string_view>;
+
+// How others round activations, keep the cache or have searched scales changes no weight.
+constexpr std::array<std::string_view, 12> kTopKeys{"quant_method",
+                                                    "format",
+                                                    "config_groups",
+                                                    "ignore",
+                                                    "kv_cache_scheme",
+                                                    "quantization_status",
+                                                    "sparsity_config",
+                                                    "transform_config",
+                                                    "version",
+                                                    "run_compressed",
+                                                    "global_compression_ratio",
+                                                    "observer"};
+constexpr std::array<std::string_view, 5> kGroupKeys{"targets", "weights", "input_activations", "output_activations",
+                                                     "format"};
+constexpr std::array<std::string_view, 13> kWeightKeys{
+    "num_bits", "type",        "symmetric", "group_size", "strategy", "block_structure", "dynamic",
+    "actorder", "scale_dtype", "zp_dtype",  "observer",   "is_mx",    "observer_kwargs"};
+constexpr std::array<std::string_view, 9> kFormats{
+    "dense",           "int-quantized",        "float-quantized",      "naive-quantized", "pack-quantized",
+    "mixed-precision", "nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp8-quantized"};
+constexpr std::array<std::string_view, 2> kTransformKeys{"config_groups", "type"};
+constexpr std::array<std::string_view, 7> kSchemeKeys{"type",     "apply",     "randomize", "requires_grad",
+                                                      "head_dim", "precision", "block_size"};
+
+// The parts of a module beside its codes. Those for activations are not used.
+constexpr std::array<std::string_view, 10> kParts{
+    ".weight_scale",       ".weight_zero_point", ".weight_global_scale", ".weight_shape",      ".weight_g_idx",
+    ".input_global_scale", ".input_scale",       ".input_zero_point",    ".output_zero_point", ".output_scale"};
+
+struct Group {
+  FormatSpec spec;
+  Shape block;  // of FP8 that is scaled by blocks
+};
+
+Format integer_format(int bits, bool symmetric, const JsonObject& weights) {
+  struct Formats {
+    int bits;
+    Format symmetric;
+    Format asymmetric;
+  };
+  constexpr std::array<Formats, 6> kFormatsOf{{{2, Format::kInt2, Format::kU2},
+                                               {3, Format::kInt3, Format::kU3},
+                                               {4, Format::kS4, Format::kU4},
+                                               {5, Format::kInt5, Format::kU5},
+                                               {6, Format::kInt6, Format::kU6},
+                                               {8, Format::kInt8, Format::kU8}}};
+  for (const Formats& formats : kFormatsOf) {
+    if (formats.bits == bits) return symmetric ? formats.symmetric : formats.asymmetric;
+  }
+  weights.wrong("num_bits", "2, 3, 4, 5, 6 or 8");
+}
+
+Group parse_group(const JsonObject& item, const std::string& overall) {
+  item.only(kGroupKeys);
+  const JsonObject weights = item.object("weights");
+  weights.only(kWeightKeys);
+  const std::string format = item.string_or("format", overall);
+  if (!format.empty() && std::find(kFormats.begin(), kFormats.end(), format) == kFormats.end())
+    throw Error(ErrorCode::kUnsupported, fmt::format("{}: format {} is not one that we read", item.where(), format));
+  const std::string type = weights.string_or("type", "int");
+  const auto bits = static_cast<int>(weights.bounded("num_bits", 1, 16));
+  const bool grouped = weights.has("group_size") && weights.integer("group_size") != -1;
+  const std::string strategy = weights.string_or("strategy", grouped ? "group" : "channel");
+  const bool symmetric = weights.boolean_or("symmetric", true);
+  Group group;
+  group.spec.zero = symmetric ? ZeroKind::kNone : ZeroKind::kInteger;
+  group.spec.group = strategy == "group" || strategy == "tensor_group"
+                         ? static_cast<int>(weights.bounded("group_size", 1, 1 << 20))
+                         : 0;
+  if (type == "int") {
+    group.spec.format = integer_format(bits, symmetric, weights);
+  } else if (type == "float" && bits == 8 && symmetric) {
+    group.spec.format = Format::kFp8E4M3;
+  } else if (type == "float" && bits == 4 && symmetric) {
+    group.spec = default_spec(format == "mxfp4-pack-quantized" ? Format::kMxfp4 : Format::kNvfp4);
+  } else {
+    throw Error(ErrorCode::kUnsupported, fmt::format("{}: {}{}, {}symmetric, is not one that we read", item.where(),
+                                                     type, bits, symmetric ? "" : "a"));
+  }
+  if (strategy == "block") {
+    if (group.spec.format != Format::kFp8E4M3) weights.wrong("strategy", "block with 8-bit floats alone");
+    group.block = block_shape(weights, "block_structure");
+  } else if (strategy != "group" && strategy != "tensor_group" && strategy != "channel" && strategy != "tensor") {
+    weights.wrong("strategy", "tensor, channel, group, tensor_group or block");
+  }
+  return group;
+}
+
+// Rotations of what modules read, which their weights were rotated for.
+class Transforms {
+ public:
+  explicit Transforms(const JsonObject& quantization) {
+    if (!quantization.has("transform_config")) return;
+    const JsonObject config = quantization.object("transform_config");
+    config.only(kTransformKeys);
+    if (!config.has("config_groups")) return;
+    const JsonObject groups = config.object("config_groups");
+    for (const auto& [name, value] : groups.json().items()) add({value, groups.where() + ": " + name});
+  }
+
+  // The block of a module's rotation; 0: none.
+  [[nodiscard]] int rotation_of(const std::string& module, std::int64_t cols) const {
+    int block = 0;
+    for (const Input& input : inputs_) {
+      if (input.targets.match(module) == ModuleTargets::Match::kNone) continue;
+      if (input.ignore.match(module) != ModuleTargets::Match::kNone) continue;
+      if (block != 0) refuse(input.where, "a second rotation of " + module + "'s input");
+      const std::int64_t size = input.size == 0 ? cols : input.size;
+      if (!std::has_single_bit(static_cast<std::uint64_t>(size)) || cols % size != 0 || size < 2 || size > 1 << 20)
+        refuse(input.where, fmt::format("a Hadamard matrix of {} for {}, which reads {} elements", size, module, cols));
+      block = static_cast<int>(size);
+    }
+    return block;
+  }
+
+ private:
+  struct Input {
+    ModuleTargets targets;
+    ModuleTargets ignore;
+    std::int64_t size;  // 0: the whole input
+    std::string where;
+  };
+
+  [[noreturn]] static void refuse(const std::string& where, const std::string& what) {
+    throw Error(ErrorCode::kUnsupported, fmt::format("{}: {} is not one that we apply", where, what));
+  }
+
+  void add(const JsonObject& scheme) {
+    scheme.only(kSchemeKeys);
+    const std::string type = scheme.string("type");
+    const Json& applied = scheme.at("apply");
+    if (!applied.is_array()) scheme.wrong("apply", "a list");
+    for (const Json& entry : applied) {
+      const JsonObject apply(entry, scheme.where() + ": apply");
+      const std::string location = apply.string("location");
+      if (location == "weight_input" || location == "weight_output") continue;  // the stored weights have it
+      if (location != "input") refuse(apply.where(), "location " + location);
+      if (type != "hadamard" || scheme.boolean_or("randomize", false))
+        refuse(scheme.where(), fmt::format("type {}{}", type, type == "hadamard" ? " that is randomized" : ""));
+      const char* const size = scheme.has("head_dim") ? "head_dim" : "block_size";
+      inputs_.push_back({ModuleTargets(names_of(apply, "targets")), ModuleTargets(names_of(apply, "ignore")),
+                         scheme.has(size) ? scheme.bounded(size, 1, 1 << 20) : 0, apply.where()});
+    }
+  }
+
+  std::vector<Input> inputs_;
+};
+
+// ".weight_zero_point": packed along the rows, a stream of bits a group, or a byte each.
+void read_zeros(const SafetensorsFolder& folder, const std::string& module, PackedMatrix& matrix) {
+  const std::string name = module + ".weight_zero_point";
+  const DenseView& zeros = part(folder, name);
+  const FormatSpec& spec = matrix.spec;
+  const std::int64_t groups = spec.groups(matrix.cols);
+  const int bits = format_info(spec.format).bits;
+  const std::int64_t words = (matrix.rows * bits + 31) / 32;
+  const bool bytes = zeros.dtype == DType::kI8;
+  const auto expected = static_cast<std::size_t>(bytes ? matrix.rows * groups : words * groups * 4);
+  if ((!bytes && zeros.dtype != DType::kI32) || zeros.bytes.size() != expected)
+    bad_part(folder, name, zeros, fmt::format("I32 [{}, {}], or I8 [{}, {}]", words, groups, matrix.rows, groups));
+  const auto word = [&](std::int64_t row, std::int64_t group) {
+    std::uint32_t value = 0;
+    if (row < words) std::memcpy(&value, zeros.bytes.data() + static_cast<std::size_t>(row * groups + group) * 4, 4);
+    return std::uint64_t{value};
+  };
+  for (std::int64_t row = 0; row < matrix.rows; ++row) {
+    for (std::int64_t group = 0; group < groups; ++group) {
+      unsigned zero = 0;
+      if (bytes) {
+        const auto value = std::to_integer<std::uint8_t>(zeros.bytes[static_cast<std::size_t>(row * groups + group)]);
+        zero = static_cast<unsigned>(static_cast<std::int8_t>(value) + (1 << (bits - 1)));
+      } else {
+        const std::int64_t bit = row * bits;
+        zero = static_cast<unsigned>((word(bit / 32, group) | word(bit / 32 + 1, group) << 32) >> (bit % 32));
+      }
+      matrix.set_zero(row, group, static_cast<int>(zero & ((1U << bits) - 1)));
+    }
+  }
+}
+
+// Codes of a module: where they lie and what the shape of the whole is.
+struct Codes {
+  const DenseView* view;
+  std::string name;
+  std::int64_t cols;
+};
+
+Codes codes_of(const SafetensorsFolder& folder, const std::string& module, const FormatSpec& spec) {
+  Codes out{folder.find(module + ".weight_packed"), module + ".weight_packed", 0};
+  const int bits = format_info(spec.format).bits;
+  if (out.view == nullptr) {
+    out.name = module + ".weight";
+    out.view = &part(folder, out.name);
+    const DType type = spec.format == Format::kFp8E4M3 ? DType::kF8E4M3 : DType::kI8;
+    if (out.view->shape.size() != 2 || out.view->dtype != type)
+      bad_part(folder, out.name, *out.view, fmt::format("{} [rows, columns]", dtype_name(type)));
+    out.cols = out.view->shape[1];
+  } else if (out.view->shape.size() != 2 || (out.view->dtype != DType::kI32 && out.view->dtype != DType::kU8)) {
+    bad_part(folder, out.name, *out.view, "I32 or U8 [rows, words]");
+  } else if (const DenseView* const shape = folder.find(module + ".weight_shape"); shape != nullptr) {
+    typed_part(folder, module + ".weight_shape", DType::kI64, {2});
+    std::memcpy(&out.cols, shape->bytes.data() + sizeof(std::int64_t), sizeof(std::int64_t));
+  } else {
+    out.cols = out.view->shape[1] * static_cast<std::int64_t>(dtype_bytes(out.view->dtype)) * 8 / bits;
+  }
+  if (out.cols <= 0 || out.cols > (std::int64_t{1} << 40) || out.view->bytes.empty())
+    bad_part(folder, out.name, *out.view, "a width from 1 to 2^40");
+  return out;
+}
+
+FormatSpec with_scale_type(const SafetensorsFolder& folder, const std::string& module, FormatSpec spec) {
+  const std::string name = module + ".weight_scale";
+  const DenseView& scales = part(folder, name);
+  const bool exponents = scales.dtype == DType::kU8 || scales.dtype == DType::kF8E8M0;
+  auto type = scale_type_of(scales.dtype);
+  if (exponents) type = spec.format == Format::kMxfp4 ? ScaleType::kE8m0 : ScaleType::kBf16;  // holds powers of two
+  const bool fits = type && (!exponents || spec.format == Format::kMxfp4 || spec.format == Format::kFp8E4M3) &&
+                    (spec.format == Format::kNvfp4) == (scales.dtype == DType::kF8E4M3) &&
+                    (spec.format != Format::kMxfp4 || exponents);
+  if (!fits) bad_part(folder, name, scales, "scales of the format");
+  spec.scale_type = *type;
+  return spec;
+}
+
+// The rows' codes in our order, where they are a byte each, or rows end on words.
+std::vector<std::byte> repack(const Codes& codes, const FormatSpec& spec, std::int64_t rows) {
+  const int bits = format_info(spec.format).bits;
+  const std::size_t row_bytes = PackedLayout(spec, 1, codes.cols).code_row_bytes;
+  const std::size_t stored = codes.view->bytes.size() / static_cast<std::size_t>(rows);
+  std::vector<std::byte> out(static_cast<std::size_t>(rows) * row_bytes);
+  std::vector<std::uint8_t> unpacked(static_cast<std::size_t>(codes.cols));
+  for (std::size_t row = 0; row < static_cast<std::size_t>(rows); ++row) {
+    const std::byte* const from = codes.view->bytes.data() + row * stored;
+    if (codes.view->dtype == DType::kI8) {
+      for (std::size_t i = 0; i < unpacked.size(); ++i) {
+        const auto value = static_cast<std::int8_t>(std::to_integer<std::uint8_t>(from[i]));
+        unpacked[i] = static_cast<std::uint8_t>((value + (1 << (bits - 1))) & ((1 << bits) - 1));
+      }
+      pack_codes(bits, unpacked, out.data() + row * row_bytes);
+    } else {
+      std::memcpy(out.data() + row * row_bytes, from, row_bytes);
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+LoadedPack load_compressed(const SafetensorsFolder& folder, const std::string& module, const FormatSpec& described) {
+  const FormatSpec spec = with_scale_type(folder, module, described);
+  const Codes codes = codes_of(folder, module, spec);
+  const std::int64_t rows = codes.view->shape[0];
+  const DenseView& scales = part(folder, module + ".weight_scale");
+  const PackedLayout layout(spec, rows, codes.cols);
+  LoadedPack loaded;
+  loaded.view = {spec, rows, codes.cols, 1, codes.view->bytes, scales.bytes, {}};
+  auto owner = std::make_shared<PackedMatrix>();
+  owner->spec = spec;
+  owner->rows = rows;
+  owner->cols = codes.cols;
+  const std::size_t stored = codes.view->bytes.size() / static_cast<std::size_t>(rows);
+  if (codes.view->dtype == DType::kI8 || (stored > layout.code_row_bytes && stored - layout.code_row_bytes < 4)) {
+    owner->codes = repack(codes, spec, rows);
+    loaded.view.codes = owner->codes;
+  }
+  const bool one = element_count(scales.shape) == 1 && rows != 1 && spec.group == 0;  // for the tensor
+  const bool exponents = spec.scale_type == ScaleType::kBf16 && scales.dtype != DType::kBf16;
+  if (one || exponents) {
+    owner->scales.resize(layout.scale_bytes);
+    const ScaleType type = exponents ? ScaleType::kE8m0 : spec.scale_type;
+    const auto count = static_cast<std::size_t>(rows * spec.groups(codes.cols));
+    if (scales.bytes.size() != (one ? 1 : count) * scale_type_bytes(type))
+      bad_part(folder, module + ".weight_scale", scales, fmt::format("[{}, {}]", rows, spec.groups(codes.cols)));
+    for (std::size_t i = 0; i < count; ++i)
+      store_scale(spec.scale_type, owner->scales, i, load_scale(type, scales.bytes, one ? 0 : i));
+    loaded.view.scales = owner->scales;
+  }
+  if (spec.zero == ZeroKind::kInteger) {
+    owner->zeros.resize(layout.zero_bytes);
+    read_zeros(folder, module, *owner);
+    loaded.view.zeros = owner->zeros;
+  }
+  if (spec.format == Format::kNvfp4) {
+    const std::string name = module + ".weight_global_scale";
+    const DenseView& global = part(folder, name);
+    if (global.dtype != DType::kF32 || element_count(global.shape) != 1) bad_part(folder, name, global, "F32 [1]");
+    std::memcpy(&loaded.view.global_scale, global.bytes.data(), sizeof(float));
+  }
+  loaded.owner = std::move(owner);
+  return loaded;
+}
+
+std::vector<StoredWeight> compressed_weights(const SafetensorsFolder& folder, const JsonObject& quantization) {
+  quantization.only(kTopKeys);
+  if (quantization.has("sparsity_config")) {
+    const JsonObject sparsity = quantization.object("sparsity_config");
+    if (sparsity.string_or("format", "dense") != "dense") sparsity.wrong("format", "dense");
+  }
+  const ModuleTargets ignored(names_of(quantization, "ignore"));
+  const Transforms transforms(quantization);
+  std::vector<Group> groups;
+  std::vector<ModuleTargets> targets;
+  const JsonObject config = quantization.object("config_groups");
+  for (const auto& [name, entry] : config.json().items()) {
+    const JsonObject item(entry, config.where() + ": " + name);
+    groups.push_back(parse_group(item, quantization.string_or("format", "")));
+    targets.emplace_back(names_of(item, "targets"));
+  }
+  std::vector<StoredWeight> out;
+  for (const auto& [name, view] : folder.tensors()) {
+    const std::string module = module_of(name);
+    const bool plain = name.ends_with(".weight") && (view.dtype == DType::kI8 || view.dtype == DType::kF8E4M3) &&
+                       folder.find(module + ".weight_scale") != nullptr;
+    if (!plain && !name.ends_with(".weight_packed")) continue;
+    const int group = best_match(targets, module);
+    if (group < 0 || ignored.match(module) < ModuleTargets::Match::kClass) continue;
+    const Group& described = groups[static_cast<std::size_t>(group)];
+    StoredWeight weight;
+    if (!described.block.empty()) {
+      weight = fp8_block_weight(folder, module, module + ".weight_scale", described.block);
+    } else {
+      FormatSpec spec = with_scale_type(folder, module, described.spec);
+      const Codes codes = codes_of(folder, module, spec);
+      spec.rotation = transforms.rotation_of(module, codes.cols);
+      weight = grouped_weight(folder, module + ".weight_g_idx", module, spec, codes.view->shape[0], codes.cols, {name},
+                              [&folder, module, spec] { return load_compressed(folder, module, spec); });
+    }
+    for (const std::string_view suffix : kParts) weight.parts.push_back(module + std::string(suffix));
+    out.push_back(std::move(weight));
+  }
+  return out;
+}
+
+}  // namespace metal_marlin

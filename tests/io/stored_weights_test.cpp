@@ -1,0 +1,173 @@
+// Folders in the layouts of other programs, and what their weights are (tools/make_stored_weight_vectors.py).
+#include "io/stored_weights.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+
+#include "formats/small_floats.h"
+#include "quantize/quantized_models.h"
+
+namespace metal_marlin {
+namespace {
+
+enum class Fate : std::uint8_t { kExact, kRounded, kF16 };  // the same numbers; a scale rounded to f32; decoded
+
+struct Kind {
+  const char* name;
+  const char* stored_as;  // of module a, or the only one that is named so; empty: several
+  Fate fate = Fate::kExact;
+};
+
+class StoredWeights : public testing::TestWithParam<Kind> {
+ protected:
+  std::string name_ = GetParam().name;
+};
+INSTANTIATE_TEST_SUITE_P(
+    Kinds, StoredWeights,
+    testing::Values(Kind{"mlx-affine-2", "u2"}, Kind{"mlx-affine-3", "u3"}, Kind{"mlx-affine-4", "u4"},
+                    Kind{"mlx-affine-5", "u5"}, Kind{"mlx-affine-6", "u6"}, Kind{"mlx-affine-8", "u8"},
+                    Kind{"mlx-mixed", ""}, Kind{"mlx-mxfp4", "mxfp4"}, Kind{"mlx-nvfp4", "nvfp4"},
+                    Kind{"mlx-mxfp8", "fp8-e4m3"}, Kind{"bnb-nf4", "nf4", Fate::kRounded},
+                    Kind{"bnb-nf4-nested", "nf4", Fate::kRounded}, Kind{"bnb-fp4", "bitsandbytes fp4", Fate::kF16},
+                    Kind{"bnb-nf4-across-rows", "bitsandbytes nf4", Fate::kF16}, Kind{"bnb-int8", "int8"},
+                    Kind{"fp8-blocks", "fp8-e4m3"}, Kind{"fp8-blocks-ue8m0", "fp8-e4m3"},
+                    Kind{"fp8-tensor", "fp8-e4m3"}, Kind{"ct-fp8-blocks", "fp8-e4m3"}, Kind{"ct-int8", "int8"},
+                    Kind{"ct-int8-asymmetric", "u8"}, Kind{"ct-int8-tensor", "int8"},
+                    Kind{"ct-int2-packed-asymmetric", "u2"}, Kind{"ct-int3-packed-asymmetric", "u3"},
+                    Kind{"ct-int6-packed-asymmetric", "u6"}, Kind{"ct-int8-packed-asymmetric", "u8"},
+                    Kind{"ct-groups-of-256", "s4"}, Kind{"ct-mxfp4", "mxfp4"}, Kind{"ct-mxfp8", "fp8-e4m3"},
+                    Kind{"gptq-2-asymmetric", "u2"}, Kind{"gptq-3", "int3"}, Kind{"gptq-3-asymmetric", "u3"},
+                    Kind{"gptq-4-asymmetric", "u4"}, Kind{"gptq-8-asymmetric", "u8"}, Kind{"gptq-v2-called-gptq", "s4"},
+                    Kind{"gptq-dynamic", ""}, Kind{"gptq-own-config", "s4"}),
+    [](const auto& test) {
+      std::string name = test.param.name;
+      std::replace(name.begin(), name.end(), '-', '_');
+      return name;
+    });
+
+TEST_P(StoredWeights, AreWhatTheProgramComputes) {
+  ThreadPool pool(1);
+  const auto checkpoint = open_checkpoint(test_data("stored") / name_);
+  const SafetensorsFile expected(test_data("stored") / (name_ + ".safetensors"));
+  ASSERT_EQ(checkpoint->weights().size(), expected.tensors().size());
+  for (const auto& [name, view] : expected.tensors()) {
+    const WeightInfo& info = checkpoint->require(name, view.shape);
+    if (name == "a.weight") {
+      EXPECT_EQ(info.stored_as, GetParam().stored_as);
+    }
+    const auto values = read_tensor<float>(expected, name);
+    const Weight weight = checkpoint->load(name, pool);
+    EXPECT_EQ(weight.packed(), info.packed.has_value()) << name;
+    std::vector<float> row(static_cast<std::size_t>(view.shape[1]));
+    for (std::size_t r = 0; r < static_cast<std::size_t>(view.shape[0]); ++r) {
+      weight.decode_row(static_cast<std::int64_t>(r), view.shape[1], row.data());
+      for (std::size_t c = 0; c < row.size(); ++c) {
+        const float value = values[r * row.size() + c];
+        const float bound = GetParam().fate == Fate::kExact     ? 0.0F
+                            : GetParam().fate == Fate::kRounded ? std::fabs(value) * 2e-6F
+                                                                : std::fabs(value - f16_to_f32(f32_to_f16(value)));
+        ASSERT_NEAR(row[c], value, bound) << name << " row " << r << " column " << c;
+      }
+    }
+  }
+}
+
+// Kernels multiply what other programs' formats became, also by rounded activations.
+TEST(StoredWeightsRun, UnsignedCodesOfEveryWidth) {
+  const TemporaryFolder folder;
+  ThreadPool pool(1);
+  const auto source = fixture("qwen3-tiny");
+  for (const int bits : {2, 3, 4, 5, 6, 8}) {
+    const auto target = folder.path() / std::to_string(bits);
+    std::filesystem::create_directories(target);
+    Json config = read_json_file(source / "config.json");
+    config["quantization"] = {{"group_size", 32}, {"bits", bits}};
+    std::ofstream(target / "config.json") << config.dump();
+    const SafetensorsFile model(source / "model.safetensors");
+    std::vector<std::pair<TensorPlan, std::vector<std::byte>>> tensors;
+    for (const auto& [name, view] : model.tensors()) {
+      const bool linear = name.ends_with("_proj.weight");
+      if (!linear) {
+        tensors.push_back({{name, view.dtype, view.shape}, {view.bytes.begin(), view.bytes.end()}});
+        continue;
+      }
+      const FormatSpec spec{bits == 2   ? Format::kU2
+                            : bits == 3 ? Format::kU3
+                            : bits == 4 ? Format::kU4
+                            : bits == 5 ? Format::kU5
+                            : bits == 6 ? Format::kU6
+                                        : Format::kU8,
+                            32, ScaleType::kF16, ZeroKind::kMinimum};
+      const auto read = [&](std::int64_t row, float* out) {
+        convert_to_f32(view.dtype, view.bytes, static_cast<std::size_t>(row * view.shape[1]),
+                       static_cast<std::size_t>(view.shape[1]), out);
+      };
+      PackedMatrix matrix = quantize_matrix(spec, view.shape[0], view.shape[1], read, 1, pool);
+      const std::string module = name.substr(0, name.rfind('.'));
+      const Shape groups{view.shape[0], view.shape[1] / 32};
+      tensors.push_back({{name, DType::kU32, {view.shape[0], view.shape[1] * bits / 32}}, matrix.codes});
+      tensors.push_back({{module + ".scales", DType::kF16, groups}, matrix.scales});
+      tensors.push_back({{module + ".biases", DType::kF16, groups}, matrix.zeros});
+    }
+    std::vector<TensorPlan> plan;
+    for (const auto& [tensor, bytes] : tensors) plan.push_back(tensor);
+    SafetensorsWriter writer(target / "model.safetensors", plan);
+    for (const auto& [tensor, bytes] : tensors) writer.write(bytes);
+    writer.finish();
+    write_decoded(target, folder.path() / (std::to_string(bits) + "-decoded"));
+    const auto expected = last_logits(folder.path() / (std::to_string(bits) + "-decoded"), true);
+    EXPECT_LT(relative_error(last_logits(target, true), expected), 1e-5) << bits;
+    EXPECT_LT(relative_error(last_logits(target, false), expected), 0.03) << bits;
+    EXPECT_LT(relative_error(last_logits(target, true, "msl-host"), expected), 1e-3) << bits;
+  }
+}
+
+TEST(StoredWeightsErrors, NameTheCause) {
+  const auto with = [](const char* kind, const std::function<void(Json&)>& change) {
+    const TemporaryFolder folder;
+    const auto target = folder.path() / "m";
+    std::filesystem::copy(test_data("stored") / kind, target);
+    Json config = read_json_file(target / "config.json");
+    change(config);
+    std::ofstream(target / "config.json") << config.dump();
+    ThreadPool pool(1);
+    static_cast<void>(open_checkpoint(target)->load("a.weight", pool));
+  };
+  const auto set = [](const char* object, const char* key, const Json& value) {
+    return [=](Json& config) { config[object][key] = value; };
+  };
+  using Code = ErrorCode;
+  const char* const q = "quantization_config";
+  expect_error(Code::kUnsupported, "field new_thing",
+               [&] { with("mlx-affine-4", set("quantization", "new_thing", 1)); });
+  expect_error(Code::kCorruptFile, "field mode", [&] { with("mlx-affine-4", set("quantization", "mode", "mxfp2")); });
+  expect_error(Code::kCorruptFile, "a.weight", [&] { with("mlx-affine-4", set("quantization", "bits", 5)); });
+  expect_error(Code::kUnsupported, "7 bits", [&] { with("mlx-affine-8", set("quantization", "bits", 7)); });
+  expect_error(Code::kUnsupported, "field new_thing", [&] { with("bnb-nf4", set(q, "new_thing", 1)); });
+  expect_error(Code::kCorruptFile, "weight_block_size", [&] {
+    with("fp8-blocks", set(q, "weight_block_size", {16, 0}));
+  });
+  expect_error(Code::kCorruptFile, "a.weight_scale_inv", [&] {
+    with("fp8-blocks", set(q, "weight_block_size", {16, 16}));
+  });
+  expect_error(Code::kUnsupported, "field new_thing", [&] { with("ct-int8", set(q, "new_thing", 1)); });
+  expect_error(Code::kUnsupported, "marlin-24", [&] { with("ct-int8", set(q, "format", "marlin-24")); });
+  expect_error(Code::kUnsupported, "hqq", [&] { with("ct-int8", set(q, "quant_method", "hqq")); });
+  for (const char* const location : {"output", "q_attn", "k_cache"}) {
+    const Json apply = Json::array({{{"targets", {"Linear"}}, {"location", location}}});
+    const Json transform = {{"config_groups", {{"R", {{"type", "hadamard"}, {"apply", apply}}}}}};
+    expect_error(Code::kUnsupported, std::string("location ") + location,
+                 [&] { with("ct-int8", set(q, "transform_config", transform)); });
+  }
+  const Json apply = Json::array({{{"targets", {"Linear"}}, {"location", "input"}}});
+  for (const char* const type : {"random-hadamard", "random-matrix"}) {
+    const Json transform = {{"config_groups", {{"R", {{"type", type}, {"apply", apply}}}}}};
+    expect_error(Code::kUnsupported, std::string("type ") + type,
+                 [&] { with("ct-int8", set(q, "transform_config", transform)); });
+  }
+}
+
+}  // namespace
+}  // namespace metal_marlin
