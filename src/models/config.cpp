@@ -161,6 +161,18 @@ std::vector<bool> parse_qwen_sparse(const JsonObject& config, std::int64_t layer
   return sparse;
 }
 
+// Windows and rotations.
+void parse_positions(const JsonObject& config, ModelConfig& out) {
+  out.windows = parse_windows(config, out.model_type, out.layers);
+  out.rope = parse_rope(config, parse_layer_types(config, out.layers), static_cast<double>(out.max_positions));
+  const auto pairs = static_cast<std::size_t>((out.latent.rank > 0 ? out.latent.rope_dim : out.head_dim) / 2);
+  for (const std::vector<float>* const factors : {&out.rope.short_factors, &out.rope.long_factors}) {
+    if (out.rope.type == RopeType::kLongrope && factors->size() != pairs)
+      config.wrong("head_dim",
+                   fmt::format("{}, as many as long_factor and short_factor have, twice", 2 * factors->size()));
+  }
+}
+
 }  // namespace
 
 bool is_prediction_weight(const ModelConfig& config, const std::string& weight) {
@@ -218,14 +230,7 @@ ModelConfig parse_model_config(const Json& json, const Json& generation, const s
   out.attention_bias = config.boolean_or("attention_bias", false);
   out.mlp_bias = config.boolean_or("mlp_bias", false);
   require(config, "hidden_act", config.string_or("hidden_act", "silu") == "silu", "silu");
-  out.windows = parse_windows(config, out.model_type, out.layers);
-  out.rope = parse_rope(config, parse_layer_types(config, out.layers), static_cast<double>(out.max_positions));
-  const auto pairs = static_cast<std::size_t>((glm ? out.latent.rope_dim : out.head_dim) / 2);
-  for (const std::vector<float>* const factors : {&out.rope.short_factors, &out.rope.long_factors}) {
-    if (out.rope.type == RopeType::kLongrope && factors->size() != pairs)
-      config.wrong("head_dim",
-                   fmt::format("{}, as many as long_factor and short_factor have, twice", 2 * factors->size()));
-  }
+  parse_positions(config, out);
   if (glm) {
     out.moe = parse_glm_moe(config);
     out.sparse = parse_glm_sparse(config, out.layers);
