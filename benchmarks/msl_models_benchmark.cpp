@@ -200,7 +200,7 @@ class RandomCheckpoint final : public Checkpoint {
   [[nodiscard]] const std::vector<WeightInfo>& weights() const override { return weights_; }
   [[nodiscard]] std::vector<std::pair<std::string, std::string>> tokenizer_files() const override { return {}; }
   [[nodiscard]] std::string kind() const override { return "random"; }
-  [[nodiscard]] Weight load(const std::string& name, ThreadPool&) const override {
+  [[nodiscard]] Weight read(const std::string& name, ThreadPool&) const override {
     const WeightInfo& info = *find(name);
     if (info.packed) return random_weight(*info.packed, info.shape[0], info.shape[1], 7);
     const auto count = static_cast<std::size_t>(*element_count(info.shape));

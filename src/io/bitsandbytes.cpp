@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "formats/codec.h"
 #include "io/stored_weights.h"
@@ -15,22 +16,22 @@ namespace metal_marlin {
 namespace {
 
 // What 8-bit and 4-bit folders say; all but the methods tells how the program that wrote them computes.
-constexpr std::array<std::string_view, 16> kKeys{"quant_method",
-                                                 "_load_in_4bit",
-                                                 "_load_in_8bit",
-                                                 "load_in_4bit",
-                                                 "load_in_8bit",
-                                                 "bnb_4bit_compute_dtype",
-                                                 "bnb_4bit_quant_storage",
-                                                 "bnb_4bit_quant_type",
-                                                 "bnb_4bit_use_double_quant",
-                                                 "llm_int8_enable_fp32_cpu_offload",
-                                                 "llm_int8_has_fp16_weight",
-                                                 "llm_int8_skip_modules",
-                                                 "llm_int8_threshold",
-                                                 "bnb_4bit_blocksize",
-                                                 "quant_type",
-                                                 "modules_to_not_convert"};
+constexpr std::array<std::string_view, 16> kBitsandbytesKeys{"quant_method",
+                                                             "_load_in_4bit",
+                                                             "_load_in_8bit",
+                                                             "load_in_4bit",
+                                                             "load_in_8bit",
+                                                             "bnb_4bit_compute_dtype",
+                                                             "bnb_4bit_quant_storage",
+                                                             "bnb_4bit_quant_type",
+                                                             "bnb_4bit_use_double_quant",
+                                                             "llm_int8_enable_fp32_cpu_offload",
+                                                             "llm_int8_has_fp16_weight",
+                                                             "llm_int8_skip_modules",
+                                                             "llm_int8_threshold",
+                                                             "bnb_4bit_blocksize",
+                                                             "quant_type",
+                                                             "modules_to_not_convert"};
 
 float f32_at(std::span<const std::byte> bytes, std::size_t index) {
   float value = 0;
@@ -176,7 +177,7 @@ StoredWeight int8_weight(const SafetensorsFolder& folder, const std::string& mod
 
 std::vector<StoredWeight> bitsandbytes_weights(const SafetensorsFolder& folder, const JsonObject& quantization) {
   constexpr std::string_view kState = ".weight.quant_state.bitsandbytes__";
-  quantization.only(kKeys);
+  quantization.only(kBitsandbytesKeys);
   std::vector<StoredWeight> out;
   for (const auto& [name, view] : folder.tensors()) {
     const std::size_t state = name.find(kState);

@@ -6,10 +6,10 @@
 #include <array>
 #include <cstring>
 
+#include "base/thread_pool.h"
 #include "io/checkpoint_kinds.h"
 #include "io/model_folder.h"
 #include "metal_marlin/error.h"
-#include "runtime/thread_pool.h"
 
 namespace metal_marlin {
 namespace {

@@ -8,61 +8,61 @@
 #include <cstring>
 #include <memory>
 
+#include "base/regex.h"
 #include "io/group_order.h"
 #include "metal_marlin/error.h"
-#include "tokenizer/regex.h"
 
 namespace metal_marlin {
 namespace {
 
 // What these say beside the layout tells how the weights were found, or how other programs run them.
-constexpr std::array<std::string_view, 47> kKeys{"quant_method",
-                                                 "bits",
-                                                 "group_size",
-                                                 "sym",
-                                                 "zero_point",
-                                                 "version",
-                                                 "checkpoint_format",
-                                                 "format",
-                                                 "dynamic",
-                                                 "desc_act",
-                                                 "w_bit",
-                                                 "q_group_size",
-                                                 "damp_percent",
-                                                 "damp_auto_increment",
-                                                 "static_groups",
-                                                 "act_group_aware",
-                                                 "true_sequential",
-                                                 "lm_head",
-                                                 "meta",
-                                                 "pack_dtype",
-                                                 "model_name_or_path",
-                                                 "model_file_base_name",
-                                                 "dataset",
-                                                 "tokenizer",
-                                                 "backend",
-                                                 "batch_size",
-                                                 "cache_block_outputs",
-                                                 "block_name_to_quantize",
-                                                 "exllama_config",
-                                                 "use_exllama",
-                                                 "use_cuda_fp16",
-                                                 "disable_exllama",
-                                                 "max_input_length",
-                                                 "model_seqlen",
-                                                 "pad_token_id",
-                                                 "module_name_preceding_first_block",
-                                                 "hyb_act",
-                                                 "modules_in_block_to_quantize",
-                                                 "mse",
-                                                 "modules_to_not_convert",
-                                                 "do_fuse",
-                                                 "fuse_max_seq_len",
-                                                 "modules_to_fuse",
-                                                 "offload_to_disk",
-                                                 "offload_to_disk_path",
-                                                 "gptaq",
-                                                 "vram_strategy"};
+constexpr std::array<std::string_view, 47> kColumnPackedKeys{"quant_method",
+                                                             "bits",
+                                                             "group_size",
+                                                             "sym",
+                                                             "zero_point",
+                                                             "version",
+                                                             "checkpoint_format",
+                                                             "format",
+                                                             "dynamic",
+                                                             "desc_act",
+                                                             "w_bit",
+                                                             "q_group_size",
+                                                             "damp_percent",
+                                                             "damp_auto_increment",
+                                                             "static_groups",
+                                                             "act_group_aware",
+                                                             "true_sequential",
+                                                             "lm_head",
+                                                             "meta",
+                                                             "pack_dtype",
+                                                             "model_name_or_path",
+                                                             "model_file_base_name",
+                                                             "dataset",
+                                                             "tokenizer",
+                                                             "backend",
+                                                             "batch_size",
+                                                             "cache_block_outputs",
+                                                             "block_name_to_quantize",
+                                                             "exllama_config",
+                                                             "use_exllama",
+                                                             "use_cuda_fp16",
+                                                             "disable_exllama",
+                                                             "max_input_length",
+                                                             "model_seqlen",
+                                                             "pad_token_id",
+                                                             "module_name_preceding_first_block",
+                                                             "hyb_act",
+                                                             "modules_in_block_to_quantize",
+                                                             "mse",
+                                                             "modules_to_not_convert",
+                                                             "do_fuse",
+                                                             "fuse_max_seq_len",
+                                                             "modules_to_fuse",
+                                                             "offload_to_disk",
+                                                             "offload_to_disk_path",
+                                                             "gptaq",
+                                                             "vram_strategy"};
 constexpr std::array<std::string_view, 8> kRuleKeys{"bits", "group_size",   "sym",           "desc_act",
                                                     "mse",  "damp_percent", "static_groups", "act_group_aware"};
 
@@ -269,7 +269,7 @@ FormatSpec spec_of_bits(Format format, int group) {
 
 std::vector<StoredWeight> gptq_weights(const SafetensorsFolder& folder, const JsonObject& json,
                                        const std::vector<ModuleRule>& dynamic) {
-  json.only(kKeys);
+  json.only(kColumnPackedKeys);
   const char* const key = json.has("checkpoint_format") ? "checkpoint_format" : "format";
   const std::string form = json.string_or(key, "gptq");
   if (form != "gptq" && form != "gptq_v2") json.wrong(key, "gptq or gptq_v2");
@@ -293,7 +293,7 @@ std::vector<StoredWeight> gptq_weights(const SafetensorsFolder& folder, const Js
 }
 
 std::vector<StoredWeight> awq_weights(const SafetensorsFolder& folder, const JsonObject& json) {
-  json.only(kKeys);
+  json.only(kColumnPackedKeys);
   for (const char* const key : {"version", "checkpoint_format", "format"}) {
     std::string form = json.string_or(key, "gemm");
     std::transform(form.begin(), form.end(), form.begin(), [](unsigned char c) { return std::tolower(c); });

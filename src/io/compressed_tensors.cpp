@@ -7,6 +7,7 @@
 #include <bit>
 #include <cstring>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "io/fp8_blocks.h"
 #include "io/group_order.h"
@@ -36,7 +37,7 @@ constexpr std::array<std::string_view, 5> kGroupKeys{"targets", "weights", "inpu
 constexpr std::array<std::string_view, 13> kWeightKeys{
     "num_bits", "type",        "symmetric", "group_size", "strategy", "block_structure", "dynamic",
     "actorder", "scale_dtype", "zp_dtype",  "observer",   "is_mx",    "observer_kwargs"};
-constexpr std::array<std::string_view, 9> kFormats{
+constexpr std::array<std::string_view, 9> kCompressedFormats{
     "dense",           "int-quantized",        "float-quantized",      "naive-quantized", "pack-quantized",
     "mixed-precision", "nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp8-quantized"};
 constexpr std::array<std::string_view, 2> kTransformKeys{"config_groups", "type"};
@@ -71,12 +72,13 @@ Format integer_format(int bits, bool symmetric, const JsonObject& weights) {
   weights.wrong("num_bits", "2, 3, 4, 5, 6 or 8");
 }
 
-Group parse_group(const JsonObject& item, const std::string& overall) {
+Group parse_config_group(const JsonObject& item, const std::string& overall) {
   item.only(kGroupKeys);
   const JsonObject weights = item.object("weights");
   weights.only(kWeightKeys);
   const std::string format = item.string_or("format", overall);
-  if (!format.empty() && std::find(kFormats.begin(), kFormats.end(), format) == kFormats.end())
+  if (!format.empty() &&
+      std::find(kCompressedFormats.begin(), kCompressedFormats.end(), format) == kCompressedFormats.end())
     throw Error(ErrorCode::kUnsupported, fmt::format("{}: format {} is not one that we read", item.where(), format));
   const std::string type = weights.string_or("type", "int");
   const auto bits = static_cast<int>(weights.bounded("num_bits", 1, 16));
@@ -324,7 +326,7 @@ std::vector<StoredWeight> compressed_weights(const SafetensorsFolder& folder, co
   const JsonObject config = quantization.object("config_groups");
   for (const auto& [name, entry] : config.json().items()) {
     const JsonObject item(entry, config.where() + ": " + name);
-    groups.push_back(parse_group(item, quantization.string_or("format", "")));
+    groups.push_back(parse_config_group(item, quantization.string_or("format", "")));
     targets.emplace_back(names_of(item, "targets"));
   }
   std::vector<StoredWeight> out;

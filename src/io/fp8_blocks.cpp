@@ -6,17 +6,18 @@
 
 #include <array>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
 namespace {
 
-constexpr std::array<std::string_view, 9> kKeys{"quant_method",      "activation_scheme",      "fmt",
-                                                "weight_block_size", "modules_to_not_convert", "ignored_layers",
-                                                "scale_fmt",
-                                                "dequantize",  // whether to make bf16 of it when it is loaded
-                                                "modules_to_convert"};
+constexpr std::array<std::string_view, 9> kFp8BlockKeys{"quant_method",      "activation_scheme",      "fmt",
+                                                        "weight_block_size", "modules_to_not_convert", "ignored_layers",
+                                                        "scale_fmt",
+                                                        "dequantize",  // whether to make bf16 of it when it is loaded
+                                                        "modules_to_convert"};
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;
@@ -56,7 +57,7 @@ StoredWeight fp8_block_weight(const SafetensorsFolder& folder, const std::string
 }
 
 std::vector<StoredWeight> fp8_weights(const SafetensorsFolder& folder, const JsonObject& quantization) {
-  quantization.only(kKeys);
+  quantization.only(kFp8BlockKeys);
   if (quantization.string_or("fmt", "e4m3") != "e4m3") quantization.wrong("fmt", "e4m3");
   Shape block{128, 128};
   if (quantization.has("weight_block_size")) block = block_shape(quantization, "weight_block_size");

@@ -20,7 +20,7 @@ struct MlxMode {
 };
 constexpr std::array<MlxMode, 4> kModes{{{"affine", 64, 4}, {"mxfp4", 32, 4}, {"nvfp4", 16, 4}, {"mxfp8", 32, 8}}};
 
-constexpr std::array<std::string_view, 4> kKeys{"group_size", "bits", "mode", "quant_method"};
+constexpr std::array<std::string_view, 4> kMlxKeys{"group_size", "bits", "mode", "quant_method"};
 constexpr std::string_view kStackedExperts = ".switch_mlp.";
 
 // A module's mode, group and bits: what stands under its name, else what stands for all.
@@ -134,8 +134,8 @@ class MlxModule {
 std::vector<StoredWeight> mlx_weights(const SafetensorsFolder& folder, const JsonObject& quantization) {
   for (const auto& [key, value] : quantization.json().items()) {
     const bool module = value.is_object() || value.is_boolean();  // false: it is not quantized, as its parts tell too
-    if (value.is_object()) quantization.object(key.c_str()).only(kKeys);
-    if (!module) quantization.only_key(key, kKeys);
+    if (value.is_object()) quantization.object(key.c_str()).only(kMlxKeys);
+    if (!module) quantization.only_key(key, kMlxKeys);
   }
   std::vector<StoredWeight> out;
   for (const auto& [name, view] : folder.tensors()) {

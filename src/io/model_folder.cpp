@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 
@@ -18,7 +19,7 @@ namespace fs = std::filesystem;
 constexpr const char* kIndex = "model.safetensors.index.json";
 constexpr const char* kSingle = "model.safetensors";
 
-bool lies_in(const fs::path& file, const fs::path& folder) {
+bool begins_with(const fs::path& file, const fs::path& folder) {
   return std::mismatch(folder.begin(), folder.end(), file.begin(), file.end()).first == folder.end();
 }
 
@@ -117,9 +118,9 @@ void check_lies_in(const fs::path& folder, const fs::path& path) {
   std::error_code failed;
   const fs::path target = fs::weakly_canonical(path, failed);
   const fs::path home = fs::weakly_canonical(folder.empty() ? "." : folder, failed);
-  if (lies_in(target, home)) return;
+  if (begins_with(target, home)) return;
   const auto blobs = hub_blobs(home);
-  if (blobs && lies_in(target, *blobs)) return;
+  if (blobs && begins_with(target, *blobs)) return;
   throw Error(ErrorCode::kCorruptFile,
               fmt::format("{}: leaves the folder: links out of it, to {}", path.string(), target.string()));
 }

@@ -1,6 +1,7 @@
 #include "io/module_pattern.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 namespace metal_marlin {
 

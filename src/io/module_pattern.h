@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "base/regex.h"
 #include "io/json.h"
-#include "tokenizer/regex.h"
 
 namespace metal_marlin {
 

@@ -190,7 +190,7 @@ void write_packed_tensors(PackScheme scheme, const PackedMatrix& matrix, Safeten
 namespace {
 
 // A module as `tensors` of a quantization_config has it.
-PackedModule parse_module(const JsonObject& item) {
+PackedModule parse_packed_module(const JsonObject& item) {
   item.only(kModuleKeys);
   PackedModule module;
   FormatSpec& spec = module.spec;
@@ -226,7 +226,7 @@ std::vector<StoredWeight> marlin_weights(const SafetensorsFolder& folder, const 
   const JsonObject tensors = json.object("tensors");
   std::vector<StoredWeight> out;
   for (const auto& [name, entry] : tensors.json().items()) {
-    const PackedModule module = parse_module(JsonObject(entry, tensors.where() + ": " + name));
+    const PackedModule module = parse_packed_module(JsonObject(entry, tensors.where() + ": " + name));
     std::vector<std::string> parts;
     for (const TensorPlan& plan : packed_tensor_plans(PackScheme::kMetalMarlin, name, module))
       parts.push_back(plan.name);

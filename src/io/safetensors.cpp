@@ -60,19 +60,19 @@ DenseView parse_entry(const Json& json, std::span<const std::byte> data, const s
 }
 
 void check_overlaps(const std::map<std::string, DenseView>& tensors, const std::string& where) {
-  struct Range {
+  struct Extent {
     const std::byte* begin;
     const std::byte* end;
     const std::string* name;
   };
-  std::vector<Range> ranges;
+  std::vector<Extent> extents;
   for (const auto& [name, view] : tensors) {
-    if (!view.bytes.empty()) ranges.push_back({view.bytes.data(), view.bytes.data() + view.bytes.size(), &name});
+    if (!view.bytes.empty()) extents.push_back({view.bytes.data(), view.bytes.data() + view.bytes.size(), &name});
   }
-  std::sort(ranges.begin(), ranges.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
-  for (std::size_t i = 1; i < ranges.size(); ++i) {
-    if (ranges[i].begin < ranges[i - 1].end) {
-      corrupt(where, fmt::format("tensors {} and {} overlap", *ranges[i - 1].name, *ranges[i].name));
+  std::sort(extents.begin(), extents.end(), [](const Extent& a, const Extent& b) { return a.begin < b.begin; });
+  for (std::size_t i = 1; i < extents.size(); ++i) {
+    if (extents[i].begin < extents[i - 1].end) {
+      corrupt(where, fmt::format("tensors {} and {} overlap", *extents[i - 1].name, *extents[i].name));
     }
   }
 }

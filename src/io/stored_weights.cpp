@@ -2,9 +2,9 @@
 
 #include <fmt/format.h>
 
+#include "base/thread_pool.h"
 #include "formats/small_floats.h"
 #include "metal_marlin/error.h"
-#include "runtime/thread_pool.h"
 
 namespace metal_marlin {
 

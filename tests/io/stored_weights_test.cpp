@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "formats/small_floats.h"
 #include "quantize/quantized_models.h"

@@ -1,10 +1,10 @@
 #include "backends/msl/matrix_unit.h"
 
+#include "backends/msl/unit_matrix.h"
+
 namespace metal_marlin::msl {
 namespace {
 
-constexpr std::size_t kLanes = 32;
-constexpr std::size_t kSlots = 32;               // codes of a lane in a unit
 constexpr std::uint32_t kTileStageBytes = 1024;  // as in shaders/common/tile_multiply.h
 
 }  // namespace

@@ -25,7 +25,7 @@ void expect(bool good, const char* option, std::uint32_t found, const std::strin
   throw Error(ErrorCode::kInvalidArgument, fmt::format("moe_router: {} is {}, expected {}", option, found, expected));
 }
 
-void check(const RouterOptions& o) {
+void check_router(const RouterOptions& o) {
   expect(o.experts >= 1 && o.experts <= 1024, "experts", o.experts, "1 to 1024");
   expect(o.groups >= 1 && o.groups <= 32 && o.experts % o.groups == 0, "groups", o.groups,
          fmt::format("a divisor of {} experts up to 32", o.experts));
@@ -42,7 +42,7 @@ void check(const RouterOptions& o) {
 
 void encode_moe_router(Device& device, Commands& commands, const RouterOptions& options, std::int64_t tokens,
                        Buffer& logits, Buffer* bias, Buffer& ids, Buffer& weights) {
-  check(options);
+  check_router(options);
   if (tokens == 0) return;
   const RouterParams p{options.experts,
                        options.chosen,

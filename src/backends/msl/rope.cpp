@@ -8,7 +8,7 @@ namespace metal_marlin::msl {
 
 namespace {
 
-void check(const RopeParams& params, const Buffer* k) {
+void check_rope(const RopeParams& params, const Buffer* k) {
   if (params.rotary_dim % 2 != 0 || params.first + params.rotary_dim > params.head_dim) {
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("rope: elements {} to {} of a head of {} cannot be rotated in pairs", params.first,
@@ -21,7 +21,7 @@ void check(const RopeParams& params, const Buffer* k) {
 
 void encode_rope(Device& device, Commands& commands, const RopeParams& params, DType type, std::int64_t tokens,
                  Buffer& q, Buffer* k, Buffer& frequencies, Buffer& positions) {
-  check(params, k);
+  check_rope(params, k);
   if (tokens == 0 || params.rotary_dim == 0) return;
   commands.dispatch_threads(
       device.pipeline("rope", fmt::format("rope_{}", shader_type(type))),
@@ -36,7 +36,7 @@ void encode_rope(Device& device, Commands& commands, const RopeParams& params, D
 
 void encode_norm_rope(Device& device, Commands& commands, const RopeParams& params, DType type, std::int64_t tokens,
                       Buffer& q, Buffer* k, Buffer& frequencies, Buffer& positions, const HeadNorms& norms) {
-  check(params, k);
+  check_rope(params, k);
   if (params.k_heads != 0 && norms.k == nullptr) throw Error(ErrorCode::kInvalidArgument, "rope: k heads but no norm");
   if (tokens == 0) return;
   commands.dispatch(device.pipeline("rope", fmt::format("norm_rope_{}", shader_type(type))),

@@ -13,9 +13,6 @@
 namespace metal_marlin::msl {
 namespace {
 
-constexpr std::size_t kLanes = 32;
-constexpr std::size_t kSlots = 32;  // codes of a lane in a unit
-
 // Puts a code into a unit's zeroed words. Slot = 2 pair + half.
 void put_code(std::uint32_t* unit, int bits, std::size_t lane, std::size_t slot, unsigned code) {
   const auto pair = static_cast<unsigned>(slot / 2);

@@ -16,6 +16,8 @@ namespace metal_marlin::msl {
 // A unit: 64 inputs of 16 rows.
 constexpr std::int64_t kUnit = 64;
 constexpr std::int64_t kTileRows = 16;
+constexpr std::size_t kLanes = 32;
+constexpr std::size_t kSlots = 32;  // codes of a lane in a unit
 
 // As UnitMatrix in shaders/common/unit_layout.h.
 struct UnitMatrixParams {

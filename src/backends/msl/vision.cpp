@@ -51,7 +51,7 @@ struct PatchParams {
   std::array<float, 4> inverse;
 };
 
-void check(const ImageShape& image) {
+void check_image(const ImageShape& image) {
   if (image.height < 1 || image.width < 1 || image.height > 65536 || image.width > 65536 || image.channels < 1 ||
       image.channels > 4) {
     throw Error(
@@ -97,8 +97,8 @@ std::uint32_t packed(const std::array<std::uint8_t, 3>& colour) {
 ImageResize::ImageResize(Device& device, ImageFilter filter, const ImageShape& from, std::int64_t height,
                          std::int64_t width)
     : device_(device), from_(from), to_{height, width, from.channels} {
-  check(from_);
-  check(to_);
+  check_image(from_);
+  check_image(to_);
   if (width != from.width) horizontal_ = make_pass(filter, from.width, width);
   if (height != from.height) vertical_ = make_pass(filter, from.height, height);
   between_ = device.allocate(static_cast<std::size_t>(from.height * width * from.channels));
@@ -166,7 +166,7 @@ void ImageResize::encode(Commands& commands, Buffer& in, Buffer& out) const {
 
 void encode_image_convert(Device& device, Commands& commands, const ImageShape& from, std::int64_t channels, bool swap,
                           const std::array<std::uint8_t, 3>& background, Buffer& in, Buffer& out) {
-  check(from);
+  check_image(from);
   if (from.channels == 2 || (channels != 1 && channels != 3)) {
     throw Error(
         ErrorCode::kInvalidArgument,
@@ -181,8 +181,8 @@ void encode_image_convert(Device& device, Commands& commands, const ImageShape& 
 void encode_image_place(Device& device, Commands& commands, const ImageShape& from, std::int64_t height,
                         std::int64_t width, std::int64_t top, std::int64_t left,
                         const std::array<std::uint8_t, 3>& fill, Buffer& in, Buffer& out) {
-  check(from);
-  check({height, width, from.channels});
+  check_image(from);
+  check_image({height, width, from.channels});
   const PlaceParams p{to_u32(height),
                       to_u32(width),
                       to_u32(from.channels),
@@ -197,7 +197,7 @@ void encode_image_place(Device& device, Commands& commands, const ImageShape& fr
 
 void encode_image_patches(Device& device, Commands& commands, DType type, const ImageShape& from,
                           const PatchOptions& options, Buffer& in, Buffer& out) {
-  check(from);
+  check_image(from);
   const std::int64_t whole = options.patch * options.merge;
   if (options.patch < 1 || options.merge < 1 || options.temporal < 1 || from.channels > 3 || from.height % whole != 0 ||
       from.width % whole != 0) {
@@ -226,7 +226,7 @@ void encode_image_patches(Device& device, Commands& commands, DType type, const 
 }
 
 ImageShape qwen2vl_size(const ImageShape& image, std::int64_t factor, std::int64_t least, std::int64_t most) {
-  check(image);
+  check_image(image);
   const auto height = static_cast<double>(image.height);
   const auto width = static_cast<double>(image.width);
   if (std::max(height, width) / std::min(height, width) > 200) {
