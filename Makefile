@@ -29,7 +29,7 @@ check-long:
 	tools/check_long.sh $(PARTS)
 
 # Parsers of outside data; tests/fuzz has one target each.
-PARSERS = safetensors gguf json config npy onnx metallib
+PARSERS = safetensors gguf json config tokenizer npy onnx metallib
 
 fuzz:
 	tools/install_dependencies.sh shaders fuzz

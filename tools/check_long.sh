@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks too long for CI, each with a log in benchmarks/check_long/.
-# Usage: check_long.sh [PART...]; parts: fuzz lint package asan tsan aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers large; none: all.
+# Usage: check_long.sh [PART...]; parts: fuzz lint package patterns asan tsan aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers large; none: all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${METAL_MARLIN_DATA:-../shared/data}
@@ -15,6 +15,12 @@ lint() {
 }
 
 package() { tools/check_package.sh; }
+
+# Random patterns and tokenizers against the tokenizers library, which METAL_MARLIN_PYTHON can import.
+patterns() {
+  make build
+  "${METAL_MARLIN_PYTHON:-python3}" tools/check_regex_differential.py --binary build/release/bin/metal-marlin
+}
 
 whole_suite() {
   cmake --preset "$1"
@@ -109,7 +115,7 @@ if [ "${1:-}" = --one ]; then
 fi
 mkdir -p benchmarks/check_long
 parts=("$@")
-[ $# -gt 0 ] || parts=(fuzz lint package asan tsan aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers large)
+[ $# -gt 0 ] || parts=(fuzz lint package patterns asan tsan aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers large)
 failed=()
 for part in "${parts[@]}"; do
   [ "$(type -t "$part")" = function ] || { echo "unknown part: $part" >&2; exit 2; }

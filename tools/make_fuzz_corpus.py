@@ -4,6 +4,7 @@ are wrong in one way each.
 
 Needs: numpy==2.4.6 gguf==0.19.0
 """
+import base64
 import hashlib
 import json
 import pathlib
@@ -103,14 +104,39 @@ tokenizer = {"model": {"type": "BPE", "vocab": {"H": 0, "e": 1, "l": 2, "o": 3, 
              "normalizer": {"type": "NFC"}, "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True},
              "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}]},
              "decoder": {"type": "ByteLevel"}}
-put("json", "tokenizer", json.dumps(tokenizer).encode())
-put("json", "tokenizer_id", json.dumps({**tokenizer, "added_tokens": [{"id": 1 << 25, "content": "x"}]}).encode())
-put("json", "tokenizer_merge", json.dumps({**tokenizer, "model": {"vocab": {"a": 0}, "merges": [["a", "b"]]}}).encode())
-put("json", "tokenizer_pattern", json.dumps({**tokenizer, "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a+)+$|["}, "behavior": "Isolated"}}).encode())
+put("tokenizer", "bpe", json.dumps(tokenizer).encode())
+put("tokenizer", "id", json.dumps({**tokenizer, "added_tokens": [{"id": 1 << 25, "content": "x"}]}).encode())
+put("tokenizer", "merge", json.dumps({**tokenizer, "model": {"vocab": {"a": 0}, "merges": [["a", "b"]]}}).encode())
+put("tokenizer", "pattern", json.dumps({**tokenizer, "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a+)+$|["}, "behavior": "Isolated"}}).encode())
 spm = {**tokenizer, "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁"}, "decoder": {"type": "Sequence", "decoders": [
            {"type": "Replace", "pattern": {"Regex": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}}
-put("json", "tokenizer_spm", json.dumps(spm, ensure_ascii=False).encode())
+put("tokenizer", "spm", json.dumps(spm, ensure_ascii=False).encode())
+def put_tokenizer(name, model, **stages):
+    data = {"added_tokens": tokenizer["added_tokens"], "model": model, **stages}
+    put("tokenizer", name, json.dumps(data, ensure_ascii=False).encode())
+
+
+charsmap = base64.b64encode(struct.pack("<5I", 16, 1 << 10, 0, ord("a") | 1 << 8 | 1 << 10, 0) + b"b\0").decode()
+pieces = [["<unk>", 0.0], ["▁", -2.0], ["a", -3.5], ["▁a", -3.0], ["<0xC3>", -9.0], ["<0xA9>", -9.0]]
+put_tokenizer("unigram", {"type": "Unigram", "vocab": pieces, "unk_id": 0, "byte_fallback": True},
+              normalizer={"type": "Sequence", "normalizers": [{"type": "Precompiled", "precompiled_charsmap": charsmap}, {"type": "Nmt"}, {"type": "Lowercase"},
+                                                              {"type": "Replace", "pattern": {"Regex": "[\\s&&[^\\n]]{2,}|(?i:x)\\b"}, "content": " "}]},
+              pre_tokenizer={"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first"},
+              decoder={"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"})
+put_tokenizer("wordpiece", {"type": "WordPiece", "vocab": {"[UNK]": 0, "hello": 1, "##1": 2, "x": 3, "12": 4, "##23": 5}, "unk_token": "[UNK]",
+                            "continuing_subword_prefix": "##", "max_input_chars_per_word": 100},
+              normalizer={"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True},
+              pre_tokenizer={"type": "Sequence", "pretokenizers": [{"type": "BertPreTokenizer"}, {"type": "Digits"}, {"type": "FixedLength", "length": 3}]},
+              post_processor={"type": "BertProcessing", "sep": ["x", 3], "cls": ["hello", 1]}, decoder={"type": "WordPiece", "prefix": "##", "cleanup": True})
+put_tokenizer("wordlevel", {"type": "WordLevel", "vocab": {"Hello": 0, "x": 1, "<unk>": 2}, "unk_token": "<unk>"},
+              normalizer={"type": "Sequence", "normalizers": [{"type": "Strip"}, {"type": "NFKD"}, {"type": "StripAccents"}]},
+              pre_tokenizer={"type": "Sequence", "pretokenizers": [{"type": "Whitespace"}, {"type": "Punctuation", "behavior": "Contiguous"},
+                                                                   {"type": "CharDelimiterSplit", "delimiter": "e"}]},
+              decoder={"type": "Sequence", "decoders": [{"type": "CTC", "pad_token": "x", "word_delimiter_token": "|", "cleanup": True}, {"type": "Fuse"},
+                                                        {"type": "Strip", "content": "H", "start": 1, "stop": 1}]})
+put("tokenizer", "config", json.dumps({"added_tokens_decoder": {"2": {"content": "<x>", "special": True}}, "bos_token": "<s>", "eos_token": {"content": "a"},
+                                       "add_bos_token": True, "add_eos_token": True, "additional_special_tokens": ["<y>"]}).encode())
 put("json", "deep", b'{"a":' * 3000)
 
 

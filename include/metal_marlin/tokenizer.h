@@ -23,15 +23,19 @@ struct EncodeOptions {
   bool parse_special = true;
 };
 
-/// A tokenizer as `tokenizer.json` describes it: byte-pair encoding, byte-level
-/// or with byte fallback. The ids are those of the `tokenizers` library.
+/// A tokenizer as `tokenizer.json` describes it: BPE, Unigram, WordPiece or
+/// WordLevel with the stages around them. The ids and texts are those of the
+/// `tokenizers` library.
 /// Immutable and usable from many threads at once.
 class Tokenizer {
  public:
   /// \param json text of a tokenizer.json; \param where its name in errors.
+  /// \param config text of a tokenizer_config.json, whose tokens count too.
   /// \throws Error (kCorruptFile, kUnsupported) naming the field.
-  static std::shared_ptr<const Tokenizer> from_json(std::string_view json, const std::string& where);
-  /// From a model folder (its tokenizer.json) or a GGUF file (its metadata).
+  static std::shared_ptr<const Tokenizer> from_json(std::string_view json, const std::string& where,
+                                                    std::string_view config = {});
+  /// From a model folder (its tokenizer.json and tokenizer_config.json) or a
+  /// GGUF file (its metadata).
   /// \throws Error (kNotFound) when the model has no tokenizer.
   static std::shared_ptr<const Tokenizer> load(const std::filesystem::path& model);
 
@@ -56,19 +60,23 @@ class Tokenizer {
 };
 
 /// Turns ids into text as they arrive; never emits part of a UTF-8 character.
+/// All that it emits is what `decode` gives for all ids.
 class Detokenizer {
  public:
-  explicit Detokenizer(std::shared_ptr<const Tokenizer> tokenizer, bool skip_special = true);
+  /// \param before ids that stand before; their text is not emitted.
+  explicit Detokenizer(std::shared_ptr<const Tokenizer> tokenizer, bool skip_special = true,
+                       std::span<const TokenId> before = {});
+  ~Detokenizer();
+  Detokenizer(Detokenizer&&) noexcept;
+  Detokenizer& operator=(Detokenizer&&) noexcept;
   /// The text that `id` completes; may be empty.
   std::string push(TokenId id);
   /// What is left at the end; an unfinished character becomes U+FFFD.
   std::string finish();
 
  private:
-  std::shared_ptr<const Tokenizer> tokenizer_;
-  bool skip_special_;
-  bool first_ = true;
-  std::string pending_;
+  struct State;
+  std::unique_ptr<State> state_;
 };
 
 }  // namespace metal_marlin

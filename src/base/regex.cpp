@@ -5,47 +5,24 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 
+#include "base/regex_syntax.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
 namespace {
 
-// Oniguruma's \s is Unicode White_Space; PCRE2's also holds U+180E.
-constexpr std::string_view kWhiteSpace =
-    R"(\x09-\x0d\x20\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000})";
-
-std::string translate(std::string_view pattern) {
-  std::string out;
-  bool in_class = false;
-  for (std::size_t i = 0; i < pattern.size(); ++i) {
-    const char c = pattern[i];
-    if (c == '\\' && i + 1 < pattern.size()) {
-      const char escaped = pattern[++i];
-      if (escaped == 's') {
-        out += in_class ? std::string(kWhiteSpace) : fmt::format("[{}]", kWhiteSpace);
-      } else if (escaped == 'S' && !in_class) {
-        out += fmt::format("[^{}]", kWhiteSpace);
-      } else {
-        out += c;
-        out += escaped;
-      }
-      continue;
-    }
-    if (c == '[' && !in_class) {
-      in_class = true;
-    } else if (c == '[' && in_class && (i + 1 >= pattern.size() || pattern[i + 1] != ':')) {
-      out += '\\';  // a plain bracket inside a class
-    } else if (c == ']' && in_class) {
-      in_class = false;
-    }
-    out += c;
-  }
-  return out;
-}
+// Bounds of one search: steps, and memory where the compiled matcher's stack does not do.
+constexpr std::uint32_t kMatchLimit = 10'000'000;
+constexpr std::uint32_t kHeapKibibytes = 1 << 20;
+// Bound of all searches of one text.
+constexpr std::chrono::seconds kMaxTime{30};
 
 struct MatchData {
   MatchData() : data(pcre2_match_data_create(1, nullptr)), context(pcre2_match_context_create(nullptr)) {
+    pcre2_set_match_limit(context, kMatchLimit);
+    pcre2_set_heap_limit(context, kHeapKibibytes);
     stack = pcre2_jit_stack_create(32 * 1024, 4 * 1024 * 1024, nullptr);
     pcre2_jit_stack_assign(context, nullptr, stack);
   }
@@ -67,11 +44,29 @@ std::string error_text(int code) {
   return reinterpret_cast<const char*>(buffer.data());
 }
 
+pcre2_code* compile(std::string_view text, int& error, std::size_t& offset) {
+  pcre2_compile_context* const context = pcre2_compile_context_create(nullptr);
+  pcre2_set_newline(context, PCRE2_NEWLINE_LF);
+  pcre2_code* const code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(),
+                                         PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE, &error, &offset, context);
+  pcre2_compile_context_free(context);
+  return code;
+}
+
 }  // namespace
+
+bool pcre2_accepts(std::string_view pattern) {
+  int error = 0;
+  std::size_t offset = 0;
+  pcre2_code* const code = compile(pattern, error, offset);
+  pcre2_code_free(code);
+  return code != nullptr;
+}
 
 struct Regex::Compiled {
   pcre2_code* code = nullptr;
   bool jit = false;
+  std::string where;
   Compiled() = default;
   Compiled(const Compiled&) = delete;
   Compiled& operator=(const Compiled&) = delete;
@@ -79,15 +74,15 @@ struct Regex::Compiled {
 };
 
 Regex::Regex(std::string_view pattern, const std::string& where) {
-  const std::string text = translate(pattern);
+  const std::string text = translate_regex(pattern, where);
   int error = 0;
-  PCRE2_SIZE offset = 0;
+  std::size_t offset = 0;
   auto compiled = std::make_shared<Compiled>();
-  compiled->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), PCRE2_UTF | PCRE2_UCP, &error,
-                                 &offset, nullptr);
+  compiled->where = where;
+  compiled->code = compile(text, error, offset);
   if (compiled->code == nullptr) {
     throw Error(ErrorCode::kUnsupported,
-                fmt::format("{}: pattern '{}': {} at {}", where, pattern, error_text(error), offset));
+                fmt::format("{}: pattern '{}': {} (at {} of {})", where, pattern, error_text(error), offset, text));
   }
   compiled->jit = pcre2_jit_compile(compiled->code, PCRE2_JIT_COMPLETE) == 0;
   compiled_ = std::move(compiled);
@@ -102,34 +97,59 @@ Regex Regex::literal(std::string_view text, const std::string& where) {
   return {quoted, where};
 }
 
-bool Regex::find(std::string_view text, std::size_t from, std::size_t& begin, std::size_t& end) const {
-  thread_local const MatchData match;
+bool Regex::find(std::string_view text, std::size_t from, Match& match) const {
+  thread_local const MatchData data;
   const auto* const subject = reinterpret_cast<PCRE2_SPTR>(text.data());
-  const int result =
-      compiled_->jit
-          ? pcre2_jit_match(compiled_->code, subject, text.size(), from, PCRE2_NO_UTF_CHECK, match.data, match.context)
-          : pcre2_match(compiled_->code, subject, text.size(), from, PCRE2_NO_UTF_CHECK, match.data, match.context);
+  int result = compiled_->jit ? pcre2_jit_match(compiled_->code, subject, text.size(), from, PCRE2_NO_UTF_CHECK,
+                                                data.data, data.context)
+                              : PCRE2_ERROR_JIT_STACKLIMIT;
+  if (result == PCRE2_ERROR_JIT_STACKLIMIT) {  // the interpreter keeps its state on the heap
+    result = pcre2_match(compiled_->code, subject, text.size(), from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, data.data,
+                         data.context);
+  }
   if (result == PCRE2_ERROR_NOMATCH) return false;
-  if (result < 0) throw Error(ErrorCode::kUnsupported, "a pattern is too costly: " + error_text(result));
-  const PCRE2_SIZE* const offsets = pcre2_get_ovector_pointer(match.data);
-  begin = offsets[0];
-  end = offsets[1];
+  if (result < 0) {
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("{}: the pattern is too costly for this text: {}", compiled_->where, error_text(result)));
+  }
+  const PCRE2_SIZE* const offsets = pcre2_get_ovector_pointer(data.data);
+  match = {offsets[0], offsets[1]};
   return true;
 }
 
+std::vector<Regex::Match> Regex::matches(std::string_view text) const {
+  std::vector<Match> out;
+  const auto deadline = std::chrono::steady_clock::now() + kMaxTime;
+  std::size_t at = 0;
+  Match match;
+  for (std::size_t searches = 1; at <= text.size() && find(text, at, match); ++searches) {
+    if (searches % 256 == 0 && std::chrono::steady_clock::now() > deadline) {
+      throw Error(ErrorCode::kUnsupported, fmt::format("{}: the pattern is too costly for this text: over {} s",
+                                                       compiled_->where, kMaxTime.count()));
+    }
+    if (match.begin == match.end && !out.empty() && out.back().end == match.end) {
+      do ++at;
+      while (at < text.size() && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80);
+      continue;
+    }
+    out.push_back(match);
+    at = match.end;
+  }
+  return out;
+}
+
 bool Regex::search(std::string_view text) const {
-  std::size_t begin = 0;
-  std::size_t end = 0;
-  return find(text, 0, begin, end);
+  Match match;
+  return find(text, 0, match);
 }
 
 std::string Regex::replace_all(std::string_view text, std::string_view content) const {
   std::string out;
   std::size_t done = 0;
-  for_each_match(text, [&](std::size_t begin, std::size_t end) {
-    out.append(text, done, begin - done).append(content);
-    done = end;
-  });
+  for (const Match& match : matches(text)) {
+    out.append(text, done, match.begin - done).append(content);
+    done = match.end;
+  }
   return out.append(text, done);
 }
 

@@ -1,5 +1,4 @@
-// Split patterns: PCRE2 in Unicode mode, read as the Oniguruma dialect that
-// tokenizer.json files are written in.
+// The patterns of tokenizer.json files: PCRE2 executes what regex_syntax.h translates.
 #pragma once
 
 #include <functional>
@@ -17,28 +16,19 @@ class Regex {
   // A pattern that matches `text` literally.
   static Regex literal(std::string_view text, const std::string& where);
 
-  // Calls visit(begin, end) for each non-empty match from left to right; `text`
-  // must be valid UTF-8.
-  template <typename Visit>
-  void for_each_match(std::string_view text, const Visit& visit) const {
+  struct Match {
     std::size_t begin = 0;
     std::size_t end = 0;
-    for (std::size_t at = 0; find(text, at, begin, end); at = end) {
-      if (end == begin) {  // step over one character
-        if (begin >= text.size()) return;
-        do ++end;
-        while (end < text.size() && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80);
-        continue;
-      }
-      visit(begin, end);
-    }
-  }
+  };
+  // All matches from left to right, empty ones too unless they touch the one before; `text` must be valid UTF-8.
+  // \throws Error (kUnsupported) when a search takes too many steps or too much memory.
+  [[nodiscard]] std::vector<Match> matches(std::string_view text) const;
   // Whether the pattern matches anywhere.
   [[nodiscard]] bool search(std::string_view text) const;
   [[nodiscard]] std::string replace_all(std::string_view text, std::string_view content) const;
 
  private:
-  bool find(std::string_view text, std::size_t from, std::size_t& begin, std::size_t& end) const;
+  bool find(std::string_view text, std::size_t from, Match& match) const;
   struct Compiled;
   std::shared_ptr<const Compiled> compiled_;
 };

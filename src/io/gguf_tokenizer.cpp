@@ -5,72 +5,66 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "base/unicode.h"
+#include "io/gguf_pre_kinds.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
 namespace {
 
 // Values of tokenizer.ggml.token_type.
+constexpr std::int64_t kNormal = 1;
 constexpr std::int64_t kUnknown = 2;
 constexpr std::int64_t kControl = 3;
 constexpr std::int64_t kUserDefined = 4;
+
+// The unknown token of files that do not name it.
+constexpr std::int64_t kBertUnknown = 100;
+constexpr std::int64_t kT5Unknown = 2;
+
+constexpr std::string_view kMark = "▁";  // SentencePiece's space
 
 Json split(std::string_view pattern) {
   return {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}};
 }
 
-Json byte_level(bool use_regex) {
-  return {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", use_regex}};
+Json replace(const Json& pattern, std::string_view content) {
+  return {{"type", "Replace"}, {"pattern", pattern}, {"content", content}};
 }
 
-Json digits() {
-  return {{"type", "Digits"}, {"individual_digits", true}};
+Json byte_level() {
+  return {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
 }
 
-Json sequence(std::initializer_list<Json> stages) {
-  Json list = Json::array();
-  for (const Json& stage : stages) list.push_back(stage);
-  return {{"type", "Sequence"}, {"pretokenizers", list}};
+Json sequence(const char* members, const Json& stages) {
+  return {{"type", "Sequence"}, {members, stages}};
 }
 
-// The pre-tokenizers that `tokenizer.ggml.pre` names, as the models' own
-// tokenizer.json files spell them.
-struct PreKind {
-  Json pre_tokenizer;
-  Json normalizer;
-  bool ignore_merges = false;
-};
+std::string base64(const std::vector<std::int64_t>& bytes) {
+  constexpr std::string_view kAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string out;
+  std::uint32_t bits = 0;
+  int count = 0;
+  for (const std::int64_t byte : bytes) {
+    bits = bits << 8 | (static_cast<std::uint32_t>(byte) & 0xFF);
+    for (count += 8; count >= 6; count -= 6) out += kAlphabet[bits >> (count - 6) & 63];
+  }
+  if (count > 0) out += kAlphabet[bits << (6 - count) & 63];
+  return out.append((4 - out.size() % 4) % 4, '=');
+}
 
-PreKind pre_kind(const std::string& name, const std::string& where) {
-  constexpr std::string_view kLlama3 =
-      R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-  constexpr std::string_view kQwen2 =
-      R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-  constexpr std::string_view kDeepSeek3 =
-      R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-  if (name == "gpt-2" || name == "gpt2" || name == "default") return {byte_level(true), nullptr, false};
-  if (name == "smollm") return {sequence({digits(), byte_level(true)}), nullptr, false};
-  if (name == "llama-bpe" || name == "llama3" || name == "llama-v3") {
-    return {sequence({split(kLlama3), byte_level(false)}), nullptr, true};
-  }
-  if (name == "qwen2") return {sequence({split(kQwen2), byte_level(false)}), {{"type", "NFC"}}, false};
-  if (name == "glm4" || name == "chatglm-bpe") return {sequence({split(kLlama3), byte_level(false)}), nullptr, false};
-  if (name == "deepseek-llm") {
-    return {sequence({split(R"([\r\n])"), split(R"(\s?\p{L}+)"), split(R"(\s?\p{P}+)"),
-                      split("[一-龥ࠀ-一가-\xED\x9F\xBF]+"), digits(), byte_level(false)}),
-            nullptr, false};
-  }
-  if (name == "deepseek-v3") {
-    return {sequence({split(R"(\p{N}{1,3})"), split("[一-龥぀-ゟ゠-ヿ]+"), split(kDeepSeek3), byte_level(false)}),
-            nullptr, false};
-  }
-  throw Error(
-      ErrorCode::kUnsupported,
-      fmt::format("{}: key tokenizer.ggml.pre is '{}', expected one of gpt-2, default, smollm, llama-bpe, qwen2, "
-                  "glm4, chatglm-bpe, deepseek-llm, deepseek-v3",
-                  where, name));
+Json mark_to_space() {
+  return replace({{"String", kMark}}, " ");
+}
+
+Json space_to_mark() {
+  return replace({{"String", " "}}, kMark);
+}
+
+Json decoders_of_marks() {
+  return Json::array({mark_to_space(), {{"type", "ByteFallback"}}, {{"type", "Fuse"}}});
 }
 
 // SentencePiece BPE merges the pair that makes the best-scored piece; as ranked
@@ -100,30 +94,41 @@ Json merges_from_scores(const std::vector<std::string_view>& tokens, const std::
   return merges;
 }
 
-void fill_sentencepiece(const Gguf& gguf, const std::vector<std::string_view>& tokens,
-                        const std::vector<std::int64_t>& types, Json& out) {
-  const std::vector<float> scores = gguf.floats("tokenizer.ggml.scores");
-  if (scores.size() != tokens.size()) {
+// A file's tokens.
+struct Tokens {
+  std::vector<std::string_view> texts;
+  std::vector<std::int64_t> types;
+};
+
+std::vector<float> scores_of(const Gguf& gguf, const Tokens& tokens) {
+  std::vector<float> scores = gguf.floats("tokenizer.ggml.scores");
+  if (scores.size() != tokens.texts.size()) {
     throw Error(ErrorCode::kCorruptFile, fmt::format("{}: key tokenizer.ggml.scores: {} scores for {} tokens",
-                                                     gguf.where, scores.size(), tokens.size()));
+                                                     gguf.where, scores.size(), tokens.texts.size()));
   }
+  return scores;
+}
+
+Json vocabulary(const Tokens& tokens) {
+  Json vocab = Json::object();
+  for (std::size_t i = 0; i < tokens.texts.size(); ++i) vocab[std::string(tokens.texts[i])] = i;
+  return vocab;
+}
+
+void fill_sentencepiece(const Gguf& gguf, const Tokens& tokens, Json& out) {
   const bool prefix = gguf.boolean("tokenizer.ggml.add_space_prefix").value_or(true);
   Json steps = Json::array();
   if (prefix) steps.push_back({{"type", "Prepend"}, {"prepend", "▁"}});
-  steps.push_back({{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "▁"}});
-  out["normalizer"] = {{"type", "Sequence"}, {"normalizers", steps}};
-  out["pre_tokenizer"] = nullptr;
-  Json decoders = Json::array({{{"type", "Replace"}, {"pattern", {{"String", "▁"}}}, {"content", " "}},
-                               {{"type", "ByteFallback"}},
-                               {{"type", "Fuse"}}});
+  steps.push_back(space_to_mark());
+  out["normalizer"] = sequence("normalizers", steps);
+  Json decoders = decoders_of_marks();
   if (prefix) decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
-  out["decoder"] = {{"type", "Sequence"}, {"decoders", decoders}};
-  out["model"]["merges"] = merges_from_scores(tokens, scores, types);
-  out["model"]["byte_fallback"] = true;
-  out["model"]["fuse_unk"] = true;
-  const auto unknown = std::find(types.begin(), types.end(), kUnknown);
-  if (unknown != types.end()) {
-    out["model"]["unk_token"] = tokens[static_cast<std::size_t>(unknown - types.begin())];
+  out["decoder"] = sequence("decoders", decoders);
+  out["model"] = {{"type", "BPE"}, {"vocab", vocabulary(tokens)}, {"byte_fallback", true}, {"fuse_unk", true}};
+  out["model"]["merges"] = merges_from_scores(tokens.texts, scores_of(gguf, tokens), tokens.types);
+  const auto unknown = std::find(tokens.types.begin(), tokens.types.end(), kUnknown);
+  if (unknown != tokens.types.end()) {
+    out["model"]["unk_token"] = tokens.texts[static_cast<std::size_t>(unknown - tokens.types.begin())];
   }
 }
 
@@ -137,16 +142,88 @@ std::vector<std::string_view> utf8_strings(const Gguf& gguf, const char* key) {
   return strings;
 }
 
-void fill_byte_level(const Gguf& gguf, Json& out) {
-  const std::string pre(gguf.string("tokenizer.ggml.pre").value_or("default"));
-  const PreKind kind = pre_kind(pre, gguf.where);
-  out["normalizer"] = kind.normalizer;
-  out["pre_tokenizer"] = kind.pre_tokenizer;
-  out["decoder"] = byte_level(true);
+void fill_bpe(const Gguf& gguf, const Tokens& tokens, const GgufPreKind& kind, Json& out) {
+  Json stages = Json::array();
+  for (const std::string_view pattern : kind.patterns) stages.push_back(split(pattern));
+  if (kind.plain_utf8) {
+    out["normalizer"] = space_to_mark();
+    out["decoder"] = sequence("decoders", decoders_of_marks());
+  } else {
+    stages.push_back(byte_level());
+    out["decoder"] = byte_level();
+  }
+  out["pre_tokenizer"] = sequence("pretokenizers", stages);
   Json merges = Json::array();
-  for (const std::string_view merge : utf8_strings(gguf, "tokenizer.ggml.merges")) merges.push_back(merge);
-  out["model"]["merges"] = std::move(merges);
-  out["model"]["ignore_merges"] = kind.ignore_merges;
+  std::unordered_set<std::string_view> seen;  // the first of equal merges is the one that counts
+  for (const std::string_view merge : utf8_strings(gguf, "tokenizer.ggml.merges")) {
+    const std::size_t space = merge.find(' ', 1);
+    if (space == std::string_view::npos) {
+      throw Error(ErrorCode::kCorruptFile,
+                  fmt::format("{}: key tokenizer.ggml.merges: '{}' is not a pair of tokens", gguf.where, merge));
+    }
+    if (seen.insert(merge).second) merges.push_back({merge.substr(0, space), merge.substr(space + 1)});
+  }
+  out["model"] = {{"type", "BPE"},
+                  {"vocab", vocabulary(tokens)},
+                  {"merges", std::move(merges)},
+                  {"ignore_merges", kind.ignore_merges},
+                  {"byte_fallback", kind.plain_utf8}};
+}
+
+// Tokens that begin a word are spelled with U+2581, others without.
+void fill_wordpiece(const Gguf& gguf, const Tokens& tokens, Json& out) {
+  const bool lower = gguf.boolean("tokenizer.ggml.normalizer.lowercase").value_or(true);
+  out["normalizer"] = {{"type", "BertNormalizer"},
+                       {"lowercase", lower},
+                       {"strip_accents", gguf.boolean("tokenizer.ggml.normalizer.strip_accents").value_or(lower)}};
+  out["pre_tokenizer"] = {{"type", "BertPreTokenizer"}};
+  out["decoder"] = {{"type", "WordPiece"}};
+  const std::size_t unknown =
+      static_cast<std::size_t>(gguf.integer("tokenizer.ggml.unknown_token_id").value_or(kBertUnknown));
+  if (unknown >= tokens.texts.size()) {
+    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: key tokenizer.ggml.unknown_token_id: {} of {} tokens",
+                                                     gguf.where, unknown, tokens.texts.size()));
+  }
+  Json vocab = Json::object();
+  for (std::size_t i = 0; i < tokens.texts.size(); ++i) {
+    std::string text(tokens.texts[i]);
+    if (text.starts_with(kMark)) {
+      text.erase(0, kMark.size());
+    } else if (tokens.types[i] == kNormal && i != unknown) {
+      text.insert(0, "##");
+    }
+    vocab[text] = i;
+  }
+  out["model"] = {{"type", "WordPiece"},
+                  {"vocab", std::move(vocab)},
+                  {"unk_token", tokens.texts[unknown]},
+                  {"continuing_subword_prefix", "##"},
+                  {"max_input_chars_per_word", 1 << 20}};
+}
+
+void fill_unigram(const Gguf& gguf, const Tokens& tokens, Json& out) {
+  Json steps = Json::array();
+  const std::vector<std::int64_t> map = gguf.integers("tokenizer.ggml.precompiled_charsmap");
+  if (!map.empty()) steps.push_back({{"type", "Precompiled"}, {"precompiled_charsmap", base64(map)}});
+  const bool merge_spaces = gguf.boolean("tokenizer.ggml.remove_extra_whitespaces").value_or(false);
+  if (merge_spaces) {
+    steps.push_back(replace({{"Regex", R"(\A +| +\z)"}}, ""));
+    steps.push_back(replace({{"Regex", " +"}}, " "));
+  }
+  if (merge_spaces || gguf.boolean("tokenizer.ggml.add_space_prefix").value_or(false)) {
+    steps.push_back({{"type", "Prepend"}, {"prepend", " "}});
+  }
+  steps.push_back(space_to_mark());
+  out["normalizer"] = sequence("normalizers", steps);
+  out["decoder"] = {{"type", "Metaspace"}, {"replacement", kMark}, {"prepend_scheme", "always"}};
+  const std::vector<float> scores = scores_of(gguf, tokens);
+  Json pieces = Json::array();
+  for (std::size_t i = 0; i < tokens.texts.size(); ++i) {
+    pieces.push_back({tokens.texts[i], tokens.types[i] == kUserDefined ? 0.0F : scores[i]});
+  }
+  out["model"] = {{"type", "Unigram"},
+                  {"vocab", std::move(pieces)},
+                  {"unk_id", gguf.integer("tokenizer.ggml.unknown_token_id").value_or(kT5Unknown)}};
 }
 
 Json added_token(std::size_t id, std::string_view content, bool special) {
@@ -156,49 +233,106 @@ Json added_token(std::size_t id, std::string_view content, bool special) {
 
 }  // namespace
 
+namespace {
+
+Tokens read_tokens(const Gguf& gguf) {
+  Tokens tokens{utf8_strings(gguf, "tokenizer.ggml.tokens"), gguf.integers("tokenizer.ggml.token_type")};
+  if (tokens.types.empty()) tokens.types.assign(tokens.texts.size(), kNormal);
+  if (tokens.types.size() != tokens.texts.size()) {
+    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: key tokenizer.ggml.token_type: {} types for {} tokens",
+                                                     gguf.where, tokens.types.size(), tokens.texts.size()));
+  }
+  return tokens;
+}
+
+// The tokens around a text: where the file does not say, each kind has its own.
+struct Ends {
+  bool add_begin = false;
+  bool add_end = false;
+  std::int64_t begin = -1;
+  std::int64_t end = -1;
+};
+
+Json ends_json(const Gguf& gguf, const Ends& ends, std::size_t tokens) {
+  Json pieces = Json::array();
+  Json special = Json::object();
+  const auto add = [&](bool wanted, std::int64_t id, const char* label) {
+    if (!wanted) return;
+    if (id < 0 || id >= static_cast<std::int64_t>(tokens)) {
+      throw Error(ErrorCode::kCorruptFile, fmt::format("{}: the {} token to add around a text is {} of {} tokens",
+                                                       gguf.where, label, id, tokens));
+    }
+    pieces.push_back({{"SpecialToken", {{"id", label}, {"type_id", 0}}}});
+    special[label] = {{"id", label}, {"ids", Json::array({id})}, {"tokens", Json::array({label})}};
+  };
+  add(ends.add_begin, ends.begin, "begin");
+  pieces.push_back({{"Sequence", {{"id", "A"}, {"type_id", 0}}}});
+  add(ends.add_end, ends.end, "end");
+  return {{"type", "TemplateProcessing"}, {"single", pieces}, {"pair", pieces}, {"special_tokens", special}};
+}
+
+const GgufPreKind& pre_kind(const Gguf& gguf, std::string_view model) {
+  const std::string name(model == "gemma4" ? "gemma4" : gguf.string("tokenizer.ggml.pre").value_or("default"));
+  const GgufPreKind* const kind = find_gguf_pre_kind(name.empty() ? "default" : name);
+  if (kind == nullptr) {
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("{}: key tokenizer.ggml.pre is '{}', which is no kind of pre-tokenizer known here",
+                            gguf.where, name));
+  }
+  return *kind;
+}
+
+// Fills in the stages and the model; the ends that this kind has by default.
+Ends fill_stages(const Gguf& gguf, std::string_view model, const Tokens& tokens, Json& out) {
+  if (model == "llama") {
+    fill_sentencepiece(gguf, tokens, out);
+    return {true, false, 1, 2};
+  }
+  if (model == "gpt2" || model == "gemma4") {
+    const GgufPreKind& kind = pre_kind(gguf, model);
+    fill_bpe(gguf, tokens, kind, out);
+    return {kind.add_bos, false, model == "gpt2" ? 11 : -1, model == "gpt2" ? 11 : -1};
+  }
+  if (model == "bert") {
+    fill_wordpiece(gguf, tokens, out);
+    return {true, true, 101, 102};
+  }
+  if (model == "t5") {
+    fill_unigram(gguf, tokens, out);
+    return {false, true, -1, 1};
+  }
+  throw Error(ErrorCode::kUnsupported,
+              fmt::format("{}: key tokenizer.ggml.model is '{}', expected one of gpt2, llama, gemma4, bert, t5",
+                          gguf.where, model));
+}
+
+}  // namespace
+
 Json gguf_tokenizer_json(const Gguf& gguf) {
   const auto model = gguf.string("tokenizer.ggml.model");
-  if (!model) throw Error(ErrorCode::kNotFound, fmt::format("{}: the model has no tokenizer", gguf.where));
-  if (*model != "gpt2" && *model != "llama") {
-    throw Error(ErrorCode::kUnsupported,
-                fmt::format("{}: key tokenizer.ggml.model is '{}', expected gpt2 or llama", gguf.where, *model));
+  if (!model || *model == "none" || *model == "no_vocab") {
+    throw Error(ErrorCode::kNotFound, fmt::format("{}: the model has no tokenizer", gguf.where));
   }
-  const std::vector<std::string_view> tokens = utf8_strings(gguf, "tokenizer.ggml.tokens");
-  std::vector<std::int64_t> types = gguf.integers("tokenizer.ggml.token_type");
-  if (types.empty()) types.assign(tokens.size(), 1);
-  if (types.size() != tokens.size()) {
-    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: key tokenizer.ggml.token_type: {} types for {} tokens",
-                                                     gguf.where, types.size(), tokens.size()));
-  }
-  Json out = {{"version", "1.0"}, {"truncation", nullptr}, {"padding", nullptr}};
-  out["added_tokens"] = Json::array();
-  Json vocab = Json::object();
-  for (std::size_t i = 0; i < tokens.size(); ++i) {
-    vocab[std::string(tokens[i])] = i;
-    if (types[i] == kControl || types[i] == kUserDefined || (types[i] == kUnknown && *model == "llama")) {
-      out["added_tokens"].push_back(added_token(i, tokens[i], types[i] != kUserDefined));
+  const Tokens tokens = read_tokens(gguf);
+  Json out = {{"version", "1.0"},      {"truncation", nullptr},    {"padding", nullptr},
+              {"normalizer", nullptr}, {"pre_tokenizer", nullptr}, {"added_tokens", Json::array()}};
+  Ends ends = fill_stages(gguf, *model, tokens, out);
+  for (std::size_t i = 0; i < tokens.texts.size(); ++i) {
+    const std::int64_t type = tokens.types[i];
+    if (type == kControl || type == kUserDefined || type == kUnknown) {
+      out["added_tokens"].push_back(added_token(i, tokens.texts[i], type != kUserDefined));
     }
   }
-  out["model"] = {{"type", "BPE"}, {"vocab", std::move(vocab)}};
-  if (*model == "llama") {
-    fill_sentencepiece(gguf, tokens, types, out);
+  ends.begin = gguf.integer("tokenizer.ggml.bos_token_id").value_or(ends.begin);
+  if (*model == "bert") {  // always between these, whatever the keys say
+    ends.end = gguf.integer("tokenizer.ggml.seperator_token_id").value_or(ends.end);
   } else {
-    fill_byte_level(gguf, out);
+    ends.end = gguf.integer("tokenizer.ggml.eos_token_id").value_or(ends.end);
+    ends.add_begin = gguf.boolean("tokenizer.ggml.add_bos_token").value_or(ends.add_begin);
+    ends.add_end = gguf.boolean("tokenizer.ggml.add_eos_token").value_or(ends.add_end);
+    if (*model == "gemma4") ends.add_begin = true;
   }
-  const auto bos = gguf.integer("tokenizer.ggml.bos_token_id");
-  const bool add_bos = gguf.boolean("tokenizer.ggml.add_bos_token").value_or(*model == "llama");
-  if (add_bos && bos && *bos >= 0 && *bos < static_cast<std::int64_t>(tokens.size())) {
-    const std::string token(tokens[static_cast<std::size_t>(*bos)]);
-    const Json special = {{"SpecialToken", {{"id", token}, {"type_id", 0}}}};
-    const Json text = {{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
-    out["post_processor"] = {
-        {"type", "TemplateProcessing"},
-        {"single", Json::array({special, text})},
-        {"pair", Json::array({special, text, special, {{"Sequence", {{"id", "B"}, {"type_id", 1}}}}})},
-        {"special_tokens", {{token, {{"id", token}, {"ids", {*bos}}, {"tokens", {token}}}}}}};
-  } else {
-    out["post_processor"] = nullptr;
-  }
+  out["post_processor"] = ends_json(gguf, ends, tokens.texts.size());
   return out;
 }
 

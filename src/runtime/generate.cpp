@@ -20,7 +20,7 @@ class Generation {
   Generation(const std::shared_ptr<const Model>& model, const GenerateOptions& options, const OnText& on_text)
       : model_(model), options_(options), on_text_(on_text), sampler_(options.sampler), stop_(options.stop) {
     try {
-      detokenizer_.emplace(model->tokenizer());
+      tokenizer_ = model->tokenizer();
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kNotFound) throw;
       if (!options.stop.empty()) throw;
@@ -29,6 +29,7 @@ class Generation {
 
   GenerateResult run(std::span<const TokenId> prompt) {
     if (prompt.empty()) throw Error(ErrorCode::kInvalidArgument, "the prompt has no tokens");
+    if (tokenizer_) detokenizer_.emplace(tokenizer_, true, prompt);
     SessionOptions session_options;
     session_options.cache_tokens = static_cast<std::int64_t>(prompt.size()) + std::max(options_.max_tokens, 0);
     session_options.batch_tokens = static_cast<int>(std::min(prompt.size(), kPromptChunk));
@@ -85,6 +86,7 @@ class Generation {
   const OnText& on_text_;
   Sampler sampler_;
   StopText stop_;
+  std::shared_ptr<const Tokenizer> tokenizer_;  // nothing where the model has none
   std::optional<Detokenizer> detokenizer_;
   GenerateResult result_;
 };

@@ -18,10 +18,15 @@
 
 namespace metal_marlin {
 std::shared_ptr<const Tokenizer> tokenizer_of(const Checkpoint& checkpoint) {
-  for (const auto& [name, text] : checkpoint.tokenizer_files()) {
-    if (name == "tokenizer.json") return Tokenizer::from_json(text, checkpoint.where() + "/" + name);
+  const std::string* json = nullptr;
+  std::string_view config;
+  const auto files = checkpoint.tokenizer_files();
+  for (const auto& [name, text] : files) {
+    if (name == "tokenizer.json") json = &text;
+    if (name == "tokenizer_config.json") config = text;
   }
-  return nullptr;
+  if (json == nullptr) return nullptr;
+  return Tokenizer::from_json(*json, checkpoint.where() + "/tokenizer.json", config);
 }
 
 // Loads the weights into the backend; what it runs on.
@@ -79,22 +84,24 @@ std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, cons
                                           : CacheType::kF16;
   const std::string device = prepare(*impl, *checkpoint, options);
   impl->tokenizer = tokenizer_of(*checkpoint);
-  impl->info = {impl->config.model_type,
-                checkpoint->kind(),
-                impl->config.vocab,
-                impl->config.layers,
-                impl->config.hidden,
-                impl->config.max_positions,
-                impl->prepared->weight_bytes(),
-                {impl->config.end_tokens.begin(), impl->config.end_tokens.end()},
+  impl->info = {
+    impl->config.model_type,
+    checkpoint->kind(),
+    impl->config.vocab,
+    impl->config.layers,
+    impl->config.hidden,
+    impl->config.max_positions,
+    impl->prepared->weight_bytes(),
+    {impl->config.end_tokens.begin(), impl->config.end_tokens.end()},
 #if METAL_MARLIN_MSL
-                msl::resolve_device(options.backend),
+    msl::resolve_device(options.backend),
 #else
-                options.backend,
+    options.backend,
 #endif
-                device,
-                std::string(cache_type_name(impl->cache)),
-                impl->pool->size()};
+    device,
+    std::string(cache_type_name(impl->cache)),
+    impl->pool->size()
+  };
   return std::shared_ptr<const Model>(new Model(std::move(impl)));
 }
 

@@ -44,11 +44,11 @@ std::size_t leading_space(std::string_view text) {
 
 }  // namespace
 
-void AddedTokenMatcher::insert(const AddedToken& token) {
-  if (token.content.empty()) return;
-  const AddedToken* const stored = &tokens_.insert_or_assign(token.content, token).first->second;
+void AddedTokenMatcher::insert(const std::string& pattern, const AddedToken& token) {
+  if (pattern.empty()) return;
+  const AddedToken* const stored = &tokens_.insert_or_assign(pattern, token).first->second;
   std::size_t node = 0;
-  for (const char c : token.content) {
+  for (const char c : pattern) {
     const auto byte = static_cast<unsigned char>(c);
     const auto [entry, added] = nodes_[node].next.try_emplace(byte, nodes_.size());
     const std::size_t child = entry->second;
@@ -56,44 +56,47 @@ void AddedTokenMatcher::insert(const AddedToken& token) {
     node = child;
   }
   nodes_[node].token = stored;
-  starts_[static_cast<unsigned char>(token.content.front())] = true;
+  starts_[static_cast<unsigned char>(pattern.front())] = true;
 }
 
-const AddedToken* AddedTokenMatcher::longest(std::string_view text, std::size_t at, bool parse_special) const {
+const AddedToken* AddedTokenMatcher::longest(std::string_view text, std::size_t at, std::size_t& end) const {
   const AddedToken* best = nullptr;
   std::size_t node = 0;
   for (; at < text.size(); ++at) {
     const auto next = nodes_[node].next.find(static_cast<unsigned char>(text[at]));
     if (next == nodes_[node].next.end()) break;
     node = next->second;
-    const AddedToken* const token = nodes_[node].token;
-    if (token != nullptr && (parse_special || !token->special)) best = token;
+    if (nodes_[node].token == nullptr) continue;
+    best = nodes_[node].token;
+    end = at + 1;
   }
   return best;
 }
 
-void AddedTokenMatcher::split(std::string_view text, bool first, bool parse_special, const OnText& on_text,
+void AddedTokenMatcher::split(std::string_view text, std::size_t head, bool parse_special, const OnText& on_text,
                               const OnToken& on_token) const {
   std::size_t done = 0;
+  const auto text_up_to = [&](std::size_t end) {
+    if (done < end) on_text(text.substr(done, end - done), head - std::min(head, done));
+  };
   for (std::size_t at = 0; at < text.size();) {
-    const AddedToken* const token =
-        starts_[static_cast<unsigned char>(text[at])] ? longest(text, at, parse_special) : nullptr;
+    std::size_t end = 0;
+    const AddedToken* const token = starts_[static_cast<unsigned char>(text[at])] ? longest(text, at, end) : nullptr;
     if (token == nullptr) {
       ++at;
       continue;
     }
     std::size_t begin = at;
-    std::size_t end = at + token->content.size();
     at = end;
+    if (token->special && !parse_special) continue;
     if (token->single_word && (ends_with_word(text.substr(0, begin)) || starts_with_word(text.substr(end)))) continue;
     if (token->lstrip) begin = std::max(done, trim_end(text.substr(0, begin)));
     if (token->rstrip) end += leading_space(text.substr(end));
-    if (done < begin) on_text(text.substr(done, begin - done), first && done == 0);
+    text_up_to(begin);
     on_token(token->id);
     done = end;
-    at = std::max(at, end);
   }
-  if (done < text.size()) on_text(text.substr(done), first && done == 0);
+  text_up_to(text.size());
 }
 
 }  // namespace metal_marlin

@@ -19,19 +19,21 @@ struct AddedToken {
   bool single_word = false;
   bool lstrip = false;
   bool rstrip = false;
+  bool normalized = false;
   bool special = false;
 };
 
 // Leftmost-longest search for a set of tokens.
 class AddedTokenMatcher {
  public:
-  void insert(const AddedToken& token);
-  [[nodiscard]] bool empty() const { return tokens_.empty(); }
+  // pattern: what to look for.
+  void insert(const std::string& pattern, const AddedToken& token);
 
-  using OnText = std::function<void(std::string_view, bool first)>;
+  using OnText = std::function<void(std::string_view, std::size_t head)>;
   using OnToken = std::function<void(TokenId)>;
-  // Cuts `text` into tokens and the text between them, in order.
-  void split(std::string_view text, bool first, bool parse_special, const OnText& on_text,
+  // Cuts `text`, of which the first `head` bytes come from the input's first character, into tokens and the text
+  // between them, in order. Without parse_special, special tokens are skipped over.
+  void split(std::string_view text, std::size_t head, bool parse_special, const OnText& on_text,
              const OnToken& on_token) const;
 
  private:
@@ -39,9 +41,10 @@ class AddedTokenMatcher {
     std::map<unsigned char, std::size_t> next;
     const AddedToken* token = nullptr;
   };
-  [[nodiscard]] const AddedToken* longest(std::string_view text, std::size_t at, bool parse_special) const;
+  // The longest token at `at`, and where it ends.
+  [[nodiscard]] const AddedToken* longest(std::string_view text, std::size_t at, std::size_t& end) const;
 
-  std::map<std::string, AddedToken> tokens_;
+  std::map<std::string, AddedToken> tokens_;  // by pattern
   std::vector<Node> nodes_{Node{}};
   std::array<bool, 256> starts_{};
 };

@@ -42,11 +42,9 @@ std::size_t MergeTable::home(std::uint64_t key) const {
 void MergeTable::insert(TokenId left, TokenId right, Merge merge) {
   const std::uint64_t key = pair_key(left, right);
   for (std::size_t at = home(key);; at = (at + 1) & (slots_.size() - 1)) {
-    if (slots_[at].key == key) return;
-    if (slots_[at].key == kEmpty) {
-      slots_[at] = {key, merge};
-      return;
-    }
+    if (slots_[at].key != key && slots_[at].key != kEmpty) continue;
+    slots_[at] = {key, merge};
+    return;
   }
 }
 
@@ -58,76 +56,80 @@ const MergeTable::Merge* MergeTable::find(TokenId left, TokenId right) const {
   }
 }
 
-Bpe::Bpe(std::unordered_map<std::string, TokenId> vocab, const std::vector<std::pair<std::string, std::string>>& merges,
-         const BpeOptions& options, const std::string& where)
-    : vocab_(std::move(vocab)), options_(options) {
+Bpe::Bpe(Vocabulary vocabulary, const std::vector<std::pair<std::string, std::string>>& merges, BpeOptions options,
+         std::string where)
+    : TokenModel(std::move(vocabulary)), options_(std::move(options)), where_(std::move(where)) {
   merges_.reserve(merges.size());
-  cut_before_words_ = !options.byte_level && find(kWordMark).has_value();
+  cut_before_words_ = options_.prefix.empty() && options_.suffix.empty() && find(kWordMark).has_value();
   std::int32_t rank = 0;
   for (const auto& [left, right] : merges) {
+    const bool prefixed = right.starts_with(options_.prefix);
+    const std::string whole = left + (prefixed ? right.substr(options_.prefix.size()) : right);
     const auto left_id = find(left);
     const auto right_id = find(right);
-    const auto merged = find(left + right);
-    if (!left_id || !right_id || !merged) {
+    const auto merged = find(whole);
+    if (!left_id || !right_id || !merged || !prefixed) {
       throw Error(ErrorCode::kCorruptFile,
-                  fmt::format("{}: merge {} of '{}' and '{}' names a token that the vocabulary lacks", where, rank,
-                              sanitize_utf8(left), sanitize_utf8(right)));
+                  fmt::format("{}: merge {} of '{}' and '{}' names a token that the vocabulary lacks", where_, rank,
+                              left, right));
     }
-    if (mark_inside(left + right)) cut_before_words_ = false;
+    if (mark_inside(whole)) cut_before_words_ = false;
     merges_.insert(*left_id, *right_id, {rank++, *merged});
   }
-  for (std::size_t byte = 0; byte < 256; ++byte) {
-    byte_symbols_[byte] = find(std::string(1, static_cast<char>(byte))).value_or(-1);
-    if (byte < 128) ascii_symbols_[byte] = byte_symbols_[byte];
-    byte_fallbacks_[byte] = find(fmt::format("<0x{:02X}>", byte)).value_or(-1);
+  for (std::size_t c = 0; c < small_symbols_.size(); ++c) {
+    std::string spelling;
+    append_utf8(static_cast<char32_t>(c), spelling);
+    small_symbols_[c] = find(spelling).value_or(-1);
   }
+  if (options_.byte_fallback) bytes_ = byte_tokens(*this);
 }
 
-std::optional<TokenId> Bpe::find(std::string_view token) const {
-  const auto found = vocab_.find(std::string(token));
-  if (found == vocab_.end()) return std::nullopt;
-  return found->second;
+std::optional<TokenId> Bpe::symbol(std::string_view spelling) const {
+  std::size_t at = 0;
+  if (spelling.size() > 2) return find(spelling);
+  const char32_t c = next_character(spelling, at);
+  if (at != spelling.size() || c >= small_symbols_.size()) return find(spelling);
+  return small_symbols_[c] >= 0 ? std::optional(small_symbols_[c]) : std::nullopt;
 }
 
-void Bpe::append_character(std::string_view character, std::vector<TokenId>& symbols, bool& after_unknown) const {
-  const auto lead = static_cast<unsigned char>(character.front());
-  const std::optional<TokenId> id = lead >= 128 ? find(character) : std::optional(ascii_symbols_[lead]);
-  if (id && *id >= 0) {
-    symbols.push_back(*id);
-    after_unknown = false;
-    return;
+TokenId Bpe::unknown_id() const {
+  const auto id = find(*options_.unknown);
+  if (!id) {
+    throw Error(
+        ErrorCode::kUnsupported,
+        fmt::format("{}: the text needs the unk_token {}, which is not in the vocabulary", where_, *options_.unknown));
   }
-  const auto fallback = [&](char c) { return byte_fallbacks_[static_cast<unsigned char>(c)]; };
-  if (options_.byte_fallback &&
-      std::all_of(character.begin(), character.end(), [&](char c) { return fallback(c) >= 0; })) {
-    for (const char c : character) symbols.push_back(fallback(c));
-    after_unknown = false;
-    return;
-  }
-  if (!options_.unknown) return;
-  if (!(options_.fuse_unknown && after_unknown)) symbols.push_back(*options_.unknown);
-  after_unknown = true;
+  return *id;
 }
 
 void Bpe::initial_symbols(std::string_view piece, std::vector<TokenId>& symbols) const {
   symbols.clear();
-  if (options_.byte_level) {
-    for (const char c : piece) {
-      const TokenId id = byte_symbols_[static_cast<unsigned char>(c)];
-      if (id >= 0) {
-        symbols.push_back(id);
-      } else if (options_.unknown) {
-        symbols.push_back(*options_.unknown);
-      }
-    }
-    return;
-  }
-  bool after_unknown = false;
+  TokenId unknown = -1;  // found, but not written yet; bytes of later characters go before it
+  std::string affixed;
   for (std::size_t at = 0; at < piece.size();) {
     const std::size_t begin = at;
     next_character(piece, at);
-    append_character(piece.substr(begin, at - begin), symbols, after_unknown);
+    std::string_view spelling = piece.substr(begin, at - begin);
+    const bool inner = begin > 0 && !options_.prefix.empty();
+    const bool last = at == piece.size() && !options_.suffix.empty();
+    if (inner || last) {
+      affixed = fmt::format("{}{}{}", inner ? options_.prefix : "", spelling, last ? options_.suffix : "");
+      spelling = affixed;
+    }
+    const auto fallback = [&](char c) { return bytes_[static_cast<unsigned char>(c)]; };
+    if (const auto id = symbol(spelling)) {
+      if (unknown >= 0) symbols.push_back(unknown);
+      unknown = -1;
+      symbols.push_back(*id);
+    } else if (!bytes_.empty() &&
+               std::all_of(spelling.begin(), spelling.end(), [&](char c) { return fallback(c) >= 0; })) {
+      for (const char c : spelling) symbols.push_back(fallback(c));
+    } else if (options_.unknown) {
+      if (unknown >= 0 && !options_.fuse_unknown) symbols.push_back(unknown);
+      unknown = unknown_id();
+    }
   }
+  if (unknown >= 0) symbols.push_back(unknown);
 }
 
 void Bpe::merge_short(std::vector<TokenId>& symbols) const {

@@ -6,10 +6,10 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <unordered_map>
+#include <utility>
 #include <vector>
 
-#include "metal_marlin/tokenizer.h"
+#include "tokenizer/token_model.h"
 
 namespace metal_marlin {
 
@@ -21,7 +21,7 @@ class MergeTable {
     TokenId id;
   };
   void reserve(std::size_t merges);
-  // Keeps the first of equal pairs.
+  // The last of equal pairs is the one that counts.
   void insert(TokenId left, TokenId right, Merge merge);
   [[nodiscard]] const Merge* find(TokenId left, TokenId right) const;
 
@@ -37,37 +37,35 @@ class MergeTable {
 };
 
 struct BpeOptions {
-  bool byte_level = false;     // symbols are bytes, not characters
   bool byte_fallback = false;  // unknown characters become <0xXX> tokens
-  bool ignore_merges = false;  // a pre-token that is a token is not split
+  bool ignore_merges = false;  // a piece that is a token is not split
   bool fuse_unknown = false;   // neighbouring unknown characters are one token
-  std::optional<TokenId> unknown;
+  std::optional<std::string> unknown;
+  std::string prefix;  // of characters that are not a piece's first
+  std::string suffix;  // of a piece's last character
 };
 
-class Bpe {
+class Bpe final : public TokenModel {
  public:
-  // vocab: raw bytes of each token (byte-level spelling already undone).
   // merges: in rank order. \throws Error (kCorruptFile) via `where`.
-  Bpe(std::unordered_map<std::string, TokenId> vocab, const std::vector<std::pair<std::string, std::string>>& merges,
-      const BpeOptions& options, const std::string& where);
+  Bpe(Vocabulary vocabulary, const std::vector<std::pair<std::string, std::string>>& merges, BpeOptions options,
+      std::string where);
 
-  // Appends the ids of one pre-token.
-  void encode(std::string_view piece, std::vector<TokenId>& out) const;
-  [[nodiscard]] std::optional<TokenId> find(std::string_view token) const;
+  void encode(std::string_view piece, std::vector<TokenId>& out) const override;
 
  private:
   void initial_symbols(std::string_view piece, std::vector<TokenId>& symbols) const;
   void encode_whole(std::string_view piece, std::vector<TokenId>& out) const;
-  void append_character(std::string_view character, std::vector<TokenId>& symbols, bool& after_unknown) const;
+  [[nodiscard]] std::optional<TokenId> symbol(std::string_view spelling) const;
+  [[nodiscard]] TokenId unknown_id() const;
   void merge_short(std::vector<TokenId>& symbols) const;
   void merge_long(std::vector<TokenId>& symbols) const;
 
-  std::unordered_map<std::string, TokenId> vocab_;
   MergeTable merges_;
   BpeOptions options_;
-  std::array<TokenId, 256> byte_symbols_{};    // byte-level alphabet, -1 where missing
-  std::array<TokenId, 256> byte_fallbacks_{};  // <0xXX>, -1 where missing
-  std::array<TokenId, 128> ascii_symbols_{};   // single characters, -1 where missing
+  std::string where_;
+  std::vector<TokenId> bytes_;                  // of the fallback, empty without one
+  std::array<TokenId, 0x180> small_symbols_{};  // of the first characters of Unicode, -1 where missing
   // Whether no token holds U+2581 after another character. Text without
   // pre-tokens can then be cut before each word, as no merge crosses the cut.
   bool cut_before_words_ = false;

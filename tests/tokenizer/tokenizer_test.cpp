@@ -77,7 +77,9 @@ TEST_P(Families, StreamingNeverSplitsACharacter) {
 
 // Vocabularies with vectors of the llama.cpp project, which are not committed.
 class GgufVocabularies : public testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(All, GgufVocabularies, testing::Values("gpt-2", "deepseek-llm", "llama-spm"),
+INSTANTIATE_TEST_SUITE_P(All, GgufVocabularies,
+                         testing::Values("bert-bge", "command-r", "deepseek-llm", "gemma-4", "gpt-2", "llama-bpe",
+                                         "llama-spm", "qwen2", "qwen35", "refact"),
                          [](const auto& test) {
                            std::string name = test.param;
                            std::erase(name, '-');
@@ -138,8 +140,8 @@ TEST(Tokenizer, TimeIsLinearOnRunsOfOneLetter) {
 TEST(Tokenizer, FaultsAreNamed) {
   const auto parse = [](const std::string& json) { return Tokenizer::from_json(json, "t.json"); };
   expect_error(ErrorCode::kCorruptFile, "t.json: not valid JSON", [&] { parse("{"); });
-  expect_error(ErrorCode::kUnsupported, "tokenizer type Unigram, expected BPE",
-               [&] { parse(R"({"model":{"type":"Unigram","vocab":{}}})"); });
+  expect_error(ErrorCode::kUnsupported, "tokenizer type Fancy, expected BPE, Unigram, WordPiece or WordLevel",
+               [&] { parse(R"({"model":{"type":"Fancy","vocab":{}}})"); });
   expect_error(ErrorCode::kUnsupported, "normalizer type Fancy",
                [&] { parse(R"({"normalizer":{"type":"Fancy"},"model":{}})"); });
   expect_error(ErrorCode::kUnsupported, "pre_tokenizer type Odd",

@@ -1,0 +1,49 @@
+// What stands around a text's tokens, as the `post_processor` of a tokenizer.json says for a single text.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "io/json.h"
+#include "metal_marlin/tokenizer.h"
+
+namespace metal_marlin {
+
+class PostProcessor {
+ public:
+  static PostProcessor parse(const Json& json, const std::string& where);
+  // \throws Error (kUnsupported) for a template behind stages that leave more parts than it can take.
+  void apply(std::vector<TokenId>& ids, bool add_special) const;
+
+ private:
+  using Ids = std::vector<TokenId>;
+  // The first or second part of what came in, or ids of its own.
+  struct Piece {
+    enum class Kind { kFirst, kSecond, kSpecial } kind;
+    Ids ids;
+  };
+  // Each piece of a template is a part for the stage behind it.
+  struct Template {
+    std::vector<Piece> single;
+    std::vector<Piece> pair;
+  };
+  // cls and sep around the first part, sep around (RoBERTa) or behind (BERT) the others.
+  struct Stage {
+    bool is_template;
+    Template pieces;
+    TokenId cls = 0;
+    TokenId sep = 0;
+    bool sep_before = false;
+  };
+  static std::vector<Piece> parse_pieces(const JsonObject& json, const char* key);
+  static Stage parse_stage(const JsonObject& json, const std::string& type);
+  void apply_template(const Template& pieces, std::vector<Ids>& parts, bool add_special) const;
+  static void surround(const Stage& stage, std::vector<Ids>& parts);
+  std::vector<Stage> stages_;
+  std::string where_;
+};
+
+// A token id of a file. \throws Error (kCorruptFile) naming the field.
+TokenId parse_token_id(const Json& json, const JsonObject& owner, const char* key);
+
+}  // namespace metal_marlin
