@@ -193,38 +193,6 @@ TEST_P(ModelOnRecordedMetal, KeepsMetalsRules) {
 }
 #endif
 
-// A prompt of several steps, with a penalty that counts its tokens: the same as
-// sampling from the logits of the whole.
-TEST(Generate, LongPromptsAreCutWithoutATrace) {
-  const Golden golden("llama-tiny");
-  std::vector<TokenId> prompt;
-  while (prompt.size() < 1100) prompt.insert(prompt.end(), golden.ids.begin(), golden.ids.end());
-  const auto model = Model::load(golden.folder, exact());
-  GenerateOptions options;
-  options.max_tokens = 1;
-  options.ignore_end = true;
-  options.sampler.temperature = 0.8F;
-  options.sampler.repeat_penalty = 1.3F;
-  options.sampler.seed = 11;
-  Sampler sampler(options.sampler);
-  for (const TokenId id : prompt) sampler.accept(id);
-  const auto logits = logits_in_chunks(model, prompt, prompt.size());
-  const auto vocab = static_cast<std::size_t>(model->info().vocab);
-  const TokenId expected = sampler.sample(std::span(logits).last(vocab));
-  EXPECT_EQ(generate(model, prompt, options).tokens, std::vector<TokenId>{expected});
-}
-
-TEST(Generate, CanBeCancelledByTheCallback) {
-  GenerateOptions options;
-  options.max_tokens = 50;
-  options.ignore_end = true;
-  int calls = 0;
-  const auto result = generate(Model::load(test_data("fixtures/llama-tiny")), std::vector<TokenId>{1, 2, 3}, options,
-                               [&](std::string_view) { return ++calls < 5; });
-  EXPECT_EQ(result.reason, StopReason::kCancelled);
-  EXPECT_LT(result.tokens.size(), 7U);
-}
-
 // Several sequences of different lengths in one pass give what each gives alone.
 TEST_P(GoldenModel, BatchesOfSequencesDoNotMix) {
   const auto model = Model::load(golden.folder, exact(backend));

@@ -12,7 +12,6 @@
 #include "base/thread_pool.h"
 #include "formats/small_floats.h"
 #include "io/checkpoint.h"
-#include "metal_marlin/evaluate.h"
 #include "metal_marlin/generate.h"
 #include "metal_marlin/inspect.h"
 #include "quantized_models.h"
@@ -269,61 +268,6 @@ TEST_F(BrokenModel, MissingFilesAreNamed) {
   expect_error(ErrorCode::kNotFound, "model.safetensors: cannot open", [&] { Model::load(path_); });
   std::filesystem::remove(path_ / "config.json");
   expect_error(ErrorCode::kNotFound, "config.json: cannot open", [&] { Model::load(path_); });
-}
-
-TEST(Evaluate, PerplexityFollowsItsDefinition) {
-  const SafetensorsFile golden(fixture("llama-tiny") / "golden.safetensors");
-  const auto ids64 = read_tensor<std::int64_t>(golden, "input_ids");
-  const auto logits = read_tensor<float>(golden, "logits");
-  const std::vector<TokenId> ids(ids64.begin(), ids64.end());
-  const std::size_t vocab = logits.size() / ids.size();
-  LoadOptions load;
-  load.exact = true;
-  const auto model = Model::load(fixture("llama-tiny"), load);
-  const auto nll = [&](std::size_t position) {  // of the token after it
-    double sum = 0;
-    const float* const row = logits.data() + position * vocab;
-    for (std::size_t i = 0; i < vocab; ++i) sum += std::exp(static_cast<double>(row[i]));
-    return std::log(sum) - row[static_cast<std::size_t>(ids[position + 1])];
-  };
-  EvaluateOptions options;
-  options.context = 96;
-  const Evaluation half = evaluate(model, ids, options);
-  double sum = 0;
-  for (std::size_t i = 48; i < 95; ++i) sum += nll(i);
-  EXPECT_EQ(half.scored_tokens, 47);
-  EXPECT_NEAR(half.nll, sum / 47, 1e-5);
-  std::vector<TokenId> changed = ids;
-  changed[0] = 9;
-  const double with_nine = evaluate(model, changed, options).nll;
-  options.first_token = 9;
-  EXPECT_EQ(evaluate(model, ids, options).nll, with_nine);
-  EXPECT_NE(with_nine, half.nll);
-  options.stride = 96;
-  const Evaluation all = evaluate(model, ids, options);
-  sum = 0;
-  for (std::size_t i = 0; i < 95; ++i) sum += nll(i);
-  EXPECT_EQ(all.scored_tokens, 95);
-  EXPECT_NEAR(all.nll, sum / 95, 1e-5);
-  options.stride = 20;
-  options.context = 40;
-  EXPECT_EQ(evaluate(model, ids, options).scored_tokens, 95);
-}
-
-TEST(Evaluate, AModelDoesNotDivergeFromItself) {
-  const auto model = Model::load(fixture("qwen3-tiny"));
-  std::vector<TokenId> ids;
-  for (int i = 0; i < 200; ++i) ids.push_back((i * 37) % 500);
-  EvaluateOptions options;
-  options.context = 64;
-  options.reference = model;
-  const Evaluation same = evaluate(model, ids, options);
-  EXPECT_NEAR(same.divergence->mean_kl, 0, 1e-9);
-  EXPECT_EQ(same.divergence->top1_agreement, 1);
-  EXPECT_EQ(same.windows, 3);
-  options.reference = Model::load(fixture("llama-tiny"));
-  expect_error(ErrorCode::kInvalidArgument, "vocabulary of 384, the model of 512",
-               [&] { evaluate(model, ids, options); });
 }
 
 }  // namespace
