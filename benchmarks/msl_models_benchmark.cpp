@@ -17,7 +17,7 @@
 #include "backends/msl/msl_backend.h"
 #include "backends/msl/packed_attention.h"
 #include "backends/msl/paged_attention.h"
-#include "base/thread_pool.h"
+#include "base/shared_pool.h"
 #include "formats/packed_matrix.h"
 #include "models/architectures.h"
 #include "quantize/recipe.h"
@@ -213,13 +213,14 @@ class RandomCheckpoint final : public Checkpoint {
   std::vector<WeightInfo> weights_;
 };
 
-void decode_step(const std::shared_ptr<Device>& device, ThreadPool& pool) {
+void decode_step(const std::shared_ptr<Device>& device) {
+  const auto backend = make_backend("msl-cuda", device, shared_pool(0));
   for (const BuiltinRecipe& builtin : builtin_recipes()) {
     if (builtin.name != "qwen3-4b") continue;
     const Json json = parse_json(builtin.text, "recipe");
     const Plan plan = build_plan(parse_model_config(json["models"][0]["config"], nullptr, "config"));
     const RandomCheckpoint checkpoint(plan, parse_recipe(json, "recipe"));
-    const auto model = prepare(plan, checkpoint, device, pool, {Activations::kInt8, {}});
+    const auto model = backend->prepare(plan, checkpoint, {Activations::kInt8, {}});
     constexpr int kContext = 1024;
     const auto runner = model->make_runner({32, 1, 1, kContext / 16}, CacheType::kF16);
     std::vector<std::int32_t> pages(kContext / 16);
@@ -250,7 +251,7 @@ void run(const std::set<std::string>& parts) {
     }
   }
   if (wants("experts")) experts(*device, pool);
-  if (wants("step")) decode_step(device, pool);
+  if (wants("step")) decode_step(device);
   fmt::print("\n]}}\n");
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks too long for CI, each with a log in benchmarks/check_long/.
-# Usage: check_long.sh [PART...]; parts: fuzz lint package patterns asan tsan aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers large; none: all.
+# Usage: check_long.sh [PART...]; parts: fuzz lint package patterns asan tsan sessions aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers large; none: all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${METAL_MARLIN_DATA:-../shared/data}
@@ -29,6 +29,16 @@ whole_suite() {
 }
 asan() { whole_suite asan; }
 tsan() { whole_suite tsan; }
+
+# 16 threads with a session each on one model, 1000 random steps, on every backend: an hour and more on msl-host.
+sessions() {
+  cmake --preset release
+  cmake --build --preset release --target metal_marlin_session_tests
+  METAL_MARLIN_TEST_STEPS=1000 build/release/tests/metal_marlin_session_tests --gtest_filter='*ManyThreads*'
+  cmake --preset tsan
+  cmake --build --preset tsan --target metal_marlin_session_tests
+  METAL_MARLIN_TEST_STEPS=1000 build/tsan/tests/metal_marlin_session_tests --gtest_filter='*ManyThreads*-*msl*'
+}
 aarch64() {
   tools/install_dependencies.sh aarch64
   whole_suite aarch64
@@ -115,7 +125,7 @@ if [ "${1:-}" = --one ]; then
 fi
 mkdir -p benchmarks/check_long
 parts=("$@")
-[ $# -gt 0 ] || parts=(fuzz lint package patterns asan tsan aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers large)
+[ $# -gt 0 ] || parts=(fuzz lint package patterns asan tsan sessions aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers large)
 failed=()
 for part in "${parts[@]}"; do
   [ "$(type -t "$part")" = function ] || { echo "unknown part: $part" >&2; exit 2; }

@@ -14,8 +14,6 @@
 
 namespace metal_marlin {
 
-class Checkpoint;
-
 struct LoadOptions {
   /// Threads for loading and running; 0: one per usable core.
   int threads = 0;
@@ -55,7 +53,8 @@ struct ModelInfo {
   int threads = 0;
 };
 
-/// A loaded model; immutable, shared by its sessions.
+/// A loaded model; immutable, shared by its sessions, which may run in several threads side by side. The
+/// processor's steps take turns: models of as many threads have one thread pool in common.
 class Model {
  public:
   /// \param path a Hugging Face folder, a quantized folder, a GGUF or an ONNX file.
@@ -74,27 +73,34 @@ class Model {
   friend class Session;
   struct Impl;
   explicit Model(std::unique_ptr<Impl> impl);
-  static std::string prepare(Impl& impl, const Checkpoint& checkpoint, const LoadOptions& options);
   std::unique_ptr<Impl> impl_;
 };
 
 struct SessionOptions {
   int max_sequences = 1;
-  /// Tokens that all sequences together can hold; 0: the model's context length
-  /// for each.
+  /// Most tokens that all sequences together can hold; 0: the model's context length
+  /// for each. Memory is taken as they come.
   std::int64_t cache_tokens = 0;
   int batch_tokens = 512;  ///< Most tokens in one pass; longer input is cut up.
   int batch_logits = 16;   ///< Most logits rows in one pass.
+  /// What sequences held stays findable after they were closed, until the place is needed: Session::reuse().
+  bool prefix_cache = false;
 };
 
-using SequenceId = int;
+/// Of one sequence of one session; never used again after it was closed.
+using SequenceId = std::int64_t;
+
+/// For SequenceInput::logits_from.
+constexpr std::size_t kLastLogits = SIZE_MAX;
+constexpr std::size_t kNoLogits = SIZE_MAX - 1;
 
 /// New tokens of one sequence.
 struct SequenceInput {
   SequenceId sequence = 0;
   std::span<const TokenId> tokens;
-  /// Logits are wanted from this token on; the default is the last one only.
-  std::size_t logits_from = SIZE_MAX;
+  /// Logits are wanted from this token on. kLastLogits: of the last one only; kNoLogits: of none, for a prompt of
+  /// which more is to come.
+  std::size_t logits_from = kLastLogits;
 };
 
 /// Logits that a step computed; valid during the call that delivers them.
@@ -105,8 +111,22 @@ struct LogitsRow {
 };
 using LogitsSink = std::function<void(std::span<const LogitsRow>)>;
 
-/// Sequences in progress with their key-value cache. Not for concurrent use,
-/// but for cancel().
+/// What a session's cache holds, in pages, and what became of it.
+struct CacheStats {
+  int page_tokens = 0;
+  std::int64_t limit = 0;          ///< pages that there may be
+  std::int64_t pages = 0;          ///< that there is memory for
+  std::int64_t held = 0;           ///< by open sequences
+  std::int64_t shared = 0;         ///< of these, by more than one
+  std::int64_t kept = 0;           ///< by none, findable
+  std::int64_t evicted = 0;        ///< findable ones whose place was needed, so far
+  std::int64_t copied = 0;         ///< before one of several sequences wrote, so far
+  std::int64_t asked_tokens = 0;   ///< of reuse(), so far
+  std::int64_t reused_tokens = 0;  ///< that it found, so far
+};
+
+/// Sequences in progress with their key-value cache: they are opened, continued in batches of any of them, and closed.
+/// Not for concurrent use, but for both kinds of cancel().
 class Session {
  public:
   Session(std::shared_ptr<const Model> model, const SessionOptions& options = {});
@@ -116,22 +136,37 @@ class Session {
 
   /// \throws Error (kInvalidArgument) when max_sequences are open.
   SequenceId open();
+  /// Another sequence that holds the same tokens; both share the memory of what they have in common.
+  /// \throws as open().
+  SequenceId fork(SequenceId sequence);
   void close(SequenceId sequence);
   /// Tokens a sequence holds.
   [[nodiscard]] std::int64_t length(SequenceId sequence) const;
   /// Forgets all tokens from `length` on.
   void truncate(SequenceId sequence, std::int64_t length);
+  /// Gives a sequence that holds nothing the longest beginning of `tokens` that can be found in the cache: whole
+  /// pages, and not all of them, so that a step for the others gives logits. What comes after is computed as if the
+  /// beginning had been, but for the rounding of steps that are cut in another way.
+  /// \returns tokens that it now holds. \throws Error (kInvalidArgument) without prefix_cache.
+  std::int64_t reuse(SequenceId sequence, std::span<const TokenId> tokens);
 
   /// Appends tokens to sequences, each any number of them: prefill and decode
-  /// are the same call. \throws Error (kInvalidArgument) for an id outside the
-  /// vocabulary or a full cache, before anything is changed; (kCancelled).
+  /// are the same call. Without a sink no logits are computed. \throws Error (kInvalidArgument) for an id
+  /// outside the vocabulary or a full cache, (kOutOfMemory) when the cache cannot grow, before anything is changed;
+  /// (kCancelled).
   void step(std::span<const SequenceInput> inputs, const LogitsSink& sink);
   /// Tokens that each expert got so far, [layer][expert]: empty lists for layers
   /// without experts, nothing at all for models or backends that do not count them.
   [[nodiscard]] std::vector<std::vector<std::int64_t>> expert_counts() const;
+  [[nodiscard]] CacheStats cache_stats() const;
   /// Makes a step that runs in another thread stop between passes. The step's
   /// sequences then hold the tokens of the passes that were finished.
   void cancel();
+  /// Cancels one sequence, from any thread: steps pass it over from the next pass on, and the others go on. It
+  /// remains so, and open, until it is closed; one that is closed already is left in peace.
+  void cancel(SequenceId sequence);
+  /// Whether it was cancelled.
+  [[nodiscard]] bool is_cancelled(SequenceId sequence) const;
 
  private:
   struct Impl;

@@ -63,6 +63,8 @@ struct QuantizeOptions {
   std::vector<std::string> include;
   std::vector<std::string> exclude;
   int threads = 0;  ///< 0: one per usable core. The result does not depend on it.
+  /// What runs the model on the calibration text, as LoadOptions::backend. Results differ by rounding.
+  std::string backend = "cpu";
   std::size_t shard_bytes = std::size_t{5} << 30;
   bool overwrite = false;  ///< Replace an existing destination.
   /// Bytes of memory that must do; 0: no limit. What is needed is estimated before anything is done.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/memory.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
@@ -34,6 +35,10 @@ std::vector<float> load_vector(const Checkpoint& checkpoint, const PlannedWeight
   std::vector<float> values(static_cast<std::size_t>(planned.shape[0]));
   checkpoint.load(planned.name, pool).decode_row(0, planned.shape[0], values.data());
   return values;
+}
+
+void Backend::require_memory(std::size_t needed, const std::string& what) const {
+  metal_marlin::require_memory(needed, available_memory(), what);
 }
 
 }  // namespace metal_marlin

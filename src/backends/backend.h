@@ -1,6 +1,7 @@
 // What a backend is to the runtime.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -63,10 +64,11 @@ struct Batch {
 };
 
 struct RunnerLimits {
-  int tokens = 512;   // per step
-  int selected = 1;   // logits rows per step
-  int sequences = 1;  // per step
-  int pages = 0;      // of the cache
+  int tokens = 512;            // per step
+  int selected = 1;            // logits rows per step
+  int sequences = 1;           // per step
+  int pages = 0;               // of the cache, at first
+  bool count_experts = false;  // where counting costs time
 };
 
 // The angles that a sequence's positions are multiplied by, where they depend on its length.
@@ -75,25 +77,36 @@ void sequence_frequencies(const RopeTable& rope, const SequenceSlice& sequence, 
 // Positions a page of the cache holds.
 constexpr int kCachePageTokens = 16;
 
-// A prepared model's mutable part: workspace and cache.
+// A prepared model's mutable part: workspace, cache and, on a device, the queue of its work. One thread at a
+// time uses it; runners of one model work side by side.
 class Runner {
  public:
   virtual ~Runner() = default;
   Runner() = default;
   Runner(const Runner&) = delete;
   Runner& operator=(const Runner&) = delete;
-  // Runs the plan; allocates nothing. The logits, [selected, vocab], stay valid
-  // until the next step. The batch must be within the limits.
-  virtual const float* step(const Batch& batch) = 0;
-  // Tokens that each expert got so far, [layer][expert]; empty for layers without
-  // experts, and where the backend does not count.
+  // Starts a step of the plan; where the device is this processor, it is done when this returns. Allocates
+  // nothing, but on a device for a shape that it has not kept. The batch must be within the limits, and stay as
+  // it is until wait() returns.
+  virtual void submit(const Batch& batch) = 0;
+  // The end of the step: its logits, [selected, vocab], valid until the next submit().
+  virtual const float* wait() = 0;
+  const float* step(const Batch& batch) {
+    submit(batch);
+    return wait();
+  }
+  // Makes room for so many pages in all; what the cache holds stays. \throws Error (kOutOfMemory), and the cache
+  // is as it was.
+  virtual void grow_cache(int pages) = 0;
+  virtual void copy_page(std::int32_t from, std::int32_t to) = 0;
+  // Tokens that each expert got so far, [layer][expert]; empty for layers without experts, and where nobody counts.
   [[nodiscard]] virtual std::vector<std::vector<std::int64_t>> expert_counts() const { return {}; }
   // After a step whose logits are not finite: the op whose results are not finite first, found by running the batch
   // again; empty where the backend does not tell.
   [[nodiscard]] virtual std::string not_finite_at(const Batch& /*batch*/) { return {}; }
 };
 
-// A plan with its weights, ready to run; immutable.
+// A plan with its weights, ready to run; immutable, shared by threads.
 class PreparedModel {
  public:
   virtual ~PreparedModel() = default;
@@ -102,6 +115,36 @@ class PreparedModel {
   PreparedModel& operator=(const PreparedModel&) = delete;
   [[nodiscard]] virtual std::unique_ptr<Runner> make_runner(const RunnerLimits& limits, CacheType cache) const = 0;
   [[nodiscard]] virtual std::size_t weight_bytes() const = 0;
+};
+
+struct PrepareOptions {
+  Activations activations = Activations::kInt8;
+  LoadProgress progress;
+};
+
+// Bytes of the memory that a backend's weights and caches lie in.
+struct MemoryEstimate {
+  std::size_t weights = 0;
+  std::size_t cache_page = 0;  // one page in all layers
+};
+
+// Where plans run.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  Backend() = default;
+  Backend(const Backend&) = delete;
+  Backend& operator=(const Backend&) = delete;
+  [[nodiscard]] virtual std::string name() const = 0;    // in the registry: "msl" is there what it stands for
+  [[nodiscard]] virtual std::string device() const = 0;  // the instruction set, or the GPU
+  [[nodiscard]] virtual MemoryEstimate estimate_memory(const Plan& plan, const Checkpoint& checkpoint,
+                                                       CacheType cache) const = 0;
+  [[nodiscard]] virtual std::size_t available_memory() const = 0;
+  // Loads the plan's weights. The backend must outlive the model. \throws Error naming weight or op.
+  [[nodiscard]] virtual std::shared_ptr<const PreparedModel> prepare(const Plan& plan, const Checkpoint& checkpoint,
+                                                                     const PrepareOptions& options) const = 0;
+  // \throws Error (kOutOfMemory) saying what needs how much of what.
+  void require_memory(std::size_t needed, const std::string& what) const;
 };
 
 }  // namespace metal_marlin

@@ -58,8 +58,7 @@ std::size_t available_memory() {
 
 #endif
 
-void require_memory(std::size_t needed, const std::string& what) {
-  const std::size_t available = available_memory();
+void require_memory(std::size_t needed, std::size_t available, const std::string& what) {
   if (needed <= available) return;
   throw Error(ErrorCode::kOutOfMemory,
               fmt::format("{} needs {}, {} is available", what, byte_text(needed), byte_text(available)));

@@ -10,8 +10,8 @@ namespace metal_marlin {
 // where a control group limits this process.
 std::size_t available_memory();
 
-// \throws Error (kOutOfMemory) saying what needs how much of what.
-void require_memory(std::size_t needed, const std::string& what);
+// \throws Error (kOutOfMemory) saying what needs how much of what is available.
+void require_memory(std::size_t needed, std::size_t available, const std::string& what);
 
 // "1.5 GiB"
 std::string byte_text(std::size_t bytes);

@@ -170,6 +170,8 @@ void add_method_options(CLI::App& command, Flags& flags) {
   command.add_option("--calibration", flags.options.calibration,
                      "text for the method, and on which the use of experts is counted for a recipe; without it a "
                      "recipe's cold experts are all");
+  command.add_option("--backend", flags.options.backend, "what runs the model on that text, as of generate")
+      ->capture_default_str();
   command.add_option("--calibration-tokens", flags.options.calibration_tokens, "tokens of that text")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 32))
       ->capture_default_str();

@@ -9,8 +9,7 @@
 #include <numeric>
 #include <set>
 
-#include "backends/cpu/cpu_backend.h"
-#include "backends/cpu/mixture_of_experts.h"
+#include "backends/router.h"
 #include "base/finite.h"
 #include "base/thread_pool.h"
 #include "metal_marlin/error.h"
@@ -80,13 +79,14 @@ struct LayerCalibration::Observed {
 };
 
 LayerCalibration::LayerCalibration(const Checkpoint& checkpoint, Plan plan, std::vector<TokenId> ids,
-                                   std::int64_t context, const std::filesystem::path& scratch, ThreadPool& pool,
-                                   int first)
+                                   std::int64_t context, const std::filesystem::path& scratch, const Backend& backend,
+                                   ThreadPool& pool, int first)
     : checkpoint_(checkpoint),
       plan_(std::move(plan)),
       ids_(std::move(ids)),
       context_(context),
       scratch_(scratch),
+      backend_(backend),
       pool_(pool),
       layer_(first) {
   const auto* const embedding = plan_.ops.front().as<EmbeddingOp>();
@@ -167,9 +167,9 @@ LayerCalibration::Observed LayerCalibration::observed_slice(
 
 void LayerCalibration::run(const Plan& slice, const Checkpoint& checkpoint, std::span<const Stream> streams,
                            const Consumer& consume) {
-  const auto model = cpu::prepare(slice, checkpoint, pool_, {Activations::kF32, nullptr, {}});
+  const auto model = backend_.prepare(slice, checkpoint, {Activations::kF32, {}});
   const auto pages = static_cast<int>((context_ + kCachePageTokens - 1) / kCachePageTokens);
-  const auto runner = model->make_runner({kStep, 1, 1, pages}, CacheType::kF32);
+  const auto runner = model->make_runner({kStep, 1, 1, pages, true}, CacheType::kF32);
   for (const Stream& stream : streams) run(stream, *runner, consume);
   expert_counts_ = runner->expert_counts().empty() ? std::vector<std::int64_t>{} : runner->expert_counts().front();
 }
@@ -264,10 +264,10 @@ std::vector<std::vector<std::int32_t>> LayerCalibration::route(const MoeOp& moe,
   std::vector<std::vector<std::int32_t>> out(static_cast<std::size_t>(moe.experts));
   std::vector<std::int32_t> chosen(static_cast<std::size_t>(moe.top_k));
   Rows weights(chosen.size());
-  Rows scratch(static_cast<std::size_t>(moe.experts));
+  Rows scratch(static_cast<std::size_t>(route_scratch_floats(moe)));
   for (std::int64_t token = 0; token < tokens(); ++token) {
-    cpu::route_token(moe, logits.data() + token * moe.experts, bias.empty() ? nullptr : bias.data(), scratch.data(),
-                     chosen.data(), weights.data());
+    route_token(moe, logits.data() + token * moe.experts, bias.empty() ? nullptr : bias.data(), scratch.data(),
+                chosen.data(), weights.data());
     for (const std::int32_t expert : chosen)
       out[static_cast<std::size_t>(expert)].push_back(static_cast<std::int32_t>(token));
   }
@@ -330,7 +330,7 @@ std::vector<double> LayerCalibration::divergences(const RowFile& reference, std:
   const auto after =
       std::find_if(plan_.ops.begin(), plan_.ops.end(), [](const Op& op) { return op.as<SelectOp>() != nullptr; });
   plan.ops.insert(plan.ops.end(), after, plan_.ops.end());
-  const auto model = cpu::prepare(plan, Overlay(checkpoint_, nullptr), pool_, {Activations::kF32, nullptr, {}});
+  const auto model = backend_.prepare(plan, Overlay(checkpoint_, nullptr), {Activations::kF32, {}});
   constexpr int kRows = 64;
   const auto runner = model->make_runner({kRows, kRows, 1, kRows / kCachePageTokens}, CacheType::kF32);
   std::array<std::int32_t, kRows / kCachePageTokens> table{};

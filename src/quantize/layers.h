@@ -34,9 +34,10 @@ using InputVisitor = std::function<void(const std::vector<std::string>& weights,
 class LayerCalibration {
  public:
   // Embeds the text, in contexts of so many tokens; or goes on before layer `first`, whose
-  // rows an earlier instance left in the folder. The arguments must outlive this.
+  // rows an earlier instance left in the folder. The backend runs the layers, the pool adds up what they read. The
+  // arguments must outlive this.
   LayerCalibration(const Checkpoint& checkpoint, Plan plan, std::vector<TokenId> ids, std::int64_t context,
-                   const std::filesystem::path& scratch, ThreadPool& pool, int first = 0);
+                   const std::filesystem::path& scratch, const Backend& backend, ThreadPool& pool, int first = 0);
   ~LayerCalibration();
 
   [[nodiscard]] int layers() const { return plan_.layers; }
@@ -92,6 +93,7 @@ class LayerCalibration {
   std::vector<TokenId> ids_;
   std::int64_t context_;
   std::filesystem::path scratch_;
+  const Backend& backend_;
   ThreadPool& pool_;
   int layer_ = 0;
   std::unique_ptr<RowFile> rows_;  // of `hidden`, between two layers

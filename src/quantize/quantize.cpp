@@ -11,11 +11,12 @@
 #include <set>
 #include <utility>
 
+#include "backends/registry.h"
 #include "base/hash.h"
 #include "base/named.h"
 #include "base/regex.h"
 #include "base/seconds_since.h"
-#include "base/thread_pool.h"
+#include "base/shared_pool.h"
 #include "io/checkpoint.h"
 #include "io/file_write.h"
 #include "io/output_folder.h"
@@ -51,7 +52,8 @@ class Quantizer {
       : options_(options),
         include_(compile_patterns(options.include, "include")),
         exclude_(compile_patterns(options.exclude, "exclude")),
-        pool_(options.threads),
+        pool_(shared_pool(options.threads)),
+        backend_(make_backend(options.backend, {pool_, ""})),
         source_(source),
         destination_(destination.filename().empty() ? destination.parent_path() : destination) {
     recipe_ = options.recipe.empty() ? recipe_of_options() : load_recipe(options.recipe);
@@ -208,7 +210,8 @@ class Quantizer {
                   fmt::format("{}: the model has no experts whose use a text could tell", source_.string()));
     }
     // A run that was cut off has counted already.
-    const std::string key = Json{source_key(), ids_.size(), hash_of(std::as_bytes(std::span(ids_)))}.dump();
+    const std::string key =
+        Json{source_key(), ids_.size(), hash_of(std::as_bytes(std::span(ids_))), backend_->name()}.dump();
     if (std::filesystem::exists(counts_file())) {
       const Json before = read_json_file(counts_file());
       if (before.value("key", "") == key) {
@@ -217,7 +220,8 @@ class Quantizer {
       }
     }
     const OutputFolder scratch(destination_.string() + ".counts", true);
-    LayerCalibration calibration(*checkpoint_, model_plan_, ids_, calibration_context(), scratch.path(), pool_);
+    LayerCalibration calibration(*checkpoint_, model_plan_, ids_, calibration_context(), scratch.path(), *backend_,
+                                 *pool_);
     while (calibration.layer() < calibration.layers()) {
       announce_layer(options_.calibration.string(), calibration.layer());
       calibration.advance({});
@@ -276,6 +280,7 @@ class Quantizer {
     constexpr std::size_t kTokens = 2048;
     const OutputFolder scratch(destination_.string() + ".curves", true);
     SensitivityCall call{*checkpoint_,
+                         *backend_,
                          model_plan_,
                          {ids_.begin(), ids_.begin() + static_cast<std::ptrdiff_t>(std::min(ids_.size(), kTokens))},
                          calibration_context(),
@@ -283,7 +288,7 @@ class Quantizer {
                          options_.candidates.empty() ? default_candidates() : options_.candidates,
                          [&](const std::string& name) { return linears.contains(name); },
                          [&](int layer) { announce_layer("costs of formats", layer); }};
-    return measure_sensitivity(call, pool_);
+    return measure_sensitivity(call, *pool_);
   }
 
   // Whether a routed expert is little used; unknown use counts as little.
@@ -322,6 +327,7 @@ class Quantizer {
     }
     return Json{{"source", source_key()},
                 {"text", {ids_.size(), hash_of(std::as_bytes(std::span(ids_)))}},
+                {"backend", backend_->name()},
                 {"jobs", std::move(jobs)}}
         .dump();
   }
@@ -331,7 +337,7 @@ class Quantizer {
     if (!output.done().empty() && options_.notice)
       options_.notice(fmt::format("goes on in {}, with {} of {} tensors done", output.path().string(),
                                   output.done().size(), plan_.jobs.size()));
-    WeightQuantizer quantizer(*checkpoint_, plan_, pool_);
+    WeightQuantizer quantizer(*checkpoint_, plan_, *pool_);
     if (std::any_of(plan_.jobs.begin(), plan_.jobs.end(), needs_text)) quantize_layers(quantizer, output);
     for (const Job& job : plan_.jobs) {
       if (!output.done().contains(job.info->name)) write(job, nullptr, quantizer, output);
@@ -340,8 +346,8 @@ class Quantizer {
 
   // The weights of the layers, by what they read of the text.
   void quantize_layers(WeightQuantizer& quantizer, QuantizedOutput& output) {
-    LayerCalibration calibration(*checkpoint_, model_plan_, ids_, calibration_context(), output.path(), pool_,
-                                 output.layer());
+    LayerCalibration calibration(*checkpoint_, model_plan_, ids_, calibration_context(), output.path(), *backend_,
+                                 *pool_, output.layer());
     const auto wanted = [&](const std::string& name) {
       return needs_text(plan_.find(name)) && !output.done().contains(name);
     };
@@ -407,7 +413,8 @@ class Quantizer {
   Recipe recipe_;
   std::vector<Regex> include_;
   std::vector<Regex> exclude_;
-  ThreadPool pool_;
+  std::shared_ptr<ThreadPool> pool_;
+  std::unique_ptr<Backend> backend_;  // of the forward passes
   std::filesystem::path source_;
   std::filesystem::path destination_;
   std::unique_ptr<Checkpoint> checkpoint_;

@@ -32,7 +32,7 @@ class Measurement {
       : call_(call),
         pool_(pool),
         experts_(experts_of(call.plan)),
-        calibration_(call.checkpoint, call.plan, call.ids, call.context, call.scratch, pool) {}
+        calibration_(call.checkpoint, call.plan, call.ids, call.context, call.scratch, call.backend, pool) {}
 
   std::vector<AllocationUnit> run() {
     std::vector<std::unique_ptr<RowFile>> probes;  // rows after a layer that was probed

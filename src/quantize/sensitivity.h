@@ -5,6 +5,7 @@
 #include <functional>
 #include <vector>
 
+#include "backends/backend.h"
 #include "io/checkpoint.h"
 #include "metal_marlin/tokenizer.h"
 #include "ops/plan.h"
@@ -16,6 +17,7 @@ class ThreadPool;
 
 struct SensitivityCall {
   const Checkpoint& checkpoint;
+  const Backend& backend;
   const Plan& plan;
   std::vector<TokenId> ids;
   std::int64_t context;

@@ -12,6 +12,7 @@
 #include "base/finite.h"
 #include "base/hash.h"
 #include "base/seconds_since.h"
+#include "base/shared_pool.h"
 #include "base/thread_pool.h"
 #include "io/file_write.h"
 #include "io/json.h"
@@ -110,7 +111,10 @@ RowScore score_row(std::span<const float> logits, std::span<const float> referen
 class Evaluator {
  public:
   Evaluator(const std::shared_ptr<const Model>& model, std::span<const TokenId> tokens, const EvaluateOptions& options)
-      : tokens_(tokens), options_(options), pool_(model->info().threads), session_(model, session_options()) {
+      : tokens_(tokens),
+        options_(options),
+        pool_(shared_pool(model->info().threads)),
+        session_(model, session_options()) {
     if (reference_is_cached(options)) {
       open_cache(model->info().vocab);
     } else if (options.reference) {
@@ -256,7 +260,7 @@ class Evaluator {
     forward(session_, window, [&](std::span<const LogitsRow> rows) {
       const auto start = std::chrono::steady_clock::now();
       std::vector<RowScore> scores(rows.size());
-      pool_.parallel_for(static_cast<std::int64_t>(rows.size()), 1, [&](std::int64_t begin, std::int64_t) {
+      pool_->parallel_for(static_cast<std::int64_t>(rows.size()), 1, [&](std::int64_t begin, std::int64_t) {
         const LogitsRow& row = rows[static_cast<std::size_t>(begin)];
         std::span<const float> reference;
         if (compares()) {
@@ -280,7 +284,7 @@ class Evaluator {
 
   std::span<const TokenId> tokens_;
   const EvaluateOptions& options_;
-  ThreadPool pool_;
+  std::shared_ptr<ThreadPool> pool_;
   Session session_;
   std::optional<Session> reference_;
   std::optional<OutputFile> cache_file_;  // of the cache that is being written

@@ -4,9 +4,9 @@
 
 #include "backends/cpu/kernels.h"
 #if METAL_MARLIN_MSL
-#include "backends/msl/devices.h"
 #include "backends/msl/host/host_device.h"
 #endif
+#include "backends/registry.h"
 #include "base/thread_pool.h"
 #include "io/checkpoint.h"
 #include "models/architectures.h"
@@ -41,9 +41,8 @@ const char* version() {
 Status status() {
   Status out;
   out.version = version();
-  out.backends = {"cpu"};
+  out.backends = available_backends();
 #if METAL_MARLIN_MSL
-  for (const std::string& device : msl::available_devices()) out.backends.push_back(device);
   out.metallib = msl::host_kernels();
 #endif
   for (const cpu::Kernels* const table : cpu::available_kernels()) out.instruction_sets.emplace_back(table->name);

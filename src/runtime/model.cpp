@@ -4,12 +4,8 @@
 
 #include <algorithm>
 
-#include "backends/cpu/cpu_backend.h"
-#if METAL_MARLIN_MSL
-#include "backends/msl/devices.h"
-#include "backends/msl/msl_backend.h"
-#endif
-#include "base/memory.h"
+#include "backends/registry.h"
+#include "base/shared_pool.h"
 #include "io/checkpoint.h"
 #include "metal_marlin/error.h"
 #include "models/architectures.h"
@@ -27,28 +23,6 @@ std::shared_ptr<const Tokenizer> tokenizer_of(const Checkpoint& checkpoint) {
   }
   if (json == nullptr) return nullptr;
   return Tokenizer::from_json(*json, checkpoint.where() + "/tokenizer.json", config);
-}
-
-// Loads the weights into the backend; what it runs on.
-std::string Model::prepare(Impl& impl, const Checkpoint& checkpoint, const LoadOptions& options) {
-  const Activations activations = options.exact ? Activations::kF32 : Activations::kInt8;
-  if (options.backend != "cpu") {
-#if METAL_MARLIN_MSL
-    std::shared_ptr<msl::Device> device = msl::make_device(options.backend);
-    std::string name = device->name();
-    impl.prepared = msl::prepare(impl.plan, checkpoint, std::move(device), *impl.pool, {activations, options.progress});
-    return name;
-#else
-    throw Error(ErrorCode::kNotFound,
-                fmt::format("no backend {} in this program, which is built without Metal shaders; there is cpu",
-                            options.backend));
-#endif
-  }
-  require_memory(cpu::estimate_weight_bytes(impl.plan, checkpoint), "loading the weights of " + impl.path);
-  const cpu::Kernels& kernels = options.instruction_set.empty() ? *cpu::available_kernels().front()
-                                                                : cpu::find_kernels(options.instruction_set.c_str());
-  impl.prepared = cpu::prepare(impl.plan, checkpoint, *impl.pool, {activations, &kernels, options.progress});
-  return kernels.name;
 }
 
 Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -78,30 +52,29 @@ std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, cons
       })) {
     options.notice(fmt::format("{}: {}", path.string(), kPredictionNotice));
   }
-  impl->pool = std::make_unique<ThreadPool>(options.threads);
   impl->cache = !options.kv_cache.empty() ? parse_cache_type(options.kv_cache)
                 : options.exact           ? CacheType::kF32
                                           : CacheType::kF16;
-  const std::string device = prepare(*impl, *checkpoint, options);
+  const std::shared_ptr<ThreadPool> pool = shared_pool(options.threads);
+  impl->backend = make_backend(options.backend, {pool, options.instruction_set});
+  const MemoryEstimate memory = impl->backend->estimate_memory(impl->plan, *checkpoint, impl->cache);
+  impl->backend->require_memory(memory.weights, "loading the weights of " + impl->path);
+  impl->cache_page_bytes = memory.cache_page;
+  impl->prepared = impl->backend->prepare(impl->plan, *checkpoint,
+                                          {options.exact ? Activations::kF32 : Activations::kInt8, options.progress});
   impl->tokenizer = tokenizer_of(*checkpoint);
-  impl->info = {
-    impl->config.model_type,
-    checkpoint->kind(),
-    impl->config.vocab,
-    impl->config.layers,
-    impl->config.hidden,
-    impl->config.max_positions,
-    impl->prepared->weight_bytes(),
-    {impl->config.end_tokens.begin(), impl->config.end_tokens.end()},
-#if METAL_MARLIN_MSL
-    msl::resolve_device(options.backend),
-#else
-    options.backend,
-#endif
-    device,
-    std::string(cache_type_name(impl->cache)),
-    impl->pool->size()
-  };
+  impl->info = {impl->config.model_type,
+                checkpoint->kind(),
+                impl->config.vocab,
+                impl->config.layers,
+                impl->config.hidden,
+                impl->config.max_positions,
+                impl->prepared->weight_bytes(),
+                {impl->config.end_tokens.begin(), impl->config.end_tokens.end()},
+                impl->backend->name(),
+                impl->backend->device(),
+                std::string(cache_type_name(impl->cache)),
+                pool->size()};
   return std::shared_ptr<const Model>(new Model(std::move(impl)));
 }
 

@@ -9,11 +9,12 @@
 namespace metal_marlin {
 
 struct Model::Impl {
-  std::unique_ptr<ThreadPool> pool;  // first: outlives what runs on it
+  std::unique_ptr<Backend> backend;  // first: outlives what it prepared
   ModelInfo info;
   ModelConfig config;
   Plan plan;  // shapes only; the backend holds its own copy
   CacheType cache = CacheType::kF16;
+  std::size_t cache_page_bytes = 0;
   std::shared_ptr<const PreparedModel> prepared;
   std::shared_ptr<const Tokenizer> tokenizer;  // null: none
   std::string path;

@@ -3,24 +3,47 @@
 #include <algorithm>
 #include <atomic>
 
-#include "backends/cpu/cpu_backend.h"
 #include "base/finite.h"
-#include "base/memory.h"
 #include "metal_marlin/error.h"
 #include "metal_marlin/model.h"
 #include "runtime/model_impl.h"
+#include "runtime/page_pool.h"
 
 namespace metal_marlin {
 namespace {
 
-struct Sequence {
-  bool open = false;
-  std::int64_t length = 0;
-  std::vector<std::int32_t> pages;
-};
+// A cache begins with memory for so many tokens, and doubles.
+constexpr std::int64_t kFirstTokens = 1024;
 
 std::int64_t pages_for(std::int64_t tokens) {
   return (tokens + kCachePageTokens - 1) / kCachePageTokens;
+}
+
+// A place for one sequence at a time.
+struct Sequence {
+  std::atomic<SequenceId> id{-1};         // of the one that is, or was last, here
+  std::atomic<SequenceId> cancelled{-1};  // the last that was
+  bool open = false;
+  std::int64_t length = 0;
+  std::vector<PageId> pages;
+  // With a prefix cache: what it holds, and its full pages' contents.
+  std::vector<TokenId> tokens;
+  std::vector<ContentId> contents;
+
+  [[nodiscard]] bool is_cancelled() const { return cancelled.load() == id.load(); }
+};
+
+// Tokens of a sequence in the pass that is being built.
+struct Part {
+  Sequence* sequence;
+  std::span<const TokenId> tokens;
+};
+
+void check(const SessionOptions& options) {
+  if (options.max_sequences < 1 || options.batch_tokens < 1 || options.batch_logits < 1 || options.cache_tokens < 0) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "session options: sequences, batch_tokens and batch_logits must be at least 1");
+  }
 }
 
 }  // namespace
@@ -29,21 +52,90 @@ struct Session::Impl {
   std::shared_ptr<const Model> model;
   SessionOptions options;
   std::int64_t vocab = 0;
+  std::int64_t page_limit = 0;
+  PagePool pool;
   std::unique_ptr<Runner> runner;
   std::vector<Sequence> sequences;
-  std::vector<std::int32_t> free_pages;
   std::atomic<bool> cancelled{false};
+  CacheStats stats;  // what the pool does not count
   // Of the pass being built; capacity is reserved once.
   std::vector<TokenId> tokens;
   std::vector<SequenceSlice> slices;
+  std::vector<Part> parts;
   std::vector<int> selected;
   std::vector<LogitsRow> rows;
 
+  Impl(std::shared_ptr<const Model> of, const SessionOptions& with)
+      : model(std::move(of)),
+        options(with),
+        vocab(model->info().vocab),
+        sequences(static_cast<std::size_t>(with.max_sequences)) {
+    const std::int64_t asked =
+        options.cache_tokens > 0 ? options.cache_tokens : model->info().max_positions * options.max_sequences;
+    // Every sequence may leave its last page part empty.
+    page_limit = pages_for(asked) + options.max_sequences - 1;
+    if (page_limit > INT32_MAX)
+      throw Error(ErrorCode::kInvalidArgument, fmt::format("cache_tokens is {}, too large", asked));
+    const std::int64_t first = std::min(page_limit, pages_for(kFirstTokens));
+    require_memory(first);
+    RunnerLimits limits;
+    limits.tokens = options.batch_tokens;
+    limits.selected = options.batch_logits;
+    limits.sequences = options.max_sequences;
+    limits.pages = static_cast<int>(first);
+    runner = model->impl_->prepared->make_runner(limits, model->impl_->cache);
+    pool.grow(first);
+    tokens.reserve(static_cast<std::size_t>(options.batch_tokens));
+    slices.reserve(sequences.size());
+    parts.reserve(sequences.size());
+    selected.reserve(static_cast<std::size_t>(options.batch_logits));
+    rows.reserve(static_cast<std::size_t>(options.batch_logits));
+  }
+
+  [[nodiscard]] std::size_t bytes_of(std::int64_t pages) const {
+    return static_cast<std::size_t>(pages) * model->impl_->cache_page_bytes;
+  }
+  void require_memory(std::int64_t pages) const {
+    model->impl_->backend->require_memory(bytes_of(pages),
+                                          fmt::format("a cache of {} tokens", pages * kCachePageTokens));
+  }
+
+  Sequence& place_of(SequenceId id) { return sequences[static_cast<std::size_t>(id) % sequences.size()]; }
   Sequence& at(SequenceId id) {
-    if (id < 0 || static_cast<std::size_t>(id) >= sequences.size() || !sequences[static_cast<std::size_t>(id)].open) {
+    if (id < 0 || place_of(id).id != id || !place_of(id).open)
       throw Error(ErrorCode::kInvalidArgument, fmt::format("sequence {} is not open", id));
+    return place_of(id);
+  }
+
+  // Ids tell places apart by the remainder, and sequences in one place by the rest.
+  SequenceId open() {
+    const auto free =
+        std::find_if(sequences.begin(), sequences.end(), [](const Sequence& sequence) { return !sequence.open; });
+    if (free == sequences.end()) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("{} sequences are open, the session holds no more", sequences.size()));
     }
-    return sequences[static_cast<std::size_t>(id)];
+    const SequenceId before = free->id;
+    free->id = before < 0 ? free - sequences.begin() : before + static_cast<SequenceId>(sequences.size());
+    free->open = true;
+    return free->id;
+  }
+
+  void truncate(Sequence& sequence, std::int64_t length) {
+    sequence.length = length;
+    while (static_cast<std::int64_t>(sequence.pages.size()) > pages_for(length)) {
+      pool.release(sequence.pages.back());
+      sequence.pages.pop_back();
+    }
+    if (!options.prefix_cache) return;
+    sequence.tokens.resize(static_cast<std::size_t>(length));
+    sequence.contents.resize(std::min(sequence.contents.size(), static_cast<std::size_t>(length / kCachePageTokens)));
+  }
+
+  // Whether the page that the next token goes to must be copied first.
+  [[nodiscard]] bool must_copy(const Sequence& sequence) const {
+    return sequence.length % kCachePageTokens != 0 &&
+           !pool.is_writable(sequence.pages[static_cast<std::size_t>(sequence.length / kCachePageTokens)]);
   }
 
   void validate(std::span<const SequenceInput> inputs) {
@@ -63,53 +155,94 @@ struct Session::Impl {
                       fmt::format("token id {} is outside the vocabulary of {}", id, vocab));
         }
       }
-      needed += pages_for(sequence.length + static_cast<std::int64_t>(input.tokens.size())) -
-                static_cast<std::int64_t>(sequence.pages.size());
+      if (input.tokens.empty()) continue;
+      needed += std::max<std::int64_t>(0, pages_for(sequence.length + static_cast<std::int64_t>(input.tokens.size())) -
+                                              static_cast<std::int64_t>(sequence.pages.size()));
+      if (must_copy(sequence)) ++needed;
     }
-    if (needed > static_cast<std::int64_t>(free_pages.size())) {
-      throw Error(ErrorCode::kInvalidArgument,
-                  fmt::format("the cache is full: {} more pages of {} tokens are needed, {} are free", needed,
-                              kCachePageTokens, free_pages.size()));
-    }
+    make_available(needed);
   }
 
-  // Adds tokens [begin, ...) of an input to the pass, as many as fit.
-  std::size_t add(std::span<const SequenceInput> inputs, std::size_t index, std::size_t begin) {
-    const SequenceInput& input = inputs[index];
-    const std::size_t total = input.tokens.size();
-    const std::size_t from = std::min(input.logits_from, total - 1);
-    std::size_t end = std::min(total, begin + static_cast<std::size_t>(options.batch_tokens) - tokens.size());
+  // Sees to it that the pool can give so many pages: the cache grows as long as it may, then kept pages go.
+  void make_available(std::int64_t needed) {
+    if (needed <= pool.free()) return;
+    const std::int64_t pages = pool.counts().pages;
+    const std::int64_t missing = needed - pool.available();
+    if (pages + missing > page_limit) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("the cache is full: {} more pages of {} tokens are needed, {} are free", needed,
+                              kCachePageTokens, pool.available() + page_limit - pages));
+    }
+    const std::size_t memory = model->impl_->backend->available_memory();
+    std::int64_t grown = std::min(page_limit, std::max(2 * pages, pages + needed - pool.free()));
+    if (bytes_of(grown) > memory) grown = pages + std::max<std::int64_t>(missing, 0);
+    if (grown == pages) return;
+    require_memory(grown);
+    runner->grow_cache(static_cast<int>(grown));
+    pool.grow(grown - pages);
+  }
+
+  void make_room(Sequence& sequence, std::int64_t count) {
+    if (must_copy(sequence)) {
+      PageId& last = sequence.pages[static_cast<std::size_t>(sequence.length / kCachePageTokens)];
+      const PageId copy = pool.take();
+      runner->copy_page(last, copy);
+      pool.release(last);
+      last = copy;
+      ++stats.copied;
+    }
+    while (static_cast<std::int64_t>(sequence.pages.size()) < pages_for(sequence.length + count))
+      sequence.pages.push_back(pool.take());
+  }
+
+  // Adds tokens [begin, ...) of an input to the pass, as many as fit. from: the first whose logits are wanted.
+  std::size_t add(const SequenceInput& input, int index, std::size_t begin, std::size_t from) {
+    std::size_t end =
+        std::min(input.tokens.size(), begin + static_cast<std::size_t>(options.batch_tokens) - tokens.size());
     const std::size_t room = static_cast<std::size_t>(options.batch_logits) - selected.size();
     end = std::min(end, std::max(begin, from) + room);
     if (end <= begin) return 0;
     Sequence& sequence = at(input.sequence);
-    const auto first = static_cast<int>(tokens.size());
-    const auto count = static_cast<std::int64_t>(end - begin);
-    while (static_cast<std::int64_t>(sequence.pages.size()) < pages_for(sequence.length + count)) {
-      sequence.pages.push_back(free_pages.back());
-      free_pages.pop_back();
-    }
-    const std::int64_t length = sequence.length + static_cast<std::int64_t>(total - begin);
-    slices.push_back({first, static_cast<int>(count), sequence.length, sequence.pages, length});
+    const std::span<const TokenId> added = input.tokens.subspan(begin, end - begin);
+    make_room(sequence, static_cast<std::int64_t>(added.size()));
+    const std::int64_t length = sequence.length + static_cast<std::int64_t>(input.tokens.size() - begin);
+    slices.push_back(
+        {static_cast<int>(tokens.size()), static_cast<int>(added.size()), sequence.length, sequence.pages, length});
+    parts.push_back({&sequence, added});
     for (std::size_t i = begin; i < end; ++i) {
       if (i >= from) {
         selected.push_back(static_cast<int>(tokens.size()));
-        rows.push_back({static_cast<int>(index), i, {}});
+        rows.push_back({index, i, {}});
       }
       tokens.push_back(input.tokens[i]);
     }
-    sequence.length += count;
-    return static_cast<std::size_t>(count);
+    return added.size();
+  }
+
+  // The cache holds a part.
+  void keep(const Part& part) {
+    Sequence& sequence = *part.sequence;
+    sequence.length += static_cast<std::int64_t>(part.tokens.size());
+    if (!options.prefix_cache) return;
+    sequence.tokens.insert(sequence.tokens.end(), part.tokens.begin(), part.tokens.end());
+    for (std::size_t i = sequence.contents.size(); (i + 1) * kCachePageTokens <= sequence.tokens.size(); ++i) {
+      const PagePool::Found found =
+          pool.publish(sequence.pages[i], i == 0 ? 0 : sequence.contents.back(),
+                       std::span(sequence.tokens).subspan(i * kCachePageTokens, kCachePageTokens));
+      sequence.pages[i] = found.page;
+      sequence.contents.push_back(found.content);
+    }
   }
 
   void run_pass(const LogitsSink& sink) {
     const Batch batch{tokens, slices, selected};
     const float* const logits = runner->step(batch);
     if (!all_finite({logits, rows.size() * static_cast<std::size_t>(vocab)})) fail_not_finite(batch);
+    for (const Part& part : parts) keep(part);
     for (std::size_t i = 0; i < rows.size(); ++i) {
       rows[i].values = {logits + static_cast<std::int64_t>(i) * vocab, static_cast<std::size_t>(vocab)};
     }
-    if (!rows.empty() && sink) sink(rows);
+    if (!rows.empty()) sink(rows);
     clear_pass();
   }
 
@@ -123,61 +256,39 @@ struct Session::Impl {
   void clear_pass() {
     tokens.clear();
     slices.clear();
+    parts.clear();
     selected.clear();
     rows.clear();
   }
 };
 
-Session::Session(std::shared_ptr<const Model> model, const SessionOptions& options) : impl_(std::make_unique<Impl>()) {
-  if (options.max_sequences < 1 || options.batch_tokens < 1 || options.batch_logits < 1 || options.cache_tokens < 0) {
-    throw Error(ErrorCode::kInvalidArgument,
-                "session options: sequences, batch_tokens and batch_logits must be at least 1");
-  }
-  impl_->options = options;
-  impl_->vocab = model->info().vocab;
-  std::int64_t cache_tokens = options.cache_tokens;
-  if (cache_tokens == 0) cache_tokens = model->info().max_positions * options.max_sequences;
-  RunnerLimits limits;
-  limits.tokens = options.batch_tokens;
-  limits.selected = options.batch_logits;
-  limits.sequences = options.max_sequences;
-  // Every sequence may leave its last page part empty.
-  const std::int64_t pages = pages_for(cache_tokens) + options.max_sequences - 1;
-  if (pages > INT32_MAX)
-    throw Error(ErrorCode::kInvalidArgument, fmt::format("cache_tokens is {}, too large", cache_tokens));
-  limits.pages = static_cast<int>(pages);
-  if (model->info().backend != "msl-cuda") {
-    require_memory(cpu::estimate_cache_bytes(model->impl_->plan, limits.pages, model->impl_->cache),
-                   fmt::format("a cache of {} tokens", cache_tokens));
-  }
-  impl_->runner = model->impl_->prepared->make_runner(limits, model->impl_->cache);
-  impl_->sequences.resize(static_cast<std::size_t>(options.max_sequences));
-  for (Sequence& sequence : impl_->sequences) sequence.pages.reserve(static_cast<std::size_t>(pages));
-  for (std::int32_t page = limits.pages - 1; page >= 0; --page) impl_->free_pages.push_back(page);
-  impl_->tokens.reserve(static_cast<std::size_t>(options.batch_tokens));
-  impl_->slices.reserve(static_cast<std::size_t>(options.max_sequences));
-  impl_->selected.reserve(static_cast<std::size_t>(options.batch_logits));
-  impl_->rows.reserve(static_cast<std::size_t>(options.batch_logits));
-  impl_->model = std::move(model);
+Session::Session(std::shared_ptr<const Model> model, const SessionOptions& options) {
+  check(options);
+  impl_ = std::make_unique<Impl>(std::move(model), options);
 }
 
 Session::~Session() = default;
 
 SequenceId Session::open() {
-  for (std::size_t i = 0; i < impl_->sequences.size(); ++i) {
-    Sequence& sequence = impl_->sequences[i];
-    if (sequence.open) continue;
-    sequence.open = true;
-    sequence.length = 0;
-    return static_cast<SequenceId>(i);
-  }
-  throw Error(ErrorCode::kInvalidArgument,
-              fmt::format("{} sequences are open, the session holds no more", impl_->sequences.size()));
+  return impl_->open();
+}
+
+SequenceId Session::fork(SequenceId id) {
+  const Sequence& from = impl_->at(id);
+  const SequenceId copy = impl_->open();
+  Sequence& to = impl_->at(copy);
+  to.length = from.length;
+  to.tokens = from.tokens;
+  to.contents = from.contents;
+  to.pages.assign(from.pages.begin(), from.pages.begin() + pages_for(from.length));
+  for (const PageId page : to.pages) impl_->pool.share(page);
+  return copy;
 }
 
 void Session::close(SequenceId id) {
-  truncate(id, 0);
-  impl_->at(id).open = false;
+  Sequence& sequence = impl_->at(id);
+  impl_->truncate(sequence, 0);
+  sequence.open = false;
 }
 
 std::int64_t Session::length(SequenceId id) const {
@@ -189,22 +300,48 @@ void Session::truncate(SequenceId id, std::int64_t length) {
   if (length < 0 || length > sequence.length) {
     throw Error(ErrorCode::kInvalidArgument, fmt::format("length is {}, expected 0 to {}", length, sequence.length));
   }
-  sequence.length = length;
-  while (static_cast<std::int64_t>(sequence.pages.size()) > pages_for(length)) {
-    impl_->free_pages.push_back(sequence.pages.back());
-    sequence.pages.pop_back();
+  impl_->truncate(sequence, length);
+}
+
+std::int64_t Session::reuse(SequenceId id, std::span<const TokenId> tokens) {
+  Sequence& sequence = impl_->at(id);
+  if (!impl_->options.prefix_cache)
+    throw Error(ErrorCode::kInvalidArgument, "reuse: the session has no prefix cache (SessionOptions)");
+  if (sequence.length != 0) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("reuse: sequence {} holds {} tokens, expected none", id, sequence.length));
   }
+  impl_->truncate(sequence, 0);  // pages of a step that failed
+  ContentId content = 0;
+  for (std::size_t begin = 0; begin + kCachePageTokens < tokens.size(); begin += kCachePageTokens) {
+    const std::span<const TokenId> page = tokens.subspan(begin, kCachePageTokens);
+    const std::optional<PagePool::Found> found = impl_->pool.find(content, page);
+    if (!found) break;
+    content = found->content;
+    sequence.pages.push_back(found->page);
+    sequence.contents.push_back(content);
+    sequence.tokens.insert(sequence.tokens.end(), page.begin(), page.end());
+  }
+  sequence.length = static_cast<std::int64_t>(sequence.tokens.size());
+  impl_->stats.asked_tokens += static_cast<std::int64_t>(tokens.size());
+  impl_->stats.reused_tokens += sequence.length;
+  return sequence.length;
 }
 
 void Session::step(std::span<const SequenceInput> inputs, const LogitsSink& sink) {
   impl_->validate(inputs);
-  impl_->clear_pass();  // what a sink that threw may have left
+  impl_->clear_pass();  // what a step that failed may have left
   impl_->cancelled.store(false);
   for (std::size_t index = 0; index < inputs.size(); ++index) {
-    for (std::size_t done = 0; done < inputs[index].tokens.size();) {
-      const std::size_t added = impl_->add(inputs, index, done);
+    const SequenceInput& input = inputs[index];
+    const std::size_t total = input.tokens.size();
+    if (total == 0) continue;
+    const std::size_t from = !sink || input.logits_from == kNoLogits ? total : std::min(input.logits_from, total - 1);
+    const Sequence& sequence = impl_->at(input.sequence);
+    for (std::size_t done = 0; done < total && !sequence.is_cancelled();) {
+      const std::size_t added = impl_->add(input, static_cast<int>(index), done, from);
       done += added;
-      if (done < inputs[index].tokens.size() || added == 0) {  // the pass is full
+      if (done < total || added == 0) {  // the pass is full
         impl_->run_pass(sink);
         if (impl_->cancelled.load()) throw Error(ErrorCode::kCancelled, "the step was cancelled");
       }
@@ -217,8 +354,34 @@ std::vector<std::vector<std::int64_t>> Session::expert_counts() const {
   return impl_->runner->expert_counts();
 }
 
+CacheStats Session::cache_stats() const {
+  CacheStats out = impl_->stats;
+  const PagePool::Counts counts = impl_->pool.counts();
+  out.page_tokens = kCachePageTokens;
+  out.limit = impl_->page_limit;
+  out.pages = counts.pages;
+  out.held = counts.held;
+  out.shared = counts.shared;
+  out.kept = counts.kept;
+  out.evicted = counts.evicted;
+  return out;
+}
+
 void Session::cancel() {
   impl_->cancelled.store(true);
+}
+
+void Session::cancel(SequenceId id) {
+  if (id < 0 || impl_->place_of(id).id != id) return;
+  std::atomic<SequenceId>& cancelled = impl_->place_of(id).cancelled;
+  // A later sequence may have come here meanwhile, and been cancelled.
+  SequenceId last = cancelled.load();
+  while (last < id && !cancelled.compare_exchange_weak(last, id)) {
+  }
+}
+
+bool Session::is_cancelled(SequenceId id) const {
+  return impl_->at(id).is_cancelled();
 }
 
 }  // namespace metal_marlin

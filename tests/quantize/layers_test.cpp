@@ -5,10 +5,13 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 #include <numeric>
 #include <set>
 
 #include "backends/msl/devices.h"
+#include "backends/registry.h"
+#include "base/shared_pool.h"
 #include "metal_marlin/error.h"
 #include "metal_marlin/generate.h"
 #include "metal_marlin/quantize.h"
@@ -21,6 +24,13 @@ namespace {
 ThreadPool& pool() {
   static ThreadPool instance(2);
   return instance;
+}
+
+const Backend& backend(const std::string& name = "cpu") {
+  static std::map<std::string, std::unique_ptr<Backend>> instances;
+  std::unique_ptr<Backend>& instance = instances[name];
+  if (!instance) instance = make_backend(name, {shared_pool(2), ""});
+  return *instance;
 }
 
 std::vector<TokenId> some_tokens(std::size_t count) {
@@ -57,10 +67,11 @@ TEST_P(Layers, ActivationsAreTheWholeModels) {
   const std::vector<TokenId> ids = some_tokens(75);
   constexpr std::size_t kContext = 32;
   const TemporaryFolder folder;
-  LayerCalibration calibration(*checkpoint, plan, ids, kContext, folder.path(), pool());
+  LayerCalibration calibration(*checkpoint, plan, ids, kContext, folder.path(), backend(), pool());
   while (calibration.layer() < calibration.layers()) calibration.advance({});
   // From a file of rows on, as if it had been cut off.
-  LayerCalibration resumed(*checkpoint, plan, ids, kContext, folder.path(), pool(), calibration.layers() - 1);
+  LayerCalibration resumed(*checkpoint, plan, ids, kContext, folder.path(), backend(), pool(),
+                           calibration.layers() - 1);
   resumed.advance({});
   LoadOptions load;
   load.exact = true;
@@ -98,7 +109,7 @@ TEST_P(Layers, EveryLinearIsSeen) {
   const Plan plan = plan_of(*checkpoint);
   const std::vector<TokenId> ids = some_tokens(90);
   const TemporaryFolder folder;
-  LayerCalibration calibration(*checkpoint, plan, ids, 64, folder.path(), pool());
+  LayerCalibration calibration(*checkpoint, plan, ids, 64, folder.path(), backend(), pool());
   std::set<std::string> seen;
   while (calibration.layer() < calibration.layers()) {
     std::int64_t of_experts = 0;
@@ -132,11 +143,42 @@ TEST_P(Layers, EveryLinearIsSeen) {
   EXPECT_GT(seen.size(), 10U);
 }
 
+// Weights' inputs on a text are nearly the same whatever runs the layers.
+TEST(LayersOnBackends, ShowTheSameInputs) {
+  for (const char* const name : {"qwen3-tiny", "qwen3-moe"}) {
+    const auto checkpoint = open_checkpoint(fixture(name));
+    std::map<std::string, std::vector<float>> expected;  // diagonals
+    std::vector<std::int64_t> expected_counts;
+    for (const std::string& on : available_backends()) {
+      const TemporaryFolder folder;
+      LayerCalibration calibration(*checkpoint, plan_of(*checkpoint), some_tokens(35), 32, folder.path(), backend(on),
+                                   pool());
+      std::size_t seen = 0;
+      calibration.observe([](const std::string&) { return true; },
+                          [&](const std::vector<std::string>& names, const HessianSum* inputs) {
+                            std::vector<float> diagonal;
+                            for (std::int64_t i = 0; inputs != nullptr && i < inputs->cols(); ++i)
+                              diagonal.push_back(inputs->at(i, i));
+                            ++seen;
+                            if (on == "cpu") expected[names.front()] = diagonal;
+                            ASSERT_EQ(diagonal.size(), expected[names.front()].size()) << names.front();
+                            if (diagonal.empty()) return;  // of experts that no token reached
+                            EXPECT_LT(relative_error(diagonal, expected[names.front()]), 1e-4);
+                          });
+      EXPECT_EQ(seen, expected.size()) << on;
+      calibration.advance({});
+      if (on == "cpu") expected_counts = calibration.expert_counts();
+      EXPECT_EQ(calibration.expert_counts(), expected_counts) << on;
+    }
+  }
+}
+
 // What experts are seen to read is what they read in the whole layer.
 TEST(ExpertInputs, GiveTheLayersOutput) {
   const auto checkpoint = open_checkpoint(fixture("qwen3-moe"));
   const TemporaryFolder folder;
-  LayerCalibration calibration(*checkpoint, plan_of(*checkpoint), some_tokens(40), 64, folder.path(), pool());
+  LayerCalibration calibration(*checkpoint, plan_of(*checkpoint), some_tokens(40), 64, folder.path(), backend(),
+                               pool());
   calibration.advance({});
   std::int64_t rows = 0;
   std::vector<std::int64_t> seen;

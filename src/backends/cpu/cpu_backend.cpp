@@ -12,6 +12,7 @@
 #include "backends/cpu/program.h"
 #include "backends/cpu/step_context.h"
 #include "base/finite.h"
+#include "base/memory.h"
 #include "formats/hadamard.h"
 
 namespace metal_marlin::cpu {
@@ -76,15 +77,14 @@ class CpuRunner final : public Runner {
       ropes_.push_back({static_cast<std::int64_t>(pairs), std::vector<float>(angles), std::vector<float>(angles)});
       frequencies_.emplace_back(table.frequencies_of ? static_cast<std::size_t>(limits.sequences) * pairs : 0);
     }
-    pages_ = static_cast<std::size_t>(limits.pages);
-    cache_ = AlignedBuffer(estimate_cache_bytes(program_.plan, limits.pages, cache));
+    grow_cache(limits.pages);
     counters_ = std::vector<std::atomic<std::int64_t>>(StepContext::kPhases * program_.steps.size());
     tiles_.reserve(static_cast<std::size_t>(limits.tokens) + static_cast<std::size_t>(limits.sequences));
     rows_.resize(static_cast<std::size_t>(limits.tokens));
     allocate_scratch();
   }
 
-  const float* step(const Batch& batch) override {
+  void submit(const Batch& batch) override {
     batch_ = &batch;
     plan_batch();
     for (auto& counter : counters_) counter.store(0, std::memory_order_relaxed);
@@ -106,8 +106,8 @@ class CpuRunner final : public Runner {
         pool_.barrier();
       }
     });
-    return buffer(program_.plan.result());
   }
+  const float* wait() override { return buffer(program_.plan.result()); }
 
   std::string not_finite_at(const Batch& batch) override {
     searching_ = true;
@@ -115,6 +115,28 @@ class CpuRunner final : public Runner {
     step(batch);
     searching_ = false;
     return not_finite_ ? program_.notes[*not_finite_].ops : "";
+  }
+
+  void grow_cache(int pages) override {
+    const auto count = static_cast<std::size_t>(pages);
+    AlignedBuffer larger(page_bytes_ * count * cached_heads());
+    pool_.parallel_for(static_cast<std::int64_t>(cached_heads()), 1, [&](std::int64_t begin, std::int64_t end) {
+      for (auto run = static_cast<std::size_t>(begin); run < static_cast<std::size_t>(end); ++run) {
+        if (pages_ == 0) continue;
+        std::memcpy(larger.data() + run * count * page_bytes_, cache_.data() + run * pages_ * page_bytes_,
+                    pages_ * page_bytes_);
+      }
+    });
+    cache_ = std::move(larger);
+    pages_ = count;
+  }
+
+  void copy_page(std::int32_t from, std::int32_t to) override {
+    for (std::size_t run = 0; run < cached_heads(); ++run) {
+      std::byte* const pages = cache_.data() + run * pages_ * page_bytes_;
+      std::memcpy(pages + static_cast<std::size_t>(to) * page_bytes_,
+                  pages + static_cast<std::size_t>(from) * page_bytes_, page_bytes_);
+    }
   }
 
   [[nodiscard]] std::vector<std::vector<std::int64_t>> expert_counts() const override { return experts_.totals(); }
@@ -182,6 +204,10 @@ class CpuRunner final : public Runner {
     }
   }
 
+  // Of all layers: each has its pages in a row.
+  [[nodiscard]] std::size_t cached_heads() const {
+    return static_cast<std::size_t>(program_.plan.cache.heads * program_.plan.layers);
+  }
   [[nodiscard]] float* buffer(BufferId id) const {
     return workspace_.as<float>() + offsets_[static_cast<std::size_t>(id)];
   }
@@ -460,28 +486,40 @@ std::unique_ptr<Runner> CpuModel::make_runner(const RunnerLimits& limits, CacheT
   return std::make_unique<CpuRunner>(*this, limits, cache);
 }
 
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(std::shared_ptr<ThreadPool> pool, const Kernels& kernels) : pool_(std::move(pool)), kernels_(kernels) {}
+
+  [[nodiscard]] std::string name() const override { return "cpu"; }
+  [[nodiscard]] std::string device() const override { return kernels_.name; }
+  [[nodiscard]] std::size_t available_memory() const override { return metal_marlin::available_memory(); }
+  [[nodiscard]] MemoryEstimate estimate_memory(const Plan& plan, const Checkpoint& checkpoint,
+                                               CacheType cache) const override {
+    MemoryEstimate out;
+    for (const PlannedWeight& planned : planned_weights(plan)) {
+      const WeightInfo* const info = checkpoint.find(planned.name);
+      if (info != nullptr) out.weights += panel_bytes_estimate(*info);
+    }
+    out.cache_page =
+        page_bytes(cache_page(plan.cache, cache)) * static_cast<std::size_t>(plan.cache.heads * plan.layers);
+    return out;
+  }
+  [[nodiscard]] std::shared_ptr<const PreparedModel> prepare(const Plan& plan, const Checkpoint& checkpoint,
+                                                             const PrepareOptions& options) const override {
+    return std::make_shared<CpuModel>(
+        compile(with_rotations(plan, checkpoint), checkpoint, *pool_, kernels_, options.activations, options.progress),
+        *pool_, kernels_);
+  }
+
+ private:
+  std::shared_ptr<ThreadPool> pool_;
+  const Kernels& kernels_;
+};
+
 }  // namespace
 
-std::shared_ptr<const PreparedModel> prepare(const Plan& plan, const Checkpoint& checkpoint, ThreadPool& pool,
-                                             const PrepareOptions& options) {
-  const Kernels& kernels = options.kernels != nullptr ? *options.kernels : *available_kernels().front();
-  return std::make_shared<CpuModel>(
-      compile(with_rotations(plan, checkpoint), checkpoint, pool, kernels, options.activations, options.progress), pool,
-      kernels);
-}
-
-std::size_t estimate_weight_bytes(const Plan& plan, const Checkpoint& checkpoint) {
-  std::size_t bytes = 0;
-  for (const PlannedWeight& planned : planned_weights(plan)) {
-    const WeightInfo* const info = checkpoint.find(planned.name);
-    if (info != nullptr) bytes += panel_bytes_estimate(*info);
-  }
-  return bytes;
-}
-
-std::size_t estimate_cache_bytes(const Plan& plan, int pages, CacheType cache) {
-  return page_bytes(cache_page(plan.cache, cache)) *
-         static_cast<std::size_t>(plan.cache.heads * plan.layers * static_cast<std::int64_t>(pages));
+std::unique_ptr<Backend> make_backend(std::shared_ptr<ThreadPool> pool, const Kernels& kernels) {
+  return std::make_unique<CpuBackend>(std::move(pool), kernels);
 }
 
 }  // namespace metal_marlin::cpu

@@ -48,6 +48,7 @@ LatentAttention::LatentAttention(const Program& program, const RunnerLimits& lim
 }
 
 void LatentAttention::plan(const Batch& batch) {
+  if (head_pages_ == 0) return;  // the model has none
   page_tiles_.clear();
   absorbed_tiles_.clear();
   std::int64_t pages = 0;

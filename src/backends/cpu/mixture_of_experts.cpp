@@ -1,94 +1,16 @@
 #include "backends/cpu/mixture_of_experts.h"
 
-#include <cmath>
 #include <cstring>
-#include <limits>
 
+#include "backends/router.h"
 #include "formats/hadamard.h"
 
 namespace metal_marlin::cpu {
-namespace {
-
-constexpr float kChosen = -std::numeric_limits<float>::infinity();
-
-// The best of scores [begin, end), ties to the lower index.
-std::int64_t best(const float* scores, std::int64_t begin, std::int64_t end) {
-  std::int64_t at = begin;
-  for (std::int64_t i = begin + 1; i < end; ++i) {
-    if (scores[i] > scores[at]) at = i;
-  }
-  return at;
-}
-
-// Strikes out the groups that no expert may come from.
-void limit_groups(const MoeOp& op, float* biased) {
-  const std::int64_t size = op.experts / op.groups;
-  std::vector<float> sums(static_cast<std::size_t>(op.groups));
-  for (std::int64_t g = 0; g < op.groups; ++g) {
-    float first = kChosen;
-    float second = kChosen;
-    for (std::int64_t i = g * size; i < (g + 1) * size; ++i) {
-      if (biased[i] > first) {
-        second = first;
-        first = biased[i];
-      } else if (biased[i] > second) {
-        second = biased[i];
-      }
-    }
-    sums[static_cast<std::size_t>(g)] = first + second;
-  }
-  std::vector<bool> kept(static_cast<std::size_t>(op.groups));
-  for (std::int64_t i = 0; i < op.top_groups; ++i) {
-    const std::int64_t g = best(sums.data(), 0, op.groups);
-    kept[static_cast<std::size_t>(g)] = true;
-    sums[static_cast<std::size_t>(g)] = kChosen;
-  }
-  for (std::int64_t g = 0; g < op.groups; ++g) {
-    if (!kept[static_cast<std::size_t>(g)]) std::fill(biased + g * size, biased + (g + 1) * size, kChosen);
-  }
-}
-
-// What each score is divided from: the softmax' largest logit and sum.
-struct Softmax {
-  float top = 0;
-  float sum = 1;
-};
-
-Softmax softmax_of(const MoeOp& op, const float* logits) {
-  Softmax out;
-  out.top = *std::max_element(logits, logits + op.experts);
-  out.sum = 0;
-  for (std::int64_t i = 0; i < op.experts; ++i) out.sum += std::exp(logits[i] - out.top);
-  return out;
-}
-
-}  // namespace
-
-void route_token(const MoeOp& op, const float* logits, const float* router_bias, float* scratch, std::int32_t* experts,
-                 float* weights) {
-  const bool softmax = op.scoring == RouterScoring::kSoftmax;
-  const Softmax parts = softmax ? softmax_of(op, logits) : Softmax{};
-  const auto score = [&](std::int64_t i) {
-    return softmax ? std::exp(logits[i] - parts.top) / parts.sum : 1 / (1 + std::exp(-logits[i]));
-  };
-  for (std::int64_t i = 0; i < op.experts; ++i)
-    scratch[i] = score(i) + (router_bias == nullptr ? 0.0F : router_bias[i]);
-  if (op.groups > 1) limit_groups(op, scratch);
-  float sum = 0;
-  for (std::int64_t j = 0; j < op.top_k; ++j) {
-    const std::int64_t expert = best(scratch, 0, op.experts);
-    scratch[expert] = kChosen;
-    experts[j] = static_cast<std::int32_t>(expert);
-    weights[j] = score(expert);
-    sum += weights[j];
-  }
-  const float factor = op.normalize ? op.scale / (sum + 1e-20F) : op.scale;
-  for (std::int64_t j = 0; j < op.top_k; ++j) weights[j] *= factor;
-}
 
 MixtureOfExperts::MixtureOfExperts(const Program& program, const RunnerLimits& limits) {
   std::int64_t assignments = 0;
   std::int64_t experts = 0;
+  std::int64_t scratch = 0;
   std::int64_t in = 0;
   std::int64_t active = 0;
   std::int64_t out = 0;
@@ -100,6 +22,7 @@ MixtureOfExperts::MixtureOfExperts(const Program& program, const RunnerLimits& l
     totals_[static_cast<std::size_t>(op.layer)].resize(static_cast<std::size_t>(moe->experts));
     assignments = std::max(assignments, limits.tokens * moe->top_k);
     experts = std::max(experts, moe->experts);
+    scratch = std::max(scratch, route_scratch_floats(*moe));
     in = std::max(in, round_up(width(moe->in), kBlock));
     active = std::max(active, round_up(moe->intermediate, kBlock));
     out = std::max(out, width(moe->out));
@@ -111,7 +34,7 @@ MixtureOfExperts::MixtureOfExperts(const Program& program, const RunnerLimits& l
   tokens_.resize(count);
   counts_.resize(static_cast<std::size_t>(experts));
   runs_.reserve(static_cast<std::size_t>(experts));
-  scores_.resize(static_cast<std::size_t>(limits.tokens * experts));
+  scores_.resize(static_cast<std::size_t>(limits.tokens * scratch));
   const auto allocate = [&](std::int64_t elements, AlignedBuffer& f32, AlignedBuffer& q8, AlignedBuffer& bf16) {
     const auto total = static_cast<std::size_t>(elements) * count;
     f32 = AlignedBuffer(total * sizeof(float));
@@ -170,7 +93,7 @@ void MixtureOfExperts::run(const MoeStep& step, const StepContext& context, cons
   const std::int64_t tokens = context.tokens();
   context.share(0, tokens, 4, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {
-      route_token(op, logits + t * op.experts, step.router_bias, scores_.data() + t * op.experts,
+      route_token(op, logits + t * op.experts, step.router_bias, scores_.data() + t * route_scratch_floats(op),
                   experts_.data() + t * op.top_k, weights_.data() + t * op.top_k);
     }
   });

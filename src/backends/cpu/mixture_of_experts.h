@@ -39,7 +39,7 @@ class MixtureOfExperts {
   std::vector<std::int64_t> counts_;   // by expert
   std::vector<Run> runs_;
   std::vector<std::vector<std::int64_t>> totals_;
-  std::vector<float> scores_;  // [tokens][experts], with the bias
+  std::vector<float> scores_;  // scratch of each token's routing
   // Rows by slot.
   AlignedBuffer in_f32_, in_q8_, in_bf16_;
   AlignedBuffer active_f32_, active_q8_, active_bf16_;
@@ -47,9 +47,5 @@ class MixtureOfExperts {
   LinearInputs in_{};
   LinearInputs active_{};
 };
-
-// Chooses op.top_k experts and their weights from the router's logits. scratch: [experts].
-void route_token(const MoeOp& op, const float* logits, const float* router_bias, float* scratch, std::int32_t* experts,
-                 float* weights);
 
 }  // namespace metal_marlin::cpu

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "backends/msl/matrix_unit.h"
+#include "base/memory.h"
 #include "base/packed_text.h"
 #include "metal_marlin/error.h"
 
@@ -157,6 +158,21 @@ void Commands::dispatch_threads(const Pipeline& pipeline, const Size3& threads, 
 
 Device::Device() = default;
 Device::~Device() = default;
+
+void SharedMemoryQueue::copy(const Buffer& from, std::size_t from_offset, Buffer& to, std::size_t to_offset,
+                             std::size_t bytes) {
+  std::vector<std::byte> between(bytes);
+  from.download(between, from_offset);
+  to.upload(between, to_offset);
+}
+
+std::unique_ptr<Queue> Device::make_queue() {
+  return std::make_unique<SharedMemoryQueue>([this] { return commands(); });
+}
+
+std::size_t Device::available_memory() const {
+  return metal_marlin::available_memory();
+}
 
 const MatrixUnit& Device::matrix_unit() {
   std::call_once(asked_, [&] { matrix_unit_ = std::make_unique<const MatrixUnit>(probe_matrix_unit(*this)); });

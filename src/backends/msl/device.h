@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -49,13 +50,14 @@ class Buffer {
   // \throws Error (kInvalidArgument) when the range does not lie in the buffer.
   void upload(std::span<const std::byte> bytes, std::size_t offset = 0);
   void download(std::span<std::byte> bytes, std::size_t offset = 0) const;
+  // \throws as these two do.
+  void check_range(std::size_t bytes, std::size_t offset) const;
 
  protected:
   virtual void write(std::span<const std::byte> bytes, std::size_t offset) = 0;
   virtual void read(std::span<std::byte> bytes, std::size_t offset) const = 0;
 
  private:
-  void check_range(std::size_t bytes, std::size_t offset) const;
   std::size_t size_;
 };
 
@@ -142,6 +144,38 @@ class Commands {
                       const Arguments& arguments) = 0;
 };
 
+// A line of work: copies and commands go in the order in which they are given. Lines of several threads run side by
+// side; the device outlives them.
+class Queue {
+ public:
+  virtual ~Queue() = default;
+  Queue() = default;
+  Queue(const Queue&) = delete;
+  Queue& operator=(const Queue&) = delete;
+
+  virtual std::unique_ptr<Commands> commands() = 0;
+  // The bytes may go when this returns.
+  virtual void upload(Buffer& to, std::span<const std::byte> bytes, std::size_t offset = 0) = 0;
+  virtual void download(const Buffer& from, std::span<std::byte> bytes, std::size_t offset = 0) = 0;
+  virtual void copy(const Buffer& from, std::size_t from_offset, Buffer& to, std::size_t to_offset,
+                    std::size_t bytes) = 0;
+};
+
+// Of a device whose memory the processor sees: nothing runs once commands were waited for.
+class SharedMemoryQueue final : public Queue {
+ public:
+  explicit SharedMemoryQueue(std::function<std::unique_ptr<Commands>()> make) : make_(std::move(make)) {}
+  std::unique_ptr<Commands> commands() override { return make_(); }
+  void upload(Buffer& to, std::span<const std::byte> bytes, std::size_t offset) override { to.upload(bytes, offset); }
+  void download(const Buffer& from, std::span<std::byte> bytes, std::size_t offset) override {
+    from.download(bytes, offset);
+  }
+  void copy(const Buffer& from, std::size_t from_offset, Buffer& to, std::size_t to_offset, std::size_t bytes) override;
+
+ private:
+  std::function<std::unique_ptr<Commands>()> make_;
+};
+
 // What kernels' names call a type: float, half, bfloat. \throws Error (kInvalidArgument) for others.
 const char* shader_type(DType type);
 
@@ -177,7 +211,12 @@ class Device {
   // Kept, so that asking again costs little; threads may ask side by side. \throws Error naming shader and kernel:
   // kNotFound; or kInvalidArgument, when a function constant that the kernel uses has no value.
   const Pipeline& pipeline(std::string_view shader, std::string_view kernel, const FunctionConstants& constants = {});
+  // Into a line that all who ask this have in common.
   virtual std::unique_ptr<Commands> commands() = 0;
+  // A line for one thread at a time. Commands are waited for before bytes are copied.
+  virtual std::unique_ptr<Queue> make_queue();
+  // Bytes that allocate() may still give.
+  [[nodiscard]] virtual std::size_t available_memory() const;
   [[nodiscard]] virtual DeviceTraits traits() const { return {}; }
   // Asked of the device once, by whichever thread comes first (matrix_unit.h).
   const MatrixUnit& matrix_unit();

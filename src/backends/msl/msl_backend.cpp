@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <functional>
 #include <map>
+#include <numeric>
 
 #include "backends/msl/epilogue.h"
 #include "backends/msl/experts.h"
@@ -14,6 +15,7 @@
 #include "backends/msl/paged_attention.h"
 #include "backends/msl/rope.h"
 #include "backends/msl/shared_expert.h"
+#include "backends/msl/step_shapes.h"
 #include "metal_marlin/error.h"
 #include "ops/fuse.h"
 
@@ -127,7 +129,13 @@ class MslModel final : public PreparedModel {
 class MslRunner final : public Runner {
  public:
   MslRunner(const MslModel& model, const RunnerLimits& limits, CacheType cache)
-      : model_(model), plan_(model.plan()), device_(model.device()), limits_(limits), cache_type_(kv_type(cache)) {
+      : model_(model),
+        plan_(model.plan()),
+        device_(model.device()),
+        queue_(device_.make_queue()),
+        limits_(limits),
+        cache_type_(kv_type(cache)),
+        spare_pages_(pages_for(most_padding(limits.tokens))) {
     std::int64_t cols = 1;
     std::int64_t rows = 1;
     for (const Op& op : plan_.ops) {
@@ -141,42 +149,72 @@ class MslRunner final : public Runner {
       const std::int64_t count = buffer.selected ? limits.selected : limits.tokens;
       buffers_.push_back(device_.allocate(static_cast<std::size_t>(count * buffer.width) * sizeof(float)));
     }
-    const CacheShape& shape = plan_.cache;
-    const auto rows_of_layer =
-        static_cast<std::size_t>(limits.pages) * static_cast<std::size_t>(shape.heads * kCachePageTokens);
-    for (int layer = 0; layer < plan_.layers; ++layer) {  // each a buffer: devices limit how large one is
-      keys_.push_back(device_.allocate(rows_of_layer * cache_row_bytes(cache_type_, shape.key_dim)));
-      if (!shape.latent)
-        values_.push_back(device_.allocate(rows_of_layer * cache_row_bytes(cache_type_, shape.value_dim)));
-    }
     make_workspaces();
     const auto tokens = static_cast<std::size_t>(limits.tokens);
     tokens_ = device_.allocate(tokens * sizeof(std::int32_t));
     positions_ = device_.allocate(tokens * sizeof(std::int32_t));
     sequences_ = device_.allocate(tokens * sizeof(std::int32_t));
     selected_ = device_.allocate(static_cast<std::size_t>(limits.selected) * sizeof(std::int32_t));
-    tables_ = device_.allocate(static_cast<std::size_t>(limits.sequences) * static_cast<std::size_t>(limits.pages) *
-                               sizeof(std::int32_t));
     for (const RopeTable& rope : plan_.ropes) frequencies_.push_back(device_.allocate_with(rope.frequencies));
+    host_tokens_.resize(tokens);
     host_positions_.resize(tokens);
     host_sequences_.resize(tokens);
-    logits_.resize(static_cast<std::size_t>(limits.selected * width(plan_.result())));
+    host_selected_.resize(static_cast<std::size_t>(limits.selected));
+    host_output_.resize(buffer(plan_.result()).size() / sizeof(float));
+    grow_cache(limits.pages);
+    make_observed();
   }
 
-  const float* step(const Batch& batch) override {
-    upload(batch);
-    const auto shape = std::pair(batch.tokens.size(), batch.selected.size());
-    auto found = encoded_.find(shape);
-    if (found == encoded_.end()) {
-      if (encoded_.size() == kKeptShapes) encoded_.clear();
-      found = encoded_.emplace(shape, encode(shape.first, shape.second)).first;
-    }
-    found->second->commit();
-    found->second->wait();
-    const std::size_t count = batch.selected.size() * static_cast<std::size_t>(width(plan_.result()));
-    buffer(plan_.result()).download(std::as_writable_bytes(std::span(logits_).first(count)));
-    return logits_.data();
+  void submit(const Batch& batch) override {
+    const auto bucket = [](std::size_t n, int most) { return bucket_of(static_cast<std::int64_t>(n), most); };
+    const StepShape shape{bucket(batch.tokens.size(), limits_.tokens), bucket(batch.selected.size(), limits_.selected)};
+    upload(batch, shape);
+    running_ = &encoded_.get(shape, [&] { return encode(shape); });
+    running_->commit();
+    batch_ = &batch;
   }
+
+  const float* wait() override {
+    running_->wait();
+    const auto values = static_cast<std::size_t>(rows_of_batch(plan_.result()) * width(plan_.result()));
+    download(buffer(plan_.result()), std::span(host_output_).first(values));
+    if (limits_.count_experts) count_experts();
+    if (batch_->observer != nullptr) show_observed();
+    return host_output_.data();
+  }
+
+  void grow_cache(int pages) override {
+    encoded_.clear();  // they name the buffers that go
+    const auto grow = [&](std::vector<std::unique_ptr<DeviceBuffer>>& layers, std::size_t page) {
+      layers.resize(static_cast<std::size_t>(plan_.layers));  // each a buffer: devices limit how large one is
+      for (auto& layer : layers) {
+        auto larger = device_.allocate(page * static_cast<std::size_t>(pages + spare_pages_));
+        if (layer) queue_->copy(*layer, 0, *larger, 0, page * static_cast<std::size_t>(pages_));
+        layer = std::move(larger);
+      }
+    };
+    grow(keys_, page_bytes(plan_.cache.key_dim));
+    if (!plan_.cache.latent) grow(values_, page_bytes(plan_.cache.value_dim));
+    pages_ = pages;
+    table_stride_ = std::max(pages, spare_pages_);
+    tables_ = device_.allocate(static_cast<std::size_t>(limits_.sequences + 1) *
+                               static_cast<std::size_t>(table_stride_) * sizeof(std::int32_t));
+    std::vector<std::int32_t> spare(static_cast<std::size_t>(spare_pages_));
+    std::iota(spare.begin(), spare.end(), pages);
+    upload_table(limits_.sequences, spare);
+  }
+
+  void copy_page(std::int32_t from, std::int32_t to) override {
+    const auto copy = [&](const std::vector<std::unique_ptr<DeviceBuffer>>& layers, std::size_t page) {
+      for (const auto& layer : layers) {
+        queue_->copy(*layer, page * static_cast<std::size_t>(from), *layer, page * static_cast<std::size_t>(to), page);
+      }
+    };
+    copy(keys_, page_bytes(plan_.cache.key_dim));
+    copy(values_, page_bytes(plan_.cache.value_dim));
+  }
+
+  [[nodiscard]] std::vector<std::vector<std::int64_t>> expert_counts() const override { return expert_counts_; }
 
  private:
   void make_workspaces() {
@@ -199,20 +237,50 @@ class MslRunner final : public Runner {
     if (const auto* const moe = plan_.find<MoeOp>()) {
       experts_workspace_.emplace(device_, limits_.tokens, moe->top_k, moe->experts, width(moe->in), moe->intermediate);
       const auto assignments = static_cast<std::size_t>(limits_.tokens * moe->top_k);
-      expert_ids_ = device_.allocate(assignments * sizeof(std::int32_t));
       expert_weights_ = device_.allocate(assignments * sizeof(float));
+      for (const Op& op : plan_.ops) {
+        if (const auto* const each = op.as<MoeOp>())
+          expert_ids_[op.layer] = {each, device_.allocate(assignments * sizeof(std::int32_t))};
+      }
     }
   }
 
-  // Steps of so many shapes (tokens, logits) stay encoded.
+  // Steps of so many shapes stay encoded.
   static constexpr std::size_t kKeptShapes = 64;
 
+  static int pages_for(std::int64_t tokens) {
+    return static_cast<int>((tokens + kCachePageTokens - 1) / kCachePageTokens);
+  }
   [[nodiscard]] std::int64_t width(BufferId id) const { return plan_.width(id); }
   [[nodiscard]] DeviceBuffer& buffer(BufferId id) const { return *buffers_[static_cast<std::size_t>(id)]; }
+  [[nodiscard]] bool is_selected(BufferId id) const { return plan_.buffers[static_cast<std::size_t>(id)].selected; }
+  [[nodiscard]] std::int64_t rows_of_batch(BufferId id) const {
+    return static_cast<std::int64_t>(is_selected(id) ? batch_->selected.size() : batch_->tokens.size());
+  }
+  // Of a page's keys, or values, in one layer.
+  [[nodiscard]] std::size_t page_bytes(std::int64_t dim) const {
+    return static_cast<std::size_t>(plan_.cache.heads) * kCachePageTokens * cache_row_bytes(cache_type_, dim);
+  }
 
-  // What a batch is, all of it in buffers, so that its encoding depends on its shape alone.
-  void upload(const Batch& batch) {
+  template <typename T>
+  void upload(DeviceBuffer& to, const std::vector<T>& values, std::int64_t count) {
+    queue_->upload(to, std::as_bytes(std::span(values).first(static_cast<std::size_t>(count))));
+  }
+  template <typename T>
+  void download(const DeviceBuffer& from, std::span<T> values) {
+    queue_->download(from, std::as_writable_bytes(values));
+  }
+  void upload_table(int sequence, std::span<const std::int32_t> pages) {
+    queue_->upload(*tables_, std::as_bytes(pages),
+                   static_cast<std::size_t>(sequence) * static_cast<std::size_t>(table_stride_) * sizeof(std::int32_t));
+  }
+
+  // What a batch is, all of it in buffers, so that its encoding depends on its shape alone. Tokens that fill the shape
+  // are a sequence of their own, whose pages are the spare ones.
+  void upload(const Batch& batch, const StepShape& shape) {
     upload_frequencies(batch);
+    const std::size_t count = batch.tokens.size();
+    std::copy(batch.tokens.begin(), batch.tokens.end(), host_tokens_.begin());
     for (std::size_t s = 0; s < batch.sequences.size(); ++s) {
       const SequenceSlice& sequence = batch.sequences[s];
       for (int i = 0; i < sequence.count; ++i) {
@@ -220,14 +288,68 @@ class MslRunner final : public Runner {
         host_positions_[at] = static_cast<std::int32_t>(sequence.past + i);
         host_sequences_[at] = static_cast<std::int32_t>(s);
       }
-      tables_->upload(std::as_bytes(sequence.pages),
-                      s * static_cast<std::size_t>(limits_.pages) * sizeof(std::int32_t));
+      upload_table(static_cast<int>(s), sequence.pages);
     }
-    const std::size_t count = batch.tokens.size();
-    tokens_->upload(std::as_bytes(batch.tokens));
-    positions_->upload(std::as_bytes(std::span(host_positions_).first(count)));
-    sequences_->upload(std::as_bytes(std::span(host_sequences_).first(count)));
-    selected_->upload(std::as_bytes(batch.selected));
+    for (auto at = count; at < static_cast<std::size_t>(shape.tokens); ++at) {
+      host_tokens_[at] = 0;
+      host_positions_[at] = static_cast<std::int32_t>(at - count);
+      host_sequences_[at] = limits_.sequences;
+    }
+    std::copy(batch.selected.begin(), batch.selected.end(), host_selected_.begin());
+    std::fill(host_selected_.begin() + static_cast<std::ptrdiff_t>(batch.selected.size()), host_selected_.end(), 0);
+    upload(*tokens_, host_tokens_, shape.tokens);
+    upload(*positions_, host_positions_, shape.tokens);
+    upload(*sequences_, host_sequences_, shape.tokens);
+    upload(*selected_, host_selected_, shape.selected);
+    if (const auto* const input = plan_.find<InputOp>()) upload_input(*input, batch, shape);
+  }
+
+  void upload_input(const InputOp& op, const Batch& batch, const StepShape& shape) {
+    const auto row = static_cast<std::size_t>(width(op.out));
+    host_input_.assign(static_cast<std::size_t>(shape.tokens) * row, 0.0F);
+    std::copy_n(batch.input, batch.tokens.size() * row, host_input_.begin());
+    upload(buffer(op.out), host_input_, shape.tokens * width(op.out));
+  }
+
+  // What is observed is copied while the step runs, and shown when it has.
+  struct Observed {
+    const ObserveOp* op;
+    std::unique_ptr<DeviceBuffer> rows;
+  };
+  void make_observed() {
+    for (const Op& op : plan_.ops) {
+      const auto* const observe = op.as<ObserveOp>();
+      if (observe == nullptr) continue;
+      observed_.push_back({observe, device_.allocate(buffer(observe->in).size())});
+    }
+    if (observed_.empty()) return;
+    std::vector<std::int32_t> all(static_cast<std::size_t>(limits_.tokens));
+    std::iota(all.begin(), all.end(), 0);
+    all_rows_ = device_.allocate_with(all);
+  }
+  void show_observed() {
+    std::vector<float> rows;
+    for (const Observed& observed : observed_) {
+      const std::int64_t stride = width(observed.op->in);
+      const std::int64_t count = rows_of_batch(observed.op->in);
+      rows.resize(static_cast<std::size_t>(count * stride));
+      download(*observed.rows, std::span(rows));
+      (*batch_->observer)(observed.op->name, {rows.data(), count, observed.op->width, stride});
+    }
+  }
+
+  // By the choices that each layer's router left.
+  void count_experts() {
+    std::vector<std::int32_t> ids;
+    for (const auto& [layer, chosen] : expert_ids_) {
+      const MoeOp& op = *chosen.op;
+      expert_counts_.resize(static_cast<std::size_t>(plan_.layers));
+      std::vector<std::int64_t>& counts = expert_counts_[static_cast<std::size_t>(layer)];
+      counts.resize(static_cast<std::size_t>(op.experts));
+      ids.resize(batch_->tokens.size() * static_cast<std::size_t>(op.top_k));
+      download(*chosen.ids, std::span(ids));
+      for (const std::int32_t id : ids) ++counts[static_cast<std::size_t>(id)];
+    }
   }
 
   // Of tables whose angles depend on sequences' lengths.
@@ -246,7 +368,7 @@ class MslRunner final : public Runner {
         }
         common = frequencies;
       }
-      frequencies_[table]->upload(std::as_bytes(std::span(common)));
+      queue_->upload(*frequencies_[table], std::as_bytes(std::span(common)));
     }
   }
 
@@ -261,11 +383,12 @@ class MslRunner final : public Runner {
     // The buffer whose activations the workspace holds ready, and as what.
     BufferId ready = -1;
     DType ready_type = DType::kF32;
+    std::size_t observed = 0;  // ObserveOps so far
   };
 
-  std::unique_ptr<Commands> encode(std::size_t tokens, std::size_t selected) {
-    std::unique_ptr<Commands> commands = device_.commands();
-    Encoding encoding{*commands, static_cast<std::int64_t>(tokens), static_cast<std::int64_t>(selected)};
+  std::unique_ptr<Commands> encode(const StepShape& shape) {
+    std::unique_ptr<Commands> commands = queue_->commands();
+    Encoding encoding{*commands, shape.tokens, shape.selected};
     for (const FusedStep& step : fuse(plan_, capabilities(encoding.tokens))) {
       encoding.layer = step.layer();
       std::visit([&](const auto& form) { run(encoding, step, form); }, step.form);
@@ -343,7 +466,7 @@ class MslRunner final : public Runner {
   }
 
   [[nodiscard]] std::int64_t rows(const Encoding& e, BufferId id) const {
-    return plan_.buffers[static_cast<std::size_t>(id)].selected ? e.selected : e.tokens;
+    return is_selected(id) ? e.selected : e.tokens;
   }
   // What was prepared of a buffer that has been written since is of no use.
   static void written(Encoding& e, const FusedStep& step) {
@@ -407,7 +530,7 @@ class MslRunner final : public Runner {
     p.heads = static_cast<std::uint32_t>(op.heads);
     p.kv_heads = static_cast<std::uint32_t>(op.kv_heads);
     p.key_dim = p.value_dim = static_cast<std::uint32_t>(op.head_dim);
-    p.table_stride = static_cast<std::uint32_t>(limits_.pages);
+    p.table_stride = static_cast<std::uint32_t>(table_stride_);
     p.q_stride = static_cast<std::uint32_t>(width(op.q));
     p.k_stride = static_cast<std::uint32_t>(width(op.k));
     p.v_stride = static_cast<std::uint32_t>(width(op.v));
@@ -450,7 +573,7 @@ class MslRunner final : public Runner {
     call.rope_scale = plan_.ropes[static_cast<std::size_t>(op.rope)].scale;
     call.cache = cache_type_;
     call.paged = paged_buffers(e.layer);
-    call.table_stride = static_cast<std::uint32_t>(limits_.pages);
+    call.table_stride = static_cast<std::uint32_t>(table_stride_);
     call.parts = paged_parts(device_, latent.paged_params(), DType::kF32, cache_type_, e.tokens, kMostParts);
     call.part_keys = kPartKeys;
     latent.encode(e.commands, call, *latent_workspace_);
@@ -466,10 +589,10 @@ class MslRunner final : public Runner {
     router.normalize = op.normalize;
     router.scale = op.scale;
     encode_moe_router(device_, e.commands, router, e.tokens, buffer(op.logits), model_.vector(op.router_bias),
-                      *expert_ids_, *expert_weights_);
+                      *expert_ids_.at(e.layer).ids, *expert_weights_);
     ExpertsCall call;
     call.x = &buffer(op.in);
-    call.ids = expert_ids_.get();
+    call.ids = expert_ids_.at(e.layer).ids.get();
     call.weights = expert_weights_.get();
     call.y = &buffer(op.out);
     call.tokens = e.tokens;
@@ -498,23 +621,31 @@ class MslRunner final : public Runner {
                        buffer(op.out));
   }
 
-  [[noreturn]] static void refuse(const Op& op) {
-    throw Error(ErrorCode::kUnsupported, "the msl backend has no kernel for: " + describe(op));
+  static void run(Encoding&, const InputOp&) {}  // uploaded with the batch
+
+  void run(Encoding& e, const ObserveOp& op) {
+    encode_select_rows(device_, e.commands, DType::kF32, rows(e, op.in), width(op.in), buffer(op.in), *all_rows_,
+                       *observed_[e.observed++].rows);
   }
-  static void run(Encoding&, const InputOp& op) { refuse(op); }
-  static void run(Encoding&, const ObserveOp& op) { refuse(op); }
 
   const MslModel& model_;
   const Plan& plan_;
   Device& device_;
+  std::unique_ptr<Queue> queue_;
   RunnerLimits limits_;
   KvType cache_type_;
+  int spare_pages_;  // after the cache's own: of tokens that fill a shape
   std::optional<LinearWorkspace> workspace_;
   std::vector<std::unique_ptr<DeviceBuffer>> buffers_;  // of the plan
   std::optional<LatentWorkspace> latent_workspace_;
   std::optional<ExpertsWorkspace> experts_workspace_;
-  std::unique_ptr<DeviceBuffer> expert_ids_;
+  struct ChosenExperts {
+    const MoeOp* op;
+    std::unique_ptr<DeviceBuffer> ids;
+  };
+  std::map<int, ChosenExperts> expert_ids_;  // by layer
   std::unique_ptr<DeviceBuffer> expert_weights_;
+  std::vector<std::vector<std::int64_t>> expert_counts_;
   std::unique_ptr<DeviceBuffer> partial_;
   std::vector<std::unique_ptr<DeviceBuffer>> keys_;    // of each layer
   std::vector<std::unique_ptr<DeviceBuffer>> values_;  // likewise; none where latent
@@ -524,24 +655,68 @@ class MslRunner final : public Runner {
   std::unique_ptr<DeviceBuffer> selected_;
   std::unique_ptr<DeviceBuffer> tables_;
   std::vector<std::unique_ptr<DeviceBuffer>> frequencies_;  // of the plan's rope tables
+  std::unique_ptr<DeviceBuffer> all_rows_;                  // their indices
+  std::vector<Observed> observed_;                          // in the order of the plan
+  int pages_ = 0;
+  int table_stride_ = 0;
+  std::vector<std::int32_t> host_tokens_;
   std::vector<std::int32_t> host_positions_;
   std::vector<std::int32_t> host_sequences_;
-  std::vector<float> logits_;
-  std::map<std::pair<std::size_t, std::size_t>, std::unique_ptr<Commands>> encoded_;
+  std::vector<std::int32_t> host_selected_;
+  std::vector<float> host_input_;
+  std::vector<float> host_output_;
+  EncodedSteps encoded_{kKeptShapes};
+  Commands* running_ = nullptr;
+  const Batch* batch_ = nullptr;
 };
 
 std::unique_ptr<Runner> MslModel::make_runner(const RunnerLimits& limits, CacheType cache) const {
   return std::make_unique<MslRunner>(*this, limits, cache);
 }
 
+class MslBackend final : public Backend {
+ public:
+  MslBackend(std::string name, std::shared_ptr<Device> device, std::shared_ptr<ThreadPool> pool)
+      : name_(std::move(name)), device_(std::move(device)), pool_(std::move(pool)) {}
+
+  [[nodiscard]] std::string name() const override { return name_; }
+  [[nodiscard]] std::string device() const override { return device_->name(); }
+  [[nodiscard]] std::size_t available_memory() const override { return device_->available_memory(); }
+  [[nodiscard]] MemoryEstimate estimate_memory(const Plan& plan, const Checkpoint& checkpoint,
+                                               CacheType cache) const override {
+    MemoryEstimate out;
+    for (const PlannedWeight& planned : planned_weights(plan)) {
+      const WeightInfo* const info = checkpoint.find(planned.name);
+      if (info != nullptr) out.weights += info->packed ? packed_bytes(*info) : info->bytes;
+    }
+    const auto heads = static_cast<std::size_t>(plan.cache.heads * plan.layers) * kCachePageTokens;
+    out.cache_page = heads * cache_row_bytes(kv_type(cache), plan.cache.key_dim);
+    if (!plan.cache.latent) out.cache_page += heads * cache_row_bytes(kv_type(cache), plan.cache.value_dim);
+    return out;
+  }
+  [[nodiscard]] std::shared_ptr<const PreparedModel> prepare(const Plan& plan, const Checkpoint& checkpoint,
+                                                             const PrepareOptions& options) const override {
+    auto model = std::make_shared<MslModel>(with_rotations(plan, checkpoint), device_, options.activations);
+    model->load(checkpoint, *pool_, options.progress);
+    return model;
+  }
+
+ private:
+  // As they lie in units.
+  static std::size_t packed_bytes(const WeightInfo& info) {
+    return PackedLayout(*info.packed, info.shape[0], info.shape[1]).total_bytes();
+  }
+
+  std::string name_;
+  std::shared_ptr<Device> device_;
+  std::shared_ptr<ThreadPool> pool_;
+};
+
 }  // namespace
 
-std::shared_ptr<const PreparedModel> prepare(const Plan& plan, const Checkpoint& checkpoint,
-                                             std::shared_ptr<Device> device, ThreadPool& pool,
-                                             const PrepareOptions& options) {
-  auto model = std::make_shared<MslModel>(with_rotations(plan, checkpoint), std::move(device), options.activations);
-  model->load(checkpoint, pool, options.progress);
-  return model;
+std::unique_ptr<Backend> make_backend(std::string name, std::shared_ptr<Device> device,
+                                      std::shared_ptr<ThreadPool> pool) {
+  return std::make_unique<MslBackend>(std::move(name), std::move(device), std::move(pool));
 }
 
 }  // namespace metal_marlin::msl

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 
 #include "backends/msl/cuda/cuda_driver.h"
 #include "base/packed_text.h"
@@ -17,27 +18,71 @@ namespace {
 using cuda::check;
 using cuda::Driver;
 
+// The device's memory and work belong to a context, which the driver wants bound in every thread that calls it. It is
+// there until the program ends.
+struct Context {
+  const Driver& driver;
+  cuda::Context context = nullptr;
+
+  // The driver, for this thread.
+  const Driver& bound() const {
+    check(driver.context_set_current(context), "use the context");
+    return driver;
+  }
+  // The same where nothing may be thrown.
+  const Driver& bound_for_release() const {
+    driver.context_set_current(context);
+    return driver;
+  }
+};
+
 class CudaBuffer final : public Buffer {
  public:
-  CudaBuffer(const Driver& driver, std::size_t bytes) : Buffer(bytes), driver_(driver) {
-    const cuda::Result result = driver.mem_alloc(&pointer_, std::max<std::size_t>(bytes, 16));
+  CudaBuffer(const Context& context, std::size_t bytes) : Buffer(bytes), context_(context) {
+    const cuda::Result result = context.bound().mem_alloc(&pointer_, std::max<std::size_t>(bytes, 16));
     if (result != 0)
       throw Error(ErrorCode::kOutOfMemory, fmt::format("cannot allocate {} bytes of CUDA memory", bytes));
   }
-  ~CudaBuffer() override { driver_.mem_free(pointer_); }
+  ~CudaBuffer() override { context_.bound_for_release().mem_free(pointer_); }
   [[nodiscard]] cuda::DevicePointer pointer() const { return pointer_; }
 
  protected:
+  // On the default stream, which the others do not wait for: the bytes must be there when this returns.
   void write(std::span<const std::byte> bytes, std::size_t offset) override {
-    check(driver_.copy_to_device(pointer_ + offset, bytes.data(), bytes.size()), "copy to the device");
+    const Driver& driver = context_.bound();
+    check(driver.copy_to_device(pointer_ + offset, bytes.data(), bytes.size()), "copy to the device");
+    check(driver.stream_synchronize(nullptr), "copy to the device");
   }
   void read(std::span<std::byte> bytes, std::size_t offset) const override {
-    check(driver_.copy_to_host(bytes.data(), pointer_ + offset, bytes.size()), "copy from the device");
+    check(context_.bound().copy_to_host(bytes.data(), pointer_ + offset, bytes.size()), "copy from the device");
   }
 
  private:
-  const Driver& driver_;
+  Context context_;
   cuda::DevicePointer pointer_ = 0;
+};
+
+cuda::DevicePointer pointer_of(const Buffer& buffer) {
+  return static_cast<const CudaBuffer&>(buffer).pointer();
+}
+
+class CudaStream {
+ public:
+  explicit CudaStream(const Context& context) : context_(context) {
+    check(context.bound().stream_create(&stream_, cuda::kStreamNonBlocking), "make a stream");
+  }
+  ~CudaStream() { context_.bound_for_release().stream_destroy(stream_); }
+  CudaStream(const CudaStream&) = delete;
+  CudaStream& operator=(const CudaStream&) = delete;
+  [[nodiscard]] const Context& context() const { return context_; }
+  [[nodiscard]] cuda::Stream get() const { return stream_; }
+  // Held while work is given to it: what another thread launched would get into a graph that is captured.
+  std::mutex& mutex() { return mutex_; }
+
+ private:
+  Context context_;
+  cuda::Stream stream_ = nullptr;
+  std::mutex mutex_;
 };
 
 // The PTX of one kernel. Built-in texts are for sm_90 and later; all that older GPUs lack of it are the lines of
@@ -57,9 +102,10 @@ constexpr std::uint32_t kDefaultThreadgroupBytes = 48 << 10;
 
 class CudaPipeline final : public Pipeline {
  public:
-  CudaPipeline(const Driver& driver, const MslLibrary& library, const std::string& text, std::size_t index,
+  CudaPipeline(const Context& context, const MslLibrary& library, const std::string& text, std::size_t index,
                const FunctionConstants& constants)
-      : Pipeline(library.kernels[index]), driver_(driver) {
+      : Pipeline(library.kernels[index]), context_(context) {
+    const Driver& driver = context.bound();
     overlaps_ = text.find("griddepcontrol.wait") != std::string::npos;
     std::array<char, 8192> log{};
     const std::array<int, 2> options = {cuda::kJitErrorLog, cuda::kJitErrorLogBytes};
@@ -72,30 +118,36 @@ class CudaPipeline final : public Pipeline {
           "find the kernel");
     if (!constants.empty()) set_constants(library, constants);
   }
-  ~CudaPipeline() override { driver_.module_unload(module_); }
+  ~CudaPipeline() override { context_.bound_for_release().module_unload(module_); }
   [[nodiscard]] cuda::Function function() const { return function_; }
-  // Lets launches have so much dynamic threadgroup memory.
+  // Lets launches have so much dynamic threadgroup memory, and never less than another thread asked for.
   void allow_threadgroup_bytes(std::uint32_t bytes) const {
-    if (bytes <= kDefaultThreadgroupBytes) return;
-    check(driver_.function_set_attribute(function_, cuda::kMaxDynamicSharedBytes, static_cast<int>(bytes)),
+    const std::lock_guard lock(allowed_mutex_);
+    if (bytes <= allowed_bytes_) return;
+    check(context_.bound().function_set_attribute(function_, cuda::kMaxDynamicSharedBytes, static_cast<int>(bytes)),
           fmt::format("{}: {} bytes of threadgroup memory", name(), bytes).c_str());
+    allowed_bytes_ = bytes;
   }
   // Whether it waits for the kernel before it by itself, and so may start early.
   [[nodiscard]] bool overlaps() const { return overlaps_; }
 
  private:
   void set_constants(const MslLibrary& library, const FunctionConstants& constants) {
+    const Driver& driver = context_.bound();
     const MslConstantValues values = constant_values(library, constants);
     cuda::DevicePointer pointer = 0;
     std::size_t size = 0;
-    check(driver_.module_get_global(&pointer, &size, module_, "msl_constant_values"), "find the function constants");
-    check(driver_.copy_to_device(pointer, &values, sizeof(values)), "set the function constants");
+    check(driver.module_get_global(&pointer, &size, module_, "msl_constant_values"), "find the function constants");
+    check(driver.copy_to_device(pointer, &values, sizeof(values)), "set the function constants");
+    check(driver.stream_synchronize(nullptr), "set the function constants");
   }
 
-  const Driver& driver_;
+  Context context_;
   cuda::Module module_ = nullptr;
   cuda::Function function_ = nullptr;
   bool overlaps_ = false;
+  mutable std::mutex allowed_mutex_;
+  mutable std::uint32_t allowed_bytes_ = kDefaultThreadgroupBytes;
 };
 
 struct Launch {
@@ -106,28 +158,33 @@ struct Launch {
 
 class CudaCommands final : public Commands {
  public:
-  CudaCommands(const Driver& driver, cuda::Stream stream) : driver_(driver), stream_(stream) {
+  explicit CudaCommands(std::shared_ptr<CudaStream> stream) : stream_(std::move(stream)) {
+    const Driver& driver = context().bound();
     check(driver.event_create(&begin_, 0), "create an event");
     check(driver.event_create(&end_, 0), "create an event");
   }
   ~CudaCommands() override {
-    if (graph_ != nullptr) driver_.graph_exec_destroy(graph_);
-    driver_.event_destroy(begin_);
-    driver_.event_destroy(end_);
+    const Driver& driver = context().bound_for_release();
+    if (graph_ != nullptr) driver.graph_exec_destroy(graph_);
+    driver.event_destroy(begin_);
+    driver.event_destroy(end_);
   }
 
   void commit() override {
     if (launches_.empty()) return;
-    if (graph_ == nullptr) capture();
-    check(driver_.event_record(begin_, stream_), "record an event");
-    check(driver_.graph_launch(graph_, stream_), "launch");
-    check(driver_.event_record(end_, stream_), "record an event");
+    const Driver& driver = context().bound();
+    const std::lock_guard lock(stream_->mutex());
+    if (graph_ == nullptr) capture(driver);
+    check(driver.event_record(begin_, stream_->get()), "record an event");
+    check(driver.graph_launch(graph_, stream_->get()), "launch");
+    check(driver.event_record(end_, stream_->get()), "record an event");
   }
   void wait() override {
     if (launches_.empty()) return;
-    check(driver_.stream_synchronize(stream_), "run");
+    const Driver& driver = context().bound();
+    check(driver.stream_synchronize(stream_->get()), "run");
     float milliseconds = 0;
-    check(driver_.event_elapsed(&milliseconds, begin_, end_), "time");
+    check(driver.event_elapsed(&milliseconds, begin_, end_), "time");
     seconds_ = static_cast<double>(milliseconds) * 1e-3;
   }
   [[nodiscard]] double seconds() const override { return seconds_; }
@@ -156,7 +213,7 @@ class CudaCommands final : public Commands {
                      group[1],
                      group[2],
                      shared,
-                     stream_,
+                     stream_->get(),
                      nullptr,
                      0};
   }
@@ -172,20 +229,22 @@ class CudaCommands final : public Commands {
     const auto found = arguments.buffers().find(argument.index);
     if (found == arguments.buffers().end()) return add(launch, cuda::DevicePointer{0});  // optional
     if (const auto* const buffer = std::get_if<BufferArgument>(&found->second)) {
-      return add(launch, static_cast<CudaBuffer&>(*buffer->buffer).pointer() + buffer->offset);
+      return add(launch, pointer_of(*buffer->buffer) + buffer->offset);
     }
     const auto& bytes = std::get<BytesArgument>(found->second);
     if (argument.by_value != 0) {
       launch.parameters.push_back(bytes);
       return;
     }
-    auto& copy = bytes_.emplace_back(std::make_unique<CudaBuffer>(driver_, bytes.size()));
+    auto& copy = bytes_.emplace_back(std::make_unique<CudaBuffer>(context(), bytes.size()));
     copy->upload(bytes);
     add(launch, copy->pointer());
   }
 
-  void capture() {
-    check(driver_.stream_begin_capture(stream_, cuda::kCaptureThreadLocal), "begin a graph");
+  [[nodiscard]] const Context& context() const { return stream_->context(); }
+
+  void capture(const Driver& driver) {
+    check(driver.stream_begin_capture(stream_->get(), cuda::kCaptureThreadLocal), "begin a graph");
     for (Launch& launch : launches_) {
       std::vector<void*> parameters;
       for (auto& parameter : launch.parameters) parameters.push_back(parameter.data());
@@ -194,17 +253,16 @@ class CudaCommands final : public Commands {
       overlap.value = 1;
       launch.config.attributes = &overlap;
       launch.config.attribute_count = launch.pipeline->overlaps() ? 1 : 0;
-      check(driver_.launch_kernel(&launch.config, launch.pipeline->function(), parameters.data(), nullptr),
+      check(driver.launch_kernel(&launch.config, launch.pipeline->function(), parameters.data(), nullptr),
             std::string(launch.pipeline->name()).c_str());
     }
     cuda::Graph graph = nullptr;
-    check(driver_.stream_end_capture(stream_, &graph), "end a graph");
-    check(driver_.graph_instantiate(&graph_, graph, 0), "make a graph");
-    driver_.graph_destroy(graph);
+    check(driver.stream_end_capture(stream_->get(), &graph), "end a graph");
+    check(driver.graph_instantiate(&graph_, graph, 0), "make a graph");
+    driver.graph_destroy(graph);
   }
 
-  const Driver& driver_;
-  cuda::Stream stream_;
+  std::shared_ptr<CudaStream> stream_;
   cuda::Event begin_ = nullptr;
   cuda::Event end_ = nullptr;
   cuda::GraphExec graph_ = nullptr;
@@ -213,9 +271,43 @@ class CudaCommands final : public Commands {
   double seconds_ = 0;
 };
 
+class CudaQueue final : public Queue {
+ public:
+  explicit CudaQueue(const Context& context) : stream_(std::make_shared<CudaStream>(context)) {}
+  std::unique_ptr<Commands> commands() override { return std::make_unique<CudaCommands>(stream_); }
+  void upload(Buffer& to, std::span<const std::byte> bytes, std::size_t offset) override {
+    to.check_range(bytes.size(), offset);
+    if (bytes.empty()) return;
+    check(driver().copy_to_device_async(pointer_of(to) + offset, bytes.data(), bytes.size(), stream_->get()),
+          "copy to the device");
+  }
+  void download(const Buffer& from, std::span<std::byte> bytes, std::size_t offset) override {
+    from.check_range(bytes.size(), offset);
+    if (bytes.empty()) return;
+    const Driver& bound = driver();
+    check(bound.copy_to_host_async(bytes.data(), pointer_of(from) + offset, bytes.size(), stream_->get()),
+          "copy from the device");
+    check(bound.stream_synchronize(stream_->get()), "copy from the device");
+  }
+  void copy(const Buffer& from, std::size_t from_offset, Buffer& to, std::size_t to_offset,
+            std::size_t bytes) override {
+    from.check_range(bytes, from_offset);
+    to.check_range(bytes, to_offset);
+    if (bytes == 0) return;
+    const Driver& bound = driver();
+    check(bound.copy_on_device_async(pointer_of(to) + to_offset, pointer_of(from) + from_offset, bytes, stream_->get()),
+          "copy on the device");
+    check(bound.stream_synchronize(stream_->get()), "copy on the device");
+  }
+
+ private:
+  [[nodiscard]] const Driver& driver() const { return stream_->context().bound(); }
+  std::shared_ptr<CudaStream> stream_;
+};
+
 class CudaDevice final : public Device {
  public:
-  CudaDevice() : driver_(cuda::require_driver()) {
+  CudaDevice() : driver_(cuda::require_driver()), context_{driver_} {
     const char* const chosen = std::getenv("METAL_MARLIN_CUDA_DEVICE");
     cuda::DeviceId id = 0;
     check(driver_.device_get(&id, chosen == nullptr ? 0 : std::atoi(chosen)), "find the device");
@@ -231,20 +323,25 @@ class CudaDevice final : public Device {
     traits_.threadgroup_bytes = static_cast<std::uint32_t>(attribute(cuda::kMaxSharedBytesOptIn, id));
     traits_.thread_registers = 255;
     traits_.copies_ahead = true;
-    check(driver_.primary_context_retain(&context_, id), "make a context");
-    check(driver_.context_set_current(context_), "use the context");
-    // Ordered after the copies, which go to the default stream.
-    check(driver_.stream_create(&stream_, 0), "make a stream");
+    check(driver_.primary_context_retain(&context_.context, id), "make a context");
+    stream_ = std::make_shared<CudaStream>(context_);
   }
   [[nodiscard]] std::string name() const override { return name_.data(); }
-  std::unique_ptr<Buffer> allocate(std::size_t bytes) override { return std::make_unique<CudaBuffer>(driver_, bytes); }
-  std::unique_ptr<Commands> commands() override { return std::make_unique<CudaCommands>(driver_, stream_); }
+  std::unique_ptr<Buffer> allocate(std::size_t bytes) override { return std::make_unique<CudaBuffer>(context_, bytes); }
+  std::unique_ptr<Commands> commands() override { return std::make_unique<CudaCommands>(stream_); }
+  std::unique_ptr<Queue> make_queue() override { return std::make_unique<CudaQueue>(context_); }
+  [[nodiscard]] std::size_t available_memory() const override {
+    std::size_t free = 0;
+    std::size_t total = 0;
+    check(context_.bound().mem_get_info(&free, &total), "ask for free memory");
+    return free;
+  }
   [[nodiscard]] DeviceTraits traits() const override { return traits_; }
 
  protected:
   std::unique_ptr<Pipeline> make_pipeline(const EmbeddedShader& shader, std::size_t kernel,
                                           const FunctionConstants& constants) override {
-    return std::make_unique<CudaPipeline>(driver_, *shader.library, ptx_of(shader, kernel, major_), kernel, constants);
+    return std::make_unique<CudaPipeline>(context_, *shader.library, ptx_of(shader, kernel, major_), kernel, constants);
   }
 
  private:
@@ -256,8 +353,8 @@ class CudaDevice final : public Device {
 
   const Driver& driver_;
   DeviceTraits traits_;
-  cuda::Context context_ = nullptr;
-  cuda::Stream stream_ = nullptr;
+  Context context_;
+  std::shared_ptr<CudaStream> stream_;  // of commands that have no queue
   std::array<char, 128> name_{};
   int major_ = 0;
 };

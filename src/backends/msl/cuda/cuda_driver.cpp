@@ -37,10 +37,14 @@ Loaded load_driver() {
   load(library, "cuDeviceGetAttribute", d.device_get_attribute, m);
   load(library, "cuDevicePrimaryCtxRetain", d.primary_context_retain, m);
   load(library, "cuCtxSetCurrent", d.context_set_current, m);
+  load(library, "cuMemGetInfo_v2", d.mem_get_info, m);
   load(library, "cuMemAlloc_v2", d.mem_alloc, m);
   load(library, "cuMemFree_v2", d.mem_free, m);
   load(library, "cuMemcpyHtoD_v2", d.copy_to_device, m);
   load(library, "cuMemcpyDtoH_v2", d.copy_to_host, m);
+  load(library, "cuMemcpyHtoDAsync_v2", d.copy_to_device_async, m);
+  load(library, "cuMemcpyDtoHAsync_v2", d.copy_to_host_async, m);
+  load(library, "cuMemcpyDtoDAsync_v2", d.copy_on_device_async, m);
   load(library, "cuModuleLoadDataEx", d.module_load_data, m);
   load(library, "cuModuleUnload", d.module_unload, m);
   load(library, "cuModuleGetFunction", d.module_get_function, m);
@@ -48,6 +52,7 @@ Loaded load_driver() {
   load(library, "cuFuncSetAttribute", d.function_set_attribute, m);
   load(library, "cuLaunchKernelEx", d.launch_kernel, m);
   load(library, "cuStreamCreate", d.stream_create, m);
+  load(library, "cuStreamDestroy_v2", d.stream_destroy, m);
   load(library, "cuStreamSynchronize", d.stream_synchronize, m);
   load(library, "cuStreamBeginCapture_v2", d.stream_begin_capture, m);
   load(library, "cuStreamEndCapture", d.stream_end_capture, m);

@@ -26,6 +26,7 @@ constexpr int kComputeCapabilityMinor = 76;
 constexpr int kJitErrorLog = 5;
 constexpr int kJitErrorLogBytes = 6;
 constexpr int kCaptureThreadLocal = 1;
+constexpr unsigned kStreamNonBlocking = 1;
 constexpr int kMaxDynamicSharedBytes = 8;      // function attribute
 constexpr int kProgrammaticSerialization = 6;  // launch attribute
 
@@ -54,10 +55,14 @@ struct Driver {
   Result (*device_get_attribute)(int*, int, DeviceId);
   Result (*primary_context_retain)(Context*, DeviceId);
   Result (*context_set_current)(Context);
+  Result (*mem_get_info)(std::size_t* free, std::size_t* total);
   Result (*mem_alloc)(DevicePointer*, std::size_t);
   Result (*mem_free)(DevicePointer);
   Result (*copy_to_device)(DevicePointer, const void*, std::size_t);
   Result (*copy_to_host)(void*, DevicePointer, std::size_t);
+  Result (*copy_to_device_async)(DevicePointer, const void*, std::size_t, Stream);
+  Result (*copy_to_host_async)(void*, DevicePointer, std::size_t, Stream);
+  Result (*copy_on_device_async)(DevicePointer, DevicePointer, std::size_t, Stream);
   Result (*module_load_data)(Module*, const void*, unsigned, const int*, void**);
   Result (*module_unload)(Module);
   Result (*module_get_function)(Function*, Module, const char*);
@@ -65,6 +70,7 @@ struct Driver {
   Result (*function_set_attribute)(Function, int, int);
   Result (*launch_kernel)(const LaunchConfig*, Function, void**, void**);
   Result (*stream_create)(Stream*, unsigned);
+  Result (*stream_destroy)(Stream);
   Result (*stream_synchronize)(Stream);
   Result (*stream_begin_capture)(Stream, int);
   Result (*stream_end_capture)(Stream, Graph*);

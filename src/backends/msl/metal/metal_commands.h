@@ -24,7 +24,7 @@ class MetalPipeline final : public Pipeline {
   NS::SharedPtr<MTL::ComputePipelineState> state_;
 };
 
-// What all commands of a device share.
+// What the commands of one line of work share.
 struct MetalQueue {
   NS::SharedPtr<MTL::CommandQueue> queue;
   // Every encoder waits for the one committed before it; hazard tracking does not see to that.

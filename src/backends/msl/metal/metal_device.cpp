@@ -48,19 +48,13 @@ class MetalDevice final : public Device {
       : device_(std::move(device)),
         library_(device_, options.library),
         memory_(std::make_shared<metal::MetalMemory>(device_, options.labels)),
-        queue_(std::make_shared<metal::MetalQueue>()),
+        limits_(options.limits),
+        labels_(options.labels),
         name_(text_of(device_->name())) {
-    queue_->queue = NS::TransferPtr(device_->newCommandQueue());
-    queue_->fence = NS::TransferPtr(device_->newFence());
-    if (!queue_->queue || !queue_->fence) throw Error(ErrorCode::kInternal, name_ + ": Metal makes no command queue");
-    memory_->residency().attach(*queue_->queue.get());
-    queue_->memory = memory_;
-    queue_->limits = options.limits;
-    queue_->labels = options.labels;
-    queue_->threadgroup_bytes = device_->maxThreadgroupMemoryLength();
     traits_.cores = metal::gpu_cores().value_or(traits_.cores);
     traits_.busy_threadgroups = kBusyPerCore * traits_.cores;
-    traits_.threadgroup_bytes = static_cast<std::uint32_t>(queue_->threadgroup_bytes);
+    traits_.threadgroup_bytes = static_cast<std::uint32_t>(device_->maxThreadgroupMemoryLength());
+    queue_ = new_queue();
   }
 
   [[nodiscard]] std::string name() const override { return name_; }
@@ -68,6 +62,10 @@ class MetalDevice final : public Device {
     return std::make_unique<metal::MetalBuffer>(memory_->allocate(bytes), bytes);
   }
   std::unique_ptr<Commands> commands() override { return std::make_unique<metal::MetalCommands>(queue_); }
+  std::unique_ptr<Queue> make_queue() override {
+    return std::make_unique<SharedMemoryQueue>(
+        [queue = new_queue()] { return std::make_unique<metal::MetalCommands>(queue); });
+  }
   [[nodiscard]] DeviceTraits traits() const override { return traits_; }
 
  protected:
@@ -80,12 +78,28 @@ class MetalDevice final : public Device {
  private:
   static constexpr std::uint32_t kBusyPerCore = 4;  // threadgroups that keep a core busy
 
+  [[nodiscard]] std::shared_ptr<metal::MetalQueue> new_queue() const {
+    const auto pool = scoped_pool();
+    auto out = std::make_shared<metal::MetalQueue>();
+    out->queue = NS::TransferPtr(device_->newCommandQueue());
+    out->fence = NS::TransferPtr(device_->newFence());
+    if (!out->queue || !out->fence) throw Error(ErrorCode::kInternal, name_ + ": Metal makes no command queue");
+    memory_->residency().attach(*out->queue.get());
+    out->memory = memory_;
+    out->limits = limits_;
+    out->labels = labels_;
+    out->threadgroup_bytes = traits_.threadgroup_bytes;
+    return out;
+  }
+
   NS::SharedPtr<MTL::Device> device_;
   metal::MetalLibrary library_;
   std::shared_ptr<metal::MetalMemory> memory_;
-  std::shared_ptr<metal::MetalQueue> queue_;
+  metal::WorkLimits limits_;
+  bool labels_;
   std::string name_;
   DeviceTraits traits_;
+  std::shared_ptr<metal::MetalQueue> queue_;
 };
 
 }  // namespace

@@ -41,6 +41,7 @@ NS::SharedPtr<MTL::CompileOptions> compile_options() {
   options->setLanguageVersion(MTL::LanguageVersion3_1);
   if (macos_at_least(15)) {
     options->setMathMode(MTL::MathModeSafe);
+    options->setMathFloatingPointFunctions(MTL::MathFloatingPointFunctionsPrecise);  // else exp is fast::exp
   } else {
     options->setFastMathEnabled(false);
   }

@@ -39,7 +39,6 @@ Residency::Residency(MTL::Device& device) {
   NS::Error* error = nullptr;
   set_ = NS::TransferPtr(device.newResidencySet(descriptor.get(), &error));
   if (!set_) throw Error(ErrorCode::kInternal, "Metal makes no residency set: " + text_of(error));
-  set_->requestResidency();  // of what comes later too
 }
 
 void Residency::add(const MTL::Buffer& buffer) {
@@ -47,6 +46,7 @@ void Residency::add(const MTL::Buffer& buffer) {
   const std::lock_guard<std::mutex> lock(mutex_);
   set_->addAllocation(&buffer);
   set_->commit();
+  set_->requestResidency();
 }
 
 void Residency::remove(const MTL::Buffer& buffer) {

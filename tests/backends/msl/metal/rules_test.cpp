@@ -62,6 +62,7 @@ class MetalRules : public testing::Test {
     const auto options = NS::TransferPtr(MTL::CompileOptions::alloc()->init());
     options->setLanguageVersion(MTL::LanguageVersion3_1);
     options->setMathMode(MTL::MathModeSafe);
+    options->setMathFloatingPointFunctions(MTL::MathFloatingPointFunctionsPrecise);
     NS::Error* error = nullptr;
     const auto library = NS::TransferPtr(device->newLibrary(text(source_of(find_shader(shader))), options.get(), &error));
     const auto values = NS::TransferPtr(MTL::FunctionConstantValues::alloc()->init());
@@ -76,6 +77,7 @@ class MetalRules : public testing::Test {
     std::iota(values, values + kCount, 1.0F);
     set->addAllocation(buffer.get());
     set->commit();
+    set->requestResidency();
     return buffer;
   }
   MTL::CommandBuffer* new_command_buffer() {

@@ -104,6 +104,8 @@ void ResidencySet::commit() {
     }
   };
   count(committed_, -1);
+  // What comes later is to be asked for again.
+  requested_ = requested_ && std::includes(committed_.begin(), committed_.end(), wanted_.begin(), wanted_.end());
   committed_ = wanted_;
   count(committed_, 1);
 }
@@ -138,11 +140,15 @@ void CompileOptions::setLanguageVersion(LanguageVersion version) {
   version_ = version;
 }
 void CompileOptions::setFastMathEnabled(bool enabled) {
-  fast_ = enabled;
+  fast_ = fast_functions_ = enabled;
 }
 void CompileOptions::setMathMode(MathMode mode) {
   need(15, "MTL::CompileOptions: setMathMode");
   fast_ = mode != MathModeSafe;
+}
+void CompileOptions::setMathFloatingPointFunctions(MathFloatingPointFunctions functions) {
+  need(15, "MTL::CompileOptions: setMathFloatingPointFunctions");
+  fast_functions_ = functions != MathFloatingPointFunctionsPrecise;
 }
 
 Function* Library::newFunction(const NS::String* name, const FunctionConstantValues* values, NS::Error** error) {
@@ -244,7 +250,7 @@ Library* Device::newLibrary(const NS::String* path, NS::Error** error) {
 }
 Library* Device::newLibrary(const NS::String* source, const CompileOptions* options, NS::Error** error) {
   touch_("newLibrary");
-  if (options->fast_ || options->version_ != LanguageVersion3_1)
+  if (options->fast_ || options->fast_functions_ || options->version_ != LanguageVersion3_1)
     report(Rule::kCompile, "a shader with fast math, or of another version than MSL 3.1");
   for (const EmbeddedShader& shader : metal_marlin::msl::embedded_shaders()) {
     if (source_of(shader) == source->text_) return new Library(&shader);

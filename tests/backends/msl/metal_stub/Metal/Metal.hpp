@@ -44,6 +44,10 @@ enum CommandEncoderErrorState : NS::Integer {
 enum DispatchType : NS::UInteger { DispatchTypeSerial = 0, DispatchTypeConcurrent = 1 };
 enum LanguageVersion : NS::UInteger { LanguageVersion3_1 = (3 << 16) + 1 };
 enum MathMode : NS::Integer { MathModeSafe = 0, MathModeFast = 2 };
+enum MathFloatingPointFunctions : NS::Integer {
+  MathFloatingPointFunctionsFast = 0,
+  MathFloatingPointFunctionsPrecise = 1
+};
 enum DataType : NS::UInteger {
   DataTypeFloat = 3,
   DataTypeHalf = 16,
@@ -128,8 +132,10 @@ class CompileOptions : public NS::Referencing<CompileOptions> {
   void setLanguageVersion(LanguageVersion version);
   void setFastMathEnabled(bool enabled);
   void setMathMode(MathMode mode);
+  void setMathFloatingPointFunctions(MathFloatingPointFunctions functions);
   NS::UInteger version_ = 0;
   bool fast_ = true;
+  bool fast_functions_ = true;
 
  private:
   CompileOptions() : Referencing("MTL::CompileOptions") {}

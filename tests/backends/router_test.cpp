@@ -1,5 +1,5 @@
-// The router's choice on the CPU against its definition in double precision.
-#include "backends/cpu/mixture_of_experts.h"
+// The router's choice on this processor against its definition in double precision.
+#include "backends/router.h"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 #include <numeric>
 #include <random>
 
-namespace metal_marlin::cpu {
+namespace metal_marlin {
 namespace {
 
 struct Choice {
@@ -58,7 +58,7 @@ Choice reference(const MoeOp& op, const std::vector<float>& logits, const std::v
   return choice;
 }
 
-TEST(MixtureOfExperts, RouterChoosesByDefinition) {
+TEST(Router, RouterChoosesByDefinition) {
   std::mt19937 random(7);
   std::normal_distribution<float> normal;
   for (const RouterScoring scoring : {RouterScoring::kSoftmax, RouterScoring::kSigmoid}) {
@@ -72,7 +72,7 @@ TEST(MixtureOfExperts, RouterChoosesByDefinition) {
         for (float& x : logits) x = normal(random);
         for (float& x : bias) x = 0.2F * normal(random);
         for (const bool corrected : {false, true}) {
-          std::vector<float> scratch(logits.size());
+          std::vector<float> scratch(static_cast<std::size_t>(route_scratch_floats(op)));
           std::vector<std::int32_t> found(static_cast<std::size_t>(top_k));
           std::vector<float> weights(found.size());
           route_token(op, logits.data(), corrected ? bias.data() : nullptr, scratch.data(), found.data(),
@@ -88,10 +88,10 @@ TEST(MixtureOfExperts, RouterChoosesByDefinition) {
   }
 }
 
-TEST(MixtureOfExperts, TiesGoToTheLowerIndex) {
+TEST(Router, TiesGoToTheLowerIndex) {
   const MoeOp op{0, 0, 0, "", "", 8, 3, 0, 1, 1, RouterScoring::kSigmoid, true, 1};
   const std::vector<float> logits{0, 1, 0, 1, 1, 1, 0, 2};
-  std::vector<float> scratch(8);
+  std::vector<float> scratch(static_cast<std::size_t>(route_scratch_floats(op)));
   std::vector<std::int32_t> experts(3);
   std::vector<float> weights(3);
   route_token(op, logits.data(), nullptr, scratch.data(), experts.data(), weights.data());
@@ -99,4 +99,4 @@ TEST(MixtureOfExperts, TiesGoToTheLowerIndex) {
 }
 
 }  // namespace
-}  // namespace metal_marlin::cpu
+}  // namespace metal_marlin

@@ -1,0 +1,409 @@
+// Sessions: sequences that come and go, what they share, and many of them side by side.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <map>
+#include <random>
+#include <thread>
+
+#include "backends/registry.h"
+#include "base/hash.h"
+#include "metal_marlin/model.h"
+#include "test_data.h"
+
+namespace metal_marlin {
+namespace {
+
+std::shared_ptr<const Model> load(const char* name, const std::string& backend = "cpu") {
+  LoadOptions options;
+  options.exact = true;
+  options.threads = 2;
+  options.backend = backend;
+  return Model::load(test_data("fixtures") / name, options);
+}
+
+std::vector<TokenId> some_tokens(std::size_t count, std::uint32_t seed = 1) {
+  std::mt19937 random(seed);
+  std::vector<TokenId> out(count);
+  for (TokenId& id : out) id = static_cast<TokenId>(random() % 200);
+  return out;
+}
+
+using Logits = std::vector<float>;
+
+LogitsSink last_into(Logits& out) {
+  return [&out](std::span<const LogitsRow> rows) { out.assign(rows.back().values.begin(), rows.back().values.end()); };
+}
+
+// The logits after all these tokens, in a session of their own.
+Logits alone(const std::shared_ptr<const Model>& model, std::span<const TokenId> tokens) {
+  Session session(model, {1, static_cast<std::int64_t>(tokens.size())});
+  Logits out;
+  session.step(std::array{SequenceInput{session.open(), tokens}}, last_into(out));
+  return out;
+}
+
+double largest_difference(const Logits& a, const Logits& b) {
+  EXPECT_EQ(a.size(), b.size());
+  double largest = 0;
+  for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i)
+    largest = std::max(largest, std::fabs(static_cast<double>(a[i]) - b[i]));
+  return largest;
+}
+
+// The models that have every kind of layer.
+constexpr std::array kModels = {"qwen3-tiny", "glm4-moe-lite-tiny"};
+
+TEST(Session, CancelStopsAStepBetweenPasses) {
+  const auto model = load("qwen3-tiny");
+  Session session(model, {2, 200, 10});
+  const SequenceId first = session.open();
+  const SequenceId second = session.open();
+  const std::vector<TokenId> tokens = some_tokens(35);
+  int calls = 0;
+  const LogitsSink sink = [&](std::span<const LogitsRow>) {
+    if (++calls == 2) session.cancel();
+  };
+  expect_error(ErrorCode::kCancelled, "the step was cancelled", [&] {
+    session.step(std::array{SequenceInput{first, tokens, 0}, SequenceInput{second, tokens, 0}}, sink);
+  });
+  EXPECT_EQ(calls, 2);
+  EXPECT_EQ(session.length(first), 20);
+  EXPECT_EQ(session.length(second), 0);
+  // The next step goes on from there, as if nothing had been.
+  Logits found;
+  session.step(std::array{SequenceInput{first, std::span(tokens).subspan(20)}, SequenceInput{second, tokens}}, {});
+  EXPECT_EQ(session.length(second), 35);
+  session.truncate(first, 34);
+  session.step(std::array{SequenceInput{first, std::span(tokens).last(1)}}, last_into(found));
+  EXPECT_LT(largest_difference(found, alone(model, tokens)), 1e-5);
+}
+
+TEST(Session, ACancelledSequenceIsPassedOverAndTheOthersGoOn) {
+  const auto model = load("qwen3-tiny");
+  Session session(model, {2, 200, 10});
+  const SequenceId first = session.open();
+  const SequenceId second = session.open();
+  const std::vector<TokenId> tokens = some_tokens(35);
+  Logits last;
+  session.step(std::array{SequenceInput{first, tokens, 0}, SequenceInput{second, tokens}},
+               [&](std::span<const LogitsRow> rows) {
+                 session.cancel(first);
+                 last.assign(rows.back().values.begin(), rows.back().values.end());
+               });
+  EXPECT_TRUE(session.is_cancelled(first));
+  EXPECT_FALSE(session.is_cancelled(second));
+  EXPECT_EQ(session.length(first), 10);
+  EXPECT_EQ(session.length(second), 35);
+  EXPECT_LT(largest_difference(last, alone(model, tokens)), 1e-5);
+  session.step(std::array{SequenceInput{first, tokens}}, [](std::span<const LogitsRow>) { ADD_FAILURE(); });
+  EXPECT_EQ(session.length(first), 10);
+  session.close(first);
+  session.cancel(first);  // too late: its place is another's
+  const SequenceId third = session.open();
+  session.cancel(first);
+  session.cancel(third + 2);  // not yet there
+  EXPECT_FALSE(session.is_cancelled(third));
+  session.step(std::array{SequenceInput{third, tokens}}, {});
+  EXPECT_EQ(session.length(third), 35);
+  EXPECT_NE(third, first);
+  expect_error(ErrorCode::kInvalidArgument, "is not open", [&] { static_cast<void>(session.length(first)); });
+}
+
+TEST(Session, LogitsComeForWhatAsksForThem) {
+  const auto model = load("llama-tiny");
+  Session session(model, {3, 300, 16, 4});
+  const std::vector<TokenId> tokens = some_tokens(20);
+  std::map<int, std::vector<std::size_t>> rows_of;
+  session.step(std::array{SequenceInput{session.open(), tokens, kNoLogits}, SequenceInput{session.open(), tokens, 17},
+                          SequenceInput{session.open(), tokens}},
+               [&](std::span<const LogitsRow> rows) {
+                 for (const LogitsRow& row : rows) rows_of[row.input].push_back(row.token);
+               });
+  EXPECT_EQ(rows_of, (std::map<int, std::vector<std::size_t>>{{1, {17, 18, 19}}, {2, {19}}}));
+}
+
+TEST(Session, TheCacheGrowsAsSequencesDo) {
+  const auto model = load("llama-tiny");
+  SessionOptions options;
+  options.cache_tokens = 5000;
+  Session session(model, options);
+  EXPECT_EQ(session.cache_stats().limit, 313);
+  EXPECT_EQ(session.cache_stats().pages, 64);
+  const std::vector<TokenId> tokens = some_tokens(1100);
+  const SequenceId sequence = session.open();
+  session.step(std::array{SequenceInput{sequence, std::span(tokens).first(1000)}}, {});
+  EXPECT_EQ(session.cache_stats().pages, 64);
+  const std::vector<TokenId> many(4500, 1);
+  expect_error(ErrorCode::kInvalidArgument, "the cache is full: 281 more pages of 16 tokens are needed, 250 are free",
+               [&] {
+                 session.step(std::array{SequenceInput{sequence, many}}, {});
+               });
+  EXPECT_EQ(session.length(sequence), 1000);
+  Logits found;
+  session.step(std::array{SequenceInput{sequence, std::span(tokens).subspan(1000)}}, last_into(found));
+  EXPECT_EQ(session.cache_stats().pages, 128);
+  EXPECT_EQ(session.cache_stats().held, 69);
+  EXPECT_LT(largest_difference(found, alone(model, tokens)), 1e-4);
+}
+
+TEST(Session, ForksShareUntilTheyWrite) {
+  for (const char* const name : kModels) {
+    const auto model = load(name);
+    Session session(model, {3, 300});
+    const std::vector<TokenId> tokens = some_tokens(40);
+    const SequenceId first = session.open();
+    session.step(std::array{SequenceInput{first, tokens}}, {});
+    const SequenceId second = session.fork(first);
+    EXPECT_EQ(session.length(second), 40);
+    EXPECT_EQ(session.cache_stats().held, 3);
+    EXPECT_EQ(session.cache_stats().shared, 3);
+    const std::vector<TokenId> one = some_tokens(9, 2);
+    const std::vector<TokenId> other = some_tokens(9, 3);
+    std::array<Logits, 2> found;
+    session.step(std::array{SequenceInput{first, one}, SequenceInput{second, other}},
+                 [&](std::span<const LogitsRow> rows) {
+                   for (const LogitsRow& row : rows)
+                     found[static_cast<std::size_t>(row.input)].assign(row.values.begin(), row.values.end());
+                 });
+    EXPECT_EQ(session.cache_stats().copied, 1);
+    EXPECT_EQ(session.cache_stats().shared, 2);
+    for (const auto& [added, logits] : {std::pair(one, found[0]), std::pair(other, found[1])}) {
+      std::vector<TokenId> all = tokens;
+      all.insert(all.end(), added.begin(), added.end());
+      EXPECT_LT(largest_difference(logits, alone(model, all)), 1e-4) << name;
+    }
+    session.close(first);
+    EXPECT_EQ(session.cache_stats().shared, 0);
+  }
+}
+
+TEST(Session, ReusesWhatTheCacheStillHolds) {
+  for (const char* const name : kModels) {
+    const auto model = load(name);
+    SessionOptions options;
+    options.max_sequences = 2;
+    options.cache_tokens = 160;
+    options.prefix_cache = true;
+    Session session(model, options);
+    const std::vector<TokenId> tokens = some_tokens(48);
+    const SequenceId first = session.open();
+    EXPECT_EQ(session.reuse(first, tokens), 0);
+    session.step(std::array{SequenceInput{first, tokens}}, {});
+    const SequenceId second = session.open();
+    EXPECT_EQ(session.reuse(second, tokens), 32);  // the last page would leave nothing to compute
+    EXPECT_EQ(session.cache_stats().shared, 2);
+    session.close(first);
+    EXPECT_EQ(session.cache_stats().kept, 1);
+    Logits found;
+    session.step(std::array{SequenceInput{second, std::span(tokens).subspan(32)}}, last_into(found));
+    EXPECT_LT(largest_difference(found, alone(model, tokens)), 1e-4) << name;
+    // A beginning that others may look for is not written over.
+    session.truncate(second, 20);
+    const std::vector<TokenId> other = some_tokens(20, 4);
+    session.step(std::array{SequenceInput{second, other}}, last_into(found));
+    std::vector<TokenId> changed(tokens.begin(), tokens.begin() + 20);
+    changed.insert(changed.end(), other.begin(), other.end());
+    EXPECT_LT(largest_difference(found, alone(model, changed)), 1e-4) << name;
+    EXPECT_EQ(session.cache_stats().copied, 1);
+    session.close(second);
+    const SequenceId third = session.open();
+    EXPECT_EQ(session.reuse(third, tokens), 32);
+    EXPECT_EQ(session.cache_stats().asked_tokens, 3 * 48);
+    EXPECT_EQ(session.cache_stats().reused_tokens, 64);
+    // Until the place is needed.
+    session.close(third);
+    const SequenceId fourth = session.open();
+    session.step(std::array{SequenceInput{fourth, some_tokens(170, 5)}}, {});
+    EXPECT_GT(session.cache_stats().evicted, 0);
+    EXPECT_EQ(session.cache_stats().held, 11);
+  }
+}
+
+TEST(Session, MisuseIsNamed) {
+  const auto model = load("llama-tiny");
+  Session session(model, {1, 64});
+  const SequenceId sequence = session.open();
+  expect_error(ErrorCode::kInvalidArgument, "1 sequences are open, the session holds no more",
+               [&] { session.fork(sequence); });
+  expect_error(ErrorCode::kInvalidArgument, "no prefix cache", [&] { session.reuse(sequence, some_tokens(20)); });
+  const std::vector<TokenId> tokens = some_tokens(3);
+  expect_error(ErrorCode::kInvalidArgument, "appears twice", [&] {
+    session.step(std::array{SequenceInput{sequence, tokens}, SequenceInput{sequence, tokens}}, {});
+  });
+  expect_error(ErrorCode::kInvalidArgument, "length is 4, expected 0 to 0", [&] { session.truncate(sequence, 4); });
+  expect_error(ErrorCode::kInvalidArgument, "at least 1", [&] { Session(model, {0}); });
+}
+
+// Random steps of a session by a seed: sequences are opened, forked, cut, cancelled and closed between and within
+// them. What comes out is kept, and what each sequence should hold.
+class RandomSteps {
+ public:
+  RandomSteps(std::shared_ptr<const Model> model, std::uint32_t seed)
+      : model_(std::move(model)), random_(seed), options_(options_for(seed)), session_(model_, options_) {}
+
+  // A number for each step, of all its logits.
+  std::vector<std::uint64_t> run(int steps) {
+    std::vector<std::uint64_t> out;
+    for (int i = 0; i < steps; ++i) {
+      change();
+      out.push_back(step());
+    }
+    return out;
+  }
+
+  // The sequences that are left go on as they do alone.
+  void expect_as_alone() {
+    for (auto& [sequence, tokens] : held_) {
+      if (session_.is_cancelled(sequence)) continue;
+      const std::vector<TokenId> more = random_tokens(1 + below(20));
+      Logits found;
+      session_.step(std::array{SequenceInput{sequence, more}}, last_into(found));
+      tokens.insert(tokens.end(), more.begin(), more.end());
+      EXPECT_LT(largest_difference(found, alone(model_, tokens)), 1e-3) << "sequence " << sequence;
+    }
+  }
+  [[nodiscard]] Session& session() { return session_; }
+
+ private:
+  static constexpr std::size_t kSequences = 4;
+  static constexpr std::size_t kLongest = 90;
+  static SessionOptions options_for(std::uint32_t seed) {
+    SessionOptions out;
+    out.max_sequences = kSequences;
+    out.cache_tokens = 4 * 160;
+    out.batch_tokens = 24;
+    out.batch_logits = 4;
+    out.prefix_cache = seed % 2 == 0;
+    return out;
+  }
+  std::size_t below(std::size_t n) { return random_() % n; }
+  std::vector<TokenId> random_tokens(std::size_t count) {
+    return some_tokens(count, static_cast<std::uint32_t>(random_()));
+  }
+  std::map<SequenceId, std::vector<TokenId>>::iterator any() {
+    return std::next(held_.begin(), static_cast<std::ptrdiff_t>(below(held_.size())));
+  }
+
+  void change() {
+    const std::size_t what = below(6);
+    if (held_.empty() || (what == 0 && held_.size() < kSequences)) {
+      const SequenceId opened = session_.open();
+      const std::vector<TokenId> prompt = some_tokens(50, 1 + static_cast<std::uint32_t>(below(3)));
+      const std::int64_t reused = options_.prefix_cache ? session_.reuse(opened, prompt) : 0;
+      session_.step(std::array{SequenceInput{opened, std::span(prompt).subspan(static_cast<std::size_t>(reused))}}, {});
+      held_[opened] = prompt;
+    } else if (what == 1 && held_.size() < kSequences) {
+      const auto from = any();
+      held_[session_.fork(from->first)] = from->second;
+    } else if (what == 2) {
+      const auto cut = any();
+      cut->second.resize(below(cut->second.size() + 1));
+      session_.truncate(cut->first, static_cast<std::int64_t>(cut->second.size()));
+    } else if (what == 3) {
+      session_.cancel(any()->first);
+    }
+    for (auto each = held_.begin(); each != held_.end();) {
+      const bool ends = session_.is_cancelled(each->first) || each->second.size() > kLongest;
+      if (ends) session_.close(each->first);
+      each = ends ? held_.erase(each) : std::next(each);
+    }
+  }
+
+  std::uint64_t step() {
+    std::vector<std::vector<TokenId>> added;
+    std::vector<SequenceInput> inputs;
+    for (const auto& [sequence, tokens] : held_) {
+      if (below(3) == 0) continue;
+      added.push_back(random_tokens(1 + below(below(4) == 0 ? 30 : 3)));
+      inputs.push_back({sequence, {}, std::array{kLastLogits, kNoLogits, std::size_t{0}}[below(3)]});
+    }
+    for (std::size_t i = 0; i < inputs.size(); ++i) inputs[i].tokens = added[i];
+    const std::size_t cancelled = inputs.empty() ? 0 : below(inputs.size());
+    const std::size_t how = below(8);
+    std::uint64_t sum = 0;
+    const LogitsSink sink = [&](std::span<const LogitsRow> rows) {
+      for (const LogitsRow& row : rows) {
+        const std::array<std::uint64_t, 4> all{sum, static_cast<std::uint64_t>(row.input), row.token,
+                                               hash_of(std::as_bytes(row.values))};
+        sum = hash_of(std::as_bytes(std::span(all)));
+      }
+      if (how == 0) session_.cancel();
+      if (how == 1) session_.cancel(inputs[cancelled].sequence);
+    };
+    try {
+      session_.step(inputs, sink);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kCancelled) << error.what();
+    }
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      std::vector<TokenId>& tokens = held_[inputs[i].sequence];
+      const auto kept = session_.length(inputs[i].sequence) - static_cast<std::int64_t>(tokens.size());
+      tokens.insert(tokens.end(), added[i].begin(), added[i].begin() + kept);
+    }
+    return sum;
+  }
+
+  std::shared_ptr<const Model> model_;
+  std::mt19937 random_;
+  SessionOptions options_;
+  Session session_;
+  std::map<SequenceId, std::vector<TokenId>> held_;
+};
+
+// METAL_MARLIN_TEST_STEPS=1000 for the whole of it.
+struct Size {
+  std::uint32_t threads;
+  int steps;
+  std::vector<const char*> models;
+};
+Size size_for(const std::string& backend) {
+  const std::vector<const char*> models(kModels.begin(), kModels.end());
+  const char* const asked = std::getenv("METAL_MARLIN_TEST_STEPS");
+  if (asked != nullptr) return {16, std::atoi(asked), models};
+  return backend == "msl-host" ? Size{4, 2, {models.front()}} : Size{16, 40, models};
+}
+
+class ManyThreads : public testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Backends, ManyThreads, testing::ValuesIn(available_backends()), [](const auto& test) {
+  std::string name = test.param;
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+});
+
+TEST_P(ManyThreads, SessionsOfOneModelDoAsTheyDoAlone) {
+  const Size size = size_for(GetParam());
+  for (const char* const name : size.models) {
+    const auto model = load(name, GetParam());
+    std::vector<std::vector<std::uint64_t>> together(size.threads);
+    std::vector<std::thread> threads;
+    for (std::uint32_t seed = 0; seed < size.threads; ++seed) {
+      threads.emplace_back([&, seed] {
+        RandomSteps random(model, seed);
+        // Somebody who keeps cancelling what is not there.
+        std::atomic<bool> done{false};
+        std::thread late([&] {
+          for (; !done; std::this_thread::sleep_for(std::chrono::milliseconds(1))) {
+            random.session().cancel(-1);
+            random.session().cancel(SequenceId{1} << 40);
+          }
+        });
+        together[seed] = random.run(size.steps);
+        random.expect_as_alone();
+        done = true;
+        late.join();
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    for (std::uint32_t seed = 0; seed < size.threads; ++seed)
+      EXPECT_EQ(RandomSteps(model, seed).run(size.steps), together[seed]) << name << " seed " << seed;
+  }
+}
+
+}  // namespace
+}  // namespace metal_marlin
