@@ -120,7 +120,7 @@ TEST(StoredWeightsRun, UnsignedCodesOfEveryWidth) {
     write_decoded(target, folder.path() / (std::to_string(bits) + "-decoded"));
     const auto expected = last_logits(folder.path() / (std::to_string(bits) + "-decoded"), true);
     EXPECT_LT(relative_error(last_logits(target, true), expected), 1e-5) << bits;
-    EXPECT_LT(relative_error(last_logits(target, false), expected), 0.03) << bits;
+    EXPECT_LT(relative_error(last_logits(target, false), expected), 0.05) << bits;
     EXPECT_LT(relative_error(last_logits(target, true, "msl-host"), expected), 1e-3) << bits;
   }
 }
