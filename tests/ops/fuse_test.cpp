@@ -96,7 +96,7 @@ TEST(Fuse, AttentionTakesWhatComesBeforeIt) {
     std::sort(buffers.begin(), buffers.end());
     EXPECT_EQ(buffers, (Buffers{0, 1, 2, 3}));
   }
-  EXPECT_EQ(sizes(plan_of({q, q_norm, attention})), (Sizes{1, 1, 1}));  // the norm is the first
+  EXPECT_EQ(sizes(plan_of({q, q_norm, attention})), (Sizes{1, 2}));  // the norm is the first
   EXPECT_EQ(sizes(plan_of({q_norm, q_norm, attention})), (Sizes{1, 2}));
   EXPECT_EQ(sizes(plan_of({RopeOp{4, 2, 4}, q, attention})), (Sizes{1, 2}));
   EXPECT_EQ(sizes(plan_of({q, RopeOp{1, 2, 4, 1}, attention})), (Sizes{1, 2}));

@@ -92,7 +92,7 @@ TEST(Evaluate, TextsAndWindowsHaveALeastLength) {
   const std::vector<TokenId> ids(20, 1);
   EvaluateOptions options;
   options.context = 21;
-  expect_error(ErrorCode::kInvalidArgument, "the text has 20 tokens, fewer than the context of 21",
+  expect_error(ErrorCode::kInvalidArgument, "the text has 20 tokens, too few for a context of 21",
                [&] { evaluate(model, ids, options); });
   options.context = 1;
   expect_error(ErrorCode::kInvalidArgument, "context is 1, expected at least 2",
