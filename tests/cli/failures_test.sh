@@ -87,13 +87,14 @@ expect 2 "has no tokens" generate "$work/text" --prompt-file /dev/null
 refused() { expect 2 "the source" "$@"; }
 cp -r "$model" "$work/source"
 ln -s source "$work/link"
-mkdir "$work/linked" && ln -s ../source/model.safetensors ../source/config.json "$work/linked"
+mkdir -p "$work/hub/snapshots/1" && cp -r "$model" "$work/hub/blobs"  # as a hub's cache is, of links
+ln -s ../../blobs/model.safetensors ../../blobs/config.json "$work/hub/snapshots/1"
 for output in source source/ ./source source/. link source/../source source/inside link/inside; do
   refused quantize "$work/source" -o "$work/$output" --overwrite
 done
 refused quantize "$work/link" -o "$work/source" --overwrite
 refused quantize "$work/source" -o "$work" --overwrite
-refused quantize "$work/linked" -o "$work/source" --overwrite
+refused quantize "$work/hub/snapshots/1" -o "$work/hub/blobs" --overwrite
 (cd "$work/source" && refused quantize . -o . --overwrite)
 (cd "$work/source" && refused quantize . -o ../source --overwrite)
 ln -s source/new "$work/dangling"
