@@ -6,8 +6,8 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
-#include "io/json.h"
 #include "io/file_write.h"
+#include "io/json.h"
 #include "io/output_folder.h"
 #include "test_data.h"
 

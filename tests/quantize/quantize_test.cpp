@@ -253,8 +253,7 @@ TEST_F(BrokenModel, WrongShapeIsNamed) {
 
 TEST_F(BrokenModel, UnknownQuantizationIsNamed) {
   change_config([](Json& config) { config["quantization_config"] = {{"quant_method", "quip"}}; });
-  expect_error(ErrorCode::kUnsupported,
-               "quant_method is 'quip', expected metal-marlin, compressed-tensors, gptq, awq",
+  expect_error(ErrorCode::kUnsupported, "quant_method is 'quip', expected metal-marlin, compressed-tensors, gptq, awq",
                [&] { Model::load(path_); });
 }
 

@@ -111,7 +111,7 @@ struct StepNote {
 struct Program {
   Plan plan;
   std::vector<Step> steps;
-  std::vector<StepNote> notes;  // one a step
+  std::vector<StepNote> notes;      // one a step
   std::vector<Lifetime> lifetimes;  // of the plan's buffers, in steps
   std::map<std::string, std::unique_ptr<PanelMatrix>> matrices;
   std::map<std::string, HeadMatrices> expansions;

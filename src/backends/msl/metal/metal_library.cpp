@@ -73,8 +73,7 @@ MTL::Library& MetalLibrary::library_of(const EmbeddedShader& shader) {
   NS::SharedPtr<MTL::Library>& library = compiled_[std::string(shader.name)];
   if (library) return *library.get();
   NS::Error* error = nullptr;
-  library =
-      NS::TransferPtr(device_->newLibrary(string_of(source_of(shader)), compile_options().get(), &error));
+  library = NS::TransferPtr(device_->newLibrary(string_of(source_of(shader)), compile_options().get(), &error));
   if (!library) throw Error(ErrorCode::kInternal, fmt::format("{}.metal: {}", shader.name, text_of(error)));
   return *library.get();
 }

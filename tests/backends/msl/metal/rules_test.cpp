@@ -64,7 +64,8 @@ class MetalRules : public testing::Test {
     options->setMathMode(MTL::MathModeSafe);
     options->setMathFloatingPointFunctions(MTL::MathFloatingPointFunctionsPrecise);
     NS::Error* error = nullptr;
-    const auto library = NS::TransferPtr(device->newLibrary(text(source_of(find_shader(shader))), options.get(), &error));
+    const auto library =
+        NS::TransferPtr(device->newLibrary(text(source_of(find_shader(shader))), options.get(), &error));
     const auto values = NS::TransferPtr(MTL::FunctionConstantValues::alloc()->init());
     const auto function = NS::TransferPtr(library->newFunction(text(kernel), values.get(), &error));
     return NS::TransferPtr(device->newComputePipelineState(function.get(), &error));
