@@ -466,6 +466,51 @@ template <typename T> T pick(device const T* p, bool c, T x) { return c ? p[0] :
             self.assertIn(found, errors)
         self.assertEqual(errors.count("error:"), 4)
 
+    def test_positions_and_indices(self):
+        kernel = "kernel void f(device float* x, {}) {{ x[0] = 1; }}\n"
+        for argument, what in (("int i [[thread_position_in_grid]]", "is of type int; expected ushort or uint or a vector of 2"),
+                               ("uint4 i [[threads_per_grid]]", "is of type uint4"),
+                               ("uint2 i [[thread_index_in_simdgroup]]", "is of type uint2; expected ushort or uint$"),
+                               ("device float* b [[buffer(31)]]", "the last index is 30"),
+                               ("threadgroup float* b [[threadgroup(31)]]", "the last index is 30"),
+                               ("device float** b", "the outer pointer of b names no address space")):
+            self.assertRegex("\n".join(lint.errors(tokenize(kernel.format(argument)), 310)), what)
+        for argument in ("ushort3 i [[thread_position_in_grid]]", "const unsigned int i [[thread_index_in_simdgroup]]",
+                         "T i [[threads_per_grid]]", "device float* b [[buffer(30)]]", "device float* device* b"):
+            self.assertEqual(lint.errors(tokenize(kernel.format(argument)), 310), [], argument)
+
+    def test_function_constants_and_kernels(self):
+        text = ("constant int a [[function_constant(0)]] = 3;\nconstant bool b [[function_constant(0)]];\n"
+                "template <typename T> kernel void f(device T* x) { x[0] = 1.0L; }\n"
+                "kernel void g(device float* x) { simdgroup_matrix<int, 8, 8> m; f<float>(x); }\n")
+        self.assertEqual([e.split("error: ")[1] for e in lint.errors(tokenize(text), 310)],
+                         ["function constant a has an initializer", "function constants a and b share index 0",
+                          "MSL has no long double: 1.0L", "simdgroup_matrix of int; expected half, bfloat or float",
+                          "a kernel calls the kernel f"])
+        text = ("constant int a [[function_constant(0)]];\nconstant int b = 3;\nkernel void f(device int* x "
+                "[[buffer(0), function_constant(a)]]) { x[0] = 0xEL; }\nvoid h(device int* x) { x[0] = min(1, S::n * b); }\n"
+                "kernel void h(device float* x) { h((device int*)x); }\n")
+        self.assertEqual(lint.errors(tokenize(text), 310), [])
+
+    def test_atomics_and_matrices_by_type(self):
+        good = ("kernel void f(device atomic_uint* u, device atomic_float* d, device atomic_ulong* l, device float* x,\n"
+                "              threadgroup atomic_int* t, threadgroup atomic_float* s, constant float* c) {\n"
+                "  const uint n = 2; float a[n]; a[1] = atomic_fetch_add_explicit(d, 1.0f, memory_order_relaxed);\n"
+                "  atomic_fetch_max_explicit(l, 1ul, memory_order_relaxed);\n  simdgroup_float8x8 m; simdgroup_load(m, x);\n"
+                "  x[0] = a[1] + (float2x2(1) * float2(1)).x + atomic_fetch_or_explicit(t, 1, memory_order_relaxed);\n}\n")
+        self.assertEqual(self.errors(good), "")
+        errors = self.errors(good.replace("max_explicit(l", "add_explicit(l").replace("add_explicit(d", "min_explicit(d")
+                             .replace("(m, x)", "(m, c); atomic_store_explicit(s, 1.0f, memory_order_relaxed)")
+                             .replace("a[n]", "a[uint(x[1])]"))
+        for found in ("atomic_fetch_add_explicit(device volatile atomic<ulong>*", "atomic_fetch_min_explicit(device volatile at",
+                      "simdgroup_load(simdgroup_matrix<float, 8, 8>&, constant ", "array whose size is a variable",
+                      "atomic_store_explicit(threadgroup volatile atomic<float>*"):
+            self.assertIn("Metal has no " + found, errors)
+        self.assertEqual(errors.count("error:"), 5)
+        text = "void f(device atomic_uint* x) { atomic_store_explicit(x, 1u, memory_order_release); }"
+        self.assertIn("memory_order_release came with MSL 3.2", "".join(lint.errors(tokenize(text), 310)))
+        self.assertEqual(lint.errors(tokenize(text), 320), [])
+
     def test_our_own_shaders_use_what_others_use(self):
         shader = self.shader("kernel void f(device float* x) { x[0] = exp(quad_product(x[0])); }\n")
         self.assertEqual(strict_errors(shader), [])

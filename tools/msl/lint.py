@@ -1,11 +1,12 @@
-"""What MSL forbids and C++ allows, by tokens: forbidden words, lambdas before MSL
-3.2, standard headers, pointers or references that name no address space, variables in
-places where their address space has none, and arrays that are read as wider vectors than
-they are aligned for."""
+"""What MSL forbids and C++ allows, by tokens: forbidden words, lambdas and memory orders before
+MSL 3.2, standard headers, pointers or references that name no address space, variables in
+places where their address space has none, types of positions, indices of bindings and function
+constants, kernels that call kernels, and arrays that are read as wider vectors than they are
+aligned for."""
 import re
 
 import alignment
-from rewrite import SPACES
+from rewrite import SPACES, attribute_at, number
 from source import closing, closing_angle, significant
 
 FORBIDDEN = {
@@ -81,7 +82,7 @@ def _pointers(tokens):
             continue
         # `a * b` in an argument list is a product; a declaration has a type's name before it.
         following = tokens[k + 2].text if k + 2 < len(tokens) else ";"
-        is_type = len([w for w in words if w != "::"]) > 1 or words[0] in TYPES
+        is_type = len(words) - 2 * words.count("::") > 1 or words[0] in TYPES
         if not is_type or following not in (",", ")", ";", "=", "["):
             continue
         if not ADDRESS_SPACES & set(words):
@@ -264,10 +265,106 @@ def _swizzles(tokens):
             yield _place(token, f"vectors have no .{token.text}")
 
 
+_SCALARS = {"thread_index_in_threadgroup", "thread_index_in_simdgroup", "simdgroup_index_in_threadgroup",
+            "threads_per_simdgroup", "simdgroups_per_threadgroup", "thread_index_in_quadgroup",
+            "quadgroup_index_in_threadgroup", "quadgroups_per_threadgroup", "thread_execution_width"}
+_POSITIONS = {"thread_position_in_grid", "threads_per_grid", "thread_position_in_threadgroup",
+              "threadgroup_position_in_grid", "threads_per_threadgroup", "threadgroups_per_grid",
+              "dispatch_threads_per_threadgroup", "grid_origin", "grid_size"}
+_LAST_INDEX = 30  # of a kernel's buffers, and of its threadgroup allocations
+
+
+def _position(name, declaration):
+    """What is wrong with the type of an argument that has a position attribute; types that a template or an alias
+    names are left to clang."""
+    words = [t.text for t in declaration[-3:-1] if t.text != "const"] or [""]
+    if words[-1] not in TYPES or "unsigned" in words:
+        return None
+    scalar, width = re.fullmatch(r"([a-z]+)(\d?)", words[-1]).groups()
+    if scalar in ("ushort", "uint") and width in (("",) if name in _SCALARS else ("", "2", "3")):
+        return None
+    vectors = "" if name in _SCALARS else " or a vector of 2 or 3 of them"
+    return f"[[{name}]] is of type {words[-1]}; expected ushort or uint{vectors}"
+
+
+def _attributes(tokens):
+    """Types of positions, indices of bindings, and function constants: each index once, and no initializer."""
+    constants = {}
+    for k, token in enumerate(tokens):
+        found = attribute_at(tokens, k) if token.text == "[" else None
+        for name, value in found[1] if found else ():
+            if name in _SCALARS | _POSITIONS:
+                if wrong := _position(name, tokens[max(0, k - 3):k]):
+                    yield _place(token, wrong)
+            elif name in ("buffer", "threadgroup") and value and number(value, token) > _LAST_INDEX:
+                yield _place(token, f"[[{name}({value})]]: the last index is {_LAST_INDEX}")
+            elif name == "function_constant" and re.match(r"[\d(]", value or ""):
+                declared, after = tokens[k - 1], tokens[found[0]].text if found[0] < len(tokens) else ";"
+                if after in ("=", "{", "("):
+                    yield _place(declared, f"function constant {declared.text} has an initializer")
+                other = constants.setdefault(number(value, token), declared)
+                if other is not declared:
+                    yield _place(declared, f"function constants {other.text} and {declared.text} share index "
+                                           f"{number(value, token)}")
+
+
+_MATRIX_ELEMENTS = {"half", "float", "bfloat"}
+
+
+def _types(tokens, version):
+    """Literals of long double, elements of matrices, and memory orders of a later version."""
+    for k, token in enumerate(tokens):
+        if token.kind == "number" and re.fullmatch(r"(?!0[xX]).*[.eE].*[lL]|0[xX].*[pP].*[lL]", token.text):
+            yield _place(token, f"MSL has no long double: {token.text}")
+        elif token.text == "simdgroup_matrix" and tokens[k + 1].text == "<" and tokens[k + 3].text == ",":
+            if tokens[k + 2].text in TYPES - _MATRIX_ELEMENTS:
+                yield _place(token, f"simdgroup_matrix of {tokens[k + 2].text}; expected half, bfloat or float")
+        elif version < 320 and re.fullmatch(r"memory_order_(acquire|release|acq_rel|seq_cst)", token.text):
+            yield _place(token, f"{token.text} came with MSL 3.2; before it there is memory_order_relaxed alone")
+
+
+def _function(head):
+    """The token that names the function which a head opens, or None."""
+    k = 0
+    while k < len(head):
+        if head[k].text == "(" and k and head[k - 1].kind == "name":
+            return head[k - 1]
+        if head[k].text == "<" and (end := closing_angle(head, k)) is not None:
+            k = end
+        elif head[k].text in ("(", "["):
+            k = closing(head, k)
+        k += 1
+    return None
+
+
+_BEFORE_CALLS = {";", "{", "}", "(", ",", ")", ":", "?", "=", "return", "else", "do", "!"}
+
+
+def _kernels(tokens):
+    """Kernels that call kernels, by names that no other function has; and their arguments that are pointers to
+    pointers, of which the outer names no address space."""
+    kernels, others, inside = set(), set(), []
+    for begin, end, scopes, in_kernel in _statements(tokens):
+        if in_kernel:
+            inside.append((begin, end))
+        elif tokens[end].text == "{" and (name := _function(tokens[begin:end])) is not None:
+            is_kernel = any(t.text == "kernel" for t in tokens[begin:end])
+            (kernels if is_kernel else others).add(name.text)
+            for k in range(tokens.index(name) + 1, end if is_kernel else 0):
+                if tokens[k].text == tokens[k - 1].text == "*":
+                    yield _place(tokens[k], f"the outer pointer of {tokens[k + 1].text} names no address space")
+    kernels -= others
+    for k in (k for begin, end in inside for k in range(begin, end - 1)):
+        if tokens[k].text in kernels and tokens[k - 1].text in _BEFORE_CALLS:
+            after = closing_angle(tokens, k + 1) if tokens[k + 1].text == "<" else k
+            if after is not None and tokens[after + 1].text == "(":
+                yield _place(tokens[k], f"a kernel calls the kernel {tokens[k].text}")
+
+
 def errors(all_tokens, version):
     tokens = significant(all_tokens)
     found = [*_forbidden(tokens), *_pointers(tokens), *_recursion(tokens), *_variables(tokens), *_swizzles(tokens),
-             *alignment.errors(tokens)]
+             *_attributes(tokens), *_types(tokens, version), *_kernels(tokens), *alignment.errors(tokens)]
     if version < 320:
         found += list(_lambdas(tokens))
     return found

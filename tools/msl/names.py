@@ -117,7 +117,9 @@ def calls(llvm_text):
                 masks.add(widened[1])
             stored = re.match(r"\s*store <[^>]*> (%[\w.]+),", line)
             turned = re.match(r"\s*%[\w.]+ = xor <[^>]*> (%[\w.]+),", line)
-            other = "vector for a condition of ?:" if turned and turned[1] in masks else \
+            sized = re.match(r"\s*%[\w.]+ = alloca .*, i\d+ %", line)
+            other = "array whose size is a variable" if sized else \
+                "vector for a condition of ?:" if turned and turned[1] in masks else \
                 "comparison of vectors that gives integers" if stored and stored[1] in masks else None
             called = re.search(r'\b(?:call|invoke)\b.*?@("[^"]+"|[\w.$]+)\(', line)
             if called or other:
@@ -147,7 +149,10 @@ _CLASSES = {
     "W": r"(?:half|float|u?(?:char|short|int))[234]?",  # what lanes exchange
     "E": r"(?:half|float|u?(?:char|short|int|long))", "G": r"(?:half|bfloat|float)",
     "B": r"(?:bool|vec<bool, [234]>|(?:short|int)[234])", "A": r"(?:half|float|bool|u?(?:char|short|int|long))[234]?",
-    "M": r"matrix<.*>", "P": r"(?:(?:device|threadgroup|constant)(?: const)? )?",
+    "M": r"matrix<.*>", "P": r"(?:device|threadgroup)(?: const)? ",
+    # atomic_float is of device memory alone; atomic_ulong has minimum and maximum alone.
+    "N": r"(?:device|threadgroup)(?: const)? volatile atomic<(?:int|uint|bool)>|device(?: const)? volatile atomic<float>",
+    "K": r"(?:device|threadgroup) volatile atomic<(?:int|uint|bool)>",
 }
 
 
