@@ -237,7 +237,7 @@ std::vector<Rule> parse_rules(const std::vector<ModuleRule>& rules, const std::s
   for (const auto& [key, value] : rules) {
     const bool marked = key.starts_with("-:") || key.starts_with("+:");
     const std::string place = where + ": dynamic: " + key;
-    Rule rule{Regex("^(?:" + key.substr(marked ? 2 : 0) + ")", place), key.starts_with("-:"), {}, {}, {}};
+    Rule rule{Regex(fmt::format("^(?:{})", key.substr(marked ? 2 : 0)), place), key.starts_with("-:"), {}, {}, {}};
     if (!rule.dense) {
       const JsonObject json(value, place);
       json.only(kRuleKeys);

@@ -31,7 +31,7 @@ std::filesystem::path with_name(std::filesystem::path path) {
   if (path.filename().empty()) path = path.parent_path();
   if (path.filename() != "." && path.filename() != "..") return path;
   std::error_code none;
-  const std::filesystem::path real = std::filesystem::weakly_canonical(path, none);
+  std::filesystem::path real = std::filesystem::weakly_canonical(path, none);
   if (real.filename().empty())
     throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: no folder that can be written", path.string()));
   return real;

@@ -47,7 +47,7 @@ constexpr std::array<RopeName, 7> kNames{{{"default", RopeType::kDefault},
 // The parameters that all of the model's layers have: those of the field, or, where it holds some for each type of
 // layer, of the types that there are.
 JsonObject parameters_of(const JsonObject& config, const char* key, const std::vector<std::string>& layer_types) {
-  const JsonObject json = config.object(key);
+  JsonObject json = config.object(key);
   const bool nested = std::any_of(json.json().begin(), json.json().end(), [](const Json& v) { return v.is_object(); });
   if (!nested) return json;
   const std::string& first = layer_types.front();

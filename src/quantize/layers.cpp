@@ -331,16 +331,16 @@ std::vector<double> LayerCalibration::divergences(const RowFile& reference, std:
       std::find_if(plan_.ops.begin(), plan_.ops.end(), [](const Op& op) { return op.as<SelectOp>() != nullptr; });
   plan.ops.insert(plan.ops.end(), after, plan_.ops.end());
   const auto model = backend_.prepare(plan, Overlay(checkpoint_, nullptr), {Activations::kF32, {}});
-  constexpr int kRows = 64;
-  const auto runner = model->make_runner({kRows, kRows, 1, kRows / kCachePageTokens}, CacheType::kF32);
-  std::array<std::int32_t, kRows / kCachePageTokens> table{};
-  std::array<int, kRows> all{};
+  constexpr int kStepRows = 64;
+  const auto runner = model->make_runner({kStepRows, kStepRows, 1, kStepRows / kCachePageTokens}, CacheType::kF32);
+  std::array<std::int32_t, kStepRows / kCachePageTokens> table{};
+  std::array<int, kStepRows> all{};
   std::iota(all.begin(), all.end(), 0);
-  Rows input(static_cast<std::size_t>(kRows * reference.width()));
+  Rows input(static_cast<std::size_t>(kStepRows * reference.width()));
   const auto vocab = static_cast<std::size_t>(width(plan_.result()));
   std::vector<double> sums(others.size());
-  for (std::int64_t done = 0; done < tokens(); done += kRows) {
-    const std::int64_t count = std::min<std::int64_t>(kRows, tokens() - done);
+  for (std::int64_t done = 0; done < tokens(); done += kStepRows) {
+    const std::int64_t count = std::min<std::int64_t>(kStepRows, tokens() - done);
     const SequenceSlice sequence{0, static_cast<int>(count), 0, table};
     Batch batch;
     batch.tokens = std::span(ids_).subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(count));

@@ -243,7 +243,7 @@ class CtcStage final : public Stage {
 
 std::unique_ptr<Stream> metaspace_stage(const Decoder::Metaspace& step, std::unique_ptr<Stream> next) {
   return each(
-      [&step](std::string token, bool first) {
+      [&step](const std::string& token, bool first) {
         return replace_literal(token, step.replacement, first && step.drop_first ? "" : " ");
       },
       std::move(next));
@@ -316,16 +316,17 @@ std::unique_ptr<Stream> Decoder::stream(std::string& out) const {
     } else if (std::holds_alternative<Fuse>(*step)) {
       next = std::make_unique<FuseStage>(whole, std::move(next));
     } else if (std::holds_alternative<Spaces>(*step)) {
-      next = each([](std::string token, bool first) { return first ? token : " " + token; }, std::move(next));
+      next = each([](const std::string& token, bool first) { return first ? token : " " + token; }, std::move(next));
     } else if (const auto* const replace = std::get_if<Replace>(&*step)) {
-      next = each([replace](std::string token,
+      next = each([replace](const std::string& token,
                             bool /*first*/) { return replace->pattern.replace_all(token, replace->content); },
                   std::move(next));
     } else if (const auto* const strip = std::get_if<Strip>(&*step)) {
       if (joined && !whole) {
         next = std::make_unique<StripWhole>(*strip, std::move(next));
       } else {
-        next = each([strip](std::string token, bool /*first*/) { return strip_token(*strip, token); }, std::move(next));
+        next = each([strip](const std::string& token, bool /*first*/) { return strip_token(*strip, token); },
+                    std::move(next));
       }
     } else if (const auto* const metaspace = std::get_if<Metaspace>(&*step)) {
       next = metaspace_stage(*metaspace, std::move(next));
