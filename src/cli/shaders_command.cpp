@@ -55,6 +55,14 @@ std::string compiler_path() {
               fmt::format("the shader toolchain is missing; looked for mslc.py in {}", fmt::join(looked, ", ")));
 }
 
+// The toolchain has said what is wrong. Its exit codes are ours, but for 1: the shaders are at fault.
+[[noreturn]] void fail_as_compiler(int code, const std::string& file, const char* fault, const char* other) {
+  const bool known =
+      code >= static_cast<int>(ErrorCode::kInvalidArgument) && code <= static_cast<int>(ErrorCode::kInternal);
+  throw Error(known ? static_cast<ErrorCode>(code) : ErrorCode::kCorruptFile,
+              fmt::format("{}{}", file.empty() ? "" : file + ": ", known ? other : fault));
+}
+
 // Prints what comes from a descriptor. \throws Error (kIo) where it cannot be printed.
 void print_all(int descriptor) {
   std::array<char, 4096> piece{};
@@ -146,7 +154,8 @@ void list(bool json) {
 void list_compiled(const std::string& file, bool json) {
   std::vector<std::string> arguments = {"list", file};
   if (json) arguments.emplace_back("--json");
-  if (run_compiler(arguments) != 0) throw Error(ErrorCode::kCorruptFile, fmt::format("{}: cannot be listed", file));
+  if (const int code = run_compiler(arguments); code != 0)
+    fail_as_compiler(code, file, "cannot be listed", "not listed");
 }
 
 struct RunOptions {
@@ -290,8 +299,8 @@ class LoadedShader {
     if (options.debug) arguments.emplace_back("--instrument");
     for (const std::string& i : options.includes) arguments.insert(arguments.end(), {"-I", i});
     for (const std::string& d : options.defines) arguments.insert(arguments.end(), {"-D", d});
-    if (run_compiler(arguments) != 0)
-      throw Error(ErrorCode::kCorruptFile, fmt::format("{}: does not compile", options.file));
+    if (const int code = run_compiler(arguments); code != 0)
+      fail_as_compiler(code, options.file, "does not compile", "not lowered");
     handle_ = dlopen(output.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (handle_ == nullptr) throw Error(ErrorCode::kUnsupported, fmt::format("{}: {}", options.file, dlerror()));
     library_ = static_cast<const MslLibrary*>(dlsym(handle_, "msl_library"));
@@ -459,7 +468,8 @@ void add_check(CLI::App& shaders) {
     if (o->json) arguments.emplace_back("--json");
     if (o->no_strict) arguments.emplace_back("--no-strict");
     if (o->verbose) arguments.emplace_back("--verbose");
-    if (run_compiler(arguments) != 0) throw Error(ErrorCode::kCorruptFile, "some shaders have errors");
+    if (const int code = run_compiler(arguments); code != 0)
+      fail_as_compiler(code, "", "some shaders have errors", "the check was not done");
   });
 }
 

@@ -624,6 +624,17 @@ class Errors(AirTest):
 class Toolchain(AirTest):
     """mslc.py takes metallibs too."""
 
+    def test_exit_codes_say_what_is_wrong(self):
+        empty = os.path.join(self.folder, "empty.metallib")
+        open(empty, "w").close()
+        missing = os.path.join(self.folder, "missing.metallib")
+        for code, command in [(3, ["list", missing]), (4, ["list", empty]), (4, ["check", empty])]:
+            done = subprocess.run([PROGRAM, "shaders", *command], capture_output=True, text=True)
+            self.assertEqual(done.returncode, code, done.stderr)
+            self.assertEqual(self.tool(*command)[0], code)
+        self.assertEqual(self.tool("lower", empty, "--gpu", "sm_1", "-o", "x.ptx")[0], 2)
+        self.assertEqual(self.tool()[0], 2)
+
     def mslc(self, *arguments):
         script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../tools/msl/mslc.py")
         done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True,

@@ -33,6 +33,7 @@ bool is_bitcode(std::string_view bytes) {
 
 InputFile::InputFile(const std::string& path) : path_(path), file_(read_file(path)) {
   const std::string_view bytes(file_->getBufferStart(), file_->getBufferSize());
+  if (bytes.empty()) throw Error(ErrorCode::kCorruptFile, fmt::format("{}: is empty", path));
   if (!bytes.starts_with("MTLB")) {
     run_guarded(path, [&] {
       llvm::LLVMContext context;

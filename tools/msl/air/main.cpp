@@ -194,7 +194,11 @@ int run(int argc, char** argv) {
   CLI::App* const pack_command = app.add_subcommand("pack", "A metallib of modules, as mslc.py metallib makes them");
   pack_command->add_option("modules", line.modules, "bitcode, one file a shader")->required();
   pack_command->add_option("-o", line.output, "FILE.metallib")->required();
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : static_cast<int>(ErrorCode::kInvalidArgument);
+  }
   if (pack_command->parsed()) {
     pack(line.modules, line.output);
     return 0;
