@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
 #include "io/json.h"
 #include "metal_marlin/error.h"
 #include "test_data.h"

@@ -1,6 +1,7 @@
 // Folders as people have them, and as attackers make them.
 #include "io/model_folder.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <fstream>
