@@ -236,7 +236,7 @@ std::vector<Rule> parse_rules(const std::vector<ModuleRule>& rules, const std::s
   std::vector<Rule> out;
   for (const auto& [key, value] : rules) {
     const bool marked = key.starts_with("-:") || key.starts_with("+:");
-    const std::string place = where + ": dynamic: " + key;
+    const std::string place = fmt::format("{}: dynamic: {}", where, key);
     Rule rule{Regex(fmt::format("^(?:{})", key.substr(marked ? 2 : 0)), place), key.starts_with("-:"), {}, {}, {}};
     if (!rule.dense) {
       const JsonObject json(value, place);
