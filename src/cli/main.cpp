@@ -158,8 +158,9 @@ int report(std::string_view message, ErrorCode code) {
 
 int report(const std::system_error& error) {
   const bool printing = std::ferror(stdout) != 0;
-  return report(printing ? fmt::format("standard output: cannot write: {}", error.code().message()) : error.what(),
-                printing ? ErrorCode::kIo : code_of_errno(error.code().value()));
+  return report(
+      printing ? fmt::format("standard output: cannot write: {}", error.code().message()) : printable(error.what()),
+      printing ? ErrorCode::kIo : code_of_errno(error.code().value()));
 }
 
 }  // namespace
@@ -171,7 +172,7 @@ int run_and_report(int argc, char** argv) {
     flush_output();
     return code;
   } catch (const Error& error) {
-    if (error.code() != ErrorCode::kCancelled || !interrupted()) return report(error.what(), error.code());
+    if (error.code() != ErrorCode::kCancelled || !interrupted()) return report(printable(error.what()), error.code());
     write_error("\ninterrupted\n");
     return 130;
   } catch (const std::bad_alloc&) {
@@ -181,7 +182,7 @@ int run_and_report(int argc, char** argv) {
   } catch (const std::system_error& error) {
     return report(error);
   } catch (const std::exception& error) {
-    return report(fmt::format("internal: {}", error.what()), ErrorCode::kInternal);
+    return report(printable(fmt::format("internal: {}", error.what())), ErrorCode::kInternal);
   }
 }
 

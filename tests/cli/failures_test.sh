@@ -83,6 +83,9 @@ expect 0 "more than the model's context of 8" generate "$work/short" --prompt-id
 expect 0 "more than the model's context of 8" eval "$work/short" --text "$work/text.txt" --context 16 --max-tokens 64
 expect 2 "has no tokens" generate "$work/text" --prompt-file /dev/null
 
+# Names from outside are no commands to a terminal.
+expect 3 '\x1b[31mnone' inspect "$work/$(printf '\033')[31mnone"
+
 # What is read is not written over.
 refused() { expect 2 "the source" "$@"; }
 cp -r "$model" "$work/source"
