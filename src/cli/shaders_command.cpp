@@ -121,34 +121,43 @@ int run_compiler(std::vector<std::string> arguments) {
   return WEXITSTATUS(status);
 }
 
-void list(bool json) {
-  nlohmann::ordered_json out = nlohmann::ordered_json::array();
-  std::vector<std::vector<std::string>> rows = {{"shader", "kernel", "arguments"}};
-  for (const msl::EmbeddedShader& shader : msl::embedded_shaders()) {
-    for (std::uint32_t i = 0; i < shader.library->kernel_count; ++i) {
-      const MslKernel& kernel = shader.library->kernels[i];
-      std::vector<std::string> names;
-      nlohmann::ordered_json arguments = nlohmann::ordered_json::array();
-      for (std::uint32_t k = 0; k < kernel.argument_count; ++k) {
-        const MslArgument& a = kernel.arguments[k];
-        if (a.kind == kMslBuiltin) continue;
-        names.push_back(fmt::format("{}:{}", a.index, a.name));
-        arguments.push_back({{"name", a.name},
-                             {"type", a.type},
-                             {"kind", a.kind == kMslBuffer ? "buffer" : "threadgroup"},
-                             {"index", a.index},
-                             {"size", a.size},
-                             {"alignment", a.alignment},
-                             {"bytes", a.by_value != 0}});
-      }
-      rows.push_back({std::string(shader.name), kernel.name, fmt::format("{}", fmt::join(names, " "))});
-      out.push_back({{"shader", shader.name},
-                     {"kernel", kernel.name},
-                     {"max_threads", kernel.max_threads},
-                     {"arguments", arguments}});
-    }
+// What `shaders list` prints.
+class KernelList {
+ public:
+  void add(std::string_view shader, const MslLibrary& library) {
+    for (std::uint32_t i = 0; i < library.kernel_count; ++i) add(shader, library.kernels[i]);
   }
-  fmt::print("{}{}", json ? out.dump(2) : render_table(rows), json ? "\n" : "");
+  void print(bool json) const { fmt::print("{}{}", json ? json_.dump(2) : render_table(rows_), json ? "\n" : ""); }
+
+ private:
+  void add(std::string_view shader, const MslKernel& kernel) {
+    std::vector<std::string> names;
+    nlohmann::ordered_json arguments = nlohmann::ordered_json::array();
+    for (std::uint32_t k = 0; k < kernel.argument_count; ++k) {
+      const MslArgument& a = kernel.arguments[k];
+      if (a.kind == kMslBuiltin) continue;
+      names.push_back(fmt::format("{}:{}", a.index, a.name));
+      arguments.push_back({{"name", a.name},
+                           {"type", a.type},
+                           {"kind", a.kind == kMslBuffer ? "buffer" : "threadgroup"},
+                           {"index", a.index},
+                           {"size", a.size},
+                           {"alignment", a.alignment},
+                           {"bytes", a.by_value != 0}});
+    }
+    rows_.push_back({std::string(shader), kernel.name, fmt::format("{}", fmt::join(names, " "))});
+    json_.push_back(
+        {{"shader", shader}, {"kernel", kernel.name}, {"max_threads", kernel.max_threads}, {"arguments", arguments}});
+  }
+
+  nlohmann::ordered_json json_ = nlohmann::ordered_json::array();
+  std::vector<std::vector<std::string>> rows_ = {{"shader", "kernel", "arguments"}};
+};
+
+void list_embedded(bool json) {
+  KernelList kernels;
+  for (const msl::EmbeddedShader& shader : msl::embedded_shaders()) kernels.add(shader.name, *shader.library);
+  kernels.print(json);
 }
 
 void list_compiled(const std::string& file, bool json) {
@@ -173,6 +182,7 @@ struct RunOptions {
   std::string order = "forward";
   std::uint64_t seed = 0;
   bool debug = false;
+  bool json = false;
 };
 
 Size3 parse_size(const std::string& flag, const std::string& text) {
@@ -327,6 +337,13 @@ class LoadedShader {
   const MslLibrary* library_ = nullptr;
 };
 
+void list_text(const RunOptions& options) {
+  const LoadedShader shader(options);
+  KernelList kernels;
+  kernels.add(std::filesystem::path(options.file).stem().string(), shader.library());
+  kernels.print(options.json);
+}
+
 msl::LaneOrder parse_order(const std::string& text) {
   if (text == "forward") return msl::LaneOrder::kForward;
   if (text == "reverse") return msl::LaneOrder::kReverse;
@@ -344,6 +361,8 @@ struct RunOutput {
     if (type.size() != 2 || std::strchr("1248", type[1]) == nullptr)
       bad_flag("output", text, "INDEX=FILE.npy[:TYPE] with a type such as f4, f2, u4, i1");
   }
+
+  [[nodiscard]] std::size_t element() const { return static_cast<std::size_t>(type[1] - '0'); }
 
   std::uint32_t index = 0;
   std::string path;
@@ -364,10 +383,9 @@ void refuse_to_overwrite(const RunOptions& options, const std::vector<RunOutput>
 void write_output(const RunOutput& output, const msl::Buffer& buffer) {
   std::vector<std::byte> content(buffer.size());
   buffer.download(content);
-  const auto element = static_cast<std::size_t>(output.type[1] - '0');
+  const std::size_t element = output.element();
   write_npy(output.path, (element == 1 ? "|" : "<") + output.type,
-            {static_cast<std::int64_t>(content.size() / element)},
-            std::span(content).first(content.size() / element * element));
+            {static_cast<std::int64_t>(content.size() / element)}, content);
 }
 
 void run_kernel(const RunOptions& options) {
@@ -399,14 +417,38 @@ void run_kernel(const RunOptions& options) {
   for (const RunOutput& output : outputs) {
     if (!buffers.contains(output.index))
       bad_flag("output", fmt::format("{}={}", output.index, output.path), "the index of a --buffer");
+    if (const std::size_t bytes = buffers.at(output.index)->size(); bytes % output.element() != 0)
+      bad_flag("output", fmt::format("{}={}:{}", output.index, output.path, output.type),
+               fmt::format("a type of which {} bytes are a whole number", bytes));
   }
   const auto commands = device->commands();
   commands->dispatch_threads(*pipeline, parse_size("grid", options.grid), parse_size("threads", options.threads),
                              arguments);
   commands->commit();
-  commands->wait();
+  try {
+    commands->wait();
+  } catch (const Error& e) {  // a detector's finding: the shader is at fault, and not this program
+    throw e.code() == ErrorCode::kInternal ? Error(ErrorCode::kCorruptFile, e.what()) : e;
+  }
+  for (const auto& [index, buffer] : buffers) {
+    if (msl::written_behind(*buffer))
+      throw Error(ErrorCode::kCorruptFile, fmt::format("{}: wrote behind buffer {} ({} bytes); --debug says where",
+                                                       options.kernel, index, buffer->size()));
+  }
   for (const RunOutput& output : outputs) write_output(output, *buffers.at(output.index));
   fmt::print("{}: {:.3f} ms{}\n", options.kernel, commands->seconds() * 1e3, options.debug ? ", no fault found" : "");
+}
+
+// How a .metal file is read; options as RunOptions or add_check have them.
+template <typename Options>
+void add_text_options(CLI::App& command, Options& options) {
+  add_list(command, "-I", options.includes, "folder of included files");
+  add_list(command, "-D", options.defines, "macro, NAME=VALUE");
+}
+
+void list(const RunOptions& options) {
+  if (options.file.empty()) return list_embedded(options.json);
+  is_compiled(options.file) ? list_compiled(options.file, options.json) : list_text(options);
 }
 
 void add_run(CLI::App& shaders) {
@@ -422,8 +464,7 @@ void add_run(CLI::App& shaders) {
   add_list(*command, "--threadgroup", o->threadgroups, "INDEX=BYTES of dynamic threadgroup memory");
   add_list(*command, "--constant", o->constants, "INDEX=TYPE:VALUE of a function constant");
   add_list(*command, "--output", o->outputs, "INDEX=FILE.npy[:TYPE]: a buffer afterwards; default type f4");
-  add_list(*command, "-I", o->includes, "folder of included files");
-  add_list(*command, "-D", o->defines, "macro, NAME=VALUE");
+  add_text_options(*command, *o);
   command->add_option("--order", o->order, "in which threads run")
       ->check(CLI::IsMember({"forward", "reverse", "random"}));
   command->add_option("--seed", o->seed, "of the random order");
@@ -448,8 +489,7 @@ void add_check(CLI::App& shaders) {
       "check", "Compile .metal files, and check them as Apple's compiler would; or lower a metallib's kernels");
   auto o = std::make_shared<Options>();
   command->add_option("paths", o->paths, ".metal files or folders of them, or a metallib")->required();
-  add_list(*command, "-I", o->includes, "folder of included files");
-  add_list(*command, "-D", o->defines, "macro, NAME=VALUE");
+  add_text_options(*command, *o);
   command->add_option("--msl", o->version, "version of the language, such as 310");
   command->add_flag("--no-strict", o->no_strict, "compile only");
   command->add_flag("--verbose", o->verbose, "every error in full");
@@ -478,12 +518,13 @@ void add_check(CLI::App& shaders) {
 void add_shaders(CLI::App& app) {
   auto* const command = app.add_subcommand("shaders", "List, check and run Metal shaders, also other people's");
   command->require_subcommand(1);
-  auto* const list_command = command->add_subcommand("list", "The kernels in this build, or in a metallib");
-  auto json = std::make_shared<bool>(false);
-  auto file = std::make_shared<std::string>();
-  list_command->add_option("file", *file, "metallib");
-  list_command->add_flag("--json", *json, "print JSON");
-  list_command->callback([json, file] { file->empty() ? list(*json) : list_compiled(*file, *json); });
+  auto* const list_command =
+      command->add_subcommand("list", "The kernels in this build, in a .metal file or in a metallib");
+  auto o = std::make_shared<RunOptions>();
+  list_command->add_option("file", o->file, ".metal file or metallib");
+  add_text_options(*list_command, *o);
+  list_command->add_flag("--json", o->json, "print JSON");
+  list_command->callback([o] { list(*o); });
   add_check(*command);
   add_run(*command);
 }

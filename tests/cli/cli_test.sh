@@ -144,8 +144,38 @@ import struct, sys
 found = struct.unpack("<100f", open(sys.argv[1], "rb").read()[-400:])
 assert found == tuple(3.0 * i + 1 for i in range(100)), found
 EOF
-expect 9 "wrong.metal:6: thread 36 of threadgroup 1 reads 4 bytes at offset 400 of a (buffer 0)" \
+# Values of functions that none of our shaders calls.
+cat > "$work/specified.metal" << 'EOF'
+#include <metal_stdlib>
+using namespace metal;
+kernel void f(device float* a [[buffer(0)]], device atomic_ulong* l [[buffer(1)]]) {
+  a[0] = median3(3.0f, 1.0f, 2.0f);
+  a[1] = median3(float2(4, 0), float2(1, 1), float2(2, 2)).x;
+  a[2] = median3(-3, 9, 5);
+  a[3] = float(1.5bf + 2.0BF) + 1.0H;
+  const float4 v = select(float4(1, 2, 3, 4), 9.0f, float4(1, 2, 3, 4) > 2.0f);
+  a[4] = v.y + v.z;
+  atomic_max_explicit(l, 1ul << 40, memory_order_relaxed);
+  atomic_max_explicit(l, 5ul, memory_order_relaxed);
+  atomic_min_explicit(l + 1, 7ul, memory_order_relaxed);
+}
+EOF
+expect 0 "f: " shaders run "$work/specified.metal" --kernel f --buffer 0=zeros:20 --buffer 1=zeros:16 \
+  --output "0=$work/out.npy" --output "1=$work/long.npy:u8"
+python3 - "$work/out.npy" "$work/long.npy" << 'EOF'
+import struct, sys
+found = struct.unpack("<5f", open(sys.argv[1], "rb").read()[-20:])
+assert found == (2.0, 2.0, 5.0, 4.5, 11.0), found
+found = struct.unpack("<2Q", open(sys.argv[2], "rb").read()[-16:])
+assert found == (1 << 40, 0), found
+EOF
+expect 4 "wrong.metal:6: thread 36 of threadgroup 1 reads 4 bytes at offset 400 of a (buffer 0)" \
   shaders run "$work/wrong.metal" "${shader_run[@]}" --debug
+expect 4 "add: wrote behind buffer 1 (400 bytes); --debug says where" shaders run "$work/wrong.metal" "${shader_run[@]}"
+expect 0 "add     add     0:a 1:out 2:n" shaders list "$work/add.metal"
+expect 0 '"type": "constant uint &"' shaders list -I "$work/include" "$work/includes.metal" --json
+expect 2 "a type of which 6 bytes are a whole number" shaders run "$work/add.metal" --kernel add --buffer 0=zeros:4 \
+  --buffer 1=zeros:6 --bytes 2=u32:1 --constant 7=f32:1 --output "1=$work/odd.npy"
 expect 3 "no kernel sub; the file has add" shaders run "$work/add.metal" --kernel sub
 expect 2 "argument n (constant uint &, buffer 2) is missing" shaders run "$work/add.metal" --kernel add \
   --buffer "0=$work/a.npy" --buffer 1=zeros:400

@@ -419,6 +419,18 @@ template [[host_name("g_half")]] [[kernel]] void g(device half* x [[buffer(0)]])
             compile_object(shader, folder + "/a.o", "msl_library")
         self.assertEqual([k.name for k in shader.kernels], ["f", "g_half"])
 
+    def test_what_the_specification_has(self):
+        self.assertEqual(self.errors("""
+kernel void f(device float* a [[buffer(0)]], device float4* v [[buffer(1)]], device bfloat* b [[buffer(2)]],
+              device atomic_ulong* l [[buffer(3)]], device int* n [[buffer(4)]]) {
+  a[0] = median3(a[1], a[2], a[3]) + fmedian3(a[1], a[2], a[3]);
+  v[0] = median3(v[1], min3(v[1], v[2], v[3]), fmax3(v[1], v[2], v[3]));
+  v[1] = select(v[1], 1.0f, v[1] > 2.0f) + select(0.0f, v[1], isnan(v[1]));
+  n[0] = median3(n[1], n[2], n[3]); b[0] = 1.5bf + b[1] * 2.0BF;
+  atomic_max_explicit(l, 1ul << 40, memory_order_relaxed);
+  atomic_min_explicit(l + 1, 7ul, memory_order_relaxed); }
+"""), "")
+
     def test_braces_and_conditionals_are_strict(self):
         self.assertEqual(self.errors("""
 inline uint first(uint3 v) { return v.x; }
@@ -471,12 +483,14 @@ template <typename T> T pick(device const T* p, bool c, T x) { return c ? p[0] :
         for argument, what in (("int i [[thread_position_in_grid]]", "is of type int; expected ushort or uint or a vector of 2"),
                                ("uint4 i [[threads_per_grid]]", "is of type uint4"),
                                ("uint2 i [[thread_index_in_simdgroup]]", "is of type uint2; expected ushort or uint$"),
+                               ("uint3 i [[thread_position_in_grid]], ushort j [[threads_per_grid]]", "are of one width$"),
                                ("device float* b [[buffer(31)]]", "the last index is 30"),
                                ("threadgroup float* b [[threadgroup(31)]]", "the last index is 30"),
                                ("device float** b", "the outer pointer of b names no address space")):
             self.assertRegex("\n".join(lint.errors(tokenize(kernel.format(argument)), 310)), what)
         for argument in ("ushort3 i [[thread_position_in_grid]]", "const unsigned int i [[thread_index_in_simdgroup]]",
-                         "T i [[threads_per_grid]]", "device float* b [[buffer(30)]]", "device float* device* b"):
+                         "T i [[threads_per_grid]]", "uint3 i [[threads_per_grid]], ushort3 j [[threads_per_threadgroup]], "
+                         "uint k [[thread_index_in_simdgroup]]", "device float* b [[buffer(30)]]", "device float* device* b"):
             self.assertEqual(lint.errors(tokenize(kernel.format(argument)), 310), [], argument)
 
     def test_function_constants_and_kernels(self):
@@ -496,13 +510,13 @@ template <typename T> T pick(device const T* p, bool c, T x) { return c ? p[0] :
         good = ("kernel void f(device atomic_uint* u, device atomic_float* d, device atomic_ulong* l, device float* x,\n"
                 "              threadgroup atomic_int* t, threadgroup atomic_float* s, constant float* c) {\n"
                 "  const uint n = 2; float a[n]; a[1] = atomic_fetch_add_explicit(d, 1.0f, memory_order_relaxed);\n"
-                "  atomic_fetch_max_explicit(l, 1ul, memory_order_relaxed);\n  simdgroup_float8x8 m; simdgroup_load(m, x);\n"
+                "  atomic_max_explicit(l, 1ul, memory_order_relaxed);\n  simdgroup_float8x8 m; simdgroup_load(m, x);\n"
                 "  x[0] = a[1] + (float2x2(1) * float2(1)).x + atomic_fetch_or_explicit(t, 1, memory_order_relaxed);\n}\n")
         self.assertEqual(self.errors(good), "")
-        errors = self.errors(good.replace("max_explicit(l", "add_explicit(l").replace("add_explicit(d", "min_explicit(d")
+        errors = self.errors(good.replace("atomic_max_explicit(l", "atomic_fetch_max_explicit(l").replace("add_explicit(d", "min_explicit(d")
                              .replace("(m, x)", "(m, c); atomic_store_explicit(s, 1.0f, memory_order_relaxed)")
                              .replace("a[n]", "a[uint(x[1])]"))
-        for found in ("atomic_fetch_add_explicit(device volatile atomic<ulong>*", "atomic_fetch_min_explicit(device volatile at",
+        for found in ("atomic_fetch_max_explicit(device volatile atomic<ulong>*", "atomic_fetch_min_explicit(device volatile at",
                       "simdgroup_load(simdgroup_matrix<float, 8, 8>&, constant ", "array whose size is a variable",
                       "atomic_store_explicit(threadgroup volatile atomic<float>*"):
             self.assertIn("Metal has no " + found, errors)

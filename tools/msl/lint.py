@@ -288,14 +288,22 @@ def _position(name, declaration):
 
 
 def _attributes(tokens):
-    """Types of positions, indices of bindings, and function constants: each index once, and no initializer."""
-    constants = {}
+    """Types of positions, of one width in a kernel; indices of bindings; and function constants: each index once,
+    and no initializer."""
+    constants, first = {}, None
     for k, token in enumerate(tokens):
+        first = None if token.text == "kernel" else first
         found = attribute_at(tokens, k) if token.text == "[" else None
         for name, value in found[1] if found else ():
             if name in _SCALARS | _POSITIONS:
+                kind = tokens[k - 2].text
                 if wrong := _position(name, tokens[max(0, k - 3):k]):
                     yield _place(token, wrong)
+                elif name in _POSITIONS and kind in TYPES:
+                    first = first or (name, kind)
+                    if re.sub("[a-z]", "", first[1]) != re.sub("[a-z]", "", kind):
+                        yield _place(token, f"[[{name}]] is of type {kind} where [[{first[0]}]] is of type {first[1]}: "
+                                            "positions of a kernel are of one width")
             elif name in ("buffer", "threadgroup") and value and number(value, token) > _LAST_INDEX:
                 yield _place(token, f"[[{name}({value})]]: the last index is {_LAST_INDEX}")
             elif name == "function_constant" and re.match(r"[\d(]", value or ""):

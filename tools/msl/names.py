@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 
+from rewrite import VECTOR
 from source import HERE
 
 _SCALARS = {"unsigned char": "uchar", "unsigned short": "ushort", "unsigned int": "uint", "unsigned long": "ulong",
@@ -211,7 +212,7 @@ class Table:
         if name in self.seen:
             return "seen"
         made = re.match(r"(\w+[234]|vec<bool, \d>)\((.*)\)$", name)
-        if made and _width(made[1]) > 1:
+        if made and (VECTOR.match(made[1]) or "<" in made[1]):  # a constructor, and not max3
             widths = [_width(a) for a in _top_level(made[2], ",")]
             return "spec" if widths == [1] or sum(widths) == _width(made[1]) else None
         return "spec" if any(p.fullmatch(name) for p in self.patterns) else None

@@ -487,11 +487,16 @@ def member_spaces(tokens):
 
 _DOUBLE = re.compile(r"(?:0[xX][\da-fA-F.]*[pP][+-]?\d+|(?!0[xX])(?=\w*\.|\w*[eE])[\d.]+(?:[eE][+-]?\d+)?)$")
 
+_OWN_SUFFIX = re.compile(r"((?!0[xX])(?=\w*\.|\w*[eE])[\d.]+(?:[eE][+-]?\d+)?)(H|bf|BF)$")
+
 
 def float_literals(tokens):
     """MSL has no double: a literal without suffix is a float. A blank that follows
-    gives way, so that columns stay as they were."""
+    gives way, so that columns stay as they were. Suffixes that clang refuses are called by name."""
     for i, token in enumerate(tokens):
+        if token.kind == "number" and (own := _OWN_SUFFIX.match(token.text)):
+            token.text = f'operator""{own[2]}({own[1]}L)'
+            continue
         if token.kind != "number" or not _DOUBLE.match(token.text):
             continue
         token.text += "f"

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -21,10 +22,18 @@ class HostBuffer final : public Buffer {
  public:
   explicit HostBuffer(std::size_t bytes) : Buffer(bytes), data_(static_cast<std::byte*>(std::malloc(bytes + kGuard))) {
     if (!data_) throw Error(ErrorCode::kOutOfMemory, fmt::format("cannot allocate {} bytes", bytes));
+    std::memset(data_.get() + bytes, kGuardByte, kGuard);
     MM_POISON(data_.get() + bytes, kGuard);
   }
   ~HostBuffer() override { MM_UNPOISON(data_.get() + size(), kGuard); }
   [[nodiscard]] std::byte* data() const { return data_.get(); }
+  [[nodiscard]] bool written_behind() const {
+    MM_UNPOISON(data_.get() + size(), kGuard);
+    const std::span guard(data_.get() + size(), kGuard);
+    const bool written = !std::ranges::all_of(guard, [](std::byte b) { return b == std::byte{kGuardByte}; });
+    MM_POISON(data_.get() + size(), kGuard);
+    return written;
+  }
 
  protected:
   void write(std::span<const std::byte> bytes, std::size_t offset) override {
@@ -36,6 +45,7 @@ class HostBuffer final : public Buffer {
 
  private:
   static constexpr std::size_t kGuard = 4096;
+  static constexpr unsigned char kGuardByte = 0xA5;
   struct Free {
     void operator()(std::byte* p) const { std::free(p); }
   };
@@ -173,6 +183,10 @@ std::string why_no_host_device() {
   if (MetallibKernels::chosen(false) != nullptr || embedded_shaders().front().library->kernels->entry != nullptr)
     return "";
   return "this program is built without the host executor's kernels (METAL_MARLIN_MSL_HOST)";
+}
+
+bool written_behind(const Buffer& buffer) {
+  return static_cast<const HostBuffer&>(buffer).written_behind();
 }
 
 std::unique_ptr<Device> make_host_device(const HostDeviceOptions& options) {

@@ -21,6 +21,9 @@ std::string why_no_host_device();
 // \throws Error (kUnsupported) when the processor lacks what the shaders were compiled for.
 std::unique_ptr<Device> make_host_device(const HostDeviceOptions& options = {});
 
+// Whether something wrote just behind a buffer of a host device, which kernels without detectors can.
+bool written_behind(const Buffer& buffer);
+
 // "878 of FILE" where METAL_MARLIN_METALLIB names a file whose kernels the host device takes, else empty.
 std::string host_kernels();
 

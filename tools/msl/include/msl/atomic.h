@@ -105,6 +105,14 @@ struct msl_word<8> {
 #endif
 MSL_ATOMICS(device)
 MSL_ATOMICS(threadgroup)
+#define MSL_ATOMIC_OF_64_BITS(op)                                                            \
+  MSL_FN void atomic_##op##_explicit(volatile device msl_atomic<ulong>* p, ulong v, memory_order) { \
+    MSL_ATOMIC_ACCESS(p);                                                                    \
+    (void)__atomic_fetch_##op(&p->value, v, 0);                                              \
+  }
+MSL_ATOMIC_OF_64_BITS(max)
+MSL_ATOMIC_OF_64_BITS(min)
+#undef MSL_ATOMIC_OF_64_BITS
 #undef MSL_ATOMICS
 #undef MSL_FETCH
 #undef MSL_ATOMIC_LOAD

@@ -13,11 +13,16 @@ namespace metal {
   MSL_STRIP head MSL_FN constexpr T clamp(T x, T low, T high) { \
     return min(max(x, low), high);               \
   }                                              \
-  MSL_STRIP head MSL_FN constexpr T max3(T a, T b, T c) {       \
-    return max(a, max(b, c));                    \
-  }                                              \
-  MSL_STRIP head MSL_FN constexpr T min3(T a, T b, T c) {       \
-    return min(a, min(b, c));                    \
+  MSL_ORDER_OF_3(head, T, min, max, min3, max3, median3)
+#define MSL_ORDER_OF_3(head, T, min, max, min3, max3, median3)    \
+  MSL_STRIP head MSL_FN constexpr T max3(T a, T b, T c) {         \
+    return max(a, max(b, c));                                     \
+  }                                                               \
+  MSL_STRIP head MSL_FN constexpr T min3(T a, T b, T c) {         \
+    return min(a, min(b, c));                                     \
+  }                                                               \
+  MSL_STRIP head MSL_FN constexpr T median3(T a, T b, T c) {      \
+    return max(min(a, b), min(max(a, b), c));                     \
   }
 #define MSL_ORDER_INTEGER(T) MSL_ORDER((), T, (a > b ? a : b), (a < b ? a : b))
 MSL_ORDER_INTEGER(char)
@@ -44,6 +49,7 @@ MSL_ORDER_INTEGER(ulong)
   MSL_STRIP head MSL_FN constexpr T fmin(T a, T b) {                                                                \
     return min(a, b);                                                                                \
   }                                                                                                  \
+  MSL_ORDER_OF_3(head, T, fmin, fmax, fmin3, fmax3, fmedian3)                                        \
   MSL_STRIP head MSL_FN constexpr T abs(T x) {                                                                      \
     return x < T(0) || (x == T(0)) ? (x == T(0) ? T(0) : T(-x)) : x;                                 \
   }
@@ -92,6 +98,11 @@ MSL_ELEMENTWISE2(min)
 MSL_ELEMENTWISE2(fmax)
 MSL_ELEMENTWISE2(fmin)
 #undef MSL_ELEMENTWISE2
+#define MSL_VECTOR_HEAD (template <typename V, typename = msl_if_vector<V>>)
+MSL_ORDER_OF_3(MSL_VECTOR_HEAD, V, min, max, min3, max3, median3)
+MSL_ORDER_OF_3(MSL_VECTOR_HEAD, V, fmin, fmax, fmin3, fmax3, fmedian3)
+#undef MSL_VECTOR_HEAD
+#undef MSL_ORDER_OF_3
 template <typename V, typename = msl_if_vector<V>>
 MSL_FN V clamp(V x, V low, V high) {
   return min(max(x, low), high);
@@ -134,6 +145,14 @@ MSL_FN V select(V a, V b, C c) {
   V r;
   for (int i = 0; i < msl_count<V>; ++i) r[i] = c[i] != 0 ? b[i] : a[i];
   return r;
+}
+template <typename V, typename C, typename = msl_if_vector<V>, typename = msl_if_vector<C>>
+MSL_FN V select(V a, msl_element_t<V> b, C c) {
+  return select(a, V(b), c);
+}
+template <typename V, typename C, typename = msl_if_vector<V>, typename = msl_if_vector<C>>
+MSL_FN V select(msl_element_t<V> a, V b, C c) {
+  return select(V(a), b, c);
 }
 
 #define MSL_BITS(T)                                                                                                    \

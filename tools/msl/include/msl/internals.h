@@ -36,15 +36,15 @@ MSL_INTERNAL_BINARY(nextafter)
 #undef MSL_INTERNAL_BINARY
 template <typename T>
 MSL_FN T __metal_fmin3(T x, T y, T z, int = 0) {
-  return metal::fmin(x, metal::fmin(y, z));
+  return metal::fmin3(x, y, z);
 }
 template <typename T>
 MSL_FN T __metal_fmax3(T x, T y, T z, int = 0) {
-  return metal::fmax(x, metal::fmax(y, z));
+  return metal::fmax3(x, y, z);
 }
 template <typename T>
 MSL_FN T __metal_fmedian3(T x, T y, T z, int = 0) {
-  return metal::fmax(metal::fmin(x, y), metal::fmin(metal::fmax(x, y), z));
+  return metal::fmedian3(x, y, z);
 }
 template <typename T>
 MSL_FN T __metal_fma(T x, T y, T z) {
