@@ -16,10 +16,10 @@ ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 sys.path.insert(0, os.path.join(ROOT, "tools/msl"))
 import uses  # noqa: E402
 from compile import Shader, clangs_ptx  # noqa: E402
+from private_arrays import CODECS  # noqa: E402
 
 SHADERS = ["simdgroup_attention", "paged_attention", "decode_gemv", "marlin_gemm", "gemm_fp4_optimized",
            "kernels_autotune", "dense_gemm", "sparse_gemm", "batched_gemm", "moe_expert_gemm", "moe_shared_expert"]
-CODECS = r"e2m1|e4m3|e5m2|int[2-8]|nf[234]|iq4nl"
 
 
 def compile_in_metals_tiles(name, folder):

@@ -19,6 +19,7 @@ from compile import TRIPLES, Shader, _base, _run, compile_ptx
 from source import HERE
 
 ROOT = os.path.join(HERE, "../..")
+CODECS = r"e2m1|e4m3|e5m2|u?int[2-8]|nf[234]|iq4nl"
 TABLE = os.path.join(ROOT, "benchmarks/kernel_registers.md")
 
 
@@ -94,20 +95,28 @@ def ptxas_rows(ptx):
     return found
 
 
+def _family(kernel):
+    """Kernels that differ in the codec alone have one name."""
+    return re.sub(rf"(^|_)(?:{CODECS})(?=_|$)", r"\1*", kernel)
+
+
 def table_text(shaders):
-    lines = ["# Registers of the shaders' kernels", "",
-             "By `tools/msl/private_arrays.py table`: what `ptxas -v` gives for sm_90. Local memory is what a thread's own",
-             "arrays take that are not in registers; kernels that spill are named.", "",
-             "| shader | kernels | registers | instructions of PTX | local memory | spilled |", "|---|---|---|---|---|---|"]
+    lines = ["# Registers and private arrays by kernel", "",
+             "By `tools/msl/private_arrays.py table`: what `ptxas -v` gives for sm_90, of kernels that differ in the codec",
+             "alone (`*`) the most. Arrays: bytes of a thread's own arrays that are in memory (local memory in PTX);",
+             "spilled: bytes of registers. `private_arrays.py check` fails where there is an array in memory.", "",
+             "| shader | kernels | | registers | arrays | spilled |", "|---|---|---:|---:|---:|---:|"]
     for name in shaders:
         with tempfile.TemporaryDirectory() as folder:
             entries, ptx = ptx_entries(name, folder)
             rows = ptxas_rows(ptx)
-        registers = [rows[i][0] for i in range(len(entries))]
-        local = max(local_bytes(body) for _, body in entries)
-        spills = ", ".join(f"`{kernel}` {rows[i][1]}" for i, (kernel, _) in enumerate(entries) if rows[i][1])
-        instructions = sum(body.count(";\n") for _, body in entries)
-        lines.append(f"| {name} | {len(entries)} | {min(registers)} to {max(registers)} | {instructions} | {local} | {spills} |")
+        families = {}
+        for i, (kernel, body) in enumerate(entries):
+            registers, spilled, _ = rows[i]
+            families.setdefault(_family(kernel), []).append((registers, local_bytes(body), spilled))
+        for family, found in families.items():
+            most = [max(column) for column in zip(*found)]
+            lines.append(f"| {name} | {family} | {len(found)} | {most[0]} | {most[1]} | {most[2]} |")
     return "\n".join(lines) + "\n"
 
 
