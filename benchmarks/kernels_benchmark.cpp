@@ -7,6 +7,7 @@
 
 #include "backends/cpu/panel_matrix.h"
 #include "base/thread_pool.h"
+#include "formats/number_format.h"
 
 namespace metal_marlin::cpu {
 namespace {
@@ -78,9 +79,7 @@ void register_all() {
   for (const FormatInfo& info : all_formats()) {
     const std::string name(info.name);
     const auto make = [spec = default_spec(info.format)](ThreadPool& pool) { return make_matrix(spec, pool); };
-    const bool integer = info.format != Format::kNf4 && info.format != Format::kNf3 && info.format != Format::kNf2 &&
-                         info.format != Format::kFp8E4M3 && info.format != Format::kFp8E5M2;
-    if (integer) add(name, LinearInput::kQ8, make);
+    if (number_format(info.format).unit != 0) add(name, LinearInput::kQ8, make);
     add(name, LinearInput::kF32, make);
   }
   FormatSpec sparse = default_spec(Format::kS4);

@@ -143,19 +143,7 @@ template <typename T>
   void batched_exact<Codec>(device const uchar*, device const uchar*, device const float*, device const float*,     \
                             device uchar*, device const float*, device const int*, constant UnitMatrix&,            \
                             constant LinearParams&, constant BatchParams&, uint3, uint3, uint);
-MM_BATCHED(e2m1, codecs::E2m1)
-MM_BATCHED(int4, codecs::Integer<4>)
-MM_BATCHED(nf4, codecs::Nf4)
-MM_BATCHED(iq4nl, codecs::Iq4Nl)
-MM_BATCHED(int2, codecs::Integer<2>)
-MM_BATCHED(int3, codecs::Integer<3>)
-MM_BATCHED(int5, codecs::Integer<5>)
-MM_BATCHED(int6, codecs::Integer<6>)
-MM_BATCHED(int8, codecs::Integer<8>)
-MM_BATCHED(nf2, codecs::Nf2)
-MM_BATCHED(nf3, codecs::Nf3)
-MM_BATCHED(e4m3, codecs::E4m3)
-MM_BATCHED(e5m2, codecs::E5m2)
+MM_FOR_EACH_CODEC(MM_BATCHED)
 #define MM_BATCHED_DENSE_FOR(T, columns)                                                                             \
   template [[host_name("batched_gemm_" #T "_" #columns)]] [[kernel, max_total_threads_per_threadgroup(128)]]         \
   void batched_dense<T, columns>(device const uint4*, device const T*, device uchar*, device const float*,           \

@@ -165,16 +165,4 @@ template <typename Codec>
   void exact_gemm<Codec>(device const uchar*, device const uchar*, device const float*, device const float*,          \
                          device uchar*, device const float*, constant UnitMatrix&, constant LinearParams&,           \
                          constant uint&, uint2, uint);
-MM_EXACT(e2m1, codecs::E2m1)
-MM_EXACT(int4, codecs::Integer<4>)
-MM_EXACT(nf4, codecs::Nf4)
-MM_EXACT(iq4nl, codecs::Iq4Nl)
-MM_EXACT(int2, codecs::Integer<2>)
-MM_EXACT(int3, codecs::Integer<3>)
-MM_EXACT(int5, codecs::Integer<5>)
-MM_EXACT(int6, codecs::Integer<6>)
-MM_EXACT(int8, codecs::Integer<8>)
-MM_EXACT(nf2, codecs::Nf2)
-MM_EXACT(nf3, codecs::Nf3)
-MM_EXACT(e4m3, codecs::E4m3)
-MM_EXACT(e5m2, codecs::E5m2)
+MM_FOR_EACH_CODEC(MM_EXACT)

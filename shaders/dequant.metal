@@ -2,7 +2,4 @@
 // scales), integers signed and unsigned, NF4 and IQ4_NL.
 #include "common/dequantize.h"
 
-MM_DEQUANTIZE(e2m1, codecs::E2m1)
-MM_DEQUANTIZE(int4, codecs::Integer<4>)
-MM_DEQUANTIZE(nf4, codecs::Nf4)
-MM_DEQUANTIZE(iq4nl, codecs::Iq4Nl)
+MM_FOR_EACH_4_BIT_CODEC(MM_DEQUANTIZE)

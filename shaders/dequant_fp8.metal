@@ -1,5 +1,4 @@
 // Dequantization of E4M3 (fn, to 448) and E5M2.
 #include "common/dequantize.h"
 
-MM_DEQUANTIZE(e4m3, codecs::E4m3)
-MM_DEQUANTIZE(e5m2, codecs::E5m2)
+MM_FOR_EACH_FP8_CODEC(MM_DEQUANTIZE)

@@ -142,19 +142,7 @@ template <typename Blocks>
   void moe_decode_down<Codec>(device const uchar*, device const uchar*, device const float*, device const float*,     \
                               device const float*, device const int*, device const int*, device const float*,         \
                               device float*, constant UnitMatrix&, constant DecodeParams&, uint2, uint, uint, uint);
-MM_DECODE(e2m1, codecs::E2m1)
-MM_DECODE(int4, codecs::Integer<4>)
-MM_DECODE(nf4, codecs::Nf4)
-MM_DECODE(iq4nl, codecs::Iq4Nl)
-MM_DECODE(int2, codecs::Integer<2>)
-MM_DECODE(int3, codecs::Integer<3>)
-MM_DECODE(int5, codecs::Integer<5>)
-MM_DECODE(int6, codecs::Integer<6>)
-MM_DECODE(int8, codecs::Integer<8>)
-MM_DECODE(nf2, codecs::Nf2)
-MM_DECODE(nf3, codecs::Nf3)
-MM_DECODE(e4m3, codecs::E4m3)
-MM_DECODE(e5m2, codecs::E5m2)
+MM_FOR_EACH_CODEC(MM_DECODE)
 #define MM_DECODE_DENSE(name, Blocks)                                                                                 \
   template [[host_name("moe_decode_gate_up_" #name)]] [[kernel, max_total_threads_per_threadgroup(128)]]              \
   void moe_decode_dense_gate_up<Blocks>(device const uchar*, device const uchar*, device const float*,                \

@@ -122,6 +122,31 @@ MM_LEVELS(Nf2, 2, kNf2)
 MM_LEVELS(Iq4Nl, 4, kIq4Nl)
 #undef MM_LEVELS
 
+// Calls M(name, Codec) for every codec, which is how kernels are made for all of them: name is in their host names,
+// and in src/formats/number_format.cpp.
+#define MM_FOR_EACH_4_BIT_CODEC(M) \
+  M(e2m1, codecs::E2m1)            \
+  M(int4, codecs::Integer<4>)      \
+  M(nf4, codecs::Nf4)              \
+  M(iq4nl, codecs::Iq4Nl)
+#define MM_FOR_EACH_SMALLER_CODEC(M) \
+  M(int2, codecs::Integer<2>)        \
+  M(int3, codecs::Integer<3>)        \
+  M(nf2, codecs::Nf2)                \
+  M(nf3, codecs::Nf3)
+#define MM_FOR_EACH_LARGER_INTEGER(M) \
+  M(int5, codecs::Integer<5>)         \
+  M(int6, codecs::Integer<6>)         \
+  M(int8, codecs::Integer<8>)
+#define MM_FOR_EACH_FP8_CODEC(M) \
+  M(e4m3, codecs::E4m3)          \
+  M(e5m2, codecs::E5m2)
+#define MM_FOR_EACH_CODEC(M)    \
+  MM_FOR_EACH_4_BIT_CODEC(M)    \
+  MM_FOR_EACH_SMALLER_CODEC(M)  \
+  MM_FOR_EACH_LARGER_INTEGER(M) \
+  MM_FOR_EACH_FP8_CODEC(M)
+
 // ---- a word of the kernel layout: four pairs of 4-bit codes
 
 template <typename Codec, typename P>

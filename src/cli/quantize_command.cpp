@@ -8,6 +8,7 @@
 #include "cli/commands.h"
 #include "cli/progress_bar.h"
 #include "cli/table.h"
+#include "formats/spec_text.h"
 #include "io/sources.h"
 #include "metal_marlin/error.h"
 #include "metal_marlin/quantize.h"
@@ -36,22 +37,16 @@ struct Flags {
 };
 
 FormatSpec spec_of(const Flags& flags) {
-  FormatSpec spec = default_spec(parse_format(flags.format));
-  if (!flags.group.empty()) spec.group = parse_group(flags.group);
-  if (!flags.scale_type.empty()) spec.scale_type = parse_scale_type(flags.scale_type);
-  if (!flags.zero.empty()) spec.zero = parse_zero_kind(flags.zero);
-  spec.sparse = !flags.sparsity.empty();
-  validate(spec);
-  return spec;
+  return parse_spec({flags.format, flags.group, flags.scale_type, flags.zero, flags.sparsity});
 }
 
 // "int3:64": a format and its group.
 FormatSpec candidate_of(const std::string& text) {
   const std::size_t colon = text.find(':');
-  FormatSpec spec = default_spec(parse_format(text.substr(0, colon)));
-  if (colon != std::string::npos) spec.group = parse_group(text.substr(colon + 1));
-  validate(spec);
-  return spec;
+  if (colon == std::string::npos) return parse_spec({text});
+  const std::string_view group = std::string_view(text).substr(colon + 1);
+  if (group.empty()) throw Error(ErrorCode::kInvalidArgument, fmt::format("'{}' ends without a group", text));
+  return parse_spec({std::string_view(text).substr(0, colon), group});
 }
 
 void print_table(const QuantizeReport& report) {

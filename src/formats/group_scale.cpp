@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "formats/codec.h"
+#include "formats/number_format.h"
 #include "formats/small_floats.h"
 
 namespace metal_marlin {
@@ -22,7 +23,13 @@ struct Trial {
 class GroupSearch {
  public:
   GroupSearch(const FormatSpec& spec, std::span<const float> x, float global_scale, std::span<const float> importance)
-      : spec_(spec), x_(x), global_(global_scale), scaled_(x.size()), rounded_(x.size()), weight_(x.size(), 1.0F) {
+      : spec_(spec),
+        number_(number_format(spec.format)),
+        x_(x),
+        global_(global_scale),
+        scaled_(x.size()),
+        rounded_(x.size()),
+        weight_(x.size(), 1.0F) {
     std::copy(importance.begin(), importance.end(), weight_.begin());
   }
 
@@ -107,7 +114,7 @@ class GroupSearch {
     static constexpr std::array<float, 3> kFine{1.0F, 0.99F, 0.98F};
     static constexpr std::array<float, 12> kFloat8{1.0F,  1.06F, 1.12F, 1.19F, 1.26F, 1.33F,
                                                    1.41F, 1.5F,  1.59F, 1.68F, 1.78F, 1.89F};
-    if (spec_.format == Format::kFp8E4M3 || spec_.format == Format::kFp8E5M2) return kFloat8;
+    if (number_.kind == ElementKind::kE4m3 || number_.kind == ElementKind::kE5m2) return kFloat8;
     if (format_info(spec_.format).bits >= 8) return kFine;
     return kCoarse;
   }
@@ -115,22 +122,11 @@ class GroupSearch {
   // Scales that map the largest magnitude to the end of the element range. For
   // two's-complement ranges the longer end is the negative one, so both signs.
   [[nodiscard]] std::vector<float> base_scales(float largest) const {
-    switch (spec_.format) {
-      case Format::kFp4:
-      case Format::kMxfp4:
-      case Format::kNvfp4: return {largest / 6};
-      case Format::kNf4:
-      case Format::kNf3: return {largest};
-      case Format::kNf2: return {largest, -largest};
-      case Format::kFp8E4M3: return {largest / 448};
-      case Format::kFp8E5M2: return {largest / 57344};
-      case Format::kInt8: return {largest / 127};
-      case Format::kIq4Nl: return {largest / 127, largest / -127};
-      default: {
-        const auto end = static_cast<float>(1 << (format_info(spec_.format).bits - 1));
-        return {-low_ >= high_ ? largest / end : -largest / end, largest / (end - 1), -largest / (end - 1)};
-      }
-    }
+    std::vector<float> scales;
+    for (const float end : number_.scale_ends) scales.push_back(largest / end);
+    if (!scales.empty()) return scales;
+    const float end = -number_.low();
+    return {-low_ >= high_ ? largest / end : -largest / end, largest / (end - 1), -largest / (end - 1)};
   }
 
   // The OCP rule's exponent, floor(log2(max)) - 2, and its neighbours.
@@ -220,6 +216,7 @@ class GroupSearch {
   }
 
   const FormatSpec& spec_;
+  const NumberFormat& number_;
   std::span<const float> x_;
   float global_;
   float low_ = 0;

@@ -15,6 +15,7 @@
 #include "formats/small_floats.h"
 #include "formats/sparsity.h"
 #include "io/compressed_tensors.h"
+#include "io/spec_json.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
@@ -48,14 +49,9 @@ DType scale_dtype(ScaleType type) {
   return DType::kU8;
 }
 
-Json spec_json(const PackedModule& module) {
-  Json out = {{"format", format_info(module.spec.format).name},
-              {"group", module.spec.group == 0 ? Json("row") : Json(module.spec.group)},
-              {"scale_type", scale_type_name(module.spec.scale_type)},
-              {"zero", zero_kind_name(module.spec.zero)},
-              {"shape", {module.rows, module.cols}}};
-  if (module.spec.sparse) out["sparsity"] = "2:4";
-  if (module.spec.rotation != 0) out["rotation"] = module.spec.rotation;
+Json module_json(const PackedModule& module) {
+  Json out = spec_json(module.spec);
+  out["shape"] = {module.rows, module.cols};
   if (module.folded_rotation != 0) out["folded_rotation"] = module.folded_rotation;
   return out;
 }
@@ -106,10 +102,9 @@ bool fits_compressed_tensors(const std::map<std::string, PackedModule>& modules)
   const bool fp8 = spec.format == Format::kFp8E4M3 && spec.group == 0;
   if ((!integer && !fp8 && spec.format != Format::kNvfp4) || spec.rotation != 0 || spec.sparse) return false;
   return std::all_of(modules.begin(), modules.end(), [&](const auto& entry) {
-    const auto& [name, module] = entry;
+    const PackedModule& module = entry.second;
     const std::int64_t words = 32 / format_info(spec.format).bits;
-    return module.spec == spec && name.starts_with("model.layers.") &&
-           module.cols % module.spec.group_size(module.cols) == 0 && module.cols % words == 0;
+    return module.spec == spec && module.cols % module.spec.group_size(module.cols) == 0 && module.cols % words == 0;
   });
 }
 
@@ -117,7 +112,7 @@ Json quantization_config(PackScheme scheme, const std::map<std::string, PackedMo
                          const std::vector<std::string>& ignored) {
   if (scheme == PackScheme::kMetalMarlin) {
     Json tensors = Json::object();
-    for (const auto& [name, module] : modules) tensors[name] = spec_json(module);
+    for (const auto& [name, module] : modules) tensors[name] = module_json(module);
     return {{"quant_method", "metal-marlin"}, {"version", 1}, {"tensors", tensors}};
   }
   const FormatSpec& spec = modules.begin()->second.spec;
@@ -192,19 +187,7 @@ namespace {
 // A module as `tensors` of a quantization_config has it.
 PackedModule parse_packed_module(const JsonObject& item) {
   item.only(kModuleKeys);
-  PackedModule module;
-  FormatSpec& spec = module.spec;
-  spec.format = parse_format(item.string("format"));
-  spec.group = item.at("group").is_string() ? parse_group(item.string("group"))
-                                            : static_cast<int>(item.bounded("group", 1, 1 << 20));
-  spec.scale_type = parse_scale_type(item.string("scale_type"));
-  spec.zero = parse_zero_kind(item.string("zero"));
-  spec.rotation = item.has("rotation") ? static_cast<int>(item.bounded("rotation", 16, 128)) : 0;
-  if (item.has("sparsity")) {
-    if (item.string("sparsity") != "2:4") item.wrong("sparsity", "2:4");
-    spec.sparse = true;
-  }
-  validate(spec);
+  PackedModule module{parse_spec(item, false)};
   const Json& shape = item.at("shape");
   constexpr std::uint64_t kMost = std::uint64_t{1} << 30;
   const bool good = shape.is_array() && shape.size() == 2 && std::all_of(shape.begin(), shape.end(), [](const Json& n) {
@@ -213,7 +196,7 @@ PackedModule parse_packed_module(const JsonObject& item) {
   if (!good) item.wrong("shape", "two integers up to 2^30");
   module.rows = shape[0].get<std::int64_t>();
   module.cols = shape[1].get<std::int64_t>();
-  if (spec.sparse && module.cols % kSparseGroup != 0)
+  if (module.spec.sparse && module.cols % kSparseGroup != 0)
     item.wrong("shape", "a width that is a multiple of 4, as 2:4 sparsity needs");
   return module;
 }

@@ -27,7 +27,7 @@ struct PackedModule {
 
 // Whether the compressed-tensors schema holds these modules (by name, without
 // ".weight"): one format for all of them, int4 or int8 in groups or rows, FP8
-// E4M3 by rows, or NVFP4, whole groups, and only linear layers inside blocks.
+// E4M3 by rows, or NVFP4, whole groups; and none may be the embedding or the head.
 bool fits_compressed_tensors(const std::map<std::string, PackedModule>& modules);
 
 // The config.json entry. ignored: linear layers that stay dense.

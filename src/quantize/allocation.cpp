@@ -6,6 +6,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "io/spec_json.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
@@ -97,12 +98,10 @@ Json curves_json(const std::vector<AllocationUnit>& units) {
   for (const AllocationUnit& unit : units) {
     Json points = Json::array();
     for (const Point& point : unit.points) {
-      points.push_back({{"format", format_info(point.spec.format).name},
-                        {"group", group_name(point.spec.group)},
-                        {"scale_type", scale_type_name(point.spec.scale_type)},
-                        {"zero", zero_kind_name(point.spec.zero)},
-                        {"bits", point.bits},
-                        {"loss", point.loss}});
+      Json entry = spec_json(point.spec);
+      entry["bits"] = point.bits;
+      entry["loss"] = point.loss;
+      points.push_back(std::move(entry));
     }
     out["units"].push_back({{"weights", unit.weights}, {"elements", unit.elements}, {"points", std::move(points)}});
   }
@@ -128,11 +127,7 @@ std::vector<AllocationUnit> parse_curves(const Json& json, const std::string& wh
     for (std::size_t p = 0; p < points.size(); ++p) {
       const JsonObject entry(points[p], fmt::format("{}: point {}", item.where(), p + 1));
       Point point;
-      point.spec.format = parse_format(entry.string("format"));
-      point.spec.group = parse_group(entry.string("group"));
-      point.spec.scale_type = parse_scale_type(entry.string("scale_type"));
-      point.spec.zero = parse_zero_kind(entry.string("zero"));
-      validate(point.spec);
+      point.spec = parse_spec(entry, false);
       point.bits = entry.number("bits");
       point.loss = entry.number("loss");
       if (!(point.bits > 0)) entry.wrong("bits", "a positive number");

@@ -56,7 +56,10 @@ class Planner {
         out_.modules[module_name(job.info->name)] = {*job.spec, job.info->shape[0], job.info->shape[1],
                                                      job.folded_rotation};
     }
-    out_.scheme = fits_compressed_tensors(out_.modules) ? PackScheme::kCompressedTensors : PackScheme::kMetalMarlin;
+    const bool in_layers = std::none_of(out_.jobs.begin(), out_.jobs.end(),
+                                        [](const Job& job) { return job.spec && job.planned.embedding_or_head(); });
+    out_.scheme =
+        in_layers && fits_compressed_tensors(out_.modules) ? PackScheme::kCompressedTensors : PackScheme::kMetalMarlin;
     place(shard_bytes);
     return std::move(out_);
   }

@@ -6,6 +6,7 @@
 #include <array>
 #include <nlohmann/json.hpp>
 
+#include "io/spec_json.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
@@ -25,24 +26,11 @@ constexpr std::array<ClassName, 8> kClasses{{{"embedding", ModelPart::kEmbedding
                                              {"cold expert", ModelPart::kExpert, true},
                                              {"linear", std::nullopt}}};
 
-FormatSpec parse_spec(const JsonObject& rule, const std::string& format) {
-  FormatSpec spec = default_spec(parse_format(format));
+FormatSpec spec_of(const JsonObject& rule) {
+  const FormatSpec spec = parse_spec(rule, true);
   if (!format_info(spec.format).selectable) rule.wrong("format", "a format that can be written");
-  if (rule.has("group")) {
-    const Json& group = rule.at("group");
-    spec.group = parse_group(group.is_string() ? group.get<std::string>() : group.dump());
-  }
-  if (rule.has("scale_type")) spec.scale_type = parse_scale_type(rule.string("scale_type"));
-  if (rule.has("zero")) spec.zero = parse_zero_kind(rule.string("zero"));
-  if (rule.has("rotation")) {
-    spec.rotation = static_cast<int>(rule.bounded("rotation", 16, 128));
-    if (rule.string_or("method", "") != "mr-gptq") rule.wrong("rotation", "no rotation, but with method mr-gptq");
-  }
-  if (rule.has("sparsity")) {
-    if (rule.string("sparsity") != "2:4") rule.wrong("sparsity", "2:4");
-    spec.sparse = true;
-  }
-  validate(spec);
+  if (spec.rotation != 0 && rule.string_or("method", "") != "mr-gptq")
+    rule.wrong("rotation", "no rotation, but with method mr-gptq");
   return spec;
 }
 
@@ -71,7 +59,7 @@ RecipeRule parse_rule(const JsonObject& json) {
     }
   }
   const std::string format = json.string("format");
-  if (format != "keep") rule.spec = parse_spec(json, format);
+  if (format != "keep") rule.spec = spec_of(json);
   return rule;
 }
 

@@ -9,6 +9,7 @@
 #include "base/round_up.h"
 #include "base/thread_pool.h"
 #include "formats/codec.h"
+#include "formats/number_format.h"
 #include "formats/small_floats.h"
 #include "formats/sparsity.h"
 #include "metal_marlin/error.h"
@@ -19,9 +20,9 @@ namespace {
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
 PanelKind code_kind(Format format) {
-  switch (format) {
-    case Format::kFp8E4M3: return PanelKind::kE4m3;
-    case Format::kFp8E5M2: return PanelKind::kE5m2;
+  switch (number_format(format).kind) {
+    case ElementKind::kE4m3: return PanelKind::kE4m3;
+    case ElementKind::kE5m2: return PanelKind::kE5m2;
     default: break;
   }
   switch (format_info(format).bits) {
@@ -186,38 +187,17 @@ void PanelMatrix::describe(const PackedView& packed) {
   view_.group = spec.group_size(packed.cols);
   view_.panel_bytes = static_cast<std::size_t>(view_.blocks) * 64 * static_cast<std::size_t>(code_bits(view_.kind));
   view_.multiplier = spec.format == Format::kNvfp4 ? 1.0F / packed.global_scale : 1.0F;
-  const std::span<const float> levels = decode_table(spec.format);
-  switch (spec.format) {
-    case Format::kFp4:
-    case Format::kMxfp4:
-    case Format::kNvfp4:  // halves: twice the value is an integer
-      view_.table = view_.integer = true;
-      view_.level_scale = 0.5F;
-      for (std::size_t i = 0; i < levels.size(); ++i) view_.levels[i] = 2 * levels[i];
-      break;
-    case Format::kIq4Nl: view_.integer = true; [[fallthrough]];
-    case Format::kNf4:
-    case Format::kNf3:
-    case Format::kNf2:
-      view_.table = true;
-      for (std::size_t i = 0; i < levels.size(); ++i) view_.levels[i] = levels[i];
-      break;
-    case Format::kFp8E4M3:
-    case Format::kFp8E5M2: break;
-    case Format::kU2:
-    case Format::kU3:
-    case Format::kU4:
-    case Format::kU5:
-    case Format::kU6:
-    case Format::kU8: view_.integer = true; break;
-    case Format::kS4:
-      if (spec.sparse) {  // code 0 is zero's
-        view_.integer = view_.table = true;
-        for (unsigned i = 0; i < levels.size(); ++i) view_.levels[i ^ zero_code(spec.format)] = levels[i];
-        break;
-      }
-      [[fallthrough]];
-    default: view_.integer = true; view_.offset = static_cast<float>(1 << (format_info(spec.format).bits - 1));
+  const NumberFormat& number = number_format(spec.format);
+  view_.integer = number.unit != 0;
+  // Sparse codes are spread among zeros: the code 0 is zero's there, by a table.
+  view_.table = number.kind == ElementKind::kE2m1 || number.kind == ElementKind::kLevels || spec.sparse;
+  if (view_.table) {
+    const std::size_t zero = spec.sparse ? number.zero_code : 0;
+    if (view_.integer) view_.level_scale = number.unit;
+    for (std::size_t i = 0; i < number.values.size(); ++i)
+      view_.levels[i ^ zero] = view_.integer ? number.values[i] / number.unit : number.values[i];
+  } else if (view_.integer) {
+    view_.offset = 0.0F - number.values.front();
   }
 }
 

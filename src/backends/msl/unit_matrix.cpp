@@ -8,6 +8,7 @@
 #include "backends/msl/matrix_unit.h"
 #include "base/thread_pool.h"
 #include "formats/codec.h"
+#include "formats/number_format.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::msl {
@@ -123,22 +124,7 @@ class UnitWriter {
 }  // namespace
 
 std::string codec_name(Format format) {
-  switch (format) {
-    case Format::kFp4:
-    case Format::kMxfp4:
-    case Format::kNvfp4: return "e2m1";
-    case Format::kU2: return "int2";
-    case Format::kU3: return "int3";
-    case Format::kU4:
-    case Format::kS4: return "int4";
-    case Format::kU5: return "int5";
-    case Format::kU6: return "int6";
-    case Format::kU8: return "int8";
-    case Format::kFp8E4M3: return "e4m3";
-    case Format::kFp8E5M2: return "e5m2";
-    case Format::kIq4Nl: return "iq4nl";
-    default: return std::string(format_info(format).name);
-  }
+  return std::string(number_format(format).codec);
 }
 
 std::uint32_t UnitMatrix::unit_bytes() const {
@@ -149,7 +135,8 @@ std::uint32_t UnitMatrix::unit_bytes() const {
 }
 
 float code_offset(Format format) {
-  return codec_name(format).starts_with("int") ? 0.0F - decode_table(format)[0] : 0.0F;
+  const NumberFormat& number = number_format(format);
+  return number.kind == ElementKind::kInteger ? 0.0F - number.values.front() : 0.0F;
 }
 
 UnitMatrix make_unit_matrix(Device& device, const std::string& name, std::span<const PackedView> items,
