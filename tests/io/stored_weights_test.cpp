@@ -80,6 +80,10 @@ TEST(StoredWeightsRun, UnsignedCodesOfEveryWidth) {
   const TemporaryFolder folder;
   ThreadPool pool(1);
   const auto source = fixture("qwen3-tiny");
+  // Rounding to 8 bits leaves at most this share of a block of 32 activations, when one of them is all of it (127 steps
+  // of uniform errors); it does not depend on the weights. The products, seven a layer and the head, add up as squares.
+  const auto layers = read_json_file(source / "config.json").at("num_hidden_layers").get<double>();
+  const double rounded = std::sqrt(32.0) / 127 / std::sqrt(12.0) * std::sqrt(7 * layers + 1);
   for (const int bits : {2, 3, 4, 5, 6, 8}) {
     const auto target = folder.path() / std::to_string(bits);
     std::filesystem::create_directories(target);
@@ -120,7 +124,7 @@ TEST(StoredWeightsRun, UnsignedCodesOfEveryWidth) {
     write_decoded(target, folder.path() / (std::to_string(bits) + "-decoded"));
     const auto expected = last_logits(folder.path() / (std::to_string(bits) + "-decoded"), true);
     EXPECT_LT(relative_error(last_logits(target, true), expected), 1e-5) << bits;
-    EXPECT_LT(relative_error(last_logits(target, false), expected), 0.05) << bits;
+    EXPECT_LT(relative_error(last_logits(target, false), expected), rounded) << bits;
     EXPECT_LT(relative_error(last_logits(target, true, "msl-host"), expected), 1e-3) << bits;
   }
 }
