@@ -404,9 +404,12 @@ void Translator::escape() {
     case 'P': return emit_expression(property(c, false).expression());
     case 'b': return emit_expression(fmt::format("(?:(?<=[{0}])(?![{0}])|(?<![{0}])(?=[{0}]))", word));
     case 'B': return emit_expression(fmt::format("(?:(?<=[{0}])(?=[{0}])|(?<![{0}])(?![{0}]))", word));
+    case 'Z':
+      if (out_.empty() && !at_end())
+        refuse("\\Z before more of a pattern");  // where Oniguruma searches at the end alone
+      return emit_expression("\\Z");
     case 'A':
     case 'z':
-    case 'Z':
     case 'G':
     case 'K':
     case 'X':

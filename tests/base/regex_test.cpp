@@ -58,6 +58,7 @@ TEST(Regex, WhatCannotBeTranslatedIsNamed) {
   refuse("(?i)[a-f&&[b-z]]", "an intersection of classes with letters under (?i)");
   refuse("(?i)[^[^a]]", "a negated class in another under (?i)");
   refuse("(?:a|\\N{,2}^){2,}", "a group that may be empty, twice and more");
+  refuse("\\Z\\n", "\\Z before more of a pattern");
   refuse("\\xe9", "a byte of a character");
   refuse("a{3,2}", "an interval whose end is below its start");
   refuse("[b-a]", "a range whose end is below its start");
