@@ -30,7 +30,7 @@ struct EncodeOptions {
 /// Immutable and usable from many threads at once.
 class Tokenizer {
  public:
-  using Notice = std::function<void(const std::string&)>;
+  using Notice = std::function<void(const std::string&)>;  ///< told of what is in a file and not used
   /// \param json text of a tokenizer.json; \param where its name in errors.
   /// \param config text of a tokenizer_config.json, whose tokens count too.
   /// \param notice is told of fields that are not used.

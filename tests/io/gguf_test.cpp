@@ -9,6 +9,7 @@
 
 #include "base/thread_pool.h"
 #include "io/gguf_blocks.h"
+#include "io/gguf_byte_order.h"
 #include "io/gguf_model.h"
 #include "io/gguf_tokenizer.h"
 #include "test_data.h"
@@ -68,6 +69,43 @@ TEST_F(GgufBlocks, PackableTypesAreConvertedWithoutLoss) {
   EXPECT_EQ(packed_types, 7);
 }
 
+TEST_F(GgufBlocks, BigEndianFilesHoldTheSameBytes) {
+  const MappedFile file(test_data("gguf_blocks_big_endian.gguf"));
+  ASSERT_TRUE(is_big_endian_gguf(file.bytes()));
+  const std::vector<std::byte> turned = little_endian_gguf(file.bytes(), "big");
+  const Gguf big = parse_gguf(turned, "big");
+  EXPECT_EQ(big.tensors.size(), gguf_.tensors.size() - 2);
+  for (const auto& [name, tensor] : big.tensors) {
+    const GgufTensor& expected = gguf_.tensors.at(name);
+    EXPECT_EQ(tensor.type, expected.type) << name;
+    EXPECT_EQ(tensor.shape, expected.shape) << name;
+    EXPECT_TRUE(std::equal(tensor.bytes.begin(), tensor.bytes.end(), expected.bytes.begin(), expected.bytes.end()))
+        << name;
+  }
+}
+
+TEST(BigEndianGguf, RefusesTypesWhoseOrderIsNotKnown) {
+  for (const std::uint64_t type : {6, 7}) {  // Q5_0, Q5_1
+    std::vector<std::byte> bytes;
+    const auto put = [&](std::uint64_t value, int size) {
+      for (int i = size - 1; i >= 0; --i) bytes.push_back(static_cast<std::byte>(value >> (8 * i)));
+    };
+    put(0x47475546, 4);  // GGUF
+    put(3, 4);
+    put(1, 8);
+    put(0, 8);
+    put(1, 8);
+    put('t', 1);
+    put(1, 4);
+    put(32, 8);
+    put(type, 4);
+    put(0, 8);
+    bytes.resize(64 + 24);
+    expect_error(ErrorCode::kUnsupported, fmt::format("tensor t: type Q5_{} in a big-endian file", type - 6),
+                 [&] { little_endian_gguf(bytes, "x"); });
+  }
+}
+
 std::vector<std::byte> bytes_of(const std::string& text) {
   const auto* const data = reinterpret_cast<const std::byte*>(text.data());
   return {data, data + text.size()};
@@ -90,7 +128,7 @@ TEST(Gguf, BadFilesAreRefusedByName) {
   expect_error(ErrorCode::kCorruptFile, "tensor t: shape", [&] { parse("tensor_overflow"); });
   expect_error(ErrorCode::kCorruptFile, "tensor t appears twice", [&] { parse("twice"); });
   expect_error(ErrorCode::kUnsupported, "tensor t: type 77", [&] { parse("kind"); });
-  expect_error(ErrorCode::kCorruptFile, "magic is not GGUF", [&] { parse_gguf(bytes_of("GGML something"), "x"); });
+  expect_error(ErrorCode::kCorruptFile, "magic is not GGUF", [&] { parse_gguf(bytes_of("GGML \x01\x02"), "x"); });
   expect_error(ErrorCode::kCorruptFile, "x: is a zip archive",
                [&] { parse_gguf(bytes_of("PK\x03\x04 something"), "x"); });
 }

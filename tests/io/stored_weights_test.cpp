@@ -38,6 +38,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Kind{"ct-int8-asymmetric", "u8"}, Kind{"ct-int8-tensor", "int8"},
                     Kind{"ct-int2-packed-asymmetric", "u2"}, Kind{"ct-int3-packed-asymmetric", "u3"},
                     Kind{"ct-int6-packed-asymmetric", "u6"}, Kind{"ct-int8-packed-asymmetric", "u8"},
+                    Kind{"ct-int5-packed-asymmetric", "u5"}, Kind{"ct-int2-packed", "int2"},
+                    Kind{"ct-int3-packed", "int3"}, Kind{"ct-int5-packed", "int5"}, Kind{"ct-int6-packed", "int6"},
                     Kind{"ct-groups-of-256", "s4"}, Kind{"ct-mxfp4", "mxfp4"}, Kind{"ct-mxfp8", "fp8-e4m3"},
                     Kind{"gptq-2-asymmetric", "u2"}, Kind{"gptq-3", "int3"}, Kind{"gptq-3-asymmetric", "u3"},
                     Kind{"gptq-4-asymmetric", "u4"}, Kind{"gptq-8-asymmetric", "u8"}, Kind{"gptq-v2-called-gptq", "s4"},
@@ -158,7 +160,8 @@ TEST(StoredWeightsErrors, NameTheCause) {
     with("fp8-blocks", set(q, "weight_block_size", {16, 16}));
   });
   expect_error(Code::kUnsupported, "field new_thing", [&] { with("ct-int8", set(q, "new_thing", 1)); });
-  expect_error(Code::kUnsupported, "marlin-24", [&] { with("ct-int8", set(q, "format", "marlin-24")); });
+  for (const char* const format : {"marlin-24", "sparse-24-bitmask"})
+    expect_error(Code::kUnsupported, format, [&] { with("ct-int8", set(q, "format", format)); });
   expect_error(Code::kUnsupported, "hqq", [&] { with("ct-int8", set(q, "quant_method", "hqq")); });
   for (const char* const location : {"output", "q_attn", "k_cache"}) {
     const Json apply = Json::array({{{"targets", {"Linear"}}, {"location", location}}});
