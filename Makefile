@@ -28,7 +28,8 @@ status: build
 check-long:
 	tools/check_long.sh $(PARTS)
 
-# Parsers of outside data; tests/fuzz has one target each.
+# Parsers of outside data; tests/fuzz has one target each. FUZZ_SECONDS: for each; PARSERS: some of them.
+FUZZ_SECONDS = 60
 PARSERS = safetensors gguf json config tokenizer npy onnx metallib
 
 fuzz:
@@ -37,7 +38,7 @@ fuzz:
 	cmake --build --preset fuzz --target $(PARSERS:%=fuzz_%)
 	for parser in $(PARSERS); do \
 	  echo "parser $$parser" && mkdir -p build/fuzz/corpus/$$parser && \
-	  build/fuzz/tests/fuzz/fuzz_$$parser -max_total_time=60 -rss_limit_mb=2048 -max_len=65536 \
+	  build/fuzz/tests/fuzz/fuzz_$$parser -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048 -max_len=65536 \
 	    build/fuzz/corpus/$$parser tests/fuzz/corpus/$$parser || exit 1; \
 	done
 

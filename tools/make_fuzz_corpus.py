@@ -65,6 +65,18 @@ writer.write_kv_data_to_file()
 writer.write_tensors_to_file()
 writer.close()
 
+writer = gguf.GGUFWriter(root / "gguf" / "experts", "qwen3moe")
+for add in (writer.add_block_count, writer.add_embedding_length, writer.add_feed_forward_length, writer.add_head_count, writer.add_expert_count,
+            writer.add_expert_used_count):
+    add(2)
+for name in ("gate", "up", "down"):
+    writer.add_tensor(f"blk.0.ffn_{name}_exps.weight", np.ones((2, 2, 2), np.float32))
+writer.add_tensor("blk.0.ffn_gate_inp.weight", np.ones((2, 2), np.float32))
+writer.write_header_to_file()
+writer.write_kv_data_to_file()
+writer.write_tensors_to_file()
+writer.close()
+
 
 def text(value):
     return struct.pack("<Q", len(value)) + value
@@ -137,6 +149,11 @@ put_tokenizer("wordlevel", {"type": "WordLevel", "vocab": {"Hello": 0, "x": 1, "
                                                         {"type": "Strip", "content": "H", "start": 1, "stop": 1}]})
 put("tokenizer", "config", json.dumps({"added_tokens_decoder": {"2": {"content": "<x>", "special": True}}, "bos_token": "<s>", "eos_token": {"content": "a"},
                                        "add_bos_token": True, "add_eos_token": True, "additional_special_tokens": ["<y>"]}).encode())
+put("tokenizer", "config_names", json.dumps({"z_token": "<z>", "a_token": {"__type": "AddedToken", "content": "<a>"}, "clean_up_tokenization_spaces": True,
+                                             "extra_special_tokens": {"b": "<b>", "c": {"content": "<c>", "lstrip": True}}}).encode())
+put("tokenizer", "added_tokens", json.dumps({"<x>": 300, "<y>": 5}).encode())
+put("tokenizer", "words", json.dumps({"version": "1.0", "model": {"type": "WordLevel", "vocab": {"Hello": 0, " .": 1, " n't": 2, "n": 3}, "unk_token": "n"},
+                                      "added_tokens": [{"id": 9, "content": " ", "lstrip": True, "rstrip": True}], "decoder": {"type": "Fuse"}}).encode())
 put("json", "deep", b'{"a":' * 3000)
 
 

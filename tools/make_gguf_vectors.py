@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tests/data/gguf_blocks.gguf and .safetensors: random blocks of every
+"""Writes tests/data/gguf_blocks.gguf, its big-endian twin and .safetensors: random blocks of every
 GGUF type that we read, and their values by the gguf package.
 
 Needs: numpy==2.4.6 gguf==0.19.0 safetensors==0.8.0
@@ -20,6 +20,9 @@ ROWS, COLS = 6, 512
 
 folder = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "tests/data")
 rng = np.random.default_rng(7)
+# The same file as machines of the other byte order have it; they keep the fifth bits of Q5_0 and Q5_1 in an order that
+# files do not say.
+big = gguf.GGUFWriter(folder / "gguf_blocks_big_endian.gguf", "test", endianess=gguf.GGUFEndian.BIG)
 writer = gguf.GGUFWriter(folder / "gguf_blocks.gguf", "test")
 values = {}
 for name in TYPES:
@@ -34,13 +37,20 @@ for name in TYPES:
         raw[0, :4, 0] = [0, 1, 2, 253]
     raw = raw.reshape(ROWS, -1)
     writer.add_tensor(name, raw, raw_dtype=kind)
+    if not name.startswith("Q5_") or name == "Q5_K":
+        turned = raw.reshape(-1, size).copy()
+        for offset in HALVES[name] + ([2] if name == "IQ4_XS" else []):
+            turned[:, [offset, offset + 1]] = turned[:, [offset + 1, offset]]
+        big.add_tensor(name, turned.reshape(raw.shape), raw_dtype=kind)
     values[name] = dequantize(raw, kind).astype(np.float32).reshape(ROWS, COLS)
 for name, dtype in (("F32", np.float32), ("F16", np.float16)):
     data = rng.standard_normal((ROWS, COLS)).astype(dtype)
     writer.add_tensor(name, data)
+    big.add_tensor(name, data.copy())  # turned by the writer
     values[name] = data.astype(np.float32)
-writer.write_header_to_file()
-writer.write_kv_data_to_file()
-writer.write_tensors_to_file()
-writer.close()
+for file in (writer, big):
+    file.write_header_to_file()
+    file.write_kv_data_to_file()
+    file.write_tensors_to_file()
+    file.close()
 save_file(values, folder / "gguf_blocks.safetensors")

@@ -186,6 +186,20 @@ def compressed(kind, form, weights, tensors, weight, **more):
     folder("ct-" + kind, {"quantization_config": config}, tensors, {"a.weight": weight})
 
 
+def packed_integers(bits, symmetric):
+    rows, cols = 24, 128
+    codes, zeros = random.integers(0, 2 ** bits, (rows, cols)), random.integers(0, 2 ** bits, (rows, 4))
+    s = scales(rows, 4)
+    tensors = {"a.weight_packed": stream(codes, bits).view(np.int32), "a.weight_scale": s, "a.weight_shape": np.array([rows, cols], np.int64)}
+    if symmetric:
+        zeros[:] = 2 ** (bits - 1)
+    else:
+        tensors["a.weight_zero_point"] = np.ascontiguousarray(stream(zeros.T, bits).view(np.int32).T)
+    compressed("int%d-packed%s" % (bits, "" if symmetric else "-asymmetric"), "pack-quantized",
+               dict(num_bits=bits, type="int", strategy="group", group_size=32, symmetric=symmetric), tensors,
+               (codes - np.repeat(zeros, 32, 1)) * spread(s, 32))
+
+
 def compressed_tensors():
     rows, cols = 24, 128
     codes = random.integers(-128, 128, (rows, cols)).astype(np.int8)
@@ -199,15 +213,8 @@ def compressed_tensors():
                (codes - np.repeat(zeros.astype(np.float32), 32, 1)) * spread(s, 32))
     compressed("int8-tensor", "int-quantized", dict(num_bits=8, type="int", strategy="tensor", symmetric=True),
                {"a.weight": codes, "a.weight_scale": s[:1, 0]}, codes * np.float32(s[0, 0]))
-    shape = np.array([rows, cols], np.int64)
     for bits in (2, 3, 6, 8):
-        codes, zeros = random.integers(0, 2 ** bits, (rows, cols)), random.integers(0, 2 ** bits, (rows, 4))
-        s = scales(rows, 4)
-        compressed("int%d-packed-asymmetric" % bits, "pack-quantized",
-                   dict(num_bits=bits, type="int", strategy="group", group_size=32, symmetric=False),
-                   {"a.weight_packed": stream(codes, bits).view(np.int32), "a.weight_scale": s, "a.weight_shape": shape,
-                    "a.weight_zero_point": np.ascontiguousarray(stream(zeros.T, bits).view(np.int32).T)},
-                   (codes - np.repeat(zeros, 32, 1)) * spread(s, 32))
+        packed_integers(bits, False)
     codes, s = random.integers(0, 16, (rows, 512)), scales(rows, 2)
     compressed("groups-of-256", "pack-quantized",
                dict(num_bits=4, type="int", strategy="group", group_size=256, symmetric=True),
@@ -266,3 +273,5 @@ bitsandbytes()
 fp8()
 compressed_tensors()
 gptqs()
+for width, is_symmetric in ((5, False), (5, True), (2, True), (3, True), (6, True)):
+    packed_integers(width, is_symmetric)

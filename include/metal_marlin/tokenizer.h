@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -29,15 +30,18 @@ struct EncodeOptions {
 /// Immutable and usable from many threads at once.
 class Tokenizer {
  public:
+  using Notice = std::function<void(const std::string&)>;  ///< told of what is in a file and not used
   /// \param json text of a tokenizer.json; \param where its name in errors.
   /// \param config text of a tokenizer_config.json, whose tokens count too.
+  /// \param notice is told of fields that are not used.
   /// \throws Error (kCorruptFile, kUnsupported) naming the field.
   static std::shared_ptr<const Tokenizer> from_json(std::string_view json, const std::string& where,
-                                                    std::string_view config = {});
-  /// From a model folder (its tokenizer.json and tokenizer_config.json) or a
+                                                    std::string_view config = {}, const Notice& notice = {});
+  /// From a model folder (its tokenizer.json, and tokenizer_config.json,
+  /// special_tokens_map.json and added_tokens.json where they are there) or a
   /// GGUF file (its metadata).
   /// \throws Error (kNotFound) when the model has no tokenizer.
-  static std::shared_ptr<const Tokenizer> load(const std::filesystem::path& model);
+  static std::shared_ptr<const Tokenizer> load(const std::filesystem::path& model, const Notice& notice = {});
 
   ~Tokenizer();
   Tokenizer(const Tokenizer&) = delete;

@@ -63,6 +63,17 @@ bool pcre2_accepts(std::string_view pattern) {
   return code != nullptr;
 }
 
+bool pcre2_may_match_nothing(std::string_view pattern) {
+  int error = 0;
+  std::size_t offset = 0;
+  pcre2_code* const code = compile(pattern, error, offset);
+  if (code == nullptr) return true;
+  std::uint32_t nothing = 1;
+  pcre2_pattern_info(code, PCRE2_INFO_MATCHEMPTY, &nothing);
+  pcre2_code_free(code);
+  return nothing != 0;
+}
+
 struct Regex::Compiled {
   pcre2_code* code = nullptr;
   bool jit = false;

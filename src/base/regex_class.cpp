@@ -98,6 +98,7 @@ std::string CharacterSet::expression() const {
 }
 
 void CharacterSet::unite(const CharacterSet& other) {
+  cased = cased || other.cased;
   if (other.negated) {
     others.push_back(other.expression());
     return;
@@ -180,7 +181,8 @@ CharacterSet without_case(CharacterSet set) {
   for (const std::string_view cased : {R"(\p{Lu})", R"(\p{Ll})", R"(\p{Lt})", R"(\p{Lowercase})", R"(\p{Uppercase})"}) {
     if (set.items != cased) continue;
     // The letters that a negated one lacks come back as the other case of those that it has.
-    return {set.negated ? R"(\x{0}-\x{10ffff})" : R"(\p{L&})", {}, false};
+    if (set.negated) return {R"(\x{0}-\x{10ffff})", {}, false, true};
+    return {cased.size() == 6 ? R"(\p{L&})" : R"(\p{Lowercase}\p{Uppercase}\p{Lt})", {}, false, true};
   }
   return set;
 }

@@ -12,6 +12,7 @@ struct CharacterSet {
   std::string items;                // what stands between brackets
   std::vector<std::string> others;  // expressions that match one character each
   bool negated = false;
+  bool cased = false;  // it may hold one case of a letter and lack the other
 
   // An expression that matches one character of the set.
   [[nodiscard]] std::string expression() const;

@@ -111,7 +111,7 @@ class Translator {
   bool code_escape(char letter, char32_t& code);
   char32_t hex_code(std::size_t most, std::size_t least);
   CharacterSet property(char letter, bool in_brackets);
-  CharacterSet character_class(int depth);
+  CharacterSet character_class(int depth, bool nested = false);
   void class_item(CharacterSet& set, int depth);
   bool class_escape(CharacterSet& set, char32_t& code);
   void class_range(CharacterSet& set, char32_t low);
@@ -294,6 +294,10 @@ void Translator::quantifiers(std::size_t begin) {
       const auto found = interval();
       if (!found) return;
       quantifier = *found;
+      // Oniguruma leaves such a loop at its first empty turn, PCRE2 goes on to the count.
+      const bool loop = quantifier.ends_with(",}") && !quantifier.starts_with("{0") && !quantifier.starts_with("{1,");
+      if (loop && out_.back() == ')' && pcre2_may_match_nothing(std::string_view(out_).substr(begin)))
+        refuse("a group that may be empty, twice and more");
       // A lazy {n} is an optional one instead, which the next turn writes.
       if (quantifier.find(',') != std::string::npos && take("?")) quantifier += '?';
     } else {
@@ -400,9 +404,12 @@ void Translator::escape() {
     case 'P': return emit_expression(property(c, false).expression());
     case 'b': return emit_expression(fmt::format("(?:(?<=[{0}])(?![{0}])|(?<![{0}])(?=[{0}]))", word));
     case 'B': return emit_expression(fmt::format("(?:(?<=[{0}])(?=[{0}])|(?<![{0}])(?![{0}]))", word));
+    case 'Z':
+      if (out_.empty() && !at_end())
+        refuse("\\Z before more of a pattern");  // where Oniguruma searches at the end alone
+      return emit_expression("\\Z");
     case 'A':
     case 'z':
-    case 'Z':
     case 'G':
     case 'K':
     case 'X':
@@ -481,6 +488,8 @@ void Translator::class_range(CharacterSet& set, char32_t low) {
   }
   if (high < low) refuse("a range whose end is below its start");
   if (options_.ignore_case && folds_to_many(low, high)) refuse("a character that folds to several under (?i)");
+  set.cased =
+      set.cased || high != low || (low < 0x80 ? std::isalpha(static_cast<int>(low)) != 0 : is_word_character(low));
   set.items += literal(low);
   if (high != low) set.items.append("-").append(literal(high));
   // A dash behind a range stands for itself.
@@ -492,7 +501,7 @@ void Translator::class_range(CharacterSet& set, char32_t low) {
 
 void Translator::class_item(CharacterSet& set, int depth) {
   if (posix_bracket(set)) return;
-  if (take("[")) return set.unite(character_class(depth + 1));
+  if (take("[")) return set.unite(character_class(depth + 1, true));
   char32_t code = 0;
   if (peek() != '\\') {
     code = take_character();
@@ -506,25 +515,32 @@ void Translator::class_item(CharacterSet& set, int depth) {
   class_range(set, code);
 }
 
-// Behind the '['. Intersections bind less than everything else.
-CharacterSet Translator::character_class(int depth) {
+// Behind the '['. Intersections bind less than everything else. Under (?i) a whole class gets the other cases of its
+// letters at the end: PCRE2 gives them to each part, which is the same for all sets but the two that are refused.
+CharacterSet Translator::character_class(int depth, bool nested) {
   if (depth > kMaxDepth) refuse(fmt::format("nesting deeper than {}", kMaxDepth));
   const bool negated = take("^");
   std::string required;  // lookaheads for all but the last part of an intersection
+  int cased_parts = 0;
   CharacterSet set;
   if (peek() == ']' && pattern_.find(']', at_ + 1) != std::string_view::npos) class_item(set, depth);
   while (peek() != ']') {
     if (at_end()) refuse("a class without an end");
     if (take("&&")) {
       required += fmt::format("(?={})", set.expression());
+      cased_parts += set.cased ? 1 : 0;
       set = {};
     } else {
       class_item(set, depth);
     }
   }
   ++at_;
+  cased_parts += set.cased ? 1 : 0;
+  if (options_.ignore_case && cased_parts > 1) refuse("an intersection of classes with letters under (?i)");
+  if (options_.ignore_case && cased_parts > 0 && nested && negated) refuse("a negated class in another under (?i)");
   if (!required.empty()) set = {"", {fmt::format("(?:{}{})", required, set.expression())}, false};
   set.negated = negated;
+  set.cased = cased_parts > 0;
   return set;
 }
 

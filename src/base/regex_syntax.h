@@ -12,5 +12,7 @@ std::string translate_regex(std::string_view pattern, const std::string& where);
 
 // Whether PCRE2 compiles this in the mode above.
 bool pcre2_accepts(std::string_view pattern);
+// Whether a part of a pattern may match the empty text, as far as PCRE2 can tell of it alone.
+bool pcre2_may_match_nothing(std::string_view pattern);
 
 }  // namespace metal_marlin

@@ -76,6 +76,9 @@ struct EvaluationText {
 };
 
 EvaluationText read_evaluation_text(const Flags& flags) {
+  if (flags.options.calibration == flags.evaluation && !std::filesystem::is_regular_file(flags.evaluation))
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("--evaluate and --calibration: both are {}, which can be read once", flags.evaluation));
   Sources text;
   text.add(flags.evaluation);
   text.refuse(flags.destination);

@@ -19,7 +19,7 @@ struct Flags {
 };
 
 void run(const Flags& flags) {
-  const auto tokenizer = Tokenizer::load(flags.model);
+  const auto tokenizer = Tokenizer::load(flags.model, print_notice);
   if (flags.decode) {
     const std::string text = tokenizer->decode(read_ids(flags.file), false);
     if (flags.json) {

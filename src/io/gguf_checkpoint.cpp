@@ -89,8 +89,10 @@ class GgufCheckpoint final : public Checkpoint {
       if (!hf_name)
         throw Error(ErrorCode::kUnsupported,
                     fmt::format("{}: tensor {} is not one that the architecture has", files_[name], name));
-      weights_.push_back(describe(*hf_name, tensor));
-      sources_.emplace(*hf_name, Source{&tensor, files_[name]});
+      for (auto& [weight, part] : gguf_weights(gguf_, *hf_name, tensor)) {
+        weights_.push_back(describe(weight, part));
+        sources_.emplace(weight, Source{std::move(part), files_[name]});
+      }
       lossy += !gguf_dense_type(tensor.type) && !gguf_packed_spec(tensor.type) ? 1 : 0;
     }
     add_zero_biases();
@@ -137,7 +139,7 @@ class GgufCheckpoint final : public Checkpoint {
   [[nodiscard]] Weight read(const std::string& name, ThreadPool& pool) const override {
     const auto found = sources_.find(name);
     if (found == sources_.end()) return zeros(find(name)->shape);
-    const GgufTensor& tensor = *found->second.tensor;
+    const GgufTensor& tensor = found->second.tensor;
     RowMap map;
     if (gguf_permutes(config_, name)) {
       map = [dim = config_.at("head_dim").get<std::int64_t>()](std::int64_t row) { return gguf_rope_row(row, dim); };
@@ -148,7 +150,7 @@ class GgufCheckpoint final : public Checkpoint {
   }
 
   struct Source {
-    const GgufTensor* tensor;
+    GgufTensor tensor;  // whose bytes are the file's
     std::string file;
   };
 
@@ -161,7 +163,7 @@ class GgufCheckpoint final : public Checkpoint {
           const std::string name = fmt::format("model.layers.{}.{}", layer, module);
           const auto matrix = sources_.find(name + ".weight");
           if (matrix == sources_.end() || sources_.contains(name + ".bias")) continue;
-          const Shape shape{matrix->second.tensor->shape.front()};
+          const Shape shape{matrix->second.tensor.shape.front()};
           weights_.push_back({name + ".bias", shape, DType::kF32, std::nullopt, 0, "zeros"});
         }
       }

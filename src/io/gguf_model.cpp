@@ -56,12 +56,16 @@ constexpr std::array<std::string_view, 23> kUsed{"context_length",
                                                  "rope.scaling.finetuned",  // tells how the model was trained
                                                  "tensor_data_layout"};     // of the file that this one was made of
 
+// The same of mixtures of experts.
+constexpr std::array<std::string_view, 3> kUsedOfExperts{"expert_count", "expert_used_count",
+                                                         "expert_feed_forward_length"};
+
 // Keys that ask for nothing when they have one value.
 struct NeutralKey {
   std::string_view key;
   double value;
 };
-constexpr std::array<NeutralKey, 16> kNeutral{{{"expert_count", 0},
+constexpr std::array<NeutralKey, 23> kNeutral{{{"expert_count", 0},
                                                {"expert_used_count", 0},
                                                {"attention.sliding_window", 0},
                                                {"attention.causal", 1},
@@ -76,7 +80,14 @@ constexpr std::array<NeutralKey, 16> kNeutral{{{"expert_count", 0},
                                                {"attn_logit_softcapping", 0},
                                                {"rope.scaling.yarn_log_multiplier", 0},
                                                {"nextn_predict_layers", 0},
-                                               {"leading_dense_block_count", 0}}};
+                                               {"leading_dense_block_count", 0},
+                                               {"expert_shared_count", 0},
+                                               {"expert_shared_feed_forward_length", 0},
+                                               {"expert_group_count", 0},
+                                               {"expert_gating_func", 1},  // softmax
+                                               {"expert_weights_norm", 1},
+                                               {"expert_weights_scale", 0},
+                                               {"expert_weights_scale", 1}}};
 
 double as_number(const GgufValue& value) {
   if (const auto* const truth = std::get_if<bool>(&value)) return *truth ? 1 : 0;
@@ -96,9 +107,14 @@ void check_keys(const Gguf& gguf, const std::string& architecture) {
     if (!own && !key.starts_with("adapter.") && !key.starts_with("rope.")) continue;
     const std::string rest = own ? key.substr(architecture.size() + 1) : key;
     if (own && std::find(kUsed.begin(), kUsed.end(), rest) != kUsed.end()) continue;
-    const auto* const neutral =
-        std::find_if(kNeutral.begin(), kNeutral.end(), [&](const NeutralKey& known) { return known.key == rest; });
-    if (own && neutral != kNeutral.end() && as_number(value) == neutral->value) continue;
+    if (own && architecture == "qwen3moe" &&
+        std::find(kUsedOfExperts.begin(), kUsedOfExperts.end(), rest) != kUsedOfExperts.end())
+      continue;
+    const double number = as_number(value);
+    const bool neutral = std::any_of(kNeutral.begin(), kNeutral.end(), [&](const NeutralKey& known) {
+      return known.key == rest && known.value == number;
+    });
+    if (own && neutral) continue;
     throw Error(ErrorCode::kUnsupported,
                 fmt::format("{}: key {} asks for something that is not implemented", gguf.where, key));
   }
@@ -207,17 +223,45 @@ bool has_any(const Gguf& gguf, std::initializer_list<std::string_view> endings) 
 
 }  // namespace
 
+namespace {
+
+struct Architecture {
+  std::string_view name;  // of the file
+  std::string_view model_type;
+  std::string_view class_name;
+};
+constexpr std::array<Architecture, 3> kArchitectures{{{"llama", "llama", "LlamaForCausalLM"},
+                                                      {"qwen3", "qwen3", "Qwen3ForCausalLM"},
+                                                      {"qwen3moe", "qwen3_moe", "Qwen3MoeForCausalLM"}}};
+
+const Architecture& architecture_of(const Gguf& gguf) {
+  const auto name = gguf.string("general.architecture");
+  if (!name) throw Error(ErrorCode::kNotFound, fmt::format("{}: key general.architecture is missing", gguf.where));
+  const auto* const found = std::find_if(kArchitectures.begin(), kArchitectures.end(),
+                                         [&](const Architecture& known) { return known.name == *name; });
+  if (found != kArchitectures.end()) return *found;
+  throw Error(
+      ErrorCode::kUnsupported,
+      fmt::format("{}: architecture {} is not one we implement; known: llama, qwen3, qwen3moe", gguf.where, *name));
+}
+
+// As llama.cpp runs them: all layers have experts, whose weights add up to 1.
+void add_experts(const Keys& keys, Json& config) {
+  const std::int64_t used = keys.integer("expert_used_count");
+  config["num_experts"] = keys.integer("expert_count");
+  config["num_experts_per_tok"] = used;
+  config["moe_intermediate_size"] =
+      keys.find("expert_feed_forward_length").value_or(used > 0 ? keys.integer("feed_forward_length") / used : 0);
+  config["norm_topk_prob"] = true;
+}
+
+}  // namespace
+
 Json gguf_config_json(const Gguf& gguf) {
-  const auto found = gguf.string("general.architecture");
-  if (!found) throw Error(ErrorCode::kNotFound, fmt::format("{}: key general.architecture is missing", gguf.where));
-  const std::string architecture(*found);
-  if (architecture != "llama" && architecture != "qwen3") {
-    throw Error(ErrorCode::kUnsupported, fmt::format("{}: architecture {} is not one we implement; known: llama, qwen3",
-                                                     gguf.where, architecture));
-  }
+  const Architecture& kind = architecture_of(gguf);
+  const std::string architecture(kind.name);
   const Keys keys(gguf, architecture);
   check_keys(gguf, architecture);
-  const bool qwen3 = architecture == "qwen3";
   const std::int64_t heads = keys.integer("attention.head_count");
   const std::int64_t hidden = keys.integer("embedding_length");
   const std::int64_t head_dim = keys.find("attention.key_length").value_or(heads > 0 ? hidden / heads : 0);
@@ -231,8 +275,8 @@ Json gguf_config_json(const Gguf& gguf) {
                                  ? embedding->second.shape.front()
                                  : keys.integer("vocab_size");
   Json config = {
-      {"architectures", Json::array({qwen3 ? "Qwen3ForCausalLM" : "LlamaForCausalLM"})},
-      {"model_type", architecture},
+      {"architectures", Json::array({kind.class_name})},
+      {"model_type", kind.model_type},
       {"vocab_size", vocab},
       {"hidden_size", hidden},
       {"intermediate_size", keys.integer("feed_forward_length")},
@@ -248,6 +292,7 @@ Json gguf_config_json(const Gguf& gguf) {
       {"mlp_bias", has_any(gguf, {".ffn_gate.bias", ".ffn_up.bias", ".ffn_down.bias"})},
       {"rope_parameters", rope_parameters(gguf, keys, head_dim)},
       {"dtype", "float16"}};
+  if (architecture == "qwen3moe") add_experts(keys, config);
   Json ends = Json::array();
   for (const char* const key :
        {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}) {
@@ -266,17 +311,22 @@ bool is_gguf_side_tensor(const std::string& name) {
 std::optional<std::string> gguf_tensor_name(const std::string& name) {
   static constexpr std::array<std::array<std::string_view, 2>, 3> kTop{
       {{"token_embd.", "model.embed_tokens."}, {"output_norm.", "model.norm."}, {"output.", "lm_head."}}};
-  static constexpr std::array<std::array<std::string_view, 2>, 11> kLayer{{{"attn_norm.", "input_layernorm."},
-                                                                           {"attn_q.", "self_attn.q_proj."},
-                                                                           {"attn_k.", "self_attn.k_proj."},
-                                                                           {"attn_v.", "self_attn.v_proj."},
-                                                                           {"attn_output.", "self_attn.o_proj."},
-                                                                           {"attn_q_norm.", "self_attn.q_norm."},
-                                                                           {"attn_k_norm.", "self_attn.k_norm."},
-                                                                           {"ffn_norm.", "post_attention_layernorm."},
-                                                                           {"ffn_gate.", "mlp.gate_proj."},
-                                                                           {"ffn_up.", "mlp.up_proj."},
-                                                                           {"ffn_down.", "mlp.down_proj."}}};
+  static constexpr std::array<std::array<std::string_view, 2>, 15> kLayer{
+      {{"attn_norm.", "input_layernorm."},
+       {"attn_q.", "self_attn.q_proj."},
+       {"attn_k.", "self_attn.k_proj."},
+       {"attn_v.", "self_attn.v_proj."},
+       {"attn_output.", "self_attn.o_proj."},
+       {"attn_q_norm.", "self_attn.q_norm."},
+       {"attn_k_norm.", "self_attn.k_norm."},
+       {"ffn_norm.", "post_attention_layernorm."},
+       {"ffn_gate.", "mlp.gate_proj."},
+       {"ffn_up.", "mlp.up_proj."},
+       {"ffn_down.", "mlp.down_proj."},
+       {"ffn_gate_inp.", "mlp.gate."},
+       {"ffn_gate_exps.", "mlp.experts.*.gate_proj."},
+       {"ffn_up_exps.", "mlp.experts.*.up_proj."},
+       {"ffn_down_exps.", "mlp.experts.*.down_proj."}}};
   for (const auto& [from, to] : kTop) {
     if (name.starts_with(from)) return std::string(to) + name.substr(from.size());
   }
@@ -291,6 +341,23 @@ std::optional<std::string> gguf_tensor_name(const std::string& name) {
     }
   }
   return std::nullopt;
+}
+
+std::vector<std::pair<std::string, GgufTensor>> gguf_weights(const Gguf& gguf, const std::string& hf_name,
+                                                             const GgufTensor& tensor) {
+  const std::size_t star = hf_name.find('*');
+  if (star == std::string::npos) return {{hf_name, tensor}};
+  const std::int64_t experts = gguf.integer("qwen3moe.expert_count").value_or(0);
+  if (tensor.shape.size() != 3 || tensor.shape[0] != experts || tensor.bytes.empty())
+    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: tensor {}: shape {}, expected matrices of {} experts",
+                                                     gguf.where, hf_name, shape_text(tensor.shape), experts));
+  const std::size_t bytes = tensor.bytes.size() / static_cast<std::size_t>(experts);
+  std::vector<std::pair<std::string, GgufTensor>> out;
+  for (std::size_t i = 0; i < static_cast<std::size_t>(experts); ++i)
+    out.emplace_back(
+        fmt::format("{}{}{}", hf_name.substr(0, star), i, hf_name.substr(star + 1)),
+        GgufTensor{tensor.type, {tensor.shape[1], tensor.shape[2]}, tensor.bytes.subspan(i * bytes, bytes)});
+  return out;
 }
 
 bool gguf_permutes(const Json& config, const std::string& name) {

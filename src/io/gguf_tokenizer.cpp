@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <nlohmann/json.hpp>
 #include <unordered_map>
 #include <unordered_set>
@@ -308,11 +309,73 @@ Ends fill_stages(const Gguf& gguf, std::string_view model, const Tokens& tokens,
 
 }  // namespace
 
+namespace {
+
+// What is read, here and for the model's configuration.
+constexpr std::array<std::string_view, 20> kUsedKeys{"ggml.model",
+                                                     "ggml.pre",
+                                                     "ggml.tokens",
+                                                     "ggml.token_type",
+                                                     "ggml.scores",
+                                                     "ggml.merges",
+                                                     "ggml.bos_token_id",
+                                                     "ggml.eos_token_id",
+                                                     "ggml.eot_token_id",
+                                                     "ggml.eom_token_id",
+                                                     "ggml.unknown_token_id",
+                                                     "ggml.seperator_token_id",
+                                                     "ggml.padding_token_id",
+                                                     "ggml.add_bos_token",
+                                                     "ggml.add_eos_token",
+                                                     "ggml.add_space_prefix",
+                                                     "ggml.remove_extra_whitespaces",
+                                                     "ggml.precompiled_charsmap",
+                                                     "ggml.normalizer.lowercase",
+                                                     "ggml.normalizer.strip_accents"};
+// Tokens that a text is not given by itself (of two texts, of infilling, of heads for other tasks), and the same
+// tokenizer once more in the form of another program.
+constexpr std::array<std::string_view, 19> kHarmlessKeys{"ggml.cls_token_id",
+                                                         "ggml.mask_token_id",
+                                                         "ggml.add_sep_token",
+                                                         "ggml.token_type_count",
+                                                         "ggml.prefix_token_id",
+                                                         "ggml.suffix_token_id",
+                                                         "ggml.middle_token_id",
+                                                         "ggml.fim_pre_token_id",
+                                                         "ggml.fim_suf_token_id",
+                                                         "ggml.fim_mid_token_id",
+                                                         "ggml.fim_pad_token_id",
+                                                         "ggml.fim_rep_token_id",
+                                                         "ggml.fim_sep_token_id",
+                                                         "ggml.separator_token_id",
+                                                         "ggml.suppress_tokens",
+                                                         "huggingface.json",
+                                                         "rwkv.world",
+                                                         "ggml.version",
+                                                         "ggml.hf_json"};
+
+// \throws Error (kUnsupported) naming a key of tokenizers that is neither used nor known to change nothing.
+void check_keys_of_tokenizer(const Gguf& gguf) {
+  constexpr std::string_view kPrefix = "tokenizer.";
+  for (const auto& [key, value] : gguf.values) {
+    if (!key.starts_with(kPrefix) || key.starts_with("tokenizer.chat_template")) continue;
+    const auto holds = [rest = std::string_view(key).substr(kPrefix.size())](const auto& keys) {
+      return std::find(keys.begin(), keys.end(), rest) != keys.end();
+    };
+    if (holds(kUsedKeys) || holds(kHarmlessKeys)) continue;
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("{}: key {} asks for something that is not implemented", gguf.where, key));
+  }
+}
+
+}  // namespace
+
 Json gguf_tokenizer_json(const Gguf& gguf) {
   const auto model = gguf.string("tokenizer.ggml.model");
   if (!model || *model == "none" || *model == "no_vocab") {
     throw Error(ErrorCode::kNotFound, fmt::format("{}: the model has no tokenizer", gguf.where));
   }
+  check_keys_of_tokenizer(gguf);
   const Tokens tokens = read_tokens(gguf);
   Json out = {{"version", "1.0"},      {"truncation", nullptr},    {"padding", nullptr},
               {"normalizer", nullptr}, {"pre_tokenizer", nullptr}, {"added_tokens", Json::array()}};

@@ -70,8 +70,7 @@ class HfCheckpoint final : public Checkpoint {
 
   // By what the configuration says.
   std::vector<StoredWeight> stored_weights() {
-    const std::string config_file = (folder_.path / "config.json").string();
-    const JsonObject config(folder_.config, config_file);
+    const JsonObject config(folder_.config, (folder_.path / "config.json").string());
     const char* const own = config.has("quantization") ? "quantization" : "quantization_config";
     if (!config.has(own) && folder_.quantize_config.is_null()) return {};
     const JsonObject json = config.has(own)
@@ -105,8 +104,7 @@ class HfCheckpoint final : public Checkpoint {
 
 }  // namespace
 
-HfFolder::HfFolder(const std::filesystem::path& folder)
-    : path(folder), config(read_json_file(file_in(folder, "config.json"))) {
+HfFolder::HfFolder(const std::filesystem::path& folder) : path(folder), config(read_json_file(config_file(folder))) {
   if (has_file(path, "generation_config.json"))
     generation_config = read_json_file(file_in(path, "generation_config.json"));
   for (const char* const name : {"quantize_config.json", "quant_config.json"}) {

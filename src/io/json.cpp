@@ -15,7 +15,7 @@ Json parse_json(std::string_view text, const std::string& where) {
   try {
     return Json::parse(text.begin(), text.end());
   } catch (const Json::exception& error) {
-    refuse_foreign(std::as_bytes(std::span(text)), where);
+    refuse_foreign(std::as_bytes(std::span(text)), where, true);
     throw Error(ErrorCode::kCorruptFile, fmt::format("{}: not valid JSON: {}", where, error.what()));
   }
 }

@@ -85,6 +85,17 @@ std::vector<std::string> names_in(const fs::path& folder) {
   missing(folder.string(), fmt::format("no {} and no shards of it", kSingle));
 }
 
+bool has_adapter(const std::vector<std::string>& names) {
+  return std::find(names.begin(), names.end(), "adapter_config.json") != names.end();
+}
+
+[[noreturn]] void refuse_adapter(const fs::path& folder) {
+  throw Error(ErrorCode::kUnsupported,
+              fmt::format("{}: holds an adapter (adapter_config.json), which is not applied; merge it into its model "
+                          "first",
+                          folder.string()));
+}
+
 // The first whole set of numbered parts, or nothing; which part a set lacks.
 std::vector<std::string> whole_set(const std::vector<std::string>& names, std::string& lacks) {
   const std::set<std::string> there(names.begin(), names.end());
@@ -122,7 +133,9 @@ void check_lies_in(const fs::path& folder, const fs::path& path) {
   const auto blobs = hub_blobs(home);
   if (blobs && begins_with(target, *blobs)) return;
   throw Error(ErrorCode::kCorruptFile,
-              fmt::format("{}: leaves the folder: links out of it, to {}", path.string(), target.string()));
+              fmt::format("{}: leaves the folder: links out of it, to {}; copy the file into the folder, or name the "
+                          "folder that it lies in",
+                          path.string(), target.string()));
 }
 
 fs::path file_in(const fs::path& folder, const std::string& name) {
@@ -131,6 +144,18 @@ fs::path file_in(const fs::path& folder, const std::string& name) {
     throw Error(ErrorCode::kCorruptFile, fmt::format("{}: file name {} leaves the folder", folder.string(), name));
   check_lies_in(folder, folder / name);
   return folder / name;
+}
+
+fs::path config_file(const fs::path& folder) {
+  if (has_file(folder, "config.json")) return file_in(folder, "config.json");
+  const std::vector<std::string> names = names_in(folder);
+  if (has_adapter(names)) refuse_adapter(folder);
+  const auto gguf = std::find_if(names.begin(), names.end(), [](const auto& name) { return name.ends_with(".gguf"); });
+  if (gguf != names.end())
+    missing(folder.string(), fmt::format("holds GGUF files: name one of them, such as {}", *gguf));
+  if (std::find(names.begin(), names.end(), "params.json") != names.end())
+    missing(folder.string(), "holds params.json, another form of models; expected config.json as transformers has it");
+  missing(folder.string(), "no config.json: not a model's folder");
 }
 
 fs::path first_part(const fs::path& path) {
@@ -181,6 +206,7 @@ std::vector<fs::path> weight_files(const fs::path& folder) {
     if (files.empty() && lacks.empty()) {
       std::copy_if(names.begin(), names.end(), std::back_inserter(files),
                    [](const std::string& name) { return name.ends_with(".safetensors"); });
+      if (files.size() == 1 && files[0].starts_with("adapter_model")) refuse_adapter(folder);
       if (files.size() > 1)
         missing(folder.string(),
                 fmt::format("holds {} safetensors files that are no parts of one model, such as {} and "

@@ -7,6 +7,8 @@
 
 namespace metal_marlin {
 
+// The folder's config.json. \throws Error saying what the folder holds instead.
+std::filesystem::path config_file(const std::filesystem::path& folder);
 // \throws Error (kCorruptFile) when links lead a path out of a folder, other than to where a hub's cache keeps files.
 void check_lies_in(const std::filesystem::path& folder, const std::filesystem::path& path);
 // A file of a folder. Links may lead to other places in the folder, or where a hub's cache keeps its files.

@@ -9,6 +9,7 @@
 #include <limits>
 #include <optional>
 
+#include "io/file_kind.h"
 #include "io/model_folder.h"
 #include "io/onnx.pb.h"
 #include "metal_marlin/error.h"
@@ -247,6 +248,7 @@ void OnnxFile::read(std::span<const std::byte> bytes, const std::filesystem::pat
   onnx::Model model;
   if (bytes.size() > static_cast<std::size_t>(std::numeric_limits<int>::max()) ||
       !model.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())) || !model.has_graph()) {
+    refuse_foreign(bytes, where);
     throw Error(ErrorCode::kCorruptFile, fmt::format("{}: no ONNX model", where));
   }
   Reader(*this, folder, where).read(model.graph());

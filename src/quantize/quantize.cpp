@@ -181,7 +181,7 @@ class Quantizer {
   }
 
   std::vector<TokenId> calibration_tokens() {
-    const auto tokenizer = tokenizer_of(*checkpoint_);
+    const auto tokenizer = tokenizer_of(*checkpoint_, options_.notice);
     if (!tokenizer) throw Error(ErrorCode::kNotFound, fmt::format("{}: the model has no tokenizer", source_.string()));
     std::vector<TokenId> ids = tokenizer->encode(read_text_file(options_.calibration));
     if (ids.empty())

@@ -157,8 +157,9 @@ WeightQuantizer::Result WeightQuantizer::quantize(const Job& job, const HessianS
     if (stats.squared_weight > 0) out.report.relative_error = std::sqrt(stats.squared_error / stats.squared_weight);
     refuse_overflow(out.matrix.view(), out.report, stats);
   } catch (const Error& error) {
-    throw Error(error.code(),
-                fmt::format("{}: tensor {}: {}", checkpoint_.where(job.info->name), job.info->name, error.what()));
+    const std::string where = fmt::format("{}: tensor {}: ", checkpoint_.where(job.info->name), job.info->name);
+    if (std::string_view(error.what()).starts_with(where)) throw;
+    throw Error(error.code(), where + error.what());
   }
   out.report.rotation = job.input_rotation();
   out.report.rotation_folded = job.folded_rotation != 0;

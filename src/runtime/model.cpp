@@ -11,18 +11,21 @@
 #include "models/architectures.h"
 #include "models/consumed.h"
 #include "runtime/model_impl.h"
+#include "tokenizer/tokenizer_config.h"
 
 namespace metal_marlin {
-std::shared_ptr<const Tokenizer> tokenizer_of(const Checkpoint& checkpoint) {
-  const std::string* json = nullptr;
-  std::string_view config;
+std::shared_ptr<const Tokenizer> tokenizer_of(const Checkpoint& checkpoint, const Tokenizer::Notice& notice) {
   const auto files = checkpoint.tokenizer_files();
-  for (const auto& [name, text] : files) {
-    if (name == "tokenizer.json") json = &text;
-    if (name == "tokenizer_config.json") config = text;
-  }
-  if (json == nullptr) return nullptr;
-  return Tokenizer::from_json(*json, checkpoint.where() + "/tokenizer.json", config);
+  const auto text_of = [&](std::string_view wanted) -> std::string_view {
+    const auto found = std::find_if(files.begin(), files.end(), [&](const auto& file) { return file.first == wanted; });
+    return found == files.end() ? std::string_view() : found->second;
+  };
+  const std::string_view json = text_of("tokenizer.json");
+  if (json.empty()) return nullptr;
+  const std::string where = checkpoint.where() + "/tokenizer.json";
+  const std::string config = join_tokenizer_config(text_of("tokenizer_config.json"), text_of("special_tokens_map.json"),
+                                                   text_of("added_tokens.json"), where);
+  return Tokenizer::from_json(json, where, config, notice);
 }
 
 Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -62,7 +65,7 @@ std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, cons
   impl->cache_page_bytes = memory.cache_page;
   impl->prepared = impl->backend->prepare(impl->plan, *checkpoint,
                                           {options.exact ? Activations::kF32 : Activations::kInt8, options.progress});
-  impl->tokenizer = tokenizer_of(*checkpoint);
+  impl->tokenizer = tokenizer_of(*checkpoint, options.notice);
   impl->info = {impl->config.model_type,
                 checkpoint->kind(),
                 impl->config.vocab,

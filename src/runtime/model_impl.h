@@ -21,6 +21,6 @@ struct Model::Impl {
 };
 
 // A model's tokenizer; null: it has none.
-std::shared_ptr<const Tokenizer> tokenizer_of(const Checkpoint& checkpoint);
+std::shared_ptr<const Tokenizer> tokenizer_of(const Checkpoint& checkpoint, const Tokenizer::Notice& notice = {});
 
 }  // namespace metal_marlin

@@ -93,7 +93,7 @@ void AddedTokenMatcher::split(std::string_view text, std::size_t head, bool pars
     if (token->lstrip) begin = std::max(done, trim_end(text.substr(0, begin)));
     if (token->rstrip) end += leading_space(text.substr(end));
     text_up_to(begin);
-    on_token(token->id);
+    if (begin < end) on_token(token->id);  // nothing is left where the token before has taken its space
     done = end;
   }
   text_up_to(text.size());

@@ -26,8 +26,9 @@ std::string replace_literal(std::string_view text, std::string_view from, std::s
   return out.append(text, done);
 }
 
-// English punctuation without the spaces that splitting put before it.
-std::string clean_up(std::string text) {
+// English punctuation without the spaces that splitting put before it, as one stage or as the whole text has it.
+std::string clean_up(std::string text, bool whole = false) {
+  constexpr std::string_view kStageOnly = " do not";
   constexpr std::array<std::pair<std::string_view, std::string_view>, 11> kRules{{{" .", "."},
                                                                                   {" ?", "?"},
                                                                                   {" !", "!"},
@@ -35,11 +36,13 @@ std::string clean_up(std::string text) {
                                                                                   {" ' ", "'"},
                                                                                   {" n't", "n't"},
                                                                                   {" 'm", "'m"},
-                                                                                  {" do not", " don't"},
+                                                                                  {kStageOnly, " don't"},
                                                                                   {" 's", "'s"},
                                                                                   {" 've", "'ve"},
                                                                                   {" 're", "'re"}}};
-  for (const auto& [from, to] : kRules) text = replace_literal(text, from, to);
+  for (const auto& [from, to] : kRules) {
+    if (!whole || from != kStageOnly) text = replace_literal(text, from, to);
+  }
   return text;
 }
 
@@ -241,6 +244,30 @@ class CtcStage final : public Stage {
   std::string last_;
 };
 
+// A text without spaces before punctuation, by parts that the rules see alone: no rule reaches over a space behind a
+// character other than a space, n or an apostrophe.
+class CleanUpStage final : public Stage {
+ public:
+  using Stage::Stage;
+  void push(std::string token) override {
+    held_ += token;
+    std::size_t cut = held_.rfind(' ');
+    while (cut != std::string::npos && cut > 0 &&
+           std::string_view(" n'").find(held_[cut - 1]) != std::string_view::npos)
+      cut = held_.rfind(' ', cut - 1);
+    if (cut == std::string::npos || cut == 0) return;
+    next().push(clean_up(held_.substr(0, cut), true));
+    held_.erase(0, cut);
+  }
+  void finish() override {
+    next().push(clean_up(std::move(held_), true));
+    Stage::finish();
+  }
+
+ private:
+  std::string held_;
+};
+
 std::unique_ptr<Stream> metaspace_stage(const Decoder::Metaspace& step, std::unique_ptr<Stream> next) {
   return each(
       [&step](const std::string& token, bool first) {
@@ -299,6 +326,7 @@ Decoder::Step Decoder::make(const JsonObject& json) {
 
 std::unique_ptr<Stream> Decoder::stream(std::string& out) const {
   std::unique_ptr<Stream> next = std::make_unique<Sink>(out);
+  if (clean_up_) next = std::make_unique<CleanUpStage>(std::move(next));
   // From here back to the last stage that makes one token of all, stages take that token in parts.
   const auto joins = [](const Step& step) {
     return std::holds_alternative<Fuse>(step) || std::holds_alternative<ByteLevel>(step);

@@ -15,6 +15,8 @@ namespace metal_marlin {
 class Decoder {
  public:
   static Decoder parse(const Json& json, const std::string& where);
+  // Spaces before English punctuation go from the text that the stages make.
+  void clean_up_text() { clean_up_ = true; }
 
   // One text as its tokens arrive. A stage holds back what later tokens may still change.
   class Stream {
@@ -60,6 +62,7 @@ class Decoder {
  private:
   static Step make(const JsonObject& json);
   std::vector<Step> steps_;
+  bool clean_up_ = false;
 };
 
 }  // namespace metal_marlin

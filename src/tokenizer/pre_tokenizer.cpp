@@ -71,7 +71,11 @@ void PreTokenizer::add(const JsonObject& json) {
     if (scheme != "always" && scheme != "never" && scheme != "first") {
       json.wrong("prepend_scheme", "one of always, never, first");
     }
-    if (!json.boolean_or("add_prefix_space", true)) scheme = "never";
+    if (!json.boolean_or("add_prefix_space", true)) {  // the older form
+      if (json.has("prepend_scheme") && scheme != "never")
+        json.wrong("add_prefix_space", "true, as prepend_scheme has it");
+      scheme = "never";
+    }
     steps_.emplace_back(Metaspace{parse_character(json, "replacement"), scheme == "always", scheme == "never",
                                   json.boolean_or("split", true)});
   } else {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <array>
 #include <nlohmann/json.hpp>
 
 #include "metal_marlin/error.h"
@@ -48,6 +49,17 @@ std::vector<std::pair<std::string, std::string>> parse_merges(const JsonObject& 
 }
 
 std::unique_ptr<const TokenModel> parse_bpe(const JsonObject& model) {
+  constexpr std::array<std::string_view, 10> kKeys{"type",
+                                                   "vocab",
+                                                   "merges",
+                                                   "dropout",
+                                                   "unk_token",
+                                                   "continuing_subword_prefix",
+                                                   "end_of_word_suffix",
+                                                   "fuse_unk",
+                                                   "byte_fallback",
+                                                   "ignore_merges"};
+  model.only(kKeys);
   if (model.number_or("dropout", 0) != 0) {
     throw Error(ErrorCode::kUnsupported, model.where() + ": dropout is not supported");
   }
@@ -62,6 +74,8 @@ std::unique_ptr<const TokenModel> parse_bpe(const JsonObject& model) {
 }
 
 std::unique_ptr<const TokenModel> parse_unigram(const JsonObject& model) {
+  constexpr std::array<std::string_view, 4> kKeys{"type", "vocab", "unk_id", "byte_fallback"};
+  model.only(kKeys);
   const Json& list = model.at("vocab");
   if (!list.is_array()) model.wrong("vocab", "an array");
   std::vector<std::pair<std::string, double>> pieces;
@@ -110,11 +124,16 @@ std::unique_ptr<const TokenModel> TokenModel::parse(const JsonObject& json) {
   if (type == "BPE") return parse_bpe(json);
   if (type == "Unigram") return parse_unigram(json);
   if (type == "WordPiece") {
+    constexpr std::array<std::string_view, 5> kKeys{"type", "vocab", "unk_token", "continuing_subword_prefix",
+                                                    "max_input_chars_per_word"};
+    json.only(kKeys);
     return std::make_unique<WordPiece>(parse_vocabulary(json), json.string_or("unk_token", "[UNK]"),
                                        json.string_or("continuing_subword_prefix", "##"),
                                        json.bounded("max_input_chars_per_word", 0, 1 << 20), json.where());
   }
   if (type == "WordLevel") {
+    constexpr std::array<std::string_view, 3> kKeys{"type", "vocab", "unk_token"};
+    json.only(kKeys);
     return std::make_unique<WordLevel>(parse_vocabulary(json), json.string_or("unk_token", "<unk>"), json.where());
   }
   throw Error(ErrorCode::kUnsupported,

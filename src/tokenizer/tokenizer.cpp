@@ -1,8 +1,10 @@
 #include "metal_marlin/tokenizer.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -16,6 +18,7 @@
 #include "io/model_folder.h"
 #include "metal_marlin/error.h"
 #include "tokenizer/added_tokens.h"
+#include "tokenizer/bpe.h"
 #include "tokenizer/decoder.h"
 #include "tokenizer/normalizer.h"
 #include "tokenizer/post_processor.h"
@@ -44,6 +47,7 @@ struct Tokenizer::Impl {
     return found != added_ids.end() ? std::optional(found->second) : model->find(token);
   }
   void add(AddedToken token);
+  void configure(std::string_view config, const std::string& where, const Notice& notice);
   void index(const std::string& where);
   void encode_text(std::string_view text, std::size_t head, bool parse_special, std::vector<TokenId>& out) const;
 };
@@ -99,10 +103,40 @@ void Tokenizer::Impl::encode_text(std::string_view text, std::size_t head, bool 
 Tokenizer::Tokenizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Tokenizer::~Tokenizer() = default;
 
+namespace {
+
+// The library's own: of lengths, which Transformers sets anew for each text.
+void check_top_level(const JsonObject& root, const Tokenizer::Notice& notice) {
+  constexpr std::array<std::string_view, 9> kKeys{"version",        "truncation", "padding",
+                                                  "added_tokens",   "normalizer", "pre_tokenizer",
+                                                  "post_processor", "decoder",    "model"};
+  root.only(kKeys);
+  if (root.string_or("version", "1.0") != "1.0") root.wrong("version", "1.0");
+  for (const char* const key : {"truncation", "padding"}) {
+    if (notice && root.has(key))
+      notice(fmt::format("{}: field {} is not used: texts are neither cut nor padded", root.where(), key));
+  }
+}
+
+}  // namespace
+
+void Tokenizer::Impl::configure(std::string_view config, const std::string& where, const Notice& notice) {
+  const TokenizerConfig extra = parse_tokenizer_config(config, where);
+  for (const AddedToken& token : extra.tokens) add(token);
+  for (const AddedToken& token : extra.named_tokens) {
+    if (!added_ids.contains(token.content)) add(token);
+  }
+  split_specials = extra.split_specials;
+  if (dynamic_cast<const Bpe*>(model.get()) == nullptr ? extra.clean_up : extra.clean_up_bpe) decoder.clean_up_text();
+  if (notice && !extra.unknown.empty())
+    notice(fmt::format("{}: not known here, and not used: {}", where, fmt::join(extra.unknown, ", ")));
+}
+
 std::shared_ptr<const Tokenizer> Tokenizer::from_json(std::string_view text, const std::string& where,
-                                                      std::string_view config) {
+                                                      std::string_view config, const Notice& notice) {
   const Json json = parse_json(text, where);
   const JsonObject root(json, where);
+  check_top_level(root, notice);
   auto impl = std::make_unique<Impl>();
   const Json null;
   const auto field = [&](const char* key) -> const Json& { return root.has(key) ? root.at(key) : null; };
@@ -117,39 +151,50 @@ std::shared_ptr<const Tokenizer> Tokenizer::from_json(std::string_view text, con
       impl->add(parse_added_token(JsonObject(entry, where + ": added_tokens")));
     }
   }
-  if (!config.empty()) {
-    const TokenizerConfig extra = parse_tokenizer_config(config, where + ": tokenizer_config.json");
-    for (const AddedToken& token : extra.tokens) impl->add(token);
-    for (const AddedToken& token : extra.named_tokens) {
-      if (!impl->added_ids.contains(token.content)) impl->add(token);
-    }
-    impl->split_specials = extra.split_specials;
-    const Json ends = extra.ends_json([&](const std::string& token) { return impl->find(token); });
-    if (!ends.is_null()) impl->post_processor = PostProcessor::parse(ends, where + ": tokenizer_config.json");
-  }
+  if (!config.empty()) impl->configure(config, where + ": tokenizer_config.json", notice);
   impl->index(where);
   return std::shared_ptr<const Tokenizer>(new Tokenizer(std::move(impl)));
 }
 
-std::shared_ptr<const Tokenizer> Tokenizer::load(const std::filesystem::path& model) {
-  const auto text_of = [](const MappedFile& file) {
-    return std::string_view(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
-  };
+namespace {
+
+std::string_view text_of(const MappedFile& file) {
+  return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
+}
+
+std::string text_in(const std::filesystem::path& folder, const char* name) {
+  return std::filesystem::exists(folder / name) ? std::string(text_of(MappedFile(file_in(folder, name)))) : "";
+}
+
+// Forms of tokenizers that others read; tokenizer.json says what they leave to the program.
+[[noreturn]] void explain_no_tokenizer(const std::filesystem::path& folder) {
+  const std::string path = (folder / "tokenizer.json").string();
+  for (const char* const other : {"tokenizer.model", "tekken.json", "tiktoken.model", "vocab.json", "vocab.txt"}) {
+    if (!std::filesystem::exists(folder / other)) continue;
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("{}: the folder has its tokenizer as {} alone, which is not read; expected tokenizer.json "
+                            "(load it with transformers and save_pretrained)",
+                            path, other));
+  }
+  throw Error(ErrorCode::kNotFound, fmt::format("{}: the model has no tokenizer", path));
+}
+
+}  // namespace
+
+std::shared_ptr<const Tokenizer> Tokenizer::load(const std::filesystem::path& model, const Notice& notice) {
   if (std::filesystem::is_directory(model)) {
     const auto path = model / "tokenizer.json";
-    if (!std::filesystem::exists(path)) {
-      throw Error(ErrorCode::kNotFound, fmt::format("{}: the model has no tokenizer", path.string()));
-    }
-    const MappedFile file(file_in(model, "tokenizer.json"));
-    const auto config = model / "tokenizer_config.json";
-    if (!std::filesystem::exists(config)) return from_json(text_of(file), path.string());
-    return from_json(text_of(file), path.string(), text_of(MappedFile(file_in(model, "tokenizer_config.json"))));
+    if (!std::filesystem::exists(path)) explain_no_tokenizer(model);
+    const std::string config =
+        join_tokenizer_config(text_in(model, "tokenizer_config.json"), text_in(model, "special_tokens_map.json"),
+                              text_in(model, "added_tokens.json"), path.string());
+    return from_json(text_in(model, "tokenizer.json"), path.string(), config, notice);
   }
   const MappedFile file(first_part(model));
   std::vector<std::byte> turned;
   if (is_big_endian_gguf(file.bytes())) turned = little_endian_gguf(file.bytes(), model.string());
   const Gguf gguf = parse_gguf(turned.empty() ? file.bytes() : turned, model.string());
-  return from_json(gguf_tokenizer_json(gguf).dump(), model.string());
+  return from_json(gguf_tokenizer_json(gguf).dump(), model.string(), {}, notice);
 }
 
 std::vector<TokenId> Tokenizer::encode(std::string_view text, const EncodeOptions& options) const {

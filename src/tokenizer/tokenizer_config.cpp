@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
 #include <charconv>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -11,9 +13,79 @@
 namespace metal_marlin {
 namespace {
 
-// A token given as text or as an object; nothing for null.
-std::optional<AddedToken> parse_named(const Json& json, const std::string& where) {
-  if (json.is_null()) return std::nullopt;
+constexpr std::array<const char*, 7> kNamedTokens{"bos_token", "eos_token", "unk_token", "sep_token",
+                                                  "pad_token", "cls_token", "mask_token"};
+// add_bos_token and add_eos_token are the post_processor's where there is a tokenizer.json, as there is here.
+constexpr std::array<std::string_view, 8> kUsed{
+    "added_tokens_decoder",
+    "additional_special_tokens",
+    "extra_special_tokens",
+    "split_special_tokens",
+    "clean_up_tokenization_spaces",
+    "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
+    "add_bos_token",
+    "add_eos_token"};
+// Who wrote the tokenizer, with what; what templates and processors of other inputs are made of.
+constexpr std::array<std::string_view, 18> kOrigin{"tokenizer_class",
+                                                   "auto_map",
+                                                   "backend",
+                                                   "is_local",
+                                                   "local_files_only",
+                                                   "name_or_path",
+                                                   "tokenizer_file",
+                                                   "vocab_file",
+                                                   "processor_class",
+                                                   "chat_template",
+                                                   "special_tokens_map_file",
+                                                   "init_inputs",
+                                                   "response_schema",
+                                                   "response_template",
+                                                   "device_map",
+                                                   "trust_remote_code",
+                                                   "use_fast",
+                                                   "return_token_type_ids"};
+// Of batches and of texts that are cut: a text is taken alone and whole here.
+constexpr std::array<std::string_view, 14> kBatches{"model_max_length",
+                                                    "max_len",
+                                                    "max_length",
+                                                    "padding",
+                                                    "padding_side",
+                                                    "pad_to_multiple_of",
+                                                    "pad_token_type_id",
+                                                    "truncation",
+                                                    "truncation_side",
+                                                    "truncation_strategy",
+                                                    "stride",
+                                                    "model_input_names",
+                                                    "add_special_tokens",
+                                                    "errors"};
+// How the stages of a tokenizer.json are made, which says them itself.
+constexpr std::array<std::string_view, 17> kStages{"add_prefix_space",
+                                                   "legacy",
+                                                   "legacy_behaviour",
+                                                   "sp_model_kwargs",
+                                                   "spaces_between_special_tokens",
+                                                   "use_default_system_prompt",
+                                                   "do_lower_case",
+                                                   "do_basic_tokenize",
+                                                   "never_split",
+                                                   "strip_accents",
+                                                   "tokenize_chinese_chars",
+                                                   "keep_accents",
+                                                   "remove_space",
+                                                   "trim_offsets",
+                                                   "from_slow",
+                                                   "extra_ids",
+                                                   "fix_mistral_regex"};
+
+bool known(const std::string& key) {
+  const auto holds = [&](const auto& keys) { return std::find(keys.begin(), keys.end(), key) != keys.end(); };
+  return key.ends_with("_token") || holds(kUsed) || holds(kOrigin) || holds(kBatches) || holds(kStages);
+}
+
+// A token given as text or as an object.
+void add_named(const Json& json, const std::string& where, TokenizerConfig& out) {
+  if (json.is_null()) return;
   AddedToken token;
   if (json.is_string()) {
     token.content = json.get<std::string>();
@@ -21,12 +93,42 @@ std::optional<AddedToken> parse_named(const Json& json, const std::string& where
     token = parse_added_token(JsonObject(json, where));
   }
   token.special = true;
-  return token;
+  out.named_tokens.push_back(std::move(token));
+}
+
+// Tokens of names that only this model has, first those given as objects.
+void add_own_names(const OrderedJson& root, const std::string& where, TokenizerConfig& out) {
+  for (const bool objects : {true, false}) {
+    for (const auto& [key, value] : root.items()) {
+      const bool standard = std::find(kNamedTokens.begin(), kNamedTokens.end(), key) != kNamedTokens.end();
+      const bool fits = objects ? value.is_object() && value.contains("__type") : value.is_string();
+      if (fits && !standard && key.ends_with("_token")) add_named(Json(value), where + ": " + key, out);
+    }
+  }
+}
+
+void add_tokens_decoder(const JsonObject& decoder, TokenizerConfig& out) {
+  std::map<std::int64_t, const Json*> by_id;
+  for (const auto& [key, token] : decoder.json().items()) {
+    std::int64_t id = 0;
+    const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), id);
+    if (error != std::errc() || end != key.data() + key.size()) decoder.wrong(key.c_str(), "a token id as its key");
+    by_id[id] = &token;
+  }
+  for (const auto& [id, token] : by_id) out.tokens.push_back(parse_added_token(JsonObject(*token, decoder.where())));
+}
+
+OrderedJson parse_ordered(std::string_view text, const std::string& where) {
+  static_cast<void>(JsonObject(parse_json(text, where), where));
+  return OrderedJson::parse(text.begin(), text.end());
 }
 
 }  // namespace
 
 AddedToken parse_added_token(const JsonObject& json) {
+  constexpr std::array<std::string_view, 8> kKeys{"id",     "content",    "single_word", "lstrip",
+                                                  "rstrip", "normalized", "special",     "__type"};
+  json.only(kKeys);
   AddedToken token;
   token.content = json.string("content");
   token.single_word = json.boolean_or("single_word", false);
@@ -38,54 +140,52 @@ AddedToken parse_added_token(const JsonObject& json) {
 }
 
 TokenizerConfig parse_tokenizer_config(std::string_view text, const std::string& where) {
-  const Json json = parse_json(text, where);
+  const OrderedJson ordered = parse_ordered(text, where);
+  const Json json(ordered);
   const JsonObject root(json, where);
   TokenizerConfig out;
-  if (root.has("added_tokens_decoder")) {
-    const JsonObject decoder = root.object("added_tokens_decoder");
-    std::map<std::int64_t, const Json*> by_id;
-    for (const auto& [key, token] : decoder.json().items()) {
-      std::int64_t id = 0;
-      const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), id);
-      if (error != std::errc() || end != key.data() + key.size()) decoder.wrong(key.c_str(), "a token id as its key");
-      by_id[id] = &token;
-    }
-    for (const auto& [id, token] : by_id) out.tokens.push_back(parse_added_token(JsonObject(*token, decoder.where())));
+  if (root.has("added_tokens_decoder")) add_tokens_decoder(root.object("added_tokens_decoder"), out);
+  for (const char* const key : kNamedTokens) {
+    if (root.has(key)) add_named(root.at(key), where + ": " + key, out);
   }
-  for (const char* const key :
-       {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"}) {
-    if (!root.has(key)) continue;
-    auto token = parse_named(root.at(key), where + ": " + key);
-    if (std::string_view(key) == "bos_token") out.begin = token->content;
-    if (std::string_view(key) == "eos_token") out.end = token->content;
-    out.named_tokens.push_back(std::move(*token));
-  }
-  for (const char* const key : {"additional_special_tokens", "extra_special_tokens"}) {
-    if (!root.has(key)) continue;
-    for (const Json& entry : root.at(key)) {
-      if (auto token = parse_named(entry, where + ": " + key)) out.named_tokens.push_back(std::move(*token));
-    }
+  add_own_names(ordered, where, out);
+  const char* const extra =
+      json.contains("extra_special_tokens") ? "extra_special_tokens" : "additional_special_tokens";
+  if (root.has(extra)) {
+    for (const OrderedJson& entry : ordered.at(extra)) add_named(Json(entry), where + ": " + extra, out);
   }
   out.split_specials = root.boolean_or("split_special_tokens", false);
-  out.says_ends = root.has("add_bos_token") || root.has("add_eos_token");
-  if (!root.boolean_or("add_bos_token", false)) out.begin.reset();
-  if (!root.boolean_or("add_eos_token", false)) out.end.reset();
+  out.clean_up = root.boolean_or("clean_up_tokenization_spaces", false);
+  out.clean_up_bpe =
+      out.clean_up && root.boolean_or("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", false);
+  for (const auto& [key, value] : json.items()) {
+    if (!value.is_null() && !known(key)) out.unknown.push_back(key);
+  }
   return out;
 }
 
-Json TokenizerConfig::ends_json(const std::function<std::optional<TokenId>(const std::string&)>& find) const {
-  if (!says_ends) return nullptr;
-  Json pieces = Json::array();
-  Json special = Json::object();
-  const auto add = [&](const std::optional<std::string>& token) {
-    if (!token) return;
-    pieces.push_back({{"SpecialToken", {{"id", *token}, {"type_id", 0}}}});
-    special[*token] = {{"id", *token}, {"ids", Json::array({find(*token).value_or(0)})}};
-  };
-  add(begin);
-  pieces.push_back({{"Sequence", {{"id", "A"}, {"type_id", 0}}}});
-  add(end);
-  return {{"type", "TemplateProcessing"}, {"single", pieces}, {"special_tokens", special}};
+std::string join_tokenizer_config(std::string_view config, std::string_view special_tokens_map,
+                                  std::string_view added_tokens, const std::string& where) {
+  if (special_tokens_map.empty() && added_tokens.empty()) return std::string(config);
+  OrderedJson root = config.empty() ? OrderedJson::object() : parse_ordered(config, where + ": tokenizer_config.json");
+  if (root.contains("added_tokens_decoder")) return std::string(config);
+  if (!special_tokens_map.empty()) {
+    const OrderedJson map = parse_ordered(special_tokens_map, where + ": special_tokens_map.json");
+    for (const auto& [key, value] : map.items()) root[key] = value;
+  }
+  if (!added_tokens.empty()) {
+    const std::string name = where + ": added_tokens.json";
+    const TokenizerConfig named = parse_tokenizer_config(root.dump(), where + ": special_tokens_map.json");
+    const Json ids = parse_json(added_tokens, name);
+    OrderedJson& decoder = root["added_tokens_decoder"] = OrderedJson::object();
+    for (const auto& [token, id] : JsonObject(ids, name).json().items()) {
+      if (!id.is_number_integer()) JsonObject(ids, name).wrong(token.c_str(), "a token id");
+      const bool special = std::any_of(named.named_tokens.begin(), named.named_tokens.end(),
+                                       [&, &text = token](const AddedToken& other) { return other.content == text; });
+      decoder[id.dump()] = {{"content", token}, {"special", special}, {"normalized", !special}};
+    }
+  }
+  return root.dump();
 }
 
 }  // namespace metal_marlin

@@ -55,6 +55,10 @@ TEST(Regex, WhatCannotBeTranslatedIsNamed) {
   refuse("\\p{InBasicLatin}", "the property InBasicLatin is not supported");
   refuse("(?i)straße", "a character that folds to several under (?i)");
   refuse("(?i)miss", "a character that folds to several under (?i)");
+  refuse("(?i)[a-f&&[b-z]]", "an intersection of classes with letters under (?i)");
+  refuse("(?i)[^[^a]]", "a negated class in another under (?i)");
+  refuse("(?:a|\\N{,2}^){2,}", "a group that may be empty, twice and more");
+  refuse("\\Z\\n", "\\Z before more of a pattern");
   refuse("\\xe9", "a byte of a character");
   refuse("a{3,2}", "an interval whose end is below its start");
   refuse("[b-a]", "a range whose end is below its start");

@@ -20,6 +20,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     });
     for (const auto& entry : gguf.tensors) {
       const GgufTensor& tensor = entry.second;
+      attempt([&] {
+        if (const auto name = gguf_tensor_name(entry.first)) static_cast<void>(gguf_weights(gguf, *name, tensor));
+      });
       if (tensor.bytes.empty() || tensor.shape.empty()) continue;
       const std::int64_t cols = tensor.shape.back();
       std::vector<float> row(static_cast<std::size_t>(cols));

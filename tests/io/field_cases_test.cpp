@@ -17,9 +17,10 @@ struct Case {
 };
 
 // Every token's logits, in the exact mode.
-std::vector<float> logits_of(const std::filesystem::path& path, const std::vector<TokenId>& ids) {
+std::vector<float> logits_of(const std::filesystem::path& path, const std::vector<TokenId>& ids, bool f16 = false) {
   LoadOptions load;
   load.exact = true;
+  load.gguf_to_f16 = f16;
   load.threads = 2;
   Session session(Model::load(path, load), {1, 64, 64, 1});
   std::vector<float> out;
@@ -66,6 +67,16 @@ TEST_P(FieldCase, GivesTheReferencesLogits) {
   const SafetensorsFile expected(folder_ / "expected.safetensors");
   EXPECT_LT(largest_difference(logits_of(folder_ / GetParam().model, ids), read_tensor<float>(expected, "logits")),
             GetParam().bound);
+}
+
+// Experts in every kind of type; the K-quants among them become int8 or f16, whose rounding is all that differs.
+TEST(GgufExperts, GiveTheReferencesLogits) {
+  const auto folder = test_data("field/gguf-experts");
+  const auto ids = read_json_file(folder / "ids.json").get<std::vector<TokenId>>();
+  const SafetensorsFile file(folder / "expected.safetensors");
+  const auto expected = read_tensor<float>(file, "logits");
+  EXPECT_LT(largest_difference(logits_of(folder / "m.gguf", ids, true), expected), 1e-3);
+  EXPECT_LT(largest_difference(logits_of(folder / "m.gguf", ids), expected), 1e-2);
 }
 
 // The same bytes as a file of this machine's order has.

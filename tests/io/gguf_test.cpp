@@ -1,13 +1,17 @@
 #include "io/gguf.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "base/thread_pool.h"
 #include "io/gguf_blocks.h"
+#include "io/gguf_byte_order.h"
 #include "io/gguf_model.h"
+#include "io/gguf_tokenizer.h"
 #include "test_data.h"
 
 namespace metal_marlin {
@@ -65,6 +69,43 @@ TEST_F(GgufBlocks, PackableTypesAreConvertedWithoutLoss) {
   EXPECT_EQ(packed_types, 7);
 }
 
+TEST_F(GgufBlocks, BigEndianFilesHoldTheSameBytes) {
+  const MappedFile file(test_data("gguf_blocks_big_endian.gguf"));
+  ASSERT_TRUE(is_big_endian_gguf(file.bytes()));
+  const std::vector<std::byte> turned = little_endian_gguf(file.bytes(), "big");
+  const Gguf big = parse_gguf(turned, "big");
+  EXPECT_EQ(big.tensors.size(), gguf_.tensors.size() - 2);
+  for (const auto& [name, tensor] : big.tensors) {
+    const GgufTensor& expected = gguf_.tensors.at(name);
+    EXPECT_EQ(tensor.type, expected.type) << name;
+    EXPECT_EQ(tensor.shape, expected.shape) << name;
+    EXPECT_TRUE(std::equal(tensor.bytes.begin(), tensor.bytes.end(), expected.bytes.begin(), expected.bytes.end()))
+        << name;
+  }
+}
+
+TEST(BigEndianGguf, RefusesTypesWhoseOrderIsNotKnown) {
+  for (const std::uint64_t type : {6, 7}) {  // Q5_0, Q5_1
+    std::vector<std::byte> bytes;
+    const auto put = [&](std::uint64_t value, int size) {
+      for (int i = size - 1; i >= 0; --i) bytes.push_back(static_cast<std::byte>(value >> (8 * i)));
+    };
+    put(0x47475546, 4);  // GGUF
+    put(3, 4);
+    put(1, 8);
+    put(0, 8);
+    put(1, 8);
+    put('t', 1);
+    put(1, 4);
+    put(32, 8);
+    put(type, 4);
+    put(0, 8);
+    bytes.resize(64 + 24);
+    expect_error(ErrorCode::kUnsupported, fmt::format("tensor t: type Q5_{} in a big-endian file", type - 6),
+                 [&] { little_endian_gguf(bytes, "x"); });
+  }
+}
+
 std::vector<std::byte> bytes_of(const std::string& text) {
   const auto* const data = reinterpret_cast<const std::byte*>(text.data());
   return {data, data + text.size()};
@@ -87,7 +128,7 @@ TEST(Gguf, BadFilesAreRefusedByName) {
   expect_error(ErrorCode::kCorruptFile, "tensor t: shape", [&] { parse("tensor_overflow"); });
   expect_error(ErrorCode::kCorruptFile, "tensor t appears twice", [&] { parse("twice"); });
   expect_error(ErrorCode::kUnsupported, "tensor t: type 77", [&] { parse("kind"); });
-  expect_error(ErrorCode::kCorruptFile, "magic is not GGUF", [&] { parse_gguf(bytes_of("GGML something"), "x"); });
+  expect_error(ErrorCode::kCorruptFile, "magic is not GGUF", [&] { parse_gguf(bytes_of("GGML \x01\x02"), "x"); });
   expect_error(ErrorCode::kCorruptFile, "x: is a zip archive",
                [&] { parse_gguf(bytes_of("PK\x03\x04 something"), "x"); });
 }
@@ -104,6 +145,8 @@ TEST(Gguf, TensorNamesBecomeHuggingFaceNames) {
   EXPECT_EQ(gguf_tensor_name("blk.0.attn_q_norm.weight"), "model.layers.0.self_attn.q_norm.weight");
   EXPECT_EQ(gguf_tensor_name("output.weight"), "lm_head.weight");
   EXPECT_EQ(gguf_tensor_name("output_norm.weight"), "model.norm.weight");
+  EXPECT_EQ(gguf_tensor_name("blk.3.ffn_gate_inp.weight"), "model.layers.3.mlp.gate.weight");
+  EXPECT_EQ(gguf_tensor_name("blk.3.ffn_down_exps.weight"), "model.layers.3.mlp.experts.*.down_proj.weight");
   EXPECT_EQ(gguf_tensor_name("rope_freqs.weight"), std::nullopt);
 }
 
@@ -184,12 +227,100 @@ TEST(Gguf, KeysThatAskForMoreAreNamed) {
   EXPECT_NO_THROW(gguf_config_json(gguf));
 }
 
+Gguf experts_metadata() {
+  Gguf gguf;
+  gguf.where = "test.gguf";
+  for (const auto& [key, value] : llama_metadata().values)
+    gguf.values[key.starts_with("llama.") ? "qwen3moe." + key.substr(6) : key] = value;
+  gguf.values["general.architecture"] = std::string_view("qwen3moe");
+  gguf.values["qwen3moe.expert_count"] = std::uint64_t{4};
+  gguf.values["qwen3moe.expert_used_count"] = std::uint64_t{2};
+  return gguf;
+}
+
+TEST(GgufExperts, KeysBecomeTheConfiguration) {
+  Gguf gguf = experts_metadata();
+  const Json config = gguf_config_json(gguf);
+  EXPECT_EQ(config["model_type"], "qwen3_moe");
+  EXPECT_EQ(config["num_experts"], 4);
+  EXPECT_EQ(config["num_experts_per_tok"], 2);
+  EXPECT_EQ(config["moe_intermediate_size"], 64);  // a part of feed_forward_length where no key says it
+  EXPECT_EQ(config["norm_topk_prob"], true);
+  gguf.values["qwen3moe.expert_feed_forward_length"] = std::uint64_t{32};
+  gguf.values["qwen3moe.expert_weights_scale"] = 1.0;
+  EXPECT_EQ(gguf_config_json(gguf)["moe_intermediate_size"], 32);
+  for (const auto& [key, value] :
+       std::initializer_list<std::pair<const char*, GgufValue>>{{"qwen3moe.expert_weights_scale", 2.5},
+                                                                {"qwen3moe.expert_gating_func", std::uint64_t{2}},
+                                                                {"qwen3moe.expert_shared_count", std::uint64_t{1}}}) {
+    Gguf other = experts_metadata();
+    other.values[key] = value;
+    expect_error(ErrorCode::kUnsupported, key, [&] { gguf_config_json(other); });
+  }
+}
+
+TEST(GgufExperts, ATensorHoldsAMatrixForEach) {
+  const Gguf gguf = experts_metadata();
+  const std::vector<std::byte> bytes(4 * 2 * 34);
+  const GgufTensor tensor{GgufType::kQ8_0, {4, 2, 32}, bytes};
+  const auto weights = gguf_weights(gguf, "model.layers.0.mlp.experts.*.up_proj.weight", tensor);
+  ASSERT_EQ(weights.size(), 4U);
+  EXPECT_EQ(weights[3].first, "model.layers.0.mlp.experts.3.up_proj.weight");
+  EXPECT_EQ(weights[3].second.shape, (Shape{2, 32}));
+  EXPECT_EQ(weights[3].second.bytes.data(), bytes.data() + static_cast<std::ptrdiff_t>(3 * 2 * 34));
+  for (const Shape& shape : {Shape{3, 2, 32}, Shape{2, 32}, Shape{4, 2, 2, 32}}) {
+    expect_error(ErrorCode::kCorruptFile, "expected matrices of 4 experts", [&] {
+      gguf_weights(gguf, "model.layers.0.mlp.experts.*.up_proj.weight", {GgufType::kQ8_0, shape, bytes});
+    });
+  }
+  expect_error(ErrorCode::kCorruptFile, "expected matrices of 4 experts", [&] {
+    gguf_weights(gguf, "model.layers.0.mlp.experts.*.up_proj.weight", {GgufType::kQ8_0, {4, 0, 32}, {}});
+  });
+}
+
+TEST(GgufTokenizer, KeysThatAskForMoreAreNamed) {
+  const MappedFile file(test_data("tokenizers/add_end.gguf"));
+  Gguf gguf = parse_gguf(file.bytes(), "test.gguf");
+  gguf.values["tokenizer.ggml.fim_pre_token_id"] = std::uint64_t{1};
+  gguf.values["tokenizer.chat_template.tool_use"] = std::string_view("x");
+  EXPECT_NO_THROW(gguf_tokenizer_json(gguf));
+  gguf.values["tokenizer.ggml.something_new"] = true;
+  expect_error(ErrorCode::kUnsupported, "tokenizer.ggml.something_new", [&] { gguf_tokenizer_json(gguf); });
+  gguf.values.erase("tokenizer.ggml.something_new");
+  gguf.values["tokenizer.ggml.pre"] = std::string_view("new-kind");
+  expect_error(ErrorCode::kUnsupported, "tokenizer.ggml.pre is 'new-kind'", [&] { gguf_tokenizer_json(gguf); });
+  gguf.values["tokenizer.ggml.model"] = std::string_view("rwkv");
+  expect_error(ErrorCode::kUnsupported, "tokenizer.ggml.model is 'rwkv'", [&] { gguf_tokenizer_json(gguf); });
+}
+
+// Types of others, by their names.
+TEST(Gguf, TypesThatAreNotReadAreNamed) {
+  MappedFile file(test_data("../fuzz/corpus/gguf/kind"));
+  std::vector<std::byte> bytes(file.bytes().begin(), file.bytes().end());
+  const auto at = std::find(bytes.begin(), bytes.end(), std::byte{77});
+  ASSERT_NE(at, bytes.end());
+  for (const auto& [type, name] : std::initializer_list<std::pair<int, const char*>>{{16, "IQ2_XXS"},
+                                                                                     {17, "IQ2_XS"},
+                                                                                     {18, "IQ3_XXS"},
+                                                                                     {19, "IQ1_S"},
+                                                                                     {21, "IQ3_S"},
+                                                                                     {22, "IQ2_S"},
+                                                                                     {29, "IQ1_M"},
+                                                                                     {34, "TQ1_0"},
+                                                                                     {35, "TQ2_0"},
+                                                                                     {40, "NVFP4"}}) {
+    *at = static_cast<std::byte>(type);
+    expect_error(ErrorCode::kUnsupported, fmt::format("tensor t: type {} ({})", name, type),
+                 [&] { parse_gguf(bytes, "x"); });
+  }
+}
+
 TEST(Gguf, MissingKeysAndUnknownArchitecturesAreNamed) {
   Gguf gguf = llama_metadata();
   gguf.values.erase("llama.block_count");
   expect_error(ErrorCode::kNotFound, "llama.block_count", [&] { gguf_config_json(gguf); });
   gguf.values["general.architecture"] = std::string_view("mamba");
-  expect_error(ErrorCode::kUnsupported, "mamba is not one we implement; known: llama, qwen3",
+  expect_error(ErrorCode::kUnsupported, "mamba is not one we implement; known: llama, qwen3, qwen3moe",
                [&] { gguf_config_json(gguf); });
 }
 

@@ -69,6 +69,21 @@ TEST(ModelFolder, SaysWhatItHoldsInstead) {
   }
 }
 
+// Folders without a config.json, and adapters.
+TEST(ModelFolder, SaysWhatItLacks) {
+  const TemporaryFolder temporary;
+  const fs::path f = temporary.path();
+  expect_error(ErrorCode::kNotFound, "no config.json: not a model's folder", [&] { open_checkpoint(f); });
+  write(f / "params.json");
+  expect_error(ErrorCode::kNotFound, "holds params.json", [&] { open_checkpoint(f); });
+  write(f / "m-Q4_0.gguf");
+  expect_error(ErrorCode::kNotFound, "name one of them, such as m-Q4_0.gguf", [&] { open_checkpoint(f); });
+  write(f / "adapter_config.json");
+  write(f / "adapter_model.safetensors");
+  expect_error(ErrorCode::kUnsupported, "holds an adapter", [&] { open_checkpoint(f); });
+  expect_error(ErrorCode::kUnsupported, "merge it into its model first", [&] { weight_files(f); });
+}
+
 TEST(ModelFolder, NamesDoNotLeaveIt) {
   const TemporaryFolder temporary;
   const fs::path f = temporary.path() / "model";
@@ -82,6 +97,8 @@ TEST(ModelFolder, NamesDoNotLeaveIt) {
   write(temporary.path() / "secret");
   fs::create_symlink("../secret", f / "link");
   expect_error(ErrorCode::kCorruptFile, "links out of it", [&] { file_in(f, "link"); });
+  expect_error(ErrorCode::kCorruptFile, "copy the file into the folder, or name the folder that it lies in",
+               [&] { file_in(f, "link"); });
   fs::create_symlink("a", f / "inner");
   EXPECT_EQ(file_in(f, "inner"), f / "inner");
 }
@@ -112,8 +129,23 @@ TEST(FileKind, TellsTheCause) {
             std::string::npos);
   EXPECT_NE(kind("\n <!DOCTYPE html><html>").find("a web page"), std::string::npos);
   EXPECT_NE(kind(std::string("PK\x03\x04", 4)).find("zip"), std::string::npos);
+  EXPECT_NE(kind("lmgg").find("GGML file from before GGUF"), std::string::npos);
   EXPECT_EQ(kind("{}"), "");
   EXPECT_EQ(kind(""), "");
+}
+
+// Texts are the causes of files that should be none.
+TEST(FileKind, TextsAreNamedWhereNoneIsExpected) {
+  const auto refuse = [](const std::string& text, bool expected) {
+    refuse_foreign(std::as_bytes(std::span(text)), "f", expected);
+  };
+  expect_error(ErrorCode::kCorruptFile, R"(f: is a text that begins '{"error": "none"}', not the file itself)",
+               [&] { refuse("{\"error\": \"none\"}\nmore", false); });
+  expect_error(ErrorCode::kCorruptFile, "f: is empty", [&] { refuse("", false); });
+  expect_error(ErrorCode::kCorruptFile, "f: is a safetensors file",
+               [&] { refuse(std::string("\x40\0\0\0\0\0\0\0{\"a\"", 12), false); });
+  EXPECT_NO_THROW(refuse("{\"error\": 1", true));
+  EXPECT_NO_THROW(refuse(std::string("\x01\x02\x03", 3), false));
 }
 
 // Each of a model's files may be such a thing.
@@ -128,6 +160,9 @@ TEST(FileKind, IsToldWhereItIsFound) {
   write(f / "config.json", "{}");
   expect_error(ErrorCode::kCorruptFile, "model.safetensors: is a Git LFS pointer", [&] { open_checkpoint(f); });
   expect_error(ErrorCode::kCorruptFile, "model.gguf: is a web page", [&] { open_checkpoint(f / "model.gguf"); });
+  write(f / "model.onnx", pointer);
+  expect_error(ErrorCode::kCorruptFile, "model.onnx: is a Git LFS pointer", [&] { open_checkpoint(f / "model.onnx"); });
+  fs::remove(f / "model.onnx");
   expect_error(ErrorCode::kInvalidArgument, "name the folder that holds it",
                [&] { open_checkpoint(f / "model.safetensors"); });
 }

@@ -38,6 +38,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Kind{"ct-int8-asymmetric", "u8"}, Kind{"ct-int8-tensor", "int8"},
                     Kind{"ct-int2-packed-asymmetric", "u2"}, Kind{"ct-int3-packed-asymmetric", "u3"},
                     Kind{"ct-int6-packed-asymmetric", "u6"}, Kind{"ct-int8-packed-asymmetric", "u8"},
+                    Kind{"ct-int5-packed-asymmetric", "u5"}, Kind{"ct-int2-packed", "int2"},
+                    Kind{"ct-int3-packed", "int3"}, Kind{"ct-int5-packed", "int5"}, Kind{"ct-int6-packed", "int6"},
                     Kind{"ct-groups-of-256", "s4"}, Kind{"ct-mxfp4", "mxfp4"}, Kind{"ct-mxfp8", "fp8-e4m3"},
                     Kind{"gptq-2-asymmetric", "u2"}, Kind{"gptq-3", "int3"}, Kind{"gptq-3-asymmetric", "u3"},
                     Kind{"gptq-4-asymmetric", "u4"}, Kind{"gptq-8-asymmetric", "u8"}, Kind{"gptq-v2-called-gptq", "s4"},
@@ -80,6 +82,10 @@ TEST(StoredWeightsRun, UnsignedCodesOfEveryWidth) {
   const TemporaryFolder folder;
   ThreadPool pool(1);
   const auto source = fixture("qwen3-tiny");
+  // Rounding to 8 bits leaves at most this share of a block of 32 activations, when one of them is all of it (127 steps
+  // of uniform errors); it does not depend on the weights. The products, seven a layer and the head, add up as squares.
+  const auto layers = read_json_file(source / "config.json").at("num_hidden_layers").get<double>();
+  const double rounded = std::sqrt(32.0) / 127 / std::sqrt(12.0) * std::sqrt(7 * layers + 1);
   for (const int bits : {2, 3, 4, 5, 6, 8}) {
     const auto target = folder.path() / std::to_string(bits);
     std::filesystem::create_directories(target);
@@ -120,7 +126,7 @@ TEST(StoredWeightsRun, UnsignedCodesOfEveryWidth) {
     write_decoded(target, folder.path() / (std::to_string(bits) + "-decoded"));
     const auto expected = last_logits(folder.path() / (std::to_string(bits) + "-decoded"), true);
     EXPECT_LT(relative_error(last_logits(target, true), expected), 1e-5) << bits;
-    EXPECT_LT(relative_error(last_logits(target, false), expected), 0.05) << bits;
+    EXPECT_LT(relative_error(last_logits(target, false), expected), rounded) << bits;
     EXPECT_LT(relative_error(last_logits(target, true, "msl-host"), expected), 1e-3) << bits;
   }
 }
@@ -154,7 +160,8 @@ TEST(StoredWeightsErrors, NameTheCause) {
     with("fp8-blocks", set(q, "weight_block_size", {16, 16}));
   });
   expect_error(Code::kUnsupported, "field new_thing", [&] { with("ct-int8", set(q, "new_thing", 1)); });
-  expect_error(Code::kUnsupported, "marlin-24", [&] { with("ct-int8", set(q, "format", "marlin-24")); });
+  for (const char* const format : {"marlin-24", "sparse-24-bitmask"})
+    expect_error(Code::kUnsupported, format, [&] { with("ct-int8", set(q, "format", format)); });
   expect_error(Code::kUnsupported, "hqq", [&] { with("ct-int8", set(q, "quant_method", "hqq")); });
   for (const char* const location : {"output", "q_attn", "k_cache"}) {
     const Json apply = Json::array({{{"targets", {"Linear"}}, {"location", location}}});

@@ -1,0 +1,112 @@
+// The files beside a tokenizer.json, and the fields of it that are not used, beside what Transformers makes of them.
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "io/json.h"
+#include "metal_marlin/tokenizer.h"
+#include "test_data.h"
+#include "tokenizer/tokenizer_config.h"
+
+namespace metal_marlin {
+namespace {
+
+void write(const std::filesystem::path& path, const std::string& text) {
+  std::ofstream(path, std::ios::binary) << text;
+}
+
+TEST(TokenizerConfig, IsTheReferences) {
+  std::ifstream stream(test_data("tokenizers/config_cases.json"));
+  const OrderedJson file = OrderedJson::parse(stream);  // the order of names counts
+  EXPECT_GT(file["cases"].size(), 100U);
+  for (const OrderedJson& entry : file["cases"]) {
+    SCOPED_TRACE(entry["name"].get<std::string>() + " " + entry["tokenizer"].dump());
+    const TemporaryFolder folder;
+    OrderedJson tokenizer_json = file["base"];
+    tokenizer_json.update(entry["tokenizer"]);
+    write(folder.path() / "tokenizer.json", tokenizer_json.dump());
+    for (const auto& [name, text] : entry["files"].items()) write(folder.path() / name, text.dump());
+    const auto tokenizer = Tokenizer::load(folder.path());
+    for (const OrderedJson& text : entry["texts"]) {
+      const auto ids = text[1].get<std::vector<TokenId>>();
+      EXPECT_EQ(tokenizer->encode(text[0].get<std::string>()), ids) << text[0];
+      EXPECT_EQ(tokenizer->decode(ids, false), text[2].get<std::string>()) << text[0];
+      Detokenizer detokenizer(tokenizer, false);
+      std::string streamed;
+      for (const TokenId id : ids) streamed += detokenizer.push(id);
+      EXPECT_EQ(streamed + detokenizer.finish(), text[2].get<std::string>()) << text[0];
+    }
+  }
+}
+
+// The order of a file's names is the order of their ids, which sorting would change.
+TEST(TokenizerConfig, NamesKeepTheirOrder) {
+  const TokenizerConfig config = parse_tokenizer_config(
+      R"({"z_token": "<z>", "a_token": "<a>", "extra_special_tokens": {"y": "<y>", "b": "<b>"}})", "c");
+  std::string names;
+  for (const AddedToken& token : config.named_tokens) names += token.content;
+  EXPECT_EQ(names, "<z><a><y><b>");
+  EXPECT_TRUE(config.unknown.empty());
+}
+
+std::shared_ptr<const Tokenizer> with(const char* key, const Json& value, const std::string& config = "",
+                                      const Tokenizer::Notice& notice = {}) {
+  Json json = read_json_file(test_data("tokenizers/config_cases.json"))["base"];
+  json[key] = value;
+  return Tokenizer::from_json(json.dump(), "t.json", config, notice);
+}
+
+TEST(TokenizerJson, FieldsThatAreNotKnownAreRefused) {
+  expect_error(ErrorCode::kUnsupported, "t.json: field something is not one that we know",
+               [] { with("something", 1); });
+  expect_error(ErrorCode::kCorruptFile, "field version is \"2.0\"", [] { with("version", "2.0"); });
+  expect_error(ErrorCode::kUnsupported, "normalizer: field mode is not one that we know", [] {
+    with("normalizer", {{"type", "Lowercase"}, {"mode", "full"}});
+  });
+  expect_error(ErrorCode::kUnsupported, "pre_tokenizer[0]: field limit is not one that we know", [] {
+    with("pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", {{{"type", "Whitespace"}, {"limit", 3}}}}});
+  });
+  expect_error(ErrorCode::kUnsupported, "decoder: field sep is not one that we know", [] {
+    with("decoder", {{"type", "Fuse"}, {"sep", "-"}});
+  });
+  expect_error(ErrorCode::kUnsupported, "model: field alpha is not one that we know", [] {
+    with("model", {{"type", "Unigram"}, {"vocab", {{"a", -1.0}}}, {"alpha", 0.1}});
+  });
+  expect_error(ErrorCode::kUnsupported, "model: dropout is not supported", [] {
+    with("model", {{"type", "BPE"}, {"vocab", {{"a", 0}}}, {"merges", Json::array()}, {"dropout", 0.1}});
+  });
+  expect_error(ErrorCode::kUnsupported, "added_tokens: field score is not one that we know", [] {
+    with("added_tokens", {{{"id", 300}, {"content", "x"}, {"score", 1}}});
+  });
+  expect_error(ErrorCode::kUnsupported, "pre_tokenizer type UnicodeScripts is not supported", [] {
+    with("pre_tokenizer", {{"type", "UnicodeScripts"}});
+  });
+  expect_error(ErrorCode::kCorruptFile, "field add_prefix_space is false, expected true", [] {
+    with("pre_tokenizer",
+         {{"type", "Metaspace"}, {"replacement", "_"}, {"prepend_scheme", "always"}, {"add_prefix_space", false}});
+  });
+}
+
+TEST(TokenizerJson, FieldsThatAreLeftOutAreNoticed) {
+  std::string notices;
+  const auto note = [&](const std::string& text) { notices += text + "\n"; };
+  const auto tokenizer =
+      with("truncation", {{"max_length", 1}}, R"({"model_max_length": 8, "legacy": true, "new_thing": 1})", note);
+  EXPECT_EQ(tokenizer->encode("abc").size(), 3U);
+  EXPECT_EQ(notices,
+            "t.json: field truncation is not used: texts are neither cut nor padded\n"
+            "t.json: tokenizer_config.json: not known here, and not used: new_thing\n");
+}
+
+TEST(TokenizerFolder, OtherFormsAreNamed) {
+  for (const char* const name : {"tokenizer.model", "tekken.json", "vocab.json"}) {
+    const TemporaryFolder folder;
+    write(folder.path() / name, "x");
+    expect_error(ErrorCode::kUnsupported, std::string("has its tokenizer as ") + name,
+                 [&] { Tokenizer::load(folder.path()); });
+  }
+}
+
+}  // namespace
+}  // namespace metal_marlin
