@@ -28,11 +28,14 @@ patterns() {
 }
 
 whole_suite() {
+  tools/install_dependencies.sh shaders tests
   cmake --preset "$1"
   cmake --build --preset "$1"
   ctest --preset "$1" --parallel 2
 }
 asan() { whole_suite asan; }
+# The host executor's fibers need nothing of it: the shaders and what switches fibers are not instrumented
+# (MM_ON_FIBER), so that its call stacks are those of threads; what a shader itself reads and writes it does not see.
 tsan() { whole_suite tsan; }
 
 # 16 threads with a session each on one model, 1000 random steps, on every backend: an hour and more on msl-host.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,12 @@ struct InspectedTensor {
   double bits_per_weight = 0;
 };
 
+/// What running a model takes on the cpu backend.
+struct MemoryNeed {
+  std::size_t weights = 0;
+  std::size_t cache_token = 0;  ///< a position of a sequence, in the default cache
+};
+
 struct Inspection {
   std::string kind;  ///< as ModelInfo::kind
   std::string architecture;
@@ -30,6 +37,8 @@ struct Inspection {
   std::vector<InspectedTensor> tensors;
   std::int64_t weights = 0;
   std::size_t bytes = 0;
+  std::optional<MemoryNeed> memory;
+  std::string not_run;  ///< why there is no MemoryNeed: what this version cannot run, in words
 };
 
 /// Reads headers only. \throws Error naming what is wrong.

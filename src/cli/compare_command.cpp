@@ -18,7 +18,7 @@
 namespace metal_marlin::cli {
 namespace {
 
-struct Flags {
+struct CompareFlags {
   ModelFlags model;
   std::vector<std::string> models;
   std::string text_file;
@@ -41,7 +41,7 @@ std::string name_of(const std::string& path) {
   return (plain.has_filename() ? plain : plain.parent_path()).filename().string();
 }
 
-Row measure(Flags& flags, const std::string& path, std::span<const TokenId> tokens) {
+Row measure(CompareFlags& flags, const std::string& path, std::span<const TokenId> tokens) {
   const Inspection inspection = inspect(path);
   Row row{name_of(path), bits_per_weight(inspection.bytes, inspection.weights), inspection.bytes, {}};
   const auto model = flags.model.load_model(path);
@@ -92,7 +92,7 @@ void write_plot(const std::string& path, const std::vector<Row>& rows) {
   write_file_atomically(path, svg_file(scatter_plot(points, "bits per weight", "mean KL divergence, nats")));
 }
 
-void run(Flags& flags) {
+void run_compare(CompareFlags& flags) {
   if (!flags.plot.empty() && !flags.plot.ends_with(".svg"))
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("--plot {}: a name that ends in .svg is expected", flags.plot));
@@ -120,7 +120,7 @@ void run(Flags& flags) {
 
 void add_compare(CLI::App& app) {
   auto* const command = app.add_subcommand("compare", "Set quantized models beside the one that they were made of");
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<CompareFlags>();
   flags->model.add(*command);
   command->add_option("models", flags->models, "quantized folders, GGUF or ONNX files")->required();
   command->add_option("--text", flags->text_file, "text file; -: standard input")->required();
@@ -134,7 +134,7 @@ void add_compare(CLI::App& app) {
   command->footer(
       "The first model is the reference.\nExample:\n"
       "  metal-marlin compare Qwen3-4B Qwen3-4B-fp4 Qwen3-4B-s4 --text wiki.test.raw --max-tokens 32768 --plot kl.svg");
-  command->callback([flags] { run(*flags); });
+  command->callback([flags] { run_compare(*flags); });
 }
 
 }  // namespace metal_marlin::cli

@@ -11,7 +11,7 @@
 namespace metal_marlin::cli {
 namespace {
 
-struct Flags {
+struct EvalFlags {
   ModelFlags model;
   std::string text_file;
   std::string reference;
@@ -20,7 +20,7 @@ struct Flags {
   EvaluateOptions options;
 };
 
-void print_json(const Evaluation& result, const Flags& flags, const ModelInfo& info) {
+void print_json(const Evaluation& result, const EvalFlags& flags, const ModelInfo& info) {
   Json out = evaluation_json(result);
   out["context"] = flags.options.context;
   out["stride"] = flags.options.stride;
@@ -38,7 +38,7 @@ void print_text(const Evaluation& result) {
 }
 
 // The kept logits must take no file's place that is read.
-void refuse_to_overwrite(const Flags& flags) {
+void refuse_to_overwrite(const EvalFlags& flags) {
   Sources sources;
   sources.add(flags.text_file);
   sources.add_model(flags.model.path);
@@ -47,7 +47,7 @@ void refuse_to_overwrite(const Flags& flags) {
   sources.refuse(flags.options.reference_cache.string() + ".json");
 }
 
-void run(Flags& flags) {
+void run_eval(EvalFlags& flags) {
   const bool compare = !flags.reference.empty() && !reference_is_cached(flags.options);
   if (compare && !flags.options.reference_cache.empty()) refuse_to_overwrite(flags);
   const auto model = flags.model.load_model();
@@ -75,7 +75,7 @@ void run(Flags& flags) {
 
 void add_eval(CLI::App& app) {
   auto* const command = app.add_subcommand("eval", "Measure perplexity, and divergence from a reference model");
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<EvalFlags>();
   flags->model.add(*command);
   command->add_option("--text", flags->text_file, "text file; -: standard input")->required();
   command->add_option("--context", flags->options.context, "tokens in a window")
@@ -93,7 +93,7 @@ void add_eval(CLI::App& app) {
                       "file of the reference's logits: read if it is there, else written");
   command->add_flag("--json", flags->json, "print JSON");
   command->footer("Example:\n  metal-marlin eval Qwen3-4B-fp4 --text wiki.test.raw --context 512 --reference Qwen3-4B");
-  command->callback([flags] { run(*flags); });
+  command->callback([flags] { run_eval(*flags); });
 }
 
 }  // namespace metal_marlin::cli

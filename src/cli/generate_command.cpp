@@ -11,7 +11,7 @@
 namespace metal_marlin::cli {
 namespace {
 
-struct Flags {
+struct GenerateFlags {
   ModelFlags model;
   std::string prompt;
   std::string prompt_file;
@@ -38,7 +38,7 @@ void print_json(const GenerateResult& result, const ModelInfo& info) {
   fmt::print("{}\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 
-void run(Flags& flags) {
+void run_generate(GenerateFlags& flags) {
   if (flags.prompt.empty() + flags.prompt_file.empty() + flags.ids_file.empty() != 2) {
     throw Error(ErrorCode::kInvalidArgument, "give one of --prompt, --prompt-file and --prompt-ids, not empty");
   }
@@ -75,7 +75,7 @@ void run(Flags& flags) {
 
 void add_generate(CLI::App& app) {
   auto* const command = app.add_subcommand("generate", "Continue a text");
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<GenerateFlags>();
   SamplerOptions& sampler = flags->options.sampler;
   flags->model.add(*command);
   command->add_option("-p,--prompt", flags->prompt, "text to continue");
@@ -109,7 +109,7 @@ void add_generate(CLI::App& app) {
   command->footer(
       "Example:\n  metal-marlin generate Qwen3-4B-fp4 -p 'Once upon a time' -n 64 --temperature 0.7 --top-p 0.9 --seed "
       "7");
-  command->callback([flags] { run(*flags); });
+  command->callback([flags] { run_generate(*flags); });
 }
 
 }  // namespace metal_marlin::cli

@@ -13,14 +13,14 @@
 namespace metal_marlin::cli {
 namespace {
 
-struct Flags {
+struct LogitsFlags {
   ModelFlags model;
   std::string ids_file;
   std::string output;
   int batch = 512;
 };
 
-void run(const Flags& flags) {
+void run_logits(const LogitsFlags& flags) {
   Sources sources;
   sources.add(flags.ids_file);
   sources.add_model(flags.model.path);
@@ -52,7 +52,7 @@ void run(const Flags& flags) {
 
 void add_logits(CLI::App& app) {
   auto* const command = app.add_subcommand("logits", "Write the logits of a token sequence to a safetensors file");
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<LogitsFlags>();
   flags->model.add(*command);
   command->add_option("--ids", flags->ids_file, "file with token ids as a JSON list")->required();
   command->add_option("-o,--output", flags->output, "file to write: tensor `logits`, f32 [tokens, vocabulary]")
@@ -61,7 +61,7 @@ void add_logits(CLI::App& app) {
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();
   command->footer("Example:\n  metal-marlin logits Qwen3-4B --ids ids.json -o logits.safetensors --exact");
-  command->callback([flags] { run(*flags); });
+  command->callback([flags] { run_logits(*flags); });
 }
 
 }  // namespace metal_marlin::cli

@@ -6,11 +6,11 @@
 #include <nlohmann/json.hpp>
 #include <system_error>
 
+#include "base/system_error.h"
 #include "cli/commands.h"
 #include "cli/printable.h"
 #include "cli/progress_bar.h"
 #include "cli/streams.h"
-#include "io/file_write.h"
 #include "io/text_file.h"
 #include "metal_marlin/error.h"
 #include "metal_marlin/inspect.h"

@@ -16,7 +16,7 @@
 namespace metal_marlin::cli {
 namespace {
 
-struct Flags {
+struct PullFlags {
   std::string repository;
   std::string destination;
   std::string revision = "main";
@@ -31,7 +31,7 @@ std::string environment(const char* name, const char* fallback) {
 }
 
 // What a model needs: its safetensors, or its one GGUF file, and the texts beside them.
-std::vector<HubFile> files_of_model(const Flags& flags, const std::vector<HubFile>& all) {
+std::vector<HubFile> files_of_model(const PullFlags& flags, const std::vector<HubFile>& all) {
   const auto ends = [](const HubFile& file, std::initializer_list<std::string_view> suffixes) {
     return std::any_of(suffixes.begin(), suffixes.end(),
                        [&](std::string_view suffix) { return file.name.ends_with(suffix); });
@@ -58,7 +58,7 @@ std::vector<HubFile> files_of_model(const Flags& flags, const std::vector<HubFil
   return texts;
 }
 
-std::vector<HubFile> wanted_files(const Flags& flags, const std::vector<HubFile>& all) {
+std::vector<HubFile> wanted_files(const PullFlags& flags, const std::vector<HubFile>& all) {
   std::vector<HubFile> files;
   const std::vector<Regex> include = compile_patterns(flags.include, "include");
   const std::vector<Regex> exclude = compile_patterns(flags.exclude, "exclude");
@@ -76,7 +76,7 @@ std::vector<HubFile> wanted_files(const Flags& flags, const std::vector<HubFile>
   return files;
 }
 
-void run(Flags& flags) {
+void run_pull(PullFlags& flags) {
   const auto start = std::chrono::steady_clock::now();
   if (flags.destination.empty()) flags.destination = flags.repository.substr(flags.repository.rfind('/') + 1);
   const Hub hub(environment("HF_ENDPOINT", "https://huggingface.co"), environment("HF_TOKEN", ""));
@@ -123,7 +123,7 @@ void run(Flags& flags) {
 
 void add_pull(CLI::App& app) {
   auto* const command = app.add_subcommand("pull", "Fetch a model from a hub");
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<PullFlags>();
   command->add_option("repository", flags->repository, "ORG/NAME")
       ->required()
       ->check(CLI::Validator(
@@ -145,7 +145,7 @@ void add_pull(CLI::App& app) {
       "Examples:\n"
       "  metal-marlin pull Qwen/Qwen3-4B\n"
       "  metal-marlin pull bartowski/Qwen_Qwen3-4B-GGUF -o . --include 'Q4_0\\.gguf$'");
-  command->callback([flags] { run(*flags); });
+  command->callback([flags] { run_pull(*flags); });
 }
 
 }  // namespace metal_marlin::cli

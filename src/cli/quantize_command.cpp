@@ -18,7 +18,7 @@
 namespace metal_marlin::cli {
 namespace {
 
-struct Flags {
+struct QuantizeFlags {
   std::string source;
   std::string destination;
   std::string format = "fp4";
@@ -36,7 +36,7 @@ struct Flags {
   QuantizeOptions options;
 };
 
-FormatSpec spec_of(const Flags& flags) {
+FormatSpec spec_of(const QuantizeFlags& flags) {
   return parse_spec({flags.format, flags.group, flags.scale_type, flags.zero, flags.sparsity});
 }
 
@@ -75,7 +75,7 @@ struct EvaluationText {
   EvaluateOptions options;
 };
 
-EvaluationText read_evaluation_text(const Flags& flags) {
+EvaluationText read_evaluation_text(const QuantizeFlags& flags) {
   if (flags.options.calibration == flags.evaluation && !std::filesystem::is_regular_file(flags.evaluation))
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("--evaluate and --calibration: both are {}, which can be read once", flags.evaluation));
@@ -95,7 +95,7 @@ EvaluationText read_evaluation_text(const Flags& flags) {
 }
 
 // Perplexity of the result, and its divergence from the source.
-Evaluation evaluate_result(const Flags& flags, const std::vector<TokenId>& tokens, EvaluateOptions options) {
+Evaluation evaluate_result(const QuantizeFlags& flags, const std::vector<TokenId>& tokens, EvaluateOptions options) {
   LoadOptions load;
   load.threads = flags.options.threads;
   const auto model = Model::load(flags.destination, load);
@@ -108,7 +108,7 @@ Evaluation evaluate_result(const Flags& flags, const std::vector<TokenId>& token
   return evaluate(model, tokens, options);
 }
 
-void run(Flags& flags) {
+void run_quantize(QuantizeFlags& flags) {
   flags.options.spec = spec_of(flags);
   flags.options.method = parse_method(flags.method);
   for (const std::string& candidate : flags.candidates) flags.options.candidates.push_back(candidate_of(candidate));
@@ -152,7 +152,7 @@ void run(Flags& flags) {
   fmt::print("wrote {} ({}) in {:.1f} s\n", flags.destination, report.quant_method, report.seconds);
 }
 
-void add_method_options(CLI::App& command, Flags& flags) {
+void add_method_options(CLI::App& command, QuantizeFlags& flags) {
   command
       .add_option("--method", flags.method,
                   "rtn (to the nearest), rtn-weighted (errors weighted by the inputs on a text), gptq, mr-gptq (gptq "
@@ -176,7 +176,7 @@ void add_method_options(CLI::App& command, Flags& flags) {
 }
 
 // recipe: the option that tells all of these itself.
-void add_format_options(CLI::App& command, Flags& flags, CLI::Option* recipe) {
+void add_format_options(CLI::App& command, QuantizeFlags& flags, CLI::Option* recipe) {
   std::string formats;
   for (const FormatInfo& info : all_formats()) {
     if (info.selectable) formats += fmt::format("{}{}", formats.empty() ? "" : ", ", info.name);
@@ -217,7 +217,7 @@ void add_format_options(CLI::App& command, Flags& flags, CLI::Option* recipe) {
       ->capture_default_str();
 }
 
-void add_run_options(CLI::App& command, Flags& flags) {
+void add_run_options(CLI::App& command, QuantizeFlags& flags) {
   command.add_option("--evaluate", flags.evaluation,
                      "text on which the result is measured beside the source: perplexity and KL, into the report too");
   command.add_option("--evaluate-tokens", flags.evaluation_tokens, "tokens of that text")->capture_default_str();
@@ -235,7 +235,7 @@ void add_run_options(CLI::App& command, Flags& flags) {
 
 void add_quantize(CLI::App& app) {
   auto* const command = app.add_subcommand("quantize", "Quantize a model into a new folder");
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<QuantizeFlags>();
   command->add_option("source", flags->source, "Hugging Face folder, quantized folder, GGUF or ONNX file")->required();
   command->add_option("-o,--output", flags->destination, "folder to write")->required();
   auto* const recipe = command->add_option("--recipe", flags->options.recipe,
@@ -256,7 +256,7 @@ void add_quantize(CLI::App& app) {
       "text.txt\n"
       "  metal-marlin quantize GLM-4.7-Flash -o out --recipe glm-4.7-flash --calibration text.txt\n"
       "A run that was cut off goes on where it stopped when it is started again with the same options.");
-  command->callback([flags] { run(*flags); });
+  command->callback([flags] { run_quantize(*flags); });
 }
 
 }  // namespace metal_marlin::cli

@@ -2,7 +2,6 @@
 #include <dlfcn.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
@@ -13,10 +12,13 @@
 #include <exception>
 #include <nlohmann/json.hpp>
 #include <tuple>
+#include <utility>
 
 #include "backends/msl/cuda/cuda_device.h"
 #include "backends/msl/host/host_device.h"
+#include "base/child_process.h"
 #include "base/program_path.h"
+#include "base/system_error.h"
 #include "cli/commands.h"
 #include "cli/streams.h"
 #include "cli/table.h"
@@ -75,50 +77,55 @@ void print_all(int descriptor) {
   }
 }
 
+struct Pipe {
+  Pipe() {
+    if (pipe(ends.data()) != 0)
+      throw Error(code_of_errno(errno), fmt::format("cannot make a pipe: {}", std::strerror(errno)));
+  }
+  ~Pipe() {
+    close_end(0);
+    close_end(1);
+  }
+  Pipe(const Pipe&) = delete;
+  Pipe& operator=(const Pipe&) = delete;
+  void close_end(std::size_t i) {
+    if (ends[i] >= 0) close(std::exchange(ends[i], -1));
+  }
+  std::array<int, 2> ends{-1, -1};  // where it is read, where it is written
+};
+
 // Runs the toolchain with our standard error, and prints what it prints; its exit code. It takes the clang of this
 // build where that is still there: Homebrew's is not on PATH.
 int run_compiler(std::vector<std::string> arguments) {
   arguments.insert(arguments.begin(), {"python3", compiler_path()});
-  std::vector<char*> argv;
-  for (std::string& argument : arguments) argv.push_back(argument.data());
-  argv.push_back(nullptr);
   const bool has_clang = std::filesystem::exists(METAL_MARLIN_SHADER_CLANG);
   const std::filesystem::path air = program_path().parent_path() / "metal-marlin-air";
-  std::array<int, 2> ends{};
-  const auto fail = [] {
-    throw Error(code_of_errno(errno), fmt::format("cannot start python3: {}", std::strerror(errno)));
-  };
-  if (pipe(ends.data()) != 0) fail();
-  const pid_t child = fork();
-  if (child == 0) {
-    if (std::filesystem::exists(air)) setenv("METAL_MARLIN_AIR", air.c_str(), 0);
+  const bool has_air = std::filesystem::exists(air);
+  Pipe output;
+  const pid_t child = start_process(std::move(arguments), [&] {
+    if (has_air) setenv("METAL_MARLIN_AIR", air.c_str(), 0);
     if (has_clang) setenv("METAL_MARLIN_CLANG", METAL_MARLIN_SHADER_CLANG, 0);
-    dup2(ends[1], STDOUT_FILENO);
-    close(ends[0]);
-    close(ends[1]);
-    execvp(argv[0], argv.data());
-    _exit(127);
-  }
-  const int reason = errno;
-  close(ends[1]);
+    dup2(output.ends[1], STDOUT_FILENO);
+    output.close_end(0);
+    output.close_end(1);
+  });
+  output.close_end(1);
   std::exception_ptr failure;
+  int code = 0;
   try {
-    if (child > 0) print_all(ends[0]);
+    print_all(output.ends[0]);
   } catch (...) {
     failure = std::current_exception();
   }
-  close(ends[0]);
-  errno = reason;
-  if (child < 0) fail();
-  int status = 0;
-  while (waitpid(child, &status, 0) < 0) {
-    if (errno != EINTR) fail();
+  output.close_end(0);
+  try {
+    code = wait_for_process(child, "python3");
+  } catch (...) {
+    if (!failure) failure = std::current_exception();
   }
   if (failure) std::rethrow_exception(failure);
-  if (!WIFEXITED(status))
-    throw Error(ErrorCode::kInternal, fmt::format("python3: ended by signal {}", WTERMSIG(status)));
-  if (WEXITSTATUS(status) == 127) throw Error(ErrorCode::kNotFound, "cannot run python3");
-  return WEXITSTATUS(status);
+  if (code == kCannotRun) throw Error(ErrorCode::kNotFound, "cannot run python3");
+  return code;
 }
 
 // What `shaders list` prints.

@@ -9,7 +9,7 @@
 namespace metal_marlin::cli {
 namespace {
 
-struct Flags {
+struct TokenizeFlags {
   std::string model;
   std::string file = "-";
   bool decode = false;
@@ -18,7 +18,7 @@ struct Flags {
   bool plain_text = false;
 };
 
-void run(const Flags& flags) {
+void run_tokenize(const TokenizeFlags& flags) {
   const auto tokenizer = Tokenizer::load(flags.model, print_notice);
   if (flags.decode) {
     const std::string text = tokenizer->decode(read_ids(flags.file), false);
@@ -45,7 +45,7 @@ void run(const Flags& flags) {
 
 void add_tokenize(CLI::App& app) {
   auto* const command = app.add_subcommand("tokenize", "Turn text into token ids, or back");
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<TokenizeFlags>();
   command->add_option("model", flags->model, "model folder or GGUF file")->required();
   command->add_option("-f,--file", flags->file, "text, or with --decode a JSON list of ids; -: standard input")
       ->capture_default_str();
@@ -54,7 +54,7 @@ void add_tokenize(CLI::App& app) {
   command->add_flag("--no-special", flags->no_special, "do not add what the model puts around a text, such as BOS");
   command->add_flag("--plain-text", flags->plain_text, "do not recognise special tokens in the text");
   command->footer("Example:\n  echo -n 'Hello' | metal-marlin tokenize Qwen3-4B --json");
-  command->callback([flags] { run(*flags); });
+  command->callback([flags] { run_tokenize(*flags); });
 }
 
 }  // namespace metal_marlin::cli

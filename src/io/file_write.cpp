@@ -9,6 +9,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/system_error.h"
 namespace metal_marlin {
 namespace {
 
@@ -39,16 +40,6 @@ class Descriptor {
 };
 
 }  // namespace
-
-ErrorCode code_of_errno(int reason) {
-  switch (reason) {
-    case ENOENT:
-    case ENOTDIR: return ErrorCode::kNotFound;
-    case ENOMEM:
-    case EAGAIN: return ErrorCode::kOutOfMemory;
-    default: return ErrorCode::kIo;
-  }
-}
 
 void fail_file(const std::filesystem::path& path, const char* action) {
   const int reason = errno;

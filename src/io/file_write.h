@@ -11,9 +11,6 @@
 
 namespace metal_marlin {
 
-// kNotFound, kOutOfMemory or kIo, by an errno.
-ErrorCode code_of_errno(int reason);
-
 // \throws Error (kIo; kOutOfMemory where the system has no more): the path, "cannot" with the action, and what
 // errno says.
 [[noreturn]] void fail_file(const std::filesystem::path& path, const char* action);

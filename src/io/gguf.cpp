@@ -6,6 +6,7 @@
 #include <array>
 #include <cstring>
 
+#include "io/byte_reader.h"
 #include "io/file_kind.h"
 #include "metal_marlin/error.h"
 
@@ -41,35 +42,17 @@ enum ValueType : std::uint32_t { kU8, kI8, kU16, kI16, kU32, kI32, kF32, kBool, 
 constexpr int kMaxDimensions = 4;
 constexpr int kMaxArrayDepth = 4;
 
-class Reader {
+class GgufReader : public ByteReader {
  public:
-  Reader(std::span<const std::byte> bytes, std::string where) : bytes_(bytes), where_(std::move(where)) {}
+  GgufReader(std::span<const std::byte> bytes, std::string where)
+      : ByteReader(bytes, where + ": header"), where_(std::move(where)) {}
 
-  void set_context(const std::string& context) { context_ = context; }
-  [[nodiscard]] std::size_t position() const { return at_; }
-  [[nodiscard]] std::size_t remaining() const { return bytes_.size() - at_; }
-
-  [[noreturn]] void fail(const std::string& what, ErrorCode code = ErrorCode::kCorruptFile) const {
-    throw Error(code, fmt::format("{}: {}: {}", where_, context_, what));
-  }
-
-  std::span<const std::byte> take(std::uint64_t n) {
-    if (n > remaining()) fail(fmt::format("needs {} bytes at offset {}, the file has {} left", n, at_, remaining()));
-    const auto part = bytes_.subspan(at_, n);
-    at_ += n;
-    return part;
-  }
-
-  template <typename T>
-  T read() {
-    T value;
-    std::memcpy(&value, take(sizeof(T)).data(), sizeof(T));
-    return value;
-  }
+  // What of the file is read.
+  void set_context(const std::string& context) { ByteReader::set_context(where_ + ": " + context); }
 
   std::string_view string() {
-    const auto part = take(read<std::uint64_t>());
-    return {reinterpret_cast<const char*>(part.data()), part.size()};
+    const auto size = read<std::uint64_t>();
+    return text(size);
   }
 
   GgufArray array(int depth) {
@@ -77,7 +60,7 @@ class Reader {
     GgufArray array;
     array.type = read<std::uint32_t>();
     array.count = read<std::uint64_t>();
-    const std::size_t begin = at_;
+    const std::size_t begin = position();
     const std::size_t size = gguf_value_bytes(array.type);
     if (size > 0) {
       if (array.count > remaining() / size) fail(fmt::format("array of {} elements runs past the end", array.count));
@@ -94,7 +77,7 @@ class Reader {
     } else {
       fail(fmt::format("unknown array element type {}", array.type));
     }
-    array.bytes = bytes_.subspan(begin, at_ - begin);
+    array.bytes = since(begin);
     return array;
   }
 
@@ -118,10 +101,7 @@ class Reader {
   }
 
  private:
-  std::span<const std::byte> bytes_;
   std::string where_;
-  std::string context_ = "header";
-  std::size_t at_ = 0;
 };
 
 struct PendingTensor {
@@ -131,7 +111,7 @@ struct PendingTensor {
   std::uint64_t size = 0;
 };
 
-PendingTensor read_tensor(Reader& reader) {
+PendingTensor read_tensor(GgufReader& reader) {
   PendingTensor pending;
   pending.name = reader.string();
   reader.set_context("tensor " + pending.name);
@@ -260,7 +240,7 @@ std::optional<DType> gguf_dense_type(GgufType type) {
 Gguf parse_gguf(std::span<const std::byte> bytes, const std::string& where) {
   Gguf gguf;
   gguf.where = where;
-  Reader reader(bytes, where);
+  GgufReader reader(bytes, where);
   if (bytes.size() < 4 || std::memcmp(bytes.data(), "GGUF", 4) != 0) {
     refuse_foreign(bytes, where);
     reader.fail("magic is not GGUF");

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 
+#include "io/byte_reader.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
@@ -22,31 +23,10 @@ struct Range {
   std::uint64_t size = 0;
 };
 
-// The bytes of a file or of a part of it, and what they are called in errors.
-class MetallibReader {
+class MetallibReader : public ByteReader {
  public:
-  MetallibReader(std::span<const std::byte> bytes, std::string context) : bytes_(bytes), context_(std::move(context)) {}
+  using ByteReader::ByteReader;
 
-  [[nodiscard]] std::size_t position() const { return at_; }
-  [[nodiscard]] std::size_t remaining() const { return bytes_.size() - at_; }
-  [[nodiscard]] const std::string& context() const { return context_; }
-
-  [[noreturn]] void fail(const std::string& what, ErrorCode code = ErrorCode::kCorruptFile) const {
-    throw Error(code, fmt::format("{}: {}", context_, what));
-  }
-
-  std::span<const std::byte> take(std::uint64_t n) {
-    if (n > remaining()) fail(fmt::format("needs {} bytes at offset {}, there are {} left", n, at_, remaining()));
-    const auto part = bytes_.subspan(at_, n);
-    at_ += n;
-    return part;
-  }
-  template <typename T>
-  T read() {
-    T value;
-    std::memcpy(&value, take(sizeof(T)).data(), sizeof(T));
-    return value;
-  }
   MetallibVersion version() {
     const auto major = read<std::uint16_t>();
     return {major, read<std::uint16_t>()};
@@ -55,25 +35,6 @@ class MetallibReader {
     const auto offset = read<std::uint64_t>();
     return {offset, read<std::uint64_t>()};
   }
-  std::string_view text(std::size_t n) {
-    const auto part = take(n);
-    return {reinterpret_cast<const char*>(part.data()), part.size()};
-  }
-  std::string_view zero_terminated() {
-    const auto* const begin = reinterpret_cast<const char*>(bytes_.data()) + at_;
-    const auto* const end = static_cast<const char*>(std::memchr(begin, 0, remaining()));
-    if (end == nullptr) fail("a name has no zero at its end");
-    at_ += static_cast<std::size_t>(end - begin) + 1;
-    return {begin, static_cast<std::size_t>(end - begin)};
-  }
-  void at_end() const {
-    if (remaining() != 0) fail(fmt::format("{} bytes more than expected", remaining()));
-  }
-
- private:
-  std::span<const std::byte> bytes_;
-  std::string context_;
-  std::size_t at_ = 0;
 };
 
 std::span<const std::byte> part_of(std::span<const std::byte> bytes, Range range, const std::string& what) {

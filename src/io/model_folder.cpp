@@ -8,6 +8,7 @@
 #include <optional>
 #include <set>
 
+#include "base/paths.h"
 #include "io/json.h"
 #include "metal_marlin/error.h"
 
@@ -18,10 +19,6 @@ namespace fs = std::filesystem;
 
 constexpr const char* kIndex = "model.safetensors.index.json";
 constexpr const char* kSingle = "model.safetensors";
-
-bool begins_with(const fs::path& file, const fs::path& folder) {
-  return std::mismatch(folder.begin(), folder.end(), file.begin(), file.end()).first == folder.end();
-}
 
 // A hub's cache has snapshots/REVISION/FILE, links to blobs/HASH beside snapshots.
 std::optional<fs::path> hub_blobs(const fs::path& folder) {
@@ -129,9 +126,9 @@ void check_lies_in(const fs::path& folder, const fs::path& path) {
   std::error_code failed;
   const fs::path target = fs::weakly_canonical(path, failed);
   const fs::path home = fs::weakly_canonical(folder.empty() ? "." : folder, failed);
-  if (begins_with(target, home)) return;
+  if (lies_in(target, home)) return;
   const auto blobs = hub_blobs(home);
-  if (blobs && begins_with(target, *blobs)) return;
+  if (blobs && lies_in(target, *blobs)) return;
   throw Error(ErrorCode::kCorruptFile,
               fmt::format("{}: leaves the folder: links out of it, to {}; copy the file into the folder, or name the "
                           "folder that it lies in",

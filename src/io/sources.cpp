@@ -6,6 +6,7 @@
 #include <string>
 #include <system_error>
 
+#include "base/paths.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
@@ -27,21 +28,6 @@ std::filesystem::path resolve(const std::filesystem::path& name) {
   return none ? path.lexically_normal() : real;
 }
 
-// The file system knows: names may differ in case only, or be links to one file.
-bool same(const std::filesystem::path& a, const std::filesystem::path& b) {
-  std::error_code none;
-  return a == b || (std::filesystem::equivalent(a, b, none) && !none);
-}
-
-// Whether a path is `folder` or lies in it.
-bool lies_in(std::filesystem::path path, const std::filesystem::path& folder) {
-  while (!same(path, folder)) {
-    if (path == path.parent_path()) return false;
-    path = path.parent_path();
-  }
-  return true;
-}
-
 // Whether a source lies in a folder that the making of `output` moves away or removes: an older output, or what a
 // run that was cut off left (OutputFolder).
 bool lies_in_remains(std::filesystem::path path, const std::filesystem::path& output) {
@@ -49,7 +35,7 @@ bool lies_in_remains(std::filesystem::path path, const std::filesystem::path& ou
   for (; path != path.parent_path(); path = path.parent_path()) {
     const std::string other = path.filename().string();
     if ((other == name + ".replaced" || other.starts_with(name + ".partial")) &&
-        same(path.parent_path(), output.parent_path())) {
+        is_same_file(path.parent_path(), output.parent_path())) {
       return true;
     }
   }
@@ -87,7 +73,7 @@ void Sources::refuse(const std::filesystem::path& output) const {
                                                          output.string(), what, source.string()));
   };
   for (const std::filesystem::path& source : sources_) {
-    if (same(path, source)) fail("is", source);
+    if (is_same_file(path, source)) fail("is", source);
     if (lies_in(path, source)) fail("lies in", source);
     if (lies_in(source, path)) fail("holds", source);
     if (lies_in_remains(source, path)) fail("stands in the way of", source);

@@ -9,7 +9,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "io/file_write.h"
+#include "base/system_error.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {

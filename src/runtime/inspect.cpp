@@ -7,11 +7,25 @@
 #include "backends/msl/host/host_device.h"
 #endif
 #include "backends/registry.h"
+#include "base/shared_pool.h"
 #include "base/thread_pool.h"
 #include "io/checkpoint.h"
+#include "metal_marlin/error.h"
 #include "models/architectures.h"
+#include "models/config.h"
 
 namespace metal_marlin {
+namespace {
+
+MemoryNeed memory_need(const Checkpoint& checkpoint) {
+  const ModelConfig config =
+      parse_model_config(checkpoint.config(), checkpoint.generation_config(), checkpoint.where());
+  const MemoryEstimate estimate =
+      make_backend("cpu", {shared_pool(1), ""})->estimate_memory(build_plan(config), checkpoint, CacheType::kF16);
+  return {estimate.weights, estimate.cache_page / kCachePageTokens};
+}
+
+}  // namespace
 
 Inspection inspect(const std::filesystem::path& path) {
   const std::unique_ptr<Checkpoint> checkpoint = open_checkpoint(path);
@@ -30,6 +44,11 @@ Inspection inspect(const std::filesystem::path& path) {
     out.weights += count;
     out.bytes += info.bytes;
     out.tensors.push_back(std::move(tensor));
+  }
+  try {
+    out.memory = memory_need(*checkpoint);
+  } catch (const Error& error) {
+    out.not_run = error.what();
   }
   return out;
 }

@@ -25,6 +25,7 @@ expect 2 "exists already" quantize "$model" -o "$work/fp4" --format fp4
 expect 0 '"quant_method": "metal-marlin"' quantize "$model" -o "$work/fp4" --overwrite --json
 expect 0 '"format": "fp4"' inspect "$work/fp4" --json
 expect 0 "bits/weight" inspect "$work/fp4"
+expect 0 "in memory: weights" inspect "$work/fp4"
 
 echo '[5, 17, 200, 3]' > "$work/ids.json"
 expect 0 '"stop_reason": "length"' generate "$work/fp4" --prompt-ids "$work/ids.json" -n 5 --ignore-eos --json

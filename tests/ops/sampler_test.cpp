@@ -7,7 +7,6 @@
 #include <map>
 #include <set>
 
-#include "runtime/stop_text.h"
 #include "test_data.h"
 
 namespace metal_marlin {
@@ -168,24 +167,6 @@ TEST(Sampler, BadOptionsAreNamed) {
   expect_error(ErrorCode::kInvalidArgument, "min-p is 2", [&] { with([](SamplerOptions& o) { o.min_p = 2; }); });
   expect_error(ErrorCode::kInvalidArgument, "repeat-penalty is 0",
                [&] { with([](SamplerOptions& o) { o.repeat_penalty = 0; }); });
-}
-
-TEST(StopText, HoldsBackWhatMayBecomeAStop) {
-  StopText stop({"END", "\n\n"});
-  EXPECT_EQ(stop.push("one E"), "one ");
-  EXPECT_EQ(stop.push("N"), "");
-  EXPECT_EQ(stop.push("V\n"), "ENV");
-  EXPECT_EQ(stop.push("x"), "\nx");
-  EXPECT_EQ(stop.push("abENDcd"), "ab");
-  EXPECT_TRUE(stop.stopped());
-  EXPECT_EQ(stop.push("more"), "");
-  EXPECT_EQ(stop.finish(), "");
-}
-
-TEST(StopText, WithoutAStopEverythingComesOut) {
-  StopText stop({"END"});
-  EXPECT_EQ(stop.push("the EN"), "the ");
-  EXPECT_EQ(stop.finish(), "EN");
 }
 
 }  // namespace

@@ -77,11 +77,11 @@ class CompileError(Exception):
 
 
 def compile_object(shader, output, symbol, arch="x86_64", instrument=False, isolate=False, sanitize=None, quick=False,
-                   table=False):
+                   table=False, level=2):
     """quick: without optimisation and within two minutes, to see whether it compiles. table: what the kernels are,
     without their code."""
     text = shader.body(isolate) + reflect.host_entries(shader.kernels, shader.constants, symbol, instrument, table)
-    command = _base(shader.version) + [f"--target={TRIPLES[arch]}", "-std=c++17", "-fPIC", "-O2",
+    command = _base(shader.version) + [f"--target={TRIPLES[arch]}", "-std=c++17", "-fPIC", f"-O{level}",
                                        "-fno-stack-protector"] + ARITHMETIC + \
         HOST_FLAGS[arch] + _sycl(TRIPLES[arch])
     if instrument:

@@ -189,6 +189,7 @@ def main():
             p.add_argument("--instrument", action="store_true")
         if name == "object":
             p.add_argument("--sanitize")
+            p.add_argument("--level", type=int, choices=(1, 2), default=2, help="of optimisation")
             p.add_argument("--table", action="store_true")
         if name == "metallib":
             p.add_argument("--kernels", help="a file with the names of those that it takes, else all")
@@ -234,7 +235,8 @@ def main():
                 shader, name, args.output + ".dSYM", args.symbol, args.arch, args.instrument))
         else:
             write_atomically(args.output, lambda name: compile_object(
-                shader, name, args.symbol, args.arch, args.instrument, args.isolate, args.sanitize, table=args.table))
+                shader, name, args.symbol, args.arch, args.instrument, args.isolate, args.sanitize, table=args.table,
+                level=args.level))
         if args.command != "shared":
             write_depfile(args, shader.files)
         return 0

@@ -4,16 +4,15 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/file.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <thread>
 
 #include "backends/msl/host/host_device.h"
+#include "base/child_process.h"
 #include "base/program_path.h"
 #include "io/file_write.h"
 #include "io/mapped_file.h"
@@ -77,20 +76,6 @@ class Lock {
   int descriptor_;
 };
 
-pid_t start(std::vector<std::string> arguments) {
-  std::vector<char*> argv;
-  for (std::string& argument : arguments) argv.push_back(argument.data());
-  argv.push_back(nullptr);
-  const pid_t child = fork();
-  if (child == 0) {
-    execvp(argv[0], argv.data());
-    _exit(127);
-  }
-  if (child < 0)
-    throw Error(code_of_errno(errno), fmt::format("cannot start {}: {}", arguments[0], std::strerror(errno)));
-  return child;
-}
-
 // All parts at once, each by a process of its own.
 void lower(const std::string& tool, const std::filesystem::path& file, const std::vector<std::string>& names,
            bool instrumented, const std::filesystem::path& folder) {
@@ -105,22 +90,22 @@ void lower(const std::string& tool, const std::filesystem::path& file, const std
       arguments.emplace_back("--kernel");
       arguments.push_back(names[i]);
     }
-    running.push_back(start(std::move(arguments)));
+    running.push_back(start_process(std::move(arguments)));
   }
   std::string fault;
   for (const pid_t child : running) {  // all of them, that none is left behind
-    int status = 0;
-    if (waitpid(child, &status, 0) < 0) {
-      fault = "cannot be waited for";
-    } else if (WIFSIGNALED(status)) {
-      fault = fmt::format("was ended by signal {}", WTERMSIG(status));
-    } else if (WEXITSTATUS(status) == 127) {
-      fault = "cannot be run (it is built where LLVM 19 is; METAL_MARLIN_AIR names it)";
-    } else if (WEXITSTATUS(status) != 0) {
-      fault = fmt::format("cannot lower it (exit code {})", WEXITSTATUS(status));
+    try {
+      const int code = wait_for_process(child, tool);
+      if (code == kCannotRun) {
+        fault = fmt::format("{} cannot be run (it is built where LLVM 19 is; METAL_MARLIN_AIR names it)", tool);
+      } else if (code != 0) {
+        fault = fmt::format("{} cannot lower it (exit code {})", tool, code);
+      }
+    } catch (const Error& error) {
+      fault = error.what();
     }
   }
-  if (!fault.empty()) throw Error(ErrorCode::kUnsupported, fmt::format("{}: {} {}", file.string(), tool, fault));
+  if (!fault.empty()) throw Error(ErrorCode::kUnsupported, fmt::format("{}: {}", file.string(), fault));
 }
 
 std::string written(const MslArgument& a) {

@@ -1,12 +1,13 @@
 // The dequantization shaders against src/formats, bit for bit: every format and
 // group size, both layouts, three output types.
+#include "backends/msl/dequantize.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <cstring>
 
 #include "backends/linear_cases.h"
-#include "backends/msl/dequantize.h"
 #include "backends/msl/executors.h"
 #include "formats/codec.h"
 #include "formats/small_floats.h"

@@ -1,0 +1,77 @@
+// Rotations of every kind.
+#include "models/rope.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "models/configs.h"
+#include "test_data.h"
+
+namespace metal_marlin {
+namespace {
+
+std::vector<float> frequencies(const Json& rope, std::int64_t length, float* scale = nullptr) {
+  const ModelConfig config = with(config_of("llama"), "rope_scaling", rope);
+  std::vector<float> out(4);
+  rope_frequencies(config.rope, length, out);
+  if (scale != nullptr) *scale = rope_attention_scale(config.rope);
+  return out;
+}
+
+void expect_near(const std::vector<float>& found, const std::vector<double>& expected) {
+  ASSERT_EQ(found.size(), expected.size());
+  for (std::size_t i = 0; i < found.size(); ++i) EXPECT_NEAR(found[i], expected[i], 1e-6 * expected[i]) << i;
+}
+
+TEST(Rope, DynamicGrowsWithTheSequence) {
+  const Json rope = {{"type", "dynamic"}, {"factor", 4.0}};
+  const std::vector<double> plain{1, 0.1, 0.01, 0.001};
+  expect_near(frequencies(rope, 1), plain);
+  expect_near(frequencies(rope, 64), plain);
+  const double theta = 10000 * std::pow(4.0 * 128 / 64 - 3, 8.0 / 6);
+  expect_near(frequencies(rope, 128), {1, std::pow(theta, -0.25), std::pow(theta, -0.5), std::pow(theta, -0.75)});
+}
+
+TEST(Rope, LongropeTakesFactorsByTheSequencesLength) {
+  const Json rope = {{"rope_type", "longrope"},
+                     {"factor", 4.0},
+                     {"original_max_position_embeddings", 16},
+                     {"short_factor", {1.0, 1.0, 2.0, 4.0}},
+                     {"long_factor", {1.0, 2.0, 4.0, 8.0}}};
+  float scale = 0;
+  expect_near(frequencies(rope, 16, &scale), {1, 0.1, 0.005, 0.00025});
+  expect_near(frequencies(rope, 17), {1, 0.05, 0.0025, 0.000125});
+  EXPECT_FLOAT_EQ(scale, std::sqrt(1 + std::log(4.0F) / std::log(16.0F)));
+  Json short_list = rope;
+  short_list["long_factor"] = {1.0, 2.0};
+  expect_error(ErrorCode::kCorruptFile, "head_dim", [&] { frequencies(short_list, 1); });
+  short_list["long_factor"] = {1.0, 2.0, 0.0, 1.0};
+  expect_error(ErrorCode::kCorruptFile, "long_factor", [&] { frequencies(short_list, 1); });
+}
+
+TEST(Rope, ProportionalTurnsAPartOfEachHead) {
+  const Json rope = {{"rope_type", "proportional"}, {"partial_rotary_factor", 0.5}, {"rope_theta", 10000.0}};
+  expect_near(frequencies(rope, 1), {1, 0.1, 0, 0});
+  expect_error(ErrorCode::kUnsupported, "partial_rotary_factor", [&] {
+    frequencies({{"rope_type", "default"}, {"partial_rotary_factor", 0.5}}, 1);
+  });
+}
+
+TEST(Rope, OfEachLayerType) {
+  const Json full = {{"rope_type", "default"}, {"rope_theta", 500000.0}};
+  const Json local = {{"rope_type", "default"}, {"rope_theta", 10000.0}};
+  Json qwen = config_of("qwen3");
+  qwen["rope_parameters"] = {{"full_attention", full}, {"sliding_attention", local}};
+  EXPECT_EQ(parse_model_config(qwen, nullptr, "c").rope.theta, 500000);
+  qwen.update({{"use_sliding_window", true}, {"sliding_window", 4}});
+  qwen["layer_types"] = {"full_attention", "sliding_attention", "full_attention", "full_attention"};
+  expect_error(ErrorCode::kUnsupported, "rope_parameters: full_attention and sliding_attention differ",
+               [&] { parse_model_config(qwen, nullptr, "c"); });
+  expect_error(ErrorCode::kUnsupported, "field mrope_section", [&] {
+    frequencies({{"rope_type", "default"}, {"mrope_section", {1, 1, 2}}}, 1);
+  });
+}
+
+}  // namespace
+}  // namespace metal_marlin
