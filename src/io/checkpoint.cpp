@@ -68,6 +68,8 @@ Weight Weight::rows(std::int64_t first, std::int64_t count) const {
     out.scales = part(matrix->scales, layout.scale_row_bytes);
     out.zeros = part(matrix->zeros, layout.zero_row_bytes);
     out.positions = part(matrix->positions, layout.position_row_bytes);
+    out.sub_scales = part(matrix->sub_scales, layout.sub_scale_row_bytes);
+    out.sub_minima = part(matrix->sub_minima, layout.sub_minimum_row_bytes);
     return {out, owner};
   }
   DenseView out = std::get<DenseView>(view);
