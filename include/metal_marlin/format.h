@@ -47,6 +47,12 @@ enum class ZeroKind : std::uint8_t {
   kInteger,  ///< value = scale * (element - zero), the zero packed like a code
 };
 
+/// The integers of groups in scales of two levels (GGUF's K-quants), unsigned or signed.
+enum class SubScale : std::uint8_t { kNone, kU4, kU6, kS6, kS8 };
+
+/// Inputs of a super-block.
+constexpr std::int64_t kSuperBlock = 256;
+
 /// A format with every parameter that the layout of a matrix depends on.
 struct FormatSpec {
   Format format = Format::kFp4;
@@ -59,6 +65,9 @@ struct FormatSpec {
   /// 2:4: of each four neighbours in a row two at most are not zero, and two are stored, with their
   /// positions (arXiv 2104.08378).
   bool sparse = false;
+  /// Other than kNone: groups of 16 or 32 have not a scale (and minimum) each but an integer to multiply their
+  /// super-block's by; load only.
+  SubScale sub_scale = SubScale::kNone;
 
   bool operator==(const FormatSpec&) const = default;
 
@@ -67,6 +76,10 @@ struct FormatSpec {
   /// Groups in a row of `cols`.
   [[nodiscard]] std::int64_t groups(std::int64_t cols) const {
     return cols == 0 ? 0 : (cols + group_size(cols) - 1) / group_size(cols);
+  }
+  /// Scales of scale_type in a row of `cols`: the groups', or the super-blocks'.
+  [[nodiscard]] std::int64_t scales(std::int64_t cols) const {
+    return sub_scale == SubScale::kNone ? groups(cols) : (cols + kSuperBlock - 1) / kSuperBlock;
   }
 };
 
@@ -91,7 +104,7 @@ ScaleType parse_scale_type(std::string_view name);
 ZeroKind parse_zero_kind(std::string_view name);
 std::string_view scale_type_name(ScaleType type);
 std::string_view zero_kind_name(ZeroKind kind);
-/// "fp4", or "fp4 2:4" of a sparse one.
+/// "fp4", "fp4 2:4" of a sparse one, or "u4, scales of two levels".
 std::string format_label(const FormatSpec& spec);
 /// "row" or the number.
 std::string group_name(int group);

@@ -1,5 +1,7 @@
 #include "backends/backend.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "base/memory.h"
@@ -19,7 +21,14 @@ void load_weights(const Plan& plan, const Checkpoint& checkpoint, const LoadProg
   const std::vector<PlannedWeight> weights = planned_weights(plan);
   std::size_t total = 0;
   std::size_t done = 0;
-  for (const PlannedWeight& planned : weights) total += checkpoint.require(planned.name, planned.shape).bytes;
+  for (const PlannedWeight& planned : weights) {
+    const WeightInfo& info = checkpoint.require(planned.name, planned.shape);
+    if (info.packed && info.packed->sub_scale != SubScale::kNone)
+      throw Error(ErrorCode::kUnsupported,
+                  fmt::format("{}: tensor {}: {}, which no backend computes with", checkpoint.where(planned.name),
+                              planned.name, format_label(*info.packed)));
+    total += info.bytes;
+  }
   for (const PlannedWeight& planned : weights) {
     load(planned);
     done += checkpoint.require(planned.name, planned.shape).bytes;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "backends/cache_type.h"
+#include "base/round_up.h"
 #include "io/checkpoint.h"
 #include "ops/plan.h"
 
@@ -74,8 +75,10 @@ struct RunnerLimits {
 // The angles that a sequence's positions are multiplied by, where they depend on its length.
 void sequence_frequencies(const RopeTable& rope, const SequenceSlice& sequence, std::span<float> out);
 
-// Positions a page of the cache holds.
-constexpr int kCachePageTokens = 16;
+// Pages of the cache that hold so many positions.
+constexpr std::int64_t pages_for(std::int64_t tokens) {
+  return divide_up(tokens, kCachePageTokens);
+}
 
 // A prepared model's mutable part: workspace, cache and, on a device, the queue of its work. One thread at a
 // time uses it; runners of one model work side by side.

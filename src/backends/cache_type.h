@@ -6,6 +6,9 @@
 
 namespace metal_marlin {
 
+// Positions a page of the cache holds.
+constexpr int kCachePageTokens = 16;
+
 // The last four: codes with an f16 scale, the largest magnitude over that of a code, for each 32 elements
 // of a head's key or value.
 enum class CacheType : std::uint8_t { kF16, kF32, kFp8, kInt8, kInt4, kFp4 };

@@ -1,12 +1,14 @@
 // Whole multiples.
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 
 namespace metal_marlin {
 
-constexpr std::int64_t divide_up(std::int64_t n, std::int64_t by) {
-  return (n + by - 1) / by;
+template <std::integral T = std::int64_t>
+constexpr T divide_up(std::int64_t n, std::int64_t by) {
+  return static_cast<T>((n + by - 1) / by);
 }
 // The next multiple of `to`.
 constexpr std::int64_t round_up(std::int64_t n, std::int64_t to) {

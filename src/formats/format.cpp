@@ -101,7 +101,8 @@ std::string_view zero_kind_name(ZeroKind kind) {
 }
 
 std::string format_label(const FormatSpec& spec) {
-  return std::string(format_info(spec.format).name) + (spec.sparse ? " 2:4" : "");
+  return fmt::format("{}{}{}", format_info(spec.format).name, spec.sparse ? " 2:4" : "",
+                     spec.sub_scale == SubScale::kNone ? "" : ", scales of two levels");
 }
 
 std::string group_name(int group) {
@@ -146,6 +147,11 @@ void validate(const FormatSpec& spec) {
   const bool sparse_format = spec.format == Format::kFp4 || spec.format == Format::kMxfp4 ||
                              spec.format == Format::kNvfp4 || spec.format == Format::kS4;
   if (spec.sparse && !sparse_format) reject(spec, "sparsity", "2:4", "none, for only fp4, mxfp4, nvfp4 and s4 have it");
+  if (spec.sub_scale != SubScale::kNone &&
+      ((spec.group != 16 && spec.group != 32) || spec.scale_type != ScaleType::kF16 || spec.rotation != 0 ||
+       spec.sparse || spec.zero == ZeroKind::kInteger)) {
+    reject(spec, "scale", "of two levels", "one level, or groups of 16 or 32, f16, no zero, rotation or sparsity");
+  }
   if (is_unsigned(spec.format)) {
     if (spec.zero == ZeroKind::kNone) reject(spec, "zero", "none", "min or int");
   } else if (spec.zero != fixed.zero) {

@@ -20,6 +20,16 @@ std::size_t packed_bytes(std::int64_t n, int bits) {
   return (static_cast<std::size_t>(n) * static_cast<std::size_t>(bits) + 7) / 8;
 }
 
+// Code `index` of a row of `count`.
+unsigned load_code(std::span<const std::byte> bytes, int bits, std::int64_t row, std::int64_t count,
+                   std::int64_t index) {
+  const std::size_t bit = static_cast<std::size_t>(index) * static_cast<std::size_t>(bits);
+  const std::size_t at = static_cast<std::size_t>(row) * packed_bytes(count, bits) + bit / 8;
+  std::uint32_t word = std::to_integer<std::uint32_t>(bytes[at]);
+  if (at + 1 < bytes.size()) word |= std::to_integer<std::uint32_t>(bytes[at + 1]) << 8;
+  return (word >> (bit % 8)) & ((1U << bits) - 1);
+}
+
 // Codes that a row of `cols` has.
 std::int64_t stored_codes(const FormatSpec& spec, std::int64_t cols) {
   return spec.sparse ? cols / 2 : cols;
@@ -128,12 +138,30 @@ std::size_t scale_type_bytes(ScaleType type) {
   }
 }
 
+int sub_scale_bits(SubScale type) {
+  switch (type) {
+    case SubScale::kNone: return 0;
+    case SubScale::kU4: return 4;
+    case SubScale::kU6:
+    case SubScale::kS6: return 6;
+    case SubScale::kS8: return 8;
+  }
+  return 0;
+}
+
+float sub_scale_value(SubScale type, unsigned code) {
+  const bool is_signed = type == SubScale::kS6 || type == SubScale::kS8;
+  return static_cast<float>(static_cast<int>(code) - (is_signed ? 1 << (sub_scale_bits(type) - 1) : 0));
+}
+
 PackedLayout::PackedLayout(const FormatSpec& spec, std::int64_t rows, std::int64_t cols) {
   const int bits = format_info(spec.format).bits;
   const std::int64_t groups = spec.groups(cols);
   code_row_bytes = packed_bytes(stored_codes(spec, cols), bits);
   position_row_bytes = spec.sparse ? packed_bytes(cols / kSparseGroup, 4) : 0;
-  scale_row_bytes = static_cast<std::size_t>(groups) * scale_type_bytes(spec.scale_type);
+  scale_row_bytes = static_cast<std::size_t>(spec.scales(cols)) * scale_type_bytes(spec.scale_type);
+  sub_scale_row_bytes = packed_bytes(groups, sub_scale_bits(spec.sub_scale));
+  sub_minimum_row_bytes = spec.zero == ZeroKind::kMinimum ? sub_scale_row_bytes : 0;
   zero_row_bytes = spec.zero == ZeroKind::kMinimum   ? scale_row_bytes
                    : spec.zero == ZeroKind::kInteger ? packed_bytes(groups, bits)
                                                      : 0;
@@ -141,6 +169,8 @@ PackedLayout::PackedLayout(const FormatSpec& spec, std::int64_t rows, std::int64
   scale_bytes = static_cast<std::size_t>(rows) * scale_row_bytes;
   zero_bytes = static_cast<std::size_t>(rows) * zero_row_bytes;
   position_bytes = static_cast<std::size_t>(rows) * position_row_bytes;
+  sub_scale_bytes = static_cast<std::size_t>(rows) * sub_scale_row_bytes;
+  sub_minimum_bytes = static_cast<std::size_t>(rows) * sub_minimum_row_bytes;
   global_bytes = spec.format == Format::kNvfp4 ? sizeof(float) : 0;
 }
 
@@ -175,23 +205,29 @@ void unpack_codes(int bits, const std::byte* packed, std::size_t n, std::uint8_t
 }
 
 float PackedView::scale(std::int64_t row, std::int64_t group) const {
-  return load_scale(spec.scale_type, scales, static_cast<std::size_t>(row * spec.groups(cols) + group));
+  if (spec.sub_scale == SubScale::kNone)
+    return load_scale(spec.scale_type, scales, static_cast<std::size_t>(row * spec.groups(cols) + group));
+  const unsigned code = load_code(sub_scales, sub_scale_bits(spec.sub_scale), row, spec.groups(cols), group);
+  return of_super_block(scales, row, group) * sub_scale_value(spec.sub_scale, code);
+}
+
+float PackedView::of_super_block(std::span<const std::byte> part, std::int64_t row, std::int64_t group) const {
+  const std::int64_t block = group * spec.group / kSuperBlock;
+  return load_scale(spec.scale_type, part, static_cast<std::size_t>(row * spec.scales(cols) + block));
 }
 
 float PackedView::minimum(std::int64_t row, std::int64_t group) const {
   if (spec.zero != ZeroKind::kMinimum) return 0;
-  return load_scale(spec.scale_type, zeros, static_cast<std::size_t>(row * spec.groups(cols) + group));
+  if (spec.sub_scale == SubScale::kNone)
+    return load_scale(spec.scale_type, zeros, static_cast<std::size_t>(row * spec.groups(cols) + group));
+  const int bits = sub_scale_bits(spec.sub_scale);
+  return of_super_block(zeros, row, group) *
+         static_cast<float>(load_code(sub_minima, bits, row, spec.groups(cols), group));
 }
 
 int PackedView::zero(std::int64_t row, std::int64_t group) const {
   if (spec.zero != ZeroKind::kInteger) return 0;
-  const int bits = format_info(spec.format).bits;
-  const std::size_t row_bytes = packed_bytes(spec.groups(cols), bits);
-  const std::size_t bit = static_cast<std::size_t>(group) * static_cast<std::size_t>(bits);
-  const std::size_t at = static_cast<std::size_t>(row) * row_bytes + bit / 8;
-  std::uint32_t word = std::to_integer<std::uint32_t>(zeros[at]);
-  if (at + 1 < zeros.size()) word |= std::to_integer<std::uint32_t>(zeros[at + 1]) << 8;
-  return static_cast<int>((word >> (bit % 8)) & ((1U << bits) - 1));
+  return static_cast<int>(load_code(zeros, format_info(spec.format).bits, row, spec.groups(cols), group));
 }
 
 void PackedView::unpack_row(std::int64_t row, std::uint8_t* out) const {
@@ -235,6 +271,8 @@ void PackedView::check_sizes(std::string_view name) const {
   check_part(name, "scales", scales.size(), layout.scale_bytes);
   check_part(name, "zeros", zeros.size(), layout.zero_bytes);
   check_part(name, "positions", positions.size(), layout.position_bytes);
+  check_part(name, "scales of groups", sub_scales.size(), layout.sub_scale_bytes);
+  check_part(name, "minima of groups", sub_minima.size(), layout.sub_minimum_bytes);
 }
 
 void PackedView::check_finite(std::string_view name) const {
@@ -277,6 +315,8 @@ PackedMatrix::PackedMatrix(const FormatSpec& matrix_spec, std::int64_t matrix_ro
   scales.resize(layout.scale_bytes);
   zeros.resize(layout.zero_bytes);
   positions.resize(layout.position_bytes);
+  sub_scales.resize(layout.sub_scale_bytes);
+  sub_minima.resize(layout.sub_minimum_bytes);
 }
 
 void PackedMatrix::set_scale(std::int64_t row, std::int64_t group, float value) {
@@ -342,6 +382,8 @@ PackedMatrix quantize_matrix(const FormatSpec& spec, std::int64_t rows, std::int
                              float global_scale, ThreadPool& pool, QuantizeStats* stats,
                              std::span<const float> importance) {
   validate(spec);
+  if (spec.sub_scale != SubScale::kNone)
+    throw Error(ErrorCode::kUnsupported, fmt::format("format {}: is read, not made", format_label(spec)));
   PackedMatrix matrix(spec, rows, cols);
   matrix.global_scale = global_scale;
   std::vector<RowResult> results(static_cast<std::size_t>(rows));

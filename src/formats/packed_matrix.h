@@ -3,7 +3,8 @@
 // code i occupies bits [i*b, (i+1)*b), so 32 codes take 4*b bytes; rows start on
 // whole bytes. Scales (and minima) are [rows, groups]; integer zeros are packed
 // per row like codes. A 2:4 sparse matrix has two codes of each four inputs, and
-// their positions (formats/sparsity.h).
+// their positions (formats/sparsity.h). Scales of two levels are those of super-blocks,
+// [rows, super-blocks], and integers of the groups, packed per row like codes.
 #pragma once
 
 #include <cstddef>
@@ -23,19 +24,25 @@ struct PackedLayout {
   PackedLayout(const FormatSpec& spec, std::int64_t rows, std::int64_t cols);
   std::size_t code_row_bytes;
   std::size_t scale_row_bytes;
-  std::size_t zero_row_bytes;      // minima or integer zeros, 0 where there are none
-  std::size_t position_row_bytes;  // 0 but in sparse ones
+  std::size_t zero_row_bytes;       // minima or integer zeros, 0 where there are none
+  std::size_t position_row_bytes;   // 0 but in sparse ones
+  std::size_t sub_scale_row_bytes;  // of groups in super-blocks, else 0
+  std::size_t sub_minimum_row_bytes;
   std::size_t code_bytes;
   std::size_t scale_bytes;
   std::size_t zero_bytes;
   std::size_t position_bytes;
+  std::size_t sub_scale_bytes;
+  std::size_t sub_minimum_bytes;
   std::size_t global_bytes;  // NVFP4's f32
   [[nodiscard]] std::size_t total_bytes() const {
-    return code_bytes + scale_bytes + zero_bytes + position_bytes + global_bytes;
+    return code_bytes + scale_bytes + zero_bytes + position_bytes + sub_scale_bytes + sub_minimum_bytes + global_bytes;
   }
 };
 
 std::size_t scale_type_bytes(ScaleType type);
+int sub_scale_bits(SubScale type);
+float sub_scale_value(SubScale type, unsigned code);  // signed ones are in offset binary
 // Element `index` of an array of scales (or minima).
 float load_scale(ScaleType type, std::span<const std::byte> bytes, std::size_t index);
 void store_scale(ScaleType type, std::span<std::byte> bytes, std::size_t index, float value);
@@ -50,8 +57,11 @@ struct PackedView {
   std::span<const std::byte> scales;
   std::span<const std::byte> zeros;
   std::span<const std::byte> positions = {};
+  std::span<const std::byte> sub_scales = {};
+  std::span<const std::byte> sub_minima = {};
 
-  [[nodiscard]] float scale(std::int64_t row, std::int64_t group) const;    // as stored
+  // As stored; of two levels the product, which f32 holds exactly. Minima likewise.
+  [[nodiscard]] float scale(std::int64_t row, std::int64_t group) const;
   [[nodiscard]] float minimum(std::int64_t row, std::int64_t group) const;  // 0 without minima
   [[nodiscard]] int zero(std::int64_t row, std::int64_t group) const;       // 0 without integer zeros
   // Unpacks the codes of a row, one a byte, those of zero among them.
@@ -63,6 +73,10 @@ struct PackedView {
   // \throws Error (kCorruptFile) naming the place of a scale, minimum or element that
   // is not finite, a global scale that is not positive, or positions that do not rise.
   void check_finite(std::string_view name) const;
+
+ private:
+  // The scale, or minimum, of the group's super-block.
+  [[nodiscard]] float of_super_block(std::span<const std::byte> part, std::int64_t row, std::int64_t group) const;
 };
 
 // Owns its bytes.
@@ -78,8 +92,12 @@ struct PackedMatrix {
   std::vector<std::byte> scales;
   std::vector<std::byte> zeros;
   std::vector<std::byte> positions;
+  std::vector<std::byte> sub_scales;
+  std::vector<std::byte> sub_minima;
 
-  [[nodiscard]] PackedView view() const { return {spec, rows, cols, global_scale, codes, scales, zeros, positions}; }
+  [[nodiscard]] PackedView view() const {
+    return {spec, rows, cols, global_scale, codes, scales, zeros, positions, sub_scales, sub_minima};
+  }
   void set_scale(std::int64_t row, std::int64_t group, float value);
   void set_minimum(std::int64_t row, std::int64_t group, float value);
   void set_zero(std::int64_t row, std::int64_t group, int value);

@@ -8,6 +8,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "base/round_up.h"
 #include "formats/codec.h"
 #include "io/stored_weights.h"
 #include "metal_marlin/error.h"
@@ -60,7 +61,7 @@ class Bits4 {
     codes_ = &part(folder, weight_);
     if (!count || *count == 0 || codes_->bytes.size() != static_cast<std::size_t>((*count + 1) / 2))
       bad_part(folder, weight_, *codes_, fmt::format("the 4-bit codes of {}", shape_text({rows_, cols_})));
-    blocks_ = (*count + block_ - 1) / block_;
+    blocks_ = divide_up(*count, block_);
     map_ = &typed_part(folder, weight_ + ".quant_map", DType::kF32, {16});
     parts_ = {weight_, state_name, weight_ + ".quant_map", weight_ + ".absmax"};
     find_scales();
@@ -85,7 +86,7 @@ class Bits4 {
     }
     absmax_ = &typed_part(folder_, weight_ + ".absmax", DType::kU8, {blocks_});
     nested_map_ = &typed_part(folder_, weight_ + ".nested_quant_map", DType::kF32, {256});
-    const std::int64_t nested = (blocks_ + nested_block_ - 1) / nested_block_;
+    const std::int64_t nested = divide_up(blocks_, nested_block_);
     nested_absmax_ = &typed_part(folder_, weight_ + ".nested_absmax", DType::kF32, {nested});
     parts_.push_back(weight_ + ".nested_quant_map");
     parts_.push_back(weight_ + ".nested_absmax");

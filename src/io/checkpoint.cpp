@@ -6,6 +6,7 @@
 #include <array>
 #include <cstring>
 
+#include "base/round_up.h"
 #include "base/thread_pool.h"
 #include "io/checkpoint_kinds.h"
 #include "io/model_folder.h"
@@ -68,6 +69,8 @@ Weight Weight::rows(std::int64_t first, std::int64_t count) const {
     out.scales = part(matrix->scales, layout.scale_row_bytes);
     out.zeros = part(matrix->zeros, layout.zero_row_bytes);
     out.positions = part(matrix->positions, layout.position_row_bytes);
+    out.sub_scales = part(matrix->sub_scales, layout.sub_scale_row_bytes);
+    out.sub_minima = part(matrix->sub_minima, layout.sub_minimum_row_bytes);
     return {out, owner};
   }
   DenseView out = std::get<DenseView>(view);
@@ -89,7 +92,7 @@ Weight Checkpoint::load(const std::string& name, ThreadPool& pool) const {
   const auto* const dense = std::get_if<DenseView>(&weight.view);
   if (dense == nullptr || !is_float(dense->dtype)) return weight;
   const std::int64_t count = element_count(dense->shape).value_or(0);
-  pool.parallel_for((count + kFiniteChunk - 1) / kFiniteChunk, 1, [&](std::int64_t begin, std::int64_t end) {
+  pool.parallel_for(divide_up(count, kFiniteChunk), 1, [&](std::int64_t begin, std::int64_t end) {
     const std::int64_t first = begin * kFiniteChunk;
     const std::int64_t bad = first_not_finite(*dense, first, std::min(end * kFiniteChunk, count));
     if (bad < 0) return;

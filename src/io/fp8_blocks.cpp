@@ -8,6 +8,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "base/round_up.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
@@ -18,10 +19,6 @@ constexpr std::array<std::string_view, 9> kFp8BlockKeys{"quant_method",      "ac
                                                         "scale_fmt",
                                                         "dequantize",  // whether to make bf16 of it when it is loaded
                                                         "modules_to_convert"};
-
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
-  return (a + b - 1) / b;
-}
 
 }  // namespace
 
@@ -36,7 +33,7 @@ StoredWeight fp8_block_weight(const SafetensorsFolder& folder, const std::string
   auto type = scale_type_of(scales.dtype);
   const bool one = element_count(scales.shape) == 1;
   if (one) block = {rows, cols};
-  const Shape blocks{ceil_div(rows, block[0]), ceil_div(cols, block[1])};
+  const Shape blocks{divide_up(rows, block[0]), divide_up(cols, block[1])};
   if (!type || scales.dtype == DType::kF8E4M3 || (!one && scales.shape != blocks))
     bad_part(folder, scale_name, scales, fmt::format("F32, BF16, F16 or F8_E8M0 {}", shape_text(blocks)));
   const ScaleType stored = *type;

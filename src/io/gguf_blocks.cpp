@@ -75,108 +75,146 @@ UnpackedBlock unpack_block(GgufType type, const std::uint8_t* block) {
   return out;
 }
 
-void decode_q2k(const std::uint8_t* block, float* y) {
-  const float d = load_f16(block + 80);
-  const float dmin = load_f16(block + 82);
-  const std::uint8_t* q = block + 16;
-  for (int i = 0; i < 16; ++i) {  // 16 runs of 16; four shifts per 32 bytes
-    const int half = i / 8;
-    const int shift = 2 * ((i % 8) / 2);
-    const std::uint8_t* const run = q + 32 * half + 16 * (i % 2);
-    const float scale = d * static_cast<float>(block[i] & 15);
-    const float minimum = dmin * static_cast<float>(block[i] >> 4);
-    for (int l = 0; l < 16; ++l) y[16 * i + l] = scale * static_cast<float>((run[l] >> shift) & 3) - minimum;
+// A super-block of 256 of a type with scales of two levels: codes of our format, integers of its groups.
+struct SuperBlock {
+  std::array<std::uint8_t, kSuperBlock> codes{};
+  std::array<std::uint8_t, 16> scales{};  // signed ones in offset binary
+  std::array<std::uint8_t, 16> minima{};
+  std::uint16_t scale = 0;  // f16
+  std::uint16_t minimum = 0;
+};
+
+constexpr std::uint16_t kF16Sign = 0x8000;  // GGUF's minima are subtracted, ours added
+
+// The two low bits of the 16 runs of 16 of Q2_K and Q3_K: four shifts per 32 bytes.
+void two_bits(const std::uint8_t* q, std::uint8_t* codes) {
+  for (int i = 0; i < 16; ++i) {
+    const std::uint8_t* const run = q + 32 * (i / 8) + 16 * (i % 2);
+    for (int l = 0; l < 16; ++l) codes[16 * i + l] = (run[l] >> (2 * (i % 8 / 2))) & 3;
   }
+}
+
+SuperBlock unpack_q2k(const std::uint8_t* block) {
+  SuperBlock out;
+  out.scale = load16(block + 80);
+  out.minimum = load16(block + 82) ^ kF16Sign;
+  two_bits(block + 16, out.codes.data());
+  for (std::size_t i = 0; i < 16; ++i) {
+    out.scales[i] = block[i] & 15;
+    out.minima[i] = block[i] >> 4;
+  }
+  return out;
 }
 
 // Q3_K packs sixteen 6-bit scales: 4 low bits in 8 bytes, 2 high bits in 4.
-int q3k_scale(const std::uint8_t* scales, int i) {
-  const int low = i < 8 ? scales[i] & 15 : scales[i - 8] >> 4;
-  const int high = (scales[8 + i % 4] >> (2 * (i / 4))) & 3;
-  return (low | high << 4) - 32;
-}
-
-void decode_q3k(const std::uint8_t* block, float* y) {
-  const std::uint8_t* const high = block;
-  const std::uint8_t* const q = block + 32;
-  const float d = load_f16(block + 108);
-  for (int i = 0; i < 16; ++i) {
-    const int half = i / 8;
-    const int shift = 2 * ((i % 8) / 2);
-    const int bit = 4 * half + (i % 8) / 2;
-    const int column = 16 * (i % 2);
-    const float scale = d * static_cast<float>(q3k_scale(block + 96, i));
-    for (int l = 0; l < 16; ++l) {
-      const int low = (q[32 * half + column + l] >> shift) & 3;
-      const int value = low - (((high[column + l] >> bit) & 1) != 0 ? 0 : 4);
-      y[16 * i + l] = scale * static_cast<float>(value);
-    }
+SuperBlock unpack_q3k(const std::uint8_t* block) {
+  SuperBlock out;
+  const std::uint8_t* const packed = block + 96;
+  out.scale = load16(block + 108);
+  two_bits(block + 32, out.codes.data());
+  for (std::size_t i = 0; i < kSuperBlock; ++i)
+    out.codes[i] = static_cast<std::uint8_t>(out.codes[i] | ((block[i % 32] >> (i / 32)) & 1) << 2);
+  for (std::size_t i = 0; i < 16; ++i) {
+    const int low = i < 8 ? packed[i] & 15 : packed[i - 8] >> 4;
+    const int high = (packed[8 + i % 4] >> (2 * (i / 4))) & 3;
+    out.scales[i] = static_cast<std::uint8_t>(low | high << 4);
   }
+  return out;
 }
-
-struct ScaleMin {
-  float scale;
-  float minimum;
-};
 
 // Q4_K and Q5_K pack eight 6-bit scales and eight 6-bit minima in 12 bytes.
-ScaleMin k4_scale(const std::uint8_t* packed, int i, float d, float dmin) {
-  int scale = 0;
-  int minimum = 0;
-  if (i < 4) {
-    scale = packed[i] & 63;
-    minimum = packed[i + 4] & 63;
-  } else {
-    scale = (packed[i + 4] & 15) | (packed[i - 4] >> 6) << 4;
-    minimum = (packed[i + 4] >> 4) | (packed[i] >> 6) << 4;
-  }
-  return {d * static_cast<float>(scale), dmin * static_cast<float>(minimum)};
-}
-
 // qh: the fifth bits of Q5_K, null for Q4_K.
-void decode_k45(const std::uint8_t* block, const std::uint8_t* qh, const std::uint8_t* qs, float* y) {
-  const float d = load_f16(block);
-  const float dmin = load_f16(block + 2);
-  for (int i = 0; i < 8; ++i) {
-    const ScaleMin group = k4_scale(block + 4, i, d, dmin);
+SuperBlock unpack_k45(const std::uint8_t* block, const std::uint8_t* qh, const std::uint8_t* qs) {
+  SuperBlock out;
+  const std::uint8_t* const packed = block + 4;
+  out.scale = load16(block);
+  out.minimum = load16(block + 2) ^ kF16Sign;
+  for (std::size_t i = 0; i < 8; ++i) {
+    const bool low = i < 4;
+    out.scales[i] = static_cast<std::uint8_t>(low ? packed[i] & 63 : (packed[i + 4] & 15) | (packed[i - 4] >> 6) << 4);
+    out.minima[i] = static_cast<std::uint8_t>(low ? packed[i + 4] & 63 : packed[i + 4] >> 4 | (packed[i] >> 6) << 4);
     const std::uint8_t* const run = qs + 32 * (i / 2);
-    for (int l = 0; l < kBlock; ++l) {
+    for (std::size_t l = 0; l < kBlock; ++l) {
       int code = i % 2 == 0 ? run[l] & 15 : run[l] >> 4;
-      if (qh != nullptr) code += ((qh[l] >> i) & 1) << 4;
-      y[kBlock * i + l] = group.scale * static_cast<float>(code) - group.minimum;
+      if (qh != nullptr) code |= ((qh[l] >> i) & 1) << 4;
+      out.codes[kBlock * i + l] = static_cast<std::uint8_t>(code);
     }
   }
+  return out;
 }
 
-void decode_q6k(const std::uint8_t* block, float* y) {
-  const auto* const scales = reinterpret_cast<const std::int8_t*>(block + 192);
-  const float d = load_f16(block + 208);
-  for (int half = 0; half < 2; ++half) {
-    const std::uint8_t* const low = block + 64 * half;
-    const std::uint8_t* const high = block + 128 + 32 * half;
-    for (int part = 0; part < 4; ++part) {
-      for (int l = 0; l < 32; ++l) {
-        const std::uint8_t byte = low[l + 32 * (part % 2)];
-        const int nibble = part < 2 ? byte & 15 : byte >> 4;
-        const int code = (nibble | ((high[l] >> (2 * part)) & 3) << 4) - 32;
-        const int run = 8 * half + 2 * part + l / 16;
-        const float scale = d * static_cast<float>(scales[run]);
-        y[128 * half + 32 * part + l] = scale * static_cast<float>(code);
-      }
-    }
+SuperBlock unpack_q6k(const std::uint8_t* block) {
+  SuperBlock out;
+  out.scale = load16(block + 208);
+  for (std::size_t i = 0; i < 16; ++i) out.scales[i] = block[192 + i] ^ 0x80U;  // from two's complement
+  for (std::size_t i = 0; i < kSuperBlock; ++i) {
+    const std::size_t half = i / 128;
+    const std::size_t part = i % 128 / 32;
+    const std::size_t l = i % 32;
+    const int byte = block[64 * half + 32 * (part % 2) + l];
+    const int high = (block[128 + 32 * half + l] >> (2 * part)) & 3;
+    out.codes[i] = static_cast<std::uint8_t>((part < 2 ? byte & 15 : byte >> 4) | high << 4);
   }
+  return out;
 }
 
-void decode_iq4xs(const std::uint8_t* block, float* y) {
-  const std::span<const float> levels = decode_table(Format::kIq4Nl);
-  const float d = load_f16(block);
+SuperBlock unpack_iq4xs(const std::uint8_t* block) {
+  SuperBlock out;
+  out.scale = load16(block);
   const std::uint16_t high = load16(block + 2);
-  for (int i = 0; i < 8; ++i) {
-    const int scale = ((block[4 + i / 2] >> (4 * (i % 2))) & 15) | ((high >> (2 * i)) & 3) << 4;
-    std::array<std::uint8_t, kBlock> codes{};
-    nibbles(block + 8 + 16 * i, codes.data());
-    const float factor = d * static_cast<float>(scale - 32);
-    for (int l = 0; l < kBlock; ++l) y[kBlock * i + l] = factor * levels[codes[static_cast<std::size_t>(l)]];
+  for (std::size_t i = 0; i < 8; ++i) {
+    out.scales[i] =
+        static_cast<std::uint8_t>(((block[4 + i / 2] >> (4 * (i % 2))) & 15) | ((high >> (2 * i)) & 3) << 4);
+    nibbles(block + 8 + 16 * i, out.codes.data() + kBlock * i);
+  }
+  return out;
+}
+
+SuperBlock unpack_super_block(GgufType type, const std::uint8_t* block) {
+  switch (type) {
+    case GgufType::kQ2K: return unpack_q2k(block);
+    case GgufType::kQ3K: return unpack_q3k(block);
+    case GgufType::kQ4K: return unpack_k45(block, nullptr, block + 16);
+    case GgufType::kQ5K: return unpack_k45(block, block + 16, block + 48);
+    case GgufType::kQ6K: return unpack_q6k(block);
+    default: return unpack_iq4xs(block);
+  }
+}
+
+// Fills row `row`, by super-blocks.
+void pack_super_blocks(GgufType type, const std::uint8_t* block, PackedMatrix& out, std::int64_t row) {
+  const PackedLayout layout(out.spec, out.rows, out.cols);
+  const auto r = static_cast<std::size_t>(row);
+  const auto groups = static_cast<std::size_t>(kSuperBlock / out.spec.group);
+  const auto count = static_cast<std::size_t>(out.cols / kSuperBlock);
+  std::vector<std::uint8_t> codes;
+  std::vector<std::uint8_t> scales;
+  std::vector<std::uint8_t> minima;
+  for (std::size_t b = 0; b < count; ++b, block += gguf_type_info(type).block_bytes) {
+    const SuperBlock unpacked = unpack_super_block(type, block);
+    const auto* const sub_scales = unpacked.scales.data();
+    const auto* const sub_minima = unpacked.minima.data();
+    codes.insert(codes.end(), unpacked.codes.begin(), unpacked.codes.end());
+    scales.insert(scales.end(), sub_scales, sub_scales + groups);
+    minima.insert(minima.end(), sub_minima, sub_minima + groups);
+    std::memcpy(out.scales.data() + (r * count + b) * 2, &unpacked.scale, 2);
+    if (!out.zeros.empty()) std::memcpy(out.zeros.data() + (r * count + b) * 2, &unpacked.minimum, 2);
+  }
+  const int bits = sub_scale_bits(out.spec.sub_scale);
+  pack_codes(format_info(out.spec.format).bits, codes, out.codes.data() + r * layout.code_row_bytes);
+  pack_codes(bits, scales, out.sub_scales.data() + r * layout.sub_scale_row_bytes);
+  if (!out.sub_minima.empty()) pack_codes(bits, minima, out.sub_minima.data() + r * layout.sub_minimum_row_bytes);
+}
+
+void decode_super_block(GgufType type, const std::uint8_t* block, float* y) {
+  const FormatSpec spec = *gguf_two_level_spec(type);
+  const std::span<const float> levels = decode_table(spec.format);
+  const SuperBlock unpacked = unpack_super_block(type, block);
+  const auto group = static_cast<std::size_t>(spec.group);
+  for (std::size_t g = 0; g < kSuperBlock / group; ++g) {
+    const float scale = f16_to_f32(unpacked.scale) * sub_scale_value(spec.sub_scale, unpacked.scales[g]);
+    const float minimum = f16_to_f32(unpacked.minimum) * static_cast<float>(unpacked.minima[g]);
+    for (std::size_t i = g * group; i < (g + 1) * group; ++i) y[i] = scale * levels[unpacked.codes[i]] + minimum;
   }
 }
 
@@ -204,13 +242,32 @@ std::optional<FormatSpec> gguf_packed_spec(GgufType type) {
   }
 }
 
+std::optional<FormatSpec> gguf_two_level_spec(GgufType type) {
+  const auto spec = [](Format format, int group, SubScale sub_scale) {
+    FormatSpec out = default_spec(format);
+    out.group = group;
+    out.sub_scale = sub_scale;
+    return out;
+  };
+  switch (type) {
+    case GgufType::kQ2K: return spec(Format::kU2, 16, SubScale::kU4);
+    case GgufType::kQ3K: return spec(Format::kInt3, 16, SubScale::kS6);
+    case GgufType::kQ4K: return spec(Format::kU4, 32, SubScale::kU6);
+    case GgufType::kQ5K: return spec(Format::kU5, 32, SubScale::kU6);
+    case GgufType::kQ6K: return spec(Format::kInt6, 16, SubScale::kS8);
+    case GgufType::kIq4Xs: return spec(Format::kIq4Nl, 32, SubScale::kS6);
+    default: return std::nullopt;
+  }
+}
+
 std::size_t gguf_row_bytes(GgufType type, std::int64_t cols) {
   const GgufTypeInfo& info = gguf_type_info(type);
   return static_cast<std::size_t>(cols / info.block) * static_cast<std::size_t>(info.block_bytes);
 }
 
 PackedMatrix gguf_to_packed(const GgufTensor& tensor, const RowMap& map, ThreadPool& pool) {
-  const FormatSpec spec = *gguf_packed_spec(tensor.type);
+  const std::optional<FormatSpec> two_levels = gguf_two_level_spec(tensor.type);
+  const FormatSpec spec = two_levels ? *two_levels : *gguf_packed_spec(tensor.type);
   const std::int64_t cols = tensor.shape.back();
   PackedMatrix out(spec, tensor.shape.front(), cols);
   const PackedLayout layout(spec, out.rows, cols);
@@ -222,6 +279,10 @@ PackedMatrix gguf_to_packed(const GgufTensor& tensor, const RowMap& map, ThreadP
     for (std::int64_t row = begin; row < end; ++row) {
       const auto r = static_cast<std::size_t>(row);
       const std::uint8_t* block = u8(tensor.bytes.data()) + static_cast<std::size_t>(map ? map(row) : row) * source_row;
+      if (two_levels) {
+        pack_super_blocks(tensor.type, block, out, row);
+        continue;
+      }
       for (std::size_t b = 0; b < static_cast<std::size_t>(cols / kBlock); ++b, block += block_bytes) {
         const UnpackedBlock unpacked = unpack_block(tensor.type, block);
         std::memcpy(codes.data() + b * kBlock, unpacked.codes.data(), kBlock);
@@ -245,14 +306,10 @@ void gguf_decode_row(GgufType type, std::span<const std::byte> row, std::int64_t
   const std::uint8_t* block = u8(row.data());
   for (std::int64_t i = 0; i < cols; i += info.block, block += info.block_bytes) {
     float* const y = out + i;
-    switch (type) {
-      case GgufType::kQ2K: decode_q2k(block, y); break;
-      case GgufType::kQ3K: decode_q3k(block, y); break;
-      case GgufType::kQ4K: decode_k45(block, nullptr, block + 16, y); break;
-      case GgufType::kQ5K: decode_k45(block, block + 16, block + 48, y); break;
-      case GgufType::kQ6K: decode_q6k(block, y); break;
-      case GgufType::kIq4Xs: decode_iq4xs(block, y); break;
-      default: decode_simple(type, block, y);
+    if (gguf_two_level_spec(type)) {
+      decode_super_block(type, block, y);
+    } else {
+      decode_simple(type, block, y);
     }
   }
 }

@@ -10,13 +10,15 @@
 
 namespace metal_marlin {
 
-// The format that holds a tensor of this type without loss, if there is one.
+// The format of groups with scales of their own that holds a tensor of this type without loss, if there is one.
 std::optional<FormatSpec> gguf_packed_spec(GgufType type);
+// The format of scales of two levels that does, of a K-quant or IQ4_XS.
+std::optional<FormatSpec> gguf_two_level_spec(GgufType type);
 
 // Where row `r` of the result comes from; used to reorder attention heads.
 using RowMap = std::function<std::int64_t(std::int64_t)>;
 
-// Lossless conversion of a type that has a packed spec.
+// Lossless conversion of a type that has one of these.
 PackedMatrix gguf_to_packed(const GgufTensor& tensor, const RowMap& map, ThreadPool& pool);
 
 // Decodes one row of `cols` elements of any type that we read.

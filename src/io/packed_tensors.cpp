@@ -133,6 +133,8 @@ Json quantization_config(PackScheme scheme, const std::map<std::string, PackedMo
 
 std::vector<TensorPlan> packed_tensor_plans(PackScheme scheme, const std::string& module, const PackedModule& packed) {
   const FormatSpec& spec = packed.spec;
+  if (spec.sub_scale != SubScale::kNone)
+    throw Error(ErrorCode::kUnsupported, fmt::format("{}: {}, which files do not hold", module, format_label(spec)));
   const PackedLayout layout(spec, packed.rows, packed.cols);
   const auto row_bytes = static_cast<std::int64_t>(layout.code_row_bytes);
   const bool compressed = scheme == PackScheme::kCompressedTensors;

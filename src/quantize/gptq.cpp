@@ -7,6 +7,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "base/round_up.h"
 #include "base/thread_pool.h"
 #include "formats/codec.h"
 #include "formats/group_scale.h"
@@ -206,7 +207,7 @@ PackedMatrix gptq_matrix(const FormatSpec& spec, std::int64_t rows, std::int64_t
   validate(spec);
   PackedMatrix matrix(spec, rows, cols);
   matrix.global_scale = global_scale;
-  const std::int64_t blocks = (rows + kRows - 1) / kRows;
+  const std::int64_t blocks = divide_up(rows, kRows);
   std::vector<QuantizeStats> results(static_cast<std::size_t>(blocks));
   pool.parallel_for(blocks, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
@@ -236,7 +237,7 @@ template PackedMatrix gptq_matrix(const FormatSpec&, std::int64_t, std::int64_t,
 double output_energy(std::int64_t rows, std::int64_t cols, const RowReader& read, const HessianSum& hessian,
                      ThreadPool& pool) {
   constexpr std::int64_t kAtOnce = 64;
-  const std::int64_t blocks = (rows + kAtOnce - 1) / kAtOnce;
+  const std::int64_t blocks = divide_up(rows, kAtOnce);
   std::vector<double> sums(static_cast<std::size_t>(blocks));
   pool.parallel_for(blocks, 1, [&](std::int64_t begin, std::int64_t end) {
     std::vector<float> x(static_cast<std::size_t>(kAtOnce * cols));

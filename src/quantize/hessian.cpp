@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/round_up.h"
 #include "base/thread_pool.h"
 #include "formats/hadamard.h"
 #include "quantize/linear_algebra.h"
@@ -18,7 +19,7 @@ HessianSum::HessianSum(std::int64_t cols) : cols_(cols), sums_(static_cast<std::
 
 void HessianSum::add(const float* x, std::int64_t rows, ThreadPool& pool) {
   if (rows == 0) return;
-  const std::int64_t tiles = (cols_ + kTile - 1) / kTile;
+  const std::int64_t tiles = divide_up(cols_, kTile);
   std::vector<std::pair<std::int64_t, std::int64_t>> places;
   for (std::int64_t i = 0; i < tiles; ++i)
     for (std::int64_t j = 0; j <= i; ++j) places.emplace_back(i * kTile, j * kTile);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "base/round_up.h"
 #include "base/thread_pool.h"
 #include "quantize/linear_algebra.h"
 
@@ -13,7 +14,7 @@ constexpr std::int64_t kTriangle = 128;     // of a triangle that one thread tak
 constexpr std::int64_t kProductTile = 256;  // rows and columns of a product that one thread takes
 
 std::int64_t tiles(std::int64_t n) {
-  return (n + kProductTile - 1) / kProductTile;
+  return divide_up(n, kProductTile);
 }
 
 template <typename T>
@@ -43,7 +44,7 @@ class LowerTriangle {
   // The inverse: the blocks on the diagonal become theirs, then twice as large ones from halves A and C
   // and the B below A, which becomes -C^-1 B A^-1.
   void invert() {
-    const std::int64_t blocks = (n_ + kTriangle - 1) / kTriangle;
+    const std::int64_t blocks = divide_up(n_, kTriangle);
     pool_.parallel_for(blocks, 1, [&](std::int64_t first, std::int64_t last) {
       for (std::int64_t block = first; block < last; ++block)
         linear_algebra::invert_lower(std::min(kTriangle, n_ - block * kTriangle),

@@ -168,7 +168,7 @@ LayerCalibration::Observed LayerCalibration::observed_slice(
 void LayerCalibration::run(const Plan& slice, const Checkpoint& checkpoint, std::span<const Stream> streams,
                            const Consumer& consume) {
   const auto model = backend_.prepare(slice, checkpoint, {Activations::kF32, {}});
-  const auto pages = static_cast<int>((context_ + kCachePageTokens - 1) / kCachePageTokens);
+  const auto pages = static_cast<int>(pages_for(context_));
   const auto runner = model->make_runner({kStep, 1, 1, pages, true}, CacheType::kF32);
   for (const Stream& stream : streams) run(stream, *runner, consume);
   expert_counts_ = runner->expert_counts().empty() ? std::vector<std::int64_t>{} : runner->expert_counts().front();
@@ -181,7 +181,7 @@ void LayerCalibration::fail_not_finite(const std::string& place) const {
 }
 
 void LayerCalibration::run(const Stream& stream, Runner& runner, const Consumer& consume) const {
-  std::vector<std::int32_t> table(static_cast<std::size_t>((context_ + kCachePageTokens - 1) / kCachePageTokens));
+  std::vector<std::int32_t> table(static_cast<std::size_t>(pages_for(context_)));
   std::iota(table.begin(), table.end(), 0);
   // Rows are taken while the step runs and handed on when it has, for the threads are busy before.
   std::map<std::string, std::pair<Rows, std::int64_t>> taken;

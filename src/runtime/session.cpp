@@ -15,10 +15,6 @@ namespace {
 // A cache begins with memory for so many tokens, and doubles.
 constexpr std::int64_t kFirstTokens = 1024;
 
-std::int64_t pages_for(std::int64_t tokens) {
-  return (tokens + kCachePageTokens - 1) / kCachePageTokens;
-}
-
 // A place for one sequence at a time.
 struct Sequence {
   std::atomic<SequenceId> id{-1};         // of the one that is, or was last, here

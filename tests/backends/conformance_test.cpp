@@ -343,6 +343,17 @@ TEST_P(Conformance, EveryOp) {
     expect_all_conforming(*cpu_backend(kernels->name), AllOps{});
   }
 }
+TEST_P(Conformance, ScalesOfTwoLevelsAreRefusedByName) {
+  FormatSpec spec = default_spec(Format::kU4);
+  spec.sub_scale = SubScale::kU6;
+  CasePlan p;
+  const BufferId x = p.in(256);
+  const BufferId y = p.out(3);
+  const Cases cases = p.with("linear", LinearOp{x, y, "weight", ""}, spec);
+  const auto backend = make_backend(GetParam(), {shared_pool(2), ""});
+  expect_error(ErrorCode::kUnsupported, "random: tensor weight: u4, scales of two levels, which no backend",
+               [&] { results_of(*backend, cases[0]); });
+}
 INSTANTIATE_TEST_SUITE_P(Backends, Conformance, testing::ValuesIn(available_backends()), [](const auto& test) {
   std::string name = test.param;
   std::replace(name.begin(), name.end(), '-', '_');

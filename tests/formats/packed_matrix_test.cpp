@@ -315,6 +315,14 @@ TEST(FormatSpec, BadCombinationsAreRefused) {
   expect_error(ErrorCode::kInvalidArgument, "format mxfp4: group is 64, expected 32", [] {
     validate({Format::kMxfp4, 64, ScaleType::kE8m0, ZeroKind::kNone});
   });
+  FormatSpec two_levels = default_spec(Format::kU4);
+  two_levels.sub_scale = SubScale::kU6;
+  validate(two_levels);
+  expect_error(ErrorCode::kUnsupported, "format u4, scales of two levels: is read, not made",
+               [&] { quantize(two_levels, 1, 256, std::vector<float>(256, 1.0F)); });
+  two_levels.group = 64;
+  expect_error(ErrorCode::kInvalidArgument, "format u4: scale is of two levels, expected one level, or groups of 16",
+               [&] { validate(two_levels); });
   expect_error(ErrorCode::kInvalidArgument, "expected f16, bf16 or f32", [] {
     validate({Format::kFp4, 32, ScaleType::kE8m0, ZeroKind::kNone});
   });

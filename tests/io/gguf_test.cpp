@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/thread_pool.h"
+#include "io/checkpoint.h"
 #include "io/gguf_blocks.h"
 #include "io/gguf_byte_order.h"
 #include "io/gguf_model.h"
@@ -104,6 +105,40 @@ TEST(BigEndianGguf, RefusesTypesWhoseOrderIsNotKnown) {
     expect_error(ErrorCode::kUnsupported, fmt::format("tensor t: type Q5_{} in a big-endian file", type - 6),
                  [&] { little_endian_gguf(bytes, "x"); });
   }
+}
+
+TEST_F(GgufBlocks, ScalesOfTwoLevelsArePackedWithoutLoss) {
+  ThreadPool pool(2);
+  int types = 0;
+  for (const auto& [name, tensor] : gguf_.tensors) {
+    if (!gguf_two_level_spec(tensor.type)) continue;
+    ++types;
+    const auto expected = read_tensor<float>(expected_, name);
+    const std::int64_t rows = tensor.shape[0];
+    const std::int64_t cols = tensor.shape[1];
+    const auto matrix = std::make_shared<PackedMatrix>(gguf_to_packed(
+        tensor, [&](std::int64_t row) { return rows - 1 - row; }, pool));
+    const PackedView view = matrix->view();
+    view.check_sizes(name);
+    view.check_finite(name);
+    EXPECT_EQ(PackedLayout(view.spec, rows, cols).total_bytes(), tensor.bytes.size()) << name;
+    const std::size_t row_bytes = gguf_row_bytes(tensor.type, cols);
+    std::vector<float> row(static_cast<std::size_t>(cols));
+    std::vector<float> block(row.size());
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const auto at = static_cast<std::size_t>(rows - 1 - r);
+      Weight{view, matrix}.rows(r, 1).decode_row(0, cols, row.data());
+      gguf_decode_row(tensor.type, tensor.bytes.subspan(at * row_bytes, row_bytes), cols, block.data());
+      EXPECT_EQ(row, block) << name;
+      for (std::size_t i = 0; i < row.size(); ++i) expect_same(row[i], expected[at * row.size() + i], name);
+    }
+    matrix->scales[1] = std::byte{0x7C};  // no super-block may have an infinite scale
+    expect_error(ErrorCode::kCorruptFile, name + ": the scale of row 0, group 0 is not finite",
+                 [&] { view.check_finite(name); });
+    matrix->sub_scales.pop_back();
+    expect_error(ErrorCode::kCorruptFile, name + ": scales of groups take", [&] { matrix->view().check_sizes(name); });
+  }
+  EXPECT_EQ(types, 6);
 }
 
 std::vector<std::byte> bytes_of(const std::string& text) {

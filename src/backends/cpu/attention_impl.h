@@ -26,13 +26,13 @@ void store_kv(const CachePage& layout, const float* k, const float* v, int slot,
       std::uint16_t keys[16];
       f_store_f16(keys, f_load_part(k + d, left));
       auto* const halves = reinterpret_cast<std::uint16_t*>(page);
-      for (int i = 0; i < left; ++i) halves[(d + i) * kPageTokens + slot] = keys[i];
+      for (int i = 0; i < left; ++i) halves[(d + i) * kCachePageTokens + slot] = keys[i];
     } else {
       auto* const floats = reinterpret_cast<float*>(page);
-      for (int i = 0; i < left; ++i) floats[(d + i) * kPageTokens + slot] = k[d + i];
+      for (int i = 0; i < left; ++i) floats[(d + i) * kCachePageTokens + slot] = k[d + i];
     }
   }
-  const std::int64_t values = static_cast<std::int64_t>(layout.key_dim) * kPageTokens;
+  const std::int64_t values = static_cast<std::int64_t>(layout.key_dim) * kCachePageTokens;
   store_row(f16, v, layout.value_dim, page, values + slot * page_row(layout));
 }
 
@@ -88,7 +88,7 @@ inline void scores_of_page(const AttentionTile& tile, const AttentionScratch& s,
   F32 acc[kRows];
   for (int r = 0; r < kRows; ++r) acc[r] = f_set(0.0F);
   for (int d = 0; d < tile.page.key_dim; ++d) {
-    const F32 key = load_cache<kF16>(page, static_cast<std::int64_t>(d) * kPageTokens);
+    const F32 key = load_cache<kF16>(page, static_cast<std::int64_t>(d) * kCachePageTokens);
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) acc[r] = f_fma(f_set(s.q[(row + r) * tile.page.key_dim + d]), key, acc[r]);
   }
@@ -101,7 +101,7 @@ inline void scores_of_rows(const AttentionTile& tile, const AttentionScratch& s,
                            int column) {
   constexpr int kKeys = 4;
   const std::int64_t stride = (tile.page.key_dim + 15) / 16 * 16;
-  for (int first = 0; first < kPageTokens; first += kKeys) {
+  for (int first = 0; first < kCachePageTokens; first += kKeys) {
     F32 acc[kRows * kKeys];
     for (F32& sum : acc) sum = f_set(0.0F);
     for (int d = 0; d < tile.page.key_dim; d += 16) {
@@ -125,7 +125,7 @@ inline void scores_of_rows(const AttentionTile& tile, const AttentionScratch& s,
 template <bool kF16, int kRows>
 inline void values_of_block(const AttentionTile& tile, const AttentionScratch& s, int row, std::int64_t first_page,
                             int keys) {
-  const std::int64_t values = tile.page.latent ? 0 : static_cast<std::int64_t>(tile.page.key_dim) * kPageTokens;
+  const std::int64_t values = tile.page.latent ? 0 : static_cast<std::int64_t>(tile.page.key_dim) * kCachePageTokens;
   const std::int64_t stride = page_row(tile.page);
   for (int d = 0; d < s.out_row; d += 16) {
     F32 acc[kRows];
@@ -136,8 +136,8 @@ inline void values_of_block(const AttentionTile& tile, const AttentionScratch& s
         value = f_load(s.values + key * stride + d);
       } else {
         const std::byte* const page =
-            tile.cache + static_cast<std::size_t>(tile.pages[first_page + key / kPageTokens]) * tile.page_stride;
-        value = load_cache<kF16>(page, values + (key % kPageTokens) * stride + d);
+            tile.cache + static_cast<std::size_t>(tile.pages[first_page + key / kCachePageTokens]) * tile.page_stride;
+        value = load_cache<kF16>(page, values + (key % kCachePageTokens) * stride + d);
       }
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) acc[r] = f_fma(f_set(s.scores[(row + r) * kKeyBlock + key]), value, acc[r]);
@@ -221,14 +221,14 @@ struct ValueWork {
 inline void decode_page(const CachePage& layout, const std::byte* page, const AttentionScratch& s, int column) {
   const std::int64_t key_row = (layout.key_dim + 15) / 16 * 16;
   const std::size_t key_bytes = cache_row_bytes(layout.type, layout.key_dim);
-  for (int t = 0; t < kPageTokens; ++t) {
+  for (int t = 0; t < kCachePageTokens; ++t) {
     decode_cache_row(layout.type, page + static_cast<std::size_t>(t) * key_bytes, layout.key_dim,
                      s.keys + (column + t) * key_row);
   }
   if (layout.latent) return;
   const std::size_t value_bytes = cache_row_bytes(layout.type, layout.value_dim);
-  for (int t = 0; t < kPageTokens; ++t) {
-    decode_cache_row(layout.type, page + kPageTokens * key_bytes + static_cast<std::size_t>(t) * value_bytes,
+  for (int t = 0; t < kCachePageTokens; ++t) {
+    decode_cache_row(layout.type, page + kCachePageTokens * key_bytes + static_cast<std::size_t>(t) * value_bytes,
                      layout.value_dim, s.values + (column + t) * page_row(layout));
   }
 }
@@ -256,11 +256,12 @@ void attend(const AttentionTile& tile) {
   }
   const std::int64_t end = tile.first_position + tile.tokens;
   const std::int64_t oldest = tile.window > 0 ? greater(0, tile.first_position + 1 - tile.window) : 0;
-  for (std::int64_t key = oldest / kPageTokens * kPageTokens; key < end; key += kKeyBlock) {
-    const int keys = static_cast<int>(lesser(kKeyBlock, (end - key + kPageTokens - 1) / kPageTokens * kPageTokens));
-    for (int i = 0; i < keys; i += kPageTokens) {
+  for (std::int64_t key = oldest / kCachePageTokens * kCachePageTokens; key < end; key += kKeyBlock) {
+    const int keys =
+        static_cast<int>(lesser(kKeyBlock, (end - key + kCachePageTokens - 1) / kCachePageTokens * kCachePageTokens));
+    for (int i = 0; i < keys; i += kCachePageTokens) {
       const std::byte* const page =
-          tile.cache + static_cast<std::size_t>(tile.pages[(key + i) / kPageTokens]) * tile.page_stride;
+          tile.cache + static_cast<std::size_t>(tile.pages[(key + i) / kCachePageTokens]) * tile.page_stride;
       if (is_quantized(tile.page.type)) {
         decode_page(tile.page, page, s, i);
         by_rows(rows, ScoreWork<kF16>{tile, s, reinterpret_cast<const std::byte*>(s.keys + i * key_row), i});
@@ -271,7 +272,7 @@ void attend(const AttentionTile& tile) {
     for (int row = 0; row < rows; ++row) softmax_row(tile, s, row, key, keys);
     // Keys past the end have weight zero but may be uninitialised: leave them out.
     const int present = static_cast<int>(lesser(keys, end - key));
-    by_rows(rows, ValueWork<kF16>{tile, s, key / kPageTokens, present});
+    by_rows(rows, ValueWork<kF16>{tile, s, key / kCachePageTokens, present});
   }
   for (int row = 0; row < rows; ++row) {
     const float inverse = s.sum[row] > 0 ? 1.0F / s.sum[row] : 0.0F;

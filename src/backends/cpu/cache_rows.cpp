@@ -64,7 +64,7 @@ void store_token(const Kernels& kernels, const CachePage& layout, const float* k
   if (layout.latent) return;
   const std::size_t value_bytes = cache_row_bytes(layout.type, layout.value_dim);
   store_codes(layout.type, v, layout.value_dim,
-              page + kPageTokens * key_bytes + static_cast<std::size_t>(slot) * value_bytes);
+              page + kCachePageTokens * key_bytes + static_cast<std::size_t>(slot) * value_bytes);
 }
 
 }  // namespace metal_marlin::cpu

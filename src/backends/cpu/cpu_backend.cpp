@@ -401,13 +401,13 @@ class CpuRunner final : public Runner {
                  width(step.op.out));
   }
 
-  void run(const RopeStep& step, const StepContext& context) {
+  void run(const RopeOp& step, const StepContext& context) {
     context.share(0, tokens(), 4, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t t = begin; t < end; ++t) rotate(step, buffer(step.x) + t * width(step.x), t);
     });
   }
 
-  void run(const SwigluStep& step, const StepContext& context) {
+  void run(const SwigluOp& step, const StepContext& context) {
     const std::int64_t n = width(step.out);
     context.share(0, rows(step.out), 4, [&](std::int64_t begin, std::int64_t end) {
       k_.swiglu(buffer(step.gate) + begin * n, buffer(step.up) + begin * n, (end - begin) * n,
@@ -415,14 +415,14 @@ class CpuRunner final : public Runner {
     });
   }
 
-  void run(const AddStep& step, const StepContext& context) {
+  void run(const AddOp& step, const StepContext& context) {
     const std::int64_t n = width(step.x);
     context.share(0, rows(step.x), 4, [&](std::int64_t begin, std::int64_t end) {
       k_.add(buffer(step.x) + begin * n, buffer(step.y) + begin * n, (end - begin) * n);
     });
   }
 
-  void run(const HadamardStep& step, const StepContext& context) {
+  void run(const HadamardOp& step, const StepContext& context) {
     const std::int64_t n = width(step.out);
     context.share(0, rows(step.out), 4, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t r = begin; r < end; ++r) {
@@ -433,7 +433,7 @@ class CpuRunner final : public Runner {
     });
   }
 
-  void run(const SelectStep& step, const StepContext& context) {
+  void run(const SelectOp& step, const StepContext& context) {
     const std::int64_t n = width(step.in);
     context.share(0, rows(step.out), 16, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) {
@@ -443,7 +443,7 @@ class CpuRunner final : public Runner {
     });
   }
 
-  void run(const InputStep& step, const StepContext& context) {
+  void run(const InputOp& step, const StepContext& context) {
     const std::int64_t n = width(step.out);
     context.share(0, tokens(), 16, [&](std::int64_t begin, std::int64_t end) {
       std::memcpy(buffer(step.out) + begin * n, batch_->input + begin * n,
@@ -451,7 +451,7 @@ class CpuRunner final : public Runner {
     });
   }
 
-  void run(const ObserveStep& step, const StepContext& context) {
+  void run(const ObserveOp& step, const StepContext& context) {
     if (context.thread == 0 && batch_->observer != nullptr)
       (*batch_->observer)(step.name, {buffer(step.in), rows(step.in), step.width, width(step.in)});
   }

@@ -11,11 +11,10 @@
 
 namespace metal_marlin::cpu {
 
-constexpr int kPanelRows = 16;   // outputs computed together
-constexpr int kBlock = 32;       // inputs that share an activation scale
-constexpr int kChunks = 8;       // groups of 4 inputs in a block
-constexpr int kPageTokens = 16;  // positions in a page of the cache
-constexpr int kKeyBlock = 64;    // keys whose scores are held at once
+constexpr int kPanelRows = 16;  // outputs computed together
+constexpr int kBlock = 32;      // inputs that share an activation scale
+constexpr int kChunks = 8;      // groups of 4 inputs in a block
+constexpr int kKeyBlock = 64;   // keys whose scores are held at once
 
 // Kernel layout of a weight matrix (panel_matrix.h makes it). Rows are taken in
 // panels of 16, inputs in blocks of 32. For codes of b bits a block takes 64*b
@@ -165,10 +164,10 @@ constexpr int kCacheGroup = 32;  // elements that share a scale
 [[maybe_unused]] static inline std::size_t page_bytes(const CachePage& page) {
   if (is_quantized(page.type)) {
     const std::size_t values = page.latent ? 0 : cache_row_bytes(page.type, page.value_dim);
-    return kPageTokens * (cache_row_bytes(page.type, page.key_dim) + values);
+    return kCachePageTokens * (cache_row_bytes(page.type, page.key_dim) + values);
   }
   const std::int64_t elements = (page.latent ? 0 : page.key_dim) + page_row(page);
-  return static_cast<std::size_t>(elements) * kPageTokens * (page.type == CacheType::kF16 ? 2 : 4);
+  return static_cast<std::size_t>(elements) * kCachePageTokens * (page.type == CacheType::kF16 ? 2 : 4);
 }
 
 // The queries of a few consecutive tokens of one sequence that share a key head.

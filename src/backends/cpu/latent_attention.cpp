@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "backends/cpu/cache_rows.h"
+#include "base/round_up.h"
 
 namespace metal_marlin::cpu {
 namespace {
@@ -10,7 +11,7 @@ namespace {
 // Heads that read the cache together in latent space.
 constexpr std::int64_t kHeadGroup = 4;
 // Tokens that share a reading of the weights, and a page of expanded keys.
-constexpr int kTileTokens = kPageTokens;
+constexpr int kTileTokens = kCachePageTokens;
 
 }  // namespace
 
@@ -29,7 +30,7 @@ LatentAttention::LatentAttention(const Program& program, const RunnerLimits& lim
   expanded_ = {static_cast<int>(key_dim), static_cast<int>(shape->value_dim), false,
                page.type == CacheType::kF32 ? CacheType::kF32 : CacheType::kF16};
   padded_rank_ = round_up(shape->rank, kBlock);
-  head_pages_ = limits.tokens / kPageTokens + limits.sequences;
+  head_pages_ = limits.tokens / kCachePageTokens + limits.sequences;
   for (std::int64_t i = 0; i < head_pages_; ++i) page_table_.push_back(static_cast<std::int32_t>(i));
   const std::int64_t tokens = limits.tokens;
   const auto floats = [](std::int64_t n) { return AlignedBuffer(static_cast<std::size_t>(n) * sizeof(float)); };
@@ -117,7 +118,7 @@ void LatentAttention::expand(const LatentAttentionStep& step, const StepContext&
   run(*step.heads->values[static_cast<std::size_t>(head)], values, op.value_dim);
   std::byte* const page =
       scratch_pages_.data() +
-      static_cast<std::size_t>(head * head_pages_ + tile.page + tile.first / kPageTokens) * page_bytes(expanded_);
+      static_cast<std::size_t>(head * head_pages_ + tile.page + tile.first / kCachePageTokens) * page_bytes(expanded_);
   for (int t = 0; t < tile.count; ++t) {
     float* const key = keys + t * key_dim;
     std::memcpy(key + op.nope_dim, latent + (token + t) * (op.rank + op.rope_dim) + op.rank,
@@ -235,7 +236,7 @@ void LatentAttention::run(const LatentAttentionStep& step, const StepContext& co
   context.share(2, expanded * heads, 1, [&](std::int64_t i, std::int64_t) {
     attend_expanded(step, context, q, out, page_tiles_[static_cast<std::size_t>(expanded - 1 - i / heads)], i % heads);
   });
-  const std::int64_t groups = (heads + kHeadGroup - 1) / kHeadGroup;
+  const std::int64_t groups = divide_up(heads, kHeadGroup);
   context.share(3, absorbed * groups, 1, [&](std::int64_t i, std::int64_t) {
     attend_absorbed(step, context, absorbed_tiles_[static_cast<std::size_t>(absorbed - 1 - i / groups)],
                     i % groups * kHeadGroup, cache);

@@ -132,7 +132,7 @@ PanelMatrix::PanelMatrix(const std::string& name, const Weight& weight, std::int
                          ThreadPool& pool) {
   view_.rows = rows;
   view_.cols = cols;
-  view_.blocks = (cols + kBlock - 1) / kBlock;
+  view_.blocks = divide_up(cols, kBlock);
   if (weight.packed()) {
     const auto& packed = std::get<PackedView>(weight.view);
     describe(packed);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backends/cpu/kernels.h"
+#include "base/round_up.h"
 #include "io/checkpoint.h"
 
 namespace metal_marlin {
@@ -45,7 +46,7 @@ class PanelMatrix {
   PanelMatrix(const std::string& name, const Weight& weight, std::int64_t rows, std::int64_t cols, ThreadPool& pool);
 
   [[nodiscard]] const PanelView& view() const { return view_; }
-  [[nodiscard]] std::int64_t panels() const { return (view_.rows + kPanelRows - 1) / kPanelRows; }
+  [[nodiscard]] std::int64_t panels() const { return divide_up(view_.rows, kPanelRows); }
   // One row in f32, for embeddings.
   void decode_row(std::int64_t row, float* out) const;
   [[nodiscard]] std::size_t bytes() const { return codes_.size() + scales_.size() + minima_.size() + zeros_.size(); }

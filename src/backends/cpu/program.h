@@ -91,16 +91,43 @@ struct MoeStep {
   bool active_bf16 = false;
 };
 
-using RopeStep = RopeOp;
-using SwigluStep = SwigluOp;
-using AddStep = AddOp;
-using HadamardStep = HadamardOp;
-using SelectStep = SelectOp;
-using InputStep = InputOp;
-using ObserveStep = ObserveOp;
+// What an op is in a program: itself, where no weight is to be bound.
+template <typename T>
+struct StepOf {
+  using Type = T;
+};
+template <>
+struct StepOf<EmbeddingOp> {
+  using Type = EmbeddingStep;
+};
+template <>
+struct StepOf<RmsNormOp> {
+  using Type = NormStep;
+};
+template <>
+struct StepOf<LinearOp> {
+  using Type = LinearStep;
+};
+template <>
+struct StepOf<AttentionOp> {
+  using Type = AttentionStep;
+};
+template <>
+struct StepOf<LatentAttentionOp> {
+  using Type = LatentAttentionStep;
+};
+template <>
+struct StepOf<MoeOp> {
+  using Type = MoeStep;
+};
 
-using Step = std::variant<EmbeddingStep, NormStep, LinearStep, AttentionStep, LatentAttentionStep, MoeStep, RopeStep,
-                          SwigluStep, AddStep, HadamardStep, SelectStep, InputStep, ObserveStep>;
+template <typename T>
+struct StepsOf;
+template <typename... T>
+struct StepsOf<std::variant<T...>> {
+  using Type = std::variant<typename StepOf<T>::Type...>;
+};
+using Step = StepsOf<OpBody>::Type;
 
 // What errors say of a step.
 struct StepNote {

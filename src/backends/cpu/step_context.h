@@ -19,9 +19,9 @@ struct TokenPlace {
   std::int64_t position;
 
   [[nodiscard]] std::size_t page() const {
-    return static_cast<std::size_t>(sequence->pages[static_cast<std::size_t>(position / kPageTokens)]);
+    return static_cast<std::size_t>(sequence->pages[static_cast<std::size_t>(position / kCachePageTokens)]);
   }
-  [[nodiscard]] int slot() const { return static_cast<int>(position % kPageTokens); }
+  [[nodiscard]] int slot() const { return static_cast<int>(position % kCachePageTokens); }
 };
 
 // The rotations of a batch's tokens by one of the plan's tables.

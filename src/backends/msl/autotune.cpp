@@ -9,6 +9,7 @@
 #include <random>
 
 #include "backends/msl/matrix_unit.h"
+#include "base/round_up.h"
 #include "io/file_write.h"
 #include "metal_marlin/error.h"
 
@@ -68,7 +69,7 @@ void Autotuner::encode(Device& device, Commands& commands, const UnitMatrix& mat
   const auto count = static_cast<std::uint32_t>(tokens);
   const std::uint32_t simdgroups = tile.rows / 16;
   commands.dispatch(device.pipeline("kernels_autotune", kernel_of(matrix, tile), tile_constants(device)),
-                    {(rows + tile.rows - 1) / tile.rows, (count + tile.tokens - 1) / tile.tokens, 1},
+                    {divide_up<std::uint32_t>(rows, tile.rows), divide_up<std::uint32_t>(count, tile.tokens), 1},
                     {32 * simdgroups, 1, 1},
                     Arguments()
                         .buffer(0, *matrix.codes)

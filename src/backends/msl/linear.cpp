@@ -17,10 +17,6 @@ constexpr std::uint32_t kBandBlocks = 2;  // of 16 rows, in decode_gemv
 constexpr std::int64_t kLargeTokens = 128;
 constexpr std::size_t kLargestTile = 64 * 64;  // rows times tokens
 
-std::uint32_t ceil_div(std::int64_t a, std::int64_t b) {
-  return static_cast<std::uint32_t>((a + b - 1) / b);
-}
-
 }  // namespace
 
 // Of the kernels that know the layout, where there is one for the matrix; else of the general ones.
@@ -78,12 +74,12 @@ struct GemvPlan {
 std::uint32_t ring_bytes(const UnitMatrix& matrix, std::uint32_t columns, std::uint32_t tokens,
                          std::uint32_t simdgroups) {
   const std::uint32_t ahead = columns == 4 ? 2 : 4;  // as in UnitStream
-  return std::min(ceil_div(matrix.params.units, simdgroups), ahead) *
+  return std::min(divide_up<std::uint32_t>(matrix.params.units, simdgroups), ahead) *
          (kBandBlocks * matrix.unit_bytes() + tokens * 128);
 }
 
 GemvPlan gemv_plan(Device& device, const UnitMatrix& matrix, std::uint32_t columns, std::uint32_t tokens) {
-  const std::uint32_t bands = ceil_div(matrix.params.rows, kBandBlocks * kTileRows);
+  const std::uint32_t bands = divide_up<std::uint32_t>(matrix.params.rows, kBandBlocks * kTileRows);
   const std::uint32_t sums = columns * 8 * (kBandBlocks * kTileRows + 4) * 4;
   const DeviceTraits traits = device.traits();
   GemvPlan plan;
@@ -99,7 +95,8 @@ GemvPlan gemv_plan(Device& device, const UnitMatrix& matrix, std::uint32_t colum
 }
 
 std::uint32_t parts_of(const Device& device, const UnitMatrix& matrix, const GemmTile& tile, std::int64_t tokens) {
-  const std::uint32_t tiles = ceil_div(matrix.params.rows, tile.rows) * ceil_div(tokens, tile.tokens);
+  const std::uint32_t tiles =
+      divide_up<std::uint32_t>(matrix.params.rows, tile.rows) * divide_up<std::uint32_t>(tokens, tile.tokens);
   const std::uint32_t wanted = std::clamp(device.traits().busy_threadgroups / std::max(1U, tiles), 1U, kMaxParts);
   return std::min(wanted, std::max(1U, matrix.params.units / 4));
 }
@@ -273,7 +270,7 @@ void Linear::encode_quantized(Commands& commands, const UnitMatrix& matrix, cons
       .buffer(2, *matrix.minima)
       .buffer(4, *call.y)
       .buffer(5, bias);
-  const std::uint32_t blocks = ceil_div(rows_, kTileRows);
+  const std::uint32_t blocks = divide_up<std::uint32_t>(rows_, kTileRows);
   const auto tokens = static_cast<std::uint32_t>(call.tokens);
   if (call.mode == Activations::kF32) {
     const auto cols = static_cast<std::uint32_t>(cols_);
@@ -295,9 +292,10 @@ void Linear::encode_quantized(Commands& commands, const UnitMatrix& matrix, cons
   const std::uint32_t parts = parts_of(device_, matrix, tile, call.tokens);
   arguments.buffer(9, parts > 1 ? workspace.partial() : *nothing_)
       .threadgroup(0, tile_bytes(device_, kGemmThreads / 32));
-  commands.dispatch(device_.pipeline(tile.shader, kernel, constants),
-                    {ceil_div(rows_, tile.rows), ceil_div(call.tokens, tile.tokens), parts}, {kGemmThreads, 1, 1},
-                    arguments);
+  commands.dispatch(
+      device_.pipeline(tile.shader, kernel, constants),
+      {divide_up<std::uint32_t>(rows_, tile.rows), divide_up<std::uint32_t>(call.tokens, tile.tokens), parts},
+      {kGemmThreads, 1, 1}, arguments);
   if (parts == 1) return;
   const auto rows = static_cast<std::uint32_t>(rows_);
   commands.dispatch_threads(device_.pipeline("marlin_gemm", "marlin_reduce"), {rows, tokens, 1}, {128, 1, 1},
@@ -316,7 +314,7 @@ void Linear::encode_sparse(Commands& commands, const SparseUnitMatrix& matrix, c
   const UnitMatrix& units = matrix.units;
   const LinearParams p = params_of(call);
   const std::string kernel = kernel_for(call.tokens, call.mode);
-  const std::uint32_t blocks = ceil_div(rows_, kTileRows);
+  const std::uint32_t blocks = divide_up<std::uint32_t>(rows_, kTileRows);
   Arguments arguments;
   arguments.buffer(0, *matrix.codes).buffer(1, *units.scales);
   arguments.buffer(7, call.bias != nullptr ? *call.bias : *nothing_);
@@ -330,9 +328,10 @@ void Linear::encode_sparse(Commands& commands, const SparseUnitMatrix& matrix, c
   prepare(commands, call, workspace);
   arguments.buffer(2, workspace.activations()).buffer(3, workspace.factors()).buffer(4, *call.y);
   arguments.bytes(5, units.params).bytes(6, p).threadgroup(0, tile_bytes(device_, kGemmThreads / 32));
-  commands.dispatch(device_.pipeline("sparse_gemm", kernel, tile_constants(device_)),
-                    {ceil_div(blocks, 4), ceil_div(call.tokens, call.tokens <= 8 ? 8 : 32), 1}, {kGemmThreads, 1, 1},
-                    arguments);
+  commands.dispatch(
+      device_.pipeline("sparse_gemm", kernel, tile_constants(device_)),
+      {divide_up<std::uint32_t>(blocks, 4), divide_up<std::uint32_t>(call.tokens, call.tokens <= 8 ? 8 : 32), 1},
+      {kGemmThreads, 1, 1}, arguments);
 }
 
 void Linear::encode_dense(Commands& commands, const DenseMatrix& matrix, const Call& call,
@@ -350,13 +349,13 @@ void Linear::encode_dense(Commands& commands, const DenseMatrix& matrix, const C
     if (exact) {
       arguments.bytes(6, matrix.units).bytes(7, p);
       commands.dispatch(device_.pipeline("dense_gemm", kernel),
-                        {ceil_div(rows_, kTileRows), static_cast<std::uint32_t>(call.tokens), 1}, {32, 1, 1},
-                        arguments);
+                        {divide_up<std::uint32_t>(rows_, kTileRows), static_cast<std::uint32_t>(call.tokens), 1},
+                        {32, 1, 1}, arguments);
       return;
     }
     arguments.bytes(6, p);
-    commands.dispatch(device_.pipeline("dense_gemm", kernel), {rows, ceil_div(call.tokens, 4), 1}, {32, 1, 1},
-                      arguments);
+    commands.dispatch(device_.pipeline("dense_gemm", kernel), {rows, divide_up<std::uint32_t>(call.tokens, 4), 1},
+                      {32, 1, 1}, arguments);
     return;
   }
   prepare(commands, call, workspace);
@@ -364,9 +363,10 @@ void Linear::encode_dense(Commands& commands, const DenseMatrix& matrix, const C
   arguments.buffer(4, workspace.factors()).bytes(5, rows).bytes(6, matrix.units).bytes(7, p);
   arguments.threadgroup(0, tile_bytes(device_, kGemmThreads / 32));
   const std::int64_t tile_tokens = call.tokens <= 8 ? 8 : 64;
-  commands.dispatch(device_.pipeline("dense_gemm", kernel, tile_constants(device_)),
-                    {ceil_div(rows_, kTileRows * 4), ceil_div(call.tokens, tile_tokens), 1}, {kGemmThreads, 1, 1},
-                    arguments);
+  commands.dispatch(
+      device_.pipeline("dense_gemm", kernel, tile_constants(device_)),
+      {divide_up<std::uint32_t>(rows_, kTileRows * 4), divide_up<std::uint32_t>(call.tokens, tile_tokens), 1},
+      {kGemmThreads, 1, 1}, arguments);
 }
 
 }  // namespace metal_marlin::msl

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "backends/msl/matrix_unit.h"
+#include "base/round_up.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::msl {
@@ -56,7 +57,7 @@ std::uint32_t MatrixStack::units() const {
   return quantized() != nullptr ? quantized()->params.units : dense()->units;
 }
 std::uint32_t MatrixStack::item_blocks() const {
-  return static_cast<std::uint32_t>((rows_ + kTileRows - 1) / kTileRows);
+  return divide_up<std::uint32_t>(rows_, kTileRows);
 }
 std::size_t MatrixStack::bytes() const {
   return quantized() != nullptr ? quantized()->bytes() : dense()->values->size();

@@ -135,7 +135,7 @@ class MslRunner final : public Runner {
         queue_(device_.make_queue()),
         limits_(limits),
         cache_type_(kv_type(cache)),
-        spare_pages_(pages_for(most_padding(limits.tokens))) {
+        spare_pages_(static_cast<int>(pages_for(most_padding(limits.tokens)))) {
     std::int64_t cols = 1;
     std::int64_t rows = 1;
     for (const Op& op : plan_.ops) {
@@ -248,9 +248,6 @@ class MslRunner final : public Runner {
   // Steps of so many shapes stay encoded.
   static constexpr std::size_t kKeptShapes = 64;
 
-  static int pages_for(std::int64_t tokens) {
-    return static_cast<int>((tokens + kCachePageTokens - 1) / kCachePageTokens);
-  }
   [[nodiscard]] std::int64_t width(BufferId id) const { return plan_.width(id); }
   [[nodiscard]] DeviceBuffer& buffer(BufferId id) const { return *buffers_[static_cast<std::size_t>(id)]; }
   [[nodiscard]] bool is_selected(BufferId id) const { return plan_.buffers[static_cast<std::size_t>(id)].selected; }

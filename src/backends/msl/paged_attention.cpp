@@ -7,6 +7,7 @@
 #include "backends/msl/linear.h"
 #include "backends/msl/matrix_unit.h"
 #include "backends/msl/unit_matrix.h"
+#include "base/round_up.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::msl {
@@ -43,7 +44,7 @@ Way way_of(const PagedParams& p, DType type, KvType cache) {
   Way way{};
   way.matrices = (same || rounds) && p.latent == 0 && width <= 256 && p.key_dim % 8 == 0 && p.value_dim % 8 == 0;
   way.at_once = way.matrices ? kHeadTokens : p.heads > p.kv_heads ? kHeadsAtOnce : 1;
-  way.groups = (p.heads / p.kv_heads + way.at_once - 1) / way.at_once;
+  way.groups = divide_up<std::uint32_t>(p.heads / p.kv_heads, way.at_once);
   way.resident = way.matrices && width <= 128 ? 4 : 2;
   return way;
 }

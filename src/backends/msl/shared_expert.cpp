@@ -5,6 +5,7 @@
 #include <array>
 
 #include "backends/msl/matrix_unit.h"
+#include "base/round_up.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::msl {
@@ -56,10 +57,10 @@ void encode_gate_up(Device& device, Commands& commands, const Linear& gate, cons
     arguments.bytes(6, dense.units).bytes(7, p);
   }
   arguments.threadgroup(0, tile_bytes(device, 4));
-  const auto tiles = [](std::int64_t n, std::int64_t of) { return static_cast<std::uint32_t>((n + of - 1) / of); };
   commands.dispatch(device.pipeline("moe_shared_expert", fmt::format("moe_shared_gate_up_{}_{}", kind, columns),
                                     tile_constants(device)),
-                    {tiles(gate.rows(), 64), tiles(call.tokens, 8 * columns), 1}, {kGemmThreads, 1, 1}, arguments);
+                    {divide_up<std::uint32_t>(gate.rows(), 64), divide_up<std::uint32_t>(call.tokens, 8 * columns), 1},
+                    {kGemmThreads, 1, 1}, arguments);
 }
 
 void encode_shared_add(Device& device, Commands& commands, std::int64_t tokens, std::int64_t width, Buffer& x,

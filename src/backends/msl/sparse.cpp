@@ -2,13 +2,14 @@
 
 #include <fmt/format.h>
 
+#include "base/round_up.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::msl {
 namespace {
 
 std::uint32_t groups_of(const SparseMatrix& m) {
-  return (static_cast<std::uint32_t>(m.cols) + m.pattern.of - 1) / m.pattern.of;
+  return divide_up<std::uint32_t>(m.cols, m.pattern.of);
 }
 
 const Pipeline& pipeline_of(Device& device, const char* kernel, const SparseMatrix& m) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "base/round_up.h"
 #include "base/thread_pool.h"
 #include "formats/codec.h"
 #include "formats/sparsity.h"
@@ -17,10 +18,10 @@ constexpr std::size_t kUnitBytes = 16 * 16 + 16 * 8;
 class SparseWriter {
  public:
   SparseWriter(const std::string& name, const PackedView& packed)
-      : name_(name), packed_(packed), units_((static_cast<std::size_t>(packed.cols) + kUnit - 1) / kUnit) {
+      : name_(name), packed_(packed), units_(divide_up<std::size_t>(packed.cols, kUnit)) {
     out.resize(static_cast<std::size_t>(blocks()) * units_ * kUnitBytes);
   }
-  [[nodiscard]] std::int64_t blocks() const { return (packed_.rows + kTileRows - 1) / kTileRows; }
+  [[nodiscard]] std::int64_t blocks() const { return divide_up(packed_.rows, kTileRows); }
 
   void write_block(std::int64_t block) {
     // Whole units: what is past the row's end is zero.

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "backends/msl/matrix_unit.h"
+#include "base/round_up.h"
 #include "base/thread_pool.h"
 #include "formats/codec.h"
 #include "formats/number_format.h"
@@ -50,7 +51,7 @@ class UnitWriter {
       : items_(items), p_(params), map_(map), bits_(format_info(items[0].spec.format).bits) {
     parts_ = p_.group_shift < 6 ? std::size_t{64} >> p_.group_shift : 0;
     scale_type_ = static_cast<ScaleType>(p_.scale_type);
-    item_blocks_ = (items[0].rows + kTileRows - 1) / kTileRows;
+    item_blocks_ = divide_up(items[0].rows, kTileRows);
     const auto blocks = static_cast<std::size_t>(this->blocks());
     scales_per_block_ = parts_ > 0 ? p_.units * 16 * parts_ : std::size_t{p_.groups} * 16;
     codes.resize(blocks * p_.units * kLanes * static_cast<std::size_t>(bits_));
@@ -128,7 +129,7 @@ std::string codec_name(Format format) {
 }
 
 std::uint32_t UnitMatrix::unit_bytes() const {
-  const std::size_t blocks = (std::size_t{params.rows} + kTileRows - 1) / kTileRows;
+  const std::size_t blocks = divide_up<std::size_t>(params.rows, kTileRows);
   const std::uint32_t unit_scales = params.group_shift < 6 ? 1024U >> params.group_shift : 16U;
   const std::uint32_t scale_bytes = static_cast<ScaleType>(params.scale_type) == ScaleType::kF32 ? 4 : 2;
   return static_cast<std::uint32_t>(codes->size() / (blocks * params.units)) + unit_scales * scale_bytes;
@@ -149,7 +150,7 @@ UnitMatrix make_unit_matrix(Device& device, const std::string& name, std::span<c
   matrix.by_16 = packed.spec.group == 16;
   UnitMatrixParams& p = matrix.params;
   p.rows = static_cast<std::uint32_t>(packed.rows);
-  p.units = static_cast<std::uint32_t>((packed.cols + kUnit - 1) / kUnit);
+  p.units = divide_up<std::uint32_t>(packed.cols, kUnit);
   p.groups = static_cast<std::uint32_t>(packed.spec.groups(packed.cols));
   p.group_shift = packed.spec.group == 0
                       ? 30U
@@ -177,7 +178,7 @@ namespace {
 std::vector<float> float_rows(std::span<const DenseView> items, std::int64_t rows, std::int64_t cols,
                               ThreadPool& pool) {
   const auto width = static_cast<std::size_t>(cols);
-  const std::int64_t padded = (rows + kTileRows - 1) / kTileRows * kTileRows;
+  const std::int64_t padded = round_up(rows, kTileRows);
   std::vector<float> values(items.size() * static_cast<std::size_t>(padded) * width);
   for (std::size_t item = 0; item < items.size(); ++item) {
     float* const out = values.data() + item * static_cast<std::size_t>(padded) * width;
@@ -197,7 +198,7 @@ DenseMatrix make_dense_matrix(Device& device, std::span<const DenseView> items, 
   DenseMatrix matrix;
   matrix.rows = rows;
   matrix.cols = cols;
-  matrix.units = static_cast<std::uint32_t>((cols + kUnit - 1) / kUnit);
+  matrix.units = divide_up<std::uint32_t>(cols, kUnit);
   const DType type = items[0].dtype;
   matrix.dtype = type == DType::kF16 || type == DType::kBf16 ? type : DType::kF32;
   if (matrix.dtype == DType::kF32) {
@@ -205,7 +206,7 @@ DenseMatrix make_dense_matrix(Device& device, std::span<const DenseView> items, 
     return matrix;
   }
   const TileMap& map = device.matrix_unit().maps[0];
-  const std::int64_t item_blocks = (rows + kTileRows - 1) / kTileRows;
+  const std::int64_t item_blocks = divide_up(rows, kTileRows);
   const std::int64_t blocks = item_blocks * static_cast<std::int64_t>(items.size());
   const auto width = static_cast<std::size_t>(cols);
   std::vector<std::uint16_t> values(static_cast<std::size_t>(blocks) * matrix.units * 16 * kUnit);

@@ -386,7 +386,7 @@ void round_as_cached(CacheType type, float* row, std::size_t width) {
 void check_attention(const Kernels& k, const AttentionCase& c, CacheType type) {
   const CachePage layout{c.head_dim, c.value_dim, c.latent, type};
   const int total = c.past + c.tokens;
-  const int pages = (total + kPageTokens - 1) / kPageTokens;
+  const int pages = (total + kCachePageTokens - 1) / kCachePageTokens;
   const std::size_t bytes = page_bytes(layout);
   // Unwritten slots hold NaN: nothing may depend on them.
   std::vector<std::byte> cache(bytes * static_cast<std::size_t>(pages + 2), std::byte{0xFF});
@@ -401,8 +401,8 @@ void check_attention(const Kernels& k, const AttentionCase& c, CacheType type) {
                 values.begin() + static_cast<std::ptrdiff_t>(t * value_dim));
   for (int t = 0; t < total; ++t) {
     store_token(k, layout, keys.data() + static_cast<std::size_t>(t) * dim,
-                values.data() + static_cast<std::size_t>(t) * value_dim, t % kPageTokens,
-                cache.data() + static_cast<std::size_t>(table[static_cast<std::size_t>(t / kPageTokens)]) * bytes);
+                values.data() + static_cast<std::size_t>(t) * value_dim, t % kCachePageTokens,
+                cache.data() + static_cast<std::size_t>(table[static_cast<std::size_t>(t / kCachePageTokens)]) * bytes);
   }
   for (std::size_t t = 0; t < static_cast<std::size_t>(total); ++t) {
     round_as_cached(type, keys.data() + t * dim, dim);
