@@ -14,6 +14,7 @@
 #include "backends/msl/moe_router.h"
 #include "backends/msl/paged_attention.h"
 #include "backends/msl/rope.h"
+#include "backends/msl/sampling.h"
 #include "backends/msl/shared_expert.h"
 #include "backends/msl/step_shapes.h"
 #include "metal_marlin/error.h"
@@ -161,26 +162,32 @@ class MslRunner final : public Runner {
     host_sequences_.resize(tokens);
     host_selected_.resize(static_cast<std::size_t>(limits.selected));
     host_output_.resize(buffer(plan_.result()).size() / sizeof(float));
+    draw_.emplace(device_, limits.selected, width(plan_.result()));
     grow_cache(limits.pages);
     make_observed();
   }
 
   void submit(const Batch& batch) override {
     const auto bucket = [](std::size_t n, int most) { return bucket_of(static_cast<std::int64_t>(n), most); };
-    const StepShape shape{bucket(batch.tokens.size(), limits_.tokens), bucket(batch.selected.size(), limits_.selected)};
+    const StepShape shape{bucket(batch.tokens.size(), limits_.tokens), bucket(batch.selected.size(), limits_.selected),
+                          !batch.samplers.empty()};
     upload(batch, shape);
+    if (draw_->grow(batch.samplers)) encoded_.clear();
+    if (shape.sampled) draw_->upload(*queue_, batch.samplers, shape.selected);
     running_ = &encoded_.get(shape, [&] { return encode(shape); });
     running_->commit();
     batch_ = &batch;
   }
 
   const float* wait() override {
-    running_->wait();
+    end_step();
     const auto values = static_cast<std::size_t>(rows_of_batch(plan_.result()) * width(plan_.result()));
     download(buffer(plan_.result()), std::span(host_output_).first(values));
-    if (limits_.count_experts) count_experts();
-    if (batch_->observer != nullptr) show_observed();
     return host_output_.data();
+  }
+  void wait_tokens(std::span<TokenId> next) override {
+    end_step();
+    draw_->download(*queue_, batch_->samplers, next);
   }
 
   void grow_cache(int pages) override {
@@ -217,6 +224,12 @@ class MslRunner final : public Runner {
   [[nodiscard]] std::vector<std::vector<std::int64_t>> expert_counts() const override { return expert_counts_; }
 
  private:
+  void end_step() {
+    running_->wait();
+    if (limits_.count_experts) count_experts();
+    if (batch_->observer != nullptr) show_observed();
+  }
+
   void make_workspaces() {
     std::size_t partial = 1;
     const auto measure = [&](PagedParams p) {
@@ -393,6 +406,7 @@ class MslRunner final : public Runner {
       encoding.layer = step.layer();
       std::visit([&](const auto& form) { run(encoding, step, form); }, step.form);
     }
+    if (shape.sampled) draw_->encode(*commands, shape.selected, buffer(plan_.result()));
     return commands;
   }
 
@@ -657,6 +671,7 @@ class MslRunner final : public Runner {
   std::vector<std::unique_ptr<DeviceBuffer>> frequencies_;  // of the plan's rope tables
   std::unique_ptr<DeviceBuffer> all_rows_;                  // their indices
   std::vector<Observed> observed_;                          // in the order of the plan
+  std::optional<TokenDraw> draw_;
   int pages_ = 0;
   int table_stride_ = 0;
   std::vector<std::int32_t> host_tokens_;
