@@ -38,7 +38,7 @@ std::vector<float> load_vector(const Checkpoint& checkpoint, const PlannedWeight
 
 // New tokens of one sequence in a batch.
 struct SequenceSlice {
-  int first = 0;  // index of its first token in the batch
+  int first = 0;  // index of its first token in the batch: after the slice before
   int count = 0;
   std::int64_t past = 0;                // positions already cached
   std::span<const std::int32_t> pages;  // cache pages, in order, enough for past + count
