@@ -98,7 +98,7 @@ struct Logits {
 template <typename T>
 METAL_FUNC void penalize(device T* values, device const SeenToken* seen, constant SampleParams& p, Row r) {
   for (uint i = p.first_seen + r.index; i < p.last_seen; i += kSampleThreads) {
-    const SeenToken token = seen[i];
+    device const SeenToken& token = seen[i];
     if (token.id < 0 || uint(token.id) >= r.vocab) continue;
     float v = float(values[token.id]);
     v = v > 0.0f ? v / p.repeat_penalty : v * p.repeat_penalty;
