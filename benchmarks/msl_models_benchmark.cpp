@@ -1,7 +1,8 @@
 // Times attention, mixtures of experts and whole decode steps of the msl backend on a GPU and
 // prints JSON, for msl_models.py. Times of ops are medians over launches of a graph of several;
 // a decode step's is from the call to the logits on the host.
-//   msl_models_benchmark [attention] [experts] [step]
+//   msl_models_benchmark [attention] [paged] [experts] [step]
+// paged: prompts over pages, by tokens and by tiles; what tiles_cost_less() estimates, measured.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include <cstdio>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <random>
 #include <set>
 
@@ -104,6 +106,43 @@ void decode_attention(Device& device, std::int64_t batch, std::int64_t context) 
     encode_paged_attention(device, commands, p, DType::kF16, KvType::kF16, batch, *q, *out, b);
   });
   print_row(fmt::format("\"op\": \"decode attention\", \"batch\": {}, \"context\": {}", batch, context), seconds);
+}
+
+void paged_prefill(Device& device, KvType cache, bool rounded, std::int64_t context) {
+  PagedParams p;
+  p.heads = kHeads;
+  p.kv_heads = kKvHeads;
+  p.key_dim = p.value_dim = kHeadDim;
+  p.table_stride = static_cast<std::uint32_t>(context / 16);
+  p.q_stride = p.out_stride = kHeads * kHeadDim;
+  p.part_keys = 128;
+  p.scale = 0.088F;
+  p.rounded = rounded ? 1 : 0;
+  p.parts = paged_parts(device, p, DType::kF32, cache, context, 32);
+  const auto rows = static_cast<std::size_t>(context) * kKvHeads;
+  const auto keys = halves(device, rows * cache_row_bytes(cache, kHeadDim) / 2);
+  const auto values = halves(device, rows * cache_row_bytes(cache, kHeadDim) / 2);
+  std::vector<std::int32_t> places(static_cast<std::size_t>(context));
+  std::iota(places.begin(), places.end(), 0);
+  const auto tables = device.allocate_with(places);
+  const auto positions = device.allocate_with(places);
+  const auto sequences = device.allocate_with(std::vector<std::int32_t>(places.size()));
+  const auto starts = device.allocate_with(std::vector<std::int32_t>{0, static_cast<std::int32_t>(context)});
+  const auto q = device.allocate_with(std::vector<float>(places.size() * p.q_stride, 0.5F));
+  const auto out = device.allocate(places.size() * p.out_stride * sizeof(float));
+  const auto partial = device.allocate(paged_partial_bytes(p, context));
+  const PagedBuffers b{keys.get(),      values.get(), tables.get(), sequences.get(),
+                       positions.get(), nullptr,      partial.get()};
+  const SequenceSlice whole{0, static_cast<int>(context), 0, {}, 0};
+  const std::string fields =
+      fmt::format("\"batch\": 1, \"context\": {}, \"cache\": \"{}\", \"rounded\": {}, \"tiled\": {}", context,
+                  kv_type_name(cache), rounded, tiles_cost_less(device, p, cache, {&whole, 1}));
+  print_row("\"op\": \"prefill by tokens\", " + fields, time_op(device, 4, [&](Commands& commands, int) {
+              encode_paged_attention(device, commands, p, DType::kF32, cache, context, *q, *out, b);
+            }));
+  print_row("\"op\": \"prefill by tiles\", " + fields, time_op(device, 4, [&](Commands& commands, int) {
+              encode_paged_tiles(device, commands, p, cache, context, *q, *out, b, {1, starts.get(), starts.get()});
+            }));
 }
 
 void prefill_attention(Device& device, std::int64_t context) {
@@ -248,6 +287,13 @@ void run(const std::set<std::string>& parts) {
     for (const std::int64_t context : {2048, 8192}) prefill_attention(*device, context);
     for (const std::int64_t context : {8192, 32768}) {
       for (const std::int64_t batch : {1, 8, 64}) decode_attention(*device, batch, context);
+    }
+  }
+  if (wants("paged")) {
+    for (const std::int64_t context : {64, 128, 256, 512, 2048}) {
+      paged_prefill(*device, KvType::kF16, true, context);
+      paged_prefill(*device, KvType::kF32, false, context);
+      paged_prefill(*device, KvType::kInt4, true, context);
     }
   }
   if (wants("experts")) experts(*device, pool);

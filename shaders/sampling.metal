@@ -1,7 +1,8 @@
 // The next token of each row of logits: penalties, temperature, top-k, typical, top-p, min-p,
 // a draw. Nothing is sorted: thresholds are found digit by digit of the ordered bits, so that
 // any k and any vocabulary cost the same few passes. Ties go to the lower id, throughout.
-// The options are those of include/metal_marlin/sampler.h, in its order.
+// The options are those of include/metal_marlin/sampler.h, in its order. Penalties change the logits
+// where they lie; a row whose logits are not all finite is answered by -1.
 #include <metal_stdlib>
 
 #include "common/unroll.h"
@@ -18,17 +19,28 @@ struct SampleParams {
   float frequency_penalty;
   float presence_penalty;
   float uniform;  // of [0, 1), for the draw
+  // Of the tokens that were seen, the row's: [first_seen, last_seen).
+  uint first_seen;
+  uint last_seen;
+};
+
+// A token that is penalized, and how often it was.
+struct SeenToken {
+  int id;
+  int count;
 };
 
 constant constexpr uint kSampleThreads = 1024;
 constant constexpr uint kSampleSimdgroups = kSampleThreads / 32;
 constant constexpr uint kDigits = 16;
 constant constexpr uint kNobody = 0xFFFFFFFFu;
+constant constexpr uint kNotFinite = 0xFFFFFFFFu;  // above every number's key
 
 struct SampleMemory {
   float bins[kSampleSimdgroups][kDigits];
   float sums[kSampleThreads];
   float simd_sums[kSampleSimdgroups];
+  uint keys[kSampleSimdgroups];
   uint ids[kSampleSimdgroups];
   uint found;
 };
@@ -41,11 +53,13 @@ struct Row {
   uint lane;
 };
 
-// Bits in the order of the numbers; NaN is the least.
+// Bits in the order of the numbers; both zeros are one.
 METAL_FUNC uint ordered(float v) {
-  if (isnan(v)) return 0;
-  const uint bits = as_type<uint>(v);
+  const uint bits = v == 0.0f ? 0u : as_type<uint>(v);
   return (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
+}
+METAL_FUNC uint ordered_or_not_finite(float v) {
+  return (as_type<uint>(v) & 0x7F800000u) == 0x7F800000u ? kNotFinite : ordered(v);
 }
 
 // Elements that are left: those above `key`, and of those at it the ids up to `last`.
@@ -74,20 +88,24 @@ METAL_FUNC float sum_of_all(threadgroup SampleMemory& m, Row r, float v) {
 template <typename T>
 struct Logits {
   device const T* values;
-  device const int* counts;  // how often each id has been; null: none has
   constant SampleParams& p;
 
-  METAL_FUNC float at(uint id) const {
-    float v = float(values[id]);
-    const int count = counts != nullptr ? counts[id] : 0;
-    if (count > 0) {
-      v = v > 0.0f ? v / p.repeat_penalty : v * p.repeat_penalty;
-      v -= float(count) * p.frequency_penalty + p.presence_penalty;
-    }
-    return v;
-  }
-  METAL_FUNC float weight(float v, float top) const { return isnan(v) ? 0.0f : exp((v - top) / p.temperature); }
+  METAL_FUNC float at(uint id) const { return float(values[id]); }
+  METAL_FUNC float weight(float v, float top) const { return exp((v - top) / p.temperature); }
 };
+
+// Each id is there once.
+template <typename T>
+METAL_FUNC void penalize(device T* values, device const SeenToken* seen, constant SampleParams& p, Row r) {
+  for (uint i = p.first_seen + r.index; i < p.last_seen; i += kSampleThreads) {
+    device const SeenToken& token = seen[i];
+    if (token.id < 0 || uint(token.id) >= r.vocab) continue;
+    float v = float(values[token.id]);
+    v = v > 0.0f ? v / p.repeat_penalty : v * p.repeat_penalty;
+    values[token.id] = T(v - (float(token.count) * p.frequency_penalty + p.presence_penalty));
+  }
+  threadgroup_barrier(mem_flags::mem_device);
+}
 
 // What the stages of the choice leave, and what they measure by.
 template <typename T>
@@ -180,12 +198,12 @@ METAL_FUNC Threshold select(threadgroup SampleMemory& m, Row r, thread const Cho
   return {key, m.found};
 }
 
-// The largest logit's id, and by `top` itself.
+// The largest logit's id, and by `top` itself; nobody's where one is not finite.
 template <typename T>
 METAL_FUNC uint largest(threadgroup SampleMemory& m, Row r, Logits<T> logits, thread float& top) {
   uint key = 0, best = kNobody;
   for (uint id = r.index; id < r.vocab; id += kSampleThreads) {
-    const uint k = ordered(logits.at(id));
+    const uint k = ordered_or_not_finite(logits.at(id));
     if (best == kNobody || k > key) {
       key = k;
       best = id;
@@ -194,19 +212,20 @@ METAL_FUNC uint largest(threadgroup SampleMemory& m, Row r, Logits<T> logits, th
   const uint highest = simd_max(key);
   const uint lowest = simd_min(key == highest ? best : kNobody);
   if (r.lane == 0) {
-    m.simd_sums[r.simdgroup] = as_type<float>(highest);
+    m.keys[r.simdgroup] = highest;
     m.ids[r.simdgroup] = lowest;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   key = 0;
   best = kNobody;
   MM_UNROLL for (uint s = 0; s < kSampleSimdgroups; ++s) {
-    const uint k = as_type<uint>(m.simd_sums[s]);
+    const uint k = m.keys[s];
     if (m.ids[s] == kNobody || (best != kNobody && (k < key || (k == key && m.ids[s] > best)))) continue;
     key = k;
     best = m.ids[s];
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
+  if (key == kNotFinite) return kNobody;
   top = logits.at(best);
   return best;
 }
@@ -256,18 +275,22 @@ METAL_FUNC float largest_weight(threadgroup SampleMemory& m, Row r, thread const
 // ids [rows]; probabilities [rows][vocab] where `with_probabilities`. One threadgroup a row.
 template <typename T>
 [[kernel, max_total_threads_per_threadgroup(1024)]] void sample(
-    device const T* logits [[buffer(0)]], device const int* counts [[buffer(1)]], device int* ids [[buffer(2)]],
+    device T* logits [[buffer(0)]], device const SeenToken* seen [[buffer(1)]], device int* ids [[buffer(2)]],
     device float* probabilities [[buffer(3)]], constant SampleParams* params [[buffer(4)]],
-    constant uint& vocab [[buffer(5)]], constant uint& with_counts [[buffer(6)]],
-    constant uint& with_probabilities [[buffer(7)]], uint row [[threadgroup_position_in_grid]],
+    constant uint& vocab [[buffer(5)]], constant uint& with_probabilities [[buffer(6)]], uint row [[threadgroup_position_in_grid]],
     uint index [[thread_index_in_threadgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
   threadgroup SampleMemory m;
   const Row r = {vocab, index, simdgroup, lane};
   constant SampleParams& p = params[row];
-  Choice<T> c = {{logits + ulong(row) * vocab, with_counts != 0 ? counts + ulong(row) * vocab : nullptr, p},
-                 0.0f, everything(), 0.0f, 1.0f, everything(), everything()};
+  device T* const values = logits + ulong(row) * vocab;
+  penalize(values, seen, p, r);
+  Choice<T> c = {{values, p}, 0.0f, everything(), 0.0f, 1.0f, everything(), everything()};
   const uint best = largest(m, r, c.logits, c.top);
+  if (best == kNobody) {
+    if (index == 0) ids[row] = -1;
+    return;
+  }
   device float* const out = probabilities + ulong(row) * vocab;
   if (p.temperature == 0.0f) {
     if (index == 0) ids[row] = int(best);
@@ -331,17 +354,10 @@ template <typename T>
   ids[row] = int(chosen);
 }
 
-// counts[row][ids[row]] += 1, for ids of the vocabulary. Grid: (rows).
-[[kernel]] void sample_accept(device const int* ids [[buffer(0)]], device int* counts [[buffer(1)]],
-                              constant uint& vocab [[buffer(2)]], uint row [[thread_position_in_grid]]) {
-  if (ids[row] < 0 || uint(ids[row]) >= vocab) return;
-  counts[ulong(row) * vocab + uint(ids[row])] += 1;
-}
-
 #define MM_SAMPLE(T)                                                                                                 \
   template [[host_name("sample_" #T)]] [[kernel, max_total_threads_per_threadgroup(1024)]] void sample<T>(           \
-      device const T*, device const int*, device int*, device float*, constant SampleParams*, constant uint&,       \
-      constant uint&, constant uint&, uint, uint, uint, uint);
+      device T*, device const SeenToken*, device int*, device float*, constant SampleParams*, constant uint&,        \
+      constant uint&, uint, uint, uint, uint);
 MM_SAMPLE(float)
 MM_SAMPLE(half)
 MM_SAMPLE(bfloat)

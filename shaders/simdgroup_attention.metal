@@ -1,26 +1,27 @@
 // Prefill on the matrix units: a simdgroup answers 16 queries, its products with keys and with
 // values are tiles of 16x16 by 16x8, probabilities never leave its registers between the two.
-// Queries, keys and values in half or bfloat; heads of up to 192.
-#include "common/query_tiles.h"
+// Keys and values in half or bfloat, packed, which may be block-sparse, or in pages; queries alike, or
+// rounded to that; heads of up to 192.
+#include "common/kv_rows.h"
 #include "common/register_budget.h"
 #include "common/tile_attention.h"
 #include "common/unroll.h"
 
 // A tile of kKeys keys, or of values (kAcross), whose 16 rows are then inputs: [unit of width][row][64].
-template <typename T, int kUnits, uint kKeys, bool kAcross>
-METAL_FUNC void stage_rows(threadgroup T* stage, device const T* rows, uint row_stride, uint width, uint first,
-                           uint end, uint index) {
+template <int kUnits, uint kKeys, bool kAcross, typename T, typename Where>
+METAL_FUNC void stage_rows(threadgroup T* stage, device const T* rows, Where where, uint width, uint first, uint end,
+                           uint index) {
   constexpr uint kStep = 16;  // rows, of which 8 threads each take a piece of 8 elements
   const uint row = index / 8, e = index % 8 * 8;
   const uint place = kAcross ? staged_row_piece(row, index % 8) : staged_piece(row, index % 8);
-  device const T* const from = rows + ulong(first + row) * row_stride + e;
 #pragma clang loop unroll(full)
-  for (uint unit = 0; unit < uint(kUnits); ++unit) {
+  for (uint step = 0; step < kKeys; step += kStep) {
+    const bool there = first + row + step < end;
+    device const T* const from = there ? rows + where.row(first + row + step) * width + e : rows;
 #pragma clang loop unroll(full)
-    for (uint step = 0; step < kKeys; step += kStep) {
+    for (uint unit = 0; unit < uint(kUnits); ++unit) {
       threadgroup T* const to = stage + unit * (kKeys * kUnit) + 8 * (place + 8 * step);
-      device const T* const piece = from + step * row_stride + unit * kUnit;
-      const bool there = first + row + step < end;
+      device const T* const piece = from + unit * kUnit;
       if (!there || e + unit * kUnit >= width) {
         *(threadgroup uint4*)to = uint4(0, 0, 0, 0);
       } else if (width % 8 == 0) {
@@ -64,49 +65,49 @@ METAL_FUNC float2 weigh(thread TileSums (&scores)[kScores], float factor, thread
   return keep;
 }
 
-// kUnits: of 64 elements, that a head has at most. Grid: (heads, tiles of prefill_queries queries).
+// Threadgroup memory of a kernel. kUnits: of 64 elements, that a head has at most.
 template <typename T, int kUnits>
-[[kernel, max_total_threads_per_threadgroup(128)]] void simdgroup_attention(
-    device const T* q [[buffer(0)]], device const T* keys [[buffer(1)]], device const T* values [[buffer(2)]],
-    device T* out [[buffer(3)]], device const int* q_starts [[buffer(4)]], device const int* k_starts [[buffer(5)]],
-    device const float* mask [[buffer(6)]], device const float* sinks [[buffer(7)]],
-    device const uchar* blocks [[buffer(8)]], constant TiledParams& tp [[buffer(9)]],
-    threadgroup uchar* tile_memory [[threadgroup(0)]], uint2 group [[threadgroup_position_in_grid]],
-    uint2 groups [[threadgroups_per_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
+struct PrefillMemory {
+  static constant constexpr uint kTile = kUnits * prefill_tile(kUnits, kThreadRegisters).keys * kUnit;
+  static constant constexpr uint kQueryTiles =
+      kAttentionSimdgroups / prefill_tile(kUnits, kThreadRegisters).column_parts;
+  static constant constexpr uint kQueries = kQueryTiles * kTileRows;  // of a threadgroup
+  uint4 keys[(prefill_tile(kUnits, kThreadRegisters).key_tiles + 1) * kTile / 8];  // and values
+  uint4 queries[prefill_tile(kUnits, kThreadRegisters).keeps_queries ? 1 : kQueryTiles * kUnits * kUnitTiles * 32];
+};
+
+// q, out: of the head, from the tile's first query on, `q_stride` and `out_stride` elements apart.
+template <int kUnits, typename Q, typename T, typename Where>
+METAL_FUNC void answer_tile(threadgroup PrefillMemory<T, kUnits>& m, TileStage tiles, constant TiledParams& tp,
+                            QueryTile t, Where where, uint head, device const Q* q, uint q_stride,
+                            device const T* keys, device const T* values, device Q* out, uint out_stride,
+                            device const float* mask, device const float* sinks, device const uchar* blocks,
+                            uint simdgroup, uint lane) {
   constexpr PrefillTile kForm = prefill_tile(kUnits, kThreadRegisters);
   MM_WITHIN_REGISTERS(prefill_registers(kUnits, kForm));
   constexpr uint kTileKeys = kForm.keys, kKeyTiles = kForm.key_tiles, kTile = kUnits * kTileKeys * kUnit;
-  constexpr uint kParts = kForm.column_parts, kQueryTiles = kAttentionSimdgroups / kParts;
+  constexpr uint kParts = kForm.column_parts;
   constexpr bool kKeeps = kForm.keeps_queries;
   constexpr uint kWidthTiles = kUnits * kUnitTiles, kOurTiles = kWidthTiles / kParts, kScores = kTileKeys / 8;
-  threadgroup uint4 memory[(kKeyTiles + 1) * kTile / 8];
-  threadgroup T* const stage = (threadgroup T*)memory;
-  threadgroup uint4 queries[kKeeps ? 1 : kQueryTiles * kWidthTiles * 32];
+  threadgroup T* const stage = (threadgroup T*)m.keys;
   constant PackedParams& p = tp.packed;
-  const TileStage tiles = {tile_memory + simdgroup * kTileStageBytes, lane};
-  const uint head = group.x, kv_head = head / (p.heads / p.kv_heads), index = simdgroup * 32 + lane;
-  // The last tiles, which see most, begin first.
-  const QueryTile t = query_tile(tp, q_starts, k_starts, groups.y - 1 - group.y, kQueryTiles * kTileRows);
-  if (!t.found) return;
+  const uint index = simdgroup * 32 + lane;
   const uint query_tile_index = simdgroup / kParts, first_row = query_tile_index * kTileRows + tile_row(lane);
   const uint first_tile = simdgroup % kParts * kOurTiles;  // of values' elements
-  device const T* const our_keys = keys + (ulong(t.first_key) * p.kv_heads + kv_head) * p.key_width;
-  device const T* const our_values = values + (ulong(t.first_key) * p.kv_heads + kv_head) * p.value_width;
-  const uint key_stride = p.kv_heads * p.key_width, value_stride = p.kv_heads * p.value_width;
   const uint column = tile_column(lane);
   // Rows r and r + 8 of this simdgroup's queries; past the last they repeat it.
-  uint query[2];
+  uint query[2];  // of the sequence's
   MM_UNROLL for (uint h = 0; h < 2; ++h) query[h] = t.first + min(first_row + 8 * h, t.count - 1);
   TileWeights<T> q_tiles[kKeeps ? kWidthTiles : 1];
-  threadgroup uint4* const our_queries = queries + (kKeeps ? 0 : query_tile_index * (kWidthTiles * 32) + lane);
+  threadgroup uint4* const our_queries = m.queries + (kKeeps ? 0 : query_tile_index * (kWidthTiles * 32) + lane);
   MM_UNROLL for (uint tile = 0; tile < kWidthTiles; ++tile) {
     if (!kKeeps && tile % kParts != simdgroup % kParts) continue;
     thread TileWeights<T>& q_tile = q_tiles[kKeeps ? tile : 0];
     MM_UNROLL for (uint n = 0; n < 4; ++n) {
-      device const T* from = q + (ulong(t.first_query + query[n % 2]) * p.heads + head) * p.key_width;
+      device const Q* from = q + ulong(query[n % 2] - t.first) * q_stride;
       MM_UNROLL for (uint e = 0; e < 2; ++e) {
         const uint k = tile / kUnitTiles * kUnit + tile_input(tile % kUnitTiles, column + 8 * (n / 2) + e, !kKeeps);
-        q_tile.e[n][e] = k < p.key_width ? from[k] : T(0.0f);
+        q_tile.e[n][e] = k < p.key_width ? T(from[k]) : T(0.0f);
       }
     }
     if (!kKeeps) keep_weights(our_queries + 32 * tile, q_tile);
@@ -126,7 +127,7 @@ template <typename T, int kUnits>
   const uint newest_begin = keys_of(p, t, t.first + t.count - 1).begin, oldest_end = keys_of(p, t, t.first).end;
   uint first = next_tile<kTileKeys>(tp, blocks, t, all.begin / kTileKeys * kTileKeys, all.end);
   if (first < all.end)
-    stage_rows<T, kUnits, kTileKeys, false>(stage + kTile, our_keys, key_stride, p.key_width, first, t.keys, index);
+    stage_rows<kUnits, kTileKeys, false>(stage + kTile, keys, where, p.key_width, first, t.keys, index);
   end_copies();
 #pragma clang loop unroll(disable)
   for (uint slot = 0, next; first < all.end; first = next, slot = kKeyTiles - 1 - slot) {
@@ -134,13 +135,11 @@ template <typename T, int kUnits>
     next = next_tile<kTileKeys>(tp, blocks, t, first + kTileKeys, all.end);
     wait_for_copies<0>();
     threadgroup_barrier(mem_flags::mem_threadgroup);  // keys are here, the last tile's values are read
-    stage_rows<T, kUnits, kTileKeys, true>(stage, our_values, value_stride, p.value_width, first, t.keys, index);
+    stage_rows<kUnits, kTileKeys, true>(stage, values, where, p.value_width, first, t.keys, index);
     end_copies();
     if (kKeyTiles == 2) {
-      if (next < all.end) {
-        stage_rows<T, kUnits, kTileKeys, false>(stage + (2 - slot) * kTile, our_keys, key_stride, p.key_width, next,
-                                                t.keys, index);
-      }
+      if (next < all.end)
+        stage_rows<kUnits, kTileKeys, false>(stage + (2 - slot) * kTile, keys, where, p.key_width, next, t.keys, index);
       end_copies();
     }
     TileSums scores[kScores];
@@ -205,7 +204,7 @@ template <typename T, int kUnits>
     threadgroup_barrier(mem_flags::mem_threadgroup);  // values are here, keys are read
     if (kKeyTiles == 1) {
       if (next < all.end)
-        stage_rows<T, kUnits, kTileKeys, false>(stage + kTile, our_keys, key_stride, p.key_width, next, t.keys, index);
+        stage_rows<kUnits, kTileKeys, false>(stage + kTile, keys, where, p.key_width, next, t.keys, index);
       end_copies();
     }
     MM_UNROLL for (uint i = 0; i < kOurTiles; ++i) {
@@ -221,15 +220,56 @@ template <typename T, int kUnits>
   MM_UNROLL for (uint h = 0; h < 2; ++h) {
     const float total = row_sum(state.total[h]);
     if (first_row + 8 * h >= t.count) continue;
-    device T* const to = out + (ulong(t.first_query + query[h]) * p.heads + head) * p.value_width;
+    device Q* const to = out + ulong(query[h] - t.first) * out_stride;
     const float factor = state.top[h] == -INFINITY ? 0.0f : 1.0f / total;
     MM_UNROLL for (uint i = 0; i < 2 * kOurTiles; ++i) {
       MM_UNROLL for (uint e = 0; e < 2; ++e) {
         const uint element = 16 * first_tile + 8 * i + column + e;
-        if (element < p.value_width) to[element] = T(sums[i].e[2 * h + e] * factor);
+        if (element < p.value_width) to[element] = Q(sums[i].e[2 * h + e] * factor);
       }
     }
   }
+}
+
+// Grid: (heads, tiles of prefill_queries queries). The last tiles, which see most, begin first.
+template <typename T, int kUnits>
+[[kernel, max_total_threads_per_threadgroup(128)]] void simdgroup_attention(
+    device const T* q [[buffer(0)]], device const T* keys [[buffer(1)]], device const T* values [[buffer(2)]],
+    device T* out [[buffer(3)]], device const int* q_starts [[buffer(4)]], device const int* k_starts [[buffer(5)]],
+    device const float* mask [[buffer(6)]], device const float* sinks [[buffer(7)]],
+    device const uchar* blocks [[buffer(8)]], constant TiledParams& tp [[buffer(9)]],
+    threadgroup uchar* tile_memory [[threadgroup(0)]], uint2 group [[threadgroup_position_in_grid]],
+    uint2 groups [[threadgroups_per_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
+  threadgroup PrefillMemory<T, kUnits> m;
+  const TileStage tiles = {tile_memory + simdgroup * kTileStageBytes, lane};
+  constant PackedParams& p = tp.packed;
+  const QueryTile t = query_tile(tp, q_starts, k_starts, groups.y - 1 - group.y, PrefillMemory<T, kUnits>::kQueries);
+  if (!t.found) return;
+  const ulong row = ulong(t.first_query + t.first) * p.heads + group.x;
+  answer_tile<kUnits>(m, tiles, tp, t, packed_rows(p, t, group.x / (p.heads / p.kv_heads)), group.x,
+                      q + row * p.key_width, p.heads * p.key_width, keys, values, out + row * p.value_width,
+                      p.heads * p.value_width, mask, sinks, blocks, simdgroup, lane);
+}
+
+// The same over pages, of which each sequence's table tells.
+template <typename Q, typename T, int kUnits>
+[[kernel, max_total_threads_per_threadgroup(128)]] void simdgroup_paged_attention(
+    device const Q* q [[buffer(0)]], device const T* keys [[buffer(1)]], device const T* values [[buffer(2)]],
+    device Q* out [[buffer(3)]], device const int* q_starts [[buffer(4)]], device const int* k_starts [[buffer(5)]],
+    device const int* tables [[buffer(6)]], device const float* sinks [[buffer(7)]],
+    constant PageParams& pages [[buffer(8)]], constant TiledParams& tp [[buffer(9)]],
+    threadgroup uchar* tile_memory [[threadgroup(0)]], uint2 group [[threadgroup_position_in_grid]],
+    uint2 groups [[threadgroups_per_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
+  threadgroup PrefillMemory<T, kUnits> m;
+  const TileStage tiles = {tile_memory + simdgroup * kTileStageBytes, lane};
+  constant PackedParams& p = tp.packed;
+  const QueryTile t = query_tile(tp, q_starts, k_starts, groups.y - 1 - group.y, PrefillMemory<T, kUnits>::kQueries);
+  if (!t.found) return;
+  const ulong token = t.first_query + t.first;
+  answer_tile<kUnits>(m, tiles, tp, t, paged_rows(p, pages, tables, t, group.x / (p.heads / p.kv_heads)), group.x,
+                      q + token * pages.q_stride + group.x * p.key_width, pages.q_stride, keys, values,
+                      out + token * pages.out_stride + group.x * p.value_width, pages.out_stride,
+                      (device const float*)nullptr, sinks, (device const uchar*)nullptr, simdgroup, lane);
 }
 
 #define MM_SIMDGROUP_FOR(T, width, units, resident)                                                               \
@@ -244,3 +284,18 @@ template <typename T, int kUnits>
   MM_SIMDGROUP_FOR(T, 192, 3, 8)
 MM_SIMDGROUP(half)
 MM_SIMDGROUP(bfloat)
+
+#define MM_SIMDGROUP_PAGED_FOR(T, width, units, resident)                                                         \
+  template [[host_name("simdgroup_paged_attention_float_" #T "_" #width)]]                                        \
+  [[kernel, max_total_threads_per_threadgroup(128) MM_RESIDENT(resident)]]                                        \
+  void simdgroup_paged_attention<float, T, units>(device const float*, device const T*, device const T*,          \
+                                                  device float*, device const int*, device const int*,            \
+                                                  device const int*, device const float*, constant PageParams&,   \
+                                                  constant TiledParams&, threadgroup uchar*, uint2, uint2, uint,  \
+                                                  uint);
+#define MM_SIMDGROUP_PAGED(T)          \
+  MM_SIMDGROUP_PAGED_FOR(T, 64, 1, 12)  \
+  MM_SIMDGROUP_PAGED_FOR(T, 128, 2, 12) \
+  MM_SIMDGROUP_PAGED_FOR(T, 192, 3, 8)
+MM_SIMDGROUP_PAGED(half)
+MM_SIMDGROUP_PAGED(bfloat)

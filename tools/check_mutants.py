@@ -49,12 +49,12 @@ SHADER_TESTS = {
     "all_reduce": "*AllReduce*", "attention": "*PackedAttention*", "batched_gemm": "*BatchedGemm*", "bf16_compat": "*Bf16*",
     "decode_gemv": "*LinearOp*", "dense_gemm": "*LinearOp*", "dequant": "*Dequant*", "dequant_fp8": "*Dequant*",
     "dequant_int8": "*Dequant*", "dequant_sub4bit": "*Dequant*", "diff_attention": "*PackedAttention*",
-    "flash_attention": "*PackedAttention*", "flash_attention_v2": "*PackedAttention*", "gemm_epilogue": "*Epilogue*",
+    "flash_attention": "*PackedAttention*", "flash_attention_v2": "*PackedAttention*:*ByTiles*", "gemm_epilogue": "*Epilogue*",
     "gemm_fp4_optimized": "*LinearOp*", "hadamard": "*Hadamard*", "kernels_autotune": "*Autotune*",
     "marlin_gemm": "*LinearOp*:TileMap.*", "mla_proj": "*LatentAttention*", "moe_dispatch": "*MoeDispatch*",
     "moe_dispatch_optimized": "*MoeExperts*", "moe_expert_gemm": "*MoeExperts*", "moe_router": "*MoeRouter*",
     "moe_shared_expert": "*SharedExpert*", "paged_attention": "*PagedAttention*", "rope": "*Rope*",
-    "rwkv_wkv": "*Rwkv*", "sampling": "*Sampling*", "simdgroup_attention": "*PackedAttention*", "sparse": "*/Sparse.*",
+    "rwkv_wkv": "*Rwkv*", "sampling": "*Sampling*", "simdgroup_attention": "*PackedAttention*:*ByTiles*", "sparse": "*/Sparse.*",
     "sparse_gemm": "*SparseProduct*", "vision_preprocess": "*Vision*"}
 # Shaders whose kernels are written in a header.
 BODIES = {"dequant": "common/dequantize.h", "dequant_fp8": "common/dequantize.h", "dequant_int8": "common/dequantize.h",

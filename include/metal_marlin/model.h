@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "metal_marlin/sampler.h"
 #include "metal_marlin/tokenizer.h"
 
 namespace metal_marlin {
@@ -155,6 +156,11 @@ class Session {
   /// outside the vocabulary or a full cache, (kOutOfMemory) when the cache cannot grow, before anything is changed;
   /// (kCancelled).
   void step(std::span<const SequenceInput> inputs, const LogitsSink& sink);
+  /// As step(), and draws the token that follows each input: on the device where there is one, so that no logits are
+  /// copied from it. logits_from is not looked at.
+  /// \param samplers one an input, each its own; null: nothing is drawn, for a prompt of which more is to come
+  /// \param next takes the tokens; -1 where nothing was drawn: no sampler, no tokens, a cancelled sequence
+  void sample(std::span<const SequenceInput> inputs, std::span<Sampler* const> samplers, std::span<TokenId> next);
   /// Tokens that each expert got so far, [layer][expert]: empty lists for layers
   /// without experts, nothing at all for models or backends that do not count them.
   [[nodiscard]] std::vector<std::vector<std::int64_t>> expert_counts() const;

@@ -28,8 +28,15 @@ struct SamplerOptions {
 /// \throws Error (kInvalidArgument) naming the option.
 void validate(const SamplerOptions& options);
 
+/// A token that was, and how often.
+struct SeenToken {
+  TokenId id;
+  int count;
+};
+
 /// Reproducible: the same seed and logits give the same tokens, whatever the
-/// number of threads. Ties go to the lower id.
+/// number of threads. Ties go to the lower id. A draw is the first id at which the sum of probabilities, in the
+/// order of ids, passes a random number.
 class Sampler {
  public:
   explicit Sampler(const SamplerOptions& options);
@@ -39,6 +46,13 @@ class Sampler {
   TokenId sample(std::span<const float> logits);
   /// The probability with which sample() would pick each token, [vocabulary].
   [[nodiscard]] std::vector<float> distribution(std::span<const float> logits);
+
+  // What sample() is made of, for those who do the same elsewhere.
+  [[nodiscard]] const SamplerOptions& options() const { return options_; }
+  /// The next random number of [0, 1); a token takes one where the temperature is not zero.
+  [[nodiscard]] double next_uniform();
+  /// The tokens that are penalized, each once.
+  [[nodiscard]] std::span<const SeenToken> seen() const { return seen_; }
 
  private:
   struct Candidate {
@@ -56,8 +70,8 @@ class Sampler {
 
   SamplerOptions options_;
   std::mt19937_64 random_;
-  std::vector<int> counts_;
-  std::vector<TokenId> seen_ids_;
+  std::vector<SeenToken> seen_;
+  std::vector<std::size_t> places_;  // by id: 1 + its index there; 0: was never
   std::vector<Candidate> candidates_;
 };
 

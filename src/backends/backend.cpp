@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "base/finite.h"
 #include "base/memory.h"
 #include "metal_marlin/error.h"
 
@@ -44,6 +45,13 @@ std::vector<float> load_vector(const Checkpoint& checkpoint, const PlannedWeight
   std::vector<float> values(static_cast<std::size_t>(planned.shape[0]));
   checkpoint.load(planned.name, pool).decode_row(0, planned.shape[0], values.data());
   return values;
+}
+
+void sample_rows(const float* logits, std::int64_t vocab, std::span<Sampler* const> samplers, std::span<TokenId> next) {
+  for (std::size_t i = 0; i < samplers.size(); ++i) {
+    const std::span row(logits + static_cast<std::int64_t>(i) * vocab, static_cast<std::size_t>(vocab));
+    next[i] = all_finite(row) ? samplers[i]->sample(row) : -1;
+  }
 }
 
 void Backend::require_memory(std::size_t needed, const std::string& what) const {

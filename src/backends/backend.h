@@ -12,6 +12,7 @@
 #include "backends/cache_type.h"
 #include "base/round_up.h"
 #include "io/checkpoint.h"
+#include "metal_marlin/sampler.h"
 #include "ops/plan.h"
 
 namespace metal_marlin {
@@ -38,7 +39,7 @@ std::vector<float> load_vector(const Checkpoint& checkpoint, const PlannedWeight
 
 // New tokens of one sequence in a batch.
 struct SequenceSlice {
-  int first = 0;  // index of its first token in the batch
+  int first = 0;  // index of its first token in the batch: after the slice before
   int count = 0;
   std::int64_t past = 0;                // positions already cached
   std::span<const std::int32_t> pages;  // cache pages, in order, enough for past + count
@@ -62,7 +63,11 @@ struct Batch {
   std::span<const int> selected;  // tokens whose logits are wanted, ascending
   const float* input = nullptr;   // a row a token, where the plan begins with an InputOp
   const Observer* observer = nullptr;
+  std::span<Sampler* const> samplers = {};  // of each selected token, where no logits are wanted but wait_tokens()
 };
+
+// What follows each row of logits, drawn and counted by its sampler; -1 where they are not finite.
+void sample_rows(const float* logits, std::int64_t vocab, std::span<Sampler* const> samplers, std::span<TokenId> next);
 
 struct RunnerLimits {
   int tokens = 512;            // per step
@@ -94,6 +99,9 @@ class Runner {
   virtual void submit(const Batch& batch) = 0;
   // The end of the step: its logits, [selected, vocab], valid until the next submit().
   virtual const float* wait() = 0;
+  // The end of a step whose batch has samplers, as sample_rows; where there is a device it draws, and the logits
+  // stay there.
+  virtual void wait_tokens(std::span<TokenId> next) = 0;
   const float* step(const Batch& batch) {
     submit(batch);
     return wait();

@@ -36,19 +36,22 @@ void Sampler::accept(TokenId id) {
   const auto index = static_cast<std::size_t>(id);
   if (id < 0) return;
   if (options_.repeat_penalty == 1 && options_.frequency_penalty == 0 && options_.presence_penalty == 0) return;
-  if (index >= counts_.size()) counts_.resize(index + 1);
-  if (counts_[index]++ == 0) seen_ids_.push_back(id);
+  if (index >= places_.size()) places_.resize(index + 1);
+  if (places_[index] == 0) {
+    seen_.push_back({id, 0});
+    places_[index] = seen_.size();
+  }
+  ++seen_[places_[index] - 1].count;
 }
 
 void Sampler::fill(std::span<const float> logits) {
   candidates_.resize(logits.size());
   for (std::size_t i = 0; i < logits.size(); ++i) candidates_[i] = {static_cast<TokenId>(i), logits[i]};
-  for (const TokenId id : seen_ids_) {
-    if (static_cast<std::size_t>(id) >= candidates_.size()) continue;
-    float& logit = candidates_[static_cast<std::size_t>(id)].weight;
+  for (const SeenToken& token : seen_) {
+    if (static_cast<std::size_t>(token.id) >= candidates_.size()) continue;
+    float& logit = candidates_[static_cast<std::size_t>(token.id)].weight;
     logit = logit > 0 ? logit / options_.repeat_penalty : logit * options_.repeat_penalty;
-    logit -= static_cast<float>(counts_[static_cast<std::size_t>(id)]) * options_.frequency_penalty +
-             options_.presence_penalty;
+    logit -= static_cast<float>(token.count) * options_.frequency_penalty + options_.presence_penalty;
   }
 }
 
@@ -116,10 +119,17 @@ void Sampler::keep_min_p() {
   std::erase_if(candidates_, [&](const Candidate& candidate) { return candidate.weight < options_.min_p * most; });
 }
 
+double Sampler::next_uniform() {
+  return static_cast<double>(random_() >> 11) * 0x1p-53;
+}
+
 TokenId Sampler::draw() {
+  const auto by_id = [](const Candidate& a, const Candidate& b) { return a.id < b.id; };
+  if (!std::is_sorted(candidates_.begin(), candidates_.end(), by_id))
+    std::sort(candidates_.begin(), candidates_.end(), by_id);
   double total = 0;
   for (const Candidate& candidate : candidates_) total += candidate.weight;
-  const double target = static_cast<double>(random_() >> 11) * 0x1p-53 * total;
+  const double target = next_uniform() * total;
   double sum = 0;
   for (const Candidate& candidate : candidates_) {
     sum += candidate.weight;

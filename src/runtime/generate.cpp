@@ -39,19 +39,21 @@ class Generation {
     for (const TokenId id : prompt) sampler_.accept(id);
     result_.prompt_tokens = prompt.size();
     TokenId next = 0;
-    const LogitsSink sink = [&](std::span<const LogitsRow> rows) { next = sampler_.sample(rows.back().values); };
+    const auto step = [&](std::span<const TokenId> tokens, Sampler* sampler) {
+      session.sample(std::array{SequenceInput{sequence, tokens}}, {&sampler, 1}, {&next, 1});
+    };
     auto start = std::chrono::steady_clock::now();
     for (std::size_t begin = 0; begin < prompt.size(); begin += kPromptChunk) {
       if (begin > 0) emit("");  // a chance to cancel
       if (result_.reason == StopReason::kCancelled) return std::move(result_);
       const auto chunk = prompt.subspan(begin, std::min(kPromptChunk, prompt.size() - begin));
       const bool last = begin + chunk.size() == prompt.size();
-      session.step(std::array{SequenceInput{sequence, chunk}}, last ? sink : LogitsSink());
+      step(chunk, last ? &sampler_ : nullptr);
     }
     result_.prompt_seconds = seconds_since(start);
     start = std::chrono::steady_clock::now();
     for (int i = 0; i < options_.max_tokens && take(next); ++i) {
-      if (i + 1 < options_.max_tokens) session.step(std::array{SequenceInput{sequence, {&next, 1}}}, sink);
+      if (i + 1 < options_.max_tokens) step({&next, 1}, &sampler_);
     }
     result_.decode_seconds = seconds_since(start);
     if (detokenizer_) show(detokenizer_->finish());

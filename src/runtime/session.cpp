@@ -35,6 +35,20 @@ struct Part {
   std::span<const TokenId> tokens;
 };
 
+// Where a step's results go: logits to a sink, or the tokens that samplers, one an input, draw from them.
+struct Results {
+  const LogitsSink* sink = nullptr;
+  std::span<Sampler* const> samplers;
+  std::span<TokenId> next;
+
+  // The first token of an input whose logits are wanted.
+  [[nodiscard]] std::size_t wanted_from(const SequenceInput& input, std::size_t index) const {
+    const std::size_t total = input.tokens.size();
+    if (sink == nullptr) return samplers[index] != nullptr ? total - 1 : total;
+    return !*sink || input.logits_from == kNoLogits ? total : std::min(input.logits_from, total - 1);
+  }
+};
+
 void check(const SessionOptions& options) {
   if (options.max_sequences < 1 || options.batch_tokens < 1 || options.batch_logits < 1 || options.cache_tokens < 0) {
     throw Error(ErrorCode::kInvalidArgument,
@@ -60,6 +74,9 @@ struct Session::Impl {
   std::vector<Part> parts;
   std::vector<int> selected;
   std::vector<LogitsRow> rows;
+  std::vector<Sampler*> samplers;  // of the rows, where tokens are drawn
+  std::vector<TokenId> drawn;
+  std::vector<TokenId> next;  // of the step's inputs
 
   Impl(std::shared_ptr<const Model> of, const SessionOptions& with)
       : model(std::move(of)),
@@ -86,6 +103,9 @@ struct Session::Impl {
     parts.reserve(sequences.size());
     selected.reserve(static_cast<std::size_t>(options.batch_logits));
     rows.reserve(static_cast<std::size_t>(options.batch_logits));
+    samplers.reserve(static_cast<std::size_t>(options.batch_logits));
+    drawn.reserve(static_cast<std::size_t>(options.batch_logits));
+    next.reserve(sequences.size());
   }
 
   [[nodiscard]] std::size_t bytes_of(std::int64_t pages) const {
@@ -230,19 +250,62 @@ struct Session::Impl {
     }
   }
 
-  void run_pass(const LogitsSink& sink) {
-    const Batch batch{tokens, slices, selected};
-    const float* const logits = runner->step(batch);
+  void run_pass(const Results& results) {
+    for (const LogitsRow& row : rows) {
+      if (results.sink == nullptr) samplers.push_back(results.samplers[static_cast<std::size_t>(row.input)]);
+    }
+    const Batch batch{tokens, slices, selected, nullptr, nullptr, samplers};
+    runner->submit(batch);
+    if (samplers.empty()) {
+      deliver_logits(batch, results);
+    } else {
+      deliver_tokens(batch, results);
+    }
+    clear_pass();
+  }
+
+  void deliver_logits(const Batch& batch, const Results& results) {
+    const float* const logits = runner->wait();
     if (!all_finite({logits, rows.size() * static_cast<std::size_t>(vocab)})) fail_not_finite(batch);
     for (const Part& part : parts) keep(part);
     for (std::size_t i = 0; i < rows.size(); ++i) {
       rows[i].values = {logits + static_cast<std::int64_t>(i) * vocab, static_cast<std::size_t>(vocab)};
     }
-    if (!rows.empty()) sink(rows);
-    clear_pass();
+    if (!rows.empty()) (*results.sink)(rows);
   }
 
-  [[noreturn]] void fail_not_finite(const Batch& batch) {
+  void deliver_tokens(const Batch& batch, const Results& results) {
+    drawn.resize(rows.size());
+    runner->wait_tokens(drawn);
+    if (std::find(drawn.begin(), drawn.end(), -1) != drawn.end()) fail_not_finite(batch);
+    for (const Part& part : parts) keep(part);
+    for (std::size_t i = 0; i < rows.size(); ++i) results.next[static_cast<std::size_t>(rows[i].input)] = drawn[i];
+  }
+
+  void step(std::span<const SequenceInput> inputs, const Results& results) {
+    validate(inputs);
+    clear_pass();  // what a step that failed may have left
+    cancelled.store(false);
+    for (std::size_t index = 0; index < inputs.size(); ++index) {
+      const SequenceInput& input = inputs[index];
+      const std::size_t total = input.tokens.size();
+      if (total == 0) continue;
+      const std::size_t from = results.wanted_from(input, index);
+      const Sequence& sequence = at(input.sequence);
+      for (std::size_t done = 0; done < total && !sequence.is_cancelled();) {
+        const std::size_t added = add(input, static_cast<int>(index), done, from);
+        done += added;
+        if (done < total || added == 0) {  // the pass is full
+          run_pass(results);
+          if (cancelled.load()) throw Error(ErrorCode::kCancelled, "the step was cancelled");
+        }
+      }
+    }
+    if (!tokens.empty()) run_pass(results);
+  }
+
+  [[noreturn]] void fail_not_finite(Batch batch) {
+    batch.samplers = {};
     const std::string place = runner->not_finite_at(batch);
     throw Error(ErrorCode::kCorruptFile,
                 fmt::format("{}: the logits are not finite (NaN or infinite){}{}", model->impl_->path,
@@ -255,6 +318,7 @@ struct Session::Impl {
     parts.clear();
     selected.clear();
     rows.clear();
+    samplers.clear();
   }
 };
 
@@ -325,25 +389,24 @@ std::int64_t Session::reuse(SequenceId id, std::span<const TokenId> tokens) {
 }
 
 void Session::step(std::span<const SequenceInput> inputs, const LogitsSink& sink) {
-  impl_->validate(inputs);
-  impl_->clear_pass();  // what a step that failed may have left
-  impl_->cancelled.store(false);
-  for (std::size_t index = 0; index < inputs.size(); ++index) {
-    const SequenceInput& input = inputs[index];
-    const std::size_t total = input.tokens.size();
-    if (total == 0) continue;
-    const std::size_t from = !sink || input.logits_from == kNoLogits ? total : std::min(input.logits_from, total - 1);
-    const Sequence& sequence = impl_->at(input.sequence);
-    for (std::size_t done = 0; done < total && !sequence.is_cancelled();) {
-      const std::size_t added = impl_->add(input, static_cast<int>(index), done, from);
-      done += added;
-      if (done < total || added == 0) {  // the pass is full
-        impl_->run_pass(sink);
-        if (impl_->cancelled.load()) throw Error(ErrorCode::kCancelled, "the step was cancelled");
-      }
-    }
+  impl_->step(inputs, {&sink, {}, {}});
+}
+
+void Session::sample(std::span<const SequenceInput> inputs, std::span<Sampler* const> samplers,
+                     std::span<TokenId> next) {
+  if (samplers.size() != inputs.size() || next.size() != inputs.size()) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("sample: {} inputs, {} samplers and room for {} tokens, expected as many of each",
+                            inputs.size(), samplers.size(), next.size()));
   }
-  if (!impl_->tokens.empty()) impl_->run_pass(sink);
+  for (std::size_t i = 0; i < samplers.size(); ++i) {
+    if (samplers[i] != nullptr && std::find(samplers.begin(), samplers.begin() + static_cast<std::ptrdiff_t>(i),
+                                            samplers[i]) != samplers.begin() + static_cast<std::ptrdiff_t>(i))
+      throw Error(ErrorCode::kInvalidArgument, fmt::format("sample: input {} has another's sampler", i));
+  }
+  impl_->next.assign(inputs.size(), -1);  // not `next` itself, which may be where the inputs' tokens lie
+  impl_->step(inputs, {nullptr, samplers, impl_->next});
+  std::copy(impl_->next.begin(), impl_->next.end(), next.begin());
 }
 
 std::vector<std::vector<std::int64_t>> Session::expert_counts() const {

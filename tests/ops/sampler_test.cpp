@@ -141,6 +141,41 @@ TEST(Sampler, PenaltyCountsEachTokenOnce) {
   EXPECT_EQ(sampler.sample(kLogits), 1);  // 1.5 against 2.5/2 and 2/2
 }
 
+// Whatever was sorted on the way: the number falls on the same token as in the distribution, from the lowest id on.
+TEST(Sampler, DrawsGoByTheOrderOfIds) {
+  for (int kind = 0; kind < 4; ++kind) {
+    SamplerOptions options;
+    options.temperature = 1.5F;
+    options.seed = 9;
+    if (kind == 1) options.top_k = 5;
+    if (kind == 2) options.typical_p = 0.9F;
+    if (kind == 3) options.top_p = 0.95F;
+    Sampler sampler(options);
+    Sampler other(options);
+    const std::vector<float> distribution = other.distribution(kLogits);
+    for (int i = 0; i < 100; ++i) {
+      const double uniform = other.next_uniform();
+      std::size_t expected = 0;
+      for (double sum = distribution[0]; sum <= uniform; sum += distribution[expected]) ++expected;
+      EXPECT_EQ(sampler.sample(kLogits), static_cast<TokenId>(expected)) << "kind " << kind << " draw " << i;
+    }
+  }
+}
+
+TEST(Sampler, TellsWhatItHasSeen) {
+  SamplerOptions options;
+  options.presence_penalty = 1;
+  Sampler sampler(options);
+  for (const TokenId id : {4, 2, 4, -1, 4}) sampler.accept(id);
+  ASSERT_EQ(sampler.seen().size(), 2U);
+  EXPECT_EQ(sampler.seen()[0].id, 4);
+  EXPECT_EQ(sampler.seen()[0].count, 3);
+  EXPECT_EQ(sampler.seen()[1].count, 1);
+  Sampler without({});
+  without.accept(4);
+  EXPECT_TRUE(without.seen().empty());
+}
+
 TEST(Sampler, TheSeedDecides) {
   const auto draw = [](std::uint64_t seed) {
     SamplerOptions options;

@@ -59,6 +59,73 @@ double largest_difference(const Logits& a, const Logits& b) {
 // The models that have every kind of layer.
 constexpr std::array kModels = {"qwen3-tiny", "glm4-moe-lite-tiny"};
 
+// Draws of several sequences in passes that cut them: those of samplers that are shown the logits.
+class SampledSession : public testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Backends, SampledSession, testing::ValuesIn(available_backends()), [](const auto& test) {
+  std::string name = test.param;
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+});
+
+TEST_P(SampledSession, DrawsAreThoseFromTheLogits) {
+  const auto model = load("qwen3-tiny", GetParam());
+  const std::vector<std::vector<TokenId>> prompts = {some_tokens(9, 1), some_tokens(23, 2), some_tokens(4, 3)};
+  std::vector<Sampler> ours;
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    SamplerOptions options;
+    options.temperature = i == 0 ? 0.0F : 0.7F;
+    options.top_k = i == 1 ? 20 : 0;
+    options.top_p = i == 2 ? 0.9F : 1.0F;
+    options.repeat_penalty = i == 1 ? 1.2F : 1.0F;
+    options.seed = 70 + i;
+    ours.emplace_back(options);
+  }
+  std::vector<Sampler> expected = ours;
+  Session session(model, {3, 200, 12, 2});
+  Session shown(model, {3, 200, 12, 2});
+  std::vector<SequenceInput> inputs;
+  std::vector<Sampler*> samplers;
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    inputs.push_back({session.open(), prompts[i]});
+    EXPECT_EQ(shown.open(), inputs.back().sequence);
+    samplers.push_back(&ours[i]);
+  }
+  std::vector<TokenId> next(prompts.size());
+  for (int step = 0; step < 6; ++step) {
+    std::vector<TokenId> wanted(prompts.size());
+    shown.step(inputs, [&](std::span<const LogitsRow> rows) {
+      for (const LogitsRow& row : rows) {
+        const auto input = static_cast<std::size_t>(row.input);
+        wanted[input] = expected[input].sample(row.values);
+      }
+    });
+    session.sample(inputs, samplers, next);
+    EXPECT_EQ(next, wanted) << "step " << step;
+    for (std::size_t i = 0; i < inputs.size(); ++i) inputs[i].tokens = {&next[i], 1};
+  }
+  // Of a prompt of which more is to come nothing is drawn.
+  samplers[1] = nullptr;
+  const TokenId before = next[1];
+  session.sample(std::span(inputs).first(2), std::span(samplers).first(2), std::span(next).first(2));
+  EXPECT_GE(next[0], 0);
+  EXPECT_EQ(next[1], -1);
+  EXPECT_NE(before, -1);
+}
+
+TEST_P(SampledSession, WrongCallsAreRefused) {
+  Session session(load("qwen3-tiny", GetParam()), {2, 64});
+  const std::vector<TokenId> tokens = some_tokens(3);
+  const std::array inputs{SequenceInput{session.open(), tokens}, SequenceInput{session.open(), tokens}};
+  Sampler sampler({});
+  std::array<Sampler*, 2> samplers{&sampler, &sampler};
+  std::array<TokenId, 2> next{};
+  expect_error(ErrorCode::kInvalidArgument, "input 1 has another's sampler",
+               [&] { session.sample(inputs, samplers, next); });
+  expect_error(ErrorCode::kInvalidArgument, "2 inputs, 1 samplers and room for 2 tokens",
+               [&] { session.sample(inputs, std::span(samplers).first(1), next); });
+  EXPECT_EQ(session.length(inputs[0].sequence), 0);
+}
+
 TEST(Session, CancelStopsAStepBetweenPasses) {
   const auto model = load("qwen3-tiny");
   Session session(model, {2, 200, 10});

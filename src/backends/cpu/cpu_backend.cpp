@@ -108,6 +108,9 @@ class CpuRunner final : public Runner {
     });
   }
   const float* wait() override { return buffer(program_.plan.result()); }
+  void wait_tokens(std::span<TokenId> next) override {
+    sample_rows(wait(), width(program_.plan.result()), batch_->samplers, next);
+  }
 
   std::string not_finite_at(const Batch& batch) override {
     searching_ = true;

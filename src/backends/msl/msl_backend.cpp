@@ -14,6 +14,7 @@
 #include "backends/msl/moe_router.h"
 #include "backends/msl/paged_attention.h"
 #include "backends/msl/rope.h"
+#include "backends/msl/sampling.h"
 #include "backends/msl/shared_expert.h"
 #include "backends/msl/step_shapes.h"
 #include "metal_marlin/error.h"
@@ -155,32 +156,45 @@ class MslRunner final : public Runner {
     positions_ = device_.allocate(tokens * sizeof(std::int32_t));
     sequences_ = device_.allocate(tokens * sizeof(std::int32_t));
     selected_ = device_.allocate(static_cast<std::size_t>(limits.selected) * sizeof(std::int32_t));
+    const auto starts = static_cast<std::size_t>(limits.sequences) + 2;
+    q_starts_ = device_.allocate(starts * sizeof(std::int32_t));
+    k_starts_ = device_.allocate(starts * sizeof(std::int32_t));
+    host_q_starts_.resize(starts);
+    host_k_starts_.resize(starts);
     for (const RopeTable& rope : plan_.ropes) frequencies_.push_back(device_.allocate_with(rope.frequencies));
     host_tokens_.resize(tokens);
     host_positions_.resize(tokens);
     host_sequences_.resize(tokens);
     host_selected_.resize(static_cast<std::size_t>(limits.selected));
     host_output_.resize(buffer(plan_.result()).size() / sizeof(float));
+    draw_.emplace(device_, limits.selected, width(plan_.result()));
     grow_cache(limits.pages);
     make_observed();
   }
 
   void submit(const Batch& batch) override {
     const auto bucket = [](std::size_t n, int most) { return bucket_of(static_cast<std::int64_t>(n), most); };
-    const StepShape shape{bucket(batch.tokens.size(), limits_.tokens), bucket(batch.selected.size(), limits_.selected)};
+    StepShape shape{bucket(batch.tokens.size(), limits_.tokens), bucket(batch.selected.size(), limits_.selected),
+                    !batch.samplers.empty()};
+    if (const auto* const op = plan_.find<AttentionOp>())  // all have one shape
+      shape.tiled = tiles_cost_less(device_, paged_params(*op, shape.tokens), cache_type_, batch.sequences);
     upload(batch, shape);
+    if (draw_->grow(batch.samplers)) encoded_.clear();
+    if (shape.sampled) draw_->upload(*queue_, batch.samplers, shape.selected);
     running_ = &encoded_.get(shape, [&] { return encode(shape); });
     running_->commit();
     batch_ = &batch;
   }
 
   const float* wait() override {
-    running_->wait();
+    end_step();
     const auto values = static_cast<std::size_t>(rows_of_batch(plan_.result()) * width(plan_.result()));
     download(buffer(plan_.result()), std::span(host_output_).first(values));
-    if (limits_.count_experts) count_experts();
-    if (batch_->observer != nullptr) show_observed();
     return host_output_.data();
+  }
+  void wait_tokens(std::span<TokenId> next) override {
+    end_step();
+    draw_->download(*queue_, batch_->samplers, next);
   }
 
   void grow_cache(int pages) override {
@@ -217,6 +231,12 @@ class MslRunner final : public Runner {
   [[nodiscard]] std::vector<std::vector<std::int64_t>> expert_counts() const override { return expert_counts_; }
 
  private:
+  void end_step() {
+    running_->wait();
+    if (limits_.count_experts) count_experts();
+    if (batch_->observer != nullptr) show_observed();
+  }
+
   void make_workspaces() {
     std::size_t partial = 1;
     const auto measure = [&](PagedParams p) {
@@ -232,7 +252,7 @@ class MslRunner final : public Runner {
       latent_workspace_.emplace(device_, *latent, limits_.tokens);
       measure(model_.any_latent().paged_params());
     }
-    if (const auto* const attention = plan_.find<AttentionOp>()) measure(paged_params(*attention));
+    if (const auto* const attention = plan_.find<AttentionOp>()) measure(paged_params(*attention, 1));
     partial_ = device_.allocate(partial);
     if (const auto* const moe = plan_.find<MoeOp>()) {
       experts_workspace_.emplace(device_, limits_.tokens, moe->top_k, moe->experts, width(moe->in), moe->intermediate);
@@ -298,7 +318,21 @@ class MslRunner final : public Runner {
     upload(*positions_, host_positions_, shape.tokens);
     upload(*sequences_, host_sequences_, shape.tokens);
     upload(*selected_, host_selected_, shape.selected);
+    if (shape.tiled) upload_starts(batch, shape);
     if (const auto* const input = plan_.find<InputOp>()) upload_input(*input, batch, shape);
+  }
+
+  // Of all rows of the page tables: those of the batch, some without tokens, and the one of tokens that fill the shape.
+  void upload_starts(const Batch& batch, const StepShape& shape) {
+    for (std::size_t s = 0; s + 1 < host_q_starts_.size(); ++s) {
+      SequenceSlice row;
+      if (s < batch.sequences.size()) row = batch.sequences[s];
+      if (s + 2 == host_q_starts_.size()) row.count = static_cast<int>(shape.tokens) - host_q_starts_[s];
+      host_q_starts_[s + 1] = host_q_starts_[s] + row.count;
+      host_k_starts_[s + 1] = host_k_starts_[s] + static_cast<std::int32_t>(row.past) + row.count;
+    }
+    upload(*q_starts_, host_q_starts_, static_cast<std::int64_t>(host_q_starts_.size()));
+    upload(*k_starts_, host_k_starts_, static_cast<std::int64_t>(host_k_starts_.size()));
   }
 
   void upload_input(const InputOp& op, const Batch& batch, const StepShape& shape) {
@@ -376,6 +410,7 @@ class MslRunner final : public Runner {
     Commands& commands;
     std::int64_t tokens;
     std::int64_t selected;
+    bool tiled;
     int layer = -1;  // of the step
     // The buffer whose activations the workspace holds ready, and as what.
     BufferId ready = -1;
@@ -385,11 +420,12 @@ class MslRunner final : public Runner {
 
   std::unique_ptr<Commands> encode(const StepShape& shape) {
     std::unique_ptr<Commands> commands = queue_->commands();
-    Encoding encoding{*commands, shape.tokens, shape.selected};
+    Encoding encoding{*commands, shape.tokens, shape.selected, shape.tiled};
     for (const FusedStep& step : fuse(plan_, capabilities(encoding.tokens))) {
       encoding.layer = step.layer();
       std::visit([&](const auto& form) { run(encoding, step, form); }, step.form);
     }
+    if (shape.sampled) draw_->encode(*commands, shape.selected, buffer(plan_.result()));
     return commands;
   }
 
@@ -522,7 +558,7 @@ class MslRunner final : public Runner {
     }
   }
 
-  [[nodiscard]] PagedParams paged_params(const AttentionOp& op) const {
+  [[nodiscard]] PagedParams paged_params(const AttentionOp& op, std::int64_t tokens) const {
     PagedParams p;
     p.heads = static_cast<std::uint32_t>(op.heads);
     p.kv_heads = static_cast<std::uint32_t>(op.kv_heads);
@@ -536,6 +572,7 @@ class MslRunner final : public Runner {
     p.scale = op.scale;
     p.part_keys = kPartKeys;
     p.rounded = model_.activations() == Activations::kF32 ? 0 : 1;
+    p.parts = paged_parts(device_, p, DType::kF32, cache_type_, tokens, kMostParts);
     return p;
   }
 
@@ -551,11 +588,16 @@ class MslRunner final : public Runner {
   }
 
   void run(Encoding& e, const AttentionOp& op) {
-    PagedParams p = paged_params(op);
-    p.parts = paged_parts(device_, p, DType::kF32, cache_type_, e.tokens, kMostParts);
+    const PagedParams p = paged_params(op, e.tokens);
     const PagedBuffers b = paged_buffers(e.layer);
     encode_store_kv(device_, e.commands, p, DType::kF32, cache_type_, e.tokens, buffer(op.k), buffer(op.v), b);
-    encode_paged_attention(device_, e.commands, p, DType::kF32, cache_type_, e.tokens, buffer(op.q), buffer(op.out), b);
+    if (e.tiled) {
+      encode_paged_tiles(device_, e.commands, p, cache_type_, e.tokens, buffer(op.q), buffer(op.out), b,
+                         {limits_.sequences + 1, q_starts_.get(), k_starts_.get()});
+    } else {
+      encode_paged_attention(device_, e.commands, p, DType::kF32, cache_type_, e.tokens, buffer(op.q), buffer(op.out),
+                             b);
+    }
   }
 
   void run(Encoding& e, const LatentAttentionOp& op) {
@@ -651,15 +693,20 @@ class MslRunner final : public Runner {
   std::unique_ptr<DeviceBuffer> sequences_;
   std::unique_ptr<DeviceBuffer> selected_;
   std::unique_ptr<DeviceBuffer> tables_;
+  std::unique_ptr<DeviceBuffer> q_starts_;  // of the tables' rows: PagedTiles
+  std::unique_ptr<DeviceBuffer> k_starts_;
   std::vector<std::unique_ptr<DeviceBuffer>> frequencies_;  // of the plan's rope tables
   std::unique_ptr<DeviceBuffer> all_rows_;                  // their indices
   std::vector<Observed> observed_;                          // in the order of the plan
+  std::optional<TokenDraw> draw_;
   int pages_ = 0;
   int table_stride_ = 0;
   std::vector<std::int32_t> host_tokens_;
   std::vector<std::int32_t> host_positions_;
   std::vector<std::int32_t> host_sequences_;
   std::vector<std::int32_t> host_selected_;
+  std::vector<std::int32_t> host_q_starts_;
+  std::vector<std::int32_t> host_k_starts_;
   std::vector<float> host_input_;
   std::vector<float> host_output_;
   EncodedSteps encoded_{kKeptShapes};

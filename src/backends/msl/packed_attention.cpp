@@ -27,14 +27,6 @@ std::uint32_t width_of(const char* op, const PackedParams& p, std::uint32_t most
   return attention_width(op, p.heads, p.kv_heads, p.key_width, p.value_width, most);
 }
 
-// As TiledParams in shaders/common/query_tiles.h.
-struct TiledParams {
-  PackedParams packed;
-  std::uint32_t sequences;
-  std::uint32_t block;
-  std::uint32_t block_stride;
-};
-
 // Where a batch has no mask or sinks, something that is there stands for them.
 PackedParams params_of(const PackedParams& params, const PackedBatch& batch) {
   PackedParams p = params;
@@ -104,12 +96,16 @@ void encode_flash_attention(Device& device, Commands& commands, const PackedPara
                     {128, 1, 1}, arguments);
 }
 
+std::int64_t flash_tile_queries(std::uint32_t width) {
+  return width == 64 ? 32 : width == 128 ? 16 : width == 256 ? 8 : 4;
+}
+
 void encode_flash_attention_v2(Device& device, Commands& commands, const PackedParams& params, DType type, KvType cache,
                                const PackedBatch& batch, const AttentionBlocks& blocks) {
   const std::uint32_t width = width_of("flash_attention_v2", params, 640);
   if (batch.queries == 0) return;
   const TiledParams p = tiled_params("flash_attention_v2", params, batch, blocks);
-  const std::int64_t tile = width == 64 ? 32 : width == 128 ? 16 : width == 256 ? 8 : 4;  // as FlashTile
+  const std::int64_t tile = flash_tile_queries(width);
   const std::string kernel = fmt::format("flash_attention_v2_{}_{}_{}", shader_type(type), kv_type_name(cache), width);
   commands.dispatch(device.pipeline("flash_attention_v2", kernel), {params.heads, tiles_of(batch, tile), 1},
                     {128, 1, 1}, tiled_arguments(batch, blocks, p));

@@ -22,6 +22,14 @@ struct PackedParams {
   float soft_cap = 0;  // scores become cap * tanh(score / cap); 0: none
 };
 
+// As TiledParams in shaders/common/query_tiles.h.
+struct TiledParams {
+  PackedParams packed;
+  std::uint32_t sequences = 0;
+  std::uint32_t block = 0;
+  std::uint32_t block_stride = 0;
+};
+
 // Sequences packed one after another. A query that sees no key, or has all of them masked,
 // is answered by zeros.
 struct PackedBatch {
@@ -48,6 +56,8 @@ struct AttentionBlocks {
   std::uint32_t size = 0;
   std::uint32_t stride = 0;
 };
+// Queries that a threadgroup of flash_attention_v2 answers, as FlashTile has them; width: that of its kernel's name.
+std::int64_t flash_tile_queries(std::uint32_t width);
 // The same by tiles of queries, for prefill: in f32, any kind of cache.
 void encode_flash_attention_v2(Device& device, Commands& commands, const PackedParams& params, DType type, KvType cache,
                                const PackedBatch& batch, const AttentionBlocks& blocks = {});

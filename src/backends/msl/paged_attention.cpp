@@ -30,18 +30,13 @@ std::uint32_t width_of(const PagedParams& p) {
   return attention_width("paged_attention", p.heads, p.kv_heads, p.key_dim, p.value_dim);
 }
 
-// How a call is answered.
-struct Way {
-  bool matrices;           // on the matrix units
-  std::uint32_t at_once;   // heads of a threadgroup
-  std::uint32_t groups;    // of heads that share keys
-  std::uint32_t resident;  // threadgroups that a core holds side by side
-};
-Way way_of(const PagedParams& p, DType type, KvType cache) {
+}  // namespace
+
+PagedWay paged_way(const PagedParams& p, DType type, KvType cache) {
   const bool same = (type == DType::kF16 && cache == KvType::kF16) || (type == DType::kBf16 && cache == KvType::kBf16);
   const bool rounds = p.rounded != 0 && (cache == KvType::kF16 || cache == KvType::kBf16);
   const std::uint32_t width = std::max(p.key_dim, p.value_dim);
-  Way way{};
+  PagedWay way{};
   way.matrices = (same || rounds) && p.latent == 0 && width <= 256 && p.key_dim % 8 == 0 && p.value_dim % 8 == 0;
   way.at_once = way.matrices ? kHeadTokens : p.heads > p.kv_heads ? kHeadsAtOnce : 1;
   way.groups = divide_up<std::uint32_t>(p.heads / p.kv_heads, way.at_once);
@@ -49,11 +44,9 @@ Way way_of(const PagedParams& p, DType type, KvType cache) {
   return way;
 }
 
-}  // namespace
-
 std::uint32_t paged_parts(const Device& device, const PagedParams& params, DType type, KvType cache,
                           std::int64_t tokens, std::uint32_t most) {
-  const Way way = way_of(params, type, cache);
+  const PagedWay way = paged_way(params, type, cache);
   const std::int64_t without = tokens * params.kv_heads * way.groups;
   const std::int64_t wanted = std::int64_t{device.traits().cores} * way.resident;
   return static_cast<std::uint32_t>(std::clamp<std::int64_t>(wanted / std::max<std::int64_t>(without, 1), 1, most));
@@ -91,7 +84,7 @@ void encode_paged_attention(Device& device, Commands& commands, const PagedParam
   p.sinks = buffers.sinks != nullptr ? 1 : 0;
   Buffer& sinks = buffers.sinks != nullptr ? *buffers.sinks : *buffers.positions;
   Buffer& values = p.latent != 0 ? *buffers.keys : *buffers.values;
-  const Way way = way_of(p, type, cache);
+  const PagedWay way = paged_way(p, type, cache);
   const auto count = static_cast<std::uint32_t>(tokens);
   const Size3 grid = {p.kv_heads * way.groups, count, p.parts};
   Arguments arguments;

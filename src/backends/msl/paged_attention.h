@@ -1,6 +1,11 @@
-// Attention over a paged key-value cache on a device: prefill and decode alike.
+// Attention over a paged key-value cache on a device: by tokens, prefill and decode alike
+// (shaders/paged_attention.metal), or by tiles of neighbouring queries, which share the keys that they
+// read (simdgroup_attention.metal, flash_attention_v2.metal).
 #pragma once
 
+#include <span>
+
+#include "backends/backend.h"
 #include "backends/msl/attention.h"
 #include "backends/msl/device.h"
 
@@ -39,6 +44,14 @@ struct PagedBuffers {
   Buffer* partial = nullptr;    // paged_partial_bytes(), where there are parts
 };
 
+// How a call by tokens is answered.
+struct PagedWay {
+  bool matrices;           // on the matrix units
+  std::uint32_t at_once;   // heads of a threadgroup
+  std::uint32_t groups;    // of heads that share keys
+  std::uint32_t resident;  // threadgroups that a core holds side by side
+};
+PagedWay paged_way(const PagedParams& params, DType type, KvType cache);
 // Into how many parts keys should be cut so that a device is kept busy, at most `most`.
 std::uint32_t paged_parts(const Device& device, const PagedParams& params, DType type, KvType cache,
                           std::int64_t tokens, std::uint32_t most);
@@ -52,5 +65,21 @@ void encode_store_kv(Device& device, Commands& commands, const PagedParams& para
 // (arXiv 2305.13245). \throws Error (kInvalidArgument, kUnsupported) naming the parameter.
 void encode_paged_attention(Device& device, Commands& commands, const PagedParams& params, DType type, KvType cache,
                             std::int64_t tokens, Buffer& q, Buffer& out, const PagedBuffers& buffers);
+
+// Tiles of queries. Sequences are rows of the page tables; their tokens follow one another.
+struct PagedTiles {
+  std::int64_t sequences = 0;
+  Buffer* q_starts = nullptr;  // i32 [sequences + 1]: of their tokens
+  Buffer* k_starts = nullptr;  // i32 [sequences + 1]: of their keys, as if these followed one another too
+};
+// Whether a batch costs less by tiles than by tokens with params.parts, where there are kernels for it by tiles:
+// of f32 queries, without latents. Many tokens of one sequence do; of few, or with few heads, tiles leave a device
+// idle and themselves mostly empty.
+bool tiles_cost_less(const Device& device, const PagedParams& params, KvType cache,
+                     std::span<const SequenceSlice> batch);
+// As encode_paged_attention, of f32. \throws Error (kUnsupported) where there is no kernel for it.
+void encode_paged_tiles(Device& device, Commands& commands, const PagedParams& params, KvType cache,
+                        std::int64_t tokens, Buffer& q, Buffer& out, const PagedBuffers& buffers,
+                        const PagedTiles& tiles);
 
 }  // namespace metal_marlin::msl

@@ -389,14 +389,15 @@ bool sparse_product_matches(Device& device, ThreadPool& pool) {
 
 // Two tokens that cannot be told apart but by the penalty.
 bool sampling_matches(Device& device) {
-  const auto ids = device.allocate_with(std::vector<std::int32_t>{1});
-  const auto counts = device.allocate_with(std::vector<std::int32_t>(3));
+  const auto ids = device.allocate(sizeof(std::int32_t));
+  const auto seen = device.allocate_with(std::vector<SeenToken>{{1, 1}});
   SamplerOptions options;
   options.presence_penalty = 1;
-  const auto params = device.allocate_with(std::vector<SampleParams>{sample_params(options, 0)});
+  SampleParams one = sample_params(options, 0);
+  one.last_seen = 1;
+  const auto params = device.allocate_with(std::vector<SampleParams>{one});
   const std::vector<float> probabilities = changed(device, {2, 5, 5}, [&](Commands& commands, Buffer& buffer) {
-    encode_sample_accept(device, commands, 1, 3, *ids, *counts);
-    encode_sample(device, commands, DType::kF32, {&buffer, 1, 3, params.get(), counts.get(), ids.get(), &buffer});
+    encode_sample(device, commands, DType::kF32, {&buffer, 1, 3, params.get(), seen.get(), ids.get(), &buffer});
   });
   return probabilities == std::vector<float>{0, 0, 1};
 }

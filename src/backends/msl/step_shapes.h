@@ -19,6 +19,8 @@ std::int64_t most_padding(std::int64_t most);
 struct StepShape {
   std::int64_t tokens = 0;
   std::int64_t selected = 0;
+  bool sampled = false;  // what follows the selected ones is drawn
+  bool tiled = false;    // attention goes by tiles of queries
   bool operator==(const StepShape&) const = default;
 };
 

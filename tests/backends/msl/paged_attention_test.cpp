@@ -97,8 +97,8 @@ class Fixture {
     }
   }
 
-  // First the past, then the new tokens and their queries.
-  void run() {
+  // First the past, then the new tokens and their queries, by tokens or by tiles of them.
+  void run(bool tiles = false) {
     store(true);
     store(false);
     const TypedData q(case_.type, normal_data(tokens_ * p_.q_stride, 3));
@@ -106,8 +106,15 @@ class Fixture {
     const auto q_buffer = device_.allocate_with(q.bytes);
     const auto out = device_.allocate(tokens_ * p_.out_stride * q.size());
     const auto commands = device_.commands();
-    encode_paged_attention(device_, *commands, p_, case_.type, case_.cache, static_cast<std::int64_t>(tokens_),
-                           *q_buffer, *out, buffers());
+    const auto tokens = static_cast<std::int64_t>(tokens_);
+    const auto q_starts = starts([](const Length& l) { return l.count; });
+    const auto k_starts = starts([](const Length& l) { return l.past + l.count; });
+    if (tiles) {
+      encode_paged_tiles(device_, *commands, p_, case_.cache, tokens, *q_buffer, *out, buffers(),
+                         {static_cast<std::int64_t>(lengths_.size()), q_starts.get(), k_starts.get()});
+    } else {
+      encode_paged_attention(device_, *commands, p_, case_.type, case_.cache, tokens, *q_buffer, *out, buffers());
+    }
     commands->commit();
     commands->wait();
     out_ = TypedData(case_.type, *out).values;
@@ -126,6 +133,13 @@ class Fixture {
   }
 
  private:
+  template <typename CountOf>
+  std::unique_ptr<Buffer> starts(const CountOf& count_of) {
+    std::vector<std::int32_t> out = {0};
+    for (const Length& l : lengths_) out.push_back(out.back() + static_cast<std::int32_t>(count_of(l)));
+    return device_.allocate_with(out);
+  }
+
   [[nodiscard]] std::size_t pages_of(const Length& l) const {
     return (l.past + l.count + case_.page() - 1) / case_.page();
   }
@@ -270,6 +284,13 @@ TEST(StagedPagedAttention, HasNoRaces) {
   check_cases(*staging_device(), true,
               {{4, 2, 64, 64, false, 4, 1, 0, 0, false, DType::kF16, KvType::kF16},
                {9, 1, 256, 200, false, 4, 2, 21, 0, true, DType::kF32, KvType::kBf16, true}});
+  const auto device = staging_device();
+  for (const std::uint32_t width : {64U, 136U}) {
+    Fixture fixture(*device, {2, 1, width, width, false, 4, 1, 0, 0, false, DType::kF32, KvType::kF16, true},
+                    {{0, 19}, {17, 2}});
+    fixture.run(true);
+    fixture.check();
+  }
 }
 
 TEST_P(PagedAttention, KeysCutIntoParts) {
@@ -287,6 +308,60 @@ TEST_P(PagedAttention, QuantizedCaches) {
                  {2, 1, 33, 65, false, 3, 1, 0, 0, false, DType::kF32, cache},
                  {5, 1, 192, 130, false, 5, 1, 9, 0, false, DType::kF32, cache}});
   }
+}
+
+// Tiles of every kernel: full, part empty and of one query, of sequences with and without a past.
+TEST_P(PagedAttention, ByTiles) {
+  std::vector<Case> cases = {{8, 1, 128, 128, false, 3, 1, 0, 0, true, DType::kF32, KvType::kF16, true},
+                             {4, 2, 64, 64, false, 4, 1, 21, 0, false, DType::kF32, KvType::kBf16, true},
+                             {3, 3, 192, 136, false, 5, 1, 0, 9, false, DType::kF32, KvType::kF16, true},
+                             {5, 1, 72, 56, false, 4, 1, 0, 0, false, DType::kF32, KvType::kF16},
+                             {2, 1, 128, 128, false, 4, 1, 9, 12, true, DType::kF32, KvType::kF32},
+                             {2, 2, 256, 256, false, 3, 1, 0, 0, false, DType::kF32, KvType::kBf16},
+                             {1, 1, 7, 7, false, 4, 1, 20, 3, true, DType::kF32, KvType::kF32}};
+  for (const KvType cache : {KvType::kInt8, KvType::kInt4, KvType::kFp8, KvType::kFp4})
+    cases.push_back({4, 2, 64, 45, false, 4, 1, 0, 0, false, DType::kF32, cache});
+  const std::vector<Length> lengths = few_shapes() ? std::vector<Length>{{0, 19}, {17, 2}, {4, 0}, {30, 1}}
+                                                   : std::vector<Length>{{0, 1}, {0, 75}, {3, 0}, {70, 1}, {15, 34}};
+  for (const Case& c : cases) {
+    Fixture fixture(*device, c, lengths);
+    fixture.run(true);
+    fixture.check();
+  }
+}
+
+TEST_P(PagedAttention, TilesAreForManyTokensOfOneSequence) {
+  PagedParams p;
+  p.heads = 32;
+  p.kv_heads = 8;
+  p.key_dim = p.value_dim = 128;
+  const auto tiled = [&](const std::vector<SequenceSlice>& batch, KvType cache = KvType::kF16) {
+    std::int64_t tokens = 0;
+    for (const SequenceSlice& slice : batch) tokens += slice.count;
+    p.parts = paged_parts(*device, p, DType::kF32, cache, tokens, 32);
+    return tiles_cost_less(*device, p, cache, batch);
+  };
+  for (const std::uint32_t rounded : {0U, 1U}) {
+    p.rounded = rounded;
+    EXPECT_TRUE(tiled({{0, 2048, 0, {}, 0}}));
+    EXPECT_TRUE(tiled({{0, 2048, 100000, {}, 0}}));
+    EXPECT_TRUE(tiled({{0, 1024, 0, {}, 0}, {1024, 1024, 500, {}, 0}}));
+    EXPECT_FALSE(tiled({{0, 1, 4000, {}, 0}}));
+    EXPECT_FALSE(tiled({{0, 8, 4000, {}, 0}}));
+    EXPECT_FALSE(tiled(std::vector<SequenceSlice>(2048, {0, 1, 300, {}, 0})));
+  }
+  EXPECT_TRUE(tiled({{0, 2048, 0, {}, 0}}, KvType::kInt4));
+  p.latent = 1;
+  EXPECT_FALSE(tiled({{0, 2048, 0, {}, 0}}));
+  p.latent = 0;
+  p.rounded = 1;
+  p.key_dim = 256;
+  EXPECT_FALSE(tiled({{0, 2048, 0, {}, 0}}));  // its matrix kernel has no tiles
+  const auto buffer = device->allocate(64);
+  const auto commands = device->commands();
+  expect_error(ErrorCode::kUnsupported, "no tiles for heads of 256 and 128", [&] {
+    encode_paged_tiles(*device, *commands, p, KvType::kF16, 1, *buffer, *buffer, {}, {1, buffer.get(), buffer.get()});
+  });
 }
 
 TEST_P(PagedAttention, Latents) {

@@ -25,27 +25,25 @@ class Sampling : public OnExecutor {
     const std::size_t rows = options.size();
     std::vector<std::byte> all;
     std::vector<SampleParams> params;
+    std::vector<SeenToken> seen = {{0, 1000}};  // nobody's
     for (std::size_t i = 0; i < rows; ++i) {
       all.insert(all.end(), logits.bytes.begin(), logits.bytes.end());
       params.push_back(sample_params(options[i], uniforms[i]));
+      Sampler sampler(options[i]);
+      for (const std::int32_t id : history) sampler.accept(id);
+      params.back().first_seen = static_cast<std::uint32_t>(seen.size());
+      seen.insert(seen.end(), sampler.seen().begin(), sampler.seen().end());
+      params.back().last_seen = static_cast<std::uint32_t>(seen.size());
     }
     const auto logits_buffer = device->allocate_with(all);
     const auto params_buffer = device->allocate_with(params);
+    const auto seen_buffer = device->allocate_with(seen);
     const auto ids = device->allocate_with(std::vector<std::int32_t>(rows));
-    const auto counts = device->allocate_with(std::vector<std::int32_t>(rows * vocab));
     const auto probabilities = device->allocate_with(std::vector<float>(rows * vocab, std::nanf("")));
-    for (const std::int32_t id : history) {
-      const std::vector<std::int32_t> same(rows, id);
-      ids->upload(std::as_bytes(std::span(same)));
-      run([&](Commands& commands) {
-        encode_sample_accept(*device, commands, static_cast<std::int64_t>(rows), static_cast<std::int64_t>(vocab), *ids,
-                             *counts);
-      });
-    }
     run([&](Commands& commands) {
       encode_sample(*device, commands, logits.type,
                     {logits_buffer.get(), static_cast<std::int64_t>(rows), static_cast<std::int64_t>(vocab),
-                     params_buffer.get(), history.empty() ? nullptr : counts.get(), ids.get(), probabilities.get()});
+                     params_buffer.get(), seen_buffer.get(), ids.get(), probabilities.get()});
     });
     Result result{std::vector<std::int32_t>(rows), std::vector<float>(rows * vocab)};
     ids->download(std::as_writable_bytes(std::span(result.ids)));
@@ -133,24 +131,62 @@ TEST_P(Sampling, PenaltiesCountEachTokenOnce) {
   }
   const auto logits = normal_data(400, 14, 3);
   const auto best = static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-  check(TypedData(DType::kF32, logits), options, {best, 5, best, 17, best, 5, 399});
+  check(TypedData(DType::kF32, logits), options, {best, 5, best, 17, best, 5, 399, 400});
 }
 
-TEST_P(Sampling, InfinitiesAndNaNsAreNotChosen) {
-  auto logits = normal_data(300, 15);
-  logits[3] = -INFINITY;
-  logits[299] = -INFINITY;
-  check(TypedData(DType::kF32, logits), {options_of(0), options_of(1), options_of(1, 299), options_of(1, 0, 1, 0.99F)});
-  logits[7] = std::nanf("");
-  const std::vector<SamplerOptions> options(20, options_of(1));
-  std::vector<float> uniforms;
-  for (std::size_t i = 0; i < options.size(); ++i) uniforms.push_back(static_cast<float>(i) / 20.0F);
-  const Result found = sample(TypedData(DType::kF32, logits), options, uniforms, {});
-  for (const std::int32_t id : found.ids) {
-    EXPECT_NE(id, 7);
-    EXPECT_NE(id, 3);
+TEST_P(Sampling, RowsThatAreNotFiniteAreAnsweredByMinusOne) {
+  for (const float bad : {INFINITY, -INFINITY, std::nanf(""), -std::nanf("")}) {
+    for (const std::size_t at : {std::size_t{0}, std::size_t{299}}) {
+      auto logits = normal_data(300, 15);
+      logits[at] = bad;
+      const Result found = sample(TypedData(DType::kF32, logits), {options_of(0), options_of(1, 20)}, {0, 0.5F}, {});
+      EXPECT_EQ(found.ids, (std::vector<std::int32_t>{-1, -1})) << bad << " at " << at;
+    }
   }
-  EXPECT_EQ(found.probabilities[7], 0);
+}
+
+TEST_P(Sampling, BothZerosAreOne) {
+  const Result found = sample(TypedData(DType::kF32, {-1, -0.0F, 0.0F, -2}), {options_of(0)}, {0}, {});
+  EXPECT_EQ(found.ids, std::vector<std::int32_t>{1});
+}
+
+// As many tokens in a row as there are draws, each row with a sampler of its own that counts what it drew. Of
+// logits that lie far from each other a draw is the host's for certain.
+TEST_P(Sampling, DrawsAreTheHostsForTheSameSeeds) {
+  std::vector<float> logits = normal_data(500, 17, 4);
+  for (float& v : logits) v = std::round(v * 2) / 2;
+  std::vector<SamplerOptions> options = all_options();
+  for (std::size_t i = 0; i < options.size(); ++i) {
+    options[i].seed = 40 + i;
+    if (i % 2 == 0) continue;
+    options[i].repeat_penalty = 1.25F;
+    options[i].presence_penalty = 0.5F;
+  }
+  const auto rows = static_cast<std::int64_t>(options.size());
+  const auto vocab = static_cast<std::int64_t>(logits.size());
+  std::vector<Sampler> host;
+  std::vector<Sampler> ours;
+  std::vector<Sampler*> samplers;
+  for (const SamplerOptions& each : options) host.emplace_back(each);
+  ours = host;
+  for (Sampler& sampler : ours) samplers.push_back(&sampler);
+  std::vector<float> all;
+  for (std::int64_t i = 0; i < rows + 2; ++i) all.insert(all.end(), logits.begin(), logits.end());
+  const auto queue = device->make_queue();
+  TokenDraw draw(*device, rows + 2, vocab);
+  std::vector<TokenId> found(options.size());
+  for (int step = 0; step < (few_shapes() ? 4 : 20); ++step) {
+    const auto buffer = device->allocate_with(all);
+    draw.grow(samplers);
+    draw.upload(*queue, samplers, rows + 2);
+    const auto commands = queue->commands();
+    draw.encode(*commands, rows + 2, *buffer);
+    commands->commit();
+    commands->wait();
+    draw.download(*queue, samplers, found);
+    for (std::size_t i = 0; i < options.size(); ++i)
+      EXPECT_EQ(found[i], host[i].sample(logits)) << "step " << step << " row " << i;
+  }
 }
 
 TEST_P(Sampling, WholeVocabularies) {

@@ -1,0 +1,91 @@
+// What a whole model's step takes by its batch, on the host executor: attention by tokens or by tiles of them.
+#include "backends/msl/msl_backend.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "backends/msl/devices.h"
+#include "backends/msl/paged_attention.h"
+#include "base/shared_pool.h"
+#include "models/architectures.h"
+#include "test_data.h"
+
+namespace metal_marlin::msl {
+namespace {
+
+constexpr int kPrompt = 192;
+
+std::vector<std::int32_t> count_up(int count, int factor = 1) {
+  std::vector<std::int32_t> out;
+  for (int i = 0; i < count; ++i) out.push_back(i * factor % 190);
+  return out;
+}
+
+class MslBackend : public testing::TestWithParam<Activations> {};
+INSTANTIATE_TEST_SUITE_P(Modes, MslBackend, testing::Values(Activations::kF32, Activations::kInt8),
+                         [](const auto& test) { return test.param == Activations::kF32 ? "Exact" : "Fast"; });
+
+// A prompt that goes by tiles, beside a sequence that goes on and tokens that fill the shape, gives the logits that it
+// gives sixteen tokens at a time.
+TEST_P(MslBackend, PromptsGoByTiles) {
+  const bool exact = GetParam() == Activations::kF32;
+  const CacheType cache = exact ? CacheType::kF32 : CacheType::kF16;
+  const KvType kv = exact ? KvType::kF32 : KvType::kF16;
+  const auto checkpoint = open_checkpoint(test_data("fixtures") / "qwen3-tiny");
+  const Plan plan = build_plan(parse_model_config(checkpoint->config(), nullptr, "qwen3-tiny"));
+  const std::shared_ptr<Device> device = make_device("msl-host");
+  const auto backend = make_backend("msl-host", device, shared_pool(2));
+  const auto model = backend->prepare(plan, *checkpoint, {GetParam(), {}});
+  const auto runner = model->make_runner({256, 2, 3, 40}, cache);
+  const std::vector<std::int32_t> prompt = count_up(kPrompt, 37);
+  const std::vector<std::int32_t> other = count_up(21, 11);
+  const std::vector<std::int32_t> prompt_pages = count_up(12);
+  const std::array<std::int32_t, 2> other_pages{30, 17};
+  const std::array<std::int32_t, 12> again_pages{20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 35, 36};
+
+  const SequenceSlice begun{0, 16, 0, other_pages};
+  runner->step({std::span(other).first(16), {&begun, 1}, {}});
+  std::vector<std::int32_t> tokens(other.begin() + 16, other.end());
+  tokens.insert(tokens.end(), prompt.begin(), prompt.end());
+  const std::array slices{SequenceSlice{0, 5, 16, other_pages}, SequenceSlice{5, kPrompt, 0, prompt_pages}};
+  const std::array<int, 2> last{4, 4 + kPrompt};
+  const float* const both = runner->step({tokens, slices, last});
+  const std::vector<float> found(both, both + 2 * plan.width(plan.result()));
+
+  std::vector<float> expected;
+  const auto append = [&](const float* logits) {
+    expected.insert(expected.end(), logits, logits + plan.width(plan.result()));
+  };
+  const SequenceSlice ended{0, 5, 16, other_pages};
+  append(runner->step({std::span(other).last(5), {&ended, 1}, std::span(last).first(1)}));
+  const int sixteenth = 15;
+  for (int begin = 0; begin < kPrompt; begin += 16) {
+    const SequenceSlice chunk{0, 16, begin, again_pages};
+    const bool wanted = begin + 16 == kPrompt;
+    const float* const logits = runner->step({std::span(prompt).subspan(static_cast<std::size_t>(begin), 16),
+                                              {&chunk, 1},
+                                              {&sixteenth, wanted ? std::size_t{1} : std::size_t{0}}});
+    if (wanted) append(logits);
+  }
+  ASSERT_EQ(found.size(), expected.size());
+  for (std::size_t i = 0; i < found.size(); ++i) ASSERT_NEAR(found[i], expected[i], exact ? 1e-4 : 2e-2) << i;
+
+  // Both ways were taken.
+  const auto& op = *plan.find<AttentionOp>();
+  PagedParams p;
+  p.heads = to_u32(op.heads);
+  p.kv_heads = to_u32(op.kv_heads);
+  p.key_dim = p.value_dim = to_u32(op.head_dim);
+  p.rounded = exact ? 0 : 1;
+  p.parts = paged_parts(*device, p, DType::kF32, kv, 208, 32);
+  EXPECT_TRUE(tiles_cost_less(*device, p, kv, slices));
+  p.parts = paged_parts(*device, p, DType::kF32, kv, 16, 32);
+  EXPECT_FALSE(tiles_cost_less(*device, p, kv, {&begun, 1}));
+}
+
+}  // namespace
+}  // namespace metal_marlin::msl
