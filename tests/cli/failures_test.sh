@@ -68,7 +68,8 @@ expect 0 "perplexity" eval "$work/text" --text "$work/pipe" --context 64 --max-t
 cat "$work/text.txt" > "$work/pipe" &
 expect 0 "wrote" quantize "$work/text" -o "$work/calibrated" --format int3 --method gptq --calibration "$work/pipe"
 for text in "$work/pipe" -; do
-  expect 2 "which can be read once" quantize "$work/text" -o "$work/x" --format int3 --method gptq --calibration "$text" --evaluate "$text"
+  expect 2 "which can be read once" quantize "$work/text" -o "$work/x" --format int3 --method gptq \
+    --calibration "$text" --evaluate "$text"
 done
 expect 6 "not a regular file" tokenize "$work/text" -f "$work"
 expect 6 "standard input: not a regular file" tokenize "$work/text" -f - < "$work"
