@@ -21,6 +21,7 @@ void add_compare(CLI::App& app);
 void add_pull(CLI::App& app);
 void add_status(CLI::App& app);
 void add_shaders(CLI::App& app);
+void add_tune(CLI::App& app);
 
 // Options that every command which loads a model has.
 struct ModelFlags {

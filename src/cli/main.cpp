@@ -134,7 +134,9 @@ int run(int argc, char** argv) {
   add_status(app);
 #if METAL_MARLIN_MSL
   add_shaders(app);
+  add_tune(app);
 #else
+  add_missing(app, "tune", "Metal shaders (METAL_MARLIN_MSL_HOST, METAL_MARLIN_CUDA)");
   add_missing(app, "shaders", "Metal shaders (METAL_MARLIN_MSL_HOST, METAL_MARLIN_CUDA)");
 #endif
   try {

@@ -5,7 +5,7 @@
 source "$(dirname "$0")/common.sh"
 
 expect 0 "Examples:" --help
-for name in quantize generate tokenize logits inspect eval compare pull status; do expect 0 "Example" $name --help; done
+for name in quantize generate tokenize logits inspect eval compare pull status tune; do expect 0 "Example" $name --help; done
 expect 0 '"formats"' status --json
 expect 2 "" nonsense
 expect 2 "required" quantize "$model"
@@ -30,6 +30,14 @@ expect 0 "in memory: weights" inspect "$work/fp4"
 echo '[5, 17, 200, 3]' > "$work/ids.json"
 expect 0 '"stop_reason": "length"' generate "$work/fp4" --prompt-ids "$work/ids.json" -n 5 --ignore-eos --json
 expect 3 "has no tokenizer" generate "$work/fp4" -p hello
+# What was measured on a device is kept, and taken.
+export XDG_CACHE_HOME="$work/cache"
+expect 0 "products kept in $work/cache/metal-marlin/tuned.json" tune "$work/fp4" --backend msl-host --tokens 1
+expect 0 '"stop_reason": "length"' generate "$work/fp4" --backend msl-host --prompt-ids "$work/ids.json" -n 2 --ignore-eos --json
+expect 2 "cpu, which has no kernels to choose among" tune "$work/fp4" --backend cpu
+echo '{"x": [1]}' > "$work/cache/metal-marlin/tuned.json"
+expect 4 "tuned.json: field x" generate "$work/fp4" --backend msl-host --prompt-ids "$work/ids.json" -n 1
+unset XDG_CACHE_HOME
 expect 2 "token id 99999 is outside the vocabulary" generate "$work/fp4" --prompt-ids <(echo '[99999]')
 expect 2 "expected a JSON list of token ids" generate "$work/fp4" --prompt-ids <(echo '{"a": 1}')
 expect 2 "top-p is 2" generate "$work/fp4" --prompt-ids "$work/ids.json" --top-p 2

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <bit>
 
 #include "backends/msl/dequantize.h"
 #include "backends/msl/matrix_unit.h"
@@ -16,6 +18,10 @@ constexpr std::uint32_t kBandBlocks = 2;  // of 16 rows, in decode_gemv
 // From here gemm_fp4's larger tiles are filled.
 constexpr std::int64_t kLargeTokens = 128;
 constexpr std::size_t kLargestTile = 64 * 64;  // rows times tokens
+// Simdgroups (of 16 rows) and columns (of 8 tokens) that kernels_autotune's kernels are made for.
+constexpr std::array<std::pair<std::uint32_t, std::uint32_t>, 11> kTuned{
+    {{2, 1}, {2, 2}, {2, 4}, {2, 8}, {4, 1}, {4, 2}, {4, 4}, {4, 8}, {8, 1}, {8, 2}, {8, 4}}};
+constexpr std::int64_t kMostTunedTokens = 4096;
 
 }  // namespace
 
@@ -259,6 +265,56 @@ void Linear::encode(Commands& commands, const Call& call, const LinearWorkspace&
   encode_quantized(commands, std::get<UnitMatrix>(matrix_), call, workspace);
 }
 
+std::vector<TunedTile> tuned_tiles(const UnitMatrix& matrix) {
+  const std::string kind = matrix.codec + scaling_suffix(matrix);
+  constexpr std::array known{"e2m1_g16", "e2m1_g32", "int4_g32", "int4_g64"};
+  if (std::find(known.begin(), known.end(), kind) == known.end()) return {};
+  std::vector<TunedTile> out;
+  for (const auto& [simdgroups, columns] : kTuned) out.push_back({16 * simdgroups, 8 * columns});
+  return out;
+}
+
+void encode_tuned(Device& device, Commands& commands, const UnitMatrix& matrix, const TunedTile& tile,
+                  const LinearParams& params, Buffer& y, const LinearWorkspace& workspace) {
+  const std::uint32_t simdgroups = tile.rows / 16;
+  const std::string kernel =
+      fmt::format("tuned_gemm_{}{}_{}_{}", matrix.codec, scaling_suffix(matrix), simdgroups, tile.tokens / 8);
+  commands.dispatch(device.pipeline("kernels_autotune", kernel, tile_constants(device)),
+                    {divide_up<std::uint32_t>(matrix.params.rows, tile.rows),
+                     divide_up<std::uint32_t>(params.tokens, tile.tokens), 1},
+                    {32 * simdgroups, 1, 1},
+                    Arguments()
+                        .buffer(0, *matrix.codes)
+                        .buffer(1, *matrix.scales)
+                        .buffer(2, *matrix.minima)
+                        .buffer(3, workspace.activations())
+                        .buffer(4, workspace.factors())
+                        .buffer(5, y)
+                        .bytes(6, matrix.params)
+                        .bytes(7, params)
+                        .threadgroup(0, tile_bytes(device, simdgroups)));
+}
+
+TunedProduct Linear::product_of(std::int64_t tokens) const {
+  const UnitMatrix& matrix = *quantized();
+  return {device_.name(), matrix.codec + scaling_suffix(matrix), rows_, cols_, tokens};
+}
+
+void Linear::tune(const TunedTiles& tiles) {
+  if (quantized() == nullptr) return;
+  const std::vector<TunedTile> legal = tuned_tiles(*quantized());
+  for (std::int64_t tokens = 1; tokens <= kMostTunedTokens; tokens *= 2) {
+    const std::optional<TunedTile> tile = tiles.find(product_of(tokens));
+    if (tile && std::find(legal.begin(), legal.end(), *tile) != legal.end())
+      tuned_[static_cast<std::uint64_t>(tokens)] = *tile;
+  }
+}
+
+std::optional<TunedTile> Linear::tuned_tile(std::int64_t tokens) const {
+  const auto found = tuned_.find(std::bit_ceil(static_cast<std::uint64_t>(tokens)));
+  return found == tuned_.end() ? std::nullopt : std::optional(found->second);
+}
+
 void Linear::encode_quantized(Commands& commands, const UnitMatrix& matrix, const Call& call,
                               const LinearWorkspace& workspace) const {
   LinearParams p = params_of(call);
@@ -279,6 +335,8 @@ void Linear::encode_quantized(Commands& commands, const UnitMatrix& matrix, cons
     return;
   }
   prepare(commands, call, workspace);
+  if (const auto tile = tuned_tile(call.tokens); tile && call.bias == nullptr)
+    return encode_tuned(device_, commands, matrix, *tile, p, *call.y, workspace);
   arguments.buffer(3, workspace.activations()).buffer(6, workspace.factors()).bytes(7, matrix.params).bytes(8, p);
   const FunctionConstants constants = tile_constants(device_);
   if (const auto columns = gemv_columns(matrix, call.tokens)) {

@@ -3,11 +3,14 @@
 // a power of two where half could not hold them; sums are made in f32.
 #pragma once
 
+#include <map>
 #include <optional>
 #include <variant>
+#include <vector>
 
 #include "backends/backend.h"
 #include "backends/msl/sparse_unit_matrix.h"
+#include "backends/msl/tuned_tiles.h"
 
 namespace metal_marlin::msl {
 
@@ -64,6 +67,12 @@ LinearParams linear_params(DType type, DType y_type, std::int64_t tokens, std::i
 // The parts that the inputs of a product over few row and token tiles are cut into.
 constexpr std::uint32_t kMaxParts = 8;
 
+// Tiles that kernels_autotune has kernels for, for this kind of matrix; none: its kind has no such kernels.
+std::vector<TunedTile> tuned_tiles(const UnitMatrix& matrix);
+// y = W x with one of them, of activations that the workspace holds.
+void encode_tuned(Device& device, Commands& commands, const UnitMatrix& matrix, const TunedTile& tile,
+                  const LinearParams& params, Buffer& y, const LinearWorkspace& workspace);
+
 class Linear {
  public:
   Linear(Device& device, const std::string& name, const Weight& weight, std::int64_t rows, std::int64_t cols,
@@ -84,7 +93,13 @@ class Linear {
   };
   void encode(Commands& commands, const Call& call, const LinearWorkspace& workspace) const;
 
-  // The kernel that a product with so many tokens uses.
+  // From now on products without a bias go by the tiles that were measured to be faster than the usual kernels.
+  void tune(const TunedTiles& tiles);
+  // Nothing: by the usual kernels.
+  [[nodiscard]] std::optional<TunedTile> tuned_tile(std::int64_t tokens) const;
+  // As they are kept; the matrix is quantized.
+  [[nodiscard]] TunedProduct product_of(std::int64_t tokens) const;
+  // The usual kernel for a product with so many tokens.
   [[nodiscard]] std::string kernel_for(std::int64_t tokens, Activations mode) const;
   // As what activations are made ready in the workspace, which products over the same
   // input may then share: f16 or bf16; f32 where they are multiplied as they are.
@@ -111,7 +126,8 @@ class Linear {
   std::int64_t rows_;
   std::int64_t cols_;
   std::variant<UnitMatrix, DenseMatrix, SparseUnitMatrix> matrix_;
-  std::unique_ptr<Buffer> nothing_;  // stands for buffers that a kernel does not read
+  std::unique_ptr<Buffer> nothing_;           // stands for buffers that a kernel does not read
+  std::map<std::uint64_t, TunedTile> tuned_;  // by tokens, rounded up to powers of two
 };
 
 }  // namespace metal_marlin::msl

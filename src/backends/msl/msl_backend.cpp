@@ -102,8 +102,10 @@ class MslModel final : public PreparedModel {
  private:
   void load(const Checkpoint& checkpoint, const PlannedWeight& planned, ThreadPool& pool) {
     if (planned.matrix) {
-      matrices_[planned.name] = std::make_unique<Linear>(*device_, planned.name, checkpoint.load(planned.name, pool),
-                                                         planned.shape[0], planned.shape[1], pool);
+      auto& matrix = matrices_[planned.name];
+      matrix = std::make_unique<Linear>(*device_, planned.name, checkpoint.load(planned.name, pool), planned.shape[0],
+                                        planned.shape[1], pool);
+      matrix->tune(tuned_);
     } else {
       vectors_[planned.name] = device_->allocate_with(load_vector(checkpoint, planned, pool));
     }
@@ -121,6 +123,7 @@ class MslModel final : public PreparedModel {
   Plan plan_;
   std::shared_ptr<Device> device_;
   Activations activations_;
+  TunedTiles tuned_{TunedTiles::default_file()};
   std::map<std::string, std::unique_ptr<Linear>> matrices_;
   std::map<int, std::unique_ptr<LatentAttention>> latents_;
   std::map<int, std::unique_ptr<Experts>> experts_;

@@ -6,6 +6,7 @@
 #include "backends/msl/matrix_unit.h"
 #include "backends/msl/packed_attention.h"
 #include "backends/msl/paged_attention.h"
+#include "base/round_up.h"
 #include "common/attention_tiles.h"
 #include "metal_marlin/error.h"
 
@@ -67,7 +68,7 @@ bool tiles_cost_less(const Device& device, const PagedParams& params, KvType cac
     const auto seen = [&](double end) { return params.window != 0 ? std::min<double>(end, params.window) : end; };
     const double mean = seen(static_cast<double>(slice.past) + (slice.count + 1) / 2.0);
     tokens += mean * slice.count;
-    tiles += mean * static_cast<double>((slice.count + tile->queries - 1) / tile->queries);
+    tiles += mean * static_cast<double>(divide_up<std::int64_t>(slice.count, tile->queries));
     most = std::max(most, seen(static_cast<double>(slice.past + slice.count)));
   }
   const double time_by_tokens = time_of(tokens * params.kv_heads * by_token.groups * token_key,

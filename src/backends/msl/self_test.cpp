@@ -421,7 +421,7 @@ bool vision_matches(Device& device) {
 bool tuned_matches(Device& device, ThreadPool& pool) {
   const Matrix m = make_matrix(Format::kFp4, pool);
   const Linear linear(device, "w", {m.packed.view(), nullptr}, kRows, kCols, pool);
-  Autotuner tuner(device, {});
+  Autotuner tuner(device, TunedTiles({}));
   tuner.choose(linear, 5);
   return std::all_of(tuner.trials().begin(), tuner.trials().end(), [](const TunedTrial& t) { return t.right; });
 }
