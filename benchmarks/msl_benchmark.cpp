@@ -26,8 +26,8 @@ struct Shape {
   std::int64_t cols;
 };
 
-UnitMatrix random_matrix(Device& device, const Shape& shape, Format format, int group, unsigned seed) {
-  UnitMatrix m;
+TiledMatrix random_matrix(Device& device, const Shape& shape, Format format, int group, unsigned seed) {
+  TiledMatrix m;
   m.codec = codec_name(format);
   m.cols = shape.cols;
   m.by_16 = group == 16;

@@ -77,9 +77,9 @@ void decode_attention(Device& device, std::int64_t batch, std::int64_t context) 
   p.key_dim = p.value_dim = kHeadDim;
   p.table_stride = static_cast<std::uint32_t>(context / 16);
   p.q_stride = p.out_stride = kHeads * kHeadDim;
-  p.part_keys = 128;
+  p.split_keys = 128;
   p.scale = 0.088F;
-  p.parts = paged_parts(device, p, DType::kF16, KvType::kF16, batch, 64);
+  p.splits = paged_splits(device, p, DType::kF16, KvType::kF16, batch, 64);
   const auto rows = static_cast<std::size_t>(batch * context) * kKvHeads;
   const auto keys = halves(device, rows * kHeadDim);
   const auto values = halves(device, rows * kHeadDim);
@@ -115,10 +115,10 @@ void paged_prefill(Device& device, KvType cache, bool rounded, std::int64_t cont
   p.key_dim = p.value_dim = kHeadDim;
   p.table_stride = static_cast<std::uint32_t>(context / 16);
   p.q_stride = p.out_stride = kHeads * kHeadDim;
-  p.part_keys = 128;
+  p.split_keys = 128;
   p.scale = 0.088F;
   p.rounded = rounded ? 1 : 0;
-  p.parts = paged_parts(device, p, DType::kF32, cache, context, 32);
+  p.splits = paged_splits(device, p, DType::kF32, cache, context, 32);
   const auto rows = static_cast<std::size_t>(context) * kKvHeads;
   const auto keys = halves(device, rows * cache_row_bytes(cache, kHeadDim) / 2);
   const auto values = halves(device, rows * cache_row_bytes(cache, kHeadDim) / 2);

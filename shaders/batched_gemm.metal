@@ -30,7 +30,7 @@ template <typename Codec, typename S, int kColumns>
     device const uchar* codes [[buffer(0)]], device const uchar* scales [[buffer(1)]],
     device const float* minima [[buffer(2)]], device const half* x [[buffer(3)]], device uchar* y [[buffer(4)]],
     device const float* x_scales [[buffer(5)]], device const float* factors [[buffer(6)]],
-    device const int* starts [[buffer(7)]], constant UnitMatrix& m [[buffer(8)]],
+    device const int* starts [[buffer(7)]], constant TiledMatrix& m [[buffer(8)]],
     constant LinearParams& p [[buffer(9)]], constant BatchParams& b [[buffer(10)]],
     threadgroup uchar* tiles [[threadgroup(0)]], uint3 group [[threadgroup_position_in_grid]],
     uint3 groups [[threadgroups_per_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
@@ -100,7 +100,7 @@ template <typename Codec>
     device const uchar* codes [[buffer(0)]], device const uchar* scales [[buffer(1)]],
     device const float* minima [[buffer(2)]], device const float* x [[buffer(3)]], device uchar* y [[buffer(4)]],
     device const float* factors [[buffer(5)]], device const int* starts [[buffer(6)]],
-    constant UnitMatrix& m [[buffer(7)]], constant LinearParams& p [[buffer(8)]], constant BatchParams& b [[buffer(9)]],
+    constant TiledMatrix& m [[buffer(7)]], constant LinearParams& p [[buffer(8)]], constant BatchParams& b [[buffer(9)]],
     uint3 group [[threadgroup_position_in_grid]], uint3 groups [[threadgroups_per_grid]],
     uint lane [[thread_index_in_simdgroup]]) {
   threadgroup float2 all[32];
@@ -131,7 +131,7 @@ template <typename T>
   template [[host_name("batched_gemm_" #name suffix "_" #columns)]]                                                \
   [[kernel, max_total_threads_per_threadgroup(128)]] void batched_gemm<Codec, Scaling<group, general>, columns>(   \
       device const uchar*, device const uchar*, device const float*, device const half*, device uchar*,            \
-      device const float*, device const float*, device const int*, constant UnitMatrix&, constant LinearParams&,   \
+      device const float*, device const float*, device const int*, constant TiledMatrix&, constant LinearParams&,   \
       constant BatchParams&, threadgroup uchar*, uint3, uint3, uint, uint);
 #define MM_BATCHED_GROUP(name, Codec, group, suffix)      \
   MM_BATCHED_FOR(name, Codec, group, true, suffix, 1)     \
@@ -141,7 +141,7 @@ template <typename T>
   MM_BATCHED_GROUP(name, Codec, 16, "_by16")                                                                        \
   template [[host_name("batched_exact_" #name)]] [[kernel, max_total_threads_per_threadgroup(32)]]                  \
   void batched_exact<Codec>(device const uchar*, device const uchar*, device const float*, device const float*,     \
-                            device uchar*, device const float*, device const int*, constant UnitMatrix&,            \
+                            device uchar*, device const float*, device const int*, constant TiledMatrix&,            \
                             constant LinearParams&, constant BatchParams&, uint3, uint3, uint);
 MM_FOR_EACH_CODEC(MM_BATCHED)
 #define MM_BATCHED_DENSE_FOR(T, columns)                                                                             \

@@ -11,7 +11,7 @@ METAL_FUNC constexpr uint blocks_at_once(uint columns) {
 // Adds the products of a unit of a band, whose last block is `last`.
 template <typename Codec, typename S, int kColumns>
 METAL_FUNC void add_band(thread TileSums (&sums)[kBandBlocks][kColumns], thread UnitStream<Codec, S, kColumns>& stream,
-                         constant UnitMatrix& m, uint last, device const float* minima, uint unit, TileStage stage) {
+                         constant TiledMatrix& m, uint last, device const float* minima, uint unit, TileStage stage) {
   constexpr uint kBlocks = blocks_at_once(kColumns);
   TileTokens<half> tokens[kColumns][kUnitTiles];
   stream.open(tokens, unit);
@@ -36,7 +36,7 @@ void decode_gemv(
     device const uchar* codes [[buffer(0)]], device const uchar* scales [[buffer(1)]],
     device const float* minima [[buffer(2)]], device const half* x [[buffer(3)]], device uchar* y [[buffer(4)]],
     device const float* bias [[buffer(5)]], device const float* x_scales [[buffer(6)]],
-    constant UnitMatrix& m [[buffer(7)]], constant LinearParams& p [[buffer(8)]],
+    constant TiledMatrix& m [[buffer(7)]], constant LinearParams& p [[buffer(8)]],
     constant StreamPlan& plan [[buffer(9)]], threadgroup uchar* shared [[threadgroup(0)]],
     uint band [[threadgroup_position_in_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint simdgroups [[simdgroups_per_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
@@ -86,7 +86,7 @@ void decode_gemv(
   [[kernel, max_total_threads_per_threadgroup(256) MM_RESIDENT(resident)]] void                                     \
   decode_gemv<Codec, Scaling<group, general>, columns>(                                                             \
       device const uchar*, device const uchar*, device const float*, device const half*, device uchar*,             \
-      device const float*, device const float*, constant UnitMatrix&, constant LinearParams&, constant StreamPlan&, \
+      device const float*, device const float*, constant TiledMatrix&, constant LinearParams&, constant StreamPlan&, \
       threadgroup uchar*, uint, uint, uint, uint);
 // For 8 and 16 tokens, and for 32 where scales are of the most common kinds.
 #define MM_GEMV_GENERAL(name, Codec, group, suffix)     \

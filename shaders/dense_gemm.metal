@@ -153,7 +153,7 @@ template <typename Codec>
 [[kernel, max_total_threads_per_threadgroup(32)]] void exact_gemm(
     device const uchar* codes [[buffer(0)]], device const uchar* scales [[buffer(1)]],
     device const float* minima [[buffer(2)]], device const float* x [[buffer(3)]], device uchar* y [[buffer(4)]],
-    device const float* bias [[buffer(5)]], constant UnitMatrix& m [[buffer(6)]], constant LinearParams& p [[buffer(7)]],
+    device const float* bias [[buffer(5)]], constant TiledMatrix& m [[buffer(6)]], constant LinearParams& p [[buffer(7)]],
     constant uint& cols [[buffer(8)]], uint2 group [[threadgroup_position_in_grid]],
     uint lane [[thread_index_in_simdgroup]]) {
   threadgroup float2 all[32];
@@ -163,6 +163,6 @@ template <typename Codec>
 #define MM_EXACT(name, Codec)                                                                                        \
   template [[host_name("exact_gemm_" #name)]] [[kernel, max_total_threads_per_threadgroup(32)]]                      \
   void exact_gemm<Codec>(device const uchar*, device const uchar*, device const float*, device const float*,          \
-                         device uchar*, device const float*, constant UnitMatrix&, constant LinearParams&,           \
+                         device uchar*, device const float*, constant TiledMatrix&, constant LinearParams&,           \
                          constant uint&, uint2, uint);
 MM_FOR_EACH_CODEC(MM_EXACT)

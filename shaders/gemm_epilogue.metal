@@ -1,5 +1,5 @@
 // What stands between products: activation and bias alone, gated pairs, residuals,
-// norms, rows picked out, activations made ready for products. Data in f32, f16 or bf16, sums in f32.
+// norms, rows picked out, activations prepared for products. Data in f32, f16 or bf16, sums in f32.
 #include "common/epilogue.h"
 #include "common/launch.h"
 #include "common/prepare.h"
@@ -54,7 +54,7 @@ template <typename T>
   for (uint i = index; i < width; i += threads) to[i] = T(float(from[i]) * factor * weight[i]);
 }
 
-// Rows of x made ready (common/prepare.h). One threadgroup a token, of the padded number of tokens.
+// Rows of x prepared (common/prepare.h). One threadgroup a token, of the padded number of tokens.
 template <typename Out>
 [[kernel, max_total_threads_per_threadgroup(512)]] void prepare(
     device const float* x [[buffer(0)]], device Out* prepared [[buffer(1)]], device float* x_scales [[buffer(2)]],

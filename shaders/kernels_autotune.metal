@@ -29,7 +29,7 @@ template <typename Codec, typename S, int kColumns, int kSimdgroups>
 [[kernel, max_total_threads_per_threadgroup(256)]] void tuned_gemm(
     device const uchar* codes [[buffer(0)]], device const uchar* scales [[buffer(1)]],
     device const float* minima [[buffer(2)]], device const half* x [[buffer(3)]],
-    device const float* x_scales [[buffer(4)]], device uchar* y [[buffer(5)]], constant UnitMatrix& m [[buffer(6)]],
+    device const float* x_scales [[buffer(4)]], device uchar* y [[buffer(5)]], constant TiledMatrix& m [[buffer(6)]],
     constant LinearParams& p [[buffer(7)]], threadgroup uchar* tiles [[threadgroup(0)]],
     uint2 group [[threadgroup_position_in_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
@@ -77,7 +77,7 @@ template <typename Codec, typename S, int kColumns, int kSimdgroups>
   [[kernel, max_total_threads_per_threadgroup(256)]] void                                                             \
   tuned_gemm<Codec, Scaling<group, general>, columns, simdgroups>(                                                    \
       device const uchar*, device const uchar*, device const float*, device const half*, device const float*,         \
-      device uchar*, constant UnitMatrix&, constant LinearParams&, threadgroup uchar*, uint2, uint, uint);
+      device uchar*, constant TiledMatrix&, constant LinearParams&, threadgroup uchar*, uint2, uint, uint);
 // As kTuned in src/backends/msl/autotune.cpp.
 #define MM_TUNED(name, Codec, group, general, suffix)       \
   MM_TUNED_FOR(name, Codec, group, general, suffix, 1, 2)   \

@@ -75,7 +75,7 @@ template <typename Codec>
     device const uchar* up_scales [[buffer(4)]], device const float* up_minima [[buffer(5)]],
     device const float* gate_factors [[buffer(6)]], device const float* up_factors [[buffer(7)]],
     device const float* x [[buffer(8)]], device const int* ids [[buffer(9)]], device const int* slots [[buffer(10)]],
-    device float* out [[buffer(11)]], constant UnitMatrix& m [[buffer(12)]], constant DecodeParams& p [[buffer(13)]],
+    device float* out [[buffer(11)]], constant TiledMatrix& m [[buffer(12)]], constant DecodeParams& p [[buffer(13)]],
     uint2 group [[threadgroup_position_in_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint simdgroups [[simdgroups_per_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
   threadgroup float2 all[2 * 32 * kDecodeSimdgroups];
@@ -89,7 +89,7 @@ template <typename Codec>
     device const uchar* codes [[buffer(0)]], device const uchar* scales [[buffer(1)]],
     device const float* minima [[buffer(2)]], device const float* factors [[buffer(3)]],
     device const float* act [[buffer(4)]], device const int* ids [[buffer(5)]], device const int* slots [[buffer(6)]],
-    device const float* weights [[buffer(7)]], device float* y [[buffer(8)]], constant UnitMatrix& m [[buffer(9)]],
+    device const float* weights [[buffer(7)]], device float* y [[buffer(8)]], constant TiledMatrix& m [[buffer(9)]],
     constant DecodeParams& p [[buffer(10)]], uint2 group [[threadgroup_position_in_grid]],
     uint simdgroup [[simdgroup_index_in_threadgroup]], uint simdgroups [[simdgroups_per_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
@@ -137,11 +137,11 @@ template <typename Blocks>
   void moe_decode_gate_up<Codec>(device const uchar*, device const uchar*, device const float*, device const uchar*,  \
                                  device const uchar*, device const float*, device const float*, device const float*,  \
                                  device const float*, device const int*, device const int*, device float*,            \
-                                 constant UnitMatrix&, constant DecodeParams&, uint2, uint, uint, uint);              \
+                                 constant TiledMatrix&, constant DecodeParams&, uint2, uint, uint, uint);              \
   template [[host_name("moe_decode_down_" #name)]] [[kernel, max_total_threads_per_threadgroup(128)]]                 \
   void moe_decode_down<Codec>(device const uchar*, device const uchar*, device const float*, device const float*,     \
                               device const float*, device const int*, device const int*, device const float*,         \
-                              device float*, constant UnitMatrix&, constant DecodeParams&, uint2, uint, uint, uint);
+                              device float*, constant TiledMatrix&, constant DecodeParams&, uint2, uint, uint, uint);
 MM_FOR_EACH_CODEC(MM_DECODE)
 #define MM_DECODE_DENSE(name, Blocks)                                                                                 \
   template [[host_name("moe_decode_gate_up_" #name)]] [[kernel, max_total_threads_per_threadgroup(128)]]              \

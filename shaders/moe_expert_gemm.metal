@@ -30,7 +30,7 @@ template <typename Codec, typename S, int kColumns>
     device const float* minima [[buffer(2)]], device const half* x [[buffer(3)]], device uchar* y [[buffer(4)]],
     device const float* x_scales [[buffer(5)]], device const int* slots [[buffer(6)]],
     device const float* factors [[buffer(7)]], device const int* offsets [[buffer(8)]],
-    device const int* order [[buffer(9)]], constant UnitMatrix& m [[buffer(10)]],
+    device const int* order [[buffer(9)]], constant TiledMatrix& m [[buffer(10)]],
     constant LinearParams& p [[buffer(11)]], constant ExpertParams& e [[buffer(12)]],
     threadgroup uchar* tiles [[threadgroup(0)]], uint3 group [[threadgroup_position_in_grid]],
     uint3 groups [[threadgroups_per_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
@@ -88,7 +88,7 @@ template <typename T, int kColumns>
   [[kernel, max_total_threads_per_threadgroup(128)]] void moe_expert_gemm<Codec, Scaling<group, general>, columns>( \
       device const uchar*, device const uchar*, device const float*, device const half*, device uchar*,             \
       device const float*, device const int*, device const float*, device const int*, device const int*,            \
-      constant UnitMatrix&, constant LinearParams&, constant ExpertParams&, threadgroup uchar*, uint3, uint3, uint, \
+      constant TiledMatrix&, constant LinearParams&, constant ExpertParams&, threadgroup uchar*, uint3, uint3, uint, \
       uint);
 // For few and for many tokens an expert.
 #define MM_EXPERT(name, Codec, group, general, suffix)     \

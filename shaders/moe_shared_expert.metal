@@ -46,7 +46,7 @@ template <typename Codec, typename S, int kColumns>
     device const float* gate_minima [[buffer(2)]], device const uchar* up_codes [[buffer(3)]],
     device const uchar* up_scales [[buffer(4)]], device const float* up_minima [[buffer(5)]],
     device const half* x [[buffer(6)]], device const float* x_scales [[buffer(7)]], device uchar* y [[buffer(8)]],
-    constant UnitMatrix& m [[buffer(9)]], constant LinearParams& p [[buffer(10)]],
+    constant TiledMatrix& m [[buffer(9)]], constant LinearParams& p [[buffer(10)]],
     constant float2& factors [[buffer(11)]], threadgroup uchar* tiles [[threadgroup(0)]],
     uint2 group [[threadgroup_position_in_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
@@ -93,7 +93,7 @@ template <typename T, int kColumns>
   [[kernel, max_total_threads_per_threadgroup(128)]] void                                                            \
   moe_shared_gate_up<Codec, Scaling<group, general>, columns>(                                                       \
       device const uchar*, device const uchar*, device const float*, device const uchar*, device const uchar*,       \
-      device const float*, device const half*, device const float*, device uchar*, constant UnitMatrix&,             \
+      device const float*, device const half*, device const float*, device uchar*, constant TiledMatrix&,             \
       constant LinearParams&, constant float2&, threadgroup uchar*, uint2, uint, uint);
 #define MM_SHARED(name, Codec, group, general, suffix)     \
   MM_SHARED_FOR(name, Codec, group, general, suffix, 1)    \

@@ -1,7 +1,7 @@
 // Attention over a paged key-value cache: prefill and decode alike, each query its own
 // position. Cache: [pages][kv heads][tokens of a page] rows of a key, and of a value; or
 // latents alone, of which the first value_dim elements are the value. Where one threadgroup
-// for a query's keys is too few, they are cut into parts that paged_reduce puts together.
+// for a query's keys is too few, they are cut into splits that paged_reduce puts together.
 #include "common/register_budget.h"
 #include "common/tile_attention.h"
 #include "common/unroll.h"
@@ -19,8 +19,8 @@ struct PagedParams {
   uint v_stride;
   uint out_stride;
   uint window;        // keys that a query sees, itself included; 0: all
-  uint parts;         // that keys are cut into
-  uint part_keys;     // at least so many in each
+  uint splits;        // that keys are cut into
+  uint split_keys;    // at least so many in each
   float scale;
   float soft_cap;     // scores become cap * tanh(score / cap); 0: none
   uint sinks;         // whether heads have one
@@ -66,9 +66,9 @@ struct PagedKeys {
   METAL_FUNC ulong value_row(uint key) const { return key_row(key); }
 };
 
-// One threadgroup a token, a part of its keys and up to kHeads heads that share them. Grid:
-// (kv heads times their groups of heads, tokens, parts). With parts, `partial` takes
-// [token][head][part] of value_dim sums, the largest score and the sum of weights.
+// One threadgroup a token, a split of its keys and up to kHeads heads that share them. Grid:
+// (kv heads times their groups of heads, tokens, splits). With splits, `partial` takes
+// [token][head][split] of value_dim sums, the largest score and the sum of weights.
 template <typename T, typename Rows, typename Shape, int kHeads>
 [[kernel, max_total_threads_per_threadgroup(128)]] void paged_attention(
     device const T* q [[buffer(0)]], device const uchar* keys [[buffer(1)]], device const uchar* values [[buffer(2)]],
@@ -80,15 +80,15 @@ template <typename T, typename Rows, typename Shape, int kHeads>
   threadgroup AttentionShare<Shape> share;
   follow_earlier_kernels();
   const uint of_kv = p.heads / p.kv_heads, groups = (of_kv + kHeads - 1) / kHeads;
-  const uint kv_head = group.x / groups, token = group.y, part = group.z;
+  const uint kv_head = group.x / groups, token = group.y, split = group.z;
   const uint first_head = kv_head * of_kv + group.x % groups * kHeads;
   const uint heads = min(uint(kHeads), of_kv - group.x % groups * kHeads);
   const PagedKeys where = {p,         tables + ulong(sequences[token]) * p.table_stride,     kv_head,     p.key_dim,
                            p.key_dim, 0, p.value_dim, p.latent != 0 ? p.key_dim : p.value_dim};
   const uint seen_end = uint(positions[token]) + 1;
   const uint seen_begin = p.window != 0 && seen_end > p.window ? seen_end - p.window : 0;
-  const uint part_keys = max(p.part_keys, (seen_end - seen_begin + p.parts - 1) / p.parts);
-  const uint begin = min(seen_begin + part * part_keys, seen_end), end = min(begin + part_keys, seen_end);
+  const uint split_keys = max(p.split_keys, (seen_end - seen_begin + p.splits - 1) / p.splits);
+  const uint begin = min(seen_begin + split * split_keys, seen_end), end = min(begin + split_keys, seen_end);
   Query<Shape> query[kHeads];
   Attended<Shape> a[kHeads];
   MM_UNROLL for (uint h = 0; h < uint(kHeads); ++h) {
@@ -103,9 +103,9 @@ template <typename T, typename Rows, typename Shape, int kHeads>
     if (h >= heads) continue;
     const uint head = first_head + h;
     share_attended(share, a[h], simdgroup, lane);
-    if (p.parts > 1) {
+    if (p.splits > 1) {
       const AttendedTotal t = attended_total(share, -INFINITY);
-      device float* to = partial + ((ulong(token) * p.heads + head) * p.parts + part) * (p.value_dim + 2);
+      device float* to = partial + ((ulong(token) * p.heads + head) * p.splits + split) * (p.value_dim + 2);
 #pragma clang loop unroll(disable)
       for (uint e = simdgroup * 32 + lane; e < p.value_dim; e += 32 * kAttentionSimdgroups)
         to[e] = attended_sum(share, t, e);
@@ -217,7 +217,7 @@ struct HeadShare {
   float total[kAttentionSimdgroups][kHeadTokens];
 };
 
-// As paged_attention. Grid: (kv heads times their groups of 8 heads, tokens, parts).
+// As paged_attention. Grid: (kv heads times their groups of 8 heads, tokens, splits).
 template <typename Q, typename T, int kUnits>
 [[kernel, max_total_threads_per_threadgroup(128)]] void paged_matrix_attention(
     device const Q* q [[buffer(0)]], device const T* keys [[buffer(1)]], device const T* values [[buffer(2)]],
@@ -235,14 +235,14 @@ template <typename Q, typename T, int kUnits>
   follow_earlier_kernels();
   const TileStage tiles = {tile_memory + simdgroup * kTileStageBytes, lane};
   const uint of_kv = p.heads / p.kv_heads, groups = (of_kv + kHeadTokens - 1) / kHeadTokens;
-  const uint kv_head = group.x / groups, token = group.y, part = group.z;
+  const uint kv_head = group.x / groups, token = group.y, split = group.z;
   const uint first_head = kv_head * of_kv + group.x % groups * kHeadTokens;
   const uint heads = min(kHeadTokens, of_kv - group.x % groups * kHeadTokens);
   device const int* const table = tables + ulong(sequences[token]) * p.table_stride;
   const uint seen_end = uint(positions[token]) + 1;
   const uint seen_begin = p.window != 0 && seen_end > p.window ? seen_end - p.window : 0;
-  const uint part_keys = max(p.part_keys, (seen_end - seen_begin + p.parts - 1) / p.parts);
-  const uint begin = min(seen_begin + part * part_keys, seen_end), end = min(begin + part_keys, seen_end);
+  const uint split_keys = max(p.split_keys, (seen_end - seen_begin + p.splits - 1) / p.splits);
+  const uint begin = min(seen_begin + split * split_keys, seen_end), end = min(begin + split_keys, seen_end);
   TileTokens<T> queries[kKeeps ? kUnits * kUnitTiles : 1];
   threadgroup T* const query_tiles = (threadgroup T*)kept_queries;
   MM_UNROLL for (uint tile = 0; tile < kUnits * kUnitTiles; ++tile) {
@@ -327,7 +327,7 @@ template <typename Q, typename T, int kUnits>
 #pragma clang loop unroll(disable)
     for (uint i = simdgroup * 32 + lane; i < count * p.value_dim; i += 32 * kAttentionSimdgroups) {
       const uint h = i / p.value_dim, e = i % p.value_dim, head = first_head + round + h;
-      const float sink = p.sinks != 0 && p.parts == 1 ? sinks[head] * kLog2E : -INFINITY;
+      const float sink = p.sinks != 0 && p.splits == 1 ? sinks[head] * kLog2E : -INFINITY;
       float top = sink;
       MM_UNROLL for (uint s = 0; s < kAttentionSimdgroups; ++s) top = max(top, share.top[s][round + h]);
       const float from = top == -INFINITY ? 0.0f : top;
@@ -337,8 +337,8 @@ template <typename Q, typename T, int kUnits>
         total = fma(factor, share.total[s][round + h], total);
         sum = fma(factor, share.sums[s][h][e], sum);
       }
-      if (p.parts > 1) {
-        device float* to = partial + ((ulong(token) * p.heads + head) * p.parts + part) * (p.value_dim + 2);
+      if (p.splits > 1) {
+        device float* to = partial + ((ulong(token) * p.heads + head) * p.splits + split) * (p.value_dim + 2);
         to[e] = sum;
         if (e == 0) {
           to[p.value_dim] = top / kLog2E;
@@ -358,15 +358,15 @@ template <typename T>
                              uint3 at [[thread_position_in_grid]]) {
   follow_earlier_kernels();
   const uint stride = p.value_dim + 2;
-  device const float* from = partial + (ulong(at.z) * p.heads + at.y) * p.parts * stride;
+  device const float* from = partial + (ulong(at.z) * p.heads + at.y) * p.splits * stride;
   const float sink = p.sinks != 0 ? sinks[at.y] : -INFINITY;
   float top = sink;
-  for (uint part = 0; part < p.parts; ++part) top = max(top, from[part * stride + p.value_dim]);
+  for (uint split = 0; split < p.splits; ++split) top = max(top, from[split * stride + p.value_dim]);
   float total = sink == -INFINITY ? 0.0f : exp(sink - top), sum = 0.0f;
-  for (uint part = 0; part < p.parts && top != -INFINITY; ++part) {
-    const float factor = exp(from[part * stride + p.value_dim] - top);
-    total = fma(factor, from[part * stride + p.value_dim + 1], total);
-    sum = fma(factor, from[part * stride + at.x], sum);
+  for (uint split = 0; split < p.splits && top != -INFINITY; ++split) {
+    const float factor = exp(from[split * stride + p.value_dim] - top);
+    total = fma(factor, from[split * stride + p.value_dim + 1], total);
+    sum = fma(factor, from[split * stride + at.x], sum);
   }
   out[ulong(at.z) * p.out_stride + at.y * p.value_dim + at.x] = T(top == -INFINITY ? 0.0f : sum / total);
 }

@@ -19,7 +19,7 @@ METAL_FUNC SparseGroup sparse_group(device const uchar* unit, uint row, uint gro
 
 // Elements k and k + 1 of a row (k even, of the unit) in half precision.
 template <typename Codec>
-METAL_FUNC half2 sparse_pair(device const uchar* unit, uint row, uint k, constant UnitMatrix& m) {
+METAL_FUNC half2 sparse_pair(device const uchar* unit, uint row, uint k, constant TiledMatrix& m) {
   const SparseGroup g = sparse_group(unit, row, k / 4);
   const half2 v = Codec::pair((g.codes & 15u) | g.codes >> 4 << 16, m);
   const uint first = g.positions & 3u, second = g.positions >> 2, at = k % 4;
@@ -36,7 +36,7 @@ struct SparseWeights {
   }
   device const uchar* block;
   device const uchar* scales;  // the block's
-  constant UnitMatrix& m;
+  constant TiledMatrix& m;
 
   template <int kColumns>
   METAL_FUNC void add(thread TileSums* sums, threadgroup const half* stage, uint unit, TileStage tiles) const {
@@ -65,7 +65,7 @@ template <typename Codec, typename S, int kColumns>
 [[kernel, max_total_threads_per_threadgroup(128)]] void sparse_gemm(
     device const uchar* codes [[buffer(0)]], device const uchar* scales [[buffer(1)]],
     device const half* x [[buffer(2)]], device const float* x_scales [[buffer(3)]], device uchar* y [[buffer(4)]],
-    constant UnitMatrix& m [[buffer(5)]], constant LinearParams& p [[buffer(6)]],
+    constant TiledMatrix& m [[buffer(5)]], constant LinearParams& p [[buffer(6)]],
     device const float* bias [[buffer(7)]], threadgroup uchar* tiles [[threadgroup(0)]], uint2 group [[threadgroup_position_in_grid]],
     uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
   threadgroup uint4 memory[stage_pieces(kColumns)];
@@ -89,7 +89,7 @@ template <typename Codec>
 struct SparseBlocks {
   device const uchar* codes;
   device const uchar* scales;
-  constant UnitMatrix& m;
+  constant TiledMatrix& m;
 
   METAL_FUNC float2 product(ulong block, uint unit, device const float* x, uint cols, uint lane) const {
     device const uchar* const at = codes + (block * m.units + unit) * kSparseUnitBytes;
@@ -113,7 +113,7 @@ struct SparseBlocks {
 template <typename Codec>
 [[kernel, max_total_threads_per_threadgroup(32)]] void sparse_exact(
     device const uchar* codes [[buffer(0)]], device const uchar* scales [[buffer(1)]],
-    device const float* x [[buffer(2)]], device uchar* y [[buffer(3)]], constant UnitMatrix& m [[buffer(4)]],
+    device const float* x [[buffer(2)]], device uchar* y [[buffer(3)]], constant TiledMatrix& m [[buffer(4)]],
     constant LinearParams& p [[buffer(5)]], constant uint& cols [[buffer(6)]], device const float* bias [[buffer(7)]],
     uint2 group [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]]) {
   threadgroup float2 all[32];
@@ -133,7 +133,7 @@ template <typename Codec>
   template [[host_name("sparse_gemm_" #name suffix "_" #columns)]]                                                    \
   [[kernel, max_total_threads_per_threadgroup(128)]] void sparse_gemm<Codec, Scaling<group, true>, columns>(          \
       device const uchar*, device const uchar*, device const half*, device const float*, device uchar*,               \
-      constant UnitMatrix&, constant LinearParams&, device const float*, threadgroup uchar*, uint2, uint, uint);
+      constant TiledMatrix&, constant LinearParams&, device const float*, threadgroup uchar*, uint2, uint, uint);
 #define MM_SPARSE_GEMM(name, Codec)                                                                              \
   MM_SPARSE_FOR(name, Codec, 32, "", 1)                                                                          \
   MM_SPARSE_FOR(name, Codec, 32, "", 4)                                                                          \
@@ -141,6 +141,6 @@ template <typename Codec>
   MM_SPARSE_FOR(name, Codec, 16, "_by16", 4)                                                                     \
   template [[host_name("sparse_exact_" #name)]] [[kernel, max_total_threads_per_threadgroup(32)]] void           \
   sparse_exact<Codec>(device const uchar*, device const uchar*, device const float*, device uchar*,              \
-                      constant UnitMatrix&, constant LinearParams&, constant uint&, device const float*, uint2, uint);
+                      constant TiledMatrix&, constant LinearParams&, constant uint&, device const float*, uint2, uint);
 MM_SPARSE_GEMM(e2m1, codecs::E2m1)
 MM_SPARSE_GEMM(int4, codecs::Integer<4>)

@@ -1,4 +1,4 @@
-// Images made ready for vision models: resized as Pillow does it (a filter of half-pixel centres,
+// Images prepared for vision models: resized as Pillow does it (a filter of half-pixel centres,
 // stretched when it shrinks, in two passes of 8 bits), colours converted, cropped and padded,
 // normalised, cut into patches. Images are u8 [height][width][channels].
 #include <metal_stdlib>

@@ -12,7 +12,7 @@ struct QuantizedBlocks {
   device const uchar* codes;
   device const uchar* scales;
   device const float* minima;
-  constant UnitMatrix& m;
+  constant TiledMatrix& m;
 
   METAL_FUNC float2 product(ulong block, uint unit, device const float* x, uint cols, uint lane) const {
     const UnitCodes<Codec::kBits> c =

@@ -47,12 +47,12 @@ template <typename Codec, typename T>
 }
 
 // Scales of a tile's rows r and r + 8, as elements multiply them.
-METAL_FUNC float2 unit_scales(constant UnitMatrix& p, device const uchar* scales, ulong place) {
+METAL_FUNC float2 unit_scales(constant TiledMatrix& p, device const uchar* scales, ulong place) {
   return stored_scales(p, scales, place) / p.divisor;
 }
 // Element e of pair q of a tile with these scales, whose place they have among all.
 template <typename Codec>
-METAL_FUNC float unit_value(const thread UnitCodes<Codec::kBits>& unit, constant UnitMatrix& p, float2 scale,
+METAL_FUNC float unit_value(const thread UnitCodes<Codec::kBits>& unit, constant TiledMatrix& p, float2 scale,
                             device const float* minima, ulong place, uint tile, uint q, uint e) {
 #pragma clang fp contract(off)
   const float base = p.minima != 0 ? minima[place + (q & 1)] : 0.0f;
@@ -65,7 +65,7 @@ METAL_FUNC float unit_value(const thread UnitCodes<Codec::kBits>& unit, constant
 template <typename Codec, typename T>
 [[kernel]] void dequantize_units(device const uchar* codes [[buffer(0)]], device const uchar* scales [[buffer(1)]],
                                  device const float* minima [[buffer(2)]], device T* out [[buffer(3)]],
-                                 constant UnitMatrix& p [[buffer(4)]], constant uint& cols [[buffer(5)]],
+                                 constant TiledMatrix& p [[buffer(4)]], constant uint& cols [[buffer(5)]],
                                  uint2 at [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]]) {
   const UnitCodes<Codec::kBits> unit =
       load_codes<Codec::kBits, FromDevice>(codes + (ulong(at.y) * p.units + at.x) * (128 * Codec::kBits), lane);
@@ -90,7 +90,7 @@ template <typename Codec, typename T>
 template <typename Codec>
 [[kernel]] void embed(device const uchar* codes [[buffer(0)]], device const uchar* scales [[buffer(1)]],
                       device const float* minima [[buffer(2)]], device const int* ids [[buffer(3)]],
-                      device float* out [[buffer(4)]], constant UnitMatrix& p [[buffer(5)]],
+                      device float* out [[buffer(4)]], constant TiledMatrix& p [[buffer(5)]],
                       constant uint& cols [[buffer(6)]], uint2 at [[threadgroup_position_in_grid]],
                       uint lane [[thread_index_in_simdgroup]]) {
   const uint id = uint(ids[at.y]), block = id / kTileRows;
@@ -111,11 +111,11 @@ template <typename Codec>
   }
 }
 
-#define MM_DEQUANTIZE_TO(name, Codec, T)                                                                              \
-  template [[host_name("dequant_" #name "_" #T)]] [[kernel]] void dequantize<Codec, T>(                               \
-      device const uchar*, device const uchar*, device const uchar*, device T*, constant DequantizeParams&, uint2);   \
-  template [[host_name("dequant_units_" #name "_" #T)]] [[kernel]] void dequantize_units<Codec, T>(                   \
-      device const uchar*, device const uchar*, device const float*, device T*, constant UnitMatrix&, constant uint&, \
+#define MM_DEQUANTIZE_TO(name, Codec, T)                                                                               \
+  template [[host_name("dequant_" #name "_" #T)]] [[kernel]] void dequantize<Codec, T>(                                \
+      device const uchar*, device const uchar*, device const uchar*, device T*, constant DequantizeParams&, uint2);    \
+  template [[host_name("dequant_units_" #name "_" #T)]] [[kernel]] void dequantize_units<Codec, T>(                    \
+      device const uchar*, device const uchar*, device const float*, device T*, constant TiledMatrix&, constant uint&, \
       uint2, uint);
 #define MM_DEQUANTIZE(name, Codec)                                                                     \
   MM_DEQUANTIZE_TO(name, Codec, half)                                                                  \
@@ -123,4 +123,4 @@ template <typename Codec>
   MM_DEQUANTIZE_TO(name, Codec, float)                                                                 \
   template [[host_name("embed_" #name)]] [[kernel]] void embed<Codec>(                                 \
       device const uchar*, device const uchar*, device const float*, device const int*, device float*, \
-      constant UnitMatrix&, constant uint&, uint2, uint);
+      constant TiledMatrix&, constant uint&, uint2, uint);

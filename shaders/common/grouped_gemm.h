@@ -41,7 +41,7 @@ struct QuantizedWeights {
   static METAL_FUNC constexpr uint registers(uint columns) { return quantized_registers<Codec, S>(columns, 1); }
   BlockPointers block;
   device const float* minima;  // the block's
-  constant UnitMatrix& m;
+  constant TiledMatrix& m;
 
   template <int kColumns>
   METAL_FUNC void add(thread TileSums* sums, threadgroup const half* stage, uint unit, TileStage tiles) const {
@@ -63,7 +63,7 @@ struct QuantizedWeights {
 };
 template <typename Codec, typename S>
 METAL_FUNC QuantizedWeights<Codec, S> quantized_weights(device const uchar* codes, device const uchar* scales,
-                                                        device const float* minima, constant UnitMatrix& m,
+                                                        device const float* minima, constant TiledMatrix& m,
                                                         ulong block) {
   const ulong scale_place = block * scales_of_block(m);
   return {{codes + block * m.units * (128 * Codec::kBits), scales + scale_place * bytes_of_scale(m)},

@@ -1,4 +1,4 @@
-// What the matrix kernels share: activations made ready, sums of a unit, results.
+// What the matrix kernels share: activations prepared, sums of a unit, results.
 #pragma once
 #include "epilogue.h"
 #include "unit_layout.h"
@@ -63,7 +63,7 @@ METAL_FUNC void add_minimum(thread TileSums& sums, const thread TileTokens<half>
 // they are; each group's sum is scaled in float. `minima` are the unit's.
 template <typename Codec, typename S, int kColumns>
 METAL_FUNC void add_unit(thread TileSums* sums, const thread UnitData<Codec, S>& data,
-                         const thread TileTokens<half> (&x)[kColumns][kUnitTiles], constant UnitMatrix& m,
+                         const thread TileTokens<half> (&x)[kColumns][kUnitTiles], constant TiledMatrix& m,
                          device const float* minima, TileStage stage) {
   MM_UNROLL for (uint part = 0; part < S::kParts; ++part) {
     const float2 scale = part_scales<S>(m, data.scales, part);

@@ -31,12 +31,12 @@ METAL_FUNC constexpr uint stage_pieces(uint columns) {
   return 3 * 8 * columns * kUnit / 8;
 }
 
-// Finishes a tile: adds what surrounds the product, or hands on a part's sums.
+// Finishes a tile: adds what surrounds the product, or hands on a split's sums.
 // All of the threadgroup, after a barrier.
 template <int kColumns>
 METAL_FUNC void put_tile(threadgroup float* staged, const thread TileSums* sums, device uchar* y, device float* partial,
                          constant LinearParams& p, uint rows, float factor, device const float* bias,
-                         device const float* x_scales, uint3 group, uint parts, uint simdgroup, uint lane) {
+                         device const float* x_scales, uint3 group, uint splits, uint simdgroup, uint lane) {
   MM_UNROLL for (uint c = 0; c < uint(kColumns); ++c)
       store_sums(staged + 8 * c * kGemmSumStride + simdgroup * kTileRows, kGemmSumStride, sums[c], lane);
   threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -47,7 +47,7 @@ METAL_FUNC void put_tile(threadgroup float* staged, const thread TileSums* sums,
     const uint row = group.x * kGemmRows + i % kGemmRows, token = first_token + i / kGemmRows;
     if (row >= rows) continue;
     const float sum = staged[i / kGemmRows * kGemmSumStride + i % kGemmRows] * factor;
-    if (parts > 1) {
+    if (splits > 1) {
       partial[(ulong(group.z) * p.tokens + token) * rows + row] = sum;
     } else {
       put_result(y, p, token, row, p.x_scales != 0 ? sum * x_scales[token] : sum, bias);
@@ -56,12 +56,12 @@ METAL_FUNC void put_tile(threadgroup float* staged, const thread TileSums* sums,
 }
 
 // A block of 16 rows a simdgroup, kColumns times 8 tokens a threadgroup. Grid: (row
-// tiles, token tiles, parts of the inputs). With parts, sums go to `partial`
-// [part][token][row] for marlin_reduce.
+// tiles, token tiles, splits of the inputs). With splits, sums go to `partial`
+// [split][token][row] for marlin_reduce.
 template <typename Codec, typename S, int kColumns>
 METAL_FUNC void staged_gemm(device const uchar* codes, device const uchar* scales, device const float* minima,
                             device const half* x, device uchar* y, device const float* bias,
-                            device const float* x_scales, device float* partial, constant UnitMatrix& m,
+                            device const float* x_scales, device float* partial, constant TiledMatrix& m,
                             constant LinearParams& p, uint3 group, uint3 groups, uint simdgroup, uint lane,
                             threadgroup half* stage, threadgroup uchar* tiles) {
   MM_WITHIN_REGISTERS((quantized_registers<Codec, S>(kColumns, 3)));
@@ -132,7 +132,7 @@ METAL_FUNC void staged_gemm(device const uchar* codes, device const uchar* scale
       device const uchar* codes [[buffer(0)]], device const uchar* scales [[buffer(1)]],                           \
       device const float* minima [[buffer(2)]], device const half* x [[buffer(3)]], device uchar* y [[buffer(4)]], \
       device const float* bias [[buffer(5)]], device const float* x_scales [[buffer(6)]],                          \
-      constant UnitMatrix& m [[buffer(7)]], constant LinearParams& p [[buffer(8)]],                                \
+      constant TiledMatrix& m [[buffer(7)]], constant LinearParams& p [[buffer(8)]],                               \
       device float* partial [[buffer(9)]], threadgroup uchar* tiles [[threadgroup(0)]],                            \
       uint3 group [[threadgroup_position_in_grid]], uint3 groups [[threadgroups_per_grid]],                        \
       uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {                \
@@ -140,9 +140,9 @@ METAL_FUNC void staged_gemm(device const uchar* codes, device const uchar* scale
     staged_gemm<Codec, S, columns>(codes, scales, minima, x, y, bias, x_scales, partial, m, p, group, groups,      \
                                    simdgroup, lane, (threadgroup half*)memory, tiles);                             \
   }
-#define MM_STAGED_INSTANCE(kernel_name, host, Codec, group, general)                                             \
-  template [[host_name(host)]] [[kernel, max_total_threads_per_threadgroup(128)]] void                           \
-  kernel_name<Codec, Scaling<group, general>>(device const uchar*, device const uchar*, device const float*,     \
-                                              device const half*, device uchar*, device const float*,            \
-                                              device const float*, constant UnitMatrix&, constant LinearParams&, \
+#define MM_STAGED_INSTANCE(kernel_name, host, Codec, group, general)                                              \
+  template [[host_name(host)]] [[kernel, max_total_threads_per_threadgroup(128)]] void                            \
+  kernel_name<Codec, Scaling<group, general>>(device const uchar*, device const uchar*, device const float*,      \
+                                              device const half*, device uchar*, device const float*,             \
+                                              device const float*, constant TiledMatrix&, constant LinearParams&, \
                                               device float*, threadgroup uchar*, uint3, uint3, uint, uint);

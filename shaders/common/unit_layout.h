@@ -1,4 +1,4 @@
-// The kernel layout of quantized weights (src/backends/msl/unit_matrix.h makes it).
+// The kernel layout of quantized weights (src/backends/msl/tiled_matrix.h makes it).
 // Rows go in blocks of 16, inputs in units of 64. A lane of a simdgroup holds 32
 // codes of a unit, 8 of each of its four tiles, in planes of 8, 4, 2 or 1 bits a
 // code: a plane of p bits is p words a lane, and pair q = 4 tile + pair of the
@@ -14,7 +14,7 @@
 #include "tile_multiply.h"
 #include "unroll.h"
 
-struct UnitMatrix {
+struct TiledMatrix {
   uint rows;
   uint units;        // of a row
   uint groups;       // of a row
@@ -128,18 +128,18 @@ METAL_FUNC float unit_element(const thread UnitCodes<Codec::kBits>& codes, uint 
   return Codec::element(code_pair<Codec::kBits>(codes, 4 * tile + q) >> 16 * e & 0xFFu, p);
 }
 
-METAL_FUNC uint bytes_of_scale(constant UnitMatrix& m) {
+METAL_FUNC uint bytes_of_scale(constant TiledMatrix& m) {
   return m.scale_type == codecs::kF32Scale ? 4 : 2;
 }
 // Scales of a block of rows, and where those of a unit begin among them.
-METAL_FUNC uint scales_of_block(constant UnitMatrix& m) {
+METAL_FUNC uint scales_of_block(constant TiledMatrix& m) {
   return m.group_shift < 6 ? m.units << (10 - m.group_shift) : m.groups * 16;
 }
-METAL_FUNC uint scales_before(constant UnitMatrix& m, uint unit) {
+METAL_FUNC uint scales_before(constant TiledMatrix& m, uint unit) {
   return m.group_shift < 6 ? unit << (10 - m.group_shift) : (unit >> (m.group_shift - 6)) * 16;
 }
 // Where the scales of rows r and r + 8 lie among a unit's, for its scale `part`.
-METAL_FUNC uint scale_place(constant UnitMatrix& m, uint part, uint row) {
+METAL_FUNC uint scale_place(constant TiledMatrix& m, uint part, uint row) {
   return m.group_shift < 6 ? (row << (7 - m.group_shift)) + 2 * part : row * 2;
 }
 
@@ -149,17 +149,17 @@ METAL_FUNC float2 narrow_scales(uint type, uint v) {
                                    : float2(as_type<float>(v << 16), as_type<float>(v & 0xFFFF0000u));
 }
 // Scales of rows r and r + 8 as they are stored.
-METAL_FUNC float2 stored_scales(constant UnitMatrix& m, device const uchar* scales, ulong at) {
+METAL_FUNC float2 stored_scales(constant TiledMatrix& m, device const uchar* scales, ulong at) {
   if (m.scale_type == codecs::kF32Scale) return *(device const float2*)(scales + at * 4);
   return narrow_scales(m.scale_type, *(device const uint*)(scales + at * 2));
 }
 // The place of a tile's scales among the matrix's.
-METAL_FUNC ulong tile_scale_place(constant UnitMatrix& m, uint block, uint unit, uint tile, uint lane) {
+METAL_FUNC ulong tile_scale_place(constant TiledMatrix& m, uint block, uint unit, uint tile, uint lane) {
   const uint part = tile >> (m.group_shift < 6 ? m.group_shift - 4 : 2);
   return ulong(block) * scales_of_block(m) + scales_before(m, unit) + scale_place(m, part, tile_row(lane));
 }
 // What is added to every weight of rows r and r + 8.
-METAL_FUNC float2 minimum_pair(constant UnitMatrix& m, device const float* minima, ulong at, float2 scale) {
+METAL_FUNC float2 minimum_pair(constant TiledMatrix& m, device const float* minima, ulong at, float2 scale) {
   const float2 v = float2(minima[at], minima[at + 1]);
   return m.minima == 2 ? -scale * v : v;
 }
@@ -192,7 +192,7 @@ METAL_FUNC constexpr uint quantized_registers(uint columns, uint units) {
 }
 
 template <typename S, typename Memory>
-METAL_FUNC void load_scales(thread uint* out, constant UnitMatrix& m, typename Memory::Pointer scales, uint lane) {
+METAL_FUNC void load_scales(thread uint* out, constant TiledMatrix& m, typename Memory::Pointer scales, uint lane) {
   const uint row = tile_row(lane);
   if (!S::kGeneral) {
     if (S::kGroup == 16) {
@@ -224,26 +224,26 @@ struct BlockPointers {
   device const uchar* scales;
 };
 template <int kBits>
-METAL_FUNC BlockPointers block_pointers(constant UnitMatrix& m, device const uchar* codes, device const uchar* scales,
+METAL_FUNC BlockPointers block_pointers(constant TiledMatrix& m, device const uchar* codes, device const uchar* scales,
                                         uint block) {
   return {codes + ulong(block) * (m.units * (128 * kBits)),
           scales + ulong(block) * (scales_of_block(m) * bytes_of_scale(m))};
 }
 // In bytes, from the block's.
 template <typename S>
-METAL_FUNC uint scales_offset(constant UnitMatrix& m, uint unit) {
+METAL_FUNC uint scales_offset(constant TiledMatrix& m, uint unit) {
   if (S::kGeneral) return scales_before(m, unit) * bytes_of_scale(m);
   return S::kGroup < 64 ? unit * (2048 / S::kGroup) : (unit >> (m.group_shift - 6)) * 32;
 }
 
 template <typename S>
-METAL_FUNC uint unit_scale_bytes(constant UnitMatrix& m) {
+METAL_FUNC uint unit_scale_bytes(constant TiledMatrix& m) {
   if (!S::kGeneral) return S::kGroup < 64 ? 2048 / S::kGroup : 32;
   return (m.group_shift < 6 ? 1024 >> m.group_shift : 16) * bytes_of_scale(m);
 }
 
 template <typename Codec, typename S>
-METAL_FUNC UnitData<Codec, S> load_unit_data(constant UnitMatrix& m, BlockPointers block, uint unit, uint lane) {
+METAL_FUNC UnitData<Codec, S> load_unit_data(constant TiledMatrix& m, BlockPointers block, uint unit, uint lane) {
   UnitData<Codec, S> d;
   d.codes = load_codes<Codec::kBits, FromDevice>(block.codes + unit * (128 * Codec::kBits), lane);
   load_scales<S, FromDevice>(d.scales, m, block.scales + scales_offset<S>(m, unit), lane);
@@ -252,12 +252,12 @@ METAL_FUNC UnitData<Codec, S> load_unit_data(constant UnitMatrix& m, BlockPointe
 
 // Scales of a part. Sums that they scale lack total_factor.
 template <typename S>
-METAL_FUNC float2 part_scales(constant UnitMatrix& m, const thread uint* scales, uint part) {
+METAL_FUNC float2 part_scales(constant TiledMatrix& m, const thread uint* scales, uint part) {
   if (!S::kGeneral) return narrow_scales(m.scale_type, scales[part]);
   if (m.scale_type != codecs::kF32Scale) return narrow_scales(m.scale_type, scales[2 * part % S::kWords]);
   return float2(as_type<float>(scales[2 * part % S::kWords]), as_type<float>(scales[(2 * part + 1) % S::kWords]));
 }
 template <typename Codec>
-METAL_FUNC float total_factor(constant UnitMatrix& m) {
+METAL_FUNC float total_factor(constant TiledMatrix& m) {
   return m.multiplier * matrix_factor<Codec>();
 }

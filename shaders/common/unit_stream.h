@@ -44,7 +44,7 @@ struct UnitStream {
     MM_UNROLL for (uint i = 0; i < 2 * kColumns; ++i) if (4 * i + lane / 8 < token_count)
         copy_16_bytes(to + 4 * i * kUnitBytes, from + 4 * i * token_stride);
   }
-  METAL_FUNC void ask_weights(constant UnitMatrix& m, threadgroup uchar* to, uint unit) {
+  METAL_FUNC void ask_weights(constant TiledMatrix& m, threadgroup uchar* to, uint unit) {
     device const uchar* codes = band.codes + unit * kCodeBytes;
     device const uchar* scales = band.scales + scales_offset<S>(m, unit);
     to += 16 * lane;
@@ -58,7 +58,7 @@ struct UnitStream {
   }
 
   // Units [first, last) of a band whose last block is `last_block`.
-  METAL_FUNC void start(constant UnitMatrix& m, constant LinearParams& p, BlockPointers pointers, uint last_block,
+  METAL_FUNC void start(constant TiledMatrix& m, constant LinearParams& p, BlockPointers pointers, uint last_block,
                         device const half* activations, threadgroup uchar* memory, uint first, uint last,
                         uint lane_index) {
     lane = lane_index;
@@ -106,7 +106,7 @@ struct UnitStream {
         load_unit(out[c], (threadgroup const half*)(from + x[c]), flip[c], S::kBy16);
   }
   // A block's weights of this unit.
-  METAL_FUNC UnitData<Codec, S> weights(constant UnitMatrix& m, uint block, uint) {
+  METAL_FUNC UnitData<Codec, S> weights(constant TiledMatrix& m, uint block, uint) {
     UnitData<Codec, S> data;
     threadgroup const uchar* from = stage + block * weight_bytes;
     data.codes = load_codes<Codec::kBits, FromThreadgroup>(from, lane);
@@ -114,7 +114,7 @@ struct UnitStream {
     return data;
   }
   // All of this unit is read: another takes its place.
-  METAL_FUNC void close(constant UnitMatrix& m) {
+  METAL_FUNC void close(constant TiledMatrix& m) {
     simdgroup_barrier(mem_flags::mem_threadgroup);
     if (asked < end) {
       ask_tokens(stage, asked);
@@ -132,7 +132,7 @@ struct UnitStream {
   device const half* x;
   uint last_block, x_stride, last_column, lane;
 
-  METAL_FUNC void start(constant UnitMatrix&, constant LinearParams& p, BlockPointers pointers, uint last,
+  METAL_FUNC void start(constant TiledMatrix&, constant LinearParams& p, BlockPointers pointers, uint last,
                         device const half* activations, threadgroup uchar*, uint, uint, uint lane_index) {
     band = pointers;
     last_block = last;
@@ -145,11 +145,11 @@ struct UnitStream {
     MM_UNROLL for (uint c = 0; c < uint(kColumns); ++c)
         load_unit(out[c], x + kTileTokens * min(c, last_column) * x_stride + unit * kUnit, x_stride);
   }
-  METAL_FUNC UnitData<Codec, S> weights(constant UnitMatrix& m, uint block, uint unit) {
+  METAL_FUNC UnitData<Codec, S> weights(constant TiledMatrix& m, uint block, uint unit) {
     const BlockPointers from = block_pointers<Codec::kBits>(m, band.codes, band.scales, min(block, last_block));
     return load_unit_data<Codec, S>(m, from, unit, lane);
   }
-  METAL_FUNC void close(constant UnitMatrix&) {}
+  METAL_FUNC void close(constant TiledMatrix&) {}
 };
 
 #endif

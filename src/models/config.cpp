@@ -176,7 +176,7 @@ void parse_positions(const JsonObject& config, ModelConfig& out) {
 }  // namespace
 
 bool is_prediction_weight(const ModelConfig& config, const std::string& weight) {
-  for (std::int64_t i = 0; i < config.prediction_layers; ++i) {
+  for (std::int64_t i = 0; i < config.mtp_layers; ++i) {
     if (weight.starts_with(fmt::format("model.layers.{}.", config.layers + i))) return true;
   }
   return false;
@@ -234,8 +234,7 @@ ModelConfig parse_model_config(const Json& json, const Json& generation, const s
   if (glm) {
     out.moe = parse_glm_moe(config);
     out.sparse = parse_glm_sparse(config, out.layers);
-    if (config.has("num_nextn_predict_layers"))
-      out.prediction_layers = config.bounded("num_nextn_predict_layers", 0, 4096);
+    if (config.has("num_nextn_predict_layers")) out.mtp_layers = config.bounded("num_nextn_predict_layers", 0, 4096);
   } else if (qwen_moe) {
     out.moe = parse_qwen_moe(config);
     out.sparse = parse_qwen_sparse(config, out.layers);

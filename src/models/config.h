@@ -55,7 +55,7 @@ struct ModelConfig {
   LatentConfig latent;
   MoeConfig moe;
   std::vector<bool> sparse;              // per layer: has experts
-  std::int64_t prediction_layers = 0;    // multi-token prediction layers after the last; not run
+  std::int64_t mtp_layers = 0;           // multi-token prediction layers after the last; not run
   std::vector<std::int64_t> end_tokens;  // any of them ends a generation
 };
 

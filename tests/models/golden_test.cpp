@@ -332,7 +332,7 @@ TEST(ModelConfig, SparseLayersAreReadFromOldAndNewKeys) {
   config["num_nextn_predict_layers"] = 1;
   const ModelConfig listed = parse_model_config(config, nullptr, "c");
   EXPECT_EQ(listed.sparse, (std::vector<bool>{false, true, true}));
-  EXPECT_EQ(listed.prediction_layers, 1);
+  EXPECT_EQ(listed.mtp_layers, 1);
   config.erase("mlp_layer_types");
   EXPECT_EQ(parse_model_config(config, nullptr, "c").sparse, listed.sparse);  // first_k_dense_replace
   config["first_k_dense_replace"] = 5;

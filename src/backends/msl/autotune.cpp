@@ -33,7 +33,7 @@ bool agrees(const std::vector<float>& found, const std::vector<float>& exact) {
 }  // namespace
 
 void Autotuner::measure(const Linear& linear, std::int64_t tokens) {
-  const UnitMatrix& matrix = *linear.quantized();
+  const TiledMatrix& matrix = *linear.quantized();
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
   std::vector<float> x(static_cast<std::size_t>(tokens * linear.cols()));

@@ -64,8 +64,8 @@ void encode_dequantize(Device& device, Commands& commands, const CanonicalMatrix
                                 .bytes(4, p));
 }
 
-void encode_dequantize(Device& device, Commands& commands, const UnitMatrix& matrix, DType type, Buffer& out) {
-  const UnitMatrixParams& p = matrix.params;
+void encode_dequantize(Device& device, Commands& commands, const TiledMatrix& matrix, DType type, Buffer& out) {
+  const TiledMatrixParams& p = matrix.params;
   const auto cols = static_cast<std::uint32_t>(matrix.cols);
   commands.dispatch(pipeline_of(device, matrix.codec, "units_", type, p.rows, matrix.cols, out),
                     {p.units, (p.rows + 15) / 16, 1}, {32, 1, 1},
@@ -78,7 +78,7 @@ void encode_dequantize(Device& device, Commands& commands, const UnitMatrix& mat
                         .bytes(5, cols));
 }
 
-void encode_embed(Device& device, Commands& commands, const UnitMatrix& matrix, std::int64_t count, Buffer& ids,
+void encode_embed(Device& device, Commands& commands, const TiledMatrix& matrix, std::int64_t count, Buffer& ids,
                   Buffer& out) {
   if (count == 0) return;
   const auto cols = static_cast<std::uint32_t>(matrix.cols);

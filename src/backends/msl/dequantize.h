@@ -3,7 +3,7 @@
 // layout.
 #pragma once
 
-#include "backends/msl/unit_matrix.h"
+#include "backends/msl/tiled_matrix.h"
 
 namespace metal_marlin::msl {
 
@@ -34,10 +34,10 @@ CanonicalMatrix make_canonical_matrix(Device& device, const PackedView& packed);
 // Writes `out`, [rows][cols] of type f32, f16 or bf16.
 // \throws Error (kInvalidArgument) for another type or too small a buffer.
 void encode_dequantize(Device& device, Commands& commands, const CanonicalMatrix& matrix, DType type, Buffer& out);
-void encode_dequantize(Device& device, Commands& commands, const UnitMatrix& matrix, DType type, Buffer& out);
+void encode_dequantize(Device& device, Commands& commands, const TiledMatrix& matrix, DType type, Buffer& out);
 
 // Rows ids[i] (i32 [count]) as f32: out[i] = matrix[ids[i]].
-void encode_embed(Device& device, Commands& commands, const UnitMatrix& matrix, std::int64_t count, Buffer& ids,
+void encode_embed(Device& device, Commands& commands, const TiledMatrix& matrix, std::int64_t count, Buffer& ids,
                   Buffer& out);
 void encode_embed(Device& device, Commands& commands, const DenseMatrix& matrix, std::int64_t count, Buffer& ids,
                   Buffer& out);

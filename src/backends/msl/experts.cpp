@@ -144,8 +144,8 @@ void Experts::encode_few(Commands& commands, const ExpertsCall& call, const Expe
   for (const GateUpClass& c : gate_up_) {
     Arguments arguments;
     const DecodeParams p = decode_params(c.gate, call, false);
-    if (const UnitMatrix* const gate = c.gate.quantized()) {
-      const UnitMatrix& up = *c.up.quantized();
+    if (const TiledMatrix* const gate = c.gate.quantized()) {
+      const TiledMatrix& up = *c.up.quantized();
       arguments.buffer(0, *gate->codes).buffer(1, *gate->scales).buffer(2, *gate->minima);
       arguments.buffer(3, *up.codes).buffer(4, *up.scales).buffer(5, *up.minima);
       arguments.buffer(6, c.gate.factors()).buffer(7, c.up.factors()).buffer(8, *call.x).buffer(9, *call.ids);
@@ -163,7 +163,7 @@ void Experts::encode_few(Commands& commands, const ExpertsCall& call, const Expe
   for (const DownClass& c : down_) {
     Arguments arguments;
     const DecodeParams p = decode_params(c.down, call, accumulate);
-    if (const UnitMatrix* const m = c.down.quantized()) {
+    if (const TiledMatrix* const m = c.down.quantized()) {
       arguments.buffer(0, *m->codes).buffer(1, *m->scales).buffer(2, *m->minima).buffer(3, c.down.factors());
       arguments.buffer(4, workspace.gate()).buffer(5, *call.ids).buffer(6, *c.slots).buffer(7, *call.weights);
       arguments.buffer(8, *call.y).bytes(9, m->params).bytes(10, p);
@@ -184,7 +184,7 @@ void Experts::rotate_active(Commands& commands, const ExpertsCall& call, const E
                   HadamardDirection::kForward, workspace.gate(), workspace.gate());
 }
 
-// One projection of the experts of one format, their activations made ready in the workspace.
+// One projection of the experts of one format, their activations prepared in the workspace.
 void Experts::multiply(Commands& commands, const MatrixStack& stack, Buffer& slots, const ExpertsCall& call,
                        bool by_token, Buffer& y, const ExpertsWorkspace& workspace) const {
   const std::int64_t assignments = call.tokens * call.chosen;
@@ -198,7 +198,7 @@ void Experts::multiply(Commands& commands, const MatrixStack& stack, Buffer& slo
   const MoeGroups groups = workspace.groups();
   Arguments arguments;
   std::string kernel;
-  if (const UnitMatrix* const m = stack.quantized()) {
+  if (const TiledMatrix* const m = stack.quantized()) {
     kernel = fmt::format("moe_expert_gemm_{}_{}", stack.kind_with_scales(true), columns);
     arguments.buffer(0, *m->codes).buffer(1, *m->scales).buffer(2, *m->minima).buffer(3, linear.activations());
     arguments.buffer(4, y).buffer(5, linear.factors()).buffer(6, slots).buffer(7, stack.factors());

@@ -98,8 +98,8 @@ void LatentAttention::encode(Commands& commands, const LatentCall& call, const L
   if (call.tokens == 0) return;
   PagedParams paged = paged_params();
   paged.table_stride = call.table_stride;
-  paged.parts = call.parts;
-  paged.part_keys = call.part_keys;
+  paged.splits = call.splits;
+  paged.split_keys = call.split_keys;
   const MlaParams p{to_u32(op_.heads),         to_u32(op_.nope_dim),   to_u32(op_.rope_dim),
                     to_u32(op_.rank),          1U << paged.page_shift, call.table_stride,
                     op_.interleaved ? 1U : 0U, op_.norm_eps,           call.rope_scale};

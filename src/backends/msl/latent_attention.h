@@ -33,8 +33,8 @@ struct LatentCall {
   KvType cache = KvType::kF32;
   PagedBuffers paged;
   std::uint32_t table_stride = 0;
-  std::uint32_t parts = 1;  // as PagedParams::parts, part_keys
-  std::uint32_t part_keys = 0;
+  std::uint32_t splits = 1;  // as PagedParams::splits, split_keys
+  std::uint32_t split_keys = 0;
 };
 
 class LatentAttention {
@@ -45,7 +45,7 @@ class LatentAttention {
                   ThreadPool& pool);
 
   void encode(Commands& commands, const LatentCall& call, const LatentWorkspace& workspace) const;
-  // Of the attention in latent space, but for parts.
+  // Of the attention in latent space, but for splits.
   [[nodiscard]] PagedParams paged_params() const;
   [[nodiscard]] std::size_t bytes() const { return keys_.bytes() + values_.bytes(); }
 

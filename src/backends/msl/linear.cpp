@@ -26,7 +26,7 @@ constexpr std::int64_t kMostTunedTokens = 4096;
 }  // namespace
 
 // Of the kernels that know the layout, where there is one for the matrix; else of the general ones.
-std::string scaling_suffix(const UnitMatrix& matrix) {
+std::string scaling_suffix(const TiledMatrix& matrix) {
   const std::string& codec = matrix.codec;
   const bool narrow = static_cast<ScaleType>(matrix.params.scale_type) != ScaleType::kF32 && matrix.params.minima == 0;
   const bool four_bits = codec == "e2m1" || codec == "int4";
@@ -47,7 +47,7 @@ struct GemmTile {
   std::uint32_t tokens;
 };
 
-GemmTile gemm_tile(const UnitMatrix& matrix, std::int64_t tokens) {
+GemmTile gemm_tile(const TiledMatrix& matrix, std::int64_t tokens) {
   const std::string suffix = scaling_suffix(matrix);
   const bool has_large = suffix.starts_with("_g") && (matrix.codec == "e2m1" || matrix.codec == "int4");
   if (has_large && tokens >= kLargeTokens)
@@ -57,7 +57,7 @@ GemmTile gemm_tile(const UnitMatrix& matrix, std::int64_t tokens) {
 
 // Columns of 8 tokens that decode_gemv multiplies at a time, if it does: beyond,
 // staging activations costs less than its passes over them.
-std::optional<std::uint32_t> gemv_columns(const UnitMatrix& matrix, std::int64_t tokens) {
+std::optional<std::uint32_t> gemv_columns(const TiledMatrix& matrix, std::int64_t tokens) {
   if (tokens <= 8) return 1;
   if (tokens <= 16) return 2;
   if (tokens <= 32 && scaling_suffix(matrix).starts_with("_g")) return 4;
@@ -77,14 +77,14 @@ struct GemvPlan {
 };
 
 // Threadgroup memory of a simdgroup: the ring, whose place the sums take in the end.
-std::uint32_t ring_bytes(const UnitMatrix& matrix, std::uint32_t columns, std::uint32_t tokens,
+std::uint32_t ring_bytes(const TiledMatrix& matrix, std::uint32_t columns, std::uint32_t tokens,
                          std::uint32_t simdgroups) {
   const std::uint32_t ahead = columns == 4 ? 2 : 4;  // as in UnitStream
   return std::min(divide_up<std::uint32_t>(matrix.params.units, simdgroups), ahead) *
          (kBandBlocks * matrix.unit_bytes() + tokens * 128);
 }
 
-GemvPlan gemv_plan(Device& device, const UnitMatrix& matrix, std::uint32_t columns, std::uint32_t tokens) {
+GemvPlan gemv_plan(Device& device, const TiledMatrix& matrix, std::uint32_t columns, std::uint32_t tokens) {
   const std::uint32_t bands = divide_up<std::uint32_t>(matrix.params.rows, kBandBlocks * kTileRows);
   const std::uint32_t sums = columns * 8 * (kBandBlocks * kTileRows + 4) * 4;
   const DeviceTraits traits = device.traits();
@@ -100,7 +100,7 @@ GemvPlan gemv_plan(Device& device, const UnitMatrix& matrix, std::uint32_t colum
   }
 }
 
-std::uint32_t parts_of(const Device& device, const UnitMatrix& matrix, const GemmTile& tile, std::int64_t tokens) {
+std::uint32_t splits_of(const Device& device, const TiledMatrix& matrix, const GemmTile& tile, std::int64_t tokens) {
   const std::uint32_t tiles =
       divide_up<std::uint32_t>(matrix.params.rows, tile.rows) * divide_up<std::uint32_t>(tokens, tile.tokens);
   const std::uint32_t wanted = std::clamp(device.traits().busy_threadgroups / std::max(1U, tiles), 1U, kMaxParts);
@@ -125,16 +125,16 @@ Linear::Linear(Device& device, const std::string& name, const Weight& weight, st
     : device_(device), rows_(rows), cols_(cols), nothing_(device.allocate(64)) {
   if (const auto* const packed = std::get_if<PackedView>(&weight.view)) {
     if (packed->spec.sparse) {
-      matrix_ = make_sparse_unit_matrix(device, name, *packed, pool);
+      matrix_ = make_sparse_tiled_matrix(device, name, *packed, pool);
     } else {
-      matrix_ = make_unit_matrix(device, name, *packed, pool);
+      matrix_ = make_tiled_matrix(device, name, *packed, pool);
     }
   } else {
     matrix_ = make_dense_matrix(device, std::get<DenseView>(weight.view), rows, cols, pool);
   }
 }
 
-Linear::Linear(Device& device, UnitMatrix matrix)
+Linear::Linear(Device& device, TiledMatrix matrix)
     : device_(device),
       rows_(matrix.params.rows),
       cols_(matrix.cols),
@@ -147,7 +147,7 @@ Linear::Linear(Device& device, DenseMatrix matrix)
       matrix_(std::move(matrix)),
       nothing_(device.allocate(64)) {}
 
-Linear::Linear(Device& device, SparseUnitMatrix matrix)
+Linear::Linear(Device& device, SparseTiledMatrix matrix)
     : device_(device),
       rows_(matrix.units.params.rows),
       cols_(matrix.units.cols),
@@ -160,12 +160,12 @@ std::string Linear::kernel_for(std::int64_t tokens, Activations mode) const {
     if (mode == Activations::kF32) return fmt::format("dense_exact_{}", shader_type(dense->dtype));
     return fmt::format("dense_gemm_{}_{}", shader_type(dense->dtype), tokens <= 8 ? 1 : 8);
   }
-  if (const auto* const sparse = std::get_if<SparseUnitMatrix>(&matrix_)) {
-    const UnitMatrix& units = sparse->units;
+  if (const auto* const sparse = std::get_if<SparseTiledMatrix>(&matrix_)) {
+    const TiledMatrix& units = sparse->units;
     if (mode == Activations::kF32) return "sparse_exact_" + units.codec;
     return fmt::format("sparse_gemm_{}{}_{}", units.codec, units.by_16 ? "_by16" : "", tokens <= 8 ? 1 : 4);
   }
-  const auto& matrix = std::get<UnitMatrix>(matrix_);
+  const auto& matrix = std::get<TiledMatrix>(matrix_);
   if (mode == Activations::kF32) return "exact_gemm_" + matrix.codec;
   if (const auto columns = gemv_columns(matrix, tokens))
     return fmt::format("decode_gemv_{}{}_{}", matrix.codec, scaling_suffix(matrix), *columns);
@@ -199,7 +199,7 @@ DType Linear::prepared_type(Activations mode) const {
 void Linear::encode_rows(Commands& commands, std::int64_t count, Buffer& ids, Buffer& out) const {
   if (const auto* const dense = std::get_if<DenseMatrix>(&matrix_)) {
     encode_embed(device_, commands, *dense, count, ids, out);
-  } else if (const auto* const units = std::get_if<UnitMatrix>(&matrix_)) {
+  } else if (const auto* const units = std::get_if<TiledMatrix>(&matrix_)) {
     encode_embed(device_, commands, *units, count, ids, out);
   } else {
     throw Error(ErrorCode::kUnsupported, "the msl backend has no kernel for rows of a 2:4 sparse matrix");
@@ -208,8 +208,8 @@ void Linear::encode_rows(Commands& commands, std::int64_t count, Buffer& ids, Bu
 
 std::size_t Linear::bytes() const {
   if (const auto* const dense = std::get_if<DenseMatrix>(&matrix_)) return dense->values->size();
-  if (const auto* const sparse = std::get_if<SparseUnitMatrix>(&matrix_)) return sparse->bytes();
-  return std::get<UnitMatrix>(matrix_).bytes();
+  if (const auto* const sparse = std::get_if<SparseTiledMatrix>(&matrix_)) return sparse->bytes();
+  return std::get<TiledMatrix>(matrix_).bytes();
 }
 
 namespace {
@@ -260,12 +260,12 @@ void Linear::prepare(Commands& commands, const Call& call, const LinearWorkspace
 void Linear::encode(Commands& commands, const Call& call, const LinearWorkspace& workspace) const {
   if (const auto* const dense = std::get_if<DenseMatrix>(&matrix_))
     return encode_dense(commands, *dense, call, workspace);
-  if (const auto* const sparse = std::get_if<SparseUnitMatrix>(&matrix_))
+  if (const auto* const sparse = std::get_if<SparseTiledMatrix>(&matrix_))
     return encode_sparse(commands, *sparse, call, workspace);
-  encode_quantized(commands, std::get<UnitMatrix>(matrix_), call, workspace);
+  encode_quantized(commands, std::get<TiledMatrix>(matrix_), call, workspace);
 }
 
-std::vector<TunedTile> tuned_tiles(const UnitMatrix& matrix) {
+std::vector<TunedTile> tuned_tiles(const TiledMatrix& matrix) {
   const std::string kind = matrix.codec + scaling_suffix(matrix);
   constexpr std::array known{"e2m1_g16", "e2m1_g32", "int4_g32", "int4_g64"};
   if (std::find(known.begin(), known.end(), kind) == known.end()) return {};
@@ -274,7 +274,7 @@ std::vector<TunedTile> tuned_tiles(const UnitMatrix& matrix) {
   return out;
 }
 
-void encode_tuned(Device& device, Commands& commands, const UnitMatrix& matrix, const TunedTile& tile,
+void encode_tuned(Device& device, Commands& commands, const TiledMatrix& matrix, const TunedTile& tile,
                   const LinearParams& params, Buffer& y, const LinearWorkspace& workspace) {
   const std::uint32_t simdgroups = tile.rows / 16;
   const std::string kernel =
@@ -296,7 +296,7 @@ void encode_tuned(Device& device, Commands& commands, const UnitMatrix& matrix, 
 }
 
 TunedProduct Linear::product_of(std::int64_t tokens) const {
-  const UnitMatrix& matrix = *quantized();
+  const TiledMatrix& matrix = *quantized();
   return {device_.name(), matrix.codec + scaling_suffix(matrix), rows_, cols_, tokens};
 }
 
@@ -315,7 +315,7 @@ std::optional<TunedTile> Linear::tuned_tile(std::int64_t tokens) const {
   return found == tuned_.end() ? std::nullopt : std::optional(found->second);
 }
 
-void Linear::encode_quantized(Commands& commands, const UnitMatrix& matrix, const Call& call,
+void Linear::encode_quantized(Commands& commands, const TiledMatrix& matrix, const Call& call,
                               const LinearWorkspace& workspace) const {
   LinearParams p = params_of(call);
   const std::string kernel = kernel_for(call.tokens, call.mode);
@@ -347,14 +347,14 @@ void Linear::encode_quantized(Commands& commands, const UnitMatrix& matrix, cons
     return;
   }
   const GemmTile tile = gemm_tile(matrix, call.tokens);
-  const std::uint32_t parts = parts_of(device_, matrix, tile, call.tokens);
-  arguments.buffer(9, parts > 1 ? workspace.partial() : *nothing_)
+  const std::uint32_t splits = splits_of(device_, matrix, tile, call.tokens);
+  arguments.buffer(9, splits > 1 ? workspace.partial() : *nothing_)
       .threadgroup(0, tile_bytes(device_, kGemmThreads / 32));
   commands.dispatch(
       device_.pipeline(tile.shader, kernel, constants),
-      {divide_up<std::uint32_t>(rows_, tile.rows), divide_up<std::uint32_t>(call.tokens, tile.tokens), parts},
+      {divide_up<std::uint32_t>(rows_, tile.rows), divide_up<std::uint32_t>(call.tokens, tile.tokens), splits},
       {kGemmThreads, 1, 1}, arguments);
-  if (parts == 1) return;
+  if (splits == 1) return;
   const auto rows = static_cast<std::uint32_t>(rows_);
   commands.dispatch_threads(device_.pipeline("marlin_gemm", "marlin_reduce"), {rows, tokens, 1}, {128, 1, 1},
                             Arguments()
@@ -364,12 +364,12 @@ void Linear::encode_quantized(Commands& commands, const UnitMatrix& matrix, cons
                                 .buffer(3, workspace.factors())
                                 .bytes(4, p)
                                 .bytes(5, rows)
-                                .bytes(6, parts));
+                                .bytes(6, splits));
 }
 
-void Linear::encode_sparse(Commands& commands, const SparseUnitMatrix& matrix, const Call& call,
+void Linear::encode_sparse(Commands& commands, const SparseTiledMatrix& matrix, const Call& call,
                            const LinearWorkspace& workspace) const {
-  const UnitMatrix& units = matrix.units;
+  const TiledMatrix& units = matrix.units;
   const LinearParams p = params_of(call);
   const std::string kernel = kernel_for(call.tokens, call.mode);
   const std::uint32_t blocks = divide_up<std::uint32_t>(rows_, kTileRows);

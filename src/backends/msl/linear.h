@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "backends/backend.h"
-#include "backends/msl/sparse_unit_matrix.h"
+#include "backends/msl/sparse_tiled_matrix.h"
 #include "backends/msl/tuned_tiles.h"
 
 namespace metal_marlin::msl {
@@ -32,7 +32,7 @@ enum class Activation : std::uint32_t { kNone, kSilu, kGeluTanh, kGelu, kRelu };
 // What kernels that multiply tiles share: threads of a GEMM's threadgroup, and the part of their names
 // that tells the layout of scales (Scaling in shaders/common/unit_layout.h).
 constexpr std::uint32_t kGemmThreads = 128;
-std::string scaling_suffix(const UnitMatrix& matrix);
+std::string scaling_suffix(const TiledMatrix& matrix);
 
 // Memory that a Linear works in, made once for the largest batch.
 class LinearWorkspace {
@@ -61,28 +61,28 @@ void encode_prepare_norm(Device& device, Commands& commands, DType type, std::in
 void encode_prepare_gated(Device& device, Commands& commands, DType type, std::int64_t rows, std::int64_t cols,
                           Activation activation, Buffer& gate, Buffer& up, Buffer& out,
                           const LinearWorkspace& workspace);
-// Of a product with activations that were made ready so.
+// Of a product with activations that were prepared so.
 LinearParams linear_params(DType type, DType y_type, std::int64_t tokens, std::int64_t cols, std::int64_t y_stride);
 
-// The parts that the inputs of a product over few row and token tiles are cut into.
+// The splits that the inputs of a product over few row and token tiles are cut into.
 constexpr std::uint32_t kMaxParts = 8;
 
 // Tiles that kernels_autotune has kernels for, for this kind of matrix; none: its kind has no such kernels.
-std::vector<TunedTile> tuned_tiles(const UnitMatrix& matrix);
+std::vector<TunedTile> tuned_tiles(const TiledMatrix& matrix);
 // y = W x with one of them, of activations that the workspace holds.
-void encode_tuned(Device& device, Commands& commands, const UnitMatrix& matrix, const TunedTile& tile,
+void encode_tuned(Device& device, Commands& commands, const TiledMatrix& matrix, const TunedTile& tile,
                   const LinearParams& params, Buffer& y, const LinearWorkspace& workspace);
 
 class Linear {
  public:
   Linear(Device& device, const std::string& name, const Weight& weight, std::int64_t rows, std::int64_t cols,
          ThreadPool& pool);
-  Linear(Device& device, UnitMatrix matrix);
+  Linear(Device& device, TiledMatrix matrix);
   Linear(Device& device, DenseMatrix matrix);
-  Linear(Device& device, SparseUnitMatrix matrix);
+  Linear(Device& device, SparseTiledMatrix matrix);
 
   struct Call {
-    Buffer* x = nullptr;         // f32 [tokens][cols]; null: the workspace holds them, made ready
+    Buffer* x = nullptr;         // f32 [tokens][cols]; null: the workspace holds them, prepared
     Buffer* y = nullptr;         // [tokens][rows]
     DType y_type = DType::kF32;  // or f16, bf16
     std::int64_t tokens = 0;
@@ -101,7 +101,7 @@ class Linear {
   [[nodiscard]] TunedProduct product_of(std::int64_t tokens) const;
   // The usual kernel for a product with so many tokens.
   [[nodiscard]] std::string kernel_for(std::int64_t tokens, Activations mode) const;
-  // As what activations are made ready in the workspace, which products over the same
+  // As what activations are prepared in the workspace, which products over the same
   // input may then share: f16 or bf16; f32 where they are multiplied as they are.
   [[nodiscard]] DType prepared_type(Activations mode) const;
   // Rows ids[i] (i32 [count]) of the matrix as f32. \throws Error (kUnsupported): it is sparse.
@@ -109,13 +109,13 @@ class Linear {
   [[nodiscard]] std::size_t bytes() const;
   [[nodiscard]] std::int64_t rows() const { return rows_; }
   [[nodiscard]] std::int64_t cols() const { return cols_; }
-  [[nodiscard]] const UnitMatrix* quantized() const { return std::get_if<UnitMatrix>(&matrix_); }
+  [[nodiscard]] const TiledMatrix* quantized() const { return std::get_if<TiledMatrix>(&matrix_); }
   [[nodiscard]] const DenseMatrix* dense() const { return std::get_if<DenseMatrix>(&matrix_); }
 
  private:
-  void encode_quantized(Commands& commands, const UnitMatrix& matrix, const Call& call,
+  void encode_quantized(Commands& commands, const TiledMatrix& matrix, const Call& call,
                         const LinearWorkspace& workspace) const;
-  void encode_sparse(Commands& commands, const SparseUnitMatrix& matrix, const Call& call,
+  void encode_sparse(Commands& commands, const SparseTiledMatrix& matrix, const Call& call,
                      const LinearWorkspace& workspace) const;
   void encode_dense(Commands& commands, const DenseMatrix& matrix, const Call& call,
                     const LinearWorkspace& workspace) const;
@@ -125,7 +125,7 @@ class Linear {
   Device& device_;
   std::int64_t rows_;
   std::int64_t cols_;
-  std::variant<UnitMatrix, DenseMatrix, SparseUnitMatrix> matrix_;
+  std::variant<TiledMatrix, DenseMatrix, SparseTiledMatrix> matrix_;
   std::unique_ptr<Buffer> nothing_;           // stands for buffers that a kernel does not read
   std::map<std::uint64_t, TunedTile> tuned_;  // by tokens, rounded up to powers of two
 };

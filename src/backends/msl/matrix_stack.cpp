@@ -43,8 +43,8 @@ MatrixStack::MatrixStack(Device& device, const std::string& name, std::span<cons
     for (std::size_t i = 0; i < views.size(); ++i) {
       if (views[i].spec.format == Format::kNvfp4) factors[i] = 1.0F / views[i].global_scale;
     }
-    matrix_ = make_unit_matrix(device, name, views, pool);
-    std::get<UnitMatrix>(matrix_).params.multiplier = 1;
+    matrix_ = make_tiled_matrix(device, name, views, pool);
+    std::get<TiledMatrix>(matrix_).params.multiplier = 1;
   } else {
     std::vector<DenseView> views;
     for (const Weight& weight : items) views.push_back(std::get<DenseView>(weight.view));
@@ -94,7 +94,7 @@ void encode_batched(Device& device, Commands& commands, const MatrixStack& stack
   Arguments arguments;
   if (type == DType::kF32) {
     p.x_stride = static_cast<std::uint32_t>(call.x_stride);
-    if (const UnitMatrix* const m = stack.quantized()) {
+    if (const TiledMatrix* const m = stack.quantized()) {
       arguments.buffer(0, *m->codes).buffer(1, *m->scales).buffer(2, *m->minima).buffer(3, *call.x).buffer(4, *call.y);
       arguments.buffer(5, stack.factors()).buffer(6, starts).bytes(7, m->params).bytes(8, p).bytes(9, b);
     } else {
@@ -108,7 +108,7 @@ void encode_batched(Device& device, Commands& commands, const MatrixStack& stack
   }
   encode_prepare(device, commands, type, call.rows, stack.cols(), call.x_stride, *call.x, workspace);
   const std::int64_t columns = most <= 8 ? 1 : 4;
-  if (const UnitMatrix* const m = stack.quantized()) {
+  if (const TiledMatrix* const m = stack.quantized()) {
     arguments.buffer(0, *m->codes).buffer(1, *m->scales).buffer(2, *m->minima).buffer(3, workspace.activations());
     arguments.buffer(4, *call.y).buffer(5, workspace.factors()).buffer(6, stack.factors()).buffer(7, starts);
     arguments.bytes(8, m->params).bytes(9, p).bytes(10, b);

@@ -26,7 +26,7 @@ class MatrixStack {
   // Codec and scales' layout, for kernels that know them; `common`: also those made for the
   // most common kinds.
   [[nodiscard]] std::string kind_with_scales(bool common) const;
-  [[nodiscard]] const UnitMatrix* quantized() const { return std::get_if<UnitMatrix>(&matrix_); }
+  [[nodiscard]] const TiledMatrix* quantized() const { return std::get_if<TiledMatrix>(&matrix_); }
   [[nodiscard]] const DenseMatrix* dense() const { return std::get_if<DenseMatrix>(&matrix_); }
   // f32 [items]: what sums are multiplied by.
   [[nodiscard]] Buffer& factors() const { return *factors_; }
@@ -37,7 +37,7 @@ class MatrixStack {
   std::int64_t rows_;
   std::int64_t cols_;
   std::uint32_t items_;
-  std::variant<UnitMatrix, DenseMatrix> matrix_;
+  std::variant<TiledMatrix, DenseMatrix> matrix_;
   std::unique_ptr<Buffer> factors_;
 };
 

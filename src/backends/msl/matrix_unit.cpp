@@ -1,6 +1,6 @@
 #include "backends/msl/matrix_unit.h"
 
-#include "backends/msl/unit_matrix.h"
+#include "backends/msl/tiled_matrix.h"
 
 namespace metal_marlin::msl {
 namespace {

@@ -26,9 +26,9 @@ namespace {
 using PlanBuffer = metal_marlin::Buffer;
 using DeviceBuffer = msl::Buffer;
 
-// Most parts that a query's keys are cut into, and keys of a part at least.
-constexpr std::uint32_t kMostParts = 32;
-constexpr std::uint32_t kPartKeys = 128;
+// Most splits of a query's keys, and keys of a split at least.
+constexpr std::uint32_t kMostSplits = 32;
+constexpr std::uint32_t kSplitKeys = 128;
 
 // From here gate and up are multiplied in one pass over the activations; below, decode_gemv
 // reads weights faster.
@@ -244,9 +244,9 @@ class MslRunner final : public Runner {
     std::size_t partial = 1;
     const auto measure = [&](PagedParams p) {
       for (std::int64_t tokens = 1; tokens <= limits_.tokens; tokens *= 2) {
-        p.parts = paged_parts(device_, p, DType::kF32, cache_type_, tokens, kMostParts);
-        if (p.parts == 1) break;
-        // Of up to twice as many tokens, which are cut into no more parts.
+        p.splits = paged_splits(device_, p, DType::kF32, cache_type_, tokens, kMostSplits);
+        if (p.splits == 1) break;
+        // Of up to twice as many tokens, which have no more splits.
         partial = std::max(partial, paged_partial_bytes(p, std::min<std::int64_t>(2 * tokens, limits_.tokens)));
       }
     };
@@ -573,9 +573,9 @@ class MslRunner final : public Runner {
     p.out_stride = static_cast<std::uint32_t>(width(op.out));
     p.window = static_cast<std::uint32_t>(op.window);
     p.scale = op.scale;
-    p.part_keys = kPartKeys;
+    p.split_keys = kSplitKeys;
     p.rounded = model_.activations() == Activations::kF32 ? 0 : 1;
-    p.parts = paged_parts(device_, p, DType::kF32, cache_type_, tokens, kMostParts);
+    p.splits = paged_splits(device_, p, DType::kF32, cache_type_, tokens, kMostSplits);
     return p;
   }
 
@@ -616,8 +616,8 @@ class MslRunner final : public Runner {
     call.cache = cache_type_;
     call.paged = paged_buffers(e.layer);
     call.table_stride = static_cast<std::uint32_t>(table_stride_);
-    call.parts = paged_parts(device_, latent.paged_params(), DType::kF32, cache_type_, e.tokens, kMostParts);
-    call.part_keys = kPartKeys;
+    call.splits = paged_splits(device_, latent.paged_params(), DType::kF32, cache_type_, e.tokens, kMostSplits);
+    call.split_keys = kSplitKeys;
     latent.encode(e.commands, call, *latent_workspace_);
   }
 

@@ -6,7 +6,7 @@
 
 #include "backends/msl/linear.h"
 #include "backends/msl/matrix_unit.h"
-#include "backends/msl/unit_matrix.h"
+#include "backends/msl/tiled_matrix.h"
 #include "base/round_up.h"
 #include "metal_marlin/error.h"
 
@@ -44,8 +44,8 @@ PagedWay paged_way(const PagedParams& p, DType type, KvType cache) {
   return way;
 }
 
-std::uint32_t paged_parts(const Device& device, const PagedParams& params, DType type, KvType cache,
-                          std::int64_t tokens, std::uint32_t most) {
+std::uint32_t paged_splits(const Device& device, const PagedParams& params, DType type, KvType cache,
+                           std::int64_t tokens, std::uint32_t most) {
   const PagedWay way = paged_way(params, type, cache);
   const std::int64_t without = tokens * params.kv_heads * way.groups;
   const std::int64_t wanted = std::int64_t{device.traits().cores} * way.resident;
@@ -53,7 +53,7 @@ std::uint32_t paged_parts(const Device& device, const PagedParams& params, DType
 }
 
 std::size_t paged_partial_bytes(const PagedParams& params, std::int64_t tokens) {
-  return static_cast<std::size_t>(tokens) * params.heads * params.parts * (params.value_dim + 2) * sizeof(float);
+  return static_cast<std::size_t>(tokens) * params.heads * params.splits * (params.value_dim + 2) * sizeof(float);
 }
 
 void encode_store_kv(Device& device, Commands& commands, const PagedParams& params, DType type, KvType cache,
@@ -86,7 +86,7 @@ void encode_paged_attention(Device& device, Commands& commands, const PagedParam
   Buffer& values = p.latent != 0 ? *buffers.keys : *buffers.values;
   const PagedWay way = paged_way(p, type, cache);
   const auto count = static_cast<std::uint32_t>(tokens);
-  const Size3 grid = {p.kv_heads * way.groups, count, p.parts};
+  const Size3 grid = {p.kv_heads * way.groups, count, p.splits};
   Arguments arguments;
   arguments.buffer(0, q)
       .buffer(1, *buffers.keys)
@@ -96,7 +96,7 @@ void encode_paged_attention(Device& device, Commands& commands, const PagedParam
       .buffer(5, *buffers.sequences)
       .buffer(6, *buffers.positions)
       .buffer(7, sinks)
-      .buffer(8, p.parts > 1 ? *buffers.partial : *buffers.positions)
+      .buffer(8, p.splits > 1 ? *buffers.partial : *buffers.positions)
       .bytes(9, p);
   const std::string types = fmt::format("{}_{}_{}", shader_type(type), kv_type_name(cache), width);
   if (way.matrices) {
@@ -107,7 +107,7 @@ void encode_paged_attention(Device& device, Commands& commands, const PagedParam
     commands.dispatch(device.pipeline("paged_attention", fmt::format("paged_attention_{}_{}", types, way.at_once)),
                       grid, {128, 1, 1}, arguments);
   }
-  if (p.parts == 1) return;
+  if (p.splits == 1) return;
   commands.dispatch_threads(device.pipeline("paged_attention", fmt::format("paged_reduce_{}", shader_type(type))),
                             {p.value_dim, p.heads, count}, {64, 1, 1},
                             Arguments().buffer(0, *buffers.partial).buffer(1, out).buffer(2, sinks).bytes(3, p));

@@ -24,9 +24,9 @@ struct PagedParams {
   std::uint32_t k_stride = 0;
   std::uint32_t v_stride = 0;
   std::uint32_t out_stride = 0;
-  std::uint32_t window = 0;     // keys that a query sees, itself included; 0: all
-  std::uint32_t parts = 1;      // that a query's keys are cut into, each for a threadgroup of its own
-  std::uint32_t part_keys = 0;  // at least so many in each
+  std::uint32_t window = 0;      // keys that a query sees, itself included; 0: all
+  std::uint32_t splits = 1;      // that a query's keys are cut into, each for a threadgroup of its own
+  std::uint32_t split_keys = 0;  // at least so many in each
   float scale = 1;
   float soft_cap = 0;       // scores become cap * tanh(score / cap); 0: none
   std::uint32_t sinks = 0;  // set by the op
@@ -41,7 +41,7 @@ struct PagedBuffers {
   Buffer* sequences = nullptr;  // i32 [tokens]: rows of the table
   Buffer* positions = nullptr;  // i32 [tokens]
   Buffer* sinks = nullptr;      // f32 [heads], or null
-  Buffer* partial = nullptr;    // paged_partial_bytes(), where there are parts
+  Buffer* partial = nullptr;    // paged_partial_bytes(), where there are splits
 };
 
 // How a call by tokens is answered.
@@ -52,9 +52,9 @@ struct PagedWay {
   std::uint32_t resident;  // threadgroups that a core holds side by side
 };
 PagedWay paged_way(const PagedParams& params, DType type, KvType cache);
-// Into how many parts keys should be cut so that a device is kept busy, at most `most`.
-std::uint32_t paged_parts(const Device& device, const PagedParams& params, DType type, KvType cache,
-                          std::int64_t tokens, std::uint32_t most);
+// Into how many splits keys should be cut so that a device is kept busy, at most `most`.
+std::uint32_t paged_splits(const Device& device, const PagedParams& params, DType type, KvType cache,
+                           std::int64_t tokens, std::uint32_t most);
 std::size_t paged_partial_bytes(const PagedParams& params, std::int64_t tokens);
 
 // Puts the keys and values of new tokens, of `type`, into the cache. Quantized caches take f32.
@@ -72,7 +72,7 @@ struct PagedTiles {
   Buffer* q_starts = nullptr;  // i32 [sequences + 1]: of their tokens
   Buffer* k_starts = nullptr;  // i32 [sequences + 1]: of their keys, as if these followed one another too
 };
-// Whether a batch costs less by tiles than by tokens with params.parts, where there are kernels for it by tiles:
+// Whether a batch costs less by tiles than by tokens with params.splits, where there are kernels for it by tiles:
 // of f32 queries, without latents. Many tokens of one sequence do; of few, or with few heads, tiles leave a device
 // idle and themselves mostly empty.
 bool tiles_cost_less(const Device& device, const PagedParams& params, KvType cache,

@@ -72,7 +72,7 @@ bool tiles_cost_less(const Device& device, const PagedParams& params, KvType cac
     most = std::max(most, seen(static_cast<double>(slice.past + slice.count)));
   }
   const double time_by_tokens = time_of(tokens * params.kv_heads * by_token.groups * token_key,
-                                        most / params.parts * token_key, device, by_token.resident);
+                                        most / params.splits * token_key, device, by_token.resident);
   const double time_by_tiles =
       time_of(tiles * params.heads * tile_key, most * tile_key, device, tile->matrices && tile->width <= 128 ? 3 : 2);
   return time_by_tiles < time_by_tokens;

@@ -104,7 +104,7 @@ bool dense_matches(Device& device, ThreadPool& pool) {
 
 bool dequantized_matches(Device& device, Format format, ThreadPool& pool) {
   const Matrix m = make_matrix(format, pool);
-  const UnitMatrix units = make_unit_matrix(device, "w", m.packed.view(), pool);
+  const TiledMatrix units = make_tiled_matrix(device, "w", m.packed.view(), pool);
   const auto out = device.allocate(m.decoded.size() * sizeof(float));
   const auto commands = device.commands();
   encode_dequantize(device, *commands, units, DType::kF32, *out);
@@ -365,7 +365,7 @@ bool sparse_product_matches(Device& device, ThreadPool& pool) {
   FormatSpec spec = default_spec(Format::kFp4);
   spec.sparse = true;
   const PackedMatrix packed = quantize_matrix(spec, kRows, kCols, read, 1, pool);
-  const Linear linear(device, make_sparse_unit_matrix(device, "w", packed.view(), pool));
+  const Linear linear(device, make_sparse_tiled_matrix(device, "w", packed.view(), pool));
   const LinearWorkspace workspace(device, 1, kCols, kRows);
   const std::vector<float> x = numbers(kCols, 8);
   const auto x_buffer = device.allocate_with(x);

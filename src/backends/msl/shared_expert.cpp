@@ -12,11 +12,11 @@ namespace metal_marlin::msl {
 
 bool can_fuse_gate_up(const Linear& gate, const Linear& up) {
   if (gate.rows() != up.rows() || gate.cols() != up.cols()) return false;
-  if (const UnitMatrix* const a = gate.quantized()) {
-    const UnitMatrix* const b = up.quantized();
+  if (const TiledMatrix* const a = gate.quantized()) {
+    const TiledMatrix* const b = up.quantized();
     if (b == nullptr || a->codec != b->codec) return false;
-    const UnitMatrixParams& p = a->params;
-    const UnitMatrixParams& q = b->params;
+    const TiledMatrixParams& p = a->params;
+    const TiledMatrixParams& q = b->params;
     return p.group_shift == q.group_shift && p.scale_type == q.scale_type && p.minima == q.minima &&
            p.offset == q.offset;
   }
@@ -41,8 +41,8 @@ void encode_gate_up(Device& device, Commands& commands, const Linear& gate, cons
   const std::int64_t columns = call.tokens <= 8 ? 1 : 4;
   Arguments arguments;
   std::string kind;
-  if (const UnitMatrix* const a = gate.quantized()) {
-    const UnitMatrix& b = *up.quantized();
+  if (const TiledMatrix* const a = gate.quantized()) {
+    const TiledMatrix& b = *up.quantized();
     kind = a->codec + scaling_suffix(*a);
     const std::array<float, 2> factors{a->params.multiplier, b.params.multiplier};
     arguments.buffer(0, *a->codes).buffer(1, *a->scales).buffer(2, *a->minima);

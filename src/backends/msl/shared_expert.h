@@ -10,7 +10,7 @@ namespace metal_marlin::msl {
 bool can_fuse_gate_up(const Linear& gate, const Linear& up);
 
 struct GateUpCall {
-  Buffer* x = nullptr;  // f32 [tokens][cols]; null: the workspace holds them, made ready
+  Buffer* x = nullptr;  // f32 [tokens][cols]; null: the workspace holds them, prepared
   Buffer* y = nullptr;  // f32 [tokens][rows]
   std::int64_t tokens = 0;
 };

@@ -1,4 +1,4 @@
-// Images made ready for vision models on a device (shaders/vision_preprocess.metal).
+// Images prepared for vision models on a device (shaders/vision_preprocess.metal).
 #pragma once
 
 #include <array>

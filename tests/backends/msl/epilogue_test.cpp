@@ -167,7 +167,7 @@ TEST_P(Epilogue, RmsNorm) {
   }
 }
 
-// Rows made ready for products: what is multiplied, times the row's factor, is the row, to the type's rounding;
+// Rows prepared for products: what is multiplied, times the row's factor, is the row, to the type's rounding;
 // rows and columns that fill up are zeros.
 class Prepared {
  public:

@@ -25,7 +25,7 @@ struct Case {
   std::size_t rank;
   bool interleaved;
   KvType cache = KvType::kF32;
-  std::uint32_t parts = 1;
+  std::uint32_t splits = 1;
   [[nodiscard]] std::size_t width() const { return rank + rope; }
 };
 
@@ -153,10 +153,10 @@ class Fixture {
     call.cache = case_.cache;
     call.paged.keys = cache_.get();
     call.table_stride = static_cast<std::uint32_t>(stride_);
-    call.parts = case_.parts;
-    call.part_keys = 5;
+    call.splits = case_.splits;
+    call.split_keys = 5;
     PagedParams paged = attention.paged_params();
-    paged.parts = case_.parts;
+    paged.splits = case_.splits;
     const auto partial = device_.allocate(std::max<std::size_t>(paged_partial_bytes(paged, n), 4));
     call.paged.partial = partial.get();
     const auto commands = device_.commands();

@@ -81,9 +81,9 @@ TEST_P(MslBackend, PromptsGoByTiles) {
   p.kv_heads = to_u32(op.kv_heads);
   p.key_dim = p.value_dim = to_u32(op.head_dim);
   p.rounded = exact ? 0 : 1;
-  p.parts = paged_parts(*device, p, DType::kF32, kv, 208, 32);
+  p.splits = paged_splits(*device, p, DType::kF32, kv, 208, 32);
   EXPECT_TRUE(tiles_cost_less(*device, p, kv, slices));
-  p.parts = paged_parts(*device, p, DType::kF32, kv, 16, 32);
+  p.splits = paged_splits(*device, p, DType::kF32, kv, 16, 32);
   EXPECT_FALSE(tiles_cost_less(*device, p, kv, {&begun, 1}));
 }
 

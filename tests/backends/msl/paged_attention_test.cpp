@@ -1,6 +1,6 @@
 // Paged attention on every executor against a softmax in double: ragged batches of
 // prefill chunks and decodes, pages out of order and of every size, groups of heads, windows,
-// caps, sinks, keys cut into parts, every kind of cache, latents.
+// caps, sinks, keys cut into splits, every kind of cache, latents.
 #include "backends/msl/paged_attention.h"
 
 #include <cmath>
@@ -27,7 +27,7 @@ struct Case {
   std::uint32_t value_dim;
   bool latent;
   std::uint32_t page_shift;
-  std::uint32_t parts;
+  std::uint32_t splits;
   std::uint32_t window;
   float soft_cap;
   bool sinks;
@@ -69,8 +69,8 @@ class Fixture {
     p_.v_stride = c.kv_heads * c.value_dim + 1;
     p_.out_stride = c.heads * c.value_dim;
     p_.window = c.window;
-    p_.parts = c.parts;
-    p_.part_keys = 5;
+    p_.splits = c.splits;
+    p_.split_keys = 5;
     p_.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(c.key_dim)));
     p_.soft_cap = c.soft_cap;
     p_.rounded = c.rounded ? 1 : 0;
@@ -338,7 +338,7 @@ TEST_P(PagedAttention, TilesAreForManyTokensOfOneSequence) {
   const auto tiled = [&](const std::vector<SequenceSlice>& batch, KvType cache = KvType::kF16) {
     std::int64_t tokens = 0;
     for (const SequenceSlice& slice : batch) tokens += slice.count;
-    p.parts = paged_parts(*device, p, DType::kF32, cache, tokens, 32);
+    p.splits = paged_splits(*device, p, DType::kF32, cache, tokens, 32);
     return tiles_cost_less(*device, p, cache, batch);
   };
   for (const std::uint32_t rounded : {0U, 1U}) {

@@ -44,7 +44,7 @@ TEST_P(SparseProduct, EveryFormat) {
       if (few_shapes() && rows != 35) continue;
       spec.sparse = cols % 4 == 0;  // or stored with its zeros
       const PackedMatrix packed = sparse_matrix(spec, rows, cols, ++seed);
-      const Linear linear(*device, make_sparse_unit_matrix(*device, "w", packed.view(), test_pool()));
+      const Linear linear(*device, make_sparse_tiled_matrix(*device, "w", packed.view(), test_pool()));
       const auto bias = normal_data(static_cast<std::size_t>(rows), ++seed);
       const auto bias_buffer = device->allocate_with(bias);
       for (const std::int64_t tokens : {3, 37}) {
@@ -90,10 +90,10 @@ TEST_P(SparseProduct, EveryFormat) {
 TEST_P(SparseProduct, DenseWeightsAndOtherFormatsAreRefused) {
   const TestMatrix dense = packed_matrix(default_spec(Format::kFp4), 16, 64, 1);
   expect_error(ErrorCode::kInvalidArgument, "tensor w: row 0 has more than two weights that are not zero in inputs",
-               [&] { make_sparse_unit_matrix(*device, "w", dense.packed->view(), test_pool()); });
+               [&] { make_sparse_tiled_matrix(*device, "w", dense.packed->view(), test_pool()); });
   const TestMatrix int3 = packed_matrix(default_spec(Format::kInt3), 20, 64, 1);
   expect_error(ErrorCode::kUnsupported, "sparse_gemm has no kernel for int3",
-               [&] { make_sparse_unit_matrix(*device, "w", int3.packed->view(), test_pool()); });
+               [&] { make_sparse_tiled_matrix(*device, "w", int3.packed->view(), test_pool()); });
 }
 
 }  // namespace

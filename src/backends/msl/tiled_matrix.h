@@ -19,8 +19,8 @@ constexpr std::int64_t kTileRows = 16;
 constexpr std::size_t kLanes = 32;
 constexpr std::size_t kSlots = 32;  // codes of a lane in a unit
 
-// As UnitMatrix in shaders/common/unit_layout.h.
-struct UnitMatrixParams {
+// As TiledMatrix in shaders/common/unit_layout.h.
+struct TiledMatrixParams {
   std::uint32_t rows = 0;
   std::uint32_t units = 0;
   std::uint32_t groups = 0;
@@ -37,8 +37,8 @@ std::string codec_name(Format format);
 // What kernels subtract from codes: only integers have an offset, their least value's.
 float code_offset(Format format);
 
-struct UnitMatrix {
-  UnitMatrixParams params;
+struct TiledMatrix {
+  TiledMatrixParams params;
   std::string codec;
   std::int64_t cols = 0;
   bool by_16 = false;  // a scale spans 16 inputs
@@ -53,11 +53,11 @@ struct UnitMatrix {
 // Several matrices of one shape and format lie one after another, each from a whole block of
 // 16 rows on; params are then those of one, but for the multiplier, which stays 1.
 // \throws Error (kCorruptFile) naming `name` when a scale or element is not finite.
-UnitMatrix make_unit_matrix(Device& device, const std::string& name, std::span<const PackedView> items,
-                            ThreadPool& pool);
-inline UnitMatrix make_unit_matrix(Device& device, const std::string& name, const PackedView& packed,
-                                   ThreadPool& pool) {
-  return make_unit_matrix(device, name, std::span(&packed, 1), pool);
+TiledMatrix make_tiled_matrix(Device& device, const std::string& name, std::span<const PackedView> items,
+                              ThreadPool& pool);
+inline TiledMatrix make_tiled_matrix(Device& device, const std::string& name, const PackedView& packed,
+                                     ThreadPool& pool) {
+  return make_tiled_matrix(device, name, std::span(&packed, 1), pool);
 }
 
 // f16 and bf16: 16 bytes a lane and tile. f32: row by row.

@@ -1,4 +1,4 @@
-#include "backends/msl/sparse_unit_matrix.h"
+#include "backends/msl/sparse_tiled_matrix.h"
 
 #include <fmt/format.h>
 
@@ -60,8 +60,8 @@ class SparseWriter {
 
 }  // namespace
 
-SparseUnitMatrix make_sparse_unit_matrix(Device& device, const std::string& name, const PackedView& packed,
-                                         ThreadPool& pool) {
+SparseTiledMatrix make_sparse_tiled_matrix(Device& device, const std::string& name, const PackedView& packed,
+                                           ThreadPool& pool) {
   const FormatInfo& info = format_info(packed.spec.format);
   const bool e2m1 = codec_name(packed.spec.format) == "e2m1";
   if (!e2m1 && packed.spec.format != Format::kS4) {
@@ -69,8 +69,8 @@ SparseUnitMatrix make_sparse_unit_matrix(Device& device, const std::string& name
         ErrorCode::kUnsupported,
         fmt::format("tensor {}: sparse_gemm has no kernel for {}, expected fp4, mxfp4, nvfp4 or s4", name, info.name));
   }
-  SparseUnitMatrix matrix;
-  matrix.units = make_unit_matrix(device, name, packed, pool);
+  SparseTiledMatrix matrix;
+  matrix.units = make_tiled_matrix(device, name, packed, pool);
   matrix.units.codes.reset();  // the dense ones
   SparseWriter writer(name, packed);
   pool.parallel_for(writer.blocks(), 1, [&](std::int64_t begin, std::int64_t end) {

@@ -1,4 +1,4 @@
-#include "backends/msl/unit_matrix.h"
+#include "backends/msl/tiled_matrix.h"
 
 #include <fmt/format.h>
 
@@ -47,7 +47,7 @@ ScaleType kernel_scale(ScaleType type) {
 
 class UnitWriter {
  public:
-  UnitWriter(std::span<const PackedView> items, const UnitMatrixParams& params, const TileMap& map)
+  UnitWriter(std::span<const PackedView> items, const TiledMatrixParams& params, const TileMap& map)
       : items_(items), p_(params), map_(map), bits_(format_info(items[0].spec.format).bits) {
     parts_ = p_.group_shift < 6 ? std::size_t{64} >> p_.group_shift : 0;
     scale_type_ = static_cast<ScaleType>(p_.scale_type);
@@ -114,7 +114,7 @@ class UnitWriter {
 
   std::span<const PackedView> items_;
   std::int64_t item_blocks_ = 0;
-  const UnitMatrixParams& p_;
+  const TiledMatrixParams& p_;
   const TileMap& map_;
   int bits_;
   std::size_t parts_ = 0;
@@ -128,7 +128,7 @@ std::string codec_name(Format format) {
   return std::string(number_format(format).codec);
 }
 
-std::uint32_t UnitMatrix::unit_bytes() const {
+std::uint32_t TiledMatrix::unit_bytes() const {
   const std::size_t blocks = divide_up<std::size_t>(params.rows, kTileRows);
   const std::uint32_t unit_scales = params.group_shift < 6 ? 1024U >> params.group_shift : 16U;
   const std::uint32_t scale_bytes = static_cast<ScaleType>(params.scale_type) == ScaleType::kF32 ? 4 : 2;
@@ -140,15 +140,15 @@ float code_offset(Format format) {
   return number.kind == ElementKind::kInteger ? 0.0F - number.values.front() : 0.0F;
 }
 
-UnitMatrix make_unit_matrix(Device& device, const std::string& name, std::span<const PackedView> items,
-                            ThreadPool& pool) {
+TiledMatrix make_tiled_matrix(Device& device, const std::string& name, std::span<const PackedView> items,
+                              ThreadPool& pool) {
   for (const PackedView& item : items) item.check_finite(name);
   const PackedView& packed = items[0];
-  UnitMatrix matrix;
+  TiledMatrix matrix;
   matrix.codec = codec_name(packed.spec.format);
   matrix.cols = packed.cols;
   matrix.by_16 = packed.spec.group == 16;
-  UnitMatrixParams& p = matrix.params;
+  TiledMatrixParams& p = matrix.params;
   p.rows = static_cast<std::uint32_t>(packed.rows);
   p.units = divide_up<std::uint32_t>(packed.cols, kUnit);
   p.groups = static_cast<std::uint32_t>(packed.spec.groups(packed.cols));
