@@ -1,18 +1,10 @@
 // Several products at once, each with weights, scales and rows of its own: strided, as heads
 // lie (row r of item i is row r * items + i of activations and result), or grouped one after
 // another (item i has rows starts[i] to starts[i + 1]).
+#include "common/linear_params.h"
 #include "common/block_product.h"
 #include "common/grouped_gemm.h"
 #include "common/unroll.h"
-
-struct BatchParams {
-  uint rows;         // of an item's matrix
-  uint cols;
-  uint units;
-  uint item_blocks;  // of 16 rows
-  uint items;
-  uint grouped;      // starts tell an item's rows; else tokens of LinearParams are each item's
-};
 
 METAL_FUNC GroupRows item_rows(constant BatchParams& b, constant LinearParams& p, device const int* starts, uint item) {
   GroupRows rows;

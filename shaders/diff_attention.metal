@@ -1,15 +1,9 @@
 // Differential attention (arXiv 2410.05258): the difference of two softmaxes over the same
 // values, normed head by head. A head has two queries and two keys of key_width, one after
 // the other, and values of any width (the paper: twice key_width).
+#include "common/packed_attention_params.h"
 #include "common/packed_attention.h"
 #include "common/unroll.h"
-
-struct DiffParams {
-  PackedParams packed;
-  float eps;     // of the norm
-  float factor;  // on what was normed: 1 - lambda's initial value
-  uint norm;     // whether there is one
-};
 
 // One threadgroup a query and head. Grid: (heads, queries).
 template <typename T, typename Shape>

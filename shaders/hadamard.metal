@@ -3,15 +3,9 @@
 // Those are Paley's (1933): of the quadratic residues modulo 11 and 19 (his first
 // construction) and 13 (his second). Butterflies in f32.
 #include <metal_stdlib>
+#include "common/hadamard_params.h"
 
 using namespace metal;
-
-struct HadamardParams {
-  uint cols;     // of a row, whole blocks
-  uint block;    // at most 4096
-  uint order;    // 1, 12, 20 or 28: of the matrix that is no power of two
-  uint inverse;  // H transposed
-};
 
 // Bit c of row r: whether H[r][c] is -1.
 constant constexpr uint kSigns12[12] = {0x000, 0x475, 0x8E9, 0x1D3, 0x3A5, 0x749,

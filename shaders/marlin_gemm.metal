@@ -17,15 +17,15 @@ MM_STAGED_INSTANCE(marlin_gemm, "marlin_gemm_int4_g64", codecs::Integer<4>, 64, 
 MM_STAGED_INSTANCE(marlin_gemm, "marlin_gemm_int8_g32", codecs::Integer<8>, 32, false)
 MM_STAGED_INSTANCE(marlin_gemm, "marlin_gemm_e4m3_g32", codecs::E4m3, 32, false)
 
-// Adds up the splits of a product that was split over its inputs, in order.
+// Adds up the parts of a product that was split over its inputs, in order.
 // Grid: (rows, tokens).
 [[kernel]] void marlin_reduce(device const float* partial [[buffer(0)]], device uchar* y [[buffer(1)]],
                               device const float* bias [[buffer(2)]], device const float* x_scales [[buffer(3)]],
                               constant LinearParams& p [[buffer(4)]], constant uint& rows [[buffer(5)]],
-                              constant uint& splits [[buffer(6)]], uint2 at [[thread_position_in_grid]]) {
+                              constant uint& parts [[buffer(6)]], uint2 at [[thread_position_in_grid]]) {
   wait_for_earlier_kernels();
   float sum = 0.0f;
-  for (uint split = 0; split < splits; ++split) sum += partial[(ulong(split) * p.tokens + at.y) * rows + at.x];
+  for (uint part = 0; part < parts; ++part) sum += partial[(ulong(part) * p.tokens + at.y) * rows + at.x];
   put_result(y, p, at.y, at.x, p.x_scales != 0 ? sum * x_scales[at.y] : sum, bias);
 }
 

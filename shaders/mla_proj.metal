@@ -2,21 +2,10 @@
 // rotation of the shared key part and of each head's query part, latents into the cache.
 // Heads' queries go to latent space by batched_gemm, attention over the cache of latents is
 // paged_attention's, its sums become values by batched_gemm again.
+#include "common/paged_attention_params.h"
 #include "common/cache_rows.h"
 
 using namespace metal;
-
-struct MlaParams {
-  uint heads;
-  uint nope_dim;  // of a head's query: the part without position, which comes first
-  uint rope_dim;
-  uint rank;      // of the latent
-  uint page_tokens;
-  uint table_stride;  // pages of a sequence in the table
-  uint interleaved;   // rotates pairs (2i, 2i+1), not (i, i + rope_dim/2)
-  float eps;
-  float rope_scale;  // on cos and sin
-};
 
 struct Pair {
   uint first, second;

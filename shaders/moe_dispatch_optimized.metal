@@ -1,16 +1,7 @@
 // Experts of few tokens: each assignment's products by itself, with no grouping, so that a
 // token's experts take two launches. In f32 throughout, therefore the exact mode's kernels too.
+#include "common/experts_params.h"
 #include "common/block_product.h"
-
-// As in moe_expert_gemm.metal: experts of one format lie one after another.
-struct DecodeParams {
-  uint rows;           // of an expert
-  uint cols;
-  uint units;
-  uint expert_blocks;  // of 16 rows
-  uint chosen;         // experts a token
-  uint accumulate;     // down: add to y
-};
 
 // A block's sums with one input, by all simdgroups; after it `all` may be read.
 template <typename Blocks>

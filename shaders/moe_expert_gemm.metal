@@ -1,15 +1,9 @@
 // The products of experts with the tokens that chose them (shaders/moe_dispatch.metal groups
 // them): a result row an assignment. Experts of one format lie one after another; those of
 // another are left to another launch. Every result is made by one threadgroup, in order.
+#include "common/experts_params.h"
 #include "common/grouped_gemm.h"
 #include "common/unroll.h"
-
-struct ExpertParams {
-  uint rows;        // of an expert
-  uint chosen;      // experts a token
-  uint by_token;    // activations are the tokens', not the assignments'
-  uint expert_blocks;  // of 16 rows
-};
 
 METAL_FUNC GroupRows expert_rows(constant ExpertParams& e, device const int* offsets, device const int* order,
                                  uint expert) {

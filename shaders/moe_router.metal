@@ -3,21 +3,10 @@
 // (DeepSeek-V3, arXiv 2412.19437; GLM-4.x). Ties go to the lower index; NaN comes last.
 #include <metal_stdlib>
 
+#include "common/experts_params.h"
 #include "common/unroll.h"
 
 using namespace metal;
-
-struct RouterParams {
-  uint experts;      // at most 1024
-  uint chosen;       // of a token, at most 32
-  uint groups;       // of experts; 1: no groups
-  uint group_limit;  // groups that a token may choose from
-  uint group_best;   // a group's score is the sum of its best so many: 1 or 2
-  uint sigmoid;      // scores, else softmax
-  uint bias;         // whether there is one
-  uint normalize;    // weights sum up to 1 before they are scaled
-  float scale;       // on the weights
-};
 
 constant constexpr uint kMaxPerLane = 32;
 

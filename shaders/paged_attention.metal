@@ -2,30 +2,10 @@
 // position. Cache: [pages][kv heads][tokens of a page] rows of a key, and of a value; or
 // latents alone, of which the first value_dim elements are the value. Where one threadgroup
 // for a query's keys is too few, they are cut into splits that paged_reduce puts together.
+#include "common/paged_attention_params.h"
 #include "common/register_budget.h"
 #include "common/tile_attention.h"
 #include "common/unroll.h"
-
-struct PagedParams {
-  uint heads;
-  uint kv_heads;
-  uint key_dim;
-  uint value_dim;
-  uint latent;        // a key holds its value
-  uint page_shift;    // log2 of a page's tokens
-  uint table_stride;  // pages of a sequence in the table
-  uint q_stride;      // elements between tokens
-  uint k_stride;
-  uint v_stride;
-  uint out_stride;
-  uint window;        // keys that a query sees, itself included; 0: all
-  uint splits;        // that keys are cut into
-  uint split_keys;    // at least so many in each
-  float scale;
-  float soft_cap;     // scores become cap * tanh(score / cap); 0: none
-  uint sinks;         // whether heads have one
-  uint rounded;       // the host's: queries may be rounded to the cache's type
-};
 
 // The row of a token among the cache's keys, or values.
 METAL_FUNC ulong cache_row(constant PagedParams& p, device const int* table, uint position, uint kv_head) {
@@ -208,7 +188,7 @@ struct KeyTile {
   }
 };
 
-// The parts that simdgroups found, as many heads at a time as there is room for.
+// The splits that simdgroups found, as many heads at a time as there is room for.
 template <int kUnits>
 struct HeadShare {
   static constant constexpr uint kHeads = kUnits > 2 ? 4 : 8;

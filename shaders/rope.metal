@@ -1,19 +1,8 @@
 // Rotary position embedding (arXiv 2104.09864), in place, on q and k in one launch.
 // Context extensions (linear, Llama 3.1, YaRN, dynamic) are in the frequencies and the
 // factor on cos and sin. Every token has its own position; angles are f32 products.
+#include "common/rope_params.h"
 #include "common/launch.h"
-
-struct RopeParams {
-  uint q_heads;
-  uint k_heads;  // 0: q alone
-  uint head_dim;
-  uint first;        // element of a head from where on it is rotated
-  uint rotary_dim;   // elements that are rotated, even
-  uint q_stride;     // elements between tokens
-  uint k_stride;
-  uint interleaved;  // pairs (2i, 2i + 1) instead of (i, i + rotary_dim / 2)
-  float scale;       // on cos and sin
-};
 
 // Rotates a pair of a head, whose elements are taken times `factor` and their weights, if there are any.
 template <typename T>

@@ -2,15 +2,10 @@
 // over sequences of any lengths, one token or many: state in, state out, all in f32.
 #include <metal_stdlib>
 
+#include "common/rwkv_params.h"
 #include "common/unroll.h"
 
 using namespace metal;
-
-struct WkvParams {
-  uint heads;
-  uint dim;        // of a head, at most 128; RWKV-4 has no heads: channels are heads * dim
-  uint w_stride;   // elements of the decay between tokens; 0: the same for all (RWKV-5)
-};
 
 // RWKV-4, channel by channel: numerator and denominator over their largest exponent, so that
 // nothing overflows. w: log of the decay (negative); state [sequences][3][channels].

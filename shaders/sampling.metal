@@ -5,24 +5,10 @@
 // where they lie; a row whose logits are not all finite is answered by -1.
 #include <metal_stdlib>
 
+#include "common/sampling_params.h"
 #include "common/unroll.h"
 
 using namespace metal;
-
-struct SampleParams {
-  float temperature;  // 0: the largest logit
-  uint top_k;         // 0: all
-  float typical_p;    // 1: all
-  float top_p;        // 1: all
-  float min_p;
-  float repeat_penalty;
-  float frequency_penalty;
-  float presence_penalty;
-  float uniform;  // of [0, 1), for the draw
-  // Of the tokens that were seen, the row's: [first_seen, last_seen).
-  uint first_seen;
-  uint last_seen;
-};
 
 // A token that is penalized, and how often it was.
 struct SeenToken {

@@ -2,20 +2,9 @@
 // stretched when it shrinks, in two passes of 8 bits), colours converted, cropped and padded,
 // normalised, cut into patches. Images are u8 [height][width][channels].
 #include <metal_stdlib>
+#include "common/vision_params.h"
 
 using namespace metal;
-
-// Where a result of a pass takes its inputs from: weights[out * window] on, for inputs
-// first[out] to first[out] + count[out].
-struct ResizeParams {
-  uint height;  // of the result
-  uint width;
-  uint channels;
-  uint in_height;
-  uint in_width;
-  uint window;  // weights of an output, at most
-  uint vertical;
-};
 
 // Weights have 22 bits after the point, as Pillow's for 8-bit images. Grid: (width, height).
 [[kernel]] void image_resize(device const uchar* in [[buffer(0)]], device uchar* out [[buffer(1)]],
@@ -34,13 +23,6 @@ struct ResizeParams {
   }
 }
 
-struct ConvertParams {
-  uint pixels;
-  uint in_channels;   // 1, 3 or 4
-  uint out_channels;  // 1 or 3
-  uint swap;          // RGB to BGR or back
-  uint background;    // what shows through where there is alpha: R | G << 8 | B << 16
-};
 // Grey is Pillow's (ITU-R 601-2 in 16 bits). Grid: (pixels).
 [[kernel]] void image_convert(device const uchar* in [[buffer(0)]], device uchar* out [[buffer(1)]],
                               constant ConvertParams& p [[buffer(2)]], uint i [[thread_position_in_grid]]) {
@@ -61,16 +43,6 @@ struct ConvertParams {
   }
 }
 
-struct PlaceParams {
-  uint height;  // of the result
-  uint width;
-  uint channels;
-  uint in_height;
-  uint in_width;
-  int top;      // of the input in the result; negative: cropped
-  int left;
-  uint fill;    // around it: c-th channel in bits 8c
-};
 // Crops, pads, or both. Grid: (width, height).
 [[kernel]] void image_place(device const uchar* in [[buffer(0)]], device uchar* out [[buffer(1)]],
                             constant PlaceParams& p [[buffer(2)]], uint2 at [[thread_position_in_grid]]) {
@@ -81,17 +53,6 @@ struct PlaceParams {
         inside ? in[(ulong(y) * p.in_width + uint(x)) * p.channels + c] : uchar(p.fill >> 8 * c & 255u);
 }
 
-struct PatchParams {
-  uint height;  // of the image, whole patches
-  uint width;
-  uint channels;
-  uint patch;
-  uint merge;     // neighbouring patches lie together, merge x merge of them; 1: row by row
-  uint temporal;  // times that each patch is repeated, as a still image among frames
-  float scale;    // on 8-bit values, before mean and deviation
-  float mean[4];
-  float inverse[4];  // 1 / deviation
-};
 // out [patches][channel][temporal][patch][patch], (scale v - mean) / deviation: with merge 1 and
 // temporal 1 the rows of CLIP's convolution, with 2 and 2 Qwen2-VL's order. Grid: (elements of
 // a patch, patches).

@@ -1,5 +1,5 @@
 // Element codecs of the quantized formats: what each code stands for. The values
-// are those of src/formats/codec.cpp; the tests compare every code.
+// are those of src/formats/number_format.cpp; the tests compare every code.
 //
 // A codec has
 //   kBits                 bits of a code

@@ -3,21 +3,9 @@
 // layout. Bit for bit what src/formats gives, in f32 and rounded once.
 #pragma once
 #include "codecs.h"
+#include "dequantize_params.h"
 #include "unit_layout.h"
 #include "unroll.h"
-
-struct DequantizeParams {
-  uint rows;
-  uint cols;
-  uint group;          // inputs that share a scale, at least 1
-  uint groups;         // of a row
-  uint row_bytes;      // of codes
-  uint zero_bytes;     // of a row's integer zeros
-  uint scale_type;     // codecs::ScaleType
-  uint zero_kind;      // 0 none, 1 minimum, 2 integer
-  float global_scale;  // divides scales of type E4M3
-  float offset;        // of integer codes
-};
 
 // Code `i` of a little-endian stream of kBits-wide codes.
 template <int kBits>

@@ -1,20 +1,9 @@
 // What the matrix kernels share: activations prepared, sums of a unit, results.
 #pragma once
 #include "epilogue.h"
+#include "linear_params.h"
 #include "unit_layout.h"
 #include "unroll.h"
-
-// y[token][row] = act(sum + bias[row]) (+ y), and what surrounds it.
-struct LinearParams {
-  uint tokens;
-  uint x_stride;    // elements between tokens of the activations
-  uint y_stride;    // elements between tokens of the result
-  uint y_type;      // 0 f32, 1 f16, 2 bf16
-  uint bias;        // whether there is one
-  uint accumulate;  // add to what is there
-  uint activation;  // ActivationKind
-  uint x_scales;    // whether tokens carry a factor
-};
 
 METAL_FUNC void put_result(device uchar* y, constant LinearParams& p, uint token, uint row, float sum,
                            device const float* bias) {

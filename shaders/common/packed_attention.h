@@ -2,19 +2,7 @@
 // keys and values [keys][kv heads][width].
 #pragma once
 #include "attention.h"
-
-struct PackedParams {
-  uint heads;
-  uint kv_heads;
-  uint key_width;  // of a head
-  uint value_width;
-  uint causal;       // aligned to the end of the keys: the last query sees all
-  uint window;       // with causal: keys that a query sees, its own included; 0: all
-  uint mask_stride;  // elements between queries of the mask [queries][keys of its sequence]; 0: no mask
-  uint sinks;        // whether heads have one
-  float scale;
-  float soft_cap;  // 0: none
-};
+#include "packed_attention_params.h"
 
 // Keys [begin, end) of a query's sequence, whose first lies at `first` among all.
 struct VisibleKeys {

@@ -2,15 +2,7 @@
 // read: what flash_attention_v2 and simdgroup_attention have in common.
 #pragma once
 #include "packed_attention.h"
-
-struct TiledParams {
-  PackedParams packed;
-  uint sequences;
-  // Block-sparse attention: blocks[query block][key block] of a sequence's own positions, zero
-  // for those that nobody looks at; blocks of `block` queries and keys, rows of block_stride.
-  uint block;  // 0: dense
-  uint block_stride;
-};
+#include "packed_attention_params.h"
 
 // A threadgroup's queries.
 struct QueryTile {

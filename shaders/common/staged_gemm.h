@@ -31,12 +31,12 @@ METAL_FUNC constexpr uint stage_pieces(uint columns) {
   return 3 * 8 * columns * kUnit / 8;
 }
 
-// Finishes a tile: adds what surrounds the product, or hands on a split's sums.
+// Finishes a tile: adds what surrounds the product, or hands on a part's sums.
 // All of the threadgroup, after a barrier.
 template <int kColumns>
 METAL_FUNC void put_tile(threadgroup float* staged, const thread TileSums* sums, device uchar* y, device float* partial,
                          constant LinearParams& p, uint rows, float factor, device const float* bias,
-                         device const float* x_scales, uint3 group, uint splits, uint simdgroup, uint lane) {
+                         device const float* x_scales, uint3 group, uint parts, uint simdgroup, uint lane) {
   MM_UNROLL for (uint c = 0; c < uint(kColumns); ++c)
       store_sums(staged + 8 * c * kGemmSumStride + simdgroup * kTileRows, kGemmSumStride, sums[c], lane);
   threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -47,7 +47,7 @@ METAL_FUNC void put_tile(threadgroup float* staged, const thread TileSums* sums,
     const uint row = group.x * kGemmRows + i % kGemmRows, token = first_token + i / kGemmRows;
     if (row >= rows) continue;
     const float sum = staged[i / kGemmRows * kGemmSumStride + i % kGemmRows] * factor;
-    if (splits > 1) {
+    if (parts > 1) {
       partial[(ulong(group.z) * p.tokens + token) * rows + row] = sum;
     } else {
       put_result(y, p, token, row, p.x_scales != 0 ? sum * x_scales[token] : sum, bias);
@@ -56,8 +56,8 @@ METAL_FUNC void put_tile(threadgroup float* staged, const thread TileSums* sums,
 }
 
 // A block of 16 rows a simdgroup, kColumns times 8 tokens a threadgroup. Grid: (row
-// tiles, token tiles, splits of the inputs). With splits, sums go to `partial`
-// [split][token][row] for marlin_reduce.
+// tiles, token tiles, parts of the inputs). With parts, sums go to `partial`
+// [part][token][row] for marlin_reduce.
 template <typename Codec, typename S, int kColumns>
 METAL_FUNC void staged_gemm(device const uchar* codes, device const uchar* scales, device const float* minima,
                             device const half* x, device uchar* y, device const float* bias,

@@ -10,21 +10,12 @@
 // r and r + 8 apart. Minima likewise, in float.
 #pragma once
 #include "codecs.h"
+#include "linear_params.h"
 #include "register_budget.h"
 #include "tile_multiply.h"
 #include "unroll.h"
 
-struct TiledMatrix {
-  uint rows;
-  uint units;        // of a row
-  uint groups;       // of a row
-  uint group_shift;  // log2 of the inputs that share a scale; 30 for a whole row
-  uint scale_type;   // f16, bf16 or f32
-  uint minima;       // 0 none, 1 minima, 2 integer zeros, as floats
-  float multiplier;  // on every scale
-  float divisor;     // its inverse, where a product must be exact
-  float offset;      // of integer codes
-};
+using TiledMatrix = TiledMatrixParams;
 
 template <int kBits>
 struct UnitCodes {

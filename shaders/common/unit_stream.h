@@ -10,13 +10,6 @@
 constant constexpr uint kBandBlocks = 2;
 constant constexpr uint kBandRows = kBandBlocks * kTileRows;
 
-// Threadgroup memory of a simdgroup, as gemv_plan in src/backends/msl/linear.cpp
-// makes it: bytes, and where in them tiles are staged, if they are.
-struct StreamPlan {
-  uint region;
-  uint tiles;
-};
-
 #ifdef __METAL_MARLIN_PTX__
 
 template <typename Codec, typename S, int kColumns>

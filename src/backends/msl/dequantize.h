@@ -4,22 +4,9 @@
 #pragma once
 
 #include "backends/msl/tiled_matrix.h"
+#include "common/dequantize_params.h"
 
 namespace metal_marlin::msl {
-
-// As DequantizeParams in shaders/common/dequantize.h.
-struct DequantizeParams {
-  std::uint32_t rows = 0;
-  std::uint32_t cols = 0;
-  std::uint32_t group = 1;
-  std::uint32_t groups = 0;
-  std::uint32_t row_bytes = 0;
-  std::uint32_t zero_bytes = 0;
-  std::uint32_t scale_type = 0;
-  std::uint32_t zero_kind = 0;
-  float global_scale = 1;
-  float offset = 0;
-};
 
 // A matrix on a device as files have it.
 struct CanonicalMatrix {

@@ -8,27 +8,11 @@
 #include "backends/msl/epilogue.h"
 #include "backends/msl/hadamard.h"
 #include "backends/msl/matrix_unit.h"
+#include "common/experts_params.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::msl {
 namespace {
-
-// As ExpertParams in shaders/moe_expert_gemm.metal.
-struct ExpertParams {
-  std::uint32_t rows;
-  std::uint32_t chosen;
-  std::uint32_t by_token;
-  std::uint32_t expert_blocks;
-};
-// As DecodeParams in shaders/moe_dispatch_optimized.metal.
-struct DecodeParams {
-  std::uint32_t rows;
-  std::uint32_t cols;
-  std::uint32_t units;
-  std::uint32_t expert_blocks;
-  std::uint32_t chosen;
-  std::uint32_t accumulate;
-};
 
 constexpr std::uint32_t kDecodeSimdgroups = 4;
 constexpr std::array kPreparedTypes = {DType::kF16, DType::kBf16};

@@ -5,20 +5,13 @@
 #include <algorithm>
 #include <bit>
 
+#include "common/hadamard_params.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::msl {
 namespace {
 
 constexpr std::uint32_t kMaxBlock = 4096;
-
-// As HadamardParams in shaders/hadamard.metal.
-struct HadamardParams {
-  std::uint32_t cols;
-  std::uint32_t block;
-  std::uint32_t order;
-  std::uint32_t inverse;
-};
 
 // Of the factor that is no power of two; 0: there is no such matrix here.
 std::uint32_t order_of(std::uint32_t block) {

@@ -6,23 +6,11 @@
 #include <cstring>
 
 #include "base/thread_pool.h"
+#include "common/paged_attention_params.h"
 #include "formats/small_floats.h"
 
 namespace metal_marlin::msl {
 namespace {
-
-// As MlaParams in shaders/mla_proj.metal.
-struct MlaParams {
-  std::uint32_t heads;
-  std::uint32_t nope_dim;
-  std::uint32_t rope_dim;
-  std::uint32_t rank;
-  std::uint32_t page_tokens;
-  std::uint32_t table_stride;
-  std::uint32_t interleaved;
-  float eps;
-  float rope_scale;
-};
 
 DType key_type(const Weight& expand, Activations mode) {
   if (!expand.packed()) {

@@ -64,11 +64,6 @@ std::optional<std::uint32_t> gemv_columns(const TiledMatrix& matrix, std::int64_
   return std::nullopt;
 }
 
-// As StreamPlan in shaders/common/unit_stream.h.
-struct StreamPlan {
-  std::uint32_t region = 0;
-  std::uint32_t tiles = 0;
-};
 // How decode_gemv goes over a matrix, a band of 32 rows a threadgroup.
 struct GemvPlan {
   std::uint32_t threadgroups = 1;

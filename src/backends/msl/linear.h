@@ -11,20 +11,9 @@
 #include "backends/backend.h"
 #include "backends/msl/sparse_tiled_matrix.h"
 #include "backends/msl/tuned_tiles.h"
+#include "common/linear_params.h"
 
 namespace metal_marlin::msl {
-
-// As LinearParams in shaders/common/linear.h.
-struct LinearParams {
-  std::uint32_t tokens = 0;
-  std::uint32_t x_stride = 0;
-  std::uint32_t y_stride = 0;
-  std::uint32_t y_type = 0;
-  std::uint32_t bias = 0;
-  std::uint32_t accumulate = 0;
-  std::uint32_t activation = 0;
-  std::uint32_t x_scales = 0;
-};
 
 // As ActivationKind in shaders/common/epilogue.h; kGeluTanh is GELU's approximation by tanh.
 enum class Activation : std::uint32_t { kNone, kSilu, kGeluTanh, kGelu, kRelu };

@@ -6,6 +6,7 @@
 
 #include "backends/msl/matrix_unit.h"
 #include "base/round_up.h"
+#include "common/linear_params.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::msl {
@@ -13,16 +14,6 @@ namespace {
 
 // Tiles of one item's rows that are made side by side.
 constexpr std::int64_t kSideTiles = 8;
-
-// As BatchParams in shaders/batched_gemm.metal.
-struct BatchParams {
-  std::uint32_t rows;
-  std::uint32_t cols;
-  std::uint32_t units;
-  std::uint32_t item_blocks;
-  std::uint32_t items;
-  std::uint32_t grouped;
-};
 
 }  // namespace
 

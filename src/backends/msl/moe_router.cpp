@@ -2,23 +2,11 @@
 
 #include <fmt/format.h>
 
+#include "common/experts_params.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::msl {
 namespace {
-
-// As RouterParams in shaders/moe_router.metal.
-struct RouterParams {
-  std::uint32_t experts;
-  std::uint32_t chosen;
-  std::uint32_t groups;
-  std::uint32_t group_limit;
-  std::uint32_t group_best;
-  std::uint32_t sigmoid;
-  std::uint32_t bias;
-  std::uint32_t normalize;
-  float scale;
-};
 
 void expect(bool good, const char* option, std::uint32_t found, const std::string& expected) {
   if (good) return;

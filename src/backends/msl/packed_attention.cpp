@@ -7,18 +7,11 @@
 #include "backends/msl/linear.h"
 #include "backends/msl/matrix_unit.h"
 #include "common/attention_tiles.h"
+#include "common/packed_attention_params.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::msl {
 namespace {
-
-// As DiffParams in shaders/diff_attention.metal.
-struct DiffParams {
-  PackedParams packed;
-  float eps;
-  float factor;
-  std::uint32_t norm;
-};
 
 // As attention_width.
 std::uint32_t width_of(const char* op, const PackedParams& p, std::uint32_t most) {

@@ -5,30 +5,9 @@
 
 #include "backends/msl/attention.h"
 #include "backends/msl/device.h"
+#include "common/packed_attention_params.h"
 
 namespace metal_marlin::msl {
-
-// As PackedParams in shaders/common/packed_attention.h.
-struct PackedParams {
-  std::uint32_t heads = 0;
-  std::uint32_t kv_heads = 0;
-  std::uint32_t key_width = 0;  // of a head, at most 640; 256 in differential attention
-  std::uint32_t value_width = 0;
-  std::uint32_t causal = 0;       // aligned to the end of the keys: the last query sees all
-  std::uint32_t window = 0;       // with causal: keys that a query sees, its own included; 0: all
-  std::uint32_t mask_stride = 0;  // elements between queries of the mask; 0: none
-  std::uint32_t sinks = 0;        // set by the op
-  float scale = 1;
-  float soft_cap = 0;  // scores become cap * tanh(score / cap); 0: none
-};
-
-// As TiledParams in shaders/common/query_tiles.h.
-struct TiledParams {
-  PackedParams packed;
-  std::uint32_t sequences = 0;
-  std::uint32_t block = 0;
-  std::uint32_t block_stride = 0;
-};
 
 // Sequences packed one after another. A query that sees no key, or has all of them masked,
 // is answered by zeros.

@@ -8,31 +8,9 @@
 #include "backends/backend.h"
 #include "backends/msl/attention.h"
 #include "backends/msl/device.h"
+#include "common/paged_attention_params.h"
 
 namespace metal_marlin::msl {
-
-// As PagedParams in shaders/paged_attention.metal.
-struct PagedParams {
-  std::uint32_t heads = 0;
-  std::uint32_t kv_heads = 0;
-  std::uint32_t key_dim = 0;  // at most 640, latent attention's
-  std::uint32_t value_dim = 0;
-  std::uint32_t latent = 0;        // values are the first part of the keys; the cache has keys alone
-  std::uint32_t page_shift = 4;    // log2 of a page's tokens: 3, 4 or 5
-  std::uint32_t table_stride = 0;  // pages of a sequence in the table
-  std::uint32_t q_stride = 0;      // elements between tokens
-  std::uint32_t k_stride = 0;
-  std::uint32_t v_stride = 0;
-  std::uint32_t out_stride = 0;
-  std::uint32_t window = 0;      // keys that a query sees, itself included; 0: all
-  std::uint32_t splits = 1;      // that a query's keys are cut into, each for a threadgroup of its own
-  std::uint32_t split_keys = 0;  // at least so many in each
-  float scale = 1;
-  float soft_cap = 0;       // scores become cap * tanh(score / cap); 0: none
-  std::uint32_t sinks = 0;  // set by the op
-  // Queries may be rounded to the cache's type, f16 or bf16: then the matrix units multiply.
-  std::uint32_t rounded = 0;
-};
 
 struct PagedBuffers {
   Buffer* keys = nullptr;       // [pages][kv heads][page tokens] rows

@@ -2,19 +2,13 @@
 
 #include <fmt/format.h>
 
+#include "common/rwkv_params.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::msl {
 namespace {
 
 constexpr std::int64_t kMaxDim = 128;
-
-// As WkvParams in shaders/rwkv_wkv.metal.
-struct WkvParams {
-  std::uint32_t heads;
-  std::uint32_t dim;
-  std::uint32_t w_stride;
-};
 
 // The kernel of the smallest head that holds this one.
 const Pipeline& pipeline_of(Device& device, const char* kernel, DType type, const WkvShape& shape) {

@@ -5,24 +5,11 @@
 #include <vector>
 
 #include "backends/msl/device.h"
+#include "common/sampling_params.h"
 #include "metal_marlin/sampler.h"
 
 namespace metal_marlin::msl {
 
-// As SampleParams in shaders/sampling.metal.
-struct SampleParams {
-  float temperature;
-  std::uint32_t top_k;
-  float typical_p;
-  float top_p;
-  float min_p;
-  float repeat_penalty;
-  float frequency_penalty;
-  float presence_penalty;
-  float uniform;
-  std::uint32_t first_seen;  // of the tokens that are penalized
-  std::uint32_t last_seen;
-};
 // uniform: of [0, 1), for the draw. \throws Error (kInvalidArgument) naming the option.
 SampleParams sample_params(const SamplerOptions& options, double uniform);
 

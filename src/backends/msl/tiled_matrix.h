@@ -5,6 +5,7 @@
 #include <string>
 
 #include "backends/msl/device.h"
+#include "common/linear_params.h"
 #include "io/checkpoint.h"
 
 namespace metal_marlin {
@@ -18,19 +19,6 @@ constexpr std::int64_t kUnit = 64;
 constexpr std::int64_t kTileRows = 16;
 constexpr std::size_t kLanes = 32;
 constexpr std::size_t kSlots = 32;  // codes of a lane in a unit
-
-// As TiledMatrix in shaders/common/unit_layout.h.
-struct TiledMatrixParams {
-  std::uint32_t rows = 0;
-  std::uint32_t units = 0;
-  std::uint32_t groups = 0;
-  std::uint32_t group_shift = 0;  // log2; 30: one scale a row
-  std::uint32_t scale_type = 0;
-  std::uint32_t minima = 0;
-  float multiplier = 1;
-  float divisor = 1;
-  float offset = 0;
-};
 
 // The name that kernels of a format bear, such as "e2m1".
 std::string codec_name(Format format);

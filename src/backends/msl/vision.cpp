@@ -6,50 +6,13 @@
 #include <cmath>
 #include <numbers>
 
+#include "common/vision_params.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::msl {
 namespace {
 
 constexpr int kPrecision = 22;  // bits after the point of weights
-
-struct ResizeParams {
-  std::uint32_t height;
-  std::uint32_t width;
-  std::uint32_t channels;
-  std::uint32_t in_height;
-  std::uint32_t in_width;
-  std::uint32_t window;
-  std::uint32_t vertical;
-};
-struct ConvertParams {
-  std::uint32_t pixels;
-  std::uint32_t in_channels;
-  std::uint32_t out_channels;
-  std::uint32_t swap;
-  std::uint32_t background;
-};
-struct PlaceParams {
-  std::uint32_t height;
-  std::uint32_t width;
-  std::uint32_t channels;
-  std::uint32_t in_height;
-  std::uint32_t in_width;
-  std::int32_t top;
-  std::int32_t left;
-  std::uint32_t fill;
-};
-struct PatchParams {
-  std::uint32_t height;
-  std::uint32_t width;
-  std::uint32_t channels;
-  std::uint32_t patch;
-  std::uint32_t merge;
-  std::uint32_t temporal;
-  float scale;
-  std::array<float, 4> mean;
-  std::array<float, 4> inverse;
-};
 
 void check_image(const ImageShape& image) {
   if (image.height < 1 || image.width < 1 || image.height > 65536 || image.width > 65536 || image.channels < 1 ||
@@ -216,8 +179,8 @@ void encode_image_patches(Device& device, Commands& commands, DType type, const 
                 {},
                 {}};
   for (std::size_t c = 0; c < 3; ++c) {
-    p.mean.at(c) = options.mean.at(c);
-    p.inverse.at(c) = 1.0F / options.deviation.at(c);
+    p.mean[c] = options.mean.at(c);
+    p.inverse[c] = 1.0F / options.deviation.at(c);
   }
   const std::uint32_t elements = p.channels * p.temporal * p.patch * p.patch;
   const std::uint32_t patches = p.height / p.patch * (p.width / p.patch);
