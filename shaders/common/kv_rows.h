@@ -14,13 +14,6 @@ METAL_FUNC PackedRows packed_rows(constant PackedParams& p, QueryTile t, uint kv
   return r;
 }
 
-// Pages, and queries and results that may lie apart.
-struct PageParams {
-  uint page_shift;    // log2 of a page's tokens
-  uint table_stride;  // pages of a sequence in the table
-  uint q_stride;      // elements between tokens
-  uint out_stride;
-};
 // Cache: [pages][kv heads][tokens of a page].
 struct PagedRows {
   device const int* table;

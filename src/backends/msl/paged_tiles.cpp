@@ -15,14 +15,6 @@ namespace {
 
 constexpr double kSimdgroups = 4;  // of a threadgroup
 
-// As PageParams in shaders/common/kv_rows.h.
-struct PageParams {
-  std::uint32_t page_shift;
-  std::uint32_t table_stride;
-  std::uint32_t q_stride;
-  std::uint32_t out_stride;
-};
-
 // How tiles are answered.
 struct TileWay {
   bool matrices;         // on the matrix units
