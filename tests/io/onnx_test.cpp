@@ -164,8 +164,9 @@ TEST_F(OnnxBytes, NamesComeFromNodes) {
 
 TEST_F(OnnxBytes, FaultsAreNamed) {
   const std::string two = field(9, raw({1, 2}));
-  expect_error(ErrorCode::kCorruptFile, "m.onnx: no ONNX model", [&] { read("hello"); });
-  expect_error(ErrorCode::kCorruptFile, "m.onnx: no ONNX model", [&] { read(""); });
+  expect_error(ErrorCode::kCorruptFile, "m.onnx: is a text that begins 'hello'", [&] { read("hello"); });
+  expect_error(ErrorCode::kCorruptFile, "m.onnx: no ONNX model", [&] { read("\xff\xfe\x01"); });
+  expect_error(ErrorCode::kCorruptFile, "m.onnx: is empty", [&] { read(""); });
   expect_error(ErrorCode::kCorruptFile, "tensor a.weight: 8 bytes of F32 [3], expected 12",
                [&] { read(model({tensor("a.weight", {3}, 1, two)})); });
   expect_error(ErrorCode::kCorruptFile, "tensor a.weight: shape", [&] {
@@ -179,7 +180,7 @@ TEST_F(OnnxBytes, FaultsAreNamed) {
   });
   const TemporaryFolder folder;
   std::ofstream(folder.path() / "model.onnx") << "hello";
-  expect_error(ErrorCode::kNotFound, "config.json: cannot open", [&] { open_checkpoint(folder.path()); });
+  expect_error(ErrorCode::kNotFound, "no config.json: not a model's folder", [&] { open_checkpoint(folder.path()); });
 }
 
 }  // namespace

@@ -266,7 +266,7 @@ TEST_F(BrokenModel, MissingFilesAreNamed) {
   std::filesystem::remove(path_ / "model.safetensors");
   expect_error(ErrorCode::kNotFound, "no model.safetensors and no shards of it", [&] { Model::load(path_); });
   std::filesystem::remove(path_ / "config.json");
-  expect_error(ErrorCode::kNotFound, "config.json: cannot open", [&] { Model::load(path_); });
+  expect_error(ErrorCode::kNotFound, "no config.json: not a model's folder", [&] { Model::load(path_); });
 }
 
 }  // namespace

@@ -52,7 +52,7 @@ bool tiles_cost_less(const Device& device, const PagedParams& params, KvType cac
   // By tokens the simdgroups share keys, each loads its own; by tiles each has queries of its own, for all keys.
   const std::uint32_t at_once = std::min(by_token.at_once, params.heads / params.kv_heads);
   const double token_key = ((tile->matrices ? 1 : at_once) + load) / kSimdgroups;
-  const double tile_key = (tile->matrices ? 2 : static_cast<double>(tile->queries) / kSimdgroups) + load / kSimdgroups;
+  const double tile_key = (tile->matrices ? 1 : static_cast<double>(tile->queries) / kSimdgroups) + load / kSimdgroups;
   double tokens = 0;
   double tiles = 0;
   double most = 0;
