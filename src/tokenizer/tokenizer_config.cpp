@@ -102,7 +102,7 @@ void add_own_names(const OrderedJson& root, const std::string& where, TokenizerC
     for (const auto& [key, value] : root.items()) {
       const bool standard = std::find(kNamedTokens.begin(), kNamedTokens.end(), key) != kNamedTokens.end();
       const bool fits = objects ? value.is_object() && value.contains("__type") : value.is_string();
-      if (fits && !standard && key.ends_with("_token")) add_named(Json(value), where + ": " + key, out);
+      if (fits && !standard && key.ends_with("_token")) add_named(Json(value), fmt::format("{}: {}", where, key), out);
     }
   }
 }

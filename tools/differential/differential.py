@@ -35,6 +35,7 @@ class Result:
     allowed: int = 0
     near: float = 0
     message: str = ""  # what went wrong, empty for nothing
+    broken: bool = False  # it was not built, or not run
 
 
 def first_difference(apple, ours, name, distance):
@@ -83,7 +84,7 @@ def job(family, kernel, paths, runs, seed, connection):
         libraries = {side: load(paths[side]) for side in ("Apple's", "ours") if side in paths}
         run_kernel(runner, kernel, libraries, result, runs, seed)
     except Exception as e:  # the harness's own fault is a result too
-        result.message = f"{type(e).__name__}: {e}"
+        result.message, result.broken = f"{type(e).__name__}: {e}", True
     connection.send(result)
 
 
@@ -146,7 +147,7 @@ def work(task):
     family = FAMILIES[name]
     results = []
     for kernel, paths, message in build(sides, family, [k for k in family.kernels if k.name in names], arguments):
-        results.append(Result(name, kernel.name, allowed=kernel.ulp, message=message) if paths is None else
+        results.append(Result(name, kernel.name, allowed=kernel.ulp, message=message, broken=True) if paths is None else
                        run_apart(name, kernel, paths, arguments.runs, arguments.seed))
     return results
 
@@ -204,7 +205,7 @@ def run_planted(arguments):
             results = run_all(changed, tasks(changed))
         if not results:
             raise ValueError(f"no kernel's name has any of {fault.kernels}")
-        found = [r for r in results if r.message]
+        found = [r for r in results if r.message and not r.broken]  # what did not run shows nothing
         missed += not found
         print(f"{'found' if found else 'MISSED'}: {fault.what} ({len(found)} of {len(results)} kernels differ"
               f"{', such as ' + found[0].kernel if found else ''})")

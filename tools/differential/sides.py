@@ -10,7 +10,7 @@ import tempfile
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 EXECUTOR = ["src/backends/msl/host/executor.cpp", "src/backends/msl/host/fiber.cpp",
             "src/backends/msl/host/segments.cpp", "src/backends/msl/host/shadow.cpp", "src/base/program_path.cpp",
-            "tools/differential/runner.cpp"]
+            "src/base/thread_pool.cpp", "tools/differential/runner.cpp"]
 
 
 class NotBuilt(Exception):
@@ -92,5 +92,5 @@ class Sides:
         clang = os.environ.get("METAL_MARLIN_CLANG", "clang-19")
         include = [f"-I{ROOT}/{folder}" for folder in ("src", "include", "tools/msl/include")]
         command = [clang, "--driver-mode=g++", "-std=c++20", "-O2", "-fPIC", "-shared", *include, *sources, "-lfmt", "-ldl",
-                   "-pthread", "-o"]
+                   "-pthread", "-Wl,-z,defs", "-o"]
         return self._make(_digest("runner", *parts), lambda _, output: [*command, output])
