@@ -79,7 +79,7 @@ void decode_attention(Device& device, std::int64_t batch, std::int64_t context) 
   p.q_stride = p.out_stride = kHeads * kHeadDim;
   p.split_keys = 128;
   p.scale = 0.088F;
-  p.splits = paged_splits(device, p, DType::kF16, KvType::kF16, batch, 64);
+  p.splits = paged_splits(device, p, DType::kF16, CacheType::kF16, batch, 64);
   const auto rows = static_cast<std::size_t>(batch * context) * kKvHeads;
   const auto keys = halves(device, rows * kHeadDim);
   const auto values = halves(device, rows * kHeadDim);
@@ -103,12 +103,12 @@ void decode_attention(Device& device, std::int64_t batch, std::int64_t context) 
   b.positions = positions.get();
   b.partial = partial.get();
   const double seconds = time_op(device, 8, [&](Commands& commands, int) {
-    encode_paged_attention(device, commands, p, DType::kF16, KvType::kF16, batch, *q, *out, b);
+    encode_paged_attention(device, commands, p, DType::kF16, CacheType::kF16, batch, *q, *out, b);
   });
   print_row(fmt::format("\"op\": \"decode attention\", \"batch\": {}, \"context\": {}", batch, context), seconds);
 }
 
-void paged_prefill(Device& device, KvType cache, bool rounded, std::int64_t context) {
+void paged_prefill(Device& device, CacheType cache, bool rounded, std::int64_t context) {
   PagedParams p;
   p.heads = kHeads;
   p.kv_heads = kKvHeads;
@@ -173,7 +173,7 @@ void prefill_attention(Device& device, std::int64_t context) {
                     [&](Commands& commands, int) { encode_simdgroup_attention(device, commands, p, DType::kF16, b); }));
   print_row(fmt::format("\"op\": \"flash_attention_v2\", \"batch\": 1, \"context\": {}", context),
             time_op(device, 1, [&](Commands& commands, int) {
-              encode_flash_attention_v2(device, commands, p, DType::kF16, KvType::kF16, b);
+              encode_flash_attention_v2(device, commands, p, DType::kF16, CacheType::kF16, b);
             }));
 }
 
@@ -291,9 +291,9 @@ void run(const std::set<std::string>& parts) {
   }
   if (wants("paged")) {
     for (const std::int64_t context : {64, 128, 256, 512, 2048}) {
-      paged_prefill(*device, KvType::kF16, true, context);
-      paged_prefill(*device, KvType::kF32, false, context);
-      paged_prefill(*device, KvType::kInt4, true, context);
+      paged_prefill(*device, CacheType::kF16, true, context);
+      paged_prefill(*device, CacheType::kF32, false, context);
+      paged_prefill(*device, CacheType::kInt4, true, context);
     }
   }
   if (wants("experts")) experts(*device, pool);

@@ -8,31 +8,31 @@
 
 namespace metal_marlin::msl {
 
-const char* kv_type_name(KvType type) {
+const char* kv_type_name(CacheType type) {
   switch (type) {
-    case KvType::kF32: return "float";
-    case KvType::kF16: return "half";
-    case KvType::kBf16: return "bfloat";
-    case KvType::kFp8: return "fp8";
-    case KvType::kInt8: return "int8";
-    case KvType::kInt4: return "int4";
-    case KvType::kFp4: return "fp4";
+    case CacheType::kF32: return "float";
+    case CacheType::kF16: return "half";
+    case CacheType::kBf16: return "bfloat";
+    case CacheType::kFp8: return "fp8";
+    case CacheType::kInt8: return "int8";
+    case CacheType::kInt4: return "int4";
+    case CacheType::kFp4: return "fp4";
   }
   return "";
 }
 
-std::size_t cache_row_bytes(KvType type, std::int64_t width) {
+std::size_t cache_row_bytes(CacheType type, std::int64_t width) {
   const auto n = static_cast<std::size_t>(width);
   const auto words = [](std::size_t bits) { return (bits + 31) / 32 * 4; };
   const std::size_t scales = (n + 31) / 32 * 16;
   switch (type) {
-    case KvType::kF32: return 4 * n;
-    case KvType::kF16:
-    case KvType::kBf16: return 2 * n;
-    case KvType::kFp8:
-    case KvType::kInt8: return words(8 * n) + words(scales);
-    case KvType::kInt4:
-    case KvType::kFp4: return words(4 * n) + words(scales);
+    case CacheType::kF32: return 4 * n;
+    case CacheType::kF16:
+    case CacheType::kBf16: return 2 * n;
+    case CacheType::kFp8:
+    case CacheType::kInt8: return words(8 * n) + words(scales);
+    case CacheType::kInt4:
+    case CacheType::kFp4: return words(4 * n) + words(scales);
   }
   return 0;
 }

@@ -5,15 +5,14 @@
 #include <cstdint>
 #include <string>
 
+#include "backends/cache_type.h"
+
 namespace metal_marlin::msl {
 
-// What a cache holds keys and values in: numbers, or codes with an f16 scale for each 32 elements.
-enum class KvType : std::uint8_t { kF32, kF16, kBf16, kFp8, kInt8, kInt4, kFp4 };
-
 // As kernels' names have it.
-const char* kv_type_name(KvType type);
+const char* kv_type_name(CacheType type);
 // Of a key or value of `width` elements.
-std::size_t cache_row_bytes(KvType type, std::int64_t width);
+std::size_t cache_row_bytes(CacheType type, std::int64_t width);
 
 // The head width that kernels' names bear which hold heads of these widths, at most `most`.
 // \throws Error (kInvalidArgument, kUnsupported) naming op and heads.

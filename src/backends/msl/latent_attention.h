@@ -30,7 +30,7 @@ struct LatentCall {
   Buffer* norm = nullptr;         // f32 [rank]
   Buffer* frequencies = nullptr;  // f32 [rope_dim / 2]
   float rope_scale = 1;
-  KvType cache = KvType::kF32;
+  CacheType cache = CacheType::kF32;
   PagedBuffers paged;
   std::uint32_t table_stride = 0;
   std::uint32_t splits = 1;  // as PagedParams::splits, split_keys

@@ -34,18 +34,6 @@ constexpr std::uint32_t kSplitKeys = 128;
 // reads weights faster.
 constexpr std::int64_t kFusedTokens = 33;
 
-KvType kv_type(CacheType type) {
-  switch (type) {
-    case CacheType::kF16: return KvType::kF16;
-    case CacheType::kF32: return KvType::kF32;
-    case CacheType::kFp8: return KvType::kFp8;
-    case CacheType::kInt8: return KvType::kInt8;
-    case CacheType::kInt4: return KvType::kInt4;
-    case CacheType::kFp4: return KvType::kFp4;
-  }
-  return KvType::kF16;
-}
-
 class MslModel final : public PreparedModel {
  public:
   MslModel(Plan plan, std::shared_ptr<Device> device, Activations activations)
@@ -138,7 +126,7 @@ class MslRunner final : public Runner {
         device_(model.device()),
         queue_(device_.make_queue()),
         limits_(limits),
-        cache_type_(kv_type(cache)),
+        cache_type_(cache),
         spare_pages_(static_cast<int>(pages_for(most_padding(limits.tokens)))) {
     std::int64_t cols = 1;
     std::int64_t rows = 1;
@@ -675,7 +663,7 @@ class MslRunner final : public Runner {
   Device& device_;
   std::unique_ptr<Queue> queue_;
   RunnerLimits limits_;
-  KvType cache_type_;
+  CacheType cache_type_;
   int spare_pages_;  // after the cache's own: of tokens that fill a shape
   std::optional<LinearWorkspace> workspace_;
   std::vector<std::unique_ptr<DeviceBuffer>> buffers_;  // of the plan
@@ -737,8 +725,8 @@ class MslBackend final : public Backend {
       if (info != nullptr) out.weights += info->packed ? packed_bytes(*info) : info->bytes;
     }
     const auto heads = static_cast<std::size_t>(plan.cache.heads * plan.layers) * kCachePageTokens;
-    out.cache_page = heads * cache_row_bytes(kv_type(cache), plan.cache.key_dim);
-    if (!plan.cache.latent) out.cache_page += heads * cache_row_bytes(kv_type(cache), plan.cache.value_dim);
+    out.cache_page = heads * cache_row_bytes(cache, plan.cache.key_dim);
+    if (!plan.cache.latent) out.cache_page += heads * cache_row_bytes(cache, plan.cache.value_dim);
     return out;
   }
   [[nodiscard]] std::shared_ptr<const PreparedModel> prepare(const Plan& plan, const Checkpoint& checkpoint,

@@ -77,7 +77,7 @@ Arguments arguments_of(const PackedBatch& b) {
 
 }  // namespace
 
-void encode_flash_attention(Device& device, Commands& commands, const PackedParams& params, DType type, KvType cache,
+void encode_flash_attention(Device& device, Commands& commands, const PackedParams& params, DType type, CacheType cache,
                             const PackedBatch& batch) {
   const std::uint32_t width = width_of("flash_attention", params, 640);
   if (batch.queries == 0) return;
@@ -93,8 +93,8 @@ std::int64_t flash_tile_queries(std::uint32_t width) {
   return width == 64 ? 32 : width == 128 ? 16 : width == 256 ? 8 : 4;
 }
 
-void encode_flash_attention_v2(Device& device, Commands& commands, const PackedParams& params, DType type, KvType cache,
-                               const PackedBatch& batch, const AttentionBlocks& blocks) {
+void encode_flash_attention_v2(Device& device, Commands& commands, const PackedParams& params, DType type,
+                               CacheType cache, const PackedBatch& batch, const AttentionBlocks& blocks) {
   const std::uint32_t width = width_of("flash_attention_v2", params, 640);
   if (batch.queries == 0) return;
   const TiledParams p = tiled_params("flash_attention_v2", params, batch, blocks);
@@ -123,7 +123,7 @@ void encode_simdgroup_attention(Device& device, Commands& commands, const Packed
       arguments);
 }
 
-void encode_attention(Device& device, Commands& commands, const PackedParams& params, DType type, KvType cache,
+void encode_attention(Device& device, Commands& commands, const PackedParams& params, DType type, CacheType cache,
                       const PackedBatch& batch, Buffer& scores, std::uint32_t stride) {
   const std::uint32_t width = width_of("attention", params, 640);
   if (batch.queries == 0) return;
@@ -163,7 +163,7 @@ void encode_attention(Device& device, Commands& commands, const PackedParams& pa
           .bytes(6, stride));
 }
 
-void encode_store_rows(Device& device, Commands& commands, KvType cache, std::int64_t rows, std::int64_t width,
+void encode_store_rows(Device& device, Commands& commands, CacheType cache, std::int64_t rows, std::int64_t width,
                        Buffer& x, Buffer& out) {
   if (rows == 0 || width == 0) return;
   commands.dispatch(device.pipeline("flash_attention", fmt::format("store_rows_{}", kv_type_name(cache))),

@@ -27,7 +27,7 @@ struct PackedBatch {
 
 // q and out of `type`, keys and values of `cache`: both f32, f16 or bf16; where they differ
 // the type is f32. \throws Error (kInvalidArgument, kUnsupported) naming the parameter.
-void encode_flash_attention(Device& device, Commands& commands, const PackedParams& params, DType type, KvType cache,
+void encode_flash_attention(Device& device, Commands& commands, const PackedParams& params, DType type, CacheType cache,
                             const PackedBatch& batch);
 // Block-sparse attention: of a sequence's own queries and keys, blocks of `size`.
 struct AttentionBlocks {
@@ -38,18 +38,18 @@ struct AttentionBlocks {
 // Queries that a threadgroup of flash_attention_v2 answers, as FlashTile has them; width: that of its kernel's name.
 std::int64_t flash_tile_queries(std::uint32_t width);
 // The same by tiles of queries, for prefill: in f32, any kind of cache.
-void encode_flash_attention_v2(Device& device, Commands& commands, const PackedParams& params, DType type, KvType cache,
-                               const PackedBatch& batch, const AttentionBlocks& blocks = {});
+void encode_flash_attention_v2(Device& device, Commands& commands, const PackedParams& params, DType type,
+                               CacheType cache, const PackedBatch& batch, const AttentionBlocks& blocks = {});
 // And on the matrix units: q, keys, values and out all f16 or bf16, heads of at most 192.
 void encode_simdgroup_attention(Device& device, Commands& commands, const PackedParams& params, DType type,
                                 const PackedBatch& batch, const AttentionBlocks& blocks = {});
 // The same in three steps. scores: f32 [queries][heads][stride], stride at least the keys of the
 // longest sequence; holds the weights in the end.
-void encode_attention(Device& device, Commands& commands, const PackedParams& params, DType type, KvType cache,
+void encode_attention(Device& device, Commands& commands, const PackedParams& params, DType type, CacheType cache,
                       const PackedBatch& batch, Buffer& scores, std::uint32_t stride);
 
 // Rows of `width` numbers (f32) as keys or values of a cache.
-void encode_store_rows(Device& device, Commands& commands, KvType cache, std::int64_t rows, std::int64_t width,
+void encode_store_rows(Device& device, Commands& commands, CacheType cache, std::int64_t rows, std::int64_t width,
                        Buffer& x, Buffer& out);
 
 // Differential attention (arXiv 2410.05258): out = softmax(q1 k1) v - lambda softmax(q2 k2) v.

@@ -32,9 +32,10 @@ std::uint32_t width_of(const PagedParams& p) {
 
 }  // namespace
 
-PagedWay paged_way(const PagedParams& p, DType type, KvType cache) {
-  const bool same = (type == DType::kF16 && cache == KvType::kF16) || (type == DType::kBf16 && cache == KvType::kBf16);
-  const bool rounds = p.rounded != 0 && (cache == KvType::kF16 || cache == KvType::kBf16);
+PagedWay paged_way(const PagedParams& p, DType type, CacheType cache) {
+  const bool same =
+      (type == DType::kF16 && cache == CacheType::kF16) || (type == DType::kBf16 && cache == CacheType::kBf16);
+  const bool rounds = p.rounded != 0 && (cache == CacheType::kF16 || cache == CacheType::kBf16);
   const std::uint32_t width = std::max(p.key_dim, p.value_dim);
   PagedWay way{};
   way.matrices = (same || rounds) && p.latent == 0 && width <= 256 && p.key_dim % 8 == 0 && p.value_dim % 8 == 0;
@@ -44,7 +45,7 @@ PagedWay paged_way(const PagedParams& p, DType type, KvType cache) {
   return way;
 }
 
-std::uint32_t paged_splits(const Device& device, const PagedParams& params, DType type, KvType cache,
+std::uint32_t paged_splits(const Device& device, const PagedParams& params, DType type, CacheType cache,
                            std::int64_t tokens, std::uint32_t most) {
   const PagedWay way = paged_way(params, type, cache);
   const std::int64_t without = tokens * params.kv_heads * way.groups;
@@ -56,7 +57,7 @@ std::size_t paged_partial_bytes(const PagedParams& params, std::int64_t tokens) 
   return static_cast<std::size_t>(tokens) * params.heads * params.splits * (params.value_dim + 2) * sizeof(float);
 }
 
-void encode_store_kv(Device& device, Commands& commands, const PagedParams& params, DType type, KvType cache,
+void encode_store_kv(Device& device, Commands& commands, const PagedParams& params, DType type, CacheType cache,
                      std::int64_t tokens, Buffer& k, Buffer& v, const PagedBuffers& buffers) {
   static_cast<void>(width_of(params));  // refuses what the attention would
   if (tokens == 0) return;
@@ -76,7 +77,7 @@ void encode_store_kv(Device& device, Commands& commands, const PagedParams& para
                         .bytes(7, params));
 }
 
-void encode_paged_attention(Device& device, Commands& commands, const PagedParams& params, DType type, KvType cache,
+void encode_paged_attention(Device& device, Commands& commands, const PagedParams& params, DType type, CacheType cache,
                             std::int64_t tokens, Buffer& q, Buffer& out, const PagedBuffers& buffers) {
   const std::uint32_t width = width_of(params);
   if (tokens == 0) return;

@@ -29,19 +29,19 @@ struct PagedWay {
   std::uint32_t groups;    // of heads that share keys
   std::uint32_t resident;  // threadgroups that a core holds side by side
 };
-PagedWay paged_way(const PagedParams& params, DType type, KvType cache);
+PagedWay paged_way(const PagedParams& params, DType type, CacheType cache);
 // Into how many splits keys should be cut so that a device is kept busy, at most `most`.
-std::uint32_t paged_splits(const Device& device, const PagedParams& params, DType type, KvType cache,
+std::uint32_t paged_splits(const Device& device, const PagedParams& params, DType type, CacheType cache,
                            std::int64_t tokens, std::uint32_t most);
 std::size_t paged_partial_bytes(const PagedParams& params, std::int64_t tokens);
 
 // Puts the keys and values of new tokens, of `type`, into the cache. Quantized caches take f32.
-void encode_store_kv(Device& device, Commands& commands, const PagedParams& params, DType type, KvType cache,
+void encode_store_kv(Device& device, Commands& commands, const PagedParams& params, DType type, CacheType cache,
                      std::int64_t tokens, Buffer& k, Buffer& v, const PagedBuffers& buffers);
 
 // Each query sees the keys up to its own position; grouped when kv_heads < heads
 // (arXiv 2305.13245). \throws Error (kInvalidArgument, kUnsupported) naming the parameter.
-void encode_paged_attention(Device& device, Commands& commands, const PagedParams& params, DType type, KvType cache,
+void encode_paged_attention(Device& device, Commands& commands, const PagedParams& params, DType type, CacheType cache,
                             std::int64_t tokens, Buffer& q, Buffer& out, const PagedBuffers& buffers);
 
 // Tiles of queries. Sequences are rows of the page tables; their tokens follow one another.
@@ -53,10 +53,10 @@ struct PagedTiles {
 // Whether a batch costs less by tiles than by tokens with params.splits, where there are kernels for it by tiles:
 // of f32 queries, without latents. Many tokens of one sequence do; of few, or with few heads, tiles leave a device
 // idle and themselves mostly empty.
-bool tiles_cost_less(const Device& device, const PagedParams& params, KvType cache,
+bool tiles_cost_less(const Device& device, const PagedParams& params, CacheType cache,
                      std::span<const SequenceSlice> batch);
 // As encode_paged_attention, of f32. \throws Error (kUnsupported) where there is no kernel for it.
-void encode_paged_tiles(Device& device, Commands& commands, const PagedParams& params, KvType cache,
+void encode_paged_tiles(Device& device, Commands& commands, const PagedParams& params, CacheType cache,
                         std::int64_t tokens, Buffer& q, Buffer& out, const PagedBuffers& buffers,
                         const PagedTiles& tiles);
 

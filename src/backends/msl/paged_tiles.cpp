@@ -21,7 +21,7 @@ struct TileWay {
   std::uint32_t width;   // in the kernel's name
   std::int64_t queries;  // of a threadgroup
 };
-std::optional<TileWay> tile_way(const Device& device, const PagedParams& p, KvType cache) {
+std::optional<TileWay> tile_way(const Device& device, const PagedParams& p, CacheType cache) {
   const std::uint32_t width = attention_width("paged_attention", p.heads, p.kv_heads, p.key_dim, p.value_dim);
   if (p.latent != 0 || width > 256) return std::nullopt;
   if (!paged_way(p, DType::kF32, cache).matrices) return TileWay{false, width, flash_tile_queries(width)};
@@ -31,8 +31,8 @@ std::optional<TileWay> tile_way(const Device& device, const PagedParams& p, KvTy
 }
 
 // What loading a key and its value costs a simdgroup, in products with one query, or of tiles on the matrix units.
-double load_cost(bool matrices, KvType cache) {
-  const bool numbers = cache == KvType::kF32 || cache == KvType::kF16 || cache == KvType::kBf16;
+double load_cost(bool matrices, CacheType cache) {
+  const bool numbers = cache == CacheType::kF32 || cache == CacheType::kF16 || cache == CacheType::kBf16;
   return matrices ? 2 : numbers ? 1 : 4;  // codes are decoded
 }
 
@@ -43,7 +43,7 @@ double time_of(double total, double longest, const Device& device, std::uint32_t
 
 }  // namespace
 
-bool tiles_cost_less(const Device& device, const PagedParams& params, KvType cache,
+bool tiles_cost_less(const Device& device, const PagedParams& params, CacheType cache,
                      std::span<const SequenceSlice> batch) {
   const std::optional<TileWay> tile = tile_way(device, params, cache);
   if (!tile) return false;
@@ -70,7 +70,7 @@ bool tiles_cost_less(const Device& device, const PagedParams& params, KvType cac
   return time_by_tiles < time_by_tokens;
 }
 
-void encode_paged_tiles(Device& device, Commands& commands, const PagedParams& params, KvType cache,
+void encode_paged_tiles(Device& device, Commands& commands, const PagedParams& params, CacheType cache,
                         std::int64_t tokens, Buffer& q, Buffer& out, const PagedBuffers& buffers,
                         const PagedTiles& tiles) {
   const std::optional<TileWay> way = tile_way(device, params, cache);

@@ -195,9 +195,9 @@ bool paged_attention_matches(Device& device) {
   p.scale = 0.1F;
   const std::vector<float> y = changed(device, q, [&](Commands& commands, Buffer& buffer) {
     PagedBuffers b{keys.get(), values.get(), table.get(), sequences.get(), positions.get()};
-    encode_store_kv(device, commands, p, DType::kF32, KvType::kF32, 2, *k_buffer, *v_buffer, b);
+    encode_store_kv(device, commands, p, DType::kF32, CacheType::kF32, 2, *k_buffer, *v_buffer, b);
     b.positions = last.get();
-    encode_paged_attention(device, commands, p, DType::kF32, KvType::kF32, 1, buffer, buffer, b);
+    encode_paged_attention(device, commands, p, DType::kF32, CacheType::kF32, 1, buffer, buffer, b);
   });
   double difference = 0;
   for (std::size_t i = 0; i < kDim; ++i) difference += 0.1 * q[i] * (static_cast<double>(k[kDim + i]) - k[i]);
@@ -537,9 +537,10 @@ bool packed_attention_matches(Device& device, PackedKind kind) {
         1, &buffer, keys.get(), values.get(), &buffer, sequence.get(), q_starts.get(), k_starts.get(), 1};
     switch (kind) {
       case PackedKind::kSteps:
-        return encode_attention(device, commands, p, DType::kF32, KvType::kF32, batch, *scores, 2);
-      case PackedKind::kFused: return encode_flash_attention(device, commands, p, DType::kF32, KvType::kF32, batch);
-      case PackedKind::kTiles: return encode_flash_attention_v2(device, commands, p, DType::kF32, KvType::kF32, batch);
+        return encode_attention(device, commands, p, DType::kF32, CacheType::kF32, batch, *scores, 2);
+      case PackedKind::kFused: return encode_flash_attention(device, commands, p, DType::kF32, CacheType::kF32, batch);
+      case PackedKind::kTiles:
+        return encode_flash_attention_v2(device, commands, p, DType::kF32, CacheType::kF32, batch);
       case PackedKind::kMatrixUnits: {
         const std::array<Buffer*, 4> numbers{&buffer, keys.get(), values.get(), &buffer};
         for (std::size_t i = 0; i < 3; ++i)

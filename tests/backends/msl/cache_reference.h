@@ -25,15 +25,15 @@ inline float nearest_element(Format format, float v) {
   return std::copysign(levels[best], v);
 }
 
-inline std::vector<float> cached_row(KvType type, const std::vector<float>& row) {
-  if (type == KvType::kF32) return row;
-  if (type == KvType::kF16) return TypedData(DType::kF16, row).values;
-  if (type == KvType::kBf16) return TypedData(DType::kBf16, row).values;
+inline std::vector<float> cached_row(CacheType type, const std::vector<float>& row) {
+  if (type == CacheType::kF32) return row;
+  if (type == CacheType::kF16) return TypedData(DType::kF16, row).values;
+  if (type == CacheType::kBf16) return TypedData(DType::kBf16, row).values;
   std::vector<float> out;
-  const float largest = type == KvType::kInt8   ? 127.0F
-                        : type == KvType::kInt4 ? 7.0F
-                        : type == KvType::kFp8  ? 448.0F
-                                                : 6.0F;
+  const float largest = type == CacheType::kInt8   ? 127.0F
+                        : type == CacheType::kInt4 ? 7.0F
+                        : type == CacheType::kFp8  ? 448.0F
+                                                   : 6.0F;
   for (std::size_t begin = 0; begin < row.size(); begin += 32) {
     const std::size_t end = std::min(begin + 32, row.size());
     float top = 0;
@@ -42,9 +42,9 @@ inline std::vector<float> cached_row(KvType type, const std::vector<float>& row)
     const float inverse = scale > 0 ? 1.0F / scale : 0.0F;
     for (std::size_t i = begin; i < end; ++i) {
       const float v = std::clamp(row[i] * inverse, -largest, largest);
-      const float code = type == KvType::kFp8   ? nearest_element(Format::kFp8E4M3, v)
-                         : type == KvType::kFp4 ? nearest_element(Format::kFp4, v)
-                                                : std::nearbyint(v);
+      const float code = type == CacheType::kFp8   ? nearest_element(Format::kFp8E4M3, v)
+                         : type == CacheType::kFp4 ? nearest_element(Format::kFp4, v)
+                                                   : std::nearbyint(v);
       out.push_back(code * scale);
     }
   }
@@ -63,18 +63,18 @@ inline float float_step(float v, int fraction_bits, int least) {
 }
 
 // Codes from the row's begin on, then scales of 32 elements, each from a multiple of 4 bytes on.
-inline HeldRow held_row(KvType type, const std::byte* row, std::size_t width) {
+inline HeldRow held_row(CacheType type, const std::byte* row, std::size_t width) {
   HeldRow held;
-  if (type == KvType::kF32 || type == KvType::kF16 || type == KvType::kBf16) {
-    const DType dtype = type == KvType::kF32 ? DType::kF32 : type == KvType::kF16 ? DType::kF16 : DType::kBf16;
-    const TypedData data(dtype, std::span(row, width * (type == KvType::kF32 ? 4 : 2)));
+  if (type == CacheType::kF32 || type == CacheType::kF16 || type == CacheType::kBf16) {
+    const DType dtype = type == CacheType::kF32 ? DType::kF32 : type == CacheType::kF16 ? DType::kF16 : DType::kBf16;
+    const TypedData data(dtype, std::span(row, width * (type == CacheType::kF32 ? 4 : 2)));
     held.values = data.values;
-    const float least = type == KvType::kF16 ? 0x1p-24F : 0;  // subnormal numbers lie no closer
+    const float least = type == CacheType::kF16 ? 0x1p-24F : 0;  // subnormal numbers lie no closer
     for (const float v : held.values)
       held.steps.push_back(std::max(2 * static_cast<float>(data.unit()) * std::fabs(v), least));
     return held;
   }
-  const bool eight = type == KvType::kFp8 || type == KvType::kInt8;
+  const bool eight = type == CacheType::kFp8 || type == CacheType::kInt8;
   const std::size_t scales_at = ((eight ? width : (width + 1) / 2) + 3) / 4 * 4;
   for (std::size_t i = 0; i < width; ++i) {
     const auto byte = std::to_integer<std::uint32_t>(row[eight ? i : i / 2]);
@@ -82,11 +82,13 @@ inline HeldRow held_row(KvType type, const std::byte* row, std::size_t width) {
     std::uint16_t half = 0;
     std::memcpy(&half, row + scales_at + i / 32 * 2, sizeof(half));
     const float scale = f16_to_f32(half);
-    const float v = type == KvType::kInt8 ? static_cast<float>(static_cast<std::int8_t>(code))
-                    : type == KvType::kInt4
+    const float v = type == CacheType::kInt8 ? static_cast<float>(static_cast<std::int8_t>(code))
+                    : type == CacheType::kInt4
                         ? static_cast<float>(static_cast<int>(code ^ 8U) - 8)
-                        : decode_table(type == KvType::kFp8 ? Format::kFp8E4M3 : Format::kFp4)[code];
-    const float step = type == KvType::kFp8 ? float_step(v, 3, -6) : type == KvType::kFp4 ? float_step(v, 1, 0) : 1;
+                        : decode_table(type == CacheType::kFp8 ? Format::kFp8E4M3 : Format::kFp4)[code];
+    const float step = type == CacheType::kFp8   ? float_step(v, 3, -6)
+                       : type == CacheType::kFp4 ? float_step(v, 1, 0)
+                                                 : 1;
     held.values.push_back(v * scale);
     // The scale itself is rounded, so that the largest lies as much beyond the last code.
     held.steps.push_back(step * scale + std::fabs(v * scale) * 0x1p-10F);

@@ -24,7 +24,7 @@ struct Case {
   std::size_t value;
   std::size_t rank;
   bool interleaved;
-  KvType cache = KvType::kF32;
+  CacheType cache = CacheType::kF32;
   std::uint32_t splits = 1;
   [[nodiscard]] std::size_t width() const { return rank + rope; }
 };
@@ -276,15 +276,16 @@ void check_case(Device& device, bool small, const Case& c, TestMatrix expand) {
 }
 
 TEST_P(LatentAttentions, RaggedBatchesOfOddWidths) {
-  for (const Case& c : {Case{3, 5, 6, 7, 20, true}, Case{2, 16, 64, 24, 96, false}, Case{1, 1, 2, 1, 1, true},
-                        Case{5, 33, 8, 3, 33, false, KvType::kF16, 3}, Case{2, 8, 2, 9, 128, true, KvType::kBf16, 2}}) {
+  for (const Case& c :
+       {Case{3, 5, 6, 7, 20, true}, Case{2, 16, 64, 24, 96, false}, Case{1, 1, 2, 1, 1, true},
+        Case{5, 33, 8, 3, 33, false, CacheType::kF16, 3}, Case{2, 8, 2, 9, 128, true, CacheType::kBf16, 2}}) {
     check_case(*device, few_shapes(), c,
                dense_matrix(DType::kF32, expanded_rows(c), static_cast<std::int64_t>(c.rank), 31));
   }
 }
 
 TEST_P(LatentAttentions, QuantizedCaches) {
-  for (const KvType cache : {KvType::kFp8, KvType::kInt8, KvType::kInt4, KvType::kFp4}) {
+  for (const CacheType cache : {CacheType::kFp8, CacheType::kInt8, CacheType::kInt4, CacheType::kFp4}) {
     for (const Case& c : {Case{2, 7, 4, 5, 30, false, cache, 2}, Case{3, 4, 10, 6, 55, true, cache}}) {
       check_case(*device, few_shapes(), c,
                  dense_matrix(DType::kF32, expanded_rows(c), static_cast<std::int64_t>(c.rank), 32));
@@ -294,7 +295,7 @@ TEST_P(LatentAttentions, QuantizedCaches) {
 
 // The widest that the cache's rows may be, and GLM-4.7-Flash's and DeepSeek's latents.
 TEST_P(LatentAttentions, WideLatents) {
-  for (const Case& c : {Case{2, 16, 64, 16, 512, true, KvType::kF16}, Case{1, 3, 64, 5, 576, false}}) {
+  for (const Case& c : {Case{2, 16, 64, 16, 512, true, CacheType::kF16}, Case{1, 3, 64, 5, 576, false}}) {
     check_case(*device, true, c, dense_matrix(DType::kF16, expanded_rows(c), static_cast<std::int64_t>(c.rank), 33));
   }
 }

@@ -34,7 +34,7 @@ INSTANTIATE_TEST_SUITE_P(Modes, MslBackend, testing::Values(Activations::kF32, A
 TEST_P(MslBackend, PromptsGoByTiles) {
   const bool exact = GetParam() == Activations::kF32;
   const CacheType cache = exact ? CacheType::kF32 : CacheType::kF16;
-  const KvType kv = exact ? KvType::kF32 : KvType::kF16;
+  const CacheType kv = exact ? CacheType::kF32 : CacheType::kF16;
   const auto checkpoint = open_checkpoint(test_data("fixtures") / "qwen3-tiny");
   const Plan plan = build_plan(parse_model_config(checkpoint->config(), nullptr, "qwen3-tiny"));
   const std::shared_ptr<Device> device = make_device("msl-host");

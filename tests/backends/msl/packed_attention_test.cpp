@@ -30,7 +30,7 @@ struct Case {
   bool mask;
   bool sinks;
   DType type;
-  KvType cache;
+  CacheType cache;
 };
 
 // Keys or values: what a cache keeps of them.
@@ -54,7 +54,7 @@ struct Rows {
     commands->wait();
     return out;
   }
-  KvType cache;
+  CacheType cache;
   std::size_t width;
   std::vector<float> source;
   std::vector<float> values;
@@ -221,17 +221,17 @@ void check(const Batch& b, DType type, double unit, const Encode& encode) {
 
 std::vector<Case> fused_cases() {
   return {
-      {params(4, 2, 64, 64, true, 0, 0), false, false, DType::kF32, KvType::kF32},
-      {params(2, 2, 80, 96, false, 0, 0), true, false, DType::kF32, KvType::kF16},
-      {params(3, 1, 128, 128, true, 6, 0), false, true, DType::kF32, KvType::kBf16},
-      {params(2, 1, 192, 128, true, 0, 15), true, true, DType::kF16, KvType::kF16},
-      {params(1, 1, 256, 256, true, 0, 0), false, false, DType::kBf16, KvType::kBf16},
-      {params(2, 2, 5, 3, false, 0, 0), false, false, DType::kF32, KvType::kF32},
-      {params(2, 1, 576, 512, true, 0, 0), false, false, DType::kF32, KvType::kF16},
-      {params(2, 2, 64, 80, true, 0, 0), false, true, DType::kF32, KvType::kInt8},
-      {params(4, 1, 112, 50, false, 0, 0), true, false, DType::kF32, KvType::kInt4},
-      {params(2, 1, 37, 37, true, 9, 0), false, false, DType::kF32, KvType::kFp8},
-      {params(1, 1, 128, 128, true, 0, 8), false, false, DType::kF32, KvType::kFp4},
+      {params(4, 2, 64, 64, true, 0, 0), false, false, DType::kF32, CacheType::kF32},
+      {params(2, 2, 80, 96, false, 0, 0), true, false, DType::kF32, CacheType::kF16},
+      {params(3, 1, 128, 128, true, 6, 0), false, true, DType::kF32, CacheType::kBf16},
+      {params(2, 1, 192, 128, true, 0, 15), true, true, DType::kF16, CacheType::kF16},
+      {params(1, 1, 256, 256, true, 0, 0), false, false, DType::kBf16, CacheType::kBf16},
+      {params(2, 2, 5, 3, false, 0, 0), false, false, DType::kF32, CacheType::kF32},
+      {params(2, 1, 576, 512, true, 0, 0), false, false, DType::kF32, CacheType::kF16},
+      {params(2, 2, 64, 80, true, 0, 0), false, true, DType::kF32, CacheType::kInt8},
+      {params(4, 1, 112, 50, false, 0, 0), true, false, DType::kF32, CacheType::kInt4},
+      {params(2, 1, 37, 37, true, 9, 0), false, false, DType::kF32, CacheType::kFp8},
+      {params(1, 1, 128, 128, true, 0, 8), false, false, DType::kF32, CacheType::kFp4},
   };
 }
 
@@ -257,7 +257,7 @@ TEST_P(PackedAttention, InThreeSteps) {
 // More keys than a threadgroup has threads.
 TEST_P(PackedAttention, ManyKeys) {
   const Lengths lengths = {{2, 300}, {1, 129}};
-  const Case c{params(2, 1, 16, 16, true, 0, 0), false, true, DType::kF32, KvType::kF32};
+  const Case c{params(2, 1, 16, 16, true, 0, 0), false, true, DType::kF32, CacheType::kF32};
   const Batch b(*device, c, 1, lengths);
   const auto scores = device->allocate(b.queries() * b.p.heads * 300 * sizeof(float));
   check(b, c.type, 0, [&] {
@@ -285,7 +285,7 @@ TEST_P(PackedAttention, TilesOfQueries) {
 
 TEST_P(PackedAttention, OnTheMatrixUnits) {
   for (const DType type : {DType::kF16, DType::kBf16}) {
-    const KvType cache = type == DType::kF16 ? KvType::kF16 : KvType::kBf16;
+    const CacheType cache = type == DType::kF16 ? CacheType::kF16 : CacheType::kBf16;
     const std::vector<Case> cases = {
         {params(4, 2, 64, 64, true, 0, 0), false, false, type, cache},
         {params(2, 2, 80, 96, false, 0, 0), true, false, type, cache},
@@ -313,9 +313,9 @@ TEST_P(PackedAttention, OnTheMatrixUnits) {
 
 TEST(StagedPackedAttention, HasNoRaces) {
   const auto device = staging_device();
-  for (const Case& c : {Case{params(4, 2, 64, 64, true, 0, 0), false, false, DType::kF16, KvType::kF16},
-                        Case{params(2, 2, 80, 96, false, 0, 0), true, true, DType::kBf16, KvType::kBf16},
-                        Case{params(1, 1, 192, 140, true, 0, 0), false, false, DType::kF16, KvType::kF16}}) {
+  for (const Case& c : {Case{params(4, 2, 64, 64, true, 0, 0), false, false, DType::kF16, CacheType::kF16},
+                        Case{params(2, 2, 80, 96, false, 0, 0), true, true, DType::kBf16, CacheType::kBf16},
+                        Case{params(1, 1, 192, 140, true, 0, 0), false, false, DType::kF16, CacheType::kF16}}) {
     const Batch b(*device, c, 1, kLongLengths);
     check(b, c.type, c.type == DType::kF16 ? 0x1p-11 : 0x1p-8, [&] {
       const auto commands = device->commands();
@@ -336,9 +336,10 @@ TEST_P(PackedAttention, RandomShapes) {
     const bool causal = one_of({0, 1}) != 0;
     const bool halves = one_of({0, 1}) != 0;
     const DType type = halves ? (one_of({0, 1}) != 0 ? DType::kF16 : DType::kBf16) : DType::kF32;
-    const KvType caches[] = {KvType::kF32,  KvType::kF16,  KvType::kBf16, KvType::kFp8,
-                             KvType::kInt8, KvType::kInt4, KvType::kFp4};
-    const KvType cache = halves ? (type == DType::kF16 ? KvType::kF16 : KvType::kBf16) : caches[generator() % 7];
+    const CacheType caches[] = {CacheType::kF32,  CacheType::kF16,  CacheType::kBf16, CacheType::kFp8,
+                                CacheType::kInt8, CacheType::kInt4, CacheType::kFp4};
+    const CacheType cache =
+        halves ? (type == DType::kF16 ? CacheType::kF16 : CacheType::kBf16) : caches[generator() % 7];
     const Case c{params(kv_heads * one_of({1, 2, 5}), kv_heads, one_of({1, 2, 7, 8, 16, 31, 32, 33, 64, 65, 129, 192}),
                         one_of({1, 2, 7, 8, 16, 31, 32, 33, 64, 65, 129, 192}), causal,
                         causal ? one_of({0, 1, 2, 8, 33}) : 0, static_cast<float>(one_of({0, 0, 9}))),
@@ -369,9 +370,9 @@ TEST_P(PackedAttention, RandomShapes) {
 
 TEST_P(PackedAttention, Differential) {
   for (const bool normed : {true, false}) {
-    for (const Case& c : {Case{params(4, 2, 32, 64, true, 0, 0), false, false, DType::kF32, KvType::kF32},
-                          Case{params(2, 1, 40, 80, false, 0, 0), false, false, DType::kF16, KvType::kF16},
-                          Case{params(2, 2, 128, 256, true, 7, 0), false, false, DType::kBf16, KvType::kBf16}}) {
+    for (const Case& c : {Case{params(4, 2, 32, 64, true, 0, 0), false, false, DType::kF32, CacheType::kF32},
+                          Case{params(2, 1, 40, 80, false, 0, 0), false, false, DType::kF16, CacheType::kF16},
+                          Case{params(2, 2, 128, 256, true, 7, 0), false, false, DType::kBf16, CacheType::kBf16}}) {
       const Batch b(*device, c, 2);
       const auto lambdas = normal_data(b.p.heads, 8);
       const auto weight = normal_data(b.p.value_width, 9);
@@ -432,10 +433,10 @@ TEST_P(PackedAttention, DifferentialAsAPublicImplementation) {
 }
 
 TEST_P(PackedAttention, RefusesWhatItCannotDo) {
-  const Batch b(*device, {params(2, 2, 8, 8, true, 0, 0), false, false, DType::kF32, KvType::kF32}, 1);
+  const Batch b(*device, {params(2, 2, 8, 8, true, 0, 0), false, false, DType::kF32, CacheType::kF32}, 1);
   const auto commands = device->commands();
   const auto encode = [&](const PackedParams& p) {
-    encode_flash_attention(*device, *commands, p, DType::kF32, KvType::kF32, b.batch);
+    encode_flash_attention(*device, *commands, p, DType::kF32, CacheType::kF32, b.batch);
   };
   EXPECT_THROW(encode(params(3, 2, 8, 8, true, 0, 0)), Error);
   EXPECT_THROW(encode(params(2, 2, 641, 8, true, 0, 0)), Error);
@@ -448,7 +449,7 @@ TEST_P(PackedAttention, RefusesWhatItCannotDo) {
   PackedBatch unknown = b.batch;
   unknown.sequence_count = 0;
   expect_error(ErrorCode::kInvalidArgument, "flash_attention_v2: 0 sequences",
-               [&] { encode_flash_attention_v2(*device, *commands, b.p, DType::kF32, KvType::kF32, unknown); });
+               [&] { encode_flash_attention_v2(*device, *commands, b.p, DType::kF32, CacheType::kF32, unknown); });
 }
 
 }  // namespace

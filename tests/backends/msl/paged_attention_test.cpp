@@ -32,13 +32,13 @@ struct Case {
   float soft_cap;
   bool sinks;
   DType type;
-  KvType cache;
+  CacheType cache;
   bool rounded = false;  // queries may be
   [[nodiscard]] std::size_t page() const { return std::size_t{1} << page_shift; }
 };
 
-constexpr KvType kCaches[] = {KvType::kF32,  KvType::kF16,  KvType::kBf16, KvType::kFp8,
-                              KvType::kInt8, KvType::kInt4, KvType::kFp4};
+constexpr CacheType kCaches[] = {CacheType::kF32,  CacheType::kF16,  CacheType::kBf16, CacheType::kFp8,
+                                 CacheType::kInt8, CacheType::kInt4, CacheType::kFp4};
 
 // Sequences that hold `past` tokens and get `count` new ones.
 struct Length {
@@ -170,8 +170,8 @@ class Fixture {
     // Scores of f32 products: an error of d 2^-24 |q||k| scale moves a weight by as much.
     const double scores = static_cast<double>(case_.key_dim) * 0x1p-24 * 8 + 0x1p-20;
     // On the matrix units weights are rounded to the cache's type, and queries, if they are of another.
-    const bool halves = case_.cache == KvType::kF16 || case_.cache == KvType::kBf16;
-    const double cache_unit = case_.cache == KvType::kF16 ? 0x1p-11 : 0x1p-8;
+    const bool halves = case_.cache == CacheType::kF16 || case_.cache == CacheType::kBf16;
+    const double cache_unit = case_.cache == CacheType::kF16 ? 0x1p-11 : 0x1p-8;
     const bool matrices = halves && (case_.rounded || case_.type != DType::kF32);
     const double query = matrices && case_.type == DType::kF32 ? expected.score_size * cache_unit : 0;
     for (std::size_t e = 0; e < case_.value_dim; ++e) {
@@ -258,35 +258,35 @@ void check_cases(Device& device, bool small, const std::vector<Case>& cases) {
 
 TEST_P(PagedAttention, RaggedBatches) {
   check_cases(*device, few_shapes(),
-              {{4, 2, 64, 64, false, 4, 1, 0, 0, false, DType::kF32, KvType::kF32},
-               {3, 3, 80, 80, false, 4, 1, 0, 0, false, DType::kF32, KvType::kF16},
-               {2, 1, 128, 128, false, 3, 1, 5, 0, false, DType::kF32, KvType::kBf16},
-               {2, 2, 96, 96, false, 5, 1, 0, 20, false, DType::kF16, KvType::kF16},
-               {5, 1, 256, 256, false, 4, 1, 0, 0, true, DType::kBf16, KvType::kBf16},
-               {1, 1, 7, 7, false, 4, 1, 20, 3, true, DType::kF32, KvType::kF32},
-               {6, 2, 112, 40, false, 5, 1, 0, 0, false, DType::kF32, KvType::kF32},
-               {2, 2, 192, 128, false, 3, 1, 33, 0, true, DType::kF32, KvType::kF16}});
+              {{4, 2, 64, 64, false, 4, 1, 0, 0, false, DType::kF32, CacheType::kF32},
+               {3, 3, 80, 80, false, 4, 1, 0, 0, false, DType::kF32, CacheType::kF16},
+               {2, 1, 128, 128, false, 3, 1, 5, 0, false, DType::kF32, CacheType::kBf16},
+               {2, 2, 96, 96, false, 5, 1, 0, 20, false, DType::kF16, CacheType::kF16},
+               {5, 1, 256, 256, false, 4, 1, 0, 0, true, DType::kBf16, CacheType::kBf16},
+               {1, 1, 7, 7, false, 4, 1, 20, 3, true, DType::kF32, CacheType::kF32},
+               {6, 2, 112, 40, false, 5, 1, 0, 0, false, DType::kF32, CacheType::kF32},
+               {2, 2, 192, 128, false, 3, 1, 33, 0, true, DType::kF32, CacheType::kF16}});
 }
 
 TEST_P(PagedAttention, OnMatrixUnits) {
   check_cases(*device, few_shapes(),
-              {{4, 2, 64, 64, false, 4, 1, 0, 0, false, DType::kF16, KvType::kF16},
-               {8, 1, 128, 128, false, 3, 1, 0, 0, true, DType::kF32, KvType::kF16, true},
-               {20, 2, 80, 96, false, 5, 3, 0, 0, true, DType::kBf16, KvType::kBf16},
-               {9, 1, 256, 200, false, 4, 2, 21, 0, true, DType::kF32, KvType::kBf16, true},
-               {1, 1, 8, 16, false, 4, 1, 7, 5, false, DType::kF16, KvType::kF16},
-               {3, 3, 192, 256, false, 4, 1, 0, 0, false, DType::kBf16, KvType::kBf16},
-               {5, 1, 192, 192, false, 4, 1, 0, 0, false, DType::kF16, KvType::kF16},
-               {3, 1, 136, 72, false, 4, 1, 0, 9, false, DType::kBf16, KvType::kBf16}});
+              {{4, 2, 64, 64, false, 4, 1, 0, 0, false, DType::kF16, CacheType::kF16},
+               {8, 1, 128, 128, false, 3, 1, 0, 0, true, DType::kF32, CacheType::kF16, true},
+               {20, 2, 80, 96, false, 5, 3, 0, 0, true, DType::kBf16, CacheType::kBf16},
+               {9, 1, 256, 200, false, 4, 2, 21, 0, true, DType::kF32, CacheType::kBf16, true},
+               {1, 1, 8, 16, false, 4, 1, 7, 5, false, DType::kF16, CacheType::kF16},
+               {3, 3, 192, 256, false, 4, 1, 0, 0, false, DType::kBf16, CacheType::kBf16},
+               {5, 1, 192, 192, false, 4, 1, 0, 0, false, DType::kF16, CacheType::kF16},
+               {3, 1, 136, 72, false, 4, 1, 0, 9, false, DType::kBf16, CacheType::kBf16}});
 }
 
 TEST(StagedPagedAttention, HasNoRaces) {
   check_cases(*staging_device(), true,
-              {{4, 2, 64, 64, false, 4, 1, 0, 0, false, DType::kF16, KvType::kF16},
-               {9, 1, 256, 200, false, 4, 2, 21, 0, true, DType::kF32, KvType::kBf16, true}});
+              {{4, 2, 64, 64, false, 4, 1, 0, 0, false, DType::kF16, CacheType::kF16},
+               {9, 1, 256, 200, false, 4, 2, 21, 0, true, DType::kF32, CacheType::kBf16, true}});
   const auto device = staging_device();
   for (const std::uint32_t width : {64U, 136U}) {
-    Fixture fixture(*device, {2, 1, width, width, false, 4, 1, 0, 0, false, DType::kF32, KvType::kF16, true},
+    Fixture fixture(*device, {2, 1, width, width, false, 4, 1, 0, 0, false, DType::kF32, CacheType::kF16, true},
                     {{0, 19}, {17, 2}});
     fixture.run(true);
     fixture.check();
@@ -295,13 +295,13 @@ TEST(StagedPagedAttention, HasNoRaces) {
 
 TEST_P(PagedAttention, KeysCutIntoParts) {
   check_cases(*device, few_shapes(),
-              {{4, 2, 64, 64, false, 4, 3, 0, 0, false, DType::kF32, KvType::kF32},
-               {8, 1, 128, 128, false, 3, 8, 0, 0, true, DType::kF32, KvType::kF16},
-               {2, 1, 40, 96, false, 5, 2, 11, 12, true, DType::kBf16, KvType::kBf16}});
+              {{4, 2, 64, 64, false, 4, 3, 0, 0, false, DType::kF32, CacheType::kF32},
+               {8, 1, 128, 128, false, 3, 8, 0, 0, true, DType::kF32, CacheType::kF16},
+               {2, 1, 40, 96, false, 5, 2, 11, 12, true, DType::kBf16, CacheType::kBf16}});
 }
 
 TEST_P(PagedAttention, QuantizedCaches) {
-  for (const KvType cache : {KvType::kInt8, KvType::kInt4, KvType::kFp8, KvType::kFp4}) {
+  for (const CacheType cache : {CacheType::kInt8, CacheType::kInt4, CacheType::kFp8, CacheType::kFp4}) {
     check_cases(*device, few_shapes(),
                 {{4, 2, 64, 64, false, 4, 1, 0, 0, false, DType::kF32, cache},
                  {2, 2, 45, 70, false, 3, 2, 0, 0, true, DType::kF32, cache},
@@ -312,14 +312,14 @@ TEST_P(PagedAttention, QuantizedCaches) {
 
 // Tiles of every kernel: full, part empty and of one query, of sequences with and without a past.
 TEST_P(PagedAttention, ByTiles) {
-  std::vector<Case> cases = {{8, 1, 128, 128, false, 3, 1, 0, 0, true, DType::kF32, KvType::kF16, true},
-                             {4, 2, 64, 64, false, 4, 1, 21, 0, false, DType::kF32, KvType::kBf16, true},
-                             {3, 3, 192, 136, false, 5, 1, 0, 9, false, DType::kF32, KvType::kF16, true},
-                             {5, 1, 72, 56, false, 4, 1, 0, 0, false, DType::kF32, KvType::kF16},
-                             {2, 1, 128, 128, false, 4, 1, 9, 12, true, DType::kF32, KvType::kF32},
-                             {2, 2, 256, 256, false, 3, 1, 0, 0, false, DType::kF32, KvType::kBf16},
-                             {1, 1, 7, 7, false, 4, 1, 20, 3, true, DType::kF32, KvType::kF32}};
-  for (const KvType cache : {KvType::kInt8, KvType::kInt4, KvType::kFp8, KvType::kFp4})
+  std::vector<Case> cases = {{8, 1, 128, 128, false, 3, 1, 0, 0, true, DType::kF32, CacheType::kF16, true},
+                             {4, 2, 64, 64, false, 4, 1, 21, 0, false, DType::kF32, CacheType::kBf16, true},
+                             {3, 3, 192, 136, false, 5, 1, 0, 9, false, DType::kF32, CacheType::kF16, true},
+                             {5, 1, 72, 56, false, 4, 1, 0, 0, false, DType::kF32, CacheType::kF16},
+                             {2, 1, 128, 128, false, 4, 1, 9, 12, true, DType::kF32, CacheType::kF32},
+                             {2, 2, 256, 256, false, 3, 1, 0, 0, false, DType::kF32, CacheType::kBf16},
+                             {1, 1, 7, 7, false, 4, 1, 20, 3, true, DType::kF32, CacheType::kF32}};
+  for (const CacheType cache : {CacheType::kInt8, CacheType::kInt4, CacheType::kFp8, CacheType::kFp4})
     cases.push_back({4, 2, 64, 45, false, 4, 1, 0, 0, false, DType::kF32, cache});
   const std::vector<Length> lengths = few_shapes() ? std::vector<Length>{{0, 19}, {17, 2}, {4, 0}, {30, 1}}
                                                    : std::vector<Length>{{0, 1}, {0, 75}, {3, 0}, {70, 1}, {15, 34}};
@@ -335,7 +335,7 @@ TEST_P(PagedAttention, TilesAreForManyTokensOfOneSequence) {
   p.heads = 32;
   p.kv_heads = 8;
   p.key_dim = p.value_dim = 128;
-  const auto tiled = [&](const std::vector<SequenceSlice>& batch, KvType cache = KvType::kF16) {
+  const auto tiled = [&](const std::vector<SequenceSlice>& batch, CacheType cache = CacheType::kF16) {
     std::int64_t tokens = 0;
     for (const SequenceSlice& slice : batch) tokens += slice.count;
     p.splits = paged_splits(*device, p, DType::kF32, cache, tokens, 32);
@@ -350,7 +350,7 @@ TEST_P(PagedAttention, TilesAreForManyTokensOfOneSequence) {
     EXPECT_FALSE(tiled({{0, 8, 4000, {}, 0}}));
     EXPECT_FALSE(tiled(std::vector<SequenceSlice>(2048, {0, 1, 300, {}, 0})));
   }
-  EXPECT_TRUE(tiled({{0, 2048, 0, {}, 0}}, KvType::kInt4));
+  EXPECT_TRUE(tiled({{0, 2048, 0, {}, 0}}, CacheType::kInt4));
   p.latent = 1;
   EXPECT_FALSE(tiled({{0, 2048, 0, {}, 0}}));
   p.latent = 0;
@@ -360,16 +360,17 @@ TEST_P(PagedAttention, TilesAreForManyTokensOfOneSequence) {
   const auto buffer = device->allocate(64);
   const auto commands = device->commands();
   expect_error(ErrorCode::kUnsupported, "no tiles for heads of 256 and 128", [&] {
-    encode_paged_tiles(*device, *commands, p, KvType::kF16, 1, *buffer, *buffer, {}, {1, buffer.get(), buffer.get()});
+    encode_paged_tiles(*device, *commands, p, CacheType::kF16, 1, *buffer, *buffer, {},
+                       {1, buffer.get(), buffer.get()});
   });
 }
 
 TEST_P(PagedAttention, Latents) {
   check_cases(*device, few_shapes(),
-              {{5, 1, 576, 512, true, 4, 1, 0, 0, false, DType::kF32, KvType::kF16},
-               {3, 1, 80, 64, true, 3, 2, 0, 0, false, DType::kF32, KvType::kF32},
-               {2, 1, 75, 50, true, 4, 1, 0, 0, true, DType::kF32, KvType::kFp8},
-               {4, 1, 130, 110, true, 5, 3, 0, 0, false, DType::kF16, KvType::kF16}});
+              {{5, 1, 576, 512, true, 4, 1, 0, 0, false, DType::kF32, CacheType::kF16},
+               {3, 1, 80, 64, true, 3, 2, 0, 0, false, DType::kF32, CacheType::kF32},
+               {2, 1, 75, 50, true, 4, 1, 0, 0, true, DType::kF32, CacheType::kFp8},
+               {4, 1, 130, 110, true, 5, 3, 0, 0, false, DType::kF16, CacheType::kF16}});
 }
 
 // Widths about those of tiles and groups, pasts about those of pages, drawn at random.
@@ -378,10 +379,10 @@ TEST_P(PagedAttention, RandomShapes) {
   const auto one_of = [&](const std::vector<std::uint32_t>& sizes) { return sizes[generator() % sizes.size()]; };
   const int count = few_shapes() ? 8 : 30;
   for (int i = 0; i < count; ++i) {
-    const KvType cache = kCaches[generator() % std::size(kCaches)];
-    const bool halves = cache == KvType::kF16 || cache == KvType::kBf16;
+    const CacheType cache = kCaches[generator() % std::size(kCaches)];
+    const bool halves = cache == CacheType::kF16 || cache == CacheType::kBf16;
     const DType type = !halves || one_of({0, 1}) != 0 ? DType::kF32
-                       : cache == KvType::kBf16       ? DType::kBf16
+                       : cache == CacheType::kBf16    ? DType::kBf16
                                                       : DType::kF16;
     const std::uint32_t kv_heads = one_of({1, 2, 3});
     const bool latent = one_of({0, 0, 1}) != 0;
@@ -416,7 +417,7 @@ TEST_P(PagedAttention, RefusesWhatItCannotDo) {
   PagedBuffers b;
   b.keys = b.values = b.tables = b.sequences = b.positions = buffer.get();
   const auto encode = [&](const PagedParams& p) {
-    encode_paged_attention(*device, *commands, p, DType::kF32, KvType::kF32, 1, *buffer, *buffer, b);
+    encode_paged_attention(*device, *commands, p, DType::kF32, CacheType::kF32, 1, *buffer, *buffer, b);
   };
   PagedParams p;
   p.heads = 3;
