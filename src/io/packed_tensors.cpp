@@ -217,10 +217,9 @@ std::vector<StoredWeight> marlin_weights(const SafetensorsFolder& folder, const 
       parts.push_back(plan.name);
     // What the folder lacks is told now.
     load_packed_tensors(folder, PackScheme::kMetalMarlin, name, module).view.check_sizes(name + ".weight");
-    out.push_back(
-        packed_weight(name, module.spec, module.rows, module.cols, std::move(parts), [&folder, name = name, module] {
-          return load_packed_tensors(folder, PackScheme::kMetalMarlin, name, module);
-        }));
+    out.push_back(packed_weight(
+        name, module.spec, module.rows, module.cols, std::move(parts),
+        [&folder, key = name, module] { return load_packed_tensors(folder, PackScheme::kMetalMarlin, key, module); }));
   }
   return out;
 }
