@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks too long for CI, each with a log in benchmarks/check_long/.
-# Usage: check_long.sh [PART...]; parts: fuzz lint package patterns asan tsan sessions aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers large; none: all.
+# Usage: check_long.sh [PART...]; parts: fuzz lint package patterns templates asan tsan sessions aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers large; none: all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${METAL_MARLIN_DATA:-../shared/data}
@@ -25,6 +25,14 @@ package() { tools/check_package.sh; }
 patterns() {
   make build
   "${METAL_MARLIN_PYTHON:-python3}" tools/check_regex_differential.py --binary build/release/bin/metal-marlin
+}
+
+# Real chat templates over conversations of every kind, against transformers, which METAL_MARLIN_PYTHON can import.
+templates() {
+  [ -e "$data/templates" ] || { echo "no templates at $data/templates (set METAL_MARLIN_DATA)" >&2; return 1; }
+  make build
+  "${METAL_MARLIN_PYTHON:-python3}" tools/check_chat_templates.py --binary build/release/bin/metal-marlin \
+    --templates "$data/templates" --table benchmarks/chat_templates.md
 }
 
 whole_suite() {
@@ -133,7 +141,7 @@ if [ "${1:-}" = --one ]; then
 fi
 mkdir -p benchmarks/check_long
 parts=("$@")
-[ $# -gt 0 ] || parts=(fuzz lint package patterns asan tsan sessions aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers large)
+[ $# -gt 0 ] || parts=(fuzz lint package patterns templates asan tsan sessions aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers large)
 failed=()
 for part in "${parts[@]}"; do
   [ "$(type -t "$part")" = function ] || { echo "unknown part: $part" >&2; exit 2; }

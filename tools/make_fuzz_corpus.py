@@ -129,6 +129,11 @@ def put_tokenizer(name, model, **stages):
     put("tokenizer", name, json.dumps(data, ensure_ascii=False).encode())
 
 
+# Templates with statements: those that jinja2's answers are kept for.
+vectors = json.loads((root / "../../data/chat_template/vectors.json").read_text(encoding="utf-8"))
+for template in sorted({entry["template"] for entry in vectors["cases"] if "{%" in entry["template"]}):
+    put("chat_template", hashlib.sha1(template.encode()).hexdigest()[:12], template.encode())
+
 charsmap = base64.b64encode(struct.pack("<5I", 16, 1 << 10, 0, ord("a") | 1 << 8 | 1 << 10, 0) + b"b\0").decode()
 pieces = [["<unk>", 0.0], ["▁", -2.0], ["a", -3.5], ["▁a", -3.0], ["<0xC3>", -9.0], ["<0xA9>", -9.0]]
 put_tokenizer("unigram", {"type": "Unigram", "vocab": pieces, "unk_id": 0, "byte_fallback": True},

@@ -18,7 +18,7 @@ const Value* Context::find(const std::string& name) const {
 Interpreter::Deeper::Deeper(Interpreter& interpreter) : interpreter_(interpreter) {
   if (++interpreter_.depth_ > 2 * kMaxDepth) {
     --interpreter_.depth_;
-    fail(FailureKind::kUnsupported, "calls and blocks nested more than {} deep", 2 * kMaxDepth);
+    python_error("maximum recursion depth exceeded: calls and blocks nested more than {} deep", 2 * kMaxDepth);
   }
   Budget::current()->step();
 }
@@ -139,11 +139,12 @@ Interpreter::Flow Interpreter::execute(const Stmt& stmt, Scope scope) try {
 
 void Interpreter::print(const Stmt& stmt, Scope scope) {
   for (const ExprPtr& expr : stmt.exprs) {
-    const Value value = evaluate(*expr, scope);
-    if (value.is_text()) {
-      write(value.text());
-    } else {
-      write(str(value));
+    try {
+      const Value value = evaluate(*expr, scope);
+      write(value.is_text() ? std::string_view(value.text()) : std::string_view(str(value)));
+    } catch (Failure& failure) {
+      failure.set_line(expr->line);
+      throw;
     }
   }
 }

@@ -14,6 +14,7 @@ namespace metal_marlin::cli {
 void add_quantize(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_tokenize(CLI::App& app);
+void add_render(CLI::App& app);
 void add_logits(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_eval(CLI::App& app);

@@ -2,9 +2,12 @@
 
 #include <nlohmann/json.hpp>
 
+#include "cli/chat_flags.h"
 #include "cli/commands.h"
 #include "cli/progress_bar.h"
 #include "io/sources.h"
+#include "io/text_file.h"
+#include "metal_marlin/error.h"
 #include "metal_marlin/evaluate.h"
 #include "quantize/report.h"
 
@@ -17,6 +20,8 @@ struct EvalFlags {
   std::string reference;
   std::size_t max_tokens = 0;
   bool json = false;
+  bool chat = false;
+  ChatFlags chat_flags;
   EvaluateOptions options;
 };
 
@@ -47,14 +52,29 @@ void refuse_to_overwrite(const EvalFlags& flags) {
   sources.refuse(flags.options.reference_cache.string() + ".json");
 }
 
+// The tokens of a conversation of one message, the text.
+std::vector<TokenId> chat_tokens(const EvalFlags& flags, const ChatTemplate& chat, const Tokenizer& tokenizer) {
+  ChatOptions options = flags.chat_flags.options();
+  options.add_generation_prompt = false;
+  const std::string text = chat.render(one_message({}, read_text_file(flags.text_file)), options);
+  std::vector<TokenId> tokens = tokenizer.encode(text, {.add_special = false, .parse_special = true});
+  if (flags.max_tokens > 0 && tokens.size() > flags.max_tokens) tokens.resize(flags.max_tokens);
+  return tokens;
+}
+
 void run_eval(EvalFlags& flags) {
   const bool compare = !flags.reference.empty() && !reference_is_cached(flags.options);
   if (compare && !flags.options.reference_cache.empty()) refuse_to_overwrite(flags);
+  if (!flags.chat && flags.chat_flags.given()) {
+    throw Error(ErrorCode::kInvalidArgument, "--chat-template, --template-name, --set and --now need --chat");
+  }
+  const auto chat = flags.chat ? flags.chat_flags.load(flags.model.path) : nullptr;
   const auto model = flags.model.load_model();
   notice_context(model->info(), static_cast<std::size_t>(flags.options.context), 0);
   if (compare) flags.options.reference = flags.model.load_model(flags.reference);
   const std::vector<TokenId> tokens =
-      evaluation_tokens(*model->tokenizer(), flags.text_file, flags.max_tokens, flags.options);
+      chat ? chat_tokens(flags, *chat, *model->tokenizer())
+           : evaluation_tokens(*model->tokenizer(), flags.text_file, flags.max_tokens, flags.options);
   Evaluation result;
   {
     ProgressBar bar("eval", "windows");
@@ -91,6 +111,8 @@ void add_eval(CLI::App& app) {
   command->add_option("--reference", flags->reference, "model to compare with, token by token");
   command->add_option("--reference-cache", flags->options.reference_cache,
                       "file of the reference's logits: read if it is there, else written");
+  command->add_flag("--chat", flags->chat, "the text is what a user says: the model's chat template goes around it");
+  flags->chat_flags.add(*command);
   command->add_flag("--json", flags->json, "print JSON");
   command->footer("Example:\n  metal-marlin eval Qwen3-4B-fp4 --text wiki.test.raw --context 512 --reference Qwen3-4B");
   command->callback([flags] { run_eval(*flags); });

@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "cli/chat_flags.h"
 #include "cli/commands.h"
 #include "cli/streams.h"
 #include "io/text_file.h"
@@ -16,6 +17,9 @@ struct GenerateFlags {
   std::string prompt;
   std::string prompt_file;
   std::string ids_file;
+  bool chat = false;
+  std::string system;
+  ChatFlags chat_flags;
   bool json = false;
   GenerateOptions options;
 };
@@ -38,19 +42,33 @@ void print_json(const GenerateResult& result, const ModelInfo& info) {
   fmt::print("{}\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 
+// The tokens of the prompt; of a conversation those that its template prints, and no others.
+std::vector<TokenId> prompt_tokens(const GenerateFlags& flags, const ChatTemplate* chat, const Tokenizer& tokenizer) {
+  if (chat == nullptr) return tokenizer.encode(flags.prompt);
+  const std::string prompt = chat->render(one_message(flags.system, flags.prompt), flags.chat_flags.options());
+  return tokenizer.encode(prompt, {.add_special = false, .parse_special = true});
+}
+
 void run_generate(GenerateFlags& flags) {
   if (flags.prompt.empty() + flags.prompt_file.empty() + flags.ids_file.empty() != 2) {
     throw Error(ErrorCode::kInvalidArgument, "give one of --prompt, --prompt-file and --prompt-ids, not empty");
+  }
+  if (flags.chat && !flags.ids_file.empty()) {
+    throw Error(ErrorCode::kInvalidArgument, "--chat: a conversation has a text, not --prompt-ids");
+  }
+  if (!flags.chat && (!flags.system.empty() || flags.chat_flags.given())) {
+    throw Error(ErrorCode::kInvalidArgument, "--system, --chat-template, --template-name, --set and --now need --chat");
   }
   validate(flags.options.sampler);
   // Read before the model, which takes longer, and once: a pipe gives its text but once.
   if (!flags.prompt_file.empty()) flags.prompt = read_text_file(flags.prompt_file);
   std::vector<TokenId> prompt;
   if (!flags.ids_file.empty()) prompt = read_ids(flags.ids_file);
+  const auto chat = flags.chat ? flags.chat_flags.load(flags.model.path) : nullptr;
   const auto model = flags.model.load_model();
-  if (flags.ids_file.empty()) prompt = model->tokenizer()->encode(flags.prompt);
+  if (flags.ids_file.empty()) prompt = prompt_tokens(flags, chat.get(), *model->tokenizer());
   notice_context(model->info(), prompt.size(), static_cast<std::size_t>(flags.options.max_tokens));
-  if (!flags.json && flags.ids_file.empty()) fmt::print("{}", flags.prompt);
+  if (!flags.json && flags.ids_file.empty() && !flags.chat) fmt::print("{}", flags.prompt);
   const GenerateResult result = generate(model, prompt, flags.options, [&](std::string_view text) {
     if (!flags.json) {
       fmt::print("{}", text);
@@ -81,6 +99,9 @@ void add_generate(CLI::App& app) {
   command->add_option("-p,--prompt", flags->prompt, "text to continue");
   command->add_option("--prompt-file", flags->prompt_file, "file with the text; -: standard input");
   command->add_option("--prompt-ids", flags->ids_file, "file with token ids as a JSON list; works without a tokenizer");
+  command->add_flag("--chat", flags->chat, "the prompt is what a user says: the model's chat template goes around it");
+  command->add_option("--system", flags->system, "with --chat: a system message before it");
+  flags->chat_flags.add(*command);
   command->add_option("-n,--max-tokens", flags->options.max_tokens, "tokens to generate")
       ->check(CLI::Range(0, 1 << 30))
       ->capture_default_str();

@@ -122,6 +122,7 @@ int run(int argc, char** argv) {
   add_quantize(app);
   add_generate(app);
   add_tokenize(app);
+  add_render(app);
   add_logits(app);
   add_inspect(app);
   add_eval(app);

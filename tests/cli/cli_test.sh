@@ -5,7 +5,7 @@
 source "$(dirname "$0")/common.sh"
 
 expect 0 "Examples:" --help
-for name in quantize generate tokenize logits inspect eval compare pull status tune; do expect 0 "Example" $name --help; done
+for name in quantize generate tokenize render logits inspect eval compare pull status tune; do expect 0 "Example" $name --help; done
 expect 0 '"formats"' status --json
 expect 2 "" nonsense
 expect 2 "required" quantize "$model"
@@ -54,6 +54,28 @@ expect 3 "has no tokenizer" eval "$work/fp4" --text "$work/ids.json"
 cp -r "$model" "$work/text" && cp "$TEST_DATA/tokenizers/smollm.json" "$work/text/tokenizer.json"
 ids=$(echo -n 'dogs are sleeping' | run tokenize "$work/text" --json)
 [ "$(echo "$ids" | run tokenize "$work/text" --decode)" = "dogs are sleeping" ] || fail "tokenize does not round-trip"
+
+# Chat templates, alone and around a prompt.
+echo '[{"role": "user", "content": "dogs are sleeping"}]' > "$work/chat.json"
+# shellcheck disable=SC2016
+printf '%s' '{{ bos_token }}{% for m in messages %}{{ raise_exception("no critics") if m.role == "critic" }}<|im_start|>{{ m.role }}
+{{ m.content }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant{{ extra }}{{ strftime_now("%d %b %Y") }}{% endif %}' > "$work/chat.jinja"
+[ "$(run render "$work/chat.jinja" --messages "$work/chat.json" --bos '<s>' --set extra=5 --now 2026-03-04T05:06:07)" = \
+  $'<s><|im_start|>user\ndogs are sleeping<|im_end|>\n<|im_start|>assistant504 Mar 2026' ] || fail "render"
+expect 2 "chat.jinja, line 1: no critics" render "$work/chat.jinja" --messages <(echo '[{"role": "critic"}]')
+expect 2 "messages: not JSON at byte" render "$work/chat.jinja" --messages <(echo '[')
+expect 2 "--set x: expected NAME=VALUE" render "$work/chat.jinja" --messages "$work/chat.json" --set x
+expect 2 "expected a time like" render "$work/chat.jinja" --messages "$work/chat.json" --now today
+expect 3 "no chat template; --chat-template takes one" render "$work/text" --messages "$work/chat.json"
+expect 2 "need --chat" generate "$work/text" -p dogs --system x
+cp "$work/chat.jinja" "$work/text/chat_template.jinja"
+expect 0 "dogs are sleeping" render "$work/text" --messages "$work/chat.json"
+characters "$work/chat" && cp "$work/chat.jinja" "$work/chat/chat_template.jinja"
+rendered=$(run render "$work/chat" --messages "$work/chat.json" --now 2026-03-04T05:06:07 | run tokenize "$work/chat" --json)
+expect 0 "\"prompt_tokens\": $(echo "$rendered" | tr , '\n' | wc -l)," \
+  generate "$work/chat" --chat -p 'dogs are sleeping' --now 2026-03-04T05:06:07 -n 1 --json
+expect 0 "perplexity" eval "$work/chat" --chat --text <(for i in $(seq 60); do echo "dogs-are-sleeping-$i"; done) --context 32
 
 # Methods that need a text, on a vocabulary of printable characters, and what became of the model.
 characters "$work/characters"
