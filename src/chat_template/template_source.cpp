@@ -49,7 +49,11 @@ TemplateSource folder_templates(const std::filesystem::path& folder) {
   TemplateSource out;
   out.where = folder.string();
   const auto path = [&](const char* name) { return file_in(folder, name); };
-  if (has_file(folder, "tokenizer_config.json")) {
+  if (has_file(folder, "special_tokens_map.json")) {
+    const Json json = read_json_file(path("special_tokens_map.json"));
+    add_tokens(JsonObject(json, path("special_tokens_map.json").string()), out);
+  }
+  if (has_file(folder, "tokenizer_config.json")) {  // whose tokens come after those, and count
     const Json json = read_json_file(path("tokenizer_config.json"));
     const JsonObject config(json, path("tokenizer_config.json").string());
     add_tokens(config, out);

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "chat_template/template_source.h"
 #include "metal_marlin/error.h"
 #include "test_data.h"
 
@@ -133,10 +134,11 @@ TEST(ChatTemplate, TakesTheTemplateOfAFolder) {
   std::filesystem::create_directories(folder);
   const auto write = [&](const char* name, const std::string& text) { std::ofstream(folder / name) << text; };
   EXPECT_THROW(ChatTemplate::load(folder), Error);
+  write("special_tokens_map.json", R"({"bos_token": "x", "pad_token": {"content": "<p>"}})");
   write("tokenizer_config.json", R"({"bos_token": {"content": "<s>"}, "eos_token": "</s>", "add_bos_token": true,
-      "chat_template": [{"name": "default", "template": "D{{ bos_token }}{{ eos_token }}"},
+      "chat_template": [{"name": "default", "template": "D{{ bos_token }}{{ eos_token }}{{ pad_token }}"},
                         {"name": "tool_use", "template": "T"}, {"name": "rag", "template": "R"}]})");
-  EXPECT_EQ(ChatTemplate::load(folder)->render("[]"), "D<s></s>");
+  EXPECT_EQ(ChatTemplate::load(folder)->render("[]"), "D<s></s><p>");
   EXPECT_EQ(ChatTemplate::load(folder, "rag")->render("[]"), "R");
   EXPECT_THROW(ChatTemplate::load(folder, "none"), Error);
   ChatOptions options;
@@ -148,6 +150,44 @@ TEST(ChatTemplate, TakesTheTemplateOfAFolder) {
   EXPECT_EQ(ChatTemplate::load(folder)->render("[]"), "F<s>");
   write("tokenizer_config.json", R"({"chat_template": 5})");
   EXPECT_THROW(ChatTemplate::load(folder), Error);
+}
+
+// A GGUF array of strings, as it lies in a file.
+std::string string_array(const std::vector<std::string>& texts) {
+  std::string out;
+  for (const std::string& text : texts) {
+    const std::uint64_t size = text.size();
+    out.append(reinterpret_cast<const char*>(&size), sizeof size).append(text);
+  }
+  return out;
+}
+
+TEST(ChatTemplate, TakesTheTemplatesOfAGguf) {
+  const std::string names = string_array({"tool_use", "rag"});
+  const std::string tokens = string_array({"<s>", "</s>", "x"});
+  const auto array = [](const std::string& bytes, std::uint64_t count) {
+    return GgufArray{kGgufString, count, std::as_bytes(std::span(bytes))};
+  };
+  Gguf gguf;
+  gguf.where = "m.gguf";
+  expect_error(ErrorCode::kNotFound, "m.gguf: the model has no chat template",
+               [&] { static_cast<void>(gguf_template_source(gguf).find("default")); });
+  gguf.values = {{"tokenizer.chat_template", std::string_view("D")},
+                 {"tokenizer.chat_templates", array(names, 2)},
+                 {"tokenizer.chat_template.tool_use", std::string_view("T")},
+                 {"tokenizer.chat_template.rag", std::string_view("R")},
+                 {"tokenizer.ggml.tokens", array(tokens, 3)},
+                 {"tokenizer.ggml.bos_token_id", std::uint64_t{0}},
+                 {"tokenizer.ggml.eos_token_id", std::uint64_t{1}},
+                 {"tokenizer.ggml.padding_token_id", std::uint64_t{9}}};
+  const TemplateSource source = gguf_template_source(gguf);
+  EXPECT_EQ(source.find("default").text, "D");
+  EXPECT_EQ(source.find("tool_use").text, "T");
+  EXPECT_EQ(source.find("rag").text, "R");
+  expect_error(ErrorCode::kNotFound, "no chat template x; there are default, tool_use, rag",
+               [&] { static_cast<void>(source.find("x")); });
+  const std::vector<std::pair<std::string, std::string>> expected = {{"bos_token", "<s>"}, {"eos_token", "</s>"}};
+  EXPECT_EQ(source.tokens, expected);
 }
 
 }  // namespace

@@ -75,7 +75,8 @@ characters "$work/chat" && cp "$work/chat.jinja" "$work/chat/chat_template.jinja
 rendered=$(run render "$work/chat" --messages "$work/chat.json" --now 2026-03-04T05:06:07 | run tokenize "$work/chat" --json)
 expect 0 "\"prompt_tokens\": $(echo "$rendered" | tr , '\n' | wc -l)," \
   generate "$work/chat" --chat -p 'dogs are sleeping' --now 2026-03-04T05:06:07 -n 1 --json
-expect 0 "perplexity" eval "$work/chat" --chat --text <(for i in $(seq 60); do echo "dogs-are-sleeping-$i"; done) --context 32
+for i in $(seq 60); do echo "dogs-are-sleeping-$i"; done > "$work/dogs.txt"
+expect 0 "perplexity" eval "$work/chat" --chat --text "$work/dogs.txt" --context 32
 
 # Methods that need a text, on a vocabulary of printable characters, and what became of the model.
 characters "$work/characters"
