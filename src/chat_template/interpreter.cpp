@@ -27,7 +27,7 @@ Interpreter::Interpreter(const Tree& tree, std::vector<std::pair<std::string, Va
                          std::chrono::local_seconds now)
     : tree_(tree), now_(now), globals_(nullptr), context_(&globals_) {
   for (auto& [name, value] : global_functions()) globals_.set(name, std::move(value));
-  for (auto& [name, value] : variables) globals_.set(name, std::move(value));
+  for (auto& variable : variables) globals_.set(variable.first, std::move(variable.second));
 }
 
 Interpreter::~Interpreter() {

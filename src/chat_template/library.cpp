@@ -87,6 +87,7 @@ Value make_joiner(Interpreter& /*interpreter*/, Arguments arguments) {
   return Ref<Custom>(std::make_shared<Joiner>(bound.has(0) ? bound[0] : Value(", ")));
 }
 
+// NOLINTNEXTLINE(performance-unnecessary-value-param): its type is that of all functions
 Value refuse_lorem_ipsum(Interpreter& /*interpreter*/, Arguments /*arguments*/) {
   fail(FailureKind::kUnsupported, "lipsum, whose text is random");
 }

@@ -81,7 +81,7 @@ Value truncated(double value) {
 
 Value to_integer_filter(Interpreter& /*interpreter*/, const Value& value, Arguments arguments) {
   const Bound bound("do_int", "default base", 0, std::move(arguments));
-  const Value fallback = bound.has(0) ? bound[0] : Value(0);
+  Value fallback = bound.has(0) ? bound[0] : Value(0);
   if (value.is_integer()) return value.integer();
   if (const auto* undefined = value.object<Undefined>()) undefined->fail();
   if (value.is<double>()) {

@@ -194,7 +194,7 @@ std::optional<Value> Cycler::attribute(std::string_view name) {
 
 Value Cycler::next() {
   const std::vector<Value>& items = items_.object<Sequence>()->items;
-  const Value out = items[at_];
+  Value out = items[at_];
   at_ = (at_ + 1) % items.size();
   return out;
 }

@@ -181,7 +181,7 @@ Value group_by_filter(Interpreter& interpreter, const Value& value, Arguments ar
 
 Value batch_filter(Interpreter& /*interpreter*/, const Value& value, Arguments arguments) {
   const Bound bound("do_batch", "linecount fill_with", 1, std::move(arguments));
-  const Value count = bound[0];
+  const Value& count = bound[0];
   const Value fill = bound.has(1) ? bound[1] : Value(None{});
   const Value source = iterate(value);
   auto pending = std::make_shared<std::vector<Value>>();

@@ -298,6 +298,7 @@ Value format_map_method(Interpreter& interpreter, const Value& self, Arguments a
   return format_text(interpreter, self, std::move(arguments), true);
 }
 
+// NOLINTNEXTLINE(performance-unnecessary-value-param): its type is that of all methods
 Value refuse_method(Interpreter& /*interpreter*/, const Value& /*self*/, Arguments /*arguments*/) {
   fail(FailureKind::kUnsupported, "bytes and translation tables: str.encode, maketrans, translate");
 }

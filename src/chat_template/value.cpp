@@ -1,9 +1,9 @@
 #include "chat_template/value.h"
 
 #include <algorithm>
+#include <bit>
 #include <charconv>
 #include <cmath>
-#include <cstring>
 #include <functional>
 
 #include "base/overloaded.h"
@@ -104,13 +104,13 @@ Sequence::Sequence(std::vector<Value> values, bool is_tuple)
 
 Dict::Dict(Items items) : Object(sizeof(Dict) + items.size() * (2 * sizeof(Value) + 48), deepest(items)) {
   items_.reserve(items.size());
-  for (auto& [key, value] : items) {
-    const std::size_t hash = hash_of(key);
-    if (const auto found = place(hash, key)) {
-      items_[*found].second = std::move(value);
+  for (auto& item : items) {
+    const std::size_t hash = hash_of(item.first);
+    if (const auto found = place(hash, item.first)) {
+      items_[*found].second = std::move(item.second);
     } else {
       places_.emplace(hash, items_.size());
-      items_.emplace_back(std::move(key), std::move(value));
+      items_.push_back(std::move(item));
     }
   }
 }
@@ -187,6 +187,7 @@ std::optional<Value> Custom::attribute(std::string_view /*name*/) {
   return std::nullopt;
 }
 
+// NOLINTNEXTLINE(performance-unnecessary-value-param): those that override it move them
 Value Custom::call(Interpreter& /*interpreter*/, Arguments /*arguments*/) {
   python_error("'{}' object is not callable", type());
 }
@@ -277,13 +278,15 @@ bool equal(const Value& a, const Value& b) {
 
 bool same(const Value& a, const Value& b) {
   if (a.variant().index() != b.variant().index()) return false;
-  return std::visit(Overloaded{[&](Missing) { return true; }, [&](None) { return true; },
-                               [&](bool x) { return x == std::get<bool>(b.variant()); },
-                               [&](std::int64_t x) { return x == std::get<std::int64_t>(b.variant()); },
-                               [&](double x) { return std::memcmp(&x, b.get<double>(), sizeof x) == 0; },
-                               [&](const Ref<const Text>& x) { return x->bytes == b.text() && x->safe == b.is_safe(); },
-                               [&](const auto& x) { return x == std::get<std::decay_t<decltype(x)>>(b.variant()); }},
-                    a.variant());
+  return std::visit(
+      Overloaded{
+          [&](Missing) { return true; }, [&](None) { return true; },
+          [&](bool x) { return x == std::get<bool>(b.variant()); },
+          [&](std::int64_t x) { return x == std::get<std::int64_t>(b.variant()); },
+          [&](double x) { return std::bit_cast<std::uint64_t>(x) == std::bit_cast<std::uint64_t>(*b.get<double>()); },
+          [&](const Ref<const Text>& x) { return x->bytes == b.text() && x->safe == b.is_safe(); },
+          [&](const auto& x) { return x == std::get<std::decay_t<decltype(x)>>(b.variant()); }},
+      a.variant());
 }
 
 static bool less_items(const std::vector<Value>& a, const std::vector<Value>& b, const char* sign) {
@@ -337,7 +340,7 @@ std::string repr_double(double value) {
   if (std::isinf(value)) return value < 0 ? "-inf" : "inf";
   char buffer[32];
   const auto result = std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::scientific);
-  const std::string shortest(buffer, result.ptr);
+  std::string shortest(buffer, result.ptr);
   const std::size_t mark = shortest.find('e');
   const int exponent = std::atoi(shortest.c_str() + mark + 1);
   if (exponent < -4 || exponent >= 16) return shortest;

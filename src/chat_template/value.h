@@ -48,17 +48,19 @@ class Custom;
 template <class T>
 using Ref = std::shared_ptr<T>;
 
+using Variant =
+    std::variant<Missing, None, bool, std::int64_t, double, Ref<const Undefined>, Ref<const Text>, Ref<const Sequence>,
+                 Ref<const Dict>, Ref<const DictView>, Ref<const Range>, Ref<Iterator>, Ref<Custom>>;
+template <class T>
+concept Alternative = std::is_constructible_v<Variant, T> && !std::is_same_v<std::remove_cvref_t<T>, Value> &&
+                      !std::is_convertible_v<T, std::string_view>;
+
 class Value {
  public:
-  using Variant = std::variant<Missing, None, bool, std::int64_t, double, Ref<const Undefined>, Ref<const Text>,
-                               Ref<const Sequence>, Ref<const Dict>, Ref<const DictView>, Ref<const Range>,
-                               Ref<Iterator>, Ref<Custom>>;
-
   Value() = default;
-  template <class T>
-  requires std::is_constructible_v<Variant, T> &&
-      (!std::is_same_v<std::remove_cvref_t<T>, Value>)&&(!std::is_convertible_v<T, std::string_view>)Value(T&& value)
-      : variant_(std::forward<T>(value)) {}                   // NOLINT(google-explicit-constructor): it is a sum type
+  template <Alternative T>
+  // NOLINTNEXTLINE(google-explicit-constructor,bugprone-forwarding-reference-overload): no Value is an alternative
+  Value(T&& value) : variant_(std::forward<T>(value)) {}
   Value(std::string text);                                    // NOLINT(google-explicit-constructor)
   Value(std::string_view text) : Value(std::string(text)) {}  // NOLINT(google-explicit-constructor)
   Value(const char* text) : Value(std::string(text)) {}       // NOLINT(google-explicit-constructor)
