@@ -49,6 +49,8 @@ def steel_attention():
               (32, 64, 64, 1), (16, 256, 256, 2)]
     for place, (bk, bd, bv, wn) in enumerate(shapes):
         for i, name in enumerate(REALS):
+            if name == "float32" and bd == 192:
+                continue  # 40 KB of threadgroup memory, more than a GPU of Apple's has
             mask = name if (place + i) % 2 else "bool_"
             yield Kernel(f"steel_attention_{name}_bq32_bk{bk}_bd{bd}_bv{bv}_wm4_wn{wn}_mask{mask}",
                          f"attention<{TYPES[name][0]}, 32, {bk}, {bd}, {bv}, 4, {wn}, {TYPES[mask][0]}, float>",

@@ -166,14 +166,15 @@ def rope():
                                                7: i32(heads), **frequencies(rng, half, freqs)}, {1: name},
                         constants=flags(rng, transposed), shape=f"{batch}x{heads}x{length}x{dims}")
         return case
+    last_place = 2.0 ** -15  # of an angle of 308, the largest: so much of a value may turn into another
     for name in REALS:
         kind = TYPES[name][0]
         for freqs in ("", "freqs_"):
             yield Kernel(f"rope_single_{freqs}{name}", f"rope_single{'_freqs' if freqs else ''}<{kind}>",
-                         single(name, freqs), 1, 2.0 ** -20)
+                         single(name, freqs), 1, last_place)
             for large, index in (("", "int32_t"), ("large_", "int64_t")):
                 yield Kernel(f"rope_{freqs}{large}{name}", f"rope{'_freqs' if freqs else ''}<{kind}, {index}>",
-                             many(name, freqs), 1, 2.0 ** -20)
+                             many(name, freqs), 1, last_place)
 
 
 @family("random", metal="random.metal")
