@@ -70,7 +70,7 @@ constexpr std::uint32_t kHeads = 32;
 constexpr std::uint32_t kKvHeads = 8;
 constexpr std::uint32_t kHeadDim = 128;
 
-void decode_attention(Device& device, std::int64_t batch, std::int64_t context) {
+PagedParams params_of(std::int64_t context) {
   PagedParams p;
   p.heads = kHeads;
   p.kv_heads = kKvHeads;
@@ -79,6 +79,11 @@ void decode_attention(Device& device, std::int64_t batch, std::int64_t context) 
   p.q_stride = p.out_stride = kHeads * kHeadDim;
   p.split_keys = 128;
   p.scale = 0.088F;
+  return p;
+}
+
+void decode_attention(Device& device, std::int64_t batch, std::int64_t context) {
+  PagedParams p = params_of(context);
   p.splits = paged_splits(device, p, DType::kF16, CacheType::kF16, batch, 64);
   const auto rows = static_cast<std::size_t>(batch * context) * kKvHeads;
   const auto keys = halves(device, rows * kHeadDim);
@@ -109,14 +114,7 @@ void decode_attention(Device& device, std::int64_t batch, std::int64_t context) 
 }
 
 void paged_prefill(Device& device, CacheType cache, bool rounded, std::int64_t context) {
-  PagedParams p;
-  p.heads = kHeads;
-  p.kv_heads = kKvHeads;
-  p.key_dim = p.value_dim = kHeadDim;
-  p.table_stride = static_cast<std::uint32_t>(context / 16);
-  p.q_stride = p.out_stride = kHeads * kHeadDim;
-  p.split_keys = 128;
-  p.scale = 0.088F;
+  PagedParams p = params_of(context);
   p.rounded = rounded ? 1 : 0;
   p.splits = paged_splits(device, p, DType::kF32, cache, context, 32);
   const auto rows = static_cast<std::size_t>(context) * kKvHeads;
