@@ -223,7 +223,9 @@ def implicit_case(name, blocks, warps, ndim, channels, small):
         sizes, window, outs, stride, pad, dilation, inner = conv_sizes(rng, ndim, False)
         per_group = channels or 16 * int(rng.integers(1, 3))
         out_per_group = int(rng.integers(1, 2 * bn))
-        flip = bool(rng.random() < 0.3)
+        # MLX's 2d loader of large filters looks for borders where an unflipped filter would lie, so that it reads
+        # outside of a padded input.
+        flip = bool(rng.random() < 0.3) and (ndim == 3 or small or channels > 0 or not any(pad))
         in_channels, out_channels = groups * per_group, groups * out_per_group
         params = conv_params(batch, in_channels, out_channels, sizes, window,
                              outs, stride, pad, dilation, inner, groups, flip)
