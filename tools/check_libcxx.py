@@ -15,14 +15,23 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 CLANG = ["clang++-19", "-stdlib=libc++", "-fsyntax-only", "-Wno-unknown-warning-option"]
 
 
+def without_precompiled(words):
+    """The words of a command but for GCC's precompiled header, which clang does not read."""
+    skipped = {i + k for i, word in enumerate(words[:-1]) for k in (0, 1)
+               if word == "-include" and words[i + 1].endswith("cmake_pch.hxx")}
+    return [word for i, word in enumerate(words) if i not in skipped and word != "-Winvalid-pch"]
+
+
 def commands(build):
+    # Several sources are compiled as one, whose text is in the build folder.
+    folders = ROOT / "src", ROOT / "tests", build / "src"
     for entry in json.loads((build / "compile_commands.json").read_text(encoding="utf-8")):
         source = pathlib.Path(entry["file"])
-        if source.is_relative_to(ROOT / "src") or source.is_relative_to(ROOT / "tests"):
+        if any(map(source.is_relative_to, folders)):
             words = shlex.split(entry["command"])
             begin = next(i for i, word in enumerate(words) if word.startswith("-"))  # behind compiler and launcher
             out = words.index("-o")
-            yield source, entry["directory"], CLANG + words[begin:out] + words[out + 2:]
+            yield source, entry["directory"], CLANG + without_precompiled(words[begin:out] + words[out + 2:])
 
 
 def errors(command):

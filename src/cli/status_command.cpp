@@ -1,6 +1,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "base/memory.h"
@@ -11,8 +13,8 @@
 #include "metal_marlin/inspect.h"
 #include "metal_marlin/quantize.h"
 #if METAL_MARLIN_MSL
-#include "backends/msl/cuda/cuda_device.h"
-#include "backends/msl/host/host_device.h"
+#include "backends/msl/devices.h"
+#include "backends/msl/matrix_unit.h"
 #include "backends/msl/self_test.h"
 #endif
 
@@ -24,31 +26,64 @@ using Rows = std::vector<std::vector<std::string>>;
 struct ShaderReport {
   std::string name;
   std::size_t kernels = 0;
-  bool executed = false;  // on the host executor
-  bool matched = false;   // gave what the reference gives
-  std::string cuda;       // "matched", "failed" or "no device"
-  std::string fault;      // what went wrong, else empty
+  bool executed = false;                    // on the host executor
+  bool matched = false;                     // gave what the reference gives
+  std::map<std::string, bool> gpu_matched;  // by backend
+  std::string fault;                        // what went wrong, else empty
+};
+
+struct SelfTest {
+  std::vector<ShaderReport> shaders;
+  std::map<std::string, std::string> matrix_units;  // by backend: what only the device itself could tell
 };
 
 #if METAL_MARLIN_MSL
-std::vector<ShaderReport> test_shaders() {
-  const std::vector<msl::ShaderStatus> on_host = msl::self_test(*msl::make_host_device());
-  std::vector<msl::ShaderStatus> on_cuda;
-  if (msl::has_cuda_device()) on_cuda = msl::self_test(*msl::make_cuda_device());
-  std::vector<ShaderReport> out;
-  for (std::size_t i = 0; i < on_host.size(); ++i) {
-    const msl::ShaderStatus& s = on_host[i];
-    ShaderReport report{s.shader, s.kernels, s.executed, s.matched, "no device", s.fault};
-    if (!on_cuda.empty()) {
-      report.cuda = on_cuda[i].matched ? "matched" : "failed";
-      if (report.fault.empty()) report.fault = on_cuda[i].fault;
+using GpuRows = std::vector<msl::GpuReport>;
+GpuRows gpus() {
+  return msl::gpu_reports();
+}
+
+std::string matrix_unit_text(msl::Device& device) {
+  const msl::MatrixUnit& unit = device.matrix_unit();
+  return fmt::format("elements in {} lanes, subnormal halves {}", unit.staged ? "other" : "the expected",
+                     unit.flushes ? "are zeros" : "are kept");
+}
+
+SelfTest test_shaders() {
+  SelfTest out;
+  for (const std::string& backend : {std::string("msl-host"), std::string("msl-metal"), std::string("msl-cuda")}) {
+    const std::vector<std::string> there = msl::available_devices();
+    if (std::find(there.begin(), there.end(), backend) == there.end()) continue;
+    const std::unique_ptr<msl::Device> device = msl::make_device(backend);
+    const std::vector<msl::ShaderStatus> results = msl::self_test(*device);
+    out.matrix_units[backend] = matrix_unit_text(*device);
+    out.shaders.resize(results.size());
+    for (std::size_t i = 0; i < results.size(); ++i) {
+      const msl::ShaderStatus& s = results[i];
+      ShaderReport& report = out.shaders[i];
+      report.name = s.shader;
+      report.kernels = s.kernels;
+      if (backend == "msl-host") {
+        report.executed = s.executed;
+        report.matched = s.matched;
+      } else {
+        report.gpu_matched[backend] = s.matched;
+      }
+      if (report.fault.empty()) report.fault = s.fault;
     }
-    out.push_back(std::move(report));
   }
   return out;
 }
 #else
-[[noreturn]] std::vector<ShaderReport> test_shaders() {
+struct GpuRow {
+  std::string backend;
+  std::string text;
+};
+using GpuRows = std::vector<GpuRow>;
+GpuRows gpus() {
+  return {};
+}
+[[noreturn]] SelfTest test_shaders() {
   throw Error(ErrorCode::kUnsupported,
               "--self-test: this program is built without Metal shaders (METAL_MARLIN_MSL_HOST, METAL_MARLIN_CUDA)");
 }
@@ -64,8 +99,11 @@ nlohmann::ordered_json to_json(const Status& s, const std::vector<RecipeReport>&
                       {"bytes", r.bytes},
                       {"bytes_all_cold", r.bytes_all_cold}});
   }
+  nlohmann::ordered_json gpu_texts = nlohmann::ordered_json::object();
+  for (const auto& gpu : gpus()) gpu_texts[gpu.backend] = gpu.text;
   return {{"version", s.version},
           {"backends", s.backends},
+          {"gpus", gpu_texts},
           {"metallib", s.metallib},
           {"instruction_sets", s.instruction_sets},
           {"threads", s.threads},
@@ -81,7 +119,7 @@ nlohmann::ordered_json to_json(const std::vector<ShaderReport>& shaders) {
                    {"kernels", r.kernels},
                    {"executed", r.executed},
                    {"matched", r.matched},
-                   {"cuda", r.cuda},
+                   {"gpu_matched", r.gpu_matched},
                    {"fault", r.fault}});
   }
   return out;
@@ -94,6 +132,7 @@ void print(const Status& s, const std::vector<RecipeReport>& recipes) {
       s.version, fmt::join(s.backends, ", "),
       s.metallib.empty() ? "" : fmt::format("kernels of msl-host: {}\n", s.metallib),
       fmt::join(s.instruction_sets, ", "), s.threads, fmt::join(s.formats, ", "), fmt::join(s.architectures, ", "));
+  for (const auto& gpu : gpus()) fmt::print("{}: {}\n", gpu.backend, gpu.text);
   Rows models = {{"model", "recipe", "weights#", "bf16#", "quantized#", "all experts cold#"}};
   for (const RecipeReport& r : recipes) {
     models.push_back({r.model, r.recipe, count_text(static_cast<double>(r.weights)), byte_text(r.source_bytes),
@@ -102,13 +141,19 @@ void print(const Status& s, const std::vector<RecipeReport>& recipes) {
   fmt::print("\n{}", render_table(models));
 }
 
-void print(const std::vector<ShaderReport>& shaders) {
-  Rows rows = {{"shader", "kernels#", "executed", "matched", "CUDA"}};
+void print(const SelfTest& test) {
+  Rows rows = {{"shader", "kernels#", "executed", "matched"}};
   const auto yes = [](bool v) { return std::string(v ? "yes" : "NO"); };
-  for (const ShaderReport& r : shaders)
-    rows.push_back({r.name, std::to_string(r.kernels), yes(r.executed), yes(r.matched), r.cuda});
+  for (const ShaderReport& r : test.shaders) {
+    rows.push_back({r.name, std::to_string(r.kernels), yes(r.executed), yes(r.matched)});
+    for (const auto& [backend, matched] : r.gpu_matched) {
+      if (rows.size() == 2) rows.front().push_back(backend);
+      rows.back().push_back(yes(matched));
+    }
+  }
   fmt::print("\n{}", render_table(rows));
-  for (const ShaderReport& r : shaders) {
+  for (const auto& [backend, text] : test.matrix_units) fmt::print("matrix unit of {}: {}\n", backend, text);
+  for (const ShaderReport& r : test.shaders) {
     if (!r.fault.empty()) fmt::print("blocker: {}: {}\n", r.name, r.fault);
   }
 }
@@ -126,16 +171,19 @@ void add_status(CLI::App& app) {
   command->add_flag("--self-test", flags->self_test, "run every Metal shader once, small, against its reference");
   command->footer("Examples:\n  metal-marlin status --json\n  metal-marlin status --self-test");
   command->callback([flags] {
-    std::vector<ShaderReport> shaders;
-    if (flags->self_test) shaders = test_shaders();
+    SelfTest test;
+    if (flags->self_test) test = test_shaders();
     if (flags->json) {
       nlohmann::ordered_json out = to_json(status(), recipe_reports());
-      if (flags->self_test) out["shaders"] = to_json(shaders);
+      if (flags->self_test) {
+        out["shaders"] = to_json(test.shaders);
+        out["matrix_units"] = test.matrix_units;
+      }
       fmt::print("{}\n", out.dump(2));
       return;
     }
     print(status(), recipe_reports());
-    if (flags->self_test) print(shaders);
+    if (flags->self_test) print(test);
   });
 }
 

@@ -86,7 +86,7 @@ TEST_F(GgufBlocks, BigEndianFilesHoldTheSameBytes) {
 }
 
 TEST(BigEndianGguf, RefusesTypesWhoseOrderIsNotKnown) {
-  for (const std::uint64_t type : {6, 7}) {  // Q5_0, Q5_1
+  for (const std::uint64_t type : {6U, 7U}) {  // Q5_0, Q5_1
     std::vector<std::byte> bytes;
     const auto put = [&](std::uint64_t value, int size) {
       for (int i = size - 1; i >= 0; --i) bytes.push_back(static_cast<std::byte>(value >> (8 * i)));

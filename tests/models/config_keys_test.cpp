@@ -22,7 +22,7 @@ TEST(ConfigKeys, UnknownOnesAreNamed) {
                                                            {"position_embedding_type", "alibi"},
                                                            {"something_new", 1}}) {
     expect_error(ErrorCode::kUnsupported, std::string("field ") + key,
-                 [&, key = key, value = value] { with(llama, key, value); });
+                 [&, name = key, given = value] { with(llama, name, given); });
     EXPECT_NO_THROW(with(llama, key, nullptr)) << key;
   }
 }

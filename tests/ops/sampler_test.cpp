@@ -101,7 +101,7 @@ TEST(Sampler, TopKKeepsTheLikeliest) {
   options.temperature = 1;
   options.top_k = 3;
   auto p = softmax(kLogits, 1);
-  for (const std::size_t dropped : {0, 2, 3, 5}) p[dropped] = 0;
+  for (const std::size_t dropped : {0U, 2U, 3U, 5U}) p[dropped] = 0;
   expect_distribution(options, p);
   options.top_k = 1;
   expect_distribution(options, {0, 1, 0, 0, 0, 0, 0});
@@ -115,7 +115,7 @@ TEST(Sampler, TopPKeepsTheSmallestSetThatReachesP) {
   options.top_p = 0.75F;  // 0.31 + 0.31 + 0.19 = 0.81
   auto p = softmax(kLogits, 1);
   ASSERT_LT(p[1] + p[6], 0.75);
-  for (const std::size_t dropped : {0, 2, 3, 5}) p[dropped] = 0;
+  for (const std::size_t dropped : {0U, 2U, 3U, 5U}) p[dropped] = 0;
   expect_distribution(options, p);
   options.top_p = 0.01F;
   expect_distribution(options, {0, 1, 0, 0, 0, 0, 0});
@@ -126,7 +126,7 @@ TEST(Sampler, MinPIsRelativeToTheLikeliest) {
   options.temperature = 1;
   options.min_p = 0.3F;  // e^-1 = 0.37 stays, e^-2 goes
   auto p = softmax(kLogits, 1);
-  for (const std::size_t dropped : {0, 3, 5}) p[dropped] = 0;
+  for (const std::size_t dropped : {0U, 3U, 5U}) p[dropped] = 0;
   expect_distribution(options, p);
 }
 

@@ -192,6 +192,7 @@ struct DeviceTraits {
   std::uint32_t cores = 8;
   std::uint32_t busy_threadgroups = 528;  // of a product's tiles, that keep the device busy
   std::uint32_t threadgroup_bytes = 32 << 10;
+  std::size_t largest_buffer = SIZE_MAX;  // bytes
   std::uint32_t thread_registers = 128;  // of 32 bits, that kernels' tiles are chosen for
   bool copies_ahead = false;             // to threadgroup memory, while a kernel goes on (NVIDIA's cp.async)
 };
@@ -206,6 +207,8 @@ class Device {
   Device& operator=(const Device&) = delete;
 
   [[nodiscard]] virtual std::string name() const = 0;
+  // What the system says of it, for people; empty: nothing.
+  [[nodiscard]] virtual std::string facts() const { return {}; }
   // \throws Error (kOutOfMemory). The contents are undefined.
   virtual std::unique_ptr<Buffer> allocate(std::size_t bytes) = 0;
   // Kept, so that asking again costs little; threads may ask side by side. \throws Error naming shader and kernel:

@@ -74,6 +74,20 @@ std::vector<std::string> available_devices() {
   return names;
 }
 
+std::vector<GpuReport> gpu_reports() {
+  std::vector<GpuReport> out;
+  for (const char* const gpu : kGpus) {
+    const std::string reason = why_not(gpu);
+    if (!reason.empty()) {
+      out.push_back({gpu, "none: " + reason});
+      continue;
+    }
+    const std::unique_ptr<Device> device = make_device(gpu);
+    out.push_back({gpu, fmt::format("{}: {}", device->name(), device->facts())});
+  }
+  return out;
+}
+
 std::string resolve_device(const std::string& backend) {
   if (backend != "msl") return backend;
   std::string reasons;

@@ -12,6 +12,12 @@ namespace metal_marlin::msl {
 
 // By the names that backends bear: "msl-metal" or "msl-cuda" where there is such a GPU, "msl-host"; best first.
 std::vector<std::string> available_devices();
+// What there is to say of each kind of GPU, for people: its name and facts, or why there is none.
+struct GpuReport {
+  std::string backend;
+  std::string text;
+};
+std::vector<GpuReport> gpu_reports();
 // The device that a backend's name stands for: "msl" for the GPU that there is, other names for what they are.
 // \throws Error (kNotFound) saying why there is none; the host executor is slow, so it is taken by name alone.
 std::string resolve_device(const std::string& backend);

@@ -90,7 +90,7 @@ TEST_P(AllReduce, RingOfRanks) {
     std::vector<std::unique_ptr<Buffer>> ranks;
     for (std::size_t r = 0; r < kRanks; ++r)
       ranks.push_back(device->allocate_with(
-          std::vector<float>(values.begin() + r * kElements, values.begin() + (r + 1) * kElements)));
+          std::vector<float>(values.data() + r * kElements, values.data() + (r + 1) * kElements)));
     for (std::size_t step = 1; step < kRanks; ++step) {
       // A mean is a sum until its last step.
       const bool last = step + 1 == kRanks;

@@ -80,7 +80,7 @@ std::vector<float> transformed(Device& device, const TypedData& x, std::int64_t 
 }
 
 TEST(HadamardMatrices, AreOrthogonal) {
-  for (const std::size_t block : {2, 16, 12, 24, 20, 40, 28, 56}) {
+  for (const std::size_t block : {2U, 16U, 12U, 24U, 20U, 40U, 28U, 56U}) {
     const Matrix h = matrix_of(block);
     for (std::size_t i = 0; i < block; ++i) {
       for (std::size_t j = 0; j < block; ++j) {

@@ -44,7 +44,7 @@ TEST_P(RwkvWkv, Version4) {
   const auto u = normal_data(kChannels, 2);
   for (const DType type : {DType::kF32, DType::kF16, DType::kBf16}) {
     std::vector<float> first(2 * 3 * kChannels, 0);
-    for (std::size_t s = 0; s < 2; ++s) std::fill_n(first.begin() + (s * 3 + 2) * kChannels, kChannels, -INFINITY);
+    for (std::size_t s = 0; s < 2; ++s) std::fill_n(first.data() + (s * 3 + 2) * kChannels, kChannels, -INFINITY);
     const auto state = device->allocate_with(first);
     const auto w_buffer = device->allocate_with(log_decay);
     const auto u_buffer = device->allocate_with(u);

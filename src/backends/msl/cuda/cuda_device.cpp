@@ -9,6 +9,7 @@
 #include <mutex>
 
 #include "backends/msl/cuda/cuda_driver.h"
+#include "base/memory.h"
 #include "base/packed_text.h"
 #include "metal_marlin/error.h"
 
@@ -313,10 +314,10 @@ class CudaDevice final : public Device {
     check(driver_.device_get(&id, chosen == nullptr ? 0 : std::atoi(chosen)), "find the device");
     check(driver_.device_get_name(name_.data(), static_cast<int>(name_.size()), id), "name the device");
     major_ = attribute(cuda::kComputeCapabilityMajor, id);
-    const int minor = attribute(cuda::kComputeCapabilityMinor, id);
+    minor_ = attribute(cuda::kComputeCapabilityMinor, id);
     if (major_ < 8) {
       throw Error(ErrorCode::kUnsupported,
-                  fmt::format("{} has compute capability {}.{}, expected 8.0 or later", name_.data(), major_, minor));
+                  fmt::format("{} has compute capability {}.{}, expected 8.0 or later", name_.data(), major_, minor_));
     }
     traits_.cores = static_cast<std::uint32_t>(attribute(cuda::kMultiprocessorCount, id));
     traits_.busy_threadgroups = 4 * traits_.cores;
@@ -327,6 +328,13 @@ class CudaDevice final : public Device {
     stream_ = std::make_shared<CudaStream>(context_);
   }
   [[nodiscard]] std::string name() const override { return name_.data(); }
+  [[nodiscard]] std::string facts() const override {
+    std::size_t free = 0;
+    std::size_t total = 0;
+    check(context_.bound().mem_get_info(&free, &total), "ask for free memory");
+    return fmt::format("compute capability {}.{}; {} multiprocessors; {}, of which {} are free", major_, minor_,
+                       traits_.cores, byte_text(total), byte_text(free));
+  }
   std::unique_ptr<Buffer> allocate(std::size_t bytes) override { return std::make_unique<CudaBuffer>(context_, bytes); }
   std::unique_ptr<Commands> commands() override { return std::make_unique<CudaCommands>(stream_); }
   std::unique_ptr<Queue> make_queue() override { return std::make_unique<CudaQueue>(context_); }
@@ -357,6 +365,7 @@ class CudaDevice final : public Device {
   std::shared_ptr<CudaStream> stream_;  // of commands that have no queue
   std::array<char, 128> name_{};
   int major_ = 0;
+  int minor_ = 0;
 };
 
 }  // namespace

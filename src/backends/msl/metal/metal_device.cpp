@@ -1,10 +1,14 @@
 #include "backends/msl/metal/metal_device.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
 
 #include "backends/msl/metal/gpu_cores.h"
 #include "backends/msl/metal/metal_commands.h"
 #include "backends/msl/metal/metal_library.h"
+#include "base/memory.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::msl {
@@ -18,9 +22,23 @@ struct Found {
   std::string why_not;
 };
 
+// Those whose features it has: "Apple7, Mac2, Metal3".
+std::string families(MTL::Device& device) {
+  std::vector<std::string> out;
+  const auto ask = [&](const char* name, int first, int last, int begin) {
+    for (int i = first; i <= last; ++i) {
+      if (device.supportsFamily(static_cast<MTL::GPUFamily>(begin + i))) out.push_back(fmt::format("{}{}", name, i));
+    }
+  };
+  ask("Apple", 1, 12, MTL::GPUFamilyApple7 - 7);  // newer ones than the headers name
+  ask("Mac", 2, 2, MTL::GPUFamilyMac2 - 2);
+  ask("Metal", 3, 4, MTL::GPUFamilyMetal3 - 3);
+  return out.empty() ? "no family" : fmt::format("{}", fmt::join(out, ", "));
+}
+
 std::string why_not(MTL::Device& device) {
   if (device.supportsFamily(MTL::GPUFamilyApple7)) return "";
-  const std::string name = text_of(device.name());
+  const std::string name = fmt::format("{} ({})", text_of(device.name()), families(device));
   if (name.find("Paravirtual") != std::string::npos)
     return fmt::format("this is a virtual machine, whose {} has no simdgroup matrices", name);
   return fmt::format("the {} is older than the GPU family Apple7, which simdgroup matrices need", name);
@@ -54,10 +72,17 @@ class MetalDevice final : public Device {
     traits_.cores = metal::gpu_cores().value_or(traits_.cores);
     traits_.busy_threadgroups = kBusyPerCore * traits_.cores;
     traits_.threadgroup_bytes = static_cast<std::uint32_t>(device_->maxThreadgroupMemoryLength());
+    traits_.largest_buffer = device_->maxBufferLength();
     queue_ = new_queue();
   }
 
   [[nodiscard]] std::string name() const override { return name_; }
+  [[nodiscard]] std::string facts() const override {
+    const auto pool = scoped_pool();
+    return fmt::format("{}; {} cores; {} for the GPU, {} in one buffer, {} of threadgroup memory",
+                       families(*device_.get()), traits_.cores, byte_text(device_->recommendedMaxWorkingSetSize()),
+                       byte_text(traits_.largest_buffer), byte_text(traits_.threadgroup_bytes));
+  }
   std::unique_ptr<Buffer> allocate(std::size_t bytes) override {
     return std::make_unique<metal::MetalBuffer>(memory_->allocate(bytes), bytes);
   }
@@ -65,6 +90,10 @@ class MetalDevice final : public Device {
   std::unique_ptr<Queue> make_queue() override {
     return std::make_unique<SharedMemoryQueue>(
         [queue = new_queue()] { return std::make_unique<metal::MetalCommands>(queue); });
+  }
+  // The GPU's memory is the system's, of which it may use a part.
+  [[nodiscard]] std::size_t available_memory() const override {
+    return std::min(memory_->available(), Device::available_memory());
   }
   [[nodiscard]] DeviceTraits traits() const override { return traits_; }
 

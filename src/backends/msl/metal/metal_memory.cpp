@@ -99,18 +99,22 @@ void Slab::give_back(std::size_t begin, std::size_t bytes) {
 MetalMemory::MetalMemory(NS::SharedPtr<MTL::Device> device, bool labels)
     : device_(std::move(device)), labels_(labels), residency_(std::make_shared<Residency>(*device_.get())) {}
 
+std::size_t MetalMemory::available() const {
+  const std::size_t most = device_->recommendedMaxWorkingSetSize();
+  return most - std::min<std::size_t>(device_->currentAllocatedSize(), most);
+}
+
 std::shared_ptr<Slab> MetalMemory::make_slab(std::size_t bytes) {
   if (bytes > device_->maxBufferLength()) {
     throw Error(ErrorCode::kOutOfMemory, fmt::format("a buffer of {} bytes, this GPU takes at most {} in one", bytes,
                                                      device_->maxBufferLength()));
   }
-  const std::size_t most = device_->recommendedMaxWorkingSetSize();
-  const std::size_t used = device_->currentAllocatedSize();
-  if (bytes > most - std::min(used, most)) {
+  if (bytes > available()) {
     throw Error(ErrorCode::kOutOfMemory,
                 fmt::format("cannot allocate {} of Metal memory: {} of the {} that macOS lets the GPU use are taken "
                             "(sysctl iogpu.wired_limit_mb can raise that)",
-                            byte_text(bytes), byte_text(used), byte_text(most)));
+                            byte_text(bytes), byte_text(device_->currentAllocatedSize()),
+                            byte_text(device_->recommendedMaxWorkingSetSize())));
   }
   NS::SharedPtr<MTL::Buffer> buffer = NS::TransferPtr(device_->newBuffer(bytes, kOptions));
   if (!buffer) throw Error(ErrorCode::kOutOfMemory, fmt::format("cannot allocate {} bytes of Metal memory", bytes));

@@ -72,6 +72,8 @@ class MetalMemory {
   MetalMemory(NS::SharedPtr<MTL::Device> device, bool labels);
   // \throws Error (kOutOfMemory) when Metal takes no buffer so large, or the GPU's memory is used up.
   std::shared_ptr<const Piece> allocate(std::size_t bytes);
+  // Bytes of the working set that macOS recommends and nobody has taken.
+  [[nodiscard]] std::size_t available() const;
   [[nodiscard]] const Residency& residency() const { return *residency_; }
 
  private:

@@ -13,6 +13,7 @@
 
 #include "backends/msl/epilogue.h"
 #include "backends/msl/matrix_unit.h"
+#include "base/memory.h"
 #include "rules.h"
 #include "test_data.h"
 
@@ -56,6 +57,9 @@ TEST(MetalDevice, HasTheMachinesTraits) {
   EXPECT_EQ(device->traits().cores, 40U);
   EXPECT_EQ(device->traits().busy_threadgroups, 160U);
   EXPECT_EQ(device->traits().threadgroup_bytes, 32768U);
+  EXPECT_EQ(device->facts(),
+            "Apple1, Apple2, Apple3, Apple4, Apple5, Apple6, Apple7, Mac2, Metal3; 40 cores; 4.0 GiB for the GPU, "
+            "1.0 GiB in one buffer, 32.0 KiB of threadgroup memory");
   machine().cores = 0;  // the registry does not say
   EXPECT_EQ(make()->traits().cores, DeviceTraits().cores);
 }
@@ -73,9 +77,10 @@ TEST(MetalDevice, SaysWhyThereIsNone) {
     expect_error(ErrorCode::kNotFound, "no Metal: " + why, [] { make(); });
   };
   refused({}, "Metal finds no device");
-  refused({{"Intel UHD", false}}, "the Intel UHD is older than the GPU family Apple7, which simdgroup matrices need");
+  refused({{"Intel UHD", false}},
+          "the Intel UHD (Mac2) is older than the GPU family Apple7, which simdgroup matrices need");
   refused({{"Apple Paravirtual device", false}},
-          "this is a virtual machine, whose Apple Paravirtual device has no simdgroup matrices");
+          "this is a virtual machine, whose Apple Paravirtual device (Mac2) has no simdgroup matrices");
 }
 
 TEST(MetalDevice, WaitsOnlyForWhatAKernelNeeds) {
@@ -210,6 +215,17 @@ TEST(MetalDevice, NamesTheLimitsOfMemory) {
       ErrorCode::kOutOfMemory,
       "cannot allocate 2.0 MiB of Metal memory: 12.0 MiB of the 13.0 MiB that macOS lets the GPU use are taken",
       [&] { device->allocate(2 << 20); });
+}
+
+TEST(MetalDevice, PlansWithWhatMacOsLetsItTake) {
+  machine().working_set = 13 << 20;
+  const auto device = make();
+  const std::size_t before = device->available_memory();
+  EXPECT_LE(before, std::size_t{13} << 20);
+  const auto some = device->allocate(4 << 20);
+  EXPECT_EQ(device->available_memory(), before - (4 << 20));
+  machine().working_set = std::size_t{1} << 60;
+  EXPECT_LE(device->available_memory(), available_memory());  // the system's, which it shares
 }
 
 TEST(MetalDevice, GivesLargeBytesABufferOfTheirOwn) {

@@ -199,7 +199,8 @@ NS::String* Device::name() const {
 }
 bool Device::supportsFamily(GPUFamily family) {
   touch_("supportsFamily");
-  return family == GPUFamilyApple7 && apple7_;
+  const auto number = static_cast<int>(family);
+  return family == GPUFamilyMac2 || (apple7_ && (family == GPUFamilyMetal3 || (number > 1000 && number <= 1007)));
 }
 NS::UInteger Device::maxThreadgroupMemoryLength() const {
   return 32 << 10;

@@ -30,7 +30,7 @@ using BarrierScope = NS::UInteger;
 enum : BarrierScope { BarrierScopeBuffers = 1 };
 using CommandBufferErrorOption = NS::UInteger;
 enum : CommandBufferErrorOption { CommandBufferErrorOptionEncoderExecutionStatus = 1 };
-enum GPUFamily : NS::Integer { GPUFamilyApple7 = 1007 };
+enum GPUFamily : NS::Integer { GPUFamilyApple7 = 1007, GPUFamilyMac2 = 2002, GPUFamilyMetal3 = 5001 };
 enum CommandBufferStatus : NS::UInteger {
   CommandBufferStatusNotEnqueued = 0,
   CommandBufferStatusCommitted = 2,
