@@ -90,6 +90,12 @@ class Arguments {
     threadgroups_[index] = {bytes};
     return *this;
   }
+  // Multiplications and additions that the kernel is to do, where these may take longer than what it reads.
+  Arguments& operations(double count) {
+    operations_ = count;
+    return *this;
+  }
+  [[nodiscard]] double operations() const { return operations_; }
   [[nodiscard]] const std::map<std::uint32_t, std::variant<BufferArgument, BytesArgument>>& buffers() const {
     return buffers_;
   }
@@ -98,6 +104,7 @@ class Arguments {
  private:
   std::map<std::uint32_t, std::variant<BufferArgument, BytesArgument>> buffers_;
   std::map<std::uint32_t, ThreadgroupArgument> threadgroups_;
+  double operations_ = 0;
 };
 
 // A value of a function constant, by index.
@@ -184,6 +191,11 @@ inline std::uint32_t to_u32(std::int64_t n) {
   return static_cast<std::uint32_t>(n);
 }
 
+// Of a product of [tokens, cols] and [rows, cols], for Arguments::operations().
+constexpr double product_operations(std::int64_t tokens, std::int64_t rows, std::int64_t cols) {
+  return 2 * static_cast<double>(tokens) * static_cast<double>(rows) * static_cast<double>(cols);
+}
+
 // Threads that take elements in turn: enough to keep a device busy.
 std::uint32_t busy_threads(std::int64_t elements);
 
@@ -193,8 +205,8 @@ struct DeviceTraits {
   std::uint32_t busy_threadgroups = 528;  // of a product's tiles, that keep the device busy
   std::uint32_t threadgroup_bytes = 32 << 10;
   std::size_t largest_buffer = SIZE_MAX;  // bytes
-  std::uint32_t thread_registers = 128;  // of 32 bits, that kernels' tiles are chosen for
-  bool copies_ahead = false;             // to threadgroup memory, while a kernel goes on (NVIDIA's cp.async)
+  std::uint32_t thread_registers = 128;   // of 32 bits, that kernels' tiles are chosen for
+  bool copies_ahead = false;              // to threadgroup memory, while a kernel goes on (NVIDIA's cp.async)
 };
 
 struct MatrixUnit;

@@ -194,6 +194,7 @@ void Experts::multiply(Commands& commands, const MatrixStack& stack, Buffer& slo
     arguments.bytes(7, stack.units()).bytes(8, p).bytes(9, e);
   }
   arguments.threadgroup(0, tile_bytes(device_, 4));
+  arguments.operations(product_operations(assignments, stack.rows(), stack.cols()));
   // Twice the mean side by side; who has more takes them in turn.
   const std::int64_t tiles = 2 * assignments / experts_ / (8 * columns) + 1;
   commands.dispatch(

@@ -287,7 +287,9 @@ void encode_tuned(Device& device, Commands& commands, const TiledMatrix& matrix,
                         .buffer(5, y)
                         .bytes(6, matrix.params)
                         .bytes(7, params)
-                        .threadgroup(0, tile_bytes(device, simdgroups)));
+                        .threadgroup(0, tile_bytes(device, simdgroups))
+                        .operations(product_operations(params.tokens, matrix.params.rows,
+                                                       kUnit * std::int64_t{matrix.params.units})));
 }
 
 TunedProduct Linear::product_of(std::int64_t tokens) const {
@@ -316,6 +318,7 @@ void Linear::encode_quantized(Commands& commands, const TiledMatrix& matrix, con
   const std::string kernel = kernel_for(call.tokens, call.mode);
   Buffer& bias = call.bias != nullptr ? *call.bias : *nothing_;
   Arguments arguments;
+  arguments.operations(product_operations(call.tokens, rows_, cols_));
   arguments.buffer(0, *matrix.codes)
       .buffer(1, *matrix.scales)
       .buffer(2, *matrix.minima)
@@ -369,6 +372,7 @@ void Linear::encode_sparse(Commands& commands, const SparseTiledMatrix& matrix, 
   const std::string kernel = kernel_for(call.tokens, call.mode);
   const std::uint32_t blocks = divide_up<std::uint32_t>(rows_, kTileRows);
   Arguments arguments;
+  arguments.operations(product_operations(call.tokens, rows_, cols_));
   arguments.buffer(0, *matrix.codes).buffer(1, *units.scales);
   arguments.buffer(7, call.bias != nullptr ? *call.bias : *nothing_);
   if (call.mode == Activations::kF32) {
@@ -394,6 +398,7 @@ void Linear::encode_dense(Commands& commands, const DenseMatrix& matrix, const C
   Buffer& bias = call.bias != nullptr ? *call.bias : *nothing_;
   const auto rows = static_cast<std::uint32_t>(rows_);
   Arguments arguments;
+  arguments.operations(product_operations(call.tokens, rows_, cols_));
   const bool exact = call.mode == Activations::kF32 && matrix.dtype != DType::kF32;
   if (matrix.dtype == DType::kF32 || exact) {
     const auto cols = static_cast<std::uint32_t>(cols_);

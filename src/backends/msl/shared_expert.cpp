@@ -57,6 +57,7 @@ void encode_gate_up(Device& device, Commands& commands, const Linear& gate, cons
     arguments.bytes(6, dense.units).bytes(7, p);
   }
   arguments.threadgroup(0, tile_bytes(device, 4));
+  arguments.operations(2 * product_operations(call.tokens, gate.rows(), gate.cols()));
   commands.dispatch(device.pipeline("moe_shared_expert", fmt::format("moe_shared_gate_up_{}_{}", kind, columns),
                                     tile_constants(device)),
                     {divide_up<std::uint32_t>(gate.rows(), 64), divide_up<std::uint32_t>(call.tokens, 8 * columns), 1},

@@ -76,7 +76,7 @@ class MetalCommands final : public Commands {
     std::string kernels;
   };
   void bind(Launch& launch, const MslArgument& argument, const Arguments& arguments);
-  void order(Launch& launch, std::span<const Access> accesses);
+  void order(Launch& launch, std::span<const Access> accesses, double operations);
   void submit(std::span<const Launch> launches);
 
   std::shared_ptr<MetalQueue> queue_;

@@ -135,6 +135,19 @@ TEST(MetalDevice, CutsWorkIntoCommandBuffersTheFirstOfThemShort) {
   EXPECT_EQ(first(*x), 19);
 }
 
+TEST(MetalDevice, WorkIsWhatTakesLongerReadingOrComputing) {
+  const auto device = make(8 * kBytes, 8 * kBytes);
+  const auto x = floats(*device, 1);
+  const auto commands = device->commands();
+  const std::uint64_t count = kCount;
+  for (int i = 0; i < 4; ++i) {  // of which two fit by their operations, four by their bytes
+    commands->dispatch_threads(device->pipeline("gemm_epilogue", "residual_float"), {kCount, 1, 1}, {128, 1, 1},
+                               Arguments().buffer(0, *x).buffer(1, *x).bytes(2, count).operations(32.0 * 4 * kBytes));
+  }
+  run(*commands);
+  EXPECT_EQ(counts().command_buffers, 2);
+}
+
 TEST(MetalDevice, CommandsRunInTheOrderOfTheirCommits) {
   const auto device = make();
   const auto x = floats(*device, 1);
