@@ -21,6 +21,7 @@
 #include "backends/msl/paged_attention.h"
 #include "base/shared_pool.h"
 #include "formats/packed_matrix.h"
+#include "made_checkpoint.h"
 #include "models/architectures.h"
 #include "quantize/recipe.h"
 
@@ -221,34 +222,19 @@ void experts(Device& device, ThreadPool& pool) {
 }
 
 // Random weights in the formats of a recipe.
-class RandomCheckpoint final : public Checkpoint {
- public:
-  RandomCheckpoint(const Plan& plan, const Recipe& recipe) {
-    for (const PlannedWeight& planned : planned_weights(plan)) {
-      const auto spec = planned.quantizable ? recipe.find(planned, false) : std::nullopt;
-      weights_.push_back({planned.name, planned.shape, DType::kBf16, spec, 1, ""});
-    }
-    std::sort(weights_.begin(), weights_.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+MadeCheckpoint random_checkpoint(const Plan& plan, const Recipe& recipe) {
+  std::vector<WeightInfo> weights;
+  for (const PlannedWeight& planned : planned_weights(plan)) {
+    const auto spec = planned.quantizable ? recipe.find(planned, false) : std::nullopt;
+    weights.push_back({planned.name, planned.shape, DType::kBf16, spec, 1, ""});
   }
-  [[nodiscard]] const Json& config() const override { return nothing_; }
-  [[nodiscard]] const Json& generation_config() const override { return nothing_; }
-  [[nodiscard]] std::string where() const override { return "random"; }
-  [[nodiscard]] std::string where(const std::string&) const override { return "random"; }
-  [[nodiscard]] const std::vector<WeightInfo>& weights() const override { return weights_; }
-  [[nodiscard]] std::vector<std::pair<std::string, std::string>> tokenizer_files() const override { return {}; }
-  [[nodiscard]] std::string kind() const override { return "random"; }
-  [[nodiscard]] Weight read(const std::string& name, ThreadPool&) const override {
-    const WeightInfo& info = *find(name);
-    if (info.packed) return random_weight(*info.packed, info.shape[0], info.shape[1], 7);
-    const auto count = static_cast<std::size_t>(*element_count(info.shape));
-    auto ones = std::make_shared<std::vector<std::uint16_t>>(count, 0x3F80);
-    return {DenseView{DType::kBf16, info.shape, std::as_bytes(std::span(*ones))}, ones};
-  }
-
- private:
-  Json nothing_;
-  std::vector<WeightInfo> weights_;
-};
+  return {std::move(weights), [](const WeightInfo& info) -> Weight {
+            if (info.packed) return random_weight(*info.packed, info.shape[0], info.shape[1], 7);
+            const auto count = static_cast<std::size_t>(*element_count(info.shape));
+            auto ones = std::make_shared<std::vector<std::uint16_t>>(count, 0x3F80);
+            return {DenseView{DType::kBf16, info.shape, std::as_bytes(std::span(*ones))}, ones};
+          }};
+}
 
 void decode_step(const std::shared_ptr<Device>& device) {
   const auto backend = make_backend("msl-cuda", device, shared_pool(0));
@@ -256,7 +242,7 @@ void decode_step(const std::shared_ptr<Device>& device) {
     if (builtin.name != "qwen3-4b") continue;
     const Json json = parse_json(builtin.text, "recipe");
     const Plan plan = build_plan(parse_model_config(json["models"][0]["config"], nullptr, "config"));
-    const RandomCheckpoint checkpoint(plan, parse_recipe(json, "recipe"));
+    const MadeCheckpoint checkpoint = random_checkpoint(plan, parse_recipe(json, "recipe"));
     const auto model = backend->prepare(plan, checkpoint, {Activations::kInt8, {}});
     constexpr int kContext = 1024;
     const auto runner = model->make_runner({32, 1, 1, kContext / 16}, CacheType::kF16);

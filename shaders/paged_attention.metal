@@ -119,33 +119,13 @@ METAL_FUNC vec<T, 2> pair_of(uint bits) {
   return as_type<vec<T, 2>>(bits);
 }
 
-// What a lane has seen for its two heads: the largest score, times log2(e), and the sum of weights over
-// it of the lane's rows.
-struct HeadPair {
-  float top[2];
-  float total[2];
-};
-
-// Scores of 16 keys, of which those from `count` on are none, become weights; gives what sums so far
-// keep of theirs.
-METAL_FUNC float2 weigh_keys(thread TileSums& scores, constant PagedParams& p, uint count, uint lane,
-                             thread HeadPair& seen) {
-  float2 keep;
-  MM_UNROLL for (uint j = 0; j < 2; ++j) {
-    float score[2];
-    MM_UNROLL for (uint h = 0; h < 2; ++h) {
-      score[h] = scores.e[2 * h + j] * p.scale;
-      if (p.soft_cap != 0.0f) score[h] = p.soft_cap * precise::tanh(score[h] / p.soft_cap);
-      score[h] = tile_row(lane) + 8 * h < count ? score[h] * kLog2E : -INFINITY;
-    }
-    const float top = max(seen.top[j], column_max(max(score[0], score[1])));
-    const float from = top == -INFINITY ? 0.0f : top;  // nothing seen yet
-    keep[j] = fast::exp2(seen.top[j] - from);
-    seen.top[j] = top;
-    MM_UNROLL for (uint h = 0; h < 2; ++h) scores.e[2 * h + j] = fast::exp2(score[h] - from);
-    seen.total[j] = fma(seen.total[j], keep[j], scores.e[j] + scores.e[2 + j]);
+// Scores of 16 keys, times log2(e); those from `count` on are none.
+METAL_FUNC void finish_scores(thread TileSums& scores, constant PagedParams& p, uint count, uint lane) {
+  MM_UNROLL for (uint n = 0; n < 4; ++n) {
+    float score = scores.e[n] * p.scale;
+    if (p.soft_cap != 0.0f) score = p.soft_cap * precise::tanh(score / p.soft_cap);
+    scores.e[n] = tile_row(lane) + 8 * (n / 2) < count ? score * kLog2E : -INFINITY;
   }
-  return keep;
 }
 
 // Some units of 16 keys, or of their values, on their way: pieces of 8 elements of the keys of rows r and
@@ -245,7 +225,7 @@ template <typename Q, typename T, int kUnits>
   if (!kKeeps) threadgroup_barrier(mem_flags::mem_threadgroup);
   TileSums sums[kUnits * kUnitTiles];
   MM_UNROLL for (uint i = 0; i < kUnits * kUnitTiles; ++i) sums[i] = no_sums();
-  HeadPair seen = {{-INFINITY, -INFINITY}, {0.0f, 0.0f}};
+  SoftmaxState seen = {{-INFINITY, -INFINITY}, {0.0f, 0.0f}};
 #pragma clang loop unroll(disable)
   for (uint first = begin + simdgroup * kKeyRows; first < end; first += kAttentionSimdgroups * kKeyRows) {
     const KeyTile key_tile = {p, table, kv_head, first, end - 1, lane};
@@ -255,22 +235,23 @@ template <typename Q, typename T, int kUnits>
       key_pieces = key_tile.template load_keys<kLoaded>(keys, 0);
       value_pieces = key_tile.template load_values<kLoaded>(values, 0);
     }
-    TileSums scores = no_sums();
+    TileSums scores[1] = {no_sums()};
     MM_UNROLL for (uint tile = 0; tile < kUnits * kUnitTiles; ++tile) {
       if (!kAhead && tile % kUnitTiles == 0) key_pieces = key_tile.template load_keys<kLoaded>(keys, tile / kUnitTiles);
       const uint piece = kAhead ? tile / 2 : tile % kUnitTiles / 2;
       TileWeights<T> k;
       MM_UNROLL for (uint n = 0; n < 4; ++n) k.e[n] = pair_of<T>(key_pieces.keys[piece][n % 2][tile % 2 * 2 + n / 2]);
-      tile_multiply(scores, k,
+      tile_multiply(scores[0], k,
                     kKeeps ? queries[kKeeps ? tile : 0] : kept_tokens<T>(query_tiles + tile * kTileTokenElements, lane),
                     tiles);
     }
-    const float2 keep = weigh_keys(scores, p, end - first, lane, seen);
+    finish_scores(scores[0], p, end - first, lane);
+    const float2 keep = weigh<false>(scores, 1.0f, seen);
     if (simd_any(keep.x != 1.0f || keep.y != 1.0f)) {
       MM_UNROLL for (uint i = 0; i < kUnits * kUnitTiles; ++i)
         MM_UNROLL for (uint n = 0; n < 4; ++n) sums[i].e[n] *= keep[n % 2];
     }
-    const TileTokens<T> weights = tokens_from<T>(scores, tiles);
+    const TileTokens<T> weights = tokens_from<T>(scores[0], tiles);
     MM_UNROLL for (uint i = 0; i < kUnits * kUnitTiles; ++i) {
       // Elements 2 j of each lane's eight in rows r, 2 j + 1 in rows r + 8.
       const uint j = i % kUnitTiles, unit = kAhead ? i / kUnitTiles : 0;

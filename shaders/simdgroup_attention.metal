@@ -34,37 +34,6 @@ METAL_FUNC void stage_rows(threadgroup T* stage, device const T* rows, Where whe
   }
 }
 
-// What a lane has seen of its two rows of queries: the largest score, times log2(e), and the sum of
-// weights over it.
-struct RowState {
-  float top[2];
-  float total[2];
-};
-
-// Scores, times `factor`, become weights of the tile; gives what sums so far keep of theirs.
-template <uint kScores>
-METAL_FUNC float2 weigh(thread TileSums (&scores)[kScores], float factor, thread RowState& state) {
-  float now[2] = {-INFINITY, -INFINITY};
-  MM_UNROLL for (uint i = 0; i < kScores; ++i)
-    MM_UNROLL for (uint n = 0; n < 4; ++n) now[n / 2] = max(now[n / 2], scores[i].e[n]);
-  float2 keep;
-  float sum[2] = {0.0f, 0.0f};
-  MM_UNROLL for (uint h = 0; h < 2; ++h) {
-    const float top = max(state.top[h], row_max(now[h]) * factor);
-    now[h] = top == -INFINITY ? 0.0f : top;  // nothing seen yet
-    keep[h] = fast::exp2(state.top[h] - now[h]);
-    state.top[h] = top;
-  }
-  MM_UNROLL for (uint i = 0; i < kScores; ++i) {
-    MM_UNROLL for (uint n = 0; n < 4; ++n) {
-      scores[i].e[n] = fast::exp2(fma(scores[i].e[n], factor, -now[n / 2]));
-      sum[n / 2] += scores[i].e[n];
-    }
-  }
-  MM_UNROLL for (uint h = 0; h < 2; ++h) state.total[h] = fma(state.total[h], keep[h], sum[h]);
-  return keep;
-}
-
 // Threadgroup memory of a kernel. kUnits: of 64 elements, that a head has at most.
 template <typename T, int kUnits>
 struct PrefillMemory {
@@ -114,7 +83,7 @@ METAL_FUNC void answer_tile(threadgroup PrefillMemory<T, kUnits>& m, TileStage t
   }
   // A sink counts once among the lanes of a row, which add up their weights in the end.
   const float sink = p.sinks != 0 ? sinks[head] * kLog2E : -INFINITY;
-  RowState state;
+  SoftmaxState state;
   KeyRange seen[2];
   MM_UNROLL for (uint h = 0; h < 2; ++h) {
     state.top[h] = sink;
@@ -187,7 +156,7 @@ METAL_FUNC void answer_tile(threadgroup PrefillMemory<T, kUnits>& m, TileStage t
       }
       factor = 1.0f;
     }
-    const float2 keep = weigh(scores, factor, state);
+    const float2 keep = weigh<true>(scores, factor, state);
     if (simd_any(keep.x != 1.0f || keep.y != 1.0f)) {
       MM_UNROLL for (uint i = 0; i < 2 * kOurTiles; ++i)
         MM_UNROLL for (uint n = 0; n < 4; ++n) sums[i].e[n] *= keep[n / 2];

@@ -4,6 +4,14 @@
 #include <cstdlib>
 #include <new>
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#include <sanitizer/allocator_interface.h>
+#elif defined(__APPLE__)
+#include <malloc/malloc.h>
+#else
+#include <malloc.h>
+#endif
+
 namespace {
 std::atomic<std::int64_t> calls{0};
 }
@@ -11,6 +19,19 @@ std::atomic<std::int64_t> calls{0};
 namespace metal_marlin {
 std::int64_t allocations() {
   return calls.load();
+}
+
+std::size_t allocated_bytes() {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  return __sanitizer_get_current_allocated_bytes();
+#elif defined(__APPLE__)
+  malloc_statistics_t statistics;
+  malloc_zone_statistics(nullptr, &statistics);
+  return statistics.size_in_use;
+#else
+  const auto statistics = mallinfo2();
+  return statistics.uordblks + statistics.hblkhd;
+#endif
 }
 }  // namespace metal_marlin
 

@@ -27,6 +27,7 @@ struct InspectedTensor {
 /// What running a model takes on the cpu backend.
 struct MemoryNeed {
   std::size_t weights = 0;
+  std::size_t workspace = 0;    ///< of a session with the default options, in one thread
   std::size_t cache_token = 0;  ///< a position of a sequence, in the default cache
 };
 

@@ -1,5 +1,6 @@
 // What attention on the matrix units needs of tiles beyond their product: the largest and the sum
-// over a tile's rows or columns, and tokens made from numbers in registers.
+// over a tile's rows or columns, the softmax over tiles one after another, and tokens made from
+// numbers in registers.
 #pragma once
 #include "attention.h"
 #include "tile_multiply.h"
@@ -47,6 +48,42 @@ METAL_FUNC float column_sum(float v) {
   v += simd_shuffle_xor(v, ushort(4));
 #endif
   return v + simd_shuffle_xor(v, ushort(16));
+}
+
+// What a lane has seen of its two rows of scores, or its two columns: the largest score, times log2(e), and
+// the sum of its own weights over that.
+struct SoftmaxState {
+  float top[2];
+  float total[2];
+};
+
+// Scores, times `factor`, become weights of their rows, or columns; gives what sums so far keep of theirs.
+template <bool kRows, uint kScores>
+METAL_FUNC float2 weigh(thread TileSums (&scores)[kScores], float factor, thread SoftmaxState& state) {
+  float now[2] = {-INFINITY, -INFINITY};
+  MM_UNROLL for (uint i = 0; i < kScores; ++i) {
+    MM_UNROLL for (uint n = 0; n < 4; ++n) {
+      const uint line = kRows ? n / 2 : n % 2;
+      now[line] = max(now[line], scores[i].e[n]);
+    }
+  }
+  float2 keep;
+  float sum[2] = {0.0f, 0.0f};
+  MM_UNROLL for (uint line = 0; line < 2; ++line) {
+    const float top = max(state.top[line], (kRows ? row_max(now[line]) : column_max(now[line])) * factor);
+    now[line] = top == -INFINITY ? 0.0f : top;  // nothing seen yet
+    keep[line] = fast::exp2(state.top[line] - now[line]);
+    state.top[line] = top;
+  }
+  MM_UNROLL for (uint i = 0; i < kScores; ++i) {
+    MM_UNROLL for (uint n = 0; n < 4; ++n) {
+      const uint line = kRows ? n / 2 : n % 2;
+      scores[i].e[n] = fast::exp2(fma(scores[i].e[n], factor, -now[line]));
+      sum[line] += scores[i].e[n];
+    }
+  }
+  MM_UNROLL for (uint line = 0; line < 2; ++line) state.total[line] = fma(state.total[line], keep[line], sum[line]);
+  return keep;
 }
 
 // Which input of its unit column `column` of tile `tile` stands for, so that a lane's columns of

@@ -13,6 +13,7 @@
 #include "base/round_up.h"
 #include "io/checkpoint.h"
 #include "metal_marlin/sampler.h"
+#include "ops/fuse.h"
 #include "ops/plan.h"
 
 namespace metal_marlin {
@@ -126,6 +127,8 @@ class PreparedModel {
   PreparedModel& operator=(const PreparedModel&) = delete;
   [[nodiscard]] virtual std::unique_ptr<Runner> make_runner(const RunnerLimits& limits, CacheType cache) const = 0;
   [[nodiscard]] virtual std::size_t weight_bytes() const = 0;
+  // What make_runner() takes, but for the cache's pages.
+  [[nodiscard]] virtual std::size_t workspace_bytes(const RunnerLimits& limits, CacheType cache) const = 0;
 };
 
 struct PrepareOptions {
@@ -133,9 +136,17 @@ struct PrepareOptions {
   LoadProgress progress;
 };
 
+// What a backend can do, whatever it runs.
+struct Capabilities {
+  FuseCapabilities fusion;          // but for what depends on weights
+  bool angles_by_sequence = false;  // sequences of one step may differ in sequence_frequencies()
+  bool tunable = false;             // has kernels to choose among, for `metal-marlin tune`
+};
+
 // Bytes of the memory that a backend's weights and caches lie in.
 struct MemoryEstimate {
   std::size_t weights = 0;
+  std::size_t workspace = 0;   // of one runner
   std::size_t cache_page = 0;  // one page in all layers
 };
 
@@ -148,7 +159,10 @@ class Backend {
   Backend& operator=(const Backend&) = delete;
   [[nodiscard]] virtual std::string name() const = 0;    // in the registry: "msl" is there what it stands for
   [[nodiscard]] virtual std::string device() const = 0;  // the instruction set, or the GPU
+  [[nodiscard]] virtual Capabilities capabilities() const = 0;
+  // Not below what prepare() and make_runner() will take. \throws as prepare() does of weights that are missing.
   [[nodiscard]] virtual MemoryEstimate estimate_memory(const Plan& plan, const Checkpoint& checkpoint,
+                                                       Activations activations, const RunnerLimits& limits,
                                                        CacheType cache) const = 0;
   [[nodiscard]] virtual std::size_t available_memory() const = 0;
   // Loads the plan's weights. The backend must outlive the model. \throws Error naming weight or op.

@@ -19,7 +19,11 @@ void print_json(const Inspection& model) {
                                 {"weights", model.weights},
                                 {"bytes", model.bytes},
                                 {"bits_per_weight", bits_per_weight(model.bytes, model.weights)}};
-  if (model.memory) out["memory"] = {{"weights", model.memory->weights}, {"cache_token", model.memory->cache_token}};
+  if (model.memory) {
+    out["memory"] = {{"weights", model.memory->weights},
+                     {"workspace", model.memory->workspace},
+                     {"cache_token", model.memory->cache_token}};
+  }
   out["config"] = nlohmann::ordered_json::parse(model.config_json);
   out["tensors"] = nlohmann::ordered_json::array();
   for (const InspectedTensor& tensor : model.tensors) {
@@ -52,8 +56,8 @@ void print_table(const Inspection& model) {
              count_text(static_cast<double>(model.weights)), byte_text(model.bytes),
              bits_per_weight(model.bytes, model.weights));
   if (model.memory) {
-    fmt::print("in memory: weights {}, cache {} a token\n", byte_text(model.memory->weights),
-               byte_text(model.memory->cache_token));
+    fmt::print("in memory: weights {}, a session {}, cache {} a token\n", byte_text(model.memory->weights),
+               byte_text(model.memory->workspace), byte_text(model.memory->cache_token));
   } else {
     fmt::print("cannot be run: {}\n", printable(model.not_run));
   }

@@ -3,6 +3,8 @@
 
 #include <array>
 #include <csignal>
+#include <cstdlib>
+#include <exception>
 #include <nlohmann/json.hpp>
 #include <system_error>
 
@@ -166,6 +168,23 @@ int report(const std::system_error& error) {
       printing ? ErrorCode::kIo : code_of_errno(error.code().value()));
 }
 
+std::terminate_handler default_terminate = nullptr;
+
+// Exceptions take memory themselves: where there is none to throw one in, the program ends here.
+void on_terminate() {
+  void* volatile const probe = std::malloc(1024);  // more than any; volatile, or compilers take it for granted
+  if (probe != nullptr) default_terminate();
+  std::_Exit(report("out of memory", ErrorCode::kOutOfMemory));
+}
+
+void handle_terminate() {
+  default_terminate = std::set_terminate(on_terminate);
+}
+#if defined(__ELF__)
+// Before main() and the constructors of the libraries, some of which ask for memory.
+[[gnu::section(".preinit_array"), gnu::used]] void (*const first_of_all)() = handle_terminate;
+#endif
+
 }  // namespace
 
 // run(), with every failure a message and an exit code.
@@ -192,6 +211,9 @@ int run_and_report(int argc, char** argv) {
 }  // namespace metal_marlin::cli
 
 int main(int argc, char** argv) {
+#if !defined(__ELF__)
+  metal_marlin::cli::handle_terminate();
+#endif
   metal_marlin::cli::prepare_streams();
   struct sigaction action {};
   action.sa_handler = metal_marlin::cli::on_interrupt;

@@ -8,6 +8,7 @@
 
 #include "backends/msl/autotune.h"
 #include "backends/msl/devices.h"
+#include "backends/registry.h"
 #include "base/shared_pool.h"
 #include "cli/commands.h"
 #include "cli/table.h"
@@ -44,14 +45,15 @@ std::vector<std::string> row_of(const msl::TunedProduct& product, const msl::Tun
 }
 
 void tune(const TuneFlags& flags) {
-  if (flags.backend == "cpu")
+  const std::shared_ptr<ThreadPool> pool = shared_pool(0);
+  if (!make_backend(flags.backend, {pool, ""})->capabilities().tunable) {
     throw Error(ErrorCode::kInvalidArgument,
-                "--backend is cpu, which has no kernels to choose among; expected a GPU's");
+                fmt::format("--backend is {}, which has no kernels to choose among; expected a GPU's", flags.backend));
+  }
   const auto checkpoint = open_checkpoint(flags.path);
   const Plan plan =
       build_plan(parse_model_config(checkpoint->config(), checkpoint->generation_config(), checkpoint->where()));
   const std::unique_ptr<msl::Device> device = msl::make_device(msl::resolve_device(flags.backend));
-  const std::shared_ptr<ThreadPool> pool = shared_pool(0);
   msl::Autotuner tuner(*device, msl::TunedTiles(msl::TunedTiles::default_file()));
   std::vector<std::tuple<FormatSpec, std::int64_t, std::int64_t>> seen;
   std::vector<std::vector<std::string>> rows{{"shape", "kernel", "tokens#", "tile", "us#", "usual us#"}};

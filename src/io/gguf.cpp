@@ -356,4 +356,9 @@ std::vector<float> Gguf::floats(std::string_view key) const {
   return out;
 }
 
+void Gguf::refuse(std::string_view key) const {
+  throw Error(ErrorCode::kUnsupported,
+              fmt::format("{}: key {} asks for something that is not implemented", where, key));
+}
+
 }  // namespace metal_marlin

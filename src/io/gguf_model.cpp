@@ -115,8 +115,7 @@ void check_keys(const Gguf& gguf, const std::string& architecture) {
       return known.key == rest && known.value == number;
     });
     if (own && neutral) continue;
-    throw Error(ErrorCode::kUnsupported,
-                fmt::format("{}: key {} asks for something that is not implemented", gguf.where, key));
+    gguf.refuse(key);
   }
 }
 

@@ -363,8 +363,7 @@ void check_keys_of_tokenizer(const Gguf& gguf) {
       return std::find(keys.begin(), keys.end(), rest) != keys.end();
     };
     if (holds(kUsedKeys) || holds(kHarmlessKeys)) continue;
-    throw Error(ErrorCode::kUnsupported,
-                fmt::format("{}: key {} asks for something that is not implemented", gguf.where, key));
+    gguf.refuse(key);
   }
 }
 

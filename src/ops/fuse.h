@@ -52,9 +52,9 @@ struct FuseCapabilities {
   bool attention = false;      // head norms and rotations, in any order, and the attention after them
   bool rotations = false;      // the rotations of queries and keys, and both their norms before them
   // Gate, up and their gated product. Null: never.
-  std::function<bool(const LinearOp& gate, const LinearOp& up)> gate_up;
+  std::function<bool(const LinearOp& gate, const LinearOp& up)> gate_up = {};
   // A norm or a gated product also prepares the input of this linear, the op after it. Null: never.
-  std::function<bool(const LinearOp& linear)> prepares;
+  std::function<bool(const LinearOp& linear)> prepares = {};
 };
 
 // Every op is in one step, in order. Steps point into the plan.

@@ -11,6 +11,7 @@
 #include "base/thread_pool.h"
 #include "io/checkpoint.h"
 #include "metal_marlin/error.h"
+#include "metal_marlin/model.h"
 #include "models/architectures.h"
 #include "models/config.h"
 
@@ -20,9 +21,15 @@ namespace {
 MemoryNeed memory_need(const Checkpoint& checkpoint) {
   const ModelConfig config =
       parse_model_config(checkpoint.config(), checkpoint.generation_config(), checkpoint.where());
+  const SessionOptions session;
+  RunnerLimits limits;
+  limits.tokens = session.batch_tokens;
+  limits.selected = session.batch_logits;
+  limits.sequences = session.max_sequences;
   const MemoryEstimate estimate =
-      make_backend("cpu", {shared_pool(1), ""})->estimate_memory(build_plan(config), checkpoint, CacheType::kF16);
-  return {estimate.weights, estimate.cache_page / kCachePageTokens};
+      make_backend("cpu", {shared_pool(1), ""})
+          ->estimate_memory(build_plan(config), checkpoint, Activations::kInt8, limits, CacheType::kF16);
+  return {estimate.weights, estimate.workspace, estimate.cache_page / kCachePageTokens};
 }
 
 }  // namespace

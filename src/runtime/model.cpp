@@ -60,11 +60,14 @@ std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, cons
                                           : CacheType::kF16;
   const std::shared_ptr<ThreadPool> pool = shared_pool(options.threads);
   impl->backend = make_backend(options.backend, {pool, options.instruction_set});
-  const MemoryEstimate memory = impl->backend->estimate_memory(impl->plan, *checkpoint, impl->cache);
-  impl->backend->require_memory(memory.weights, "loading the weights of " + impl->path);
+  const Activations activations = options.exact ? Activations::kF32 : Activations::kInt8;
+  const RunnerLimits least{.tokens = 1};  // a session asks for its own memory
+  const MemoryEstimate memory =
+      impl->backend->estimate_memory(impl->plan, *checkpoint, activations, least, impl->cache);
+  impl->backend->require_memory(memory.weights + memory.workspace + memory.cache_page,
+                                "loading the weights of " + impl->path);
   impl->cache_page_bytes = memory.cache_page;
-  impl->prepared = impl->backend->prepare(impl->plan, *checkpoint,
-                                          {options.exact ? Activations::kF32 : Activations::kInt8, options.progress});
+  impl->prepared = impl->backend->prepare(impl->plan, *checkpoint, {activations, options.progress});
   impl->tokenizer = tokenizer_of(*checkpoint, options.notice);
   impl->info = {impl->config.model_type,
                 checkpoint->kind(),

@@ -90,13 +90,14 @@ struct Session::Impl {
     if (page_limit > INT32_MAX)
       throw Error(ErrorCode::kInvalidArgument, fmt::format("cache_tokens is {}, too large", asked));
     const std::int64_t first = std::min(page_limit, pages_for(kFirstTokens));
-    require_memory(first);
     RunnerLimits limits;
     limits.tokens = options.batch_tokens;
     limits.selected = options.batch_logits;
     limits.sequences = options.max_sequences;
     limits.pages = static_cast<int>(first);
-    runner = model->impl_->prepared->make_runner(limits, model->impl_->cache);
+    const Model::Impl& prepared = *model->impl_;
+    require_memory(first, prepared.prepared->workspace_bytes(limits, prepared.cache));
+    runner = prepared.prepared->make_runner(limits, prepared.cache);
     pool.grow(first);
     tokens.reserve(static_cast<std::size_t>(options.batch_tokens));
     slices.reserve(sequences.size());
@@ -111,9 +112,10 @@ struct Session::Impl {
   [[nodiscard]] std::size_t bytes_of(std::int64_t pages) const {
     return static_cast<std::size_t>(pages) * model->impl_->cache_page_bytes;
   }
-  void require_memory(std::int64_t pages) const {
-    model->impl_->backend->require_memory(bytes_of(pages),
-                                          fmt::format("a cache of {} tokens", pages * kCachePageTokens));
+  void require_memory(std::int64_t pages, std::size_t workspace = 0) const {
+    model->impl_->backend->require_memory(bytes_of(pages) + workspace,
+                                          fmt::format("a cache of {} tokens{}", pages * kCachePageTokens,
+                                                      workspace > 0 ? " and what a session works in" : ""));
   }
 
   Sequence& place_of(SequenceId id) { return sequences[static_cast<std::size_t>(id) % sequences.size()]; }
@@ -211,6 +213,20 @@ struct Session::Impl {
       sequence.pages.push_back(pool.take());
   }
 
+  // Whether a sequence of this length may be in one step with those of the pass.
+  [[nodiscard]] bool rotates_with_pass(std::int64_t length) const {
+    const Model::Impl& of = *model->impl_;
+    if (slices.empty() || of.backend->capabilities().angles_by_sequence) return true;
+    return std::all_of(of.plan.ropes.begin(), of.plan.ropes.end(), [&](const RopeTable& rope) {
+      if (!rope.frequencies_of) return true;
+      std::vector<float> theirs(rope.frequencies.size());
+      std::vector<float> its(rope.frequencies.size());
+      sequence_frequencies(rope, slices.front(), theirs);
+      rope.frequencies_of(length, its);
+      return its == theirs;
+    });
+  }
+
   // Adds tokens [begin, ...) of an input to the pass, as many as fit. from: the first whose logits are wanted.
   std::size_t add(const SequenceInput& input, int index, std::size_t begin, std::size_t from) {
     std::size_t end =
@@ -219,9 +235,10 @@ struct Session::Impl {
     end = std::min(end, std::max(begin, from) + room);
     if (end <= begin) return 0;
     Sequence& sequence = at(input.sequence);
+    const std::int64_t length = sequence.length + static_cast<std::int64_t>(input.tokens.size() - begin);
+    if (!rotates_with_pass(length)) return 0;
     const std::span<const TokenId> added = input.tokens.subspan(begin, end - begin);
     make_room(sequence, static_cast<std::int64_t>(added.size()));
-    const std::int64_t length = sequence.length + static_cast<std::int64_t>(input.tokens.size() - begin);
     slices.push_back(
         {static_cast<int>(tokens.size()), static_cast<int>(added.size()), sequence.length, sequence.pages, length});
     parts.push_back({&sequence, added});

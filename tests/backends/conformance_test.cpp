@@ -13,6 +13,7 @@
 #include "base/hash.h"
 #include "base/shared_pool.h"
 #include "linear_cases.h"
+#include "made_checkpoint.h"
 #include "ops/op_traits.h"
 #include "test_data.h"
 
@@ -244,38 +245,20 @@ Cases cases_of<ObserveOp>() {
 }
 
 // Random weights, the same for a name and a shape wherever they are asked for.
-class RandomCheckpoint final : public Checkpoint {
- public:
-  explicit RandomCheckpoint(const Case& c) : spec_(c.spec) {
-    for (const PlannedWeight& planned : planned_weights(c.plan)) {
-      WeightInfo info{planned.name, planned.shape, DType::kF32, std::nullopt, 1, ""};
-      if (planned.quantizable && !planned.name.starts_with("table")) info.packed = spec_;
-      weights_.push_back(std::move(info));
-    }
-    std::sort(weights_.begin(), weights_.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+MadeCheckpoint random_checkpoint(const Case& c) {
+  std::vector<WeightInfo> weights;
+  for (const PlannedWeight& planned : planned_weights(c.plan)) {
+    weights.push_back({planned.name, planned.shape, DType::kF32, std::nullopt, 1, ""});
+    if (planned.quantizable && !planned.name.starts_with("table")) weights.back().packed = c.spec;
   }
-  [[nodiscard]] const Json& config() const override { return nothing_; }
-  [[nodiscard]] const Json& generation_config() const override { return nothing_; }
-  [[nodiscard]] std::string where() const override { return "random"; }
-  [[nodiscard]] std::string where(const std::string&) const override { return "random"; }
-  [[nodiscard]] const std::vector<WeightInfo>& weights() const override { return weights_; }
-  [[nodiscard]] std::vector<std::pair<std::string, std::string>> tokenizer_files() const override { return {}; }
-  [[nodiscard]] std::string kind() const override { return "random"; }
-
- private:
-  [[nodiscard]] Weight read(const std::string& name, ThreadPool&) const override {
-    const WeightInfo& info = *find(name);
-    const auto seed = static_cast<unsigned>(hash_of(std::as_bytes(std::span(name))));
-    if (info.packed) return packed_matrix(*info.packed, info.shape[0], info.shape[1], seed).weight;
-    const auto count = static_cast<std::size_t>(*element_count(info.shape));
-    auto values = std::make_shared<std::vector<float>>(normal_data(count, seed));
-    return {DenseView{DType::kF32, info.shape, std::as_bytes(std::span(*values))}, values};
-  }
-
-  Json nothing_;
-  std::optional<FormatSpec> spec_;
-  std::vector<WeightInfo> weights_;
-};
+  return {std::move(weights), [](const WeightInfo& info) -> Weight {
+            const auto seed = static_cast<unsigned>(hash_of(std::as_bytes(std::span(info.name))));
+            if (info.packed) return packed_matrix(*info.packed, info.shape[0], info.shape[1], seed).weight;
+            const auto count = static_cast<std::size_t>(*element_count(info.shape));
+            auto values = std::make_shared<std::vector<float>>(normal_data(count, seed));
+            return {DenseView{DType::kF32, info.shape, std::as_bytes(std::span(*values))}, values};
+          }};
+}
 
 // What a model makes of two steps: two sequences begin, of 19 tokens and of one, and both go on.
 std::vector<float> results(const PreparedModel& model, const Plan& plan) {
@@ -311,7 +294,7 @@ std::unique_ptr<Backend> cpu_backend(std::string_view instruction_set) {
 }
 
 std::vector<float> results_of(const Backend& backend, const Case& c) {
-  return results(*backend.prepare(c.plan, RandomCheckpoint(c), {Activations::kF32, {}}), c.plan);
+  return results(*backend.prepare(c.plan, random_checkpoint(c), {Activations::kF32, {}}), c.plan);
 }
 
 template <typename T>
@@ -351,7 +334,7 @@ TEST_P(Conformance, ScalesOfTwoLevelsAreRefusedByName) {
   const BufferId y = p.out(3);
   const Cases cases = p.with("linear", LinearOp{x, y, "weight", ""}, spec);
   const auto backend = make_backend(GetParam(), {shared_pool(2), ""});
-  expect_error(ErrorCode::kUnsupported, "random: tensor weight: u4, scales of two levels, which no backend",
+  expect_error(ErrorCode::kUnsupported, "made weight: tensor weight: u4, scales of two levels, which no backend",
                [&] { results_of(*backend, cases[0]); });
 }
 INSTANTIATE_TEST_SUITE_P(Backends, Conformance, testing::ValuesIn(available_backends()), [](const auto& test) {

@@ -29,6 +29,10 @@ class EveryBackend : public testing::TestWithParam<std::string> {
     return backend->prepare(plan, *checkpoint, {Activations::kF32, {}});
   }
 
+  MemoryEstimate estimate(CacheType cache) const {
+    return backend->estimate_memory(plan, *checkpoint, Activations::kF32, {}, cache);
+  }
+
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Checkpoint> checkpoint;
   Plan plan;
@@ -61,12 +65,13 @@ TEST_P(EveryBackend, TellsWhatItNeeds) {
   EXPECT_EQ(backend->name(), GetParam());
   EXPECT_FALSE(backend->device().empty());
   EXPECT_GT(backend->available_memory(), std::size_t{1} << 20);
-  const MemoryEstimate f32 = backend->estimate_memory(plan, *checkpoint, CacheType::kF32);
+  const MemoryEstimate f32 = estimate(CacheType::kF32);
   EXPECT_EQ(f32.cache_page, static_cast<std::size_t>(plan.layers * plan.cache.heads * kCachePageTokens *
                                                      (plan.cache.key_dim + plan.cache.value_dim) * 4));
-  EXPECT_EQ(backend->estimate_memory(plan, *checkpoint, CacheType::kF16).cache_page, f32.cache_page / 2);
+  EXPECT_EQ(estimate(CacheType::kF16).cache_page, f32.cache_page / 2);
   const auto weights = static_cast<double>(prepare()->weight_bytes());
-  EXPECT_NEAR(static_cast<double>(f32.weights), weights, weights * 0.1);
+  EXPECT_GE(static_cast<double>(f32.weights), weights);
+  EXPECT_LE(static_cast<double>(f32.weights), weights * 1.03);
   expect_error(ErrorCode::kOutOfMemory, "a cache of 5 tokens needs",
                [&] { backend->require_memory(SIZE_MAX / 2, "a cache of 5 tokens"); });
 }

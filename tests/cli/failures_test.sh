@@ -171,5 +171,19 @@ if [ -n "${LIMITS:-}" ]; then
   small() { (ulimit -v "$1" && shift && run "$@" > /dev/null 2> "$work/err"); }
   [ "$(code_of small 4000000 generate "$work/text" -p hi -n 1 --threads 4000)" = 7 ] || { cat "$work/err"; fail "threads"; }
   grep -q "^error: .*threads" "$work/err" || { cat "$work/err"; fail "no message of threads"; }
+  # From where the loader finds room for the program's libraries, in KiB: what is below that it says itself.
+  least=1000
+  for step in 512000 256000 128000 64000 32000 16000 8000 4000 2000 1000 500 250 125; do
+    [ "$(code_of small $((least + step)) --version)" = 0 ] || least=$((least + step))
+  done
+  for more in $(seq -375 25 400) 1000 4000 16000 64000; do
+    code=$(code_of small $((least + more)) generate "$work/text" -p hi -n 1 --threads 16)
+    case $code in
+      0) ;;
+      7) grep -q "^error: ." "$work/err" || fail "$((least + more)) KiB: no message of memory" ;;
+      127) [ "$more" -lt 0 ] || fail "$((least + more)) KiB: the loader failed" ;;
+      *) cat "$work/err"; fail "$((least + more)) KiB: exit code $code" ;;
+    esac
+  done
 fi
 echo "all tests of failures passed"

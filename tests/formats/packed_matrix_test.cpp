@@ -137,31 +137,6 @@ TEST(PackedMatrix, ErrorOnNormalDataIsWithinTheFormatsBound) {
   }
 }
 
-// The search never does worse than the rule that maps the largest weight to the
-// largest element.
-TEST(PackedMatrix, ScaleSearchBeatsTheLargestValueRule) {
-  const auto data = normal_data(256 * 32, 4);
-  for (const Format format : {Format::kFp4, Format::kS4, Format::kNf4, Format::kNf3, Format::kInt3, Format::kInt2}) {
-    const FormatSpec spec = default_spec(format);
-    float top = 0;
-    for (const float level : decode_table(format)) top = std::max(top, std::fabs(level));
-    double searched = 0;
-    double plain = 0;
-    for (std::size_t begin = 0; begin < data.size(); begin += 32) {
-      const std::span<const float> group(data.data() + begin, 32);
-      searched += fit_group(spec, group, 1).squared_error;
-      float largest = 0;
-      for (const float x : group) largest = std::max(largest, std::fabs(x));
-      const float scale = round_scale(spec.scale_type, largest / top);
-      for (const float x : group) {
-        const double difference = x - static_cast<double>(scale) * decode_table(format)[encode(format, x / scale)];
-        plain += difference * difference;
-      }
-    }
-    EXPECT_LT(searched, 0.97 * plain) << format_info(format).name;
-  }
-}
-
 TEST(PackedMatrix, DataOnTheGridIsLossless) {
   std::mt19937 random(8);
   for (const FormatInfo& info : all_formats()) {

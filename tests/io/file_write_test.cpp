@@ -1,11 +1,7 @@
 #include "io/file_write.h"
 
 #include <gtest/gtest.h>
-#include <sys/stat.h>
 
-#include <thread>
-
-#include "io/mapped_file.h"
 #include "io/output_folder.h"
 #include "io/text_file.h"
 #include "test_data.h"
@@ -42,29 +38,6 @@ TEST(FileWrite, ReplacesFilesAlone) {
   expect_error(ErrorCode::kInvalidArgument, "not a regular file", [&] { const OutputFile file("/dev/null"); });
   write_file_atomically(folder.path() / "file", "text");
   expect_error(ErrorCode::kInvalidArgument, "not a folder", [&] { OutputFolder(folder.path() / "file", true); });
-}
-
-TEST(TextFile, APipeIsReadToItsEnd) {
-  const TemporaryFolder folder;
-  const auto pipe = folder.path() / "pipe";
-  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
-  const std::string text(200000, 'x');
-  std::thread writer([&] {
-    std::FILE* const file = std::fopen(pipe.c_str(), "w");
-    std::fwrite(text.data(), 1, text.size(), file);
-    std::fclose(file);
-  });
-  EXPECT_EQ(read_text_file(pipe), text);
-  writer.join();
-  // As a file of weights it is refused, without waiting for a writer.
-  expect_error(ErrorCode::kIo, "not a regular file", [&] { const MappedFile file(pipe); });
-}
-
-TEST(TextFile, FoldersAndWhatNeverEnds) {
-  const TemporaryFolder folder;
-  expect_error(ErrorCode::kIo, "not a regular file", [&] { read_text_file(folder.path()); });
-  expect_error(ErrorCode::kNotFound, "cannot open", [&] { read_text_file(folder.path() / "none"); });
-  expect_error(ErrorCode::kInvalidArgument, "longer than", [&] { read_text_file("/dev/zero"); });
 }
 
 }  // namespace

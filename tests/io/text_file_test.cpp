@@ -21,19 +21,25 @@ TEST(TextFile, IsReadWhole) {
   }
 }
 
-TEST(TextFile, MayBeAPipe) {
-  const TemporaryFolder work;
-  const auto pipe = work.path() / "pipe";
-  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
-  std::thread writer([&] { std::ofstream(pipe) << "through the pipe"; });
-  EXPECT_EQ(read_text_file(pipe), "through the pipe");
-  writer.join();
-}
-
 TEST(TextFile, ThatCannotBeReadIsNamed) {
   const TemporaryFolder work;
   expect_error(ErrorCode::kNotFound, (work.path() / "none").string(), [&] { read_text_file(work.path() / "none"); });
   expect_error(ErrorCode::kIo, "not a regular file", [&] { read_text_file(work.path()); });
+  expect_error(ErrorCode::kInvalidArgument, "longer than", [] { read_text_file("/dev/zero"); });
+}
+
+TEST(TextFile, APipeIsReadToItsEnd) {
+  const TemporaryFolder folder;
+  const auto pipe = folder.path() / "pipe";
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  const std::string text(200000, 'x');
+  std::thread writer([&] {
+    std::FILE* const file = std::fopen(pipe.c_str(), "w");
+    std::fwrite(text.data(), 1, text.size(), file);
+    std::fclose(file);
+  });
+  EXPECT_EQ(read_text_file(pipe), text);
+  writer.join();
 }
 
 }  // namespace

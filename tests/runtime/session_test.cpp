@@ -7,24 +7,27 @@
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
+#include <fstream>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <random>
 #include <thread>
 
 #include "backends/registry.h"
 #include "base/hash.h"
+#include "io/text_file.h"
 #include "metal_marlin/model.h"
 #include "test_data.h"
 
 namespace metal_marlin {
 namespace {
 
-std::shared_ptr<const Model> load(const char* name, const std::string& backend = "cpu") {
+std::shared_ptr<const Model> load(const std::filesystem::path& folder, const std::string& backend = "cpu") {
   LoadOptions options;
   options.exact = true;
   options.threads = 2;
   options.backend = backend;
-  return Model::load(test_data("fixtures") / name, options);
+  return Model::load(test_data("fixtures") / folder, options);
 }
 
 std::vector<TokenId> some_tokens(std::size_t count, std::uint32_t seed = 1) {
@@ -66,6 +69,30 @@ INSTANTIATE_TEST_SUITE_P(Backends, SampledSession, testing::ValuesIn(available_b
   std::replace(name.begin(), name.end(), '-', '_');
   return name;
 });
+
+// Sequences whose angles go by their lengths take steps together, whether a backend can rotate them in one or not.
+TEST_P(SampledSession, LengthsMayDifferWhereAnglesGoByThem) {
+  const TemporaryFolder work;
+  const auto folder = work.path() / "dynamic";
+  std::filesystem::copy(test_data("fixtures/qwen3-tiny"), folder);
+  nlohmann::json config = nlohmann::json::parse(read_text_file(folder / "config.json"));
+  config["rope_parameters"] = {{"rope_type", "dynamic"}, {"factor", 4.0}, {"rope_theta", 10000.0}};
+  config["max_position_embeddings"] = 8;
+  std::filesystem::remove(folder / "config.json");
+  std::ofstream(folder / "config.json") << config.dump();
+  const auto model = load(folder, GetParam());
+  const std::vector<std::vector<TokenId>> prompts = {some_tokens(5, 1), some_tokens(33, 2), some_tokens(6, 3)};
+  Session session(model, {3, 200, 64, 3});
+  std::vector<SequenceInput> inputs;
+  for (const auto& prompt : prompts) inputs.push_back({session.open(), prompt});
+  std::vector<Logits> found(prompts.size());
+  session.step(inputs, [&](std::span<const LogitsRow> rows) {
+    for (const LogitsRow& row : rows)
+      found[static_cast<std::size_t>(row.input)].assign(row.values.begin(), row.values.end());
+  });
+  for (std::size_t i = 0; i < prompts.size(); ++i)
+    EXPECT_LT(largest_difference(found[i], alone(model, prompts[i])), 1e-4) << i;
+}
 
 TEST_P(SampledSession, DrawsAreThoseFromTheLogits) {
   const auto model = load("qwen3-tiny", GetParam());

@@ -34,6 +34,7 @@ class CpuModel final : public PreparedModel {
       : program_(std::move(program)), pool_(pool), kernels_(kernels) {}
 
   [[nodiscard]] std::unique_ptr<Runner> make_runner(const RunnerLimits& limits, CacheType cache) const override;
+  [[nodiscard]] std::size_t workspace_bytes(const RunnerLimits& limits, CacheType cache) const override;
   [[nodiscard]] std::size_t weight_bytes() const override {
     std::size_t bytes = 0;
     for (const auto& [name, matrix] : program_.matrices) bytes += matrix->bytes();
@@ -56,32 +57,34 @@ class CpuModel final : public PreparedModel {
 
 class CpuRunner final : public Runner {
  public:
-  CpuRunner(const CpuModel& model, const RunnerLimits& limits, CacheType cache)
+  CpuRunner(const CpuModel& model, const RunnerLimits& limits, CacheType cache, WorkspaceMemory& memory)
       : program_(model.program()),
         k_(model.kernels()),
         pool_(model.pool()),
         page_(cache_page(program_.plan.cache, cache)),
         page_bytes_(page_bytes(page_)),
-        experts_(program_, limits),
-        latent_attention_(program_, limits, page_, pool_.size()) {
+        experts_(program_, limits, memory),
+        latent_attention_(program_, limits, page_, pool_.size(), memory) {
     const WorkspaceLayout layout = lay_out(program_, limits);
     offsets_ = layout.offsets;
-    workspace_ = AlignedBuffer(static_cast<std::size_t>(layout.floats) * sizeof(float));
+    workspace_ = memory.take(static_cast<std::size_t>(layout.floats) * sizeof(float));
     const std::int64_t input_blocks = program_.widest_input / kBlock;
-    q8_ = AlignedBuffer(static_cast<std::size_t>(limits.tokens * input_blocks) * sizeof(Q8Block));
-    bf16_ = AlignedBuffer(static_cast<std::size_t>(limits.tokens * program_.widest_input) * sizeof(std::uint16_t));
-    f32_ = AlignedBuffer(static_cast<std::size_t>(limits.tokens * program_.widest_input) * sizeof(float));
+    q8_ = memory.take(static_cast<std::size_t>(limits.tokens * input_blocks) * sizeof(Q8Block));
+    bf16_ = memory.take(static_cast<std::size_t>(limits.tokens * program_.widest_input) * sizeof(std::uint16_t));
+    f32_ = memory.take(static_cast<std::size_t>(limits.tokens * program_.widest_input) * sizeof(float));
     for (const RopeTable& table : program_.plan.ropes) {
       const std::size_t pairs = table.frequencies.size();
       const std::size_t angles = static_cast<std::size_t>(limits.tokens) * pairs;
-      ropes_.push_back({static_cast<std::int64_t>(pairs), std::vector<float>(angles), std::vector<float>(angles)});
-      frequencies_.emplace_back(table.frequencies_of ? static_cast<std::size_t>(limits.sequences) * pairs : 0);
+      ropes_.push_back(
+          {static_cast<std::int64_t>(pairs), memory.take_vector<float>(angles), memory.take_vector<float>(angles)});
+      const std::size_t sequences = table.frequencies_of ? static_cast<std::size_t>(limits.sequences) : 0;
+      frequencies_.push_back(memory.take_vector<float>(sequences * pairs));
     }
-    grow_cache(limits.pages);
     counters_ = std::vector<std::atomic<std::int64_t>>(StepContext::kPhases * program_.steps.size());
-    tiles_.reserve(static_cast<std::size_t>(limits.tokens) + static_cast<std::size_t>(limits.sequences));
-    rows_.resize(static_cast<std::size_t>(limits.tokens));
-    allocate_scratch();
+    tiles_ =
+        memory.take_vector<Tile>(static_cast<std::size_t>(limits.tokens) + static_cast<std::size_t>(limits.sequences));
+    rows_ = memory.take_vector<TokenPlace>(static_cast<std::size_t>(limits.tokens));
+    allocate_scratch(memory);
   }
 
   void submit(const Batch& batch) override {
@@ -167,7 +170,7 @@ class CpuRunner final : public Runner {
     }
   }
 
-  void allocate_scratch() {
+  void allocate_scratch(WorkspaceMemory& memory) {
     std::int64_t attention = 0;
     for (const Step& step : program_.steps) {
       if (const auto* const s = std::get_if<AttentionStep>(&step)) {
@@ -178,13 +181,11 @@ class CpuRunner final : public Runner {
     }
     for (int i = 0; i < pool_.size(); ++i) {
       Scratch scratch;
-      scratch.linear = AlignedBuffer(static_cast<std::size_t>(program_.linear_scratch) * sizeof(float));
-      scratch.attention = AlignedBuffer(static_cast<std::size_t>(attention) * sizeof(float));
-      scratch.q8 =
-          AlignedBuffer(static_cast<std::size_t>(program_.widest_input / kBlock) * kFewTokens * sizeof(Q8Block));
-      scratch.bf16 =
-          AlignedBuffer(static_cast<std::size_t>(program_.widest_input) * kFewTokens * sizeof(std::uint16_t));
-      scratch.f32 = AlignedBuffer(static_cast<std::size_t>(program_.widest_input) * kFewTokens * sizeof(float));
+      scratch.linear = memory.take(static_cast<std::size_t>(program_.linear_scratch) * sizeof(float));
+      scratch.attention = memory.take(static_cast<std::size_t>(attention) * sizeof(float));
+      scratch.q8 = memory.take(static_cast<std::size_t>(program_.widest_input / kBlock) * kFewTokens * sizeof(Q8Block));
+      scratch.bf16 = memory.take(static_cast<std::size_t>(program_.widest_input) * kFewTokens * sizeof(std::uint16_t));
+      scratch.f32 = memory.take(static_cast<std::size_t>(program_.widest_input) * kFewTokens * sizeof(float));
       scratch_.push_back(std::move(scratch));
     }
   }
@@ -486,7 +487,16 @@ class CpuRunner final : public Runner {
 };
 
 std::unique_ptr<Runner> CpuModel::make_runner(const RunnerLimits& limits, CacheType cache) const {
-  return std::make_unique<CpuRunner>(*this, limits, cache);
+  WorkspaceMemory memory(WorkspaceMemory::Mode::kGive);
+  auto runner = std::make_unique<CpuRunner>(*this, limits, cache, memory);
+  runner->grow_cache(limits.pages);
+  return runner;
+}
+
+std::size_t CpuModel::workspace_bytes(const RunnerLimits& limits, CacheType cache) const {
+  WorkspaceMemory memory(WorkspaceMemory::Mode::kMeasure);
+  const CpuRunner measured(*this, limits, cache, memory);
+  return memory.bytes();
 }
 
 class CpuBackend final : public Backend {
@@ -496,16 +506,14 @@ class CpuBackend final : public Backend {
   [[nodiscard]] std::string name() const override { return "cpu"; }
   [[nodiscard]] std::string device() const override { return kernels_.name; }
   [[nodiscard]] std::size_t available_memory() const override { return metal_marlin::available_memory(); }
-  [[nodiscard]] MemoryEstimate estimate_memory(const Plan& plan, const Checkpoint& checkpoint,
-                                               CacheType cache) const override {
-    MemoryEstimate out;
-    for (const PlannedWeight& planned : planned_weights(plan)) {
-      const WeightInfo* const info = checkpoint.find(planned.name);
-      if (info != nullptr) out.weights += panel_bytes_estimate(*info);
-    }
-    out.cache_page =
-        page_bytes(cache_page(plan.cache, cache)) * static_cast<std::size_t>(plan.cache.heads * plan.layers);
-    return out;
+  [[nodiscard]] Capabilities capabilities() const override { return cpu::capabilities(); }
+  [[nodiscard]] MemoryEstimate estimate_memory(const Plan& plan, const Checkpoint& checkpoint, Activations activations,
+                                               const RunnerLimits& limits, CacheType cache) const override {
+    const CpuModel model(outline(with_rotations(plan, checkpoint), checkpoint, kernels_, activations), *pool_,
+                         kernels_);
+    const std::size_t page = page_bytes(cache_page(plan.cache, cache));
+    return {model.weight_bytes(), model.workspace_bytes(limits, cache),
+            page * static_cast<std::size_t>(plan.cache.heads * plan.layers)};
   }
   [[nodiscard]] std::shared_ptr<const PreparedModel> prepare(const Plan& plan, const Checkpoint& checkpoint,
                                                              const PrepareOptions& options) const override {

@@ -1,6 +1,7 @@
 #include "backends/cpu/latent_attention.h"
 
 #include <cstring>
+#include <numeric>
 
 #include "backends/cpu/cache_rows.h"
 #include "base/round_up.h"
@@ -15,7 +16,8 @@ constexpr int kTileTokens = kCachePageTokens;
 
 }  // namespace
 
-LatentAttention::LatentAttention(const Program& program, const RunnerLimits& limits, const CachePage& page, int threads)
+LatentAttention::LatentAttention(const Program& program, const RunnerLimits& limits, const CachePage& page, int threads,
+                                 WorkspaceMemory& memory)
     : page_(page) {
   const LatentAttentionOp* shape = nullptr;  // the same in every layer
   std::int64_t transposed = 0;
@@ -31,21 +33,23 @@ LatentAttention::LatentAttention(const Program& program, const RunnerLimits& lim
                page.type == CacheType::kF32 ? CacheType::kF32 : CacheType::kF16};
   padded_rank_ = round_up(shape->rank, kBlock);
   head_pages_ = limits.tokens / kCachePageTokens + limits.sequences;
-  for (std::int64_t i = 0; i < head_pages_; ++i) page_table_.push_back(static_cast<std::int32_t>(i));
+  page_table_ = memory.take_vector<std::int32_t>(static_cast<std::size_t>(head_pages_));
+  std::iota(page_table_.begin(), page_table_.end(), 0);
   const std::int64_t tokens = limits.tokens;
-  const auto floats = [](std::int64_t n) { return AlignedBuffer(static_cast<std::size_t>(n) * sizeof(float)); };
+  const auto floats = [&](std::int64_t n) { return memory.take(static_cast<std::size_t>(n) * sizeof(float)); };
   latents_ = floats(tokens * padded_rank_);
   absorbed_q_ = floats(tokens * shape->heads * page.key_dim);
   absorbed_out_ = floats(tokens * shape->heads * padded_rank_);
-  std::memset(absorbed_out_.data(), 0, absorbed_out_.size());  // padding that attention does not write
-  scratch_pages_ = AlignedBuffer(static_cast<std::size_t>(shape->heads * head_pages_) * page_bytes(expanded_));
+  if (absorbed_out_.size() > 0)
+    std::memset(absorbed_out_.data(), 0, absorbed_out_.size());  // padding that attention does not write
+  scratch_pages_ = memory.take(static_cast<std::size_t>(shape->heads * head_pages_) * page_bytes(expanded_));
   const std::int64_t scratch = std::max({transposed, kTileTokens * (key_dim + shape->value_dim),
                                          attention_scratch_floats(kTileTokens, expanded_),
                                          attention_scratch_floats(kHeadGroup * kTileTokens, page_)});
   for (int i = 0; i < threads; ++i) scratch_.push_back(floats(scratch));
   const auto tiles = static_cast<std::size_t>(head_pages_);
-  page_tiles_.reserve(tiles);
-  absorbed_tiles_.reserve(tiles);
+  page_tiles_ = memory.take_vector<Tile>(tiles);
+  absorbed_tiles_ = memory.take_vector<Tile>(tiles);
 }
 
 void LatentAttention::plan(const Batch& batch) {

@@ -14,7 +14,8 @@ namespace metal_marlin::cpu {
 // The workspace of all such steps of a model, one step at a time.
 class LatentAttention {
  public:
-  LatentAttention(const Program& program, const RunnerLimits& limits, const CachePage& page, int threads);
+  LatentAttention(const Program& program, const RunnerLimits& limits, const CachePage& page, int threads,
+                  WorkspaceMemory& memory);
 
   // Sorts the batch's sequences; before the step's threads start.
   void plan(const Batch& batch);

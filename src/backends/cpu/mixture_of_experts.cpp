@@ -7,7 +7,7 @@
 
 namespace metal_marlin::cpu {
 
-MixtureOfExperts::MixtureOfExperts(const Program& program, const RunnerLimits& limits) {
+MixtureOfExperts::MixtureOfExperts(const Program& program, const RunnerLimits& limits, WorkspaceMemory& memory) {
   std::int64_t assignments = 0;
   std::int64_t experts = 0;
   std::int64_t scratch = 0;
@@ -28,24 +28,24 @@ MixtureOfExperts::MixtureOfExperts(const Program& program, const RunnerLimits& l
     out = std::max(out, width(moe->out));
   }
   const auto count = static_cast<std::size_t>(assignments);
-  experts_.resize(count);
-  weights_.resize(count);
-  slots_.resize(count);
-  tokens_.resize(count);
-  counts_.resize(static_cast<std::size_t>(experts));
-  runs_.reserve(static_cast<std::size_t>(experts));
-  scores_.resize(static_cast<std::size_t>(limits.tokens * scratch));
+  experts_ = memory.take_vector<std::int32_t>(count);
+  weights_ = memory.take_vector<float>(count);
+  slots_ = memory.take_vector<std::int32_t>(count);
+  tokens_ = memory.take_vector<std::int32_t>(count);
+  counts_ = memory.take_vector<std::int64_t>(static_cast<std::size_t>(experts));
+  runs_ = memory.take_vector<Run>(static_cast<std::size_t>(experts));
+  scores_ = memory.take_vector<float>(static_cast<std::size_t>(limits.tokens * scratch));
   const auto allocate = [&](std::int64_t elements, AlignedBuffer& f32, AlignedBuffer& q8, AlignedBuffer& bf16) {
     const auto total = static_cast<std::size_t>(elements) * count;
-    f32 = AlignedBuffer(total * sizeof(float));
-    q8 = AlignedBuffer(total / kBlock * sizeof(Q8Block));
-    bf16 = AlignedBuffer(total * sizeof(std::uint16_t));
-    if (total > 0) std::memset(f32.data(), 0, f32.size());  // padding that no kernel writes
+    f32 = memory.take(total * sizeof(float));
+    q8 = memory.take(total / kBlock * sizeof(Q8Block));
+    bf16 = memory.take(total * sizeof(std::uint16_t));
+    if (f32.size() > 0) std::memset(f32.data(), 0, f32.size());  // padding that no kernel writes
     return LinearInputs{f32.as<float>(), q8.as<Q8Block>(), bf16.as<std::uint16_t>()};
   };
   in_ = allocate(in, in_f32_, in_q8_, in_bf16_);
   active_ = allocate(active, active_f32_, active_q8_, active_bf16_);
-  results_ = AlignedBuffer(static_cast<std::size_t>(out) * count * sizeof(float));
+  results_ = memory.take(static_cast<std::size_t>(out) * count * sizeof(float));
 }
 
 void MixtureOfExperts::group_by_expert(const MoeStep& step, std::int64_t tokens) {

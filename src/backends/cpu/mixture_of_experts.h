@@ -12,7 +12,7 @@ namespace metal_marlin::cpu {
 // The workspace of all such steps of a model, one step at a time.
 class MixtureOfExperts {
  public:
-  MixtureOfExperts(const Program& program, const RunnerLimits& limits);
+  MixtureOfExperts(const Program& program, const RunnerLimits& limits, WorkspaceMemory& memory);
 
   // Called by every thread. in: [tokens][hidden], logits: [tokens][experts], out: [tokens][out_width]
   void run(const MoeStep& step, const StepContext& context, const float* in, std::int64_t hidden, const float* logits,

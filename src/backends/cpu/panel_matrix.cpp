@@ -94,6 +94,11 @@ DType dense_type(DType stored) {
   }
 }
 
+// bf16 inputs go in pairs, as the processors' bf16 multiplication takes them.
+std::size_t inputs_together(PanelKind kind) {
+  return kind == PanelKind::kBf16 ? 2 : 1;
+}
+
 PanelScale scale_kind(ScaleType type) {
   switch (type) {
     case ScaleType::kF16:
@@ -128,29 +133,49 @@ AlignedBuffer::AlignedBuffer(std::size_t bytes) : size_(bytes) {
 #endif
 }
 
-PanelMatrix::PanelMatrix(const std::string& name, const Weight& weight, std::int64_t rows, std::int64_t cols,
-                         ThreadPool& pool) {
+PanelMatrix::PanelMatrix(std::int64_t rows, std::int64_t cols) {
   view_.rows = rows;
   view_.cols = cols;
   view_.blocks = divide_up(cols, kBlock);
+}
+
+PanelMatrix::PanelMatrix(const std::string& name, const Weight& weight, std::int64_t rows, std::int64_t cols,
+                         ThreadPool& pool)
+    : PanelMatrix(rows, cols) {
   if (weight.packed()) {
     const auto& packed = std::get<PackedView>(weight.view);
-    describe(packed);
+    describe(packed.spec);
+    if (packed.spec.format == Format::kNvfp4) view_.multiplier = 1.0F / packed.global_scale;
     packed.check_finite(name);
     pack_codes(packed, pool);
   } else {
-    pack_dense(std::get<DenseView>(weight.view), pool);
+    const auto& dense = std::get<DenseView>(weight.view);
+    describe(dense.dtype);
+    pack_dense(dense, pool);
   }
+}
+
+PanelMatrix::PanelMatrix(const WeightInfo& weight, std::int64_t rows, std::int64_t cols) : PanelMatrix(rows, cols) {
+  if (weight.packed) {
+    describe(*weight.packed);
+  } else {
+    describe(weight.dtype);
+  }
+}
+
+void PanelMatrix::describe(DType stored) {
+  const DType type = dense_type(stored);
+  view_.kind = type == DType::kF16 ? PanelKind::kF16 : type == DType::kBf16 ? PanelKind::kBf16 : PanelKind::kF32;
+  const auto pair = static_cast<std::int64_t>(inputs_together(view_.kind));
+  view_.panel_bytes = static_cast<std::size_t>(round_up(view_.cols, pair)) * kPanelRows * dtype_bytes(type);
+  sizes_.codes = view_.panel_bytes * static_cast<std::size_t>(panels());
 }
 
 void PanelMatrix::pack_dense(const DenseView& dense, ThreadPool& pool) {
   const DType type = dense_type(dense.dtype);
-  view_.kind = type == DType::kF16 ? PanelKind::kF16 : type == DType::kBf16 ? PanelKind::kBf16 : PanelKind::kF32;
   const std::size_t element = dtype_bytes(type);
-  // bf16 inputs go in pairs, as the processors' bf16 multiplication takes them.
-  const std::size_t pair = view_.kind == PanelKind::kBf16 ? 2 : 1;
-  view_.panel_bytes = (static_cast<std::size_t>(view_.cols) + pair - 1) / pair * pair * kPanelRows * element;
-  codes_ = AlignedBuffer(view_.panel_bytes * static_cast<std::size_t>(panels()));
+  const std::size_t pair = inputs_together(view_.kind);
+  codes_ = AlignedBuffer(sizes_.codes);
   view_.codes = codes_.as<const std::uint8_t>();
   const bool copy = type == dense.dtype;
   const auto cols = static_cast<std::size_t>(view_.cols);
@@ -179,14 +204,18 @@ void PanelMatrix::pack_dense(const DenseView& dense, ThreadPool& pool) {
   });
 }
 
-void PanelMatrix::describe(const PackedView& packed) {
-  const FormatSpec& spec = packed.spec;
+void PanelMatrix::describe(const FormatSpec& spec) {
   view_.kind = spec.sparse ? PanelKind::kSparse4 : code_kind(spec.format);
   view_.scale_type = scale_kind(spec.scale_type);
-  view_.groups = spec.groups(packed.cols);
-  view_.group = spec.group_size(packed.cols);
+  view_.groups = spec.groups(view_.cols);
+  view_.group = spec.group_size(view_.cols);
   view_.panel_bytes = static_cast<std::size_t>(view_.blocks) * 64 * static_cast<std::size_t>(code_bits(view_.kind));
-  view_.multiplier = spec.format == Format::kNvfp4 ? 1.0F / packed.global_scale : 1.0F;
+  const auto count = static_cast<std::size_t>(panels());
+  const std::size_t scales = count * static_cast<std::size_t>(view_.groups) * kPanelRows;
+  sizes_.codes = view_.panel_bytes * count;
+  sizes_.scales = scales * scale_type_bytes(stored_type(view_.scale_type));
+  if (spec.zero == ZeroKind::kMinimum) sizes_.minima = sizes_.scales;
+  if (spec.zero == ZeroKind::kInteger) sizes_.zeros = scales;
   const NumberFormat& number = number_format(spec.format);
   view_.integer = number.unit != 0;
   // Sparse codes are spread among zeros: the code 0 is zero's there, by a table.
@@ -202,12 +231,10 @@ void PanelMatrix::describe(const PackedView& packed) {
 }
 
 void PanelMatrix::pack_codes(const PackedView& packed, ThreadPool& pool) {
-  const auto count = static_cast<std::size_t>(panels());
-  const auto groups = static_cast<std::size_t>(view_.groups);
-  codes_ = AlignedBuffer(view_.panel_bytes * count);
-  scales_ = AlignedBuffer(count * groups * kPanelRows * scale_type_bytes(stored_type(view_.scale_type)));
-  if (packed.spec.zero == ZeroKind::kMinimum) minima_ = AlignedBuffer(scales_.size());
-  if (packed.spec.zero == ZeroKind::kInteger) zeros_ = AlignedBuffer(count * groups * kPanelRows);
+  codes_ = AlignedBuffer(sizes_.codes);
+  scales_ = AlignedBuffer(sizes_.scales);
+  minima_ = AlignedBuffer(sizes_.minima);
+  zeros_ = AlignedBuffer(sizes_.zeros);
   view_.codes = codes_.as<const std::uint8_t>();
   view_.scales = scales_.data();
   view_.minima = minima_.data();
@@ -290,16 +317,6 @@ void PanelMatrix::decode_row(std::int64_t row, float* out) const {
     out[k] = load_scale(type, scales_.bytes(), at) * view_.multiplier * element;
     if (view_.minima != nullptr) out[k] += load_scale(type, minima_.bytes(), at);
   }
-}
-
-std::size_t panel_bytes_estimate(const WeightInfo& weight) {
-  if (weight.shape.size() != 2)
-    return static_cast<std::size_t>(element_count(weight.shape).value_or(0)) * sizeof(float);
-  const std::int64_t rows = round_up(weight.shape[0], kPanelRows);
-  if (!weight.packed)
-    return static_cast<std::size_t>(rows * round_up(weight.shape[1], 2)) * dtype_bytes(dense_type(weight.dtype));
-  const std::int64_t cols = round_up(weight.shape[1], kBlock);
-  return PackedLayout(*weight.packed, rows, cols).total_bytes();
 }
 
 }  // namespace metal_marlin::cpu

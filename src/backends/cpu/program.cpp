@@ -10,21 +10,22 @@ namespace {
 
 class Compiler {
  public:
-  Compiler(Program& program, const Checkpoint& checkpoint, ThreadPool& pool, const Kernels& kernels,
-           Activations activations, const LoadProgress& progress)
+  // pool: null for an outline.
+  Compiler(Program& program, const Checkpoint& checkpoint, ThreadPool* pool, const Kernels& kernels,
+           Activations activations, LoadProgress progress)
       : program_(program),
         checkpoint_(checkpoint),
         pool_(pool),
         kernels_(kernels),
         activations_(activations),
-        progress_(progress) {}
+        progress_(std::move(progress)) {}
 
   void run() {
     for (const Op& op : program_.plan.ops) {
       if (const auto* const latent = op.as<LatentAttentionOp>()) expansions_[latent->expand] = latent;
     }
     load_weights(program_.plan, checkpoint_, progress_, [this](const PlannedWeight& planned) { load(planned); });
-    const std::vector<FusedStep> fused = fuse(program_.plan, capabilities());
+    const std::vector<FusedStep> fused = fuse(program_.plan, fusion());
     for (const FusedStep& step : fused) {
       program_.steps.push_back(bind(step));
       program_.notes.push_back({describe_ops(step.ops), step.buffers()});
@@ -46,24 +47,33 @@ class Compiler {
 
   void load(const PlannedWeight& planned) {
     if (!planned.matrix) {
-      program_.vectors[planned.name] = load_vector(checkpoint_, planned, pool_);
+      program_.vectors[planned.name] = pool_ != nullptr
+                                           ? load_vector(checkpoint_, planned, *pool_)
+                                           : std::vector<float>(static_cast<std::size_t>(planned.shape[0]));
       return;
     }
-    const Weight weight = checkpoint_.load(planned.name, pool_);
-    const auto expansion = expansions_.find(planned.name);
-    if (expansion == expansions_.end()) {
-      program_.matrices[planned.name] =
-          std::make_unique<PanelMatrix>(planned.name, weight, planned.shape[0], planned.shape[1], pool_);
-    } else {
-      load_expansion(*expansion->second, planned.name, weight);
+    const std::int64_t cols = planned.shape[1];
+    if (pool_ == nullptr) {
+      const WeightInfo& info = checkpoint_.require(planned.name, planned.shape);
+      place(planned, [&](std::int64_t, std::int64_t rows) { return std::make_unique<PanelMatrix>(info, rows, cols); });
+      return;
     }
+    const Weight weight = checkpoint_.load(planned.name, *pool_);
+    place(planned, [&](std::int64_t first, std::int64_t rows) {
+      return std::make_unique<PanelMatrix>(planned.name, weight.rows(first, rows), rows, cols, *pool_);
+    });
   }
 
-  void load_expansion(const LatentAttentionOp& op, const std::string& name, const Weight& weight) {
-    HeadMatrices& heads = program_.expansions[name];
-    const auto part = [&](std::int64_t first, std::int64_t rows) {
-      return std::make_unique<PanelMatrix>(name, weight.rows(first, rows), rows, op.rank, pool_);
-    };
+  // part(first, rows) makes a matrix of some of the weight's rows.
+  template <typename Part>
+  void place(const PlannedWeight& planned, const Part& part) {
+    const auto expansion = expansions_.find(planned.name);
+    if (expansion == expansions_.end()) {
+      program_.matrices[planned.name] = part(0, planned.shape[0]);
+      return;
+    }
+    const LatentAttentionOp& op = *expansion->second;
+    HeadMatrices& heads = program_.expansions[planned.name];
     const std::int64_t head_rows = op.nope_dim + op.value_dim;
     for (std::int64_t head = 0; head < op.heads; ++head) {
       heads.keys.push_back(part(head * head_rows, op.nope_dim));
@@ -86,9 +96,8 @@ class Compiler {
     return op.exact ? LinearInput::kF32 : input_of(matrix(op.weight));
   }
 
-  [[nodiscard]] FuseCapabilities capabilities() const {
-    FuseCapabilities out;
-    out.linear_inputs = out.linear_groups = out.attention = true;
+  [[nodiscard]] FuseCapabilities fusion() const {
+    FuseCapabilities out = capabilities().fusion;
     out.gate_up = [this](const LinearOp& gate, const LinearOp& up) {
       return input_of(matrix(gate.weight)) == input_of(matrix(up.weight));
     };
@@ -195,20 +204,34 @@ class Compiler {
 
   Program& program_;
   const Checkpoint& checkpoint_;
-  ThreadPool& pool_;
+  ThreadPool* pool_;
   const Kernels& kernels_;
   Activations activations_;
-  const LoadProgress& progress_;
+  LoadProgress progress_;
   std::map<std::string, const LatentAttentionOp*> expansions_;  // by weight
 };
 
 }  // namespace
 
+Capabilities capabilities() {
+  Capabilities out;
+  out.fusion.linear_inputs = out.fusion.linear_groups = out.fusion.attention = true;
+  out.angles_by_sequence = true;
+  return out;
+}
+
 Program compile(Plan plan, const Checkpoint& checkpoint, ThreadPool& pool, const Kernels& kernels,
                 Activations activations, const LoadProgress& progress) {
   Program program;
   program.plan = std::move(plan);
-  Compiler(program, checkpoint, pool, kernels, activations, progress).run();
+  Compiler(program, checkpoint, &pool, kernels, activations, progress).run();
+  return program;
+}
+
+Program outline(Plan plan, const Checkpoint& checkpoint, const Kernels& kernels, Activations activations) {
+  Program program;
+  program.plan = std::move(plan);
+  Compiler(program, checkpoint, nullptr, kernels, activations, {}).run();
   return program;
 }
 

@@ -155,9 +155,14 @@ struct WorkspaceLayout {
   std::int64_t floats = 0;
 };
 
+// What the steps of every program can do.
+Capabilities capabilities();
+
 // Loads the weights and fuses, for these kernels. \throws Error (kCancelled) when progress says so.
 Program compile(Plan plan, const Checkpoint& checkpoint, ThreadPool& pool, const Kernels& kernels,
                 Activations activations, const LoadProgress& progress);
+// The same without the weights' elements: not to run, but to know what it takes.
+Program outline(Plan plan, const Checkpoint& checkpoint, const Kernels& kernels, Activations activations);
 
 // Buffers whose lifetimes do not meet share memory.
 WorkspaceLayout lay_out(const Program& program, const RunnerLimits& limits);

@@ -12,12 +12,15 @@
 namespace metal_marlin::msl {
 namespace {
 
-DType key_type(const Weight& expand, Activations mode) {
-  if (!expand.packed()) {
-    const DType type = std::get<DenseView>(expand.view).dtype;
-    if (type == DType::kF16 || type == DType::kBf16) return type;
-  }
+// dense: the expansion's type, where it is not quantized.
+DType key_type(std::optional<DType> dense, Activations mode) {
+  if (dense == DType::kF16 || dense == DType::kBf16) return *dense;
   return mode == Activations::kF32 ? DType::kF32 : DType::kF16;
+}
+
+std::optional<DType> dense_type_of(const Weight& weight) {
+  if (weight.packed()) return std::nullopt;
+  return std::get<DenseView>(weight.view).dtype;
 }
 
 // Each head's key expansion, transposed: [rank, nope_dim].
@@ -66,25 +69,33 @@ LatentAttention::LatentAttention(Device& device, const LatentAttentionOp& op, co
     : device_(device),
       op_(op),
       mode_(mode),
-      keys_(device, op.expand, transposed_keys(op, expand, key_type(expand, mode), pool), op.rank, op.nope_dim, pool),
+      keys_(device, op.expand, transposed_keys(op, expand, key_type(dense_type_of(expand), mode), pool), op.rank,
+            op.nope_dim, pool),
       values_(device, op.expand, value_parts(op, expand), op.value_dim, op.rank, pool) {}
 
-PagedParams LatentAttention::paged_params() const {
+std::size_t LatentAttention::bytes_of(const LatentAttentionOp& op, const WeightInfo& expand, Activations mode) {
+  WeightInfo keys;
+  keys.dtype = key_type(expand.packed ? std::nullopt : std::optional(expand.dtype), mode);
+  return static_cast<std::size_t>(op.heads) *
+         (matrix_bytes(keys, op.rank, op.nope_dim) + matrix_bytes(expand, op.value_dim, op.rank));
+}
+
+PagedParams latent_paged_params(const LatentAttentionOp& op) {
   PagedParams p;
-  p.heads = to_u32(op_.heads);
+  p.heads = to_u32(op.heads);
   p.kv_heads = 1;
-  p.key_dim = to_u32(op_.rank + op_.rope_dim);
-  p.value_dim = to_u32(op_.rank);
+  p.key_dim = to_u32(op.rank + op.rope_dim);
+  p.value_dim = to_u32(op.rank);
   p.latent = 1;
-  p.q_stride = to_u32(op_.heads * (op_.rank + op_.rope_dim));
-  p.out_stride = to_u32(op_.heads * op_.rank);
-  p.scale = op_.scale;
+  p.q_stride = to_u32(op.heads * (op.rank + op.rope_dim));
+  p.out_stride = to_u32(op.heads * op.rank);
+  p.scale = op.scale;
   return p;
 }
 
 void LatentAttention::encode(Commands& commands, const LatentCall& call, const LatentWorkspace& workspace) const {
   if (call.tokens == 0) return;
-  PagedParams paged = paged_params();
+  PagedParams paged = latent_paged_params(op_);
   paged.table_stride = call.table_stride;
   paged.splits = call.splits;
   paged.split_keys = call.split_keys;

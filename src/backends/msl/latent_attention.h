@@ -37,6 +37,9 @@ struct LatentCall {
   std::uint32_t split_keys = 0;
 };
 
+// Of the attention in latent space, but for splits.
+PagedParams latent_paged_params(const LatentAttentionOp& op);
+
 class LatentAttention {
  public:
   // expand: [heads * (nope_dim + value_dim), rank]. Its key half is held transposed: as it is
@@ -45,9 +48,9 @@ class LatentAttention {
                   ThreadPool& pool);
 
   void encode(Commands& commands, const LatentCall& call, const LatentWorkspace& workspace) const;
-  // Of the attention in latent space, but for splits.
-  [[nodiscard]] PagedParams paged_params() const;
   [[nodiscard]] std::size_t bytes() const { return keys_.bytes() + values_.bytes(); }
+  // Of one whose expansion is of this kind.
+  static std::size_t bytes_of(const LatentAttentionOp& op, const WeightInfo& expand, Activations mode);
 
  private:
   Device& device_;

@@ -11,6 +11,7 @@
 #include "backends/msl/experts.h"
 #include "backends/msl/hadamard.h"
 #include "backends/msl/latent_attention.h"
+#include "backends/msl/measuring_device.h"
 #include "backends/msl/moe_router.h"
 #include "backends/msl/paged_attention.h"
 #include "backends/msl/rope.h"
@@ -33,6 +34,15 @@ constexpr std::uint32_t kSplitKeys = 128;
 // From here gate and up are multiplied in one pass over the activations; below, decode_gemv
 // reads weights faster.
 constexpr std::int64_t kFusedTokens = 33;
+
+const FuseCapabilities kFusion{.rotations = true};
+
+// Of one page in all layers.
+std::size_t cache_page_bytes(const CacheShape& shape, int layers, CacheType type) {
+  const std::size_t row =
+      cache_row_bytes(type, shape.key_dim) + (shape.latent ? 0 : cache_row_bytes(type, shape.value_dim));
+  return static_cast<std::size_t>(shape.heads * layers) * kCachePageTokens * row;
+}
 
 class MslModel final : public PreparedModel {
  public:
@@ -67,6 +77,7 @@ class MslModel final : public PreparedModel {
   }
 
   [[nodiscard]] std::unique_ptr<Runner> make_runner(const RunnerLimits& limits, CacheType cache) const override;
+  [[nodiscard]] std::size_t workspace_bytes(const RunnerLimits& limits, CacheType cache) const override;
   [[nodiscard]] std::size_t weight_bytes() const override {
     std::size_t bytes = 0;
     for (const auto& [name, matrix] : matrices_) bytes += matrix->bytes();
@@ -76,15 +87,16 @@ class MslModel final : public PreparedModel {
     return bytes;
   }
 
+  // What load() will take.
+  [[nodiscard]] std::size_t estimate_weights(const Checkpoint& checkpoint) const;
+
   [[nodiscard]] const Plan& plan() const { return plan_; }
-  [[nodiscard]] Device& device() const { return *device_; }
   [[nodiscard]] Activations activations() const { return activations_; }
   [[nodiscard]] const Linear& matrix(const std::string& name) const { return *matrices_.at(name); }
   [[nodiscard]] DeviceBuffer* vector(const std::string& name) const {
     return name.empty() ? nullptr : vectors_.at(name).get();
   }
   [[nodiscard]] const LatentAttention& latent(int layer) const { return *latents_.at(layer); }
-  [[nodiscard]] const LatentAttention& any_latent() const { return *latents_.begin()->second; }
   [[nodiscard]] const Experts& experts(int layer) const { return *experts_.at(layer); }
 
  private:
@@ -120,10 +132,10 @@ class MslModel final : public PreparedModel {
 
 class MslRunner final : public Runner {
  public:
-  MslRunner(const MslModel& model, const RunnerLimits& limits, CacheType cache)
+  MslRunner(const MslModel& model, Device& device, const RunnerLimits& limits, CacheType cache)
       : model_(model),
         plan_(model.plan()),
-        device_(model.device()),
+        device_(device),
         queue_(device_.make_queue()),
         limits_(limits),
         cache_type_(cache),
@@ -241,7 +253,7 @@ class MslRunner final : public Runner {
     // All ops of a kind have one shape.
     if (const auto* const latent = plan_.find<LatentAttentionOp>()) {
       latent_workspace_.emplace(device_, *latent, limits_.tokens);
-      measure(model_.any_latent().paged_params());
+      measure(latent_paged_params(*latent));
     }
     if (const auto* const attention = plan_.find<AttentionOp>()) measure(paged_params(*attention, 1));
     partial_ = device_.allocate(partial);
@@ -412,7 +424,7 @@ class MslRunner final : public Runner {
   std::unique_ptr<Commands> encode(const StepShape& shape) {
     std::unique_ptr<Commands> commands = queue_->commands();
     Encoding encoding{*commands, shape.tokens, shape.selected, shape.tiled};
-    for (const FusedStep& step : fuse(plan_, capabilities(encoding.tokens))) {
+    for (const FusedStep& step : fuse(plan_, fusion(encoding.tokens))) {
       encoding.layer = step.layer();
       std::visit([&](const auto& form) { run(encoding, step, form); }, step.form);
     }
@@ -420,9 +432,8 @@ class MslRunner final : public Runner {
     return commands;
   }
 
-  [[nodiscard]] FuseCapabilities capabilities(std::int64_t tokens) const {
-    FuseCapabilities out;
-    out.rotations = true;
+  [[nodiscard]] FuseCapabilities fusion(std::int64_t tokens) const {
+    FuseCapabilities out = kFusion;
     out.gate_up = [this, tokens](const LinearOp& gate, const LinearOp& up) {
       return tokens >= kFusedTokens && model_.activations() != Activations::kF32 && gate.bias.empty() &&
              up.bias.empty() && can_fuse_gate_up(model_.matrix(gate.weight), model_.matrix(up.weight));
@@ -604,7 +615,7 @@ class MslRunner final : public Runner {
     call.cache = cache_type_;
     call.paged = paged_buffers(e.layer);
     call.table_stride = static_cast<std::uint32_t>(table_stride_);
-    call.splits = paged_splits(device_, latent.paged_params(), DType::kF32, cache_type_, e.tokens, kMostSplits);
+    call.splits = paged_splits(device_, latent_paged_params(op), DType::kF32, cache_type_, e.tokens, kMostSplits);
     call.split_keys = kSplitKeys;
     latent.encode(e.commands, call, *latent_workspace_);
   }
@@ -706,7 +717,33 @@ class MslRunner final : public Runner {
 };
 
 std::unique_ptr<Runner> MslModel::make_runner(const RunnerLimits& limits, CacheType cache) const {
-  return std::make_unique<MslRunner>(*this, limits, cache);
+  return std::make_unique<MslRunner>(*this, *device_, limits, cache);
+}
+
+std::size_t MslModel::workspace_bytes(const RunnerLimits& limits, CacheType cache) const {
+  MeasuringDevice measuring(*device_);
+  const MslRunner measured(*this, measuring, limits, cache);
+  return measuring.bytes() -
+         static_cast<std::size_t>(limits.pages) * cache_page_bytes(plan_.cache, plan_.layers, cache);
+}
+
+std::size_t MslModel::estimate_weights(const Checkpoint& checkpoint) const {
+  std::size_t bytes = 0;
+  std::map<std::string, const LatentAttentionOp*> latents;  // by weight
+  for (const Op& op : plan_.ops) {
+    if (const auto* const latent = op.as<LatentAttentionOp>()) latents[latent->expand] = latent;
+  }
+  for (const PlannedWeight& planned : planned_weights(plan_)) {
+    const WeightInfo& info = checkpoint.require(planned.name, planned.shape);
+    const auto latent = latents.find(planned.name);
+    if (latent != latents.end()) {
+      bytes += LatentAttention::bytes_of(*latent->second, info, activations_);
+    } else {
+      bytes += planned.matrix ? matrix_bytes(info, planned.shape[0], planned.shape[1])
+                              : static_cast<std::size_t>(planned.shape[0]) * sizeof(float);
+    }
+  }
+  return bytes;
 }
 
 class MslBackend final : public Backend {
@@ -717,17 +754,12 @@ class MslBackend final : public Backend {
   [[nodiscard]] std::string name() const override { return name_; }
   [[nodiscard]] std::string device() const override { return device_->name(); }
   [[nodiscard]] std::size_t available_memory() const override { return device_->available_memory(); }
-  [[nodiscard]] MemoryEstimate estimate_memory(const Plan& plan, const Checkpoint& checkpoint,
-                                               CacheType cache) const override {
-    MemoryEstimate out;
-    for (const PlannedWeight& planned : planned_weights(plan)) {
-      const WeightInfo* const info = checkpoint.find(planned.name);
-      if (info != nullptr) out.weights += info->packed ? packed_bytes(*info) : info->bytes;
-    }
-    const auto heads = static_cast<std::size_t>(plan.cache.heads * plan.layers) * kCachePageTokens;
-    out.cache_page = heads * cache_row_bytes(cache, plan.cache.key_dim);
-    if (!plan.cache.latent) out.cache_page += heads * cache_row_bytes(cache, plan.cache.value_dim);
-    return out;
+  [[nodiscard]] Capabilities capabilities() const override { return {.fusion = kFusion, .tunable = true}; }
+  [[nodiscard]] MemoryEstimate estimate_memory(const Plan& plan, const Checkpoint& checkpoint, Activations activations,
+                                               const RunnerLimits& limits, CacheType cache) const override {
+    const MslModel model(with_rotations(plan, checkpoint), device_, activations);
+    return {model.estimate_weights(checkpoint), model.workspace_bytes(limits, cache),
+            cache_page_bytes(plan.cache, plan.layers, cache)};
   }
   [[nodiscard]] std::shared_ptr<const PreparedModel> prepare(const Plan& plan, const Checkpoint& checkpoint,
                                                              const PrepareOptions& options) const override {
@@ -737,11 +769,6 @@ class MslBackend final : public Backend {
   }
 
  private:
-  // As they lie in units.
-  static std::size_t packed_bytes(const WeightInfo& info) {
-    return PackedLayout(*info.packed, info.shape[0], info.shape[1]).total_bytes();
-  }
-
   std::string name_;
   std::shared_ptr<Device> device_;
   std::shared_ptr<ThreadPool> pool_;

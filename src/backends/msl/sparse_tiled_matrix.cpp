@@ -13,13 +13,11 @@
 namespace metal_marlin::msl {
 namespace {
 
-constexpr std::size_t kUnitBytes = 16 * 16 + 16 * 8;
-
 class SparseWriter {
  public:
   SparseWriter(const std::string& name, const PackedView& packed)
       : name_(name), packed_(packed), units_(divide_up<std::size_t>(packed.cols, kUnit)) {
-    out.resize(static_cast<std::size_t>(blocks()) * units_ * kUnitBytes);
+    out.resize(static_cast<std::size_t>(blocks()) * units_ * kSparseUnitBytes);
   }
   [[nodiscard]] std::int64_t blocks() const { return divide_up(packed_.rows, kTileRows); }
 
@@ -47,7 +45,7 @@ class SparseWriter {
                               name_, row, 4 * group, 4 * group + 3));
     }
     const auto [first, second] = *kept;
-    std::byte* const unit = out.data() + (static_cast<std::size_t>(block) * units_ + group / 16) * kUnitBytes;
+    std::byte* const unit = out.data() + (static_cast<std::size_t>(block) * units_ + group / 16) * kSparseUnitBytes;
     const std::size_t at = static_cast<std::size_t>(r) * 16 + group % 16;
     unit[at] = static_cast<std::byte>(codes[first] | codes[second] << 4);
     unit[256 + at / 2] |= static_cast<std::byte>((first | second << 2) << (at % 2 * 4));

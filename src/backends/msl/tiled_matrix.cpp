@@ -45,17 +45,41 @@ ScaleType kernel_scale(ScaleType type) {
   return type;
 }
 
+TiledMatrixParams params_of(const FormatSpec& spec, std::int64_t rows, std::int64_t cols) {
+  TiledMatrixParams p;
+  p.rows = static_cast<std::uint32_t>(rows);
+  p.units = divide_up<std::uint32_t>(cols, kUnit);
+  p.groups = static_cast<std::uint32_t>(spec.groups(cols));
+  p.group_shift =
+      spec.group == 0 ? 30U : static_cast<std::uint32_t>(std::countr_zero(static_cast<unsigned>(spec.group)));
+  p.scale_type = static_cast<std::uint32_t>(kernel_scale(spec.scale_type));
+  p.minima = spec.zero == ZeroKind::kNone ? 0 : spec.zero == ZeroKind::kMinimum ? 1 : 2;
+  p.offset = code_offset(spec.format);
+  return p;
+}
+
+// Groups that share a unit; 0: they are as wide, or wider.
+std::size_t parts_of(const TiledMatrixParams& p) {
+  return p.group_shift < 6 ? std::size_t{64} >> p.group_shift : 0;
+}
+
+// Of 16 rows: whole units, where groups share one.
+std::size_t scales_of_block(const TiledMatrixParams& p) {
+  const std::size_t parts = parts_of(p);
+  return parts > 0 ? p.units * 16 * parts : std::size_t{p.groups} * 16;
+}
+
 class UnitWriter {
  public:
   UnitWriter(std::span<const PackedView> items, const TiledMatrixParams& params, const TileMap& map)
       : items_(items), p_(params), map_(map), bits_(format_info(items[0].spec.format).bits) {
-    parts_ = p_.group_shift < 6 ? std::size_t{64} >> p_.group_shift : 0;
+    parts_ = parts_of(p_);
     scale_type_ = static_cast<ScaleType>(p_.scale_type);
     item_blocks_ = divide_up(items[0].rows, kTileRows);
     const auto blocks = static_cast<std::size_t>(this->blocks());
-    scales_per_block_ = parts_ > 0 ? p_.units * 16 * parts_ : std::size_t{p_.groups} * 16;
+    scales_per_block_ = scales_of_block(p_);
     codes.resize(blocks * p_.units * kLanes * static_cast<std::size_t>(bits_));
-    scales.resize(blocks * scales_per_block_ * (scale_type_ == ScaleType::kF32 ? 4 : 2));
+    scales.resize(blocks * scales_per_block_ * scale_type_bytes(scale_type_));
     if (p_.minima != 0) minima.resize(blocks * scales_per_block_);
   }
 
@@ -148,18 +172,9 @@ TiledMatrix make_tiled_matrix(Device& device, const std::string& name, std::span
   matrix.codec = codec_name(packed.spec.format);
   matrix.cols = packed.cols;
   matrix.by_16 = packed.spec.group == 16;
-  TiledMatrixParams& p = matrix.params;
-  p.rows = static_cast<std::uint32_t>(packed.rows);
-  p.units = divide_up<std::uint32_t>(packed.cols, kUnit);
-  p.groups = static_cast<std::uint32_t>(packed.spec.groups(packed.cols));
-  p.group_shift = packed.spec.group == 0
-                      ? 30U
-                      : static_cast<std::uint32_t>(std::countr_zero(static_cast<unsigned>(packed.spec.group)));
-  p.scale_type = static_cast<std::uint32_t>(kernel_scale(packed.spec.scale_type));
-  p.minima = packed.spec.zero == ZeroKind::kNone ? 0 : packed.spec.zero == ZeroKind::kMinimum ? 1 : 2;
+  TiledMatrixParams& p = matrix.params = params_of(packed.spec, packed.rows, packed.cols);
   p.divisor = packed.spec.format == Format::kNvfp4 && items.size() == 1 ? packed.global_scale : 1.0F;
   p.multiplier = 1.0F / p.divisor;
-  p.offset = code_offset(packed.spec.format);
   const TileMap& map = device.matrix_unit().maps[matrix.by_16 ? 1 : 0];
   UnitWriter writer(items, p, map);
   pool.parallel_for(writer.blocks(), 1, [&](std::int64_t begin, std::int64_t end) {
@@ -227,6 +242,24 @@ DenseMatrix make_dense_matrix(Device& device, std::span<const DenseView> items, 
   });
   matrix.values = device.allocate_with(values);
   return matrix;
+}
+
+std::size_t matrix_bytes(const WeightInfo& weight, std::int64_t rows, std::int64_t cols) {
+  constexpr std::size_t kBeside = 128;  // a Linear's empty buffers, an item's factor and slots of a stack's
+  const auto blocks = static_cast<std::size_t>(divide_up(rows, kTileRows));
+  const auto units = static_cast<std::size_t>(divide_up(cols, kUnit));
+  if (!weight.packed) {
+    if (weight.dtype == DType::kF16 || weight.dtype == DType::kBf16)
+      return blocks * units * kTileRows * kUnit * 2 + kBeside;
+    return blocks * kTileRows * static_cast<std::size_t>(cols) * sizeof(float) + kBeside;
+  }
+  const FormatSpec& spec = *weight.packed;
+  const TiledMatrixParams p = params_of(spec, rows, cols);
+  const std::size_t scales = blocks * scales_of_block(p);
+  const std::size_t unit =
+      spec.sparse ? kSparseUnitBytes : kUnit * kTileRows / 8 * static_cast<std::size_t>(format_info(spec.format).bits);
+  return blocks * units * unit + scales * scale_type_bytes(static_cast<ScaleType>(p.scale_type)) +
+         (p.minima != 0 ? scales * sizeof(float) : 0) + kBeside;
 }
 
 }  // namespace metal_marlin::msl

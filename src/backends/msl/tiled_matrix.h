@@ -17,6 +17,8 @@ namespace metal_marlin::msl {
 // A unit: 64 inputs of 16 rows.
 constexpr std::int64_t kUnit = 64;
 constexpr std::int64_t kTileRows = 16;
+// Of a sparse matrix: two codes of each four, and where they stand.
+constexpr std::size_t kSparseUnitBytes = 16 * 16 + 16 * 8;
 constexpr std::size_t kLanes = 32;
 constexpr std::size_t kSlots = 32;  // codes of a lane in a unit
 
@@ -62,5 +64,8 @@ inline DenseMatrix make_dense_matrix(Device& device, const DenseView& dense, std
                                      ThreadPool& pool) {
   return make_dense_matrix(device, std::span(&dense, 1), rows, cols, pool);
 }
+
+// What a matrix of a weight of this kind takes on a device, with the few bytes that lie beside it.
+std::size_t matrix_bytes(const WeightInfo& weight, std::int64_t rows, std::int64_t cols);
 
 }  // namespace metal_marlin::msl

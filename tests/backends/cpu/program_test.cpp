@@ -85,5 +85,32 @@ TEST(Program, StepsAllocateNothing) {
   }
 }
 
+// What is estimated of a model and a runner, and what both allocate.
+TEST(Program, EstimatesWhatItTakes) {
+  // Of names, steps and the allocator, which no estimate counts.
+  constexpr std::size_t kBookkeeping = std::size_t{160} << 10;
+  RunnerLimits limits;
+  limits.selected = 16;
+  limits.sequences = 3;
+  limits.pages = 70;
+  for (const char* const name : {"llama-tiny", "qwen3-tiny", "qwen3-moe", "glm4-groups", "glm4-moe-lite-tiny"}) {
+    for (const Activations activations : {Activations::kInt8, Activations::kF32}) {
+      const Opened opened(name);
+      const auto backend = make_backend("cpu", {shared_pool(2), ""});
+      const MemoryEstimate estimate =
+          backend->estimate_memory(opened.plan, *opened.checkpoint, activations, limits, CacheType::kInt8);
+      const std::size_t before = allocated_bytes();
+      const auto model = backend->prepare(opened.plan, *opened.checkpoint, {activations, {}});
+      EXPECT_EQ(model->weight_bytes(), estimate.weights) << name;
+      EXPECT_EQ(model->workspace_bytes(limits, CacheType::kInt8), estimate.workspace) << name;
+      const auto runner = model->make_runner(limits, CacheType::kInt8);
+      const std::size_t found = allocated_bytes() - before;
+      const std::size_t estimated = estimate.weights + estimate.workspace + 70 * estimate.cache_page;
+      EXPECT_GE(estimated + kBookkeeping, found) << name;
+      EXPECT_LE(estimated, found) << name;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace metal_marlin::cpu

@@ -155,7 +155,7 @@ class Fixture {
     call.table_stride = static_cast<std::uint32_t>(stride_);
     call.splits = case_.splits;
     call.split_keys = 5;
-    PagedParams paged = attention.paged_params();
+    PagedParams paged = latent_paged_params(op);
     paged.splits = case_.splits;
     const auto partial = device_.allocate(std::max<std::size_t>(paged_partial_bytes(paged, n), 4));
     call.paged.partial = partial.get();

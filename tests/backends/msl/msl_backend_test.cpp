@@ -9,8 +9,10 @@
 #include <vector>
 
 #include "backends/msl/devices.h"
+#include "backends/msl/host/host_device.h"
 #include "backends/msl/paged_attention.h"
 #include "base/shared_pool.h"
+#include "metal_marlin/quantize.h"
 #include "models/architectures.h"
 #include "test_data.h"
 
@@ -85,6 +87,69 @@ TEST_P(MslBackend, PromptsGoByTiles) {
   EXPECT_TRUE(tiles_cost_less(*device, p, kv, slices));
   p.splits = paged_splits(*device, p, DType::kF32, kv, 16, 32);
   EXPECT_FALSE(tiles_cost_less(*device, p, kv, {&begun, 1}));
+}
+
+// A host device that adds up what it is asked for.
+class CountingDevice final : public Device {
+ public:
+  [[nodiscard]] std::string name() const override { return host_->name(); }
+  std::unique_ptr<Buffer> allocate(std::size_t size) override {
+    bytes += size;
+    return host_->allocate(size);
+  }
+  std::unique_ptr<Commands> commands() override { return host_->commands(); }
+
+  std::size_t bytes = 0;
+
+ protected:
+  std::unique_ptr<Pipeline> make_pipeline(const EmbeddedShader& shader, std::size_t kernel,
+                                          const FunctionConstants& constants) override {
+    return make_host_pipeline(*shader.library, kernel, constants);
+  }
+
+ private:
+  std::unique_ptr<Device> host_ = make_device("msl-host");
+};
+
+// What is estimated is never less than what a model and a runner allocate, and at most a twentieth more.
+TEST(MslMemory, IsEstimated) {
+  const TemporaryFolder work;
+  std::vector<std::filesystem::path> models;
+  for (const char* const name : {"llama-bias-linear", "qwen3-tiny", "qwen3-moe", "glm4-moe-lite-tiny"})
+    models.push_back(test_data("fixtures") / name);
+  for (const FormatSpec& spec : {default_spec(Format::kNvfp4), FormatSpec{Format::kInt3, 16},
+                                 FormatSpec{Format::kU4, 64, ScaleType::kF16, ZeroKind::kMinimum}}) {
+    for (const char* const name : {"qwen3-tiny", "glm4-moe-lite-tiny"}) {
+      models.push_back(work.path() / std::to_string(models.size()));
+      QuantizeOptions options;
+      options.spec = spec;
+      quantize(test_data("fixtures") / name, models.back(), options);
+    }
+  }
+  RunnerLimits limits;
+  limits.tokens = 100;
+  limits.selected = 16;
+  limits.sequences = 3;
+  limits.pages = 70;
+  for (const auto& path : models) {
+    const auto checkpoint = open_checkpoint(path);
+    const Plan plan = build_plan(parse_model_config(checkpoint->config(), nullptr, "config"));
+    for (const Activations activations : {Activations::kInt8, Activations::kF32}) {
+      const auto device = std::make_shared<CountingDevice>();
+      device->matrix_unit();  // asks with buffers that it frees
+      device->bytes = 0;
+      const auto backend = make_backend("msl-host", device, shared_pool(2));
+      const MemoryEstimate estimate =
+          backend->estimate_memory(plan, *checkpoint, activations, limits, CacheType::kInt8);
+      EXPECT_EQ(device->bytes, 0U);
+      const auto model = backend->prepare(plan, *checkpoint, {activations, {}});
+      EXPECT_GE(estimate.weights, device->bytes) << path;
+      EXPECT_LE(static_cast<double>(estimate.weights), 1.05 * static_cast<double>(device->bytes)) << path;
+      device->bytes = 0;
+      const auto runner = model->make_runner(limits, CacheType::kInt8);
+      EXPECT_EQ(estimate.workspace + 70 * estimate.cache_page, device->bytes) << path;
+    }
+  }
 }
 
 }  // namespace

@@ -45,6 +45,11 @@ TEST_P(SparseProduct, EveryFormat) {
       spec.sparse = cols % 4 == 0;  // or stored with its zeros
       const PackedMatrix packed = sparse_matrix(spec, rows, cols, ++seed);
       const Linear linear(*device, make_sparse_tiled_matrix(*device, "w", packed.view(), test_pool()));
+      WeightInfo info;
+      info.packed = spec;
+      if (spec.sparse) {
+        EXPECT_EQ(matrix_bytes(info, rows, cols), linear.bytes() + 128) << text(spec);
+      }
       const auto bias = normal_data(static_cast<std::size_t>(rows), ++seed);
       const auto bias_buffer = device->allocate_with(bias);
       for (const std::int64_t tokens : {3, 37}) {
