@@ -18,7 +18,8 @@ CLANG = ["clang++-19", "-stdlib=libc++", "-fsyntax-only", "-Wno-unknown-warning-
 def commands(build):
     for entry in json.loads((build / "compile_commands.json").read_text(encoding="utf-8")):
         source = pathlib.Path(entry["file"])
-        if source.is_relative_to(ROOT / "src") or source.is_relative_to(ROOT / "tests"):
+        ours = source.is_relative_to(ROOT / "src") or source.is_relative_to(ROOT / "tests")
+        if ours or source.parent.name == "Unity":  # several of ours as one
             words = shlex.split(entry["command"])
             begin = next(i for i, word in enumerate(words) if word.startswith("-"))  # behind compiler and launcher
             out = words.index("-o")
