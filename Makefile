@@ -11,8 +11,9 @@ build:
 demo:
 	tools/demo.sh
 
+# One process more than cores, for some wait.
 test: build
-	ctest --preset release --parallel 2
+	ctest --preset release --parallel 3
 
 # A .deb and a .tar.gz of the program with its CPU backend, in build/user.
 package:

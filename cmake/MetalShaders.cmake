@@ -19,6 +19,9 @@ find_package(Python3 REQUIRED COMPONENTS Interpreter)
 find_package(Zstd REQUIRED)
 find_program(METAL_MARLIN_ZSTD_PROGRAM zstd REQUIRED)
 
+set(METAL_MARLIN_SHADER_OBJECTS "" CACHE PATH
+  "build/NAME/src/shaders of another build for this processor: its compiled shaders are taken, plain and as text")
+
 set(METAL_MARLIN_MSLC ${PROJECT_SOURCE_DIR}/tools/msl/mslc.py)
 set(METAL_MARLIN_RUN_MSLC ${CMAKE_COMMAND} -E env METAL_MARLIN_CLANG=${METAL_MARLIN_CLANG} ${Python3_EXECUTABLE}
   ${METAL_MARLIN_MSLC})
@@ -31,6 +34,9 @@ endforeach()
 
 # metal_marlin_compile_shader(OUTPUT NAME COMMENT ARGUMENTS...): one run of mslc.py, with the headers that it reads.
 function(metal_marlin_compile_shader output name comment)
+  if(METAL_MARLIN_SHADER_OBJECTS)
+    return()
+  endif()
   add_custom_command(OUTPUT ${output} DEPENDS ${PROJECT_SOURCE_DIR}/shaders/${name}.metal ${METAL_MARLIN_MSL_TOOL}
     DEPFILE ${output}.d COMMENT "Shader ${name}${comment}"
     COMMAND ${METAL_MARLIN_RUN_MSLC} ${ARGN} ${PROJECT_SOURCE_DIR}/shaders/${name}.metal -o ${output}
@@ -39,7 +45,7 @@ endfunction()
 
 # Appends to `objects` what is linked, to `files` what embedded_shaders.cpp takes in, and its lines.
 function(metal_marlin_add_shader name)
-  set(out ${CMAKE_CURRENT_BINARY_DIR}/shaders/${name})
+  set(out ${shaders}/${name})
   set(host --arch ${METAL_MARLIN_SHADER_ARCH} --isolate)
   set(level 2)
   if(METAL_MARLIN_SANITIZE OR CMAKE_CROSSCOMPILING)  # compiled in two thirds of the time, for machines where speed is not asked
@@ -78,6 +84,10 @@ function(metal_marlin_add_shader name)
 endfunction()
 
 function(metal_marlin_add_shaders)
+  set(shaders ${CMAKE_CURRENT_BINARY_DIR}/shaders)
+  if(METAL_MARLIN_SHADER_OBJECTS)
+    set(shaders ${METAL_MARLIN_SHADER_OBJECTS})
+  endif()
   set(builtins ${CMAKE_CURRENT_BINARY_DIR}/shaders/builtins.o)
   add_custom_command(OUTPUT ${builtins} DEPENDS ${PROJECT_SOURCE_DIR}/tools/msl/builtins.cpp
     COMMAND ${METAL_MARLIN_CLANG} --target=${METAL_MARLIN_SHADER_TRIPLE} -O2 -fPIC -nostdinc
@@ -121,4 +131,5 @@ std::span<const EmbeddedShader> embedded_shaders() {
   set_source_files_properties(${table} PROPERTIES OBJECT_DEPENDS "${files}" SKIP_UNITY_BUILD_INCLUSION ON)
   set_source_files_properties(${objects} PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)
   target_sources(metal_marlin PRIVATE ${table} ${objects})
+  add_custom_target(metal_marlin_shaders DEPENDS ${objects} ${files})
 endfunction()

@@ -32,6 +32,6 @@ for format in u4 int8 fp8-e4m3 fp4 nvfp4; do
     int8 | fp8-e4m3) condition="abs(ppl / ref['perplexity'] - 1) < 0.015 and ref['mean_kl'] < 0.02" ;;
     *) condition="ref['mean_kl'] < 0.35" ;;
   esac
-  evaluate "$work/$format" --reference "$model" | check $format "$condition"
+  evaluate "$work/$format" --reference "$model" --reference-cache "$work/reference" | check $format "$condition"
   rm -rf "${work:?}/$format"
 done

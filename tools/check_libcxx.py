@@ -24,7 +24,7 @@ def without_precompiled(words):
 
 def commands(build):
     # Several sources are compiled as one, whose text is in the build folder.
-    folders = ROOT / "src", ROOT / "tests", build / "src"
+    folders = ROOT / "src", ROOT / "tests", build / "src", build / "tests"
     for entry in json.loads((build / "compile_commands.json").read_text(encoding="utf-8")):
         source = pathlib.Path(entry["file"])
         if any(map(source.is_relative_to, folders)):

@@ -41,7 +41,7 @@ whole_suite() {
   cmake --build --preset "$1"
   ctest --preset "$1" --parallel 2
 }
-asan() { whole_suite asan; }
+asan() { whole_suite asan; }  # the shaders too, which CI takes from its release build
 # The host executor's fibers need nothing of it: the shaders and what switches fibers are not instrumented
 # (MM_ON_FIBER), so that its call stacks are those of threads; what a shader itself reads and writes it does not see.
 tsan() { whole_suite tsan; }
@@ -55,6 +55,7 @@ sessions() {
   cmake --build --preset tsan --target metal_marlin_session_tests
   METAL_MARLIN_TEST_STEPS=1000 build/tsan/tests/metal_marlin_session_tests --gtest_filter='*ManyThreads*-*msl*'
 }
+# With the shaders, which CI leaves out there.
 aarch64() {
   tools/install_dependencies.sh aarch64
   whole_suite aarch64

@@ -8,11 +8,6 @@
 
 namespace metal_marlin {
 
-ThreadPool& test_pool() {
-  static ThreadPool instance(2);
-  return instance;
-}
-
 std::vector<float> normal_data(std::size_t n, unsigned seed, float scale) {
   std::mt19937 random(seed);
   std::normal_distribution<float> normal(0, scale);

@@ -6,13 +6,12 @@
 #include <string>
 #include <vector>
 
-#include "base/thread_pool.h"
 #include "formats/packed_matrix.h"
 #include "io/checkpoint.h"
+#include "test_pool.h"
 
 namespace metal_marlin {
 
-ThreadPool& test_pool();
 std::vector<float> normal_data(std::size_t n, unsigned seed, float scale = 1);
 
 struct TestMatrix {

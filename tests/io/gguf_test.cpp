@@ -141,7 +141,7 @@ TEST_F(GgufBlocks, ScalesOfTwoLevelsArePackedWithoutLoss) {
   EXPECT_EQ(types, 6);
 }
 
-std::vector<std::byte> bytes_of(const std::string& text) {
+std::vector<std::byte> bytes_in(const std::string& text) {
   const auto* const data = reinterpret_cast<const std::byte*>(text.data());
   return {data, data + text.size()};
 }
@@ -163,9 +163,9 @@ TEST(Gguf, BadFilesAreRefusedByName) {
   expect_error(ErrorCode::kCorruptFile, "tensor t: shape", [&] { parse("tensor_overflow"); });
   expect_error(ErrorCode::kCorruptFile, "tensor t appears twice", [&] { parse("twice"); });
   expect_error(ErrorCode::kUnsupported, "tensor t: type 77", [&] { parse("kind"); });
-  expect_error(ErrorCode::kCorruptFile, "magic is not GGUF", [&] { parse_gguf(bytes_of("GGML \x01\x02"), "x"); });
+  expect_error(ErrorCode::kCorruptFile, "magic is not GGUF", [&] { parse_gguf(bytes_in("GGML \x01\x02"), "x"); });
   expect_error(ErrorCode::kCorruptFile, "x: is a zip archive",
-               [&] { parse_gguf(bytes_of("PK\x03\x04 something"), "x"); });
+               [&] { parse_gguf(bytes_in("PK\x03\x04 something"), "x"); });
 }
 
 TEST(Gguf, RotaryRowsArePermutedPerHead) {

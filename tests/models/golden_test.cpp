@@ -1,4 +1,6 @@
 // Whole models against logits of Hugging Face transformers.
+#include "models/golden.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -8,91 +10,18 @@
 #include <set>
 
 #include "backends/cpu/kernels.h"
-#include "backends/msl/devices.h"
-#include "backends/msl/executors.h"
-#include "backends/msl/recorded_metal.h"
+#include "backends/registry.h"
 #include "metal_marlin/generate.h"
 #include "models/config.h"
-#include "test_data.h"
 
 namespace metal_marlin {
 namespace {
-
-// The exact mode's bound at every position; the golden values themselves agree
-// with a double-precision forward pass to 5e-6. The msl backends add up in other orders.
-double tolerance(const std::string& backend) {
-  return backend == "cpu" ? 3e-5 : 1e-4;
-}
-
-std::vector<std::string> golden_models() {
-  std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(test_data("fixtures")))
-    names.push_back(entry.path().filename().string());
-  std::sort(names.begin(), names.end());
-  return names;
-}
-
-struct Golden {
-  explicit Golden(const std::string& name)
-      : folder(test_data("fixtures/" + name)), file(folder / "golden.safetensors") {
-    for (const std::int64_t id : read_tensor<std::int64_t>(file, "input_ids")) ids.push_back(static_cast<TokenId>(id));
-    for (const std::int64_t id : read_tensor<std::int64_t>(file, "greedy")) greedy.push_back(static_cast<TokenId>(id));
-    logits = read_tensor<float>(file, "logits");
-  }
-  std::filesystem::path folder;
-  SafetensorsFile file;
-  std::vector<TokenId> ids;
-  std::vector<TokenId> greedy;
-  std::vector<float> logits;
-};
-
-LoadOptions exact(const std::string& backend = "cpu") {
-  LoadOptions options;
-  options.exact = true;
-  options.threads = 2;
-  options.backend = backend;
-  return options;
-}
-
-std::vector<std::string> backends() {
-  std::vector<std::string> names = {"cpu"};
-  for (const std::string& device : msl::available_devices()) names.push_back(device);
-  return names;
-}
-
-// Logits at every position, the input given in chunks of `chunk`.
-std::vector<float> logits_in_chunks(const std::shared_ptr<const Model>& model, std::span<const TokenId> ids,
-                                    std::size_t chunk, int batch = 512) {
-  SessionOptions options;
-  options.cache_tokens = static_cast<std::int64_t>(ids.size());
-  options.batch_tokens = batch;
-  options.batch_logits = 11;
-  Session session(model, options);
-  const SequenceId sequence = session.open();
-  std::vector<float> out;
-  for (std::size_t begin = 0; begin < ids.size(); begin += chunk) {
-    const auto part = ids.subspan(begin, std::min(chunk, ids.size() - begin));
-    session.step(std::array{SequenceInput{sequence, part, 0}}, [&](std::span<const LogitsRow> rows) {
-      for (const LogitsRow& row : rows) out.insert(out.end(), row.values.begin(), row.values.end());
-    });
-  }
-  return out;
-}
-
-double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
-  EXPECT_EQ(a.size(), b.size());
-  double largest = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    if (!(std::fabs(a[i] - b[i]) <= largest)) largest = std::fabs(static_cast<double>(a[i]) - b[i]);
-  }
-  return largest;
-}
 
 // Models on backends.
 std::vector<std::pair<std::string, std::string>> golden_cases() {
   std::vector<std::pair<std::string, std::string>> cases;
   for (const std::string& model : golden_models()) {
-    for (const std::string& backend : backends()) cases.emplace_back(model, backend);
+    for (const std::string& backend : available_backends()) cases.emplace_back(model, backend);
   }
   return cases;
 }
@@ -141,57 +70,6 @@ TEST_P(GoldenModel, GreedyContinuationMatches) {
   options.ignore_end = true;
   EXPECT_EQ(generate(Model::load(golden.folder, exact(backend)), golden.ids, options).tokens, golden.greedy);
 }
-
-// Whole models under every detector of the host executor, in builds that have them: a prompt, then token by token.
-std::vector<std::string> models_under_detectors() {
-  if (!msl::has_detectors()) return {};
-  return {"qwen3-tiny", "llama-tiny", "glm4-moe-lite-tiny", "qwen3-moe"};
-}
-
-class ModelUnderDetectors : public testing::TestWithParam<std::string> {};
-GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(ModelUnderDetectors);
-INSTANTIATE_TEST_SUITE_P(Fixtures, ModelUnderDetectors, testing::ValuesIn(models_under_detectors()),
-                         [](const auto& test) {
-                           std::string name = test.param;
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
-
-TEST_P(ModelUnderDetectors, HasNoFault) {
-  const Golden golden(GetParam());
-  const std::string debug = "msl-host-debug";
-  const auto logits = [&](LoadOptions options, const std::string& on, std::size_t tokens, std::size_t chunk) {
-    options.backend = on;
-    return logits_in_chunks(Model::load(golden.folder, options), std::span(golden.ids).first(tokens), chunk);
-  };
-  EXPECT_LT(largest_difference(logits(exact(), debug, golden.ids.size(), 40), golden.logits), tolerance(debug));
-  EXPECT_EQ(logits({}, debug, 17, 12), logits({}, "msl-host", 17, 12));
-  EXPECT_EQ(logits({}, debug, 3, 1), logits({}, "msl-host", 3, 1));
-}
-
-#if METAL_MARLIN_RECORDED_METAL
-// The Metal device, whose every call is held to Metal's rules and run on the host executor (recorded_metal.h).
-class ModelOnRecordedMetal : public testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Fixtures, ModelOnRecordedMetal, testing::ValuesIn(golden_models()), [](const auto& test) {
-  std::string name = test.param;
-  std::replace(name.begin(), name.end(), '-', '_');
-  return name;
-});
-
-TEST_P(ModelOnRecordedMetal, KeepsMetalsRules) {
-  const Golden golden(GetParam());
-  const auto vocab = golden.logits.size() / golden.ids.size();
-  const auto logits = [&](LoadOptions options, const char* on, std::size_t tokens, std::size_t chunk) {
-    options.backend = on;
-    return logits_in_chunks(Model::load(golden.folder, options), std::span(golden.ids).first(tokens), chunk);
-  };
-  const std::vector<float> few(golden.logits.begin(), golden.logits.begin() + static_cast<std::ptrdiff_t>(5 * vocab));
-  EXPECT_LT(largest_difference(logits(exact(), msl::kRecordedMetal, golden.ids.size(), 40), golden.logits), 1e-4);
-  EXPECT_LT(largest_difference(logits(exact(), msl::kRecordedMetal, 5, 1), few), 1e-4);
-  EXPECT_GT(msl::recorded_command_buffers(), 5 * 2);  // several a step
-  EXPECT_LT(largest_difference(logits({}, msl::kRecordedMetal, 17, 12), logits({}, "msl-host", 17, 12)), 1e-2);
-}
-#endif
 
 // Several sequences of different lengths in one pass give what each gives alone.
 TEST_P(GoldenModel, BatchesOfSequencesDoNotMix) {

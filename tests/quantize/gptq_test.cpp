@@ -9,20 +9,15 @@
 #include <numeric>
 #include <random>
 
-#include "base/thread_pool.h"
 #include "formats/codec.h"
 #include "formats/group_scale.h"
 #include "formats/sparsity.h"
 #include "metal_marlin/error.h"
 #include "test_data.h"
+#include "test_pool.h"
 
 namespace metal_marlin {
 namespace {
-
-ThreadPool& pool() {
-  static ThreadPool instance(2);
-  return instance;
-}
 
 // A layer with inputs that depend on one another and are of different sizes.
 struct Problem {
@@ -42,7 +37,7 @@ struct Problem {
       }
       samples.insert(samples.end(), x.begin(), x.end());
     }
-    hessian.add(samples.data(), 3 * cols, pool());
+    hessian.add(samples.data(), 3 * cols, test_pool());
     weights.resize(static_cast<std::size_t>(rows) * n);
     for (float& v : weights) v = normal(random);
   }
@@ -176,9 +171,9 @@ TEST(Gptq, InDoubleEveryCodeIsThePlainSolvers) {
       for (const bool act_order : {true, false}) {
         GptqOptions options;
         options.act_order = act_order;
-        const auto factor = gptq_factor<double>(p.hessian, options, pool());
+        const auto factor = gptq_factor<double>(p.hessian, options, test_pool());
         ASSERT_TRUE(factor);
-        const PackedMatrix m = gptq_matrix(spec, p.rows, p.cols, p.reader(), global_of(spec, p), *factor, pool());
+        const PackedMatrix m = gptq_matrix(spec, p.rows, p.cols, p.reader(), global_of(spec, p), *factor, test_pool());
         EXPECT_EQ(decoded(m), by_columns(spec, p, *factor)) << format_info(spec.format).name << " " << cols;
       }
     }
@@ -193,9 +188,9 @@ TEST(Gptq, OfSparseFormatsTooEveryCodeIsThePlainSolvers) {
         GptqOptions options;
         options.act_order = act_order;
         options.in_fours = true;
-        const auto factor = gptq_factor<double>(p.hessian, options, pool());
+        const auto factor = gptq_factor<double>(p.hessian, options, test_pool());
         ASSERT_TRUE(factor);
-        const PackedMatrix m = gptq_matrix(spec, p.rows, p.cols, p.reader(), global_of(spec, p), *factor, pool());
+        const PackedMatrix m = gptq_matrix(spec, p.rows, p.cols, p.reader(), global_of(spec, p), *factor, test_pool());
         EXPECT_EQ(decoded(m), by_columns(spec, p, *factor)) << format_label(spec) << " " << cols;
       }
     }
@@ -209,13 +204,13 @@ TEST(Gptq, InFloatTheLossIsTheSame) {
     const Problem p(40, 300, 4);
     GptqOptions options;
     options.in_fours = spec.sparse;
-    const auto fast = gptq_factor<float>(p.hessian, options, pool());
-    const auto exact = gptq_factor<double>(p.hessian, options, pool());
+    const auto fast = gptq_factor<float>(p.hessian, options, test_pool());
+    const auto exact = gptq_factor<double>(p.hessian, options, test_pool());
     const float global = global_of(spec, p);
-    const PackedMatrix a = gptq_matrix(spec, p.rows, p.cols, p.reader(), global, *fast, pool());
-    const PackedMatrix b = gptq_matrix(spec, p.rows, p.cols, p.reader(), global, *exact, pool());
-    const double found = output_error(a, p.reader(), p.hessian, pool());
-    const double expected = output_error(b, p.reader(), p.hessian, pool());
+    const PackedMatrix a = gptq_matrix(spec, p.rows, p.cols, p.reader(), global, *fast, test_pool());
+    const PackedMatrix b = gptq_matrix(spec, p.rows, p.cols, p.reader(), global, *exact, test_pool());
+    const double found = output_error(a, p.reader(), p.hessian, test_pool());
+    const double expected = output_error(b, p.reader(), p.hessian, test_pool());
     EXPECT_NEAR(found, expected, 1e-4 * expected) << format_info(spec.format).name;
   }
 }
@@ -223,7 +218,7 @@ TEST(Gptq, InFloatTheLossIsTheSame) {
 // By the samples themselves.
 TEST(Gptq, OutputErrorIsThatOfTheOutputs) {
   const Problem p(6, 50, 5);
-  const PackedMatrix m = quantize_matrix(kSpecs[0], p.rows, p.cols, p.reader(), 1, pool());
+  const PackedMatrix m = quantize_matrix(kSpecs[0], p.rows, p.cols, p.reader(), 1, test_pool());
   const std::vector<float> q = decoded(m);
   double error = 0;
   double output = 0;
@@ -239,8 +234,8 @@ TEST(Gptq, OutputErrorIsThatOfTheOutputs) {
       output += y * y;
     }
   }
-  EXPECT_NEAR(output_error(m, p.reader(), p.hessian, pool()), error, 1e-5 * error);
-  EXPECT_NEAR(output_energy(p.rows, p.cols, p.reader(), p.hessian, pool()), output, 1e-5 * output);
+  EXPECT_NEAR(output_error(m, p.reader(), p.hessian, test_pool()), error, 1e-5 * error);
+  EXPECT_NEAR(output_energy(p.rows, p.cols, p.reader(), p.hessian, test_pool()), output, 1e-5 * output);
 }
 
 TEST(Gptq, OutputsAreCloserThanRoundedToNearest) {
@@ -250,13 +245,13 @@ TEST(Gptq, OutputsAreCloserThanRoundedToNearest) {
     const Problem p(32, 256, 6);
     GptqOptions options;
     options.in_fours = spec.sparse;
-    const auto factor = gptq_factor<float>(p.hessian, options, pool());
+    const auto factor = gptq_factor<float>(p.hessian, options, test_pool());
     const float global = global_of(spec, p);
-    const auto error = [&](const PackedMatrix& m) { return output_error(m, p.reader(), p.hessian, pool()); };
-    const double nearest = error(quantize_matrix(spec, p.rows, p.cols, p.reader(), global, pool()));
+    const auto error = [&](const PackedMatrix& m) { return output_error(m, p.reader(), p.hessian, test_pool()); };
+    const double nearest = error(quantize_matrix(spec, p.rows, p.cols, p.reader(), global, test_pool()));
     const double weighted =
-        error(quantize_matrix(spec, p.rows, p.cols, p.reader(), global, pool(), nullptr, factor->importance));
-    const double found = error(gptq_matrix(spec, p.rows, p.cols, p.reader(), global, *factor, pool()));
+        error(quantize_matrix(spec, p.rows, p.cols, p.reader(), global, test_pool(), nullptr, factor->importance));
+    const double found = error(gptq_matrix(spec, p.rows, p.cols, p.reader(), global, *factor, test_pool()));
     EXPECT_LT(found, 0.8 * nearest) << format_info(spec.format).name;
     EXPECT_LT(found, weighted) << format_info(spec.format).name;
     EXPECT_LT(weighted, 1.02 * nearest) << format_info(spec.format).name;
@@ -265,7 +260,7 @@ TEST(Gptq, OutputsAreCloserThanRoundedToNearest) {
 
 TEST(Gptq, ThreadsDoNotChangeTheResult) {
   const Problem p(70, 300, 7);
-  const auto factor = gptq_factor<float>(p.hessian, {}, pool());
+  const auto factor = gptq_factor<float>(p.hessian, {}, test_pool());
   ThreadPool one(1);
   ThreadPool three(3);
   HessianSum again(p.cols);
@@ -280,23 +275,23 @@ TEST(Gptq, ThreadsDoNotChangeTheResult) {
 
 TEST(Gptq, InputsThatSayNothing) {
   HessianSum none(8);
-  EXPECT_FALSE(gptq_factor<float>(none, {}, pool()));
+  EXPECT_FALSE(gptq_factor<float>(none, {}, test_pool()));
   // Fewer samples than columns: damping helps.
   const std::vector<float> one = {1, 2, 3, 4, 5, 6, 7, 8};
-  none.add(one.data(), 1, pool());
-  EXPECT_TRUE(gptq_factor<float>(none, {}, pool()));
+  none.add(one.data(), 1, test_pool());
+  EXPECT_TRUE(gptq_factor<float>(none, {}, test_pool()));
   const std::vector<float> bad(8, NAN);
   HessianSum broken(8);
-  broken.add(bad.data(), 1, pool());
-  EXPECT_FALSE(gptq_factor<float>(broken, {}, pool()));
+  broken.add(bad.data(), 1, test_pool());
+  EXPECT_FALSE(gptq_factor<float>(broken, {}, test_pool()));
 }
 
 TEST(Gptq, RefusesWeightsThatAreNoNumbers) {
   Problem p(3, 16, 8);
   p.weights[20] = INFINITY;
-  const auto factor = gptq_factor<float>(p.hessian, {}, pool());
+  const auto factor = gptq_factor<float>(p.hessian, {}, test_pool());
   expect_error(ErrorCode::kInvalidArgument, "weight [1, 4] is inf",
-               [&] { gptq_matrix(kSpecs[0], p.rows, p.cols, p.reader(), 1, *factor, pool()); });
+               [&] { gptq_matrix(kSpecs[0], p.rows, p.cols, p.reader(), 1, *factor, test_pool()); });
 }
 
 }  // namespace

@@ -4,16 +4,11 @@
 
 #include <cmath>
 
-#include "base/thread_pool.h"
 #include "quantize/random_matrices.h"
+#include "test_pool.h"
 
 namespace metal_marlin {
 namespace {
-
-ThreadPool& pool() {
-  static ThreadPool instance(2);
-  return instance;
-}
 
 // H U^T U is the identity.
 template <typename T>
@@ -23,7 +18,7 @@ void check_inverse_factor(std::size_t n, double tolerance) {
   for (std::size_t i = 0; i < n; ++i) {
     for (std::size_t j = 0; j < i; ++j) u[i * n + j] = static_cast<T>(std::nan(""));  // nobody reads the lower half
   }
-  ASSERT_TRUE(inverse_factor(static_cast<std::int64_t>(n), u.data(), pool()));
+  ASSERT_TRUE(inverse_factor(static_cast<std::int64_t>(n), u.data(), test_pool()));
   std::vector<double> inverse(n * n);
   for (std::size_t k = 0; k < n; ++k) {
     for (std::size_t i = k; i < n; ++i) {
@@ -49,7 +44,7 @@ TEST(InverseFactor, TimesItsTurnedIsTheInverse) {
 TEST(InverseFactor, MatricesThatHaveNoFactorAreTold) {
   for (std::vector<float> m : {std::vector<float>{1, 2, 2, 1}, std::vector<float>{0, 0, 0, 0},
                                std::vector<float>{1, NAN, NAN, 1}, std::vector<float>{-1, 0, 0, 1}})
-    EXPECT_FALSE(inverse_factor(2, m.data(), pool()));
+    EXPECT_FALSE(inverse_factor(2, m.data(), test_pool()));
 }
 
 TEST(InverseFactor, ThreadsDoNotChangeTheResult) {

@@ -9,7 +9,6 @@
 #include <numeric>
 #include <set>
 
-#include "backends/msl/devices.h"
 #include "backends/registry.h"
 #include "base/shared_pool.h"
 #include "metal_marlin/error.h"
@@ -17,14 +16,10 @@
 #include "metal_marlin/quantize.h"
 #include "models/architectures.h"
 #include "quantized_models.h"
+#include "test_pool.h"
 
 namespace metal_marlin {
 namespace {
-
-ThreadPool& pool() {
-  static ThreadPool instance(2);
-  return instance;
-}
 
 const Backend& backend(const std::string& name = "cpu") {
   static std::map<std::string, std::unique_ptr<Backend>> instances;
@@ -46,7 +41,7 @@ Plan plan_of(const Checkpoint& checkpoint) {
 std::vector<float> vector_of(const Checkpoint& checkpoint, const std::string& name, std::int64_t cols,
                              std::int64_t row = 0) {
   std::vector<float> out(static_cast<std::size_t>(cols));
-  checkpoint.load(name, pool()).decode_row(row, cols, out.data());
+  checkpoint.load(name, test_pool()).decode_row(row, cols, out.data());
   return out;
 }
 
@@ -67,10 +62,10 @@ TEST_P(Layers, ActivationsAreTheWholeModels) {
   const std::vector<TokenId> ids = some_tokens(75);
   constexpr std::size_t kContext = 32;
   const TemporaryFolder folder;
-  LayerCalibration calibration(*checkpoint, plan, ids, kContext, folder.path(), backend(), pool());
+  LayerCalibration calibration(*checkpoint, plan, ids, kContext, folder.path(), backend(), test_pool());
   while (calibration.layer() < calibration.layers()) calibration.advance({});
   // From a file of rows on, as if it had been cut off.
-  LayerCalibration resumed(*checkpoint, plan, ids, kContext, folder.path(), backend(), pool(),
+  LayerCalibration resumed(*checkpoint, plan, ids, kContext, folder.path(), backend(), test_pool(),
                            calibration.layers() - 1);
   resumed.advance({});
   LoadOptions load;
@@ -109,7 +104,7 @@ TEST_P(Layers, EveryLinearIsSeen) {
   const Plan plan = plan_of(*checkpoint);
   const std::vector<TokenId> ids = some_tokens(90);
   const TemporaryFolder folder;
-  LayerCalibration calibration(*checkpoint, plan, ids, 64, folder.path(), backend(), pool());
+  LayerCalibration calibration(*checkpoint, plan, ids, 64, folder.path(), backend(), test_pool());
   std::set<std::string> seen;
   while (calibration.layer() < calibration.layers()) {
     std::int64_t of_experts = 0;
@@ -152,7 +147,7 @@ TEST(LayersOnBackends, ShowTheSameInputs) {
     for (const std::string& on : available_backends()) {
       const TemporaryFolder folder;
       LayerCalibration calibration(*checkpoint, plan_of(*checkpoint), some_tokens(35), 32, folder.path(), backend(on),
-                                   pool());
+                                   test_pool());
       std::size_t seen = 0;
       calibration.observe([](const std::string&) { return true; },
                           [&](const std::vector<std::string>& names, const HessianSum* inputs) {
@@ -178,7 +173,7 @@ TEST(ExpertInputs, GiveTheLayersOutput) {
   const auto checkpoint = open_checkpoint(fixture("qwen3-moe"));
   const TemporaryFolder folder;
   LayerCalibration calibration(*checkpoint, plan_of(*checkpoint), some_tokens(40), 64, folder.path(), backend(),
-                               pool());
+                               test_pool());
   calibration.advance({});
   std::int64_t rows = 0;
   std::vector<std::int64_t> seen;
@@ -272,15 +267,13 @@ TEST(QuantizeMethods, NamedRecipesByGptq) {
     for (const QuantizedTensor& tensor : quantize(model, target, options).tensors)
       calibrated += tensor.method == QuantizeMethod::kGptq ? 1 : 0;
     EXPECT_GT(calibrated, 12) << name;
-    std::vector<std::string> backends = msl::available_devices();
-    backends.insert(backends.begin(), "cpu");
     GenerateOptions generation;
     generation.max_tokens = 8;
     generation.sampler.temperature = 0;
     generation.ignore_end = true;
     const std::vector<TokenId> prompt{5, 17, 200, 3};
     std::vector<TokenId> expected;
-    for (const std::string& backend : backends) {
+    for (const std::string& backend : available_backends()) {
       for (int round = 0; round < 2; ++round) {
         LoadOptions load;
         load.backend = backend;

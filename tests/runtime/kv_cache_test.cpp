@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "backends/msl/devices.h"
+#include "backends/registry.h"
 #include "metal_marlin/error.h"
 #include "metal_marlin/model.h"
 #include "quantize/quantized_models.h"
@@ -53,7 +53,7 @@ TEST_P(QuantizedCache, GivesNearlyTheSameLogitsOnEveryBackend) {
     EXPECT_GT(error, 0) << model;
     // The codes are the same. Latent attention on the CPU begins a sequence without its cache.
     const double apart = std::string(model) == "glm4-moe-lite-tiny" ? GetParam().most : 2e-3;
-    for (const std::string& backend : msl::available_devices())
+    for (const std::string& backend : available_backends())
       EXPECT_LT(relative_error(decoded_logits(model, GetParam().type, backend), found), apart) << model << backend;
   }
 }

@@ -17,7 +17,7 @@ namespace {
 class LatentAttentions : public OnExecutor {};
 INSTANTIATE_TEST_SUITE_P(Executor, LatentAttentions, testing::ValuesIn(executors()), executor_name);
 
-struct Case {
+struct LatentCase {
   std::size_t heads;
   std::size_t nope;
   std::size_t rope;
@@ -50,9 +50,9 @@ struct Sum {
   }
 };
 
-class Fixture {
+class LatentFixture {
  public:
-  Fixture(Device& device, const Case& c, TestMatrix expand, const std::vector<std::size_t>& lengths)
+  LatentFixture(Device& device, const LatentCase& c, TestMatrix expand, const std::vector<std::size_t>& lengths)
       : device_(device),
         case_(c),
         expand_(std::move(expand)),
@@ -248,7 +248,7 @@ class Fixture {
 
   static constexpr float kScale = 0.2F;
   Device& device_;
-  Case case_;
+  LatentCase case_;
   TestMatrix expand_;
   std::vector<float> decoded_;
   std::vector<std::size_t> lengths_;
@@ -265,20 +265,20 @@ class Fixture {
   std::vector<std::byte> cached_;         // and the cache after it
 };
 
-std::int64_t expanded_rows(const Case& c) {
+std::int64_t expanded_rows(const LatentCase& c) {
   return static_cast<std::int64_t>(c.heads * (c.nope + c.value));
 }
 
-void check_case(Device& device, bool small, const Case& c, TestMatrix expand) {
-  Fixture(device, c, std::move(expand),
-          small ? std::vector<std::size_t>{2, 18} : std::vector<std::size_t>{3, 1, 37, 16})
+void check_case(Device& device, bool small, const LatentCase& c, TestMatrix expand) {
+  LatentFixture(device, c, std::move(expand),
+                small ? std::vector<std::size_t>{2, 18} : std::vector<std::size_t>{3, 1, 37, 16})
       .check();
 }
 
 TEST_P(LatentAttentions, RaggedBatchesOfOddWidths) {
-  for (const Case& c :
-       {Case{3, 5, 6, 7, 20, true}, Case{2, 16, 64, 24, 96, false}, Case{1, 1, 2, 1, 1, true},
-        Case{5, 33, 8, 3, 33, false, CacheType::kF16, 3}, Case{2, 8, 2, 9, 128, true, CacheType::kBf16, 2}}) {
+  for (const LatentCase& c : {LatentCase{3, 5, 6, 7, 20, true}, LatentCase{2, 16, 64, 24, 96, false},
+                              LatentCase{1, 1, 2, 1, 1, true}, LatentCase{5, 33, 8, 3, 33, false, CacheType::kF16, 3},
+                              LatentCase{2, 8, 2, 9, 128, true, CacheType::kBf16, 2}}) {
     check_case(*device, few_shapes(), c,
                dense_matrix(DType::kF32, expanded_rows(c), static_cast<std::int64_t>(c.rank), 31));
   }
@@ -286,7 +286,8 @@ TEST_P(LatentAttentions, RaggedBatchesOfOddWidths) {
 
 TEST_P(LatentAttentions, QuantizedCaches) {
   for (const CacheType cache : {CacheType::kFp8, CacheType::kInt8, CacheType::kInt4, CacheType::kFp4}) {
-    for (const Case& c : {Case{2, 7, 4, 5, 30, false, cache, 2}, Case{3, 4, 10, 6, 55, true, cache}}) {
+    for (const LatentCase& c :
+         {LatentCase{2, 7, 4, 5, 30, false, cache, 2}, LatentCase{3, 4, 10, 6, 55, true, cache}}) {
       check_case(*device, few_shapes(), c,
                  dense_matrix(DType::kF32, expanded_rows(c), static_cast<std::int64_t>(c.rank), 32));
     }
@@ -295,14 +296,15 @@ TEST_P(LatentAttentions, QuantizedCaches) {
 
 // The widest that the cache's rows may be, and GLM-4.7-Flash's and DeepSeek's latents.
 TEST_P(LatentAttentions, WideLatents) {
-  for (const Case& c : {Case{2, 16, 64, 16, 512, true, CacheType::kF16}, Case{1, 3, 64, 5, 576, false}}) {
+  for (const LatentCase& c :
+       {LatentCase{2, 16, 64, 16, 512, true, CacheType::kF16}, LatentCase{1, 3, 64, 5, 576, false}}) {
     check_case(*device, true, c, dense_matrix(DType::kF16, expanded_rows(c), static_cast<std::int64_t>(c.rank), 33));
   }
 }
 
 TEST_P(LatentAttentions, PackedExpansions) {
   for (const Format format : {Format::kFp4, Format::kFp8E4M3, Format::kInt2}) {
-    const Case c{3, 12, 4, 10, 64, true};
+    const LatentCase c{3, 12, 4, 10, 64, true};
     check_case(*device, few_shapes(), c,
                packed_matrix(default_spec(format), expanded_rows(c), static_cast<std::int64_t>(c.rank), 34));
   }

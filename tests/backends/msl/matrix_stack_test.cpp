@@ -15,8 +15,8 @@ namespace {
 class BatchedGemm : public OnExecutor {};
 INSTANTIATE_TEST_SUITE_P(Executor, BatchedGemm, testing::ValuesIn(executors()), executor_name);
 
-constexpr std::size_t kRows = 35;
-constexpr std::size_t kCols = 75;
+constexpr std::size_t kItemRows = 35;
+constexpr std::size_t kItemCols = 75;
 
 struct Items {
   explicit Items(std::size_t count, const std::function<TestMatrix(unsigned)>& make) {
@@ -97,14 +97,15 @@ TEST_P(BatchedGemm, QuantizedItems) {
   int number = 0;
   for (const FormatSpec& spec : kernel_specs()) {
     if (number++ % (few_shapes() ? 9 : 3) != 0) continue;
-    const Items items(3, [&](unsigned seed) { return packed_matrix(spec, kRows, kCols, seed); });
+    const Items items(3, [&](unsigned seed) { return packed_matrix(spec, kItemRows, kItemCols, seed); });
     check_all(*device, items, (spec.zero == ZeroKind::kNone ? 1 : 16) * 0x1.1p-11, text(spec));
   }
 }
 
 TEST_P(BatchedGemm, NvFp4ItemsHaveGlobalScalesOfTheirOwn) {
   for (const std::size_t count : {std::size_t{1}, std::size_t{3}}) {
-    Items items(count, [&](unsigned seed) { return packed_matrix(default_spec(Format::kNvfp4), kRows, kCols, seed); });
+    Items items(count,
+                [&](unsigned seed) { return packed_matrix(default_spec(Format::kNvfp4), kItemRows, kItemCols, seed); });
     for (std::size_t i = 0; i < count; ++i) {
       items.matrices[i].packed->global_scale *= static_cast<float>(i + 1);
       items.matrices[i].weight.view = items.matrices[i].packed->view();
@@ -118,7 +119,7 @@ TEST_P(BatchedGemm, DenseItems) {
   for (const DType type : {DType::kF16, DType::kBf16, DType::kF32}) {
     const double unit = type == DType::kF16 ? 0x1p-11 : type == DType::kBf16 ? 0x1p-8 : 0;
     for (const std::size_t count : {std::size_t{1}, std::size_t{2}}) {
-      const Items items(count, [&](unsigned seed) { return dense_matrix(type, kRows, kCols, seed); });
+      const Items items(count, [&](unsigned seed) { return dense_matrix(type, kItemRows, kItemCols, seed); });
       check_all(*device, items, unit, std::string(dtype_name(type)));
     }
   }
@@ -145,13 +146,13 @@ TEST(StagedBatchedGemm, HasNoRaces) {
 
 TEST_P(BatchedGemm, RefusesWhatDoesNotFit) {
   std::vector<Weight> weights;
-  const TestMatrix a = packed_matrix(default_spec(Format::kFp4), kRows, kCols, 1);
-  const TestMatrix b = packed_matrix(default_spec(Format::kInt3), kRows, kCols, 2);
+  const TestMatrix a = packed_matrix(default_spec(Format::kFp4), kItemRows, kItemCols, 1);
+  const TestMatrix b = packed_matrix(default_spec(Format::kInt3), kItemRows, kItemCols, 2);
   expect_error(ErrorCode::kInvalidArgument, "w: matrices of several formats", [&] {
-    MatrixStack(*device, "w", std::vector<Weight>{a.weight, b.weight}, kRows, kCols, test_pool());
+    MatrixStack(*device, "w", std::vector<Weight>{a.weight, b.weight}, kItemRows, kItemCols, test_pool());
   });
-  const MatrixStack stack(*device, "w", std::vector<Weight>{a.weight, a.weight}, kRows, kCols, test_pool());
-  const LinearWorkspace workspace(*device, 3, kCols, 1);
+  const MatrixStack stack(*device, "w", std::vector<Weight>{a.weight, a.weight}, kItemRows, kItemCols, test_pool());
+  const LinearWorkspace workspace(*device, 3, kItemCols, 1);
   BatchedCall call;
   call.rows = 3;
   const auto commands = device->commands();

@@ -22,14 +22,14 @@ class MoeDispatch : public OnExecutor {
 };
 INSTANTIATE_TEST_SUITE_P(Executor, MoeDispatch, testing::ValuesIn(executors()), executor_name);
 
-struct Case {
+struct DispatchCase {
   std::size_t experts;
   std::size_t tokens;
   std::size_t chosen;
   std::size_t width;
 };
 
-std::vector<std::int32_t> random_ids(const Case& c, bool some_invalid) {
+std::vector<std::int32_t> random_ids(const DispatchCase& c, bool some_invalid) {
   std::mt19937 random(static_cast<unsigned>(c.experts * 31 + c.tokens));
   std::vector<std::int32_t> ids(c.tokens * c.chosen);
   for (std::int32_t& id : ids) {
@@ -40,7 +40,8 @@ std::vector<std::int32_t> random_ids(const Case& c, bool some_invalid) {
 }
 
 TEST_P(MoeDispatch, GroupsStablyAndCombinesInOrder) {
-  for (const Case& c : {Case{4, 1, 2, 5}, Case{64, 33, 4, 70}, Case{1, 130, 1, 3}, Case{100, 50, 8, 33}}) {
+  for (const DispatchCase& c : {DispatchCase{4, 1, 2, 5}, DispatchCase{64, 33, 4, 70}, DispatchCase{1, 130, 1, 3},
+                                DispatchCase{100, 50, 8, 33}}) {
     for (const DType type : {DType::kF32, DType::kF16, DType::kBf16}) {
       const std::vector<std::int32_t> ids = random_ids(c, type == DType::kF16);
       const std::size_t rows = c.tokens * c.chosen;

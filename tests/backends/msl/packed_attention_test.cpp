@@ -25,7 +25,7 @@ const Lengths kLengths = {{1, 40}, {5, 5}, {3, 70}, {4, 2}};
 // For tiles of queries: with many of them.
 const Lengths kLongLengths = {{70, 70}, {1, 40}, {18, 33}, {4, 2}};
 
-struct Case {
+struct PackedCase {
   PackedParams params;
   bool mask;
   bool sinks;
@@ -35,7 +35,7 @@ struct Case {
 
 // Keys or values: what a cache keeps of them.
 struct Rows {
-  Rows(std::size_t count, std::size_t row_width, const Case& c, unsigned seed)
+  Rows(std::size_t count, std::size_t row_width, const PackedCase& c, unsigned seed)
       : cache(c.cache), width(row_width), source(TypedData(c.type, normal_data(count * row_width, seed)).values) {
     for (std::size_t row = 0; row < count; ++row) {
       const auto begin = source.begin() + static_cast<std::ptrdiff_t>(row * width);
@@ -61,9 +61,9 @@ struct Rows {
 };
 
 // The batch of a test: `twice` queries and keys a head.
-class Batch {
+class TestBatch {
  public:
-  Batch(Device& device, const Case& c, std::size_t twice, const Lengths& some = kLengths)
+  TestBatch(Device& device, const PackedCase& c, std::size_t twice, const Lengths& some = kLengths)
       : lengths(some),
         p(c.params),
         q(c.type, normal_data(queries() * p.heads * p.key_width * twice, 1)),
@@ -204,7 +204,7 @@ PackedParams params(std::uint32_t heads, std::uint32_t kv_heads, std::uint32_t k
 
 // What `encode` makes of the batch; `unit`: of the products' inputs.
 template <typename Encode>
-void check(const Batch& b, DType type, double unit, const Encode& encode) {
+void check(const TestBatch& b, DType type, double unit, const Encode& encode) {
   encode();
   const TypedData found(type, *b.batch.out);
   for (std::size_t token = 0; token < b.queries(); ++token) {
@@ -219,7 +219,7 @@ void check(const Batch& b, DType type, double unit, const Encode& encode) {
   }
 }
 
-std::vector<Case> fused_cases() {
+std::vector<PackedCase> fused_cases() {
   return {
       {params(4, 2, 64, 64, true, 0, 0), false, false, DType::kF32, CacheType::kF32},
       {params(2, 2, 80, 96, false, 0, 0), true, false, DType::kF32, CacheType::kF16},
@@ -236,8 +236,8 @@ std::vector<Case> fused_cases() {
 }
 
 TEST_P(PackedAttention, Fused) {
-  for (const Case& c : fused_cases()) {
-    const Batch b(*device, c, 1);
+  for (const PackedCase& c : fused_cases()) {
+    const TestBatch b(*device, c, 1);
     check(b, c.type, 0, [&] {
       run([&](Commands& commands) { encode_flash_attention(*device, commands, b.p, c.type, c.cache, b.batch); });
     });
@@ -245,8 +245,8 @@ TEST_P(PackedAttention, Fused) {
 }
 
 TEST_P(PackedAttention, InThreeSteps) {
-  for (const Case& c : fused_cases()) {
-    const Batch b(*device, c, 1);
+  for (const PackedCase& c : fused_cases()) {
+    const TestBatch b(*device, c, 1);
     const auto scores = device->allocate(b.queries() * b.p.heads * 71 * sizeof(float));
     check(b, c.type, 0, [&] {
       run([&](Commands& commands) { encode_attention(*device, commands, b.p, c.type, c.cache, b.batch, *scores, 71); });
@@ -257,8 +257,8 @@ TEST_P(PackedAttention, InThreeSteps) {
 // More keys than a threadgroup has threads.
 TEST_P(PackedAttention, ManyKeys) {
   const Lengths lengths = {{2, 300}, {1, 129}};
-  const Case c{params(2, 1, 16, 16, true, 0, 0), false, true, DType::kF32, CacheType::kF32};
-  const Batch b(*device, c, 1, lengths);
+  const PackedCase c{params(2, 1, 16, 16, true, 0, 0), false, true, DType::kF32, CacheType::kF32};
+  const TestBatch b(*device, c, 1, lengths);
   const auto scores = device->allocate(b.queries() * b.p.heads * 300 * sizeof(float));
   check(b, c.type, 0, [&] {
     run([&](Commands& commands) { encode_attention(*device, commands, b.p, c.type, c.cache, b.batch, *scores, 300); });
@@ -269,10 +269,10 @@ TEST_P(PackedAttention, ManyKeys) {
 }
 
 TEST_P(PackedAttention, TilesOfQueries) {
-  for (const Case& c : fused_cases()) {
+  for (const PackedCase& c : fused_cases()) {
     for (const std::uint32_t block : {0U, 16U, 24U}) {
       if (few_shapes() && block == 16) continue;
-      Batch b(*device, c, 1, kLongLengths);
+      TestBatch b(*device, c, 1, kLongLengths);
       if (block != 0) b.make_blocks(*device, block);
       check(b, c.type, 0, [&] {
         run([&](Commands& commands) {
@@ -286,7 +286,7 @@ TEST_P(PackedAttention, TilesOfQueries) {
 TEST_P(PackedAttention, OnTheMatrixUnits) {
   for (const DType type : {DType::kF16, DType::kBf16}) {
     const CacheType cache = type == DType::kF16 ? CacheType::kF16 : CacheType::kBf16;
-    const std::vector<Case> cases = {
+    const std::vector<PackedCase> cases = {
         {params(4, 2, 64, 64, true, 0, 0), false, false, type, cache},
         {params(2, 2, 80, 96, false, 0, 0), true, false, type, cache},
         {params(3, 1, 128, 128, true, 6, 0), false, true, type, cache},
@@ -297,10 +297,10 @@ TEST_P(PackedAttention, OnTheMatrixUnits) {
         // A tile of keys that all queries are past, but that the newest see only in part.
         {params(1, 1, 16, 16, true, 60, 0), false, false, type, cache},
     };
-    for (const Case& c : cases) {
+    for (const PackedCase& c : cases) {
       for (const std::uint32_t block : {0U, 24U}) {
         if (few_shapes() && (block != 0) != (c.params.key_width == 80)) continue;
-        Batch b(*device, c, 1, kLongLengths);
+        TestBatch b(*device, c, 1, kLongLengths);
         if (block != 0) b.make_blocks(*device, block);
         // Weights are rounded to the type before they multiply values, whose size is 1 or so.
         check(b, type, type == DType::kF16 ? 0x1p-11 : 0x1p-8, [&] {
@@ -313,10 +313,11 @@ TEST_P(PackedAttention, OnTheMatrixUnits) {
 
 TEST(StagedPackedAttention, HasNoRaces) {
   const auto device = staging_device();
-  for (const Case& c : {Case{params(4, 2, 64, 64, true, 0, 0), false, false, DType::kF16, CacheType::kF16},
-                        Case{params(2, 2, 80, 96, false, 0, 0), true, true, DType::kBf16, CacheType::kBf16},
-                        Case{params(1, 1, 192, 140, true, 0, 0), false, false, DType::kF16, CacheType::kF16}}) {
-    const Batch b(*device, c, 1, kLongLengths);
+  for (const PackedCase& c :
+       {PackedCase{params(4, 2, 64, 64, true, 0, 0), false, false, DType::kF16, CacheType::kF16},
+        PackedCase{params(2, 2, 80, 96, false, 0, 0), true, true, DType::kBf16, CacheType::kBf16},
+        PackedCase{params(1, 1, 192, 140, true, 0, 0), false, false, DType::kF16, CacheType::kF16}}) {
+    const TestBatch b(*device, c, 1, kLongLengths);
     check(b, c.type, c.type == DType::kF16 ? 0x1p-11 : 0x1p-8, [&] {
       const auto commands = device->commands();
       encode_simdgroup_attention(*device, *commands, b.p, c.type, b.batch, b.blocks);
@@ -340,15 +341,16 @@ TEST_P(PackedAttention, RandomShapes) {
                                 CacheType::kInt8, CacheType::kInt4, CacheType::kFp4};
     const CacheType cache =
         halves ? (type == DType::kF16 ? CacheType::kF16 : CacheType::kBf16) : caches[generator() % 7];
-    const Case c{params(kv_heads * one_of({1, 2, 5}), kv_heads, one_of({1, 2, 7, 8, 16, 31, 32, 33, 64, 65, 129, 192}),
-                        one_of({1, 2, 7, 8, 16, 31, 32, 33, 64, 65, 129, 192}), causal,
-                        causal ? one_of({0, 1, 2, 8, 33}) : 0, static_cast<float>(one_of({0, 0, 9}))),
-                 one_of({0, 1}) != 0, one_of({0, 1}) != 0, type, cache};
+    const PackedCase c{
+        params(kv_heads * one_of({1, 2, 5}), kv_heads, one_of({1, 2, 7, 8, 16, 31, 32, 33, 64, 65, 129, 192}),
+               one_of({1, 2, 7, 8, 16, 31, 32, 33, 64, 65, 129, 192}), causal, causal ? one_of({0, 1, 2, 8, 33}) : 0,
+               static_cast<float>(one_of({0, 0, 9}))),
+        one_of({0, 1}) != 0, one_of({0, 1}) != 0, type, cache};
     Lengths lengths;
     for (std::uint32_t n = one_of({2, 3}); n > 0; --n)
       lengths.emplace_back(one_of({0, 1, 2, 7, 8, 9, 16, 17, 33}), one_of({0, 1, 2, 15, 16, 17, 32, 33, 64, 65, 70}));
     lengths.emplace_back(2, 1);
-    const Batch b(*device, c, 1, lengths);
+    const TestBatch b(*device, c, 1, lengths);
     const auto scores = device->allocate(b.queries() * b.p.heads * 71 * sizeof(float));
     check(b, c.type, 0, [&] {
       run([&](Commands& commands) { encode_flash_attention(*device, commands, b.p, c.type, c.cache, b.batch); });
@@ -370,10 +372,11 @@ TEST_P(PackedAttention, RandomShapes) {
 
 TEST_P(PackedAttention, Differential) {
   for (const bool normed : {true, false}) {
-    for (const Case& c : {Case{params(4, 2, 32, 64, true, 0, 0), false, false, DType::kF32, CacheType::kF32},
-                          Case{params(2, 1, 40, 80, false, 0, 0), false, false, DType::kF16, CacheType::kF16},
-                          Case{params(2, 2, 128, 256, true, 7, 0), false, false, DType::kBf16, CacheType::kBf16}}) {
-      const Batch b(*device, c, 2);
+    for (const PackedCase& c :
+         {PackedCase{params(4, 2, 32, 64, true, 0, 0), false, false, DType::kF32, CacheType::kF32},
+          PackedCase{params(2, 1, 40, 80, false, 0, 0), false, false, DType::kF16, CacheType::kF16},
+          PackedCase{params(2, 2, 128, 256, true, 7, 0), false, false, DType::kBf16, CacheType::kBf16}}) {
+      const TestBatch b(*device, c, 2);
       const auto lambdas = normal_data(b.p.heads, 8);
       const auto weight = normal_data(b.p.value_width, 9);
       const auto lambda_buffer = device->allocate_with(lambdas);
@@ -433,7 +436,7 @@ TEST_P(PackedAttention, DifferentialAsAPublicImplementation) {
 }
 
 TEST_P(PackedAttention, RefusesWhatItCannotDo) {
-  const Batch b(*device, {params(2, 2, 8, 8, true, 0, 0), false, false, DType::kF32, CacheType::kF32}, 1);
+  const TestBatch b(*device, {params(2, 2, 8, 8, true, 0, 0), false, false, DType::kF32, CacheType::kF32}, 1);
   const auto commands = device->commands();
   const auto encode = [&](const PackedParams& p) {
     encode_flash_attention(*device, *commands, p, DType::kF32, CacheType::kF32, b.batch);

@@ -20,7 +20,7 @@ namespace {
 class PagedAttention : public OnExecutor {};
 INSTANTIATE_TEST_SUITE_P(Executor, PagedAttention, testing::ValuesIn(executors()), executor_name);
 
-struct Case {
+struct PagedCase {
   std::uint32_t heads;
   std::uint32_t kv_heads;
   std::uint32_t key_dim;
@@ -47,9 +47,9 @@ struct Length {
 };
 
 // The batch of a test, on the host and on the device.
-class Fixture {
+class PagedFixture {
  public:
-  Fixture(Device& device, const Case& c, const std::vector<Length>& lengths)
+  PagedFixture(Device& device, const PagedCase& c, const std::vector<Length>& lengths)
       : device_(device), case_(c), lengths_(lengths) {
     std::size_t pages = 0;
     for (const Length& l : lengths) {
@@ -227,7 +227,7 @@ class Fixture {
   }
 
   Device& device_;
-  Case case_;
+  PagedCase case_;
   std::vector<Length> lengths_;
   PagedParams p_;
   std::size_t tokens_ = 0;
@@ -246,11 +246,11 @@ class Fixture {
   std::unique_ptr<Buffer> partial_;
 };
 
-void check_cases(Device& device, bool small, const std::vector<Case>& cases) {
+void check_cases(Device& device, bool small, const std::vector<PagedCase>& cases) {
   const std::vector<Length> lengths = small ? std::vector<Length>{{0, 1}, {17, 2}, {30, 4}}
                                             : std::vector<Length>{{0, 1}, {0, 19}, {70, 1}, {15, 3}, {16, 1}};
-  for (const Case& c : cases) {
-    Fixture fixture(device, c, lengths);
+  for (const PagedCase& c : cases) {
+    PagedFixture fixture(device, c, lengths);
     fixture.run();
     fixture.check();
   }
@@ -286,8 +286,8 @@ TEST(StagedPagedAttention, HasNoRaces) {
                {9, 1, 256, 200, false, 4, 2, 21, 0, true, DType::kF32, CacheType::kBf16, true}});
   const auto device = staging_device();
   for (const std::uint32_t width : {64U, 136U}) {
-    Fixture fixture(*device, {2, 1, width, width, false, 4, 1, 0, 0, false, DType::kF32, CacheType::kF16, true},
-                    {{0, 19}, {17, 2}});
+    PagedFixture fixture(*device, {2, 1, width, width, false, 4, 1, 0, 0, false, DType::kF32, CacheType::kF16, true},
+                         {{0, 19}, {17, 2}});
     fixture.run(true);
     fixture.check();
   }
@@ -312,19 +312,19 @@ TEST_P(PagedAttention, QuantizedCaches) {
 
 // Tiles of every kernel: full, part empty and of one query, of sequences with and without a past.
 TEST_P(PagedAttention, ByTiles) {
-  std::vector<Case> cases = {{8, 1, 128, 128, false, 3, 1, 0, 0, true, DType::kF32, CacheType::kF16, true},
-                             {4, 2, 64, 64, false, 4, 1, 21, 0, false, DType::kF32, CacheType::kBf16, true},
-                             {3, 3, 192, 136, false, 5, 1, 0, 9, false, DType::kF32, CacheType::kF16, true},
-                             {5, 1, 72, 56, false, 4, 1, 0, 0, false, DType::kF32, CacheType::kF16},
-                             {2, 1, 128, 128, false, 4, 1, 9, 12, true, DType::kF32, CacheType::kF32},
-                             {2, 2, 256, 256, false, 3, 1, 0, 0, false, DType::kF32, CacheType::kBf16},
-                             {1, 1, 7, 7, false, 4, 1, 20, 3, true, DType::kF32, CacheType::kF32}};
+  std::vector<PagedCase> cases = {{8, 1, 128, 128, false, 3, 1, 0, 0, true, DType::kF32, CacheType::kF16, true},
+                                  {4, 2, 64, 64, false, 4, 1, 21, 0, false, DType::kF32, CacheType::kBf16, true},
+                                  {3, 3, 192, 136, false, 5, 1, 0, 9, false, DType::kF32, CacheType::kF16, true},
+                                  {5, 1, 72, 56, false, 4, 1, 0, 0, false, DType::kF32, CacheType::kF16},
+                                  {2, 1, 128, 128, false, 4, 1, 9, 12, true, DType::kF32, CacheType::kF32},
+                                  {2, 2, 256, 256, false, 3, 1, 0, 0, false, DType::kF32, CacheType::kBf16},
+                                  {1, 1, 7, 7, false, 4, 1, 20, 3, true, DType::kF32, CacheType::kF32}};
   for (const CacheType cache : {CacheType::kInt8, CacheType::kInt4, CacheType::kFp8, CacheType::kFp4})
     cases.push_back({4, 2, 64, 45, false, 4, 1, 0, 0, false, DType::kF32, cache});
   const std::vector<Length> lengths = few_shapes() ? std::vector<Length>{{0, 19}, {17, 2}, {4, 0}, {30, 1}}
                                                    : std::vector<Length>{{0, 1}, {0, 75}, {3, 0}, {70, 1}, {15, 34}};
-  for (const Case& c : cases) {
-    Fixture fixture(*device, c, lengths);
+  for (const PagedCase& c : cases) {
+    PagedFixture fixture(*device, c, lengths);
     fixture.run(true);
     fixture.check();
   }
@@ -388,24 +388,24 @@ TEST_P(PagedAttention, RandomShapes) {
     const bool latent = one_of({0, 0, 1}) != 0;
     const std::uint32_t key = one_of({1, 2, 7, 8, 16, 31, 32, 33, 64, 65, 128, 129, 192, 256});
     const std::uint32_t value = one_of({1, 2, 7, 8, 16, 31, 32, 33, 64, 65, 128, 129, 192, 256});
-    const Case c{kv_heads * one_of({1, 2, 5, 9}),
-                 kv_heads,
-                 key,
-                 latent ? std::min(key, value) : value,
-                 latent,
-                 one_of({3, 4, 5}),
-                 one_of({1, 1, 2, 4}),
-                 one_of({0, 0, 1, 9, 33}),
-                 static_cast<float>(one_of({0, 0, 9})),
-                 one_of({0, 1}) != 0,
-                 type,
-                 cache,
-                 halves && one_of({0, 1}) != 0};
+    const PagedCase c{kv_heads * one_of({1, 2, 5, 9}),
+                      kv_heads,
+                      key,
+                      latent ? std::min(key, value) : value,
+                      latent,
+                      one_of({3, 4, 5}),
+                      one_of({1, 1, 2, 4}),
+                      one_of({0, 0, 1, 9, 33}),
+                      static_cast<float>(one_of({0, 0, 9})),
+                      one_of({0, 1}) != 0,
+                      type,
+                      cache,
+                      halves && one_of({0, 1}) != 0};
     std::vector<Length> lengths;
     for (std::uint32_t n = one_of({1, 2, 4}); n > 0; --n)
       lengths.push_back({one_of({0, 1, 7, 8, 15, 16, 31, 32, 33, 64}), one_of({0, 1, 1, 2, 8, 17})});
     lengths.push_back({one_of({0, 5}), 1});
-    Fixture fixture(*device, c, lengths);
+    PagedFixture fixture(*device, c, lengths);
     fixture.run();
     fixture.check();
   }

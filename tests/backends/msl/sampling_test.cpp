@@ -175,7 +175,7 @@ TEST_P(Sampling, DrawsAreTheHostsForTheSameSeeds) {
   const auto queue = device->make_queue();
   TokenDraw draw(*device, rows + 2, vocab);
   std::vector<TokenId> found(options.size());
-  for (int step = 0; step < (few_shapes() ? 4 : 20); ++step) {
+  for (int step = 0; step < (few_shapes() ? 2 : 20); ++step) {
     const auto buffer = device->allocate_with(all);
     draw.grow(samplers);
     draw.upload(*queue, samplers, rows + 2);

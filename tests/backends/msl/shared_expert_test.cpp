@@ -13,8 +13,8 @@ namespace {
 class SharedExpert : public OnExecutor {};
 INSTANTIATE_TEST_SUITE_P(Executor, SharedExpert, testing::ValuesIn(executors()), executor_name);
 
-constexpr std::size_t kRows = 83;
-constexpr std::size_t kCols = 75;
+constexpr std::size_t kGateRows = 83;
+constexpr std::size_t kGateCols = 75;
 
 void check(Device& device, const TestMatrix& gate, const TestMatrix& up, std::size_t tokens, double u,
            const std::string& what) {
@@ -59,9 +59,9 @@ TEST_P(SharedExpert, EveryFormat) {
   int number = 0;
   for (const FormatSpec& spec : kernel_specs()) {
     if (number++ % (few_shapes() ? 7 : 2) != 0) continue;
-    const std::int64_t rows = number % 4 < 2 ? kRows : 80;  // whole blocks of 16, too, but not whole threadgroups
-    const TestMatrix gate = packed_matrix(spec, rows, kCols, 1);
-    TestMatrix up = packed_matrix(spec, rows, kCols, 2);
+    const std::int64_t rows = number % 4 < 2 ? kGateRows : 80;  // whole blocks of 16, too, but not whole threadgroups
+    const TestMatrix gate = packed_matrix(spec, rows, kGateCols, 1);
+    TestMatrix up = packed_matrix(spec, rows, kGateCols, 2);
     if (spec.format == Format::kNvfp4) {  // global scales differ
       up.packed->global_scale *= 3;
       up.weight.view = up.packed->view();
@@ -74,7 +74,7 @@ TEST_P(SharedExpert, EveryFormat) {
 TEST_P(SharedExpert, DenseWeights) {
   for (const DType type : {DType::kF16, DType::kBf16}) {
     for (const std::size_t tokens : {std::size_t{1}, std::size_t{35}}) {
-      check(*device, dense_matrix(type, kRows, kCols, 3), dense_matrix(type, kRows, kCols, 4), tokens,
+      check(*device, dense_matrix(type, kGateRows, kGateCols, 3), dense_matrix(type, kGateRows, kGateCols, 4), tokens,
             type == DType::kBf16 ? 0x1p-8 : 0x1p-11, std::string(dtype_name(type)));
     }
   }
@@ -92,10 +92,10 @@ TEST_P(SharedExpert, SmallAndWholeSizes) {
 TEST(StagedSharedExpert, HasNoRaces) {
   const auto device = staging_device();
   for (const std::size_t tokens : {std::size_t{3}, std::size_t{41}}) {
-    check(*device, packed_matrix(default_spec(Format::kFp4), kRows, kCols, 6),
-          packed_matrix(default_spec(Format::kFp4), kRows, kCols, 7), tokens, 0x1.1p-11, "fp4");
-    check(*device, dense_matrix(DType::kF16, kRows, kCols, 3), dense_matrix(DType::kF16, kRows, kCols, 4), tokens,
-          0x1p-11, "f16");
+    check(*device, packed_matrix(default_spec(Format::kFp4), kGateRows, kGateCols, 6),
+          packed_matrix(default_spec(Format::kFp4), kGateRows, kGateCols, 7), tokens, 0x1.1p-11, "fp4");
+    check(*device, dense_matrix(DType::kF16, kGateRows, kGateCols, 3),
+          dense_matrix(DType::kF16, kGateRows, kGateCols, 4), tokens, 0x1p-11, "f16");
   }
 }
 
@@ -122,13 +122,13 @@ TEST_P(SharedExpert, ResultIsAddedWithAGateOrWithout) {
 }
 
 TEST_P(SharedExpert, RefusesMatricesThatDiffer) {
-  const TestMatrix fp4 = packed_matrix(default_spec(Format::kFp4), kRows, kCols, 1);
-  const TestMatrix int3 = packed_matrix(default_spec(Format::kInt3), kRows, kCols, 1);
-  const Linear gate(*device, "gate", fp4.weight, kRows, kCols, test_pool());
-  const Linear up(*device, "up", int3.weight, kRows, kCols, test_pool());
+  const TestMatrix fp4 = packed_matrix(default_spec(Format::kFp4), kGateRows, kGateCols, 1);
+  const TestMatrix int3 = packed_matrix(default_spec(Format::kInt3), kGateRows, kGateCols, 1);
+  const Linear gate(*device, "gate", fp4.weight, kGateRows, kGateCols, test_pool());
+  const Linear up(*device, "up", int3.weight, kGateRows, kGateCols, test_pool());
   EXPECT_FALSE(can_fuse_gate_up(gate, up));
   const auto commands = device->commands();
-  const LinearWorkspace workspace(*device, 1, kCols, kRows);
+  const LinearWorkspace workspace(*device, 1, kGateCols, kGateRows);
   expect_error(ErrorCode::kInvalidArgument, "moe_shared_expert", [&] {
     encode_gate_up(*device, *commands, gate, up, {nullptr, nullptr, 1}, workspace);
   });
