@@ -2,6 +2,7 @@
 """The MSL toolchain's own tests: tokens, rewriting, reflection, the strict check."""
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -222,6 +223,8 @@ class Names(unittest.TestCase):
     def test_signatures_are_spelled_as_in_the_language(self):
         for demangled, expected in (
                 ("metal::max(float, float)", "max(float, float)"),
+                ("_Float16 vector[2] metal::fma<_Float16 vector[2], void>(_Float16 vector[2], _Float16 vector[2], _Float16 vector[2])",
+                 "fma(half2, half2, half2)"),
                 ("_Float16 __vector(2) metal::as_type<_Float16 __vector(2), unsigned int>(unsigned int)", "as_type<half2>(uint)"),
                 ("float __vector(4) metal::msl_make<float __vector(4), _Float16 __vector(2), int, int>("
                  "_Float16 __vector(2), int, int)", "float4(half2, scalar, scalar)"),
@@ -234,6 +237,30 @@ class Names(unittest.TestCase):
                  "atomic_load_explicit(threadgroup const volatile atomic<uint>*, memory_order)"),
                 ("metal::precise::tanh(float)", "precise::tanh(float)"), ("llvm.exp.f32", None)):
             self.assertEqual(names.signature(demangled), expected)
+
+    MANGLED = {
+        "_ZN5metalL3maxEff": "max(float, float)",
+        "_ZN5metalL3minEjj": "min(uint, uint)",
+        "_ZN5metalL7as_typeIDv2_DF16_jEET_T0_": "as_type<half2>(uint)",
+        "_ZN5metalL7as_typeIDv2_DF16bjEET_T0_": "as_type<bfloat2>(uint)",
+        "_ZN5metalL8msl_makeIDv4_fJDv4_DF16bEEET_DpT0_": "float4(bfloat4)",
+        "_ZN5metalL8msl_makeIDv3_jJjjiEEET_DpT0_": "uint3(scalar, scalar, scalar)",
+        "_ZN5metalL3dotIDv4_fvEENS_11msl_elementIT_E4typeES3_S3_": "dot(float4, float4)",
+        "_ZN5metal16simdgroup_matrixIDF16bLi8ELi8EE15thread_elementsEv": "simdgroup_matrix<bfloat, 8, 8>::thread_elements()",
+        "_ZN5metalL14simdgroup_loadIDF16bEEvRNS_16simdgroup_matrixIT_Li8ELi8EEEPU3AS3KS2_mDv2_mb":
+            "simdgroup_load(simdgroup_matrix<bfloat, 8, 8>&, threadgroup const bfloat*, ulong, ulong2, bool)"}
+
+    def test_either_demangler_serves(self):
+        llvms = subprocess.run([CLANG, "-print-prog-name=llvm-cxxfilt"], capture_output=True, text=True, check=True).stdout.strip()
+        with tempfile.TemporaryDirectory() as folder:
+            fake = os.path.join(folder, "c++filt")
+            with open(fake, "w", encoding="utf-8") as f:  # takes underscores as a Mac's does
+                f.write(f'#!/bin/sh\nexec {shlex.quote(llvms)} -_ "$@"\n')
+            os.chmod(fake, 0o755)
+            for path in os.environ["PATH"], folder + ":" + os.environ["PATH"]:
+                with unittest.mock.patch.dict(os.environ, PATH=path):
+                    found = [names.signature(text) for text in names.demangled(self.MANGLED)]
+                self.assertEqual(found, list(self.MANGLED.values()))
 
     def test_the_document_is_what_the_table_and_the_shim_make(self):
         with open(shim_names.DOCUMENT, encoding="utf-8") as f:
