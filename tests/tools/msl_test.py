@@ -354,8 +354,21 @@ class PrivateArrays(unittest.TestCase):
             with tempfile.NamedTemporaryFile("w", suffix=".metal") as f:
                 f.write("#include <metal_stdlib>\nusing namespace metal;\n" + text.replace("LOOP", loop))
                 f.flush()
-                self.assertEqual(len(private_arrays.indexed_arrays(private_arrays.plain_code(Shader(f.name)))), count)
+                self.assertEqual(len(private_arrays.arrays_in_memory(private_arrays.plain_code(Shader(f.name)))), count)
                 self.assertEqual(len(list(private_arrays.check(f.name))), 2 * count)
+
+    def test_an_array_that_pointers_walk_is_found(self):
+        for declared, walked, element, found in (("float a[48]", "a", "float", "[48 x float]"), ("uchar a[48]", "a", "uchar", "[48 x i8]"),
+                                                 ("Held a", "a.x", "float", "%struct.Held")):
+            text = (f"struct Held {{ float x[48]; }};\nkernel void f(device const float* x, device float* y) {{\n"
+                    f"  {declared}; thread {element}* p = {walked};\n  LOOP for (uint i = 0; i < 48; ++i) *p++ = {element}(x[i]);\n"
+                    f"  LOOP for (thread {element}* q = {walked}; q != {walked} + 48; ++q) *y++ = *q * p[-1];\n}}\n")
+            with tempfile.NamedTemporaryFile("w", suffix=".metal") as f:
+                f.write("#include <metal_stdlib>\nusing namespace metal;\n" +
+                        text.replace("LOOP", '_Pragma("clang loop unroll(disable)")'))
+                f.flush()
+                arrays = private_arrays.arrays_in_memory(private_arrays.plain_code(Shader(f.name)))
+            self.assertEqual([set(kinds) for kinds in arrays.values()], [{found}])
 
     def test_shaders_keep_theirs_in_registers(self):
         for name in "moe_router", "gemm_fp4_optimized", "diff_attention":
