@@ -68,6 +68,13 @@ class Files(unittest.TestCase):
         with self.assertRaisesRegex(SourceError, r"y\.metal:2: error: nothing\.h is not there"):
             flat_text(path)
 
+    def test_bytes_that_are_no_text_are_placed(self):
+        with open(os.path.join(self.folder.name, "common/a.h"), "ab") as f:
+            f.write(b"// gr\xfcn, which no compiler reads\r\nconstant int gr\xfcn = 1;\n")
+        for read, line in (Shader, 5), (flat_text, 4):
+            with self.assertRaisesRegex(SourceError, rf"a\.h:{line}: error: byte 0xfc is not UTF-8"):
+                read(self.shader)
+
     def test_what_a_shader_was_made_from(self):
         names = [os.path.basename(n) for n in Shader(self.shader).files]
         self.assertEqual([n for n in names if n != "metal_stdlib"], ["a.h", "b.h", "x.metal"])
