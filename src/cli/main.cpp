@@ -6,9 +6,9 @@
 #include <nlohmann/json.hpp>
 #include <system_error>
 
+#include "base/printable.h"
 #include "base/system_error.h"
 #include "cli/commands.h"
-#include "cli/printable.h"
 #include "cli/progress_bar.h"
 #include "cli/streams.h"
 #include "io/text_file.h"

@@ -17,6 +17,7 @@
 #include "backends/msl/cuda/cuda_device.h"
 #include "backends/msl/host/host_device.h"
 #include "base/child_process.h"
+#include "base/printable.h"
 #include "base/program_path.h"
 #include "base/system_error.h"
 #include "cli/commands.h"
@@ -143,7 +144,7 @@ class KernelList {
     for (std::uint32_t k = 0; k < kernel.argument_count; ++k) {
       const MslArgument& a = kernel.arguments[k];
       if (a.kind == kMslBuiltin) continue;
-      names.push_back(fmt::format("{}:{}", a.index, a.name));
+      names.push_back(fmt::format("{}:{}", a.index, printable_line(a.name)));
       arguments.push_back({{"name", a.name},
                            {"type", a.type},
                            {"kind", a.kind == kMslBuffer ? "buffer" : "threadgroup"},
@@ -152,7 +153,7 @@ class KernelList {
                            {"alignment", a.alignment},
                            {"bytes", a.by_value != 0}});
     }
-    rows_.push_back({std::string(shader), kernel.name, fmt::format("{}", fmt::join(names, " "))});
+    rows_.push_back({printable_line(shader), printable_line(kernel.name), fmt::format("{}", fmt::join(names, " "))});
     json_.push_back(
         {{"shader", shader}, {"kernel", kernel.name}, {"max_threads", kernel.max_threads}, {"arguments", arguments}});
   }

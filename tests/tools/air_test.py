@@ -621,6 +621,61 @@ class Errors(AirTest):
         self.assertEqual(done.stdout, "k 0:in 1:out\ngemv_wide_float32 0:out\n")
 
 
+class Names(AirTest):
+    """What a file names its kernels and arguments is no command of the terminal."""
+
+    BYTES = {b"\\1B[31mRED": "\\x1b[31mRED", b"two\\0Alines": "two\\x0alines", b"\\FF": "\\xff"}
+
+    def setUp(self):
+        super().setUp()
+        module = Module()
+        for i, name in enumerate(self.BYTES):
+            module.kernel(f"k{i}", [buffer(f"in{i}", 0)], f"  call void @air.frobnicate{i}()")
+            module.declare(f"air.frobnicate{i}", "void", [])
+        text = module.text().encode()
+        for i, name in enumerate(self.BYTES):
+            text = text.replace(b"@k%d" % i, b'@"%s"' % name).replace(b'"in%d"' % i, b'"%s"' % name)
+        self.file = os.path.join(self.folder, "a.ll")
+        with open(self.file, "wb") as f:
+            f.write(text)
+
+    def run_bytes(self, *command):
+        done = subprocess.run(command, capture_output=True)
+        self.assertNotRegex(done.stdout + done.stderr, rb"[^\n -~]")
+        return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+    def test_in_lists(self):
+        for command in (TOOL,), (PROGRAM, "shaders"):
+            code, out, errors = self.run_bytes(*command, "list", self.file)
+            self.assertEqual((code, errors), (0, ""))
+            self.assertEqual(out.splitlines(), [f"{name} 0:{name}" for name in self.BYTES.values()])
+
+    def test_in_what_check_prints(self):
+        for command in (TOOL,), (PROGRAM, "shaders"):
+            code, out, _ = self.run_bytes(*command, "check", self.file)
+            self.assertIn(code, (1, 4))
+            for name in self.BYTES.values():
+                self.assertIn(f"    {name}\n", out)
+
+    def test_in_errors(self):
+        for i, name in enumerate((b"\x1b[31mRED", b"two\nlines", b"\xff")):
+            shown = list(self.BYTES.values())[i]
+            code, _, errors = self.run_bytes(TOOL, "lower", self.file, "--kernel", name, "-o", os.path.join(self.folder, "a.o"))
+            self.assertEqual((code, errors), (5, f"error: kernel {shown} calls air.frobnicate{i}, which is not supported\n"))
+        code, _, errors = self.run_bytes(TOOL, "lower", self.file, "--kernel", b"\x1b[0m", "-o", os.path.join(self.folder, "a.o"))
+        self.assertEqual((code, "no kernel \\x1b[0m among its 3" in errors), (3, True))
+
+    def test_in_json(self):
+        names = ["\x1b[31mRED", "two\nlines", "\ufffd"]
+        for command in (TOOL,), (PROGRAM, "shaders"):
+            done = subprocess.run([*command, "list", self.file, "--json"], capture_output=True, text=True)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual([(k["kernel"], k["arguments"][0]["name"]) for k in json.loads(done.stdout)], list(zip(names, names)))
+            done = subprocess.run([*command, "check", self.file, "--json"], capture_output=True, text=True)
+            self.assertIn(done.returncode, (1, 4), done.stderr)
+            self.assertEqual([k["kernel"] for k in json.loads(done.stdout)["kernels"]], names)
+
+
 class Toolchain(AirTest):
     """mslc.py takes metallibs too."""
 
