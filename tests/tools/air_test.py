@@ -582,6 +582,30 @@ class Errors(AirTest):
                                 "  br i1 %c, label %end, label %more\nmore:\n  %y = call i32 @again(i32 %m)\n  ret i32 %y\nend:\n  ret i32 1\n}")
         self.fails(module, 5, "kernel k: again is recursive")
 
+    def test_code_that_no_kernel_calls_is_named(self):
+        good = self.shared().text()
+        boom = "define internal void @boom() {\n  store volatile i32 1, ptr null\n  ret void\n}\n"
+        listed = "@llvm.global_{}tors = appending global [1 x {{ i32, ptr, ptr }}] [{{ i32, ptr, ptr }} {{ i32 65535, ptr @{}, ptr null }}]\n"
+        for more, fault in ((boom + listed.format("c", "boom"), r"static initialiser boom \(llvm\.global_ctors\) does more"),
+                            (listed.format("c", "abort") + "declare void @abort()", "llvm.global_ctors names what is no function"),
+                            (boom + listed.format("c", "other") + "@other = alias void (), ptr @boom", "ctors names what is no function"),
+                            (boom.replace("store volatile i32 1, ptr null", "call void asm sideeffect \"ud2\", \"\"()") +
+                             listed.format("c", "boom"), "initialiser boom"),
+                            (boom + listed.format("d", "boom"), "llvm.global_dtors: what runs when a library goes"),
+                            ('module asm "nop"', "the module has assembly")):
+            self.fails(good + more, 5, "kernel k: .*" + fault)
+            self.run_kernel(self.write(good + more), "k", {}, (0, 4), 1, fails=fault)
+        boom = boom.replace("store volatile i32 1, ptr null", "")
+        for body, more, fault in (("call void @other()", boom + "@other = alias void (), ptr @boom", "other is an alias, which"),
+                                  ("call void @other()", "@other = ifunc void (), ptr @chosen\n" +
+                                   "define ptr @chosen() {\n  ret ptr null\n}\n", "other is an ifunc, which"),
+                                  ("%v = load ptr, ptr @environ", "@environ = external global ptr", "the variable environ is not in"),
+                                  ('call void asm sideeffect "nop", ""()', "", "k has assembly")):
+            module = Module()
+            module.kernel("k", [buffer("out", 0)], "  " + body)
+            self.fails(module.text() + more, 5, "kernel k: " + fault)
+            self.assertEqual(self.tool("lower", self.write(module.text() + more), "-o", os.path.join(self.folder, "a.ptx"))[0], 5)
+
     def test_corrupt_input(self):
         good = self.calling("air.frobnicate").text()
         self.fails(good.replace("ret void", "ret"), 4, r"a\.ll:\d+: neither a metallib nor LLVM's")
