@@ -3,8 +3,8 @@
 #include <nlohmann/json.hpp>
 
 #include "base/memory.h"
+#include "base/printable.h"
 #include "cli/commands.h"
-#include "cli/printable.h"
 #include "cli/progress_bar.h"
 #include "cli/table.h"
 #include "io/dtype.h"
@@ -44,15 +44,15 @@ void print_json(const Inspection& model) {
 void print_table(const Inspection& model) {
   std::vector<std::vector<std::string>> rows{{"tensor", "shape", "format", "group#", "scale", "bits/weight#", "size#"}};
   for (const InspectedTensor& tensor : model.tensors) {
-    rows.push_back({printable(tensor.name), shape_text(tensor.shape), tensor.stored_as, tensor.group, tensor.scale_type,
-                    fmt::format("{:.3f}", tensor.bits_per_weight), byte_text(tensor.bytes)});
+    rows.push_back({printable_line(tensor.name), shape_text(tensor.shape), tensor.stored_as, tensor.group,
+                    tensor.scale_type, fmt::format("{:.3f}", tensor.bits_per_weight), byte_text(tensor.bytes)});
   }
   auto config = nlohmann::ordered_json::parse(model.config_json);
   if (config.contains("quantization_config"))
     config["quantization_config"] = config["quantization_config"]["quant_method"];
-  for (const auto& [key, value] : config.items()) fmt::print("{}: {}\n", printable(key), printable(value.dump()));
+  for (const auto& [key, value] : config.items()) fmt::print("{}: {}\n", printable_line(key), printable(value.dump()));
   fmt::print("\n{}\n{} {}: {} tensors, {} weights, {}, {:.3f} bits/weight\n", render_table(rows),
-             printable(model.architecture), model.kind, model.tensors.size(),
+             printable_line(model.architecture), model.kind, model.tensors.size(),
              count_text(static_cast<double>(model.weights)), byte_text(model.bytes),
              bits_per_weight(model.bytes, model.weights));
   if (model.memory) {

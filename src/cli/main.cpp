@@ -8,14 +8,17 @@
 #include <nlohmann/json.hpp>
 #include <system_error>
 
+#include "base/printable.h"
 #include "base/system_error.h"
 #include "cli/commands.h"
-#include "cli/printable.h"
 #include "cli/progress_bar.h"
 #include "cli/streams.h"
 #include "io/text_file.h"
 #include "metal_marlin/error.h"
 #include "metal_marlin/inspect.h"
+#if METAL_MARLIN_MSL
+#include "backends/msl/host/host_device.h"
+#endif
 
 namespace metal_marlin::cli {
 namespace {
@@ -111,6 +114,9 @@ static void add_missing(CLI::App& app, const std::string& name, const char* need
 #endif
 
 int run(int argc, char** argv) {
+#if METAL_MARLIN_MSL
+  msl::on_lowering(print_notice);
+#endif
   CLI::App app{"Quantized language models: quantize, inspect, evaluate, generate."};
   app.name("metal-marlin");
   app.set_version_flag("--version", version());

@@ -4,12 +4,14 @@
 #include <fmt/ranges.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <tuple>
 #include <utility>
@@ -17,6 +19,7 @@
 #include "backends/msl/cuda/cuda_device.h"
 #include "backends/msl/host/host_device.h"
 #include "base/child_process.h"
+#include "base/printable.h"
 #include "base/program_path.h"
 #include "base/system_error.h"
 #include "cli/commands.h"
@@ -55,6 +58,11 @@ std::string compiler_path() {
   }
   throw Error(ErrorCode::kNotFound,
               fmt::format("the shader toolchain is missing; looked for mslc.py in {}", fmt::join(looked, ", ")));
+}
+
+// A file or folder as the toolchain takes it: no option of its own.
+std::string path_argument(const std::string& path) {
+  return path.starts_with('-') ? "./" + path : path;
 }
 
 // The toolchain has said what is wrong. Its exit codes are ours, but for 1: the shaders are at fault.
@@ -143,7 +151,7 @@ class KernelList {
     for (std::uint32_t k = 0; k < kernel.argument_count; ++k) {
       const MslArgument& a = kernel.arguments[k];
       if (a.kind == kMslBuiltin) continue;
-      names.push_back(fmt::format("{}:{}", a.index, a.name));
+      names.push_back(fmt::format("{}:{}", a.index, printable_line(a.name)));
       arguments.push_back({{"name", a.name},
                            {"type", a.type},
                            {"kind", a.kind == kMslBuffer ? "buffer" : "threadgroup"},
@@ -152,7 +160,7 @@ class KernelList {
                            {"alignment", a.alignment},
                            {"bytes", a.by_value != 0}});
     }
-    rows_.push_back({std::string(shader), kernel.name, fmt::format("{}", fmt::join(names, " "))});
+    rows_.push_back({printable_line(shader), printable_line(kernel.name), fmt::format("{}", fmt::join(names, " "))});
     json_.push_back(
         {{"shader", shader}, {"kernel", kernel.name}, {"max_threads", kernel.max_threads}, {"arguments", arguments}});
   }
@@ -168,7 +176,7 @@ void list_embedded(bool json) {
 }
 
 void list_compiled(const std::string& file, bool json) {
-  std::vector<std::string> arguments = {"list", file};
+  std::vector<std::string> arguments = {"list", path_argument(file)};
   if (json) arguments.emplace_back("--json");
   if (const int code = run_compiler(arguments); code != 0)
     fail_as_compiler(code, file, "cannot be listed", "not listed");
@@ -311,10 +319,10 @@ class LoadedShader {
  public:
   explicit LoadedShader(const RunOptions& options) {
     const std::string output = (folder_.path / "shader.so").string();
-    std::vector<std::string> arguments = {"shared", options.file, "-o", output};
+    std::vector<std::string> arguments = {"shared", path_argument(options.file), "-o", output};
     if (is_compiled(options.file)) arguments.insert(arguments.end(), {"--kernel", options.kernel});
     if (options.debug) arguments.emplace_back("--instrument");
-    for (const std::string& i : options.includes) arguments.insert(arguments.end(), {"-I", i});
+    for (const std::string& i : options.includes) arguments.insert(arguments.end(), {"-I", path_argument(i)});
     for (const std::string& d : options.defines) arguments.insert(arguments.end(), {"-D", d});
     if (const int code = run_compiler(arguments); code != 0)
       fail_as_compiler(code, options.file, "does not compile", "not lowered");
@@ -357,6 +365,8 @@ msl::LaneOrder parse_order(const std::string& text) {
   return msl::LaneOrder::kRandom;
 }
 
+constexpr std::array kNumpyTypes = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1", "c8"};
+
 // "1=FILE.npy:u4"
 struct RunOutput {
   explicit RunOutput(const std::string& text) {
@@ -365,8 +375,8 @@ struct RunOutput {
     const std::size_t colon = value.rfind(':');
     if (colon != std::string::npos) type = value.substr(colon + 1);
     path = value.substr(0, colon);
-    if (type.size() != 2 || std::strchr("1248", type[1]) == nullptr)
-      bad_flag("output", text, "INDEX=FILE.npy[:TYPE] with a type such as f4, f2, u4, i1");
+    if (std::find(kNumpyTypes.begin(), kNumpyTypes.end(), type) == kNumpyTypes.end())
+      bad_flag("output", text, fmt::format("INDEX=FILE.npy[:TYPE] of {}", fmt::join(kNumpyTypes, ", ")));
   }
 
   [[nodiscard]] std::size_t element() const { return static_cast<std::size_t>(type[1] - '0'); }
@@ -508,8 +518,8 @@ void add_check(CLI::App& shaders) {
         throw Error(ErrorCode::kNotFound, fmt::format("{}: no such file or folder", path));
     }
     std::vector<std::string> arguments = {"check"};
-    arguments.insert(arguments.end(), o->paths.begin(), o->paths.end());
-    for (const std::string& i : o->includes) arguments.insert(arguments.end(), {"-I", i});
+    std::transform(o->paths.begin(), o->paths.end(), std::back_inserter(arguments), path_argument);
+    for (const std::string& i : o->includes) arguments.insert(arguments.end(), {"-I", path_argument(i)});
     for (const std::string& d : o->defines) arguments.insert(arguments.end(), {"-D", d});
     arguments.insert(arguments.end(), {"--version", std::to_string(o->version)});
     if (o->json) arguments.emplace_back("--json");

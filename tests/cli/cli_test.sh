@@ -208,6 +208,28 @@ expect 0 "add     add     0:a 1:out 2:n" shaders list "$work/add.metal"
 expect 0 '"type": "constant uint &"' shaders list -I "$work/include" "$work/includes.metal" --json
 expect 2 "a type of which 6 bytes are a whole number" shaders run "$work/add.metal" --kernel add --buffer 0=zeros:4 \
   --buffer 1=zeros:6 --bytes 2=u32:1 --constant 7=f32:1 --output "1=$work/odd.npy"
+for type in q4 f1 4f f4x; do
+  expect 2 "--output 1=$work/odd.npy:$type: expected INDEX=FILE.npy[:TYPE] of f2, f4," shaders run "$work/add.metal" \
+    "${shader_run[@]}" --output "1=$work/odd.npy:$type"
+done
+[ ! -e "$work/odd.npy" ] || fail "an output of no type was written"
+# Names that begin like options.
+(
+  cd "$work"
+  cp includes.metal ./-i.metal
+  cp -r include ./-include
+  expect 0 "-i      add     0:a 1:out 2:n" shaders list -I-include -- -i.metal
+  expect 0 "1 of 1 compiled, 1 strict" shaders check -I-include -- -i.metal
+  expect 0 "add: " shaders run "${shader_run[@]}" -I-include -- -i.metal
+)
+# Text that is no UTF-8 is named with its place, and the others are checked still.
+mkdir "$work/bytes"
+cp "$work/add.metal" "$work/bytes"
+(cat "$work/add.metal"; printf '// gr\xfcn\nconstant int gr\xfcn = 3;\n') > "$work/bytes/latin.metal"
+expect 4 "latin.metal:9: error: byte 0xfc is not UTF-8" shaders check "$work/bytes"
+grep -qF "1 of 2 compiled, 1 strict" "$work/out" || fail "one file's bytes ended the check of others"
+! grep -q Traceback "$work/out" || fail "bytes that are no UTF-8 ended a script"
+expect 4 "latin.metal:9: error: byte 0xfc is not UTF-8" shaders list "$work/bytes/latin.metal"
 expect 3 "no kernel sub; the file has add" shaders run "$work/add.metal" --kernel sub
 expect 2 "argument n (constant uint &, buffer 2) is missing" shaders run "$work/add.metal" --kernel add \
   --buffer "0=$work/a.npy" --buffer 1=zeros:400

@@ -582,6 +582,30 @@ class Errors(AirTest):
                                 "  br i1 %c, label %end, label %more\nmore:\n  %y = call i32 @again(i32 %m)\n  ret i32 %y\nend:\n  ret i32 1\n}")
         self.fails(module, 5, "kernel k: again is recursive")
 
+    def test_code_that_no_kernel_calls_is_named(self):
+        good = self.shared().text()
+        boom = "define internal void @boom() {\n  store volatile i32 1, ptr null\n  ret void\n}\n"
+        listed = "@llvm.global_{}tors = appending global [1 x {{ i32, ptr, ptr }}] [{{ i32, ptr, ptr }} {{ i32 65535, ptr @{}, ptr null }}]\n"
+        for more, fault in ((boom + listed.format("c", "boom"), r"static initialiser boom \(llvm\.global_ctors\) does more"),
+                            (listed.format("c", "abort") + "declare void @abort()", "llvm.global_ctors names what is no function"),
+                            (boom + listed.format("c", "other") + "@other = alias void (), ptr @boom", "ctors names what is no function"),
+                            (boom.replace("store volatile i32 1, ptr null", "call void asm sideeffect \"ud2\", \"\"()") +
+                             listed.format("c", "boom"), "initialiser boom"),
+                            (boom + listed.format("d", "boom"), "llvm.global_dtors: what runs when a library goes"),
+                            ('module asm "nop"', "the module has assembly")):
+            self.fails(good + more, 5, "kernel k: .*" + fault)
+            self.run_kernel(self.write(good + more), "k", {}, (0, 4), 1, fails=fault)
+        boom = boom.replace("store volatile i32 1, ptr null", "")
+        for body, more, fault in (("call void @other()", boom + "@other = alias void (), ptr @boom", "other is an alias, which"),
+                                  ("call void @other()", "@other = ifunc void (), ptr @chosen\n" +
+                                   "define ptr @chosen() {\n  ret ptr null\n}\n", "other is an ifunc, which"),
+                                  ("%v = load ptr, ptr @environ", "@environ = external global ptr", "the variable environ is not in"),
+                                  ('call void asm sideeffect "nop", ""()', "", "k has assembly")):
+            module = Module()
+            module.kernel("k", [buffer("out", 0)], "  " + body)
+            self.fails(module.text() + more, 5, "kernel k: " + fault)
+            self.assertEqual(self.tool("lower", self.write(module.text() + more), "-o", os.path.join(self.folder, "a.ptx"))[0], 5)
+
     def test_corrupt_input(self):
         good = self.calling("air.frobnicate").text()
         self.fails(good.replace("ret void", "ret"), 4, r"a\.ll:\d+: neither a metallib nor LLVM's")
@@ -619,6 +643,61 @@ class Errors(AirTest):
         self.assertEqual([k["lowered"] for k in json.loads(done.stdout)["kernels"]], [True, False])
         done = subprocess.run([PROGRAM, "shaders", "list", path], capture_output=True, text=True)
         self.assertEqual(done.stdout, "k 0:in 1:out\ngemv_wide_float32 0:out\n")
+
+
+class Names(AirTest):
+    """What a file names its kernels and arguments is no command of the terminal."""
+
+    BYTES = {b"\\1B[31mRED": "\\x1b[31mRED", b"two\\0Alines": "two\\x0alines", b"\\FF": "\\xff"}
+
+    def setUp(self):
+        super().setUp()
+        module = Module()
+        for i, name in enumerate(self.BYTES):
+            module.kernel(f"k{i}", [buffer(f"in{i}", 0)], f"  call void @air.frobnicate{i}()")
+            module.declare(f"air.frobnicate{i}", "void", [])
+        text = module.text().encode()
+        for i, name in enumerate(self.BYTES):
+            text = text.replace(b"@k%d" % i, b'@"%s"' % name).replace(b'"in%d"' % i, b'"%s"' % name)
+        self.file = os.path.join(self.folder, "a.ll")
+        with open(self.file, "wb") as f:
+            f.write(text)
+
+    def run_bytes(self, *command):
+        done = subprocess.run(command, capture_output=True)
+        self.assertNotRegex(done.stdout + done.stderr, rb"[^\n -~]")
+        return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+    def test_in_lists(self):
+        for command in (TOOL,), (PROGRAM, "shaders"):
+            code, out, errors = self.run_bytes(*command, "list", self.file)
+            self.assertEqual((code, errors), (0, ""))
+            self.assertEqual(out.splitlines(), [f"{name} 0:{name}" for name in self.BYTES.values()])
+
+    def test_in_what_check_prints(self):
+        for command in (TOOL,), (PROGRAM, "shaders"):
+            code, out, _ = self.run_bytes(*command, "check", self.file)
+            self.assertIn(code, (1, 4))
+            for name in self.BYTES.values():
+                self.assertIn(f"    {name}\n", out)
+
+    def test_in_errors(self):
+        for i, name in enumerate((b"\x1b[31mRED", b"two\nlines", b"\xff")):
+            shown = list(self.BYTES.values())[i]
+            code, _, errors = self.run_bytes(TOOL, "lower", self.file, "--kernel", name, "-o", os.path.join(self.folder, "a.o"))
+            self.assertEqual((code, errors), (5, f"error: kernel {shown} calls air.frobnicate{i}, which is not supported\n"))
+        code, _, errors = self.run_bytes(TOOL, "lower", self.file, "--kernel", b"\x1b[0m", "-o", os.path.join(self.folder, "a.o"))
+        self.assertEqual((code, "no kernel \\x1b[0m among its 3" in errors), (3, True))
+
+    def test_in_json(self):
+        names = ["\x1b[31mRED", "two\nlines", "\ufffd"]
+        for command in (TOOL,), (PROGRAM, "shaders"):
+            done = subprocess.run([*command, "list", self.file, "--json"], capture_output=True, text=True)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual([(k["kernel"], k["arguments"][0]["name"]) for k in json.loads(done.stdout)], list(zip(names, names)))
+            done = subprocess.run([*command, "check", self.file, "--json"], capture_output=True, text=True)
+            self.assertIn(done.returncode, (1, 4), done.stderr)
+            self.assertEqual([k["kernel"] for k in json.loads(done.stdout)["kernels"]], names)
 
 
 class Toolchain(AirTest):

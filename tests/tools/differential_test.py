@@ -4,6 +4,7 @@ files, and a .metal file is left with its templates only."""
 import os
 import sys
 import tempfile
+import types
 import unittest
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../..")
@@ -26,6 +27,15 @@ class Planted(unittest.TestCase):
         fault = planted.Fault("none", "compile.py", "this is not there", "", ())
         with tempfile.TemporaryDirectory() as folder, self.assertRaisesRegex(ValueError, "compile.py has 0 times"):
             planted.plant(fault, os.path.join(ROOT, "tools/msl"), folder)
+
+    def test_what_tells_a_fault_agrees_without_it(self):
+        def result(kernel, message="", broken=False):
+            return types.SimpleNamespace(family="x", kernel=kernel, message=message, broken=broken)
+
+        faulty = [result("agrees"), result("differs", "1 of 2"), result("always", "1 of 2"), result("alone", "1 of 2"),
+                  result("broken", "error", True)]
+        control = [result("agrees"), result("differs"), result("always", "1 of 2"), result("broken")]
+        self.assertEqual([r.kernel for r in planted.telling(faulty, control)], ["differs"])
 
 
 class Texts(unittest.TestCase):

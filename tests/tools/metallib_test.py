@@ -158,21 +158,34 @@ class Metallib(unittest.TestCase):
         self.refused("if (on) x[0] = y[0];", "argument y depends on a function constant",
                      "device float* x [[buffer(0)]], device const float* y [[buffer(1), function_constant(on)]]")
 
-    def status_with(self, metallib_path):
-        return subprocess.run([PROGRAM, "status", "--self-test"], capture_output=True, text=True,
-                              env={**os.environ, "METAL_MARLIN_METALLIB": metallib_path})
+    def status_with(self, metallib_path, *arguments, **environment):
+        return subprocess.run([PROGRAM, "status", *arguments], capture_output=True, text=True,
+                              env={**os.environ, "METAL_MARLIN_METALLIB": metallib_path, **environment})
 
     def test_the_host_device_takes_no_others_kernels(self):
-        done = self.status_with(self.path("none.metallib"))
+        done = self.status_with(self.path("none.metallib"), "--self-test")
         self.assertEqual(done.returncode, 3)
         self.assertIn("none.metallib", done.stderr)
         file = self.make(HEAD + "kernel void rope_float(device float* x [[buffer(0)]]) { x[0] = 1; }\n")
-        done = self.status_with(file)
+        done = self.status_with(file, "--self-test")
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertIn(f"kernels of msl-host: 1 of {file}", done.stdout)
         self.assertIn(f"blocker: rope: {file}: kernel rope_float: 1 arguments, expected ", done.stdout)
         self.assertIn(f"blocker: hadamard: {file}: no kernel hadamard_", done.stdout)
         self.assertNotRegex(done.stdout, r"\byes\b")  # executed, matched
+
+    def test_only_what_runs_is_lowered(self):
+        file = self.make(HEAD + "kernel void k(device float* x [[buffer(0)]]) { x[0] = 1; }\n")
+        done = self.status_with(file, METAL_MARLIN_AIR=self.path("none"))
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertIn(f"kernels of msl-host: 1 of {file}", done.stdout)
+        self.assertEqual(self.status_with(self.write("c.metallib", "text")).returncode, 4)
+        slow = self.write("slow", f'#!/bin/sh\nsleep 3\nexec "{os.environ["METAL_MARLIN_AIR"]}" "$@"\n')
+        os.chmod(slow, 0o755)
+        for said in 1, 0:  # the second time the lowered kernels are there
+            done = self.status_with(file, "--self-test", METAL_MARLIN_AIR=slow, XDG_CACHE_HOME=self.folder.name)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual(done.stderr.count(f"note: {file}: its kernels, 1, are lowered"), said, done.stderr)
 
     def test_two_kernels_of_one_name(self):
         text = HEAD + "kernel void k(device float* x [[buffer(0)]]) { x[0] = 1; }\n"

@@ -2,6 +2,7 @@
 """The MSL toolchain's own tests: tokens, rewriting, reflection, the strict check."""
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -66,6 +67,13 @@ class Files(unittest.TestCase):
         path = self.write("y.metal", '\n#include "nothing.h"\n')
         with self.assertRaisesRegex(SourceError, r"y\.metal:2: error: nothing\.h is not there"):
             flat_text(path)
+
+    def test_bytes_that_are_no_text_are_placed(self):
+        with open(os.path.join(self.folder.name, "common/a.h"), "ab") as f:
+            f.write(b"// gr\xfcn, which no compiler reads\r\nconstant int gr\xfcn = 1;\n")
+        for read, line in (Shader, 5), (flat_text, 4):
+            with self.assertRaisesRegex(SourceError, rf"a\.h:{line}: error: byte 0xfc is not UTF-8"):
+                read(self.shader)
 
     def test_what_a_shader_was_made_from(self):
         names = [os.path.basename(n) for n in Shader(self.shader).files]
@@ -222,6 +230,8 @@ class Names(unittest.TestCase):
     def test_signatures_are_spelled_as_in_the_language(self):
         for demangled, expected in (
                 ("metal::max(float, float)", "max(float, float)"),
+                ("_Float16 vector[2] metal::fma<_Float16 vector[2], void>(_Float16 vector[2], _Float16 vector[2], _Float16 vector[2])",
+                 "fma(half2, half2, half2)"),
                 ("_Float16 __vector(2) metal::as_type<_Float16 __vector(2), unsigned int>(unsigned int)", "as_type<half2>(uint)"),
                 ("float __vector(4) metal::msl_make<float __vector(4), _Float16 __vector(2), int, int>("
                  "_Float16 __vector(2), int, int)", "float4(half2, scalar, scalar)"),
@@ -234,6 +244,30 @@ class Names(unittest.TestCase):
                  "atomic_load_explicit(threadgroup const volatile atomic<uint>*, memory_order)"),
                 ("metal::precise::tanh(float)", "precise::tanh(float)"), ("llvm.exp.f32", None)):
             self.assertEqual(names.signature(demangled), expected)
+
+    MANGLED = {
+        "_ZN5metalL3maxEff": "max(float, float)",
+        "_ZN5metalL3minEjj": "min(uint, uint)",
+        "_ZN5metalL7as_typeIDv2_DF16_jEET_T0_": "as_type<half2>(uint)",
+        "_ZN5metalL7as_typeIDv2_DF16bjEET_T0_": "as_type<bfloat2>(uint)",
+        "_ZN5metalL8msl_makeIDv4_fJDv4_DF16bEEET_DpT0_": "float4(bfloat4)",
+        "_ZN5metalL8msl_makeIDv3_jJjjiEEET_DpT0_": "uint3(scalar, scalar, scalar)",
+        "_ZN5metalL3dotIDv4_fvEENS_11msl_elementIT_E4typeES3_S3_": "dot(float4, float4)",
+        "_ZN5metal16simdgroup_matrixIDF16bLi8ELi8EE15thread_elementsEv": "simdgroup_matrix<bfloat, 8, 8>::thread_elements()",
+        "_ZN5metalL14simdgroup_loadIDF16bEEvRNS_16simdgroup_matrixIT_Li8ELi8EEEPU3AS3KS2_mDv2_mb":
+            "simdgroup_load(simdgroup_matrix<bfloat, 8, 8>&, threadgroup const bfloat*, ulong, ulong2, bool)"}
+
+    def test_either_demangler_serves(self):
+        llvms = subprocess.run([CLANG, "-print-prog-name=llvm-cxxfilt"], capture_output=True, text=True, check=True).stdout.strip()
+        with tempfile.TemporaryDirectory() as folder:
+            fake = os.path.join(folder, "c++filt")
+            with open(fake, "w", encoding="utf-8") as f:  # takes underscores as a Mac's does
+                f.write(f'#!/bin/sh\nexec {shlex.quote(llvms)} -_ "$@"\n')
+            os.chmod(fake, 0o755)
+            for path in os.environ["PATH"], folder + ":" + os.environ["PATH"]:
+                with unittest.mock.patch.dict(os.environ, PATH=path):
+                    found = [names.signature(text) for text in names.demangled(self.MANGLED)]
+                self.assertEqual(found, list(self.MANGLED.values()))
 
     def test_the_document_is_what_the_table_and_the_shim_make(self):
         with open(shim_names.DOCUMENT, encoding="utf-8") as f:
@@ -327,8 +361,21 @@ class PrivateArrays(unittest.TestCase):
             with tempfile.NamedTemporaryFile("w", suffix=".metal") as f:
                 f.write("#include <metal_stdlib>\nusing namespace metal;\n" + text.replace("LOOP", loop))
                 f.flush()
-                self.assertEqual(len(private_arrays.indexed_arrays(private_arrays.plain_code(Shader(f.name)))), count)
+                self.assertEqual(len(private_arrays.arrays_in_memory(private_arrays.plain_code(Shader(f.name)))), count)
                 self.assertEqual(len(list(private_arrays.check(f.name))), 2 * count)
+
+    def test_an_array_that_pointers_walk_is_found(self):
+        for declared, walked, element, found in (("float a[48]", "a", "float", "[48 x float]"), ("uchar a[48]", "a", "uchar", "[48 x i8]"),
+                                                 ("Held a", "a.x", "float", "%struct.Held")):
+            text = (f"struct Held {{ float x[48]; }};\nkernel void f(device const float* x, device float* y) {{\n"
+                    f"  {declared}; thread {element}* p = {walked};\n  LOOP for (uint i = 0; i < 48; ++i) *p++ = {element}(x[i]);\n"
+                    f"  LOOP for (thread {element}* q = {walked}; q != {walked} + 48; ++q) *y++ = *q * p[-1];\n}}\n")
+            with tempfile.NamedTemporaryFile("w", suffix=".metal") as f:
+                f.write("#include <metal_stdlib>\nusing namespace metal;\n" +
+                        text.replace("LOOP", '_Pragma("clang loop unroll(disable)")'))
+                f.flush()
+                arrays = private_arrays.arrays_in_memory(private_arrays.plain_code(Shader(f.name)))
+            self.assertEqual([set(kinds) for kinds in arrays.values()], [{found}])
 
     def test_shaders_keep_theirs_in_registers(self):
         for name in "moe_router", "gemm_fp4_optimized", "diff_attention":

@@ -61,3 +61,10 @@ def plant(fault, msl, folder):
     with open(path, "w", encoding="utf-8") as f:
         f.write(text.replace(fault.before, fault.after))
     return copy
+
+
+def telling(results, control):
+    """Of the results with a fault those that tell it: they differ, and the same kernel's without it do not. What did not
+    run shows nothing."""
+    agree = {(r.family, r.kernel) for r in control if not r.message}
+    return [r for r in results if r.message and not r.broken and (r.family, r.kernel) in agree]

@@ -8,7 +8,7 @@ from rewrite import VECTOR
 from source import HERE
 
 _SCALARS = {"unsigned char": "uchar", "unsigned short": "ushort", "unsigned int": "uint", "unsigned long": "ulong",
-            "_Float16": "half", "std::bfloat16_t": "bfloat", "signed char": "char"}
+            "_Float16": "half", "long double": "bfloat", "signed char": "char"}
 _SPACES = {"AS1": "device", "SYglobal": "device", "AS2": "constant", "SYdevice": "constant", "AS3": "threadgroup",
            "SYlocal": "threadgroup"}
 _CONVERSIONS = {"msl_make", "msl_convert", "operator->*"}
@@ -39,7 +39,7 @@ def _spelled(kind):
     """A demangled type as MSL spells it."""
     for old, new in _SCALARS.items():
         kind = kind.replace(old, new)
-    kind = re.sub(r"(\w+) __vector\((\d+)\)", r"\1\2", kind)
+    kind = re.sub(r"(\w+) (?:__vector\((\d+)\)|vector\[(\d+)\])", lambda m: m[1] + (m[2] or m[3]), kind)
     kind = kind.replace("metal::", "").replace("msl_bool_vector<", "vec<bool, ").replace("msl_atomic<", "atomic<")
     kind = re.sub(r"msl_element<([a-z]+)\d?>::type", r"\1", kind)
     return re.sub(r"^(.*?)((?: const| volatile)*) (AS\d|SY\w+)([*&])$",
@@ -52,9 +52,9 @@ def _width(kind):
     return int(found[1] or found[2]) if found else 1
 
 
-def signature(demangled):
+def signature(text):
     """`max(float, float)`, `as_type<half2>(uint)`, `float2(half2)`; None for what the language itself does."""
-    text = demangled.removesuffix(" const")
+    text = text.removesuffix(" const")
     if re.match(r"(llvm\.|msl_(?!function)|metal::msl_braced<|msl::|_ZN3msl)", text):
         return None
     if not text.endswith(")"):
@@ -129,16 +129,22 @@ def calls(llvm_text):
     return found, own
 
 
+def demangled(mangled):
+    """As GNU's c++filt has it or LLVM's, which is a Mac's. Neither knows bfloat in all its versions; long double stands
+    for it, which MSL has not. On a Mac -n keeps the underscores that names begin with."""
+    text = "\n".join(mangled).replace("DF16b", "e")
+    return subprocess.run(["c++filt", "-n"], input=text, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
 def used(found, own):
     """{signature: place} of what a shader calls of the standard library itself."""
     places = {}
     for _, callee, place in found:
         if callee not in own:
             places.setdefault(callee, place)
-    done = subprocess.run(["c++filt"], input="\n".join(places), capture_output=True, text=True, check=True)
     out = {}
-    for demangled, place in zip(done.stdout.split("\n"), places.values()):
-        name = signature(demangled)
+    for text, place in zip(demangled(places), places.values()):
+        name = signature(text)
         if name is not None:
             out.setdefault(name, place)
     return out

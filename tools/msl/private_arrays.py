@@ -5,9 +5,9 @@
   private_arrays.py table                writes benchmarks/kernel_registers.md; needs ptxas (CUDA)
 
 The check compiles twice: for a plain 64-bit processor with clang's own limits, as a compiler that knows nothing of
-ours would (-O2; address spaces by number, the work of a simdgroup left to functions elsewhere), where an array that
-is indexed by a variable means a loop that was not unrolled; and to PTX, where a kernel with such an array has local
-memory."""
+ours would (-O2; address spaces by number, the work of a simdgroup left to functions elsewhere), where an array that is left
+means a loop over it that was not unrolled, whether by an index or by a pointer; and to PTX, where a kernel with such an
+array has local memory."""
 import argparse
 import os
 import re
@@ -27,19 +27,33 @@ def _shader_path(name):
     return name if name.endswith(".metal") else os.path.join(ROOT, f"shaders/{name}.metal")
 
 
-def indexed_arrays(llvm_text):
-    """{function: [type]} of the variables on the stack that are indexed by a variable."""
-    found, function, derived = {}, None, {}
+def _holds_array(kind, types):
+    return "[" in kind or any(_holds_array(types[name], types) for name in re.findall(r'%(?:"[^"]+"|[\w.$]+)', kind) if name in types)
+
+
+_CONSTANT_PLACE = re.compile(r"\s*(%[\w.]+) = getelementptr (?:[\w]+ )*?[^%]*, ptr (%[\w.]+)(?:, i\d+ \d+)+(?:,|$)")
+_ACCESS = re.compile(r"\s*%[\w.]+ = load [^%]*, ptr %[\w.]+,|\s*store [^%]*(?:%[\w.]+)?, ptr %[\w.]+,|.* @llvm\.lifetime\.")
+
+
+def arrays_in_memory(llvm_text):
+    """{function: [type]} of the variables on the stack that are arrays, or that are read at places which no constant
+    tells. Not those of bytes that are at constants only: an x86 processor's functions take a structure so."""
+    found, function, derived, types = {}, None, {}, {}
     for line in llvm_text.split("\n"):
-        if line.startswith("define "):
+        if named := re.match(r'(%(?:"[^"]+"|[\w.$]+)) = type (.*)', line):
+            types[named[1]] = named[2]
+        elif line.startswith("define "):
             function, derived = re.search(r'@("[^"]+"|[\w.$]+)\(', line)[1].strip('"'), {}
-        elif made := re.match(r"\s*(%[\w.]+) = alloca ([^,]+),", line):
+        elif made := re.match(r"\s*(%[\w.]+) = alloca (.+?), align", line):
             derived[made[1]] = made[2]
-        elif made := re.match(r"\s*(%[\w.]+) = getelementptr (?:inbounds )?(?:\w+ )?.*?, ptr (%[\w.]+)((?:, i\d+ [^,\s]+)+)", line):
-            if made[2] in derived:
-                derived[made[1]] = derived[made[2]]
-                if re.search(r", i\d+ %", made[3]):
-                    found.setdefault(function, []).append(derived[made[2]])
+            if _holds_array(made[2], types) and not re.fullmatch(r"\[\d+ x i8\]", made[2]):
+                found.setdefault(function, []).append(made[2])
+        elif (place := _CONSTANT_PLACE.match(line)) and place[2] in derived:
+            derived[place[1]] = derived[place[2]]
+        elif derived and (used := [derived[name] for name in re.findall(r"%[\w.]+", line) if name in derived]):
+            indexed = re.match(r"\s*%[\w.]+ = getelementptr ", line)
+            if (indexed or used[0].endswith("x i8]")) and not _ACCESS.match(line):
+                found.setdefault(function, []).append(used[0])
     return found
 
 
@@ -72,7 +86,7 @@ def local_bytes(body):
 
 def check(name):
     """The faults of a shader."""
-    found = indexed_arrays(plain_code(Shader(_shader_path(name))))
+    found = arrays_in_memory(plain_code(Shader(_shader_path(name))))
     for function, kinds in found.items():
         yield f"{name}: {function}: {', '.join(sorted(set(kinds)))} stay in memory (MM_UNROLL the loops over them)"
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,5 @@
 """MSL source as tokens, with the place in the user's file that each came from."""
+import io
 import os
 import re
 import subprocess
@@ -35,16 +36,28 @@ class Token:
         return f"{self.text!r}@{self.line}"
 
 
+def decoded(text, file):
+    """The text of bytes, in which lines may be marked with the places that they came from."""
+    try:
+        return text.decode().replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as e:
+        line = 1
+        for before in text[:e.start].decode().split("\n")[:-1]:
+            marker = _MARKER.match(before)
+            file, line = (marker.group(2), int(marker.group(1))) if marker else (file, line + 1)
+        raise SourceError(file, line, f"byte {text[e.start]:#04x} is not UTF-8") from None
+
+
 def preprocess(path, includes=(), defines=(), version=310):
     """The file's text after clang's preprocessor, its own macros resolved."""
     command = [CLANG, "-E", "-x", "c++", "-std=c++14", "-nostdinc", "-Wno-everything",
                f"-D__METAL_VERSION__={version}", "-D__METAL__=1", "-D__HAVE_BFLOAT__=1", "-D__METAL_MACOS__=1",
                "-I" + os.path.join(HERE, "stub")]
     command += ["-I" + i for i in includes] + ["-D" + d for d in defines] + [path]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True)
     if done.returncode != 0:
-        raise SourceError(path, 0, "preprocessing failed\n" + done.stderr.strip())
-    return done.stdout
+        raise SourceError(path, 0, "preprocessing failed\n" + done.stderr.decode(errors="replace").strip())
+    return decoded(done.stdout, path)
 
 
 def included_files(text):
@@ -60,8 +73,8 @@ def flat_text(path, includes=(), seen=None):
     seen = set() if seen is None else seen
     name = os.path.basename(path)
     lines = [f'#line 1 "{name}"\n']
-    with open(path, encoding="utf-8") as f:
-        for number, line in enumerate(f, 1):
+    with open(path, "rb") as f:
+        for number, line in enumerate(io.StringIO(decoded(f.read(), path)), 1):
             include = re.match(r'\s*#\s*include\s*"([^"]+)"', line)
             if include is None:
                 lines.append("\n" if re.match(r"\s*#\s*pragma\s+once\b", line) else line)

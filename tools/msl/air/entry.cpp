@@ -12,6 +12,7 @@
 
 #include <cstddef>
 
+#include "initialisers.h"
 #include "metal_marlin/error.h"
 #include "msl_abi.h"
 
@@ -38,23 +39,6 @@ llvm::Constant* value_at(llvm::Module& module, Machine machine, std::size_t offs
   return llvm::ConstantExpr::getInBoundsGetElementPtr(
       Type::getInt8Ty(module.getContext()), constant_values(module, machine),
       llvm::ArrayRef<llvm::Constant*>{llvm::ConstantInt::get(Type::getInt64Ty(module.getContext()), offset)});
-}
-
-// The functions that run before main would, were there one.
-std::vector<llvm::Function*> static_initialisers(llvm::Module& module) {
-  std::vector<llvm::Function*> found;
-  const llvm::GlobalVariable* const list = module.getNamedGlobal("llvm.global_ctors");
-  if (list == nullptr || !list->hasInitializer()) return found;
-  const auto* const entries = llvm::dyn_cast<llvm::ConstantArray>(list->getInitializer());
-  if (entries == nullptr) return found;
-  for (const llvm::Use& entry : entries->operands()) {
-    const llvm::Constant* const function = llvm::cast<llvm::Constant>(entry)->getAggregateElement(1);
-    if (function == nullptr) continue;
-    if (auto* const f = llvm::dyn_cast<llvm::Function>(function->stripPointerCasts())) {
-      found.push_back(module.getFunction(f->getName()));
-    }
-  }
-  return found;
 }
 
 class EntryBuilder {

@@ -84,7 +84,9 @@ std::unique_ptr<llvm::Module> parse_module(llvm::LLVMContext& context, const Ker
   std::string problem;
   llvm::raw_string_ostream stream(problem);
   if (llvm::verifyModule(*module, &stream)) {
-    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: {}", source.name, llvm::StringRef(problem).trim().str()));
+    std::string line = llvm::StringRef(problem).trim().str();
+    std::replace(line.begin(), line.end(), '\n', ' ');
+    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: {}", source.name, line));
   }
   return module;
 }

@@ -11,6 +11,7 @@
 #include "bfloat.h"
 #include "description.h"
 #include "entry.h"
+#include "initialisers.h"
 #include "intrinsics.h"
 #include "matrices.h"
 #include "metal_marlin/error.h"
@@ -97,6 +98,7 @@ std::unique_ptr<llvm::Module> lower_kernel(Parsed& parsed, const ConstantPlaces&
   const Kernel& kernel = parsed.kernel;
   const std::string name = kernel.name;
   remove_others(source, *kernel.function);
+  refuse_foreign_code(source, name);
   forget_hints(source);
   for (llvm::Function& function : source.functions()) {
     if (function.isDeclaration()) continue;

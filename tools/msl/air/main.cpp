@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "base/printable.h"
 #include "check.h"
 #include "description.h"
 #include "emit.h"
@@ -48,13 +49,18 @@ nlohmann::ordered_json json_of(const Kernel& kernel) {
           {"compile_options", kernel.compile_options}};
 }
 
+// Of bytes that are no UTF-8, which names may have, replacement characters.
+std::string json_text(const nlohmann::ordered_json& json) {
+  return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
 std::string line_of(const Kernel& kernel) {
   std::string text = kernel.name;
   for (const Argument& a : kernel.arguments) {
     if (a.kind != ArgumentKind::kBuiltin) text += fmt::format(" {}:{}", a.index, a.name);
   }
   for (const FunctionConstant& c : kernel.constants) text += fmt::format(" constant {}:{}", c.index, c.name);
-  return text;
+  return printable_line(text);
 }
 
 Kernel describe_source(const KernelSource& source) {
@@ -81,11 +87,11 @@ void list(const InputFile& file, const std::vector<std::string>& names, bool jso
       if (json) {
         out.push_back({{"kernel", source.name}, {"unsupported", e.what()}});
       } else {
-        fmt::print("{} not supported: {}\n", source.name, e.what());
+        fmt::print("{} not supported: {}\n", printable_line(source.name), printable_line(e.what()));
       }
     }
   }
-  if (json) fmt::print("{}\n", out.dump(2));
+  if (json) fmt::print("{}\n", json_text(out));
 }
 
 void lower_file(const InputFile& file, const std::vector<std::string>& names, LowerOptions options,
@@ -128,10 +134,12 @@ void print_check(const std::vector<CheckResult>& results, std::size_t names) {
     reasons[reason_of(result)].push_back(result.kernel);
   }
   fmt::print("{:>8} {:>8}  family\n", "kernels", "failed");
-  for (const auto& [name, counts] : families) fmt::print("{:8} {:8}  {}\n", counts.first, counts.second, name);
+  for (const auto& [name, counts] : families)
+    fmt::print("{:8} {:8}  {}\n", counts.first, counts.second, printable_line(name));
   for (const auto& [reason, kernels] : reasons) {
-    fmt::print("{}x {}\n", kernels.size(), reason);
-    for (std::size_t i = 0; i < std::min(names, kernels.size()); ++i) fmt::print("    {}\n", kernels[i]);
+    fmt::print("{}x {}\n", kernels.size(), printable_line(reason));
+    for (std::size_t i = 0; i < std::min(names, kernels.size()); ++i)
+      fmt::print("    {}\n", printable_line(kernels[i]));
     if (kernels.size() > names) fmt::print("    and {} more\n", kernels.size() - names);
   }
   fmt::print("{} kernels, {} lowered, {} failed\n", results.size(), results.size() - static_cast<std::size_t>(failed),
@@ -164,7 +172,7 @@ int check_file(const InputFile& file, CommandLine line) {
   for (const CheckResult& r : results)
     rows.push_back(
         {{"kernel", r.kernel}, {"family", family(r.kernel)}, {"lowered", r.error.empty()}, {"error", r.error}});
-  fmt::print("{}\n", nlohmann::ordered_json{{"kernels", rows}, {"ok", ok}}.dump(2));
+  fmt::print("{}\n", json_text({{"kernels", rows}, {"ok", ok}}));
   return ok ? 0 : 1;
 }
 
@@ -215,16 +223,17 @@ int run(int argc, char** argv) {
 }  // namespace metal_marlin::air
 
 int main(int argc, char** argv) {
+  using metal_marlin::printable_line;
   try {
     const int code = metal_marlin::air::run(argc, argv);
     if (std::fflush(stdout) != 0)
       throw metal_marlin::Error(metal_marlin::ErrorCode::kIo, "the output cannot be written");
     return code;
   } catch (const metal_marlin::Error& e) {
-    fmt::print(stderr, "error: {}\n", e.what());
+    fmt::print(stderr, "error: {}\n", printable_line(e.what()));
     return static_cast<int>(e.code());
   } catch (const std::exception& e) {
-    fmt::print(stderr, "error: {}\n", e.what());
+    fmt::print(stderr, "error: {}\n", printable_line(e.what()));
     return static_cast<int>(metal_marlin::ErrorCode::kInternal);
   }
 }

@@ -180,7 +180,7 @@ void check_processor() {
 }  // namespace
 
 std::string why_no_host_device() {
-  if (MetallibKernels::chosen(false) != nullptr || embedded_shaders().front().library->kernels->entry != nullptr)
+  if (MetallibKernels::chosen_file() != nullptr || embedded_shaders().front().library->kernels->entry != nullptr)
     return "";
   return "this program is built without the host executor's kernels (METAL_MARLIN_MSL_HOST)";
 }
@@ -196,8 +196,8 @@ std::unique_ptr<Device> make_host_device(const HostDeviceOptions& options) {
 }
 
 std::string host_kernels() {
-  const MetallibKernels* const metallib = MetallibKernels::chosen(false);
-  return metallib == nullptr ? "" : fmt::format("{} of {}", metallib->count(), metallib->path().string());
+  const char* const metallib = MetallibKernels::chosen_file();
+  return metallib == nullptr ? "" : fmt::format("{} of {}", count_kernels(metallib), metallib);
 }
 
 std::unique_ptr<Pipeline> make_host_pipeline(const MslLibrary& library, std::size_t kernel,

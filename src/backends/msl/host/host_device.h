@@ -1,6 +1,9 @@
 // The host executor as a device.
 #pragma once
 
+#include <functional>
+#include <string>
+
 #include "backends/msl/device.h"
 #include "backends/msl/host/executor.h"
 
@@ -26,6 +29,9 @@ bool written_behind(const Buffer& buffer);
 
 // "878 of FILE" where METAL_MARLIN_METALLIB names a file whose kernels the host device takes, else empty.
 std::string host_kernels();
+
+// Takes what is to be said where lowering that file's kernels takes over two seconds; called from another thread.
+void on_lowering(std::function<void(const std::string&)> notice);
 
 // A kernel of any library, such as one loaded at run time.
 std::unique_ptr<Pipeline> make_host_pipeline(const MslLibrary& library, std::size_t kernel,

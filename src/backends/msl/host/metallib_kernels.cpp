@@ -7,9 +7,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
+#include <condition_variable>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <thread>
+#include <utility>
 
 #include "backends/msl/host/host_device.h"
 #include "base/child_process.h"
@@ -76,6 +80,38 @@ class Lock {
   int descriptor_;
 };
 
+std::function<void(const std::string&)>& lowering_notice() {
+  static std::function<void(const std::string&)> notice;
+  return notice;
+}
+
+// Told where what goes on in its life takes over two seconds.
+class LateNotice {
+ public:
+  explicit LateNotice(std::string text)
+      : thread_([this, text = std::move(text)] {
+          std::unique_lock<std::mutex> lock(mutex_);
+          const bool in_time = ended_.wait_for(lock, std::chrono::seconds(2), [this] { return done_; });
+          if (!in_time && lowering_notice()) lowering_notice()(text);
+        }) {}
+  ~LateNotice() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      done_ = true;
+    }
+    ended_.notify_one();
+    thread_.join();
+  }
+  LateNotice(const LateNotice&) = delete;
+  LateNotice& operator=(const LateNotice&) = delete;
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable ended_;
+  bool done_ = false;
+  std::thread thread_;  // after what it reads
+};
+
 // All parts at once, each by a process of its own.
 void lower(const std::string& tool, const std::filesystem::path& file, const std::vector<std::string>& names,
            bool instrumented, const std::filesystem::path& folder) {
@@ -130,9 +166,22 @@ std::string difference(const MslKernel& expected, const MslKernel& found) {
   return "";
 }
 
-const MetallibKernels* MetallibKernels::chosen(bool instrumented) {
+std::size_t count_kernels(const std::filesystem::path& metallib) {
+  return kernel_names(MappedFile(metallib).bytes(), metallib.string()).size();
+}
+
+void on_lowering(std::function<void(const std::string&)> notice) {
+  lowering_notice() = std::move(notice);
+}
+
+const char* MetallibKernels::chosen_file() {
   const char* const path = std::getenv("METAL_MARLIN_METALLIB");
-  if (path == nullptr || *path == '\0') return nullptr;
+  return path == nullptr || *path == '\0' ? nullptr : path;
+}
+
+const MetallibKernels* MetallibKernels::chosen(bool instrumented) {
+  const char* const path = chosen_file();
+  if (path == nullptr) return nullptr;
   if (instrumented) {
     static const MetallibKernels kernels(path, true);
     return &kernels;
@@ -151,6 +200,8 @@ MetallibKernels::MetallibKernels(const std::filesystem::path& path, bool instrum
   const Lock lock(folder.string() + ".lock");
   if (!std::filesystem::exists(folder)) {
     OutputFolder out(folder, false);
+    const LateNotice notice(fmt::format("{}: its kernels, {}, are lowered, once for this file; this takes a while",
+                                        path.string(), names.size()));
     lower(tool, path, names, instrumented, out.path());
     out.commit();
   }

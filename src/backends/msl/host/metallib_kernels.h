@@ -15,7 +15,9 @@ namespace metal_marlin::msl {
 
 class MetallibKernels {
  public:
-  // Those of the file that METAL_MARLIN_METALLIB names, null where it names none; loaded at the first call.
+  // The file that METAL_MARLIN_METALLIB names, null for none.
+  static const char* chosen_file();
+  // Its kernels, null where none is named; lowered and loaded at the first call.
   // \throws Error (kNotFound, kCorruptFile, kUnsupported) naming the file.
   static const MetallibKernels* chosen(bool instrumented);
 
@@ -24,7 +26,6 @@ class MetallibKernels {
   [[nodiscard]] std::unique_ptr<Pipeline> pipeline(const MslLibrary& library, const MslKernel& kernel,
                                                    const FunctionConstants& constants) const;
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
-  [[nodiscard]] std::size_t count() const { return kernels_.size(); }
 
  private:
   MetallibKernels(const std::filesystem::path& path, bool instrumented);
@@ -37,6 +38,9 @@ class MetallibKernels {
   std::filesystem::path path_;
   std::map<std::string_view, Place> kernels_;
 };
+
+// Of the kernels in a metallib, without lowering them. \throws Error (kNotFound, kCorruptFile) naming the file.
+std::size_t count_kernels(const std::filesystem::path& metallib);
 
 // Of two descriptions of a kernel: what differs in its arguments, empty for nothing.
 std::string difference(const MslKernel& expected, const MslKernel& found);

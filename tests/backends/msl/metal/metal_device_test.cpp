@@ -287,6 +287,11 @@ TEST(MetalDevice, AllocatesThreadgroupMemoryBySixteenBytesUpToItsLimit) {
   dispatch(20);  // the stand-in takes multiples of 16 alone
   expect_error(ErrorCode::kUnsupported, "33792 bytes of threadgroup memory, this GPU has 32768",
                [&] { dispatch(33 << 10); });
+  std::size_t& of_kernel = machine().static_bytes[library.kernels[0].name];  // variables take of the same memory
+  of_kernel = 32768 - 32;
+  dispatch(20);
+  of_kernel = 32768 - 16;
+  expect_error(ErrorCode::kUnsupported, "32784 bytes of threadgroup memory, this GPU has 32768", [&] { dispatch(20); });
 }
 
 TEST(MetalDevice, AnErrorOfTheGpuNamesKernelsAndEncoder) {

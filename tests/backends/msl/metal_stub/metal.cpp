@@ -190,7 +190,8 @@ NS::UInteger ComputePipelineState::maxTotalThreadsPerThreadgroup() const {
 }
 NS::UInteger ComputePipelineState::staticThreadgroupMemoryLength() const {
   touch_("staticThreadgroupMemoryLength");
-  return 0;  // reflection does not tell; the host executor counts it when the kernel runs
+  const auto found = metal_stub::machine().static_bytes.find(kernel_.name);
+  return found == metal_stub::machine().static_bytes.end() ? 0 : found->second;
 }
 
 NS::String* Device::name() const {

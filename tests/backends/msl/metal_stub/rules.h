@@ -60,10 +60,11 @@ struct Machine {
   int cores = 10;  // in the I/O registry; 0: it does not say
   std::size_t largest_buffer = std::size_t{1} << 30;
   std::size_t working_set = std::size_t{4} << 30;
-  std::size_t most_work = 0;  // of a command buffer with more than one dispatch; 0: any
-  int most_threads = 1024;    // in a threadgroup
-  int throws_at = 0;          // the dispatch, from 1, that throws std::bad_alloc; 0: none
-  std::string next_error;     // what the next command buffer fails with; empty: it runs
+  std::size_t most_work = 0;                        // of a command buffer with more than one dispatch; 0: any
+  int most_threads = 1024;                          // in a threadgroup
+  std::map<std::string, std::size_t> static_bytes;  // of threadgroup memory by kernel: what reflection does not tell
+  int throws_at = 0;                                // the dispatch, from 1, that throws std::bad_alloc; 0: none
+  std::string next_error;                           // what the next command buffer fails with; empty: it runs
 };
 Machine& machine();
 

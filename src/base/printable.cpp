@@ -1,15 +1,15 @@
-#include "cli/printable.h"
+#include "base/printable.h"
 
 #include <fmt/format.h>
 
-namespace metal_marlin::cli {
+namespace metal_marlin {
 namespace {
 
-// Bytes of the character that begins the text; 0: it is none, or a control character.
-std::size_t character_bytes(std::string_view text) {
+// Bytes of the character that begins the text; 0: it is none, or a control character not among those that stay.
+std::size_t character_bytes(std::string_view text, std::string_view stay) {
   const auto at = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
   const unsigned char first = at(0);
-  if (first < 0x80) return (first < 0x20 && first != '\n' && first != '\t') || first == 0x7F ? 0 : 1;
+  if (first < 0x80) return (first < 0x20 && stay.find(text[0]) == std::string_view::npos) || first == 0x7F ? 0 : 1;
   const std::size_t length = first >= 0xC2 && first < 0xE0 ? 2 : first >= 0xE0 && first < 0xF0 ? 3 : 4;
   if (first < 0xC2 || first > 0xF4 || text.size() < length) return 0;
   for (std::size_t i = 1; i < length; ++i) {
@@ -19,12 +19,10 @@ std::size_t character_bytes(std::string_view text) {
   return length;
 }
 
-}  // namespace
-
-std::string printable(std::string_view text) {
+std::string escaped(std::string_view text, std::string_view stay) {
   std::string out;
   while (!text.empty()) {
-    const std::size_t length = character_bytes(text);
+    const std::size_t length = character_bytes(text, stay);
     if (length == 0) {
       out += fmt::format("\\x{:02x}", static_cast<unsigned char>(text[0]));
       text.remove_prefix(1);
@@ -36,4 +34,14 @@ std::string printable(std::string_view text) {
   return out;
 }
 
-}  // namespace metal_marlin::cli
+}  // namespace
+
+std::string printable(std::string_view text) {
+  return escaped(text, "\n\t");
+}
+
+std::string printable_line(std::string_view text) {
+  return escaped(text, "");
+}
+
+}  // namespace metal_marlin
