@@ -18,6 +18,7 @@ enum class ErrorCode {
   kOutOfMemory = 7,      ///< The work needs more memory than is available.
   kCancelled = 8,        ///< The caller asked to stop.
   kInternal = 9,         ///< A defect in this library.
+  kBusy = 10,            ///< There is too much to do already; later there may be room.
 };
 
 /// Every failure of the library. `what()` names the file, tensor, field or

@@ -5,13 +5,14 @@
 #include <cstdint>
 #include <random>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "metal_marlin/tokenizer.h"
 
 namespace metal_marlin {
 
-/// Applied in this order: penalties (each once for a token, however often it was),
+/// Applied in this order: biases, penalties (each once for a token, however often it was),
 /// temperature, top-k, typical, top-p, min-p.
 struct SamplerOptions {
   float temperature = 0;        ///< 0: always the largest logit
@@ -23,6 +24,7 @@ struct SamplerOptions {
   float frequency_penalty = 0;  ///< taken from logits, times how often the token was
   float presence_penalty = 0;   ///< taken from the logits of tokens that were
   std::uint64_t seed = 0;
+  std::vector<std::pair<TokenId, float>> logit_bias;  ///< added to logits; each token once
 };
 
 /// \throws Error (kInvalidArgument) naming the option.
@@ -47,12 +49,17 @@ class Sampler {
   /// The probability with which sample() would pick each token, [vocabulary].
   [[nodiscard]] std::vector<float> distribution(std::span<const float> logits);
 
+  /// Tokens that are not picked until the next call, which replaces them.
+  void forbid(std::vector<TokenId> ids) { forbidden_ = std::move(ids); }
+
   // What sample() is made of, for those who do the same elsewhere.
   [[nodiscard]] const SamplerOptions& options() const { return options_; }
   /// The next random number of [0, 1); a token takes one where the temperature is not zero.
   [[nodiscard]] double next_uniform();
   /// The tokens that are penalized, each once.
   [[nodiscard]] std::span<const SeenToken> seen() const { return seen_; }
+  /// Whether there are biases or forbidden tokens: what only sample() itself knows of.
+  [[nodiscard]] bool must_see_logits() const { return !options_.logit_bias.empty() || !forbidden_.empty(); }
 
  private:
   struct Candidate {
@@ -71,6 +78,7 @@ class Sampler {
   SamplerOptions options_;
   std::mt19937_64 random_;
   std::vector<SeenToken> seen_;
+  std::vector<TokenId> forbidden_;
   std::vector<std::size_t> places_;  // by id: 1 + its index there; 0: was never
   std::vector<Candidate> candidates_;
 };

@@ -26,6 +26,15 @@ void validate(const SamplerOptions& o) {
           "a positive number");
   require(std::isfinite(o.frequency_penalty), "frequency-penalty", o.frequency_penalty, "a finite number");
   require(std::isfinite(o.presence_penalty), "presence-penalty", o.presence_penalty, "a finite number");
+  std::vector<TokenId> biased;
+  for (const auto& [id, bias] : o.logit_bias) {
+    require(id >= 0, "logit-bias: a token", id, "0 or more");
+    require(std::isfinite(bias), "logit-bias", bias, "a finite number");
+    biased.push_back(id);
+  }
+  std::sort(biased.begin(), biased.end());
+  const auto twice = std::adjacent_find(biased.begin(), biased.end());
+  require(twice == biased.end(), "logit-bias: a token", twice == biased.end() ? 0 : *twice, "each token once");
 }
 
 Sampler::Sampler(const SamplerOptions& options) : options_(options), random_(options.seed) {
@@ -47,11 +56,19 @@ void Sampler::accept(TokenId id) {
 void Sampler::fill(std::span<const float> logits) {
   candidates_.resize(logits.size());
   for (std::size_t i = 0; i < logits.size(); ++i) candidates_[i] = {static_cast<TokenId>(i), logits[i]};
+  const auto weight_of = [&](TokenId id) { return &candidates_[static_cast<std::size_t>(id)].weight; };
+  const auto is_there = [&](TokenId id) { return id >= 0 && static_cast<std::size_t>(id) < candidates_.size(); };
+  for (const auto& [id, bias] : options_.logit_bias) {
+    if (is_there(id)) *weight_of(id) += bias;
+  }
   for (const SeenToken& token : seen_) {
-    if (static_cast<std::size_t>(token.id) >= candidates_.size()) continue;
-    float& logit = candidates_[static_cast<std::size_t>(token.id)].weight;
+    if (!is_there(token.id)) continue;
+    float& logit = *weight_of(token.id);
     logit = logit > 0 ? logit / options_.repeat_penalty : logit * options_.repeat_penalty;
     logit -= static_cast<float>(token.count) * options_.frequency_penalty + options_.presence_penalty;
+  }
+  for (const TokenId id : forbidden_) {
+    if (is_there(id)) *weight_of(id) = -INFINITY;
   }
 }
 

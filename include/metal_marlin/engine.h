@@ -1,0 +1,168 @@
+/// \file
+/// Many requests at a time through one model: continuous batching over a paged cache. docs/engine.md says how.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "metal_marlin/error.h"
+#include "metal_marlin/generate.h"
+#include "metal_marlin/model.h"
+#include "metal_marlin/sampler.h"
+
+namespace metal_marlin {
+
+struct EngineOptions {
+  /// Most tokens of one request, prompt and answer; 0: what the model has, or less where memory holds less.
+  std::int64_t context = 0;
+  /// Most sequences in one step; 0: what memory is good for, at most 64.
+  int parallel = 0;
+  /// Most tokens in the cache, of all sequences together; 0: what fits in free memory (limits of control groups and
+  /// of the process counted), or what `parallel` requests of full length need where that is less.
+  std::int64_t cache_tokens = 0;
+  /// Most tokens in one step, of prompts and answers together; more than `parallel`.
+  int step_tokens = 512;
+  /// What sequences held is found by later ones that begin alike, until the place is needed.
+  bool prefix_cache = true;
+  /// Most requests that wait; more are refused (kBusy).
+  int queue = 256;
+  /// How much longer than otherwise a step may take that computes a piece of a prompt beside others' next tokens.
+  std::chrono::milliseconds prompt_delay{50};
+  /// A step that takes longer means that the engine hangs: Engine::healthy().
+  std::chrono::milliseconds hang_after{60000};
+};
+
+/// What an engine made of its options and of the memory that was free.
+struct EnginePlan {
+  std::int64_t context = 0;
+  int parallel = 0;
+  std::int64_t cache_tokens = 0;
+  std::size_t cache_bytes = 0;      ///< of a full cache
+  std::size_t available_bytes = 0;  ///< that were free
+  /// One line: "context 40960 tokens, up to 8 sequences at a time, cache 81920 tokens in f16 (11.2 GiB of ...)".
+  [[nodiscard]] std::string text() const;
+  std::string kv_cache;  ///< as in LoadOptions
+};
+
+/// Of the model's own distribution: log softmax of its logits, before biases, penalties, temperature and the rest.
+struct TokenLogprob {
+  TokenId id = -1;
+  float logprob = 0;
+  std::vector<std::pair<TokenId, float>> top;  ///< the likeliest, in descending order; ties go to the lower id
+};
+
+struct EngineRequest {
+  std::vector<TokenId> prompt;
+  /// None: until the context ends. 0 with prompt_logprobs alone: nothing is generated, the event comes with kLength.
+  std::optional<int> max_tokens;
+  /// Before so many neither end tokens nor stop_ids are drawn, and stop texts do not count.
+  int min_tokens = 0;
+  SamplerOptions sampler;
+  std::vector<std::string> stop;  ///< Text that ends a sample; not part of its text.
+  std::vector<TokenId> stop_ids;  ///< End a sample as the model's end tokens do: kEndToken.
+  bool ignore_end = false;        ///< Go on past the model's end tokens.
+  /// So many answers, which share the prompt's pages; sample i draws with sampler.seed + i.
+  int samples = 1;
+  /// -1: none; k: of each token and the k likeliest in its place.
+  int logprobs = -1;
+  /// Of the prompt's tokens too, as `logprobs` says (which is then not -1). The prompt is then computed whole: nothing
+  /// of it is taken from the prefix cache.
+  bool prompt_logprobs = false;
+  int priority = 0;      ///< Smaller ones first; they also take the place of running larger ones.
+  std::string fair_key;  ///< Keys of one priority take turns, by the tokens that were computed for them.
+};
+
+/// Of one request, as its last event tells it.
+struct EngineUsage {
+  std::int64_t prompt_tokens = 0;
+  std::int64_t cached_tokens = 0;     ///< of the prompt, that the prefix cache had
+  std::int64_t generated_tokens = 0;  ///< of this sample, end tokens not counted
+  int preemptions = 0;                ///< of this sample
+  double queue_seconds = 0;           ///< from submit() until its first step began
+  double first_token_seconds = 0;     ///< from submit() to the first token; 0: there was none
+  double total_seconds = 0;           ///< from submit() to the end
+};
+
+/// What became of one sample. Views hold during the call.
+struct EngineEvent {
+  int sample = 0;
+  std::string_view text;                   ///< that is certain; whole UTF-8, may be empty
+  std::span<const TokenId> tokens;         ///< drawn since the last event, end tokens not among them
+  std::span<const TokenLogprob> logprobs;  ///< of these, where asked for
+  /// In the first event of sample 0, where asked for: of each of the prompt's tokens; the first, which nothing comes
+  /// before, has a logprob of 0 and no `top`.
+  std::span<const TokenLogprob> prompt_logprobs;
+  /// The sample's last event. A sample that failed has an error instead.
+  std::optional<StopReason> finished;
+  std::optional<Error> error;
+  EngineUsage usage;  ///< with the last event
+
+  [[nodiscard]] bool is_last() const { return finished.has_value() || error.has_value(); }
+};
+
+/// Events of one request never come concurrently, those of one sample in order. They come in a thread that runs no
+/// steps, one for all requests: a call that takes its time delays other requests' events, never a step. A callback
+/// may submit and cancel, but not drain or destroy the engine. One that throws has its request cancelled and gets no
+/// more events.
+using OnEngineEvent = std::function<void(const EngineEvent&)>;
+
+using RequestId = std::uint64_t;
+
+struct EngineStats {
+  int running = 0;               ///< samples in the cache
+  int waiting = 0;               ///< samples that are not, for the first time or again
+  std::int64_t requests = 0;     ///< submitted so far
+  std::int64_t finished = 0;     ///< samples that ended so far, for whatever reason but an error
+  std::int64_t failed = 0;       ///< samples that ended with an error
+  std::int64_t refused = 0;      ///< requests: the queue was full
+  std::int64_t preemptions = 0;  ///< samples that lost their place to others, so far
+  std::int64_t steps = 0;
+  std::int64_t prompt_tokens = 0;     ///< computed so far, again after preemptions too
+  std::int64_t cached_tokens = 0;     ///< of prompts, that the prefix cache had
+  std::int64_t generated_tokens = 0;  ///< drawn so far
+  double step_seconds = 0;            ///< of the last step
+  CacheStats cache;
+};
+
+/// Runs requests until it is destroyed. All functions may be called from any thread.
+class Engine {
+ public:
+  /// Takes memory as EnginePlan says. \throws Error (kInvalidArgument) naming the option; (kOutOfMemory).
+  explicit Engine(std::shared_ptr<const Model> model, const EngineOptions& options = {});
+  /// Cancels what is open, tells it, and waits for the threads (not for a step that hangs).
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  /// Every sample of a request that is taken gets a last event.
+  /// \throws Error (kInvalidArgument) naming the field, what was found and what was expected; (kBusy) when the queue is
+  /// full or the engine drains; what failure() says when it is not healthy.
+  RequestId submit(EngineRequest request, OnEngineEvent on_event);
+  /// Its samples end with kCancelled after the step that runs; nothing happens where they ended already.
+  void cancel(RequestId request);
+  /// Takes no more requests, and returns when all have ended and been told so. After `deadline` it cancels those that
+  /// are left. \returns whether none had to be.
+  bool drain(std::chrono::milliseconds deadline);
+  [[nodiscard]] EngineStats stats() const;
+  [[nodiscard]] const EnginePlan& plan() const;
+  [[nodiscard]] const Model& model() const;
+  /// False for good when its thread died or hangs; every request that was open has got an error then.
+  [[nodiscard]] bool healthy() const;
+  /// Why it is not healthy; empty.
+  [[nodiscard]] std::string failure() const;
+
+ private:
+  friend class EngineTester;
+  struct Impl;
+  std::shared_ptr<Impl> impl_;
+};
+
+}  // namespace metal_marlin
