@@ -91,6 +91,8 @@ class HttpServer {
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;
 
+  // It listens from the beginning, and answers from here on.
+  void start();
   [[nodiscard]] std::uint16_t port() const;
   [[nodiscard]] bool on_loopback() const;
   // No new connections; those that are open end after the answer that they wait for.

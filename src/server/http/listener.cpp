@@ -129,15 +129,18 @@ HttpServer::HttpServer(const HttpOptions& options, HttpHandler handler, HttpErro
   };
   if (!options.tls_certificate.empty()) impl.tls = make_tls_context(options.tls_certificate, options.tls_key);
   impl.listen();
-  impl.accept();
-  impl.thread = std::thread([&impl] { impl.context.run(); });
+}
+
+void HttpServer::start() {
+  impl_->accept();
+  impl_->thread = std::thread([impl = impl_.get()] { impl->context.run(); });
 }
 
 HttpServer::~HttpServer() {
   Impl& impl = *impl_;
   impl.shared->detach();
   impl.context.stop();
-  impl.thread.join();
+  if (impl.thread.joinable()) impl.thread.join();
   impl.handlers.stop();
   impl.handlers.join();
   for (const auto& [session, owner] : impl.sessions) session->abandon();

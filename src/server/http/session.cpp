@@ -4,8 +4,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <boost/asio/post.hpp>
 #include <ctime>
+#include <utility>
 
 #include "server/http/target.h"
 
@@ -31,13 +33,14 @@ class SessionExchange : public Exchange {
   ~SessionExchange() override {
     if (begun_ && !ended_) {  // whoever wrote gave up; the client must not take it for whole
       post([](Session& session) { session.drop(); });
-    } else if (!begun_) {
+    } else {
       SessionExchange::respond(500, "application/json", shared_->error_body(500, "the server gave no answer"));
     }
   }
 
   void respond(int status, std::string_view content_type, std::string body) override {
-    begun_ = ended_ = true;
+    if (begun_.exchange(true)) return;
+    ended_ = true;
     post([status, type = std::string(content_type), headers = headers, body = std::move(body)](
              Session& session) mutable { session.begin_answer(status, type, headers, std::move(body)); });
   }

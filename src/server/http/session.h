@@ -1,6 +1,7 @@
 // One connection: reads a request, has it handled, writes the answer, and so on until either side ends it.
 #pragma once
 
+#include <array>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/beast/http/parser.hpp>
