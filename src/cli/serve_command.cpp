@@ -110,10 +110,9 @@ void run_serve(ServeFlags& flags) {
   flush_output();
   while (!interrupted()) std::this_thread::sleep_for(std::chrono::milliseconds(50));
   print_error("shutting down: open requests have {} seconds; a second signal ends them at once\n", flags.drain);
-  if (!running.drain(milliseconds(flags.drain))) {
-    throw Error(ErrorCode::kCancelled, "requests were open at the end of --drain, and were ended");
-  }
+  const bool whole = running.drain(milliseconds(flags.drain));
   forget_interrupt();
+  if (!whole) throw Error(ErrorCode::kCancelled, "requests were open at the end of --drain, and were ended");
 }
 
 void add_limits(CLI::App& command, ServeFlags& flags) {

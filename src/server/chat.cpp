@@ -55,13 +55,16 @@ OrderedJson read_messages(Fields& fields) {
   return messages;
 }
 
-void add_variables(Fields& fields, ChatOptions& options) {
+}  // namespace
+
+void add_reasoning_effort(const std::string& effort, ChatOptions& options) {
+  options.variables.emplace_back("reasoning_effort", json_text(OrderedJson(effort)));
+  if (effort == "none") options.variables.emplace_back("enable_thinking", "false");
+}
+
+void add_template_variables(Fields& fields, ChatOptions& options) {
   constexpr std::array<std::string_view, 5> own = {"messages", "tools", "documents", "add_generation_prompt",
                                                    "continue_final_message"};
-  if (const auto effort = fields.text("reasoning_effort")) {
-    options.variables.emplace_back("reasoning_effort", OrderedJson(*effort).dump());
-    if (*effort == "none") options.variables.emplace_back("enable_thinking", "false");
-  }
   const OrderedJson* const kwargs = fields.find("chat_template_kwargs");
   if (kwargs == nullptr) return;
   if (!kwargs->is_object()) fields.wrong("chat_template_kwargs", "an object");
@@ -75,8 +78,6 @@ void add_variables(Fields& fields, ChatOptions& options) {
   }
 }
 
-}  // namespace
-
 ChatPrompt read_chat_prompt(Fields& fields, const ServedModel& model) {
   const OrderedJson messages = read_messages(fields);
   ChatOptions options;
@@ -89,8 +90,9 @@ ChatPrompt read_chat_prompt(Fields& fields, const ServedModel& model) {
   if (options.continue_final_message && messages.back()["role"] != "assistant") {
     throw ApiError(400, "continue_final_message: the last message is not the assistant's", "continue_final_message");
   }
-  add_variables(fields, options);
-  return render_chat(messages, model, std::move(options));
+  if (const auto effort = fields.text("reasoning_effort")) add_reasoning_effort(*effort, options);
+  add_template_variables(fields, options);
+  return render_chat(messages, model, options);
 }
 
 ChatPrompt render_chat(const OrderedJson& messages, const ServedModel& model, const ChatOptions& options) {

@@ -16,6 +16,11 @@ struct ChatPrompt {
 // \throws ApiError naming the field.
 ChatPrompt read_chat_prompt(Fields& fields, const ServedModel& model);
 
+// Sets what templates call so; "none" asks for no thoughts.
+void add_reasoning_effort(const std::string& effort, ChatOptions& options);
+// Reads chat_template_kwargs. \throws ApiError naming the field.
+void add_template_variables(Fields& fields, ChatOptions& options);
+
 // The same of messages that were checked already.
 ChatPrompt render_chat(const OrderedJson& messages, const ServedModel& model, const ChatOptions& options);
 

@@ -56,7 +56,7 @@ void log_prompt(const Service& service, const Call& call, const OrderedJson& pro
 }
 
 void start(Service& service, const ServedModel& model, const Call& call, ChoicesRequest request) {
-  if (service.draining) throw ApiError(503, "the server is shutting down", {}, "shutting_down");
+  refuse_while_draining(service);
   const std::string param = request.chat ? "messages" : "prompt";
   try {
     std::make_shared<ChoicesAnswer>(service, model, call, std::move(request))->start();

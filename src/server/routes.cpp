@@ -9,8 +9,9 @@
 namespace metal_marlin::server {
 namespace {
 
-constexpr std::array<Route, 11> kRoutes = {{{"POST", "/v1/completions", false, answer_completions},
+constexpr std::array<Route, 12> kRoutes = {{{"POST", "/v1/completions", false, answer_completions},
                                             {"POST", "/v1/chat/completions", false, answer_chat_completions},
+                                            {"POST", "/v1/responses", false, answer_responses},
                                             {"GET", "/v1/models", false, answer_models},
                                             {"GET", "/v1/models/", false, answer_model},
                                             {"POST", "/tokenize", false, answer_tokenize},
@@ -27,6 +28,10 @@ bool matches(const Route& route, std::string_view path) {
 }
 
 }  // namespace
+
+void refuse_while_draining(const Service& service) {
+  if (service.draining) throw ApiError(503, "the server is shutting down", {}, "shutting_down");
+}
 
 const Route& find_route(const std::string& method, const std::string& path) {
   const Route* other = nullptr;

@@ -15,9 +15,14 @@ struct Route {
 // \throws ApiError (404, 405). HEAD is answered as GET is.
 const Route& find_route(const std::string& method, const std::string& path);
 
+// \throws ApiError (503): what is new is not taken any more.
+void refuse_while_draining(const Service& service);
+
 // completions.cpp
 void answer_completions(Service& service, const Call& call);
 void answer_chat_completions(Service& service, const Call& call);
+// responses.cpp
+void answer_responses(Service& service, const Call& call);
 // text_routes.cpp
 void answer_tokenize(Service& service, const Call& call);
 void answer_detokenize(Service& service, const Call& call);

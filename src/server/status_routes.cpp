@@ -43,7 +43,7 @@ void answer_health(Service& service, const Call& call) {
 }
 
 void answer_ready(Service& service, const Call& call) {
-  if (service.draining) throw ApiError(503, "the server is shutting down", {}, "shutting_down");
+  refuse_while_draining(service);
   answer_health(service, call);
 }
 

@@ -297,11 +297,9 @@ void Session::begin_answer(int status, std::string_view content_type, const Http
     keep_alive_ = false;  // its end is the connection's
   }
   bytes += keep_alive_ ? "Connection: keep-alive\r\n\r\n" : "Connection: close\r\n\r\n";
+  if (body && !head_only_) bytes += *body;
+  ended_ = body.has_value();
   send(std::move(bytes), false);
-  if (!body) return;
-  if (!head_only_ && !body->empty()) send(std::move(*body), false);
-  ended_ = true;
-  write_next();
 }
 
 void Session::add_piece(std::string piece) {
