@@ -9,7 +9,7 @@
 namespace metal_marlin::server {
 namespace {
 
-constexpr std::array<Route, 12> kRoutes = {{{"POST", "/v1/completions", false, answer_completions},
+constexpr std::array<Route, 13> kRoutes = {{{"POST", "/v1/completions", false, answer_completions},
                                             {"POST", "/v1/chat/completions", false, answer_chat_completions},
                                             {"POST", "/v1/responses", false, answer_responses},
                                             {"GET", "/v1/models", false, answer_models},
@@ -20,7 +20,8 @@ constexpr std::array<Route, 12> kRoutes = {{{"POST", "/v1/completions", false, a
                                             {"GET", "/health", true, answer_health},
                                             {"GET", "/ready", true, answer_ready},
                                             {"GET", "/version", false, answer_version},
-                                            {"GET", "/metrics", false, answer_metrics}}};
+                                            {"GET", "/metrics", false, answer_metrics},
+                                            {"GET", "/openapi.json", false, answer_openapi}}};
 
 bool matches(const Route& route, std::string_view path) {
   const std::string_view own = route.path;
@@ -31,6 +32,10 @@ bool matches(const Route& route, std::string_view path) {
 
 void refuse_while_draining(const Service& service) {
   if (service.draining) throw ApiError(503, "the server is shutting down", {}, "shutting_down");
+}
+
+std::span<const Route> all_routes() {
+  return kRoutes;
 }
 
 const Route& find_route(const std::string& method, const std::string& path) {

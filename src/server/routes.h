@@ -1,6 +1,8 @@
 // Which function answers which request.
 #pragma once
 
+#include <span>
+
 #include "server/service.h"
 
 namespace metal_marlin::server {
@@ -12,6 +14,7 @@ struct Route {
   void (*answer)(Service& service, const Call& call);
 };
 
+std::span<const Route> all_routes();
 // \throws ApiError (404, 405). HEAD is answered as GET is.
 const Route& find_route(const std::string& method, const std::string& path);
 
@@ -34,5 +37,7 @@ void answer_health(Service& service, const Call& call);
 void answer_ready(Service& service, const Call& call);
 void answer_version(Service& service, const Call& call);
 void answer_metrics(Service& service, const Call& call);
+// openapi.cpp
+void answer_openapi(Service& service, const Call& call);
 
 }  // namespace metal_marlin::server

@@ -342,7 +342,66 @@ class Chat(Case):
             self.chat(**harmless)
 
 
+class Responses(Case):
+    path = "/v1/responses"
+
+    def respond(self, value="hi", **fields):
+        return self.server.post(self.path, {"input": value, "max_output_tokens": 4, "logit_bias": {"65": 100}} | ENDLESS | fields)
+
+    def events(self, **fields):
+        status, _, text = self.server.ask("POST", self.path, {"input": "hi", "max_output_tokens": 4, "stream": True, "logit_bias": {"65": 100}} | ENDLESS | fields)
+        self.assertEqual(status, 200, text)
+        events = [event.split("\n") for event in text.split("\n\n")[:-1]]
+        found = [json.loads(data.removeprefix("data: ")) for _, data in events]
+        self.assertEqual([name for name, _ in events], [f"event: {event['type']}" for event in found])
+        self.assertEqual([event["sequence_number"] for event in found], list(range(len(found))))
+        return found
+
+    def test_answer(self):
+        answer = self.respond(instructions="be brief", metadata={"a": "b"})
+        self.assertEqual((answer["object"], answer["status"], answer["incomplete_details"]), ("response", "incomplete", {"reason": "max_output_tokens"}))
+        self.assertEqual([item["type"] for item in answer["output"]], ["message"])
+        self.assertEqual(answer["output"][0]["content"][0]["text"], "AAAA")
+        self.assertEqual((answer["instructions"], answer["metadata"], answer["usage"]["output_tokens"]), ("be brief", {"a": "b"}, 4))
+        self.assertEqual(self.respond(logit_bias={"2": 100}, ignore_eos=False)["status"], "completed")
+
+    def test_thoughts(self):
+        thinking = {"chat_template_kwargs": {"enable_thinking": True}}
+        answer = self.respond(**thinking)
+        self.assertEqual([(item["type"], item["content"][0]["text"]) for item in answer["output"]], [("reasoning", "AAAA")])
+        self.assertEqual(answer["usage"]["output_tokens_details"]["reasoning_tokens"], 4)
+        items = [{"role": "user", "content": "a"}, *answer["output"], {"role": "user", "content": [{"type": "input_text", "text": "b"}]}]
+        self.assertEqual(self.respond(items)["output"][0]["content"][0]["text"], "AAAA")
+
+    def test_stream(self):
+        events = self.events()
+        self.assertEqual([e["type"] for e in events if not e["type"].endswith("delta")],
+                         ["response." + name for name in ["created", "in_progress", "output_item.added", "content_part.added", "output_text.done",
+                                                          "content_part.done", "output_item.done", "incomplete"]])
+        self.assertEqual("".join(e["delta"] for e in events if e["type"] == "response.output_text.delta"), "AAAA")
+        self.assertEqual(events[-1]["response"]["output"][0]["content"][0]["text"], "AAAA")
+        thought = self.events(chat_template_kwargs={"enable_thinking": True})
+        self.assertEqual("".join(e["delta"] for e in thought if e["type"] == "response.reasoning_text.delta"), "AAAA")
+
+    def test_refusals(self):
+        for fields, param in [({"input": []}, "input"), ({"input": 1}, "input"), ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
+                              ({"input": [{"type": "function_call_output"}]}, "input[0].type"), ({"previous_response_id": "x"}, "previous_response_id"),
+                              ({"tools": [{}]}, "tools"), ({"text": {"format": {"type": "json_schema"}}}, "text"), ({"n": 2}, "n"), ({"max_tokens": 1}, "max_tokens")]:
+            with self.subTest(fields=fields):
+                self.assertEqual(self.server.refused(self.path, {"input": "a"} | fields)["param"], param)
+
+
 class Rest(Case):
+    def test_openapi(self):
+        document = json.loads(self.server.get("/openapi.json")[1])
+        self.assertEqual(len(document["paths"]), 13)
+        for path, methods in document["paths"].items():
+            for method, operation in methods.items():
+                self.assertNotIn(self.server.ask(method.upper(), path.replace("{name}", "model"), "{}" if method == "post" else None)[0], [404, 405])
+                for name in operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {}).get("properties", {}):
+                    error = self.server.ask(method.upper(), path, {"model": "model", name: {"x": 1}})[2]
+                    self.assertNotIn(f"{name} is not a field", error)
+
     def test_models(self):
         listed = json.loads(self.server.get("/v1/models")[1])
         self.assertEqual((listed["object"], listed["data"][0]["id"], listed["data"][0]["max_model_len"]), ("list", "model", 4096))
