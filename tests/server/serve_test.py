@@ -120,7 +120,7 @@ class Server:
 
     def metric(self, name, labels=""):
         for line in self.get("/metrics")[1].splitlines():
-            if line.startswith(f"metal_marlin:{name}{{") and labels in line:
+            if line.startswith((f"metal_marlin:{name}{{", f"metal_marlin:{name} ")) and labels in line:
                 return float(line.rsplit(" ", 1)[1])
         return None
 
