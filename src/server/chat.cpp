@@ -78,35 +78,36 @@ void add_template_variables(Fields& fields, ChatOptions& options) {
   }
 }
 
-ChatPrompt read_chat_prompt(Fields& fields, const ServedModel& model) {
-  const OrderedJson messages = read_messages(fields);
-  ChatOptions options;
+Conversation read_conversation(Fields& fields) {
+  Conversation conversation{read_messages(fields), {}};
+  ChatOptions& options = conversation.options;
   options.continue_final_message = fields.boolean("continue_final_message", false);
   options.add_generation_prompt = fields.boolean("add_generation_prompt", !options.continue_final_message);
   if (options.continue_final_message && options.add_generation_prompt) {
     throw ApiError(400, "continue_final_message and add_generation_prompt cannot both be true",
                    "continue_final_message");
   }
-  if (options.continue_final_message && messages.back()["role"] != "assistant") {
+  if (options.continue_final_message && conversation.messages.back()["role"] != "assistant") {
     throw ApiError(400, "continue_final_message: the last message is not the assistant's", "continue_final_message");
   }
   if (const auto effort = fields.text("reasoning_effort")) add_reasoning_effort(*effort, options);
   add_template_variables(fields, options);
-  return render_chat(messages, model, options);
+  return conversation;
 }
 
-ChatPrompt render_chat(const OrderedJson& messages, const ServedModel& model, const ChatOptions& options) {
+ChatPrompt render_chat(const Conversation& conversation, const ServedModel& model) {
   if (!model.chat) {
     throw ApiError(400, fmt::format("model {} has no chat template", model.name), "model", "no_chat_template");
   }
   ChatPrompt prompt;
   try {
-    prompt.text = model.chat->render(json_text(messages), options);
+    prompt.text = model.chat->render(json_text(conversation.messages), conversation.options);
   } catch (const Error& error) {
     throw to_api_error(error, "messages");
   }
   prompt.tokens = model.tokenizer->encode(prompt.text, {.add_special = false, .parse_special = true});
-  prompt.in_thought = model.reasoning && ends_in_thought(prompt.text, *model.reasoning, options.continue_final_message);
+  prompt.in_thought =
+      model.reasoning && ends_in_thought(prompt.text, *model.reasoning, conversation.options.continue_final_message);
   return prompt;
 }
 

@@ -12,16 +12,21 @@ struct ChatPrompt {
   bool in_thought = false;  // it ends where the model goes on thinking
 };
 
-// Reads messages, add_generation_prompt, continue_final_message, chat_template_kwargs and reasoning_effort.
-// \throws ApiError naming the field.
-ChatPrompt read_chat_prompt(Fields& fields, const ServedModel& model);
+// What the template is given of a request for a chat: messages, add_generation_prompt, continue_final_message,
+// chat_template_kwargs and reasoning_effort. \throws ApiError naming the field.
+struct Conversation {
+  OrderedJson messages;
+  ChatOptions options;
+};
+Conversation read_conversation(Fields& fields);
+// Of a response: input, instructions, reasoning, chat_template_kwargs.
+Conversation read_response_conversation(Fields& fields);
+
+ChatPrompt render_chat(const Conversation& conversation, const ServedModel& model);
 
 // Sets what templates call so; "none" asks for no thoughts.
 void add_reasoning_effort(const std::string& effort, ChatOptions& options);
 // Reads chat_template_kwargs. \throws ApiError naming the field.
 void add_template_variables(Fields& fields, ChatOptions& options);
-
-// The same of messages that were checked already.
-ChatPrompt render_chat(const OrderedJson& messages, const ServedModel& model, const ChatOptions& options);
 
 }  // namespace metal_marlin::server

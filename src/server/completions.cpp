@@ -27,7 +27,7 @@ Prompt text_prompt(std::string text, const ServedModel& model) {
 
 Prompt token_prompt(const OrderedJson& list, const ServedModel& model, const std::string& name) {
   Prompt prompt;
-  prompt.tokens = token_list(list, model.engine->model().info().vocab, name);
+  prompt.tokens = token_list(list, model.vocabulary(), name);
   prompt.text = model.tokenizer->decode(prompt.tokens);
   return prompt;
 }
@@ -72,7 +72,7 @@ void answer_completions(Service& service, const Call& call) {
   Fields fields(body);
   const ServedModel& model = service.model(fields.text("model").value_or(""));
   ChoicesRequest request;
-  request.options = read_text_options(fields, model, call);
+  request.options = read_text_options(fields, model.vocabulary());
   const std::vector<Prompt> prompts = read_prompts(fields, model);
   constexpr std::array<const char*, 1> limits = {"max_tokens"};
   const int most = read_max_tokens(fields, limits).value_or(16);
@@ -85,6 +85,7 @@ void answer_completions(Service& service, const Call& call) {
     fields.wrong("n", fmt::format("at most {} answers of all prompts", kMaxChoices));
   }
   engine.max_tokens = most;
+  engine.fair_key = call.fair_key;
   for (const Prompt& prompt : prompts) {
     check_length(prompt.tokens, model, "prompt");
     EngineRequest next = engine;
@@ -104,7 +105,7 @@ void answer_chat_completions(Service& service, const Call& call) {
   const ServedModel& model = service.model(fields.text("model").value_or(""));
   ChoicesRequest request;
   request.chat = true;
-  request.options = read_text_options(fields, model, call);
+  request.options = read_text_options(fields, model.vocabulary());
   EngineRequest& engine = request.options.engine;
   constexpr std::array<const char*, 2> limits = {"max_completion_tokens", "max_tokens"};
   engine.max_tokens = read_max_tokens(fields, limits);
@@ -119,10 +120,11 @@ void answer_chat_completions(Service& service, const Call& call) {
     if (!request.reasoning) throw ApiError(400, "thinking_budget: no thoughts are told apart here", "thinking_budget");
     request.thinking_budget = static_cast<int>(*budget);
   }
-  ChatPrompt prompt = read_chat_prompt(fields, model);
+  ChatPrompt prompt = render_chat(read_conversation(fields), model);
   refuse_unsupported(fields);
   check_length(prompt.tokens, model, "messages");
   request.in_thought = prompt.in_thought;
+  engine.fair_key = call.fair_key;
   EngineRequest next = engine;
   next.prompt = std::move(prompt.tokens);
   request.prompts.push_back(std::move(next));

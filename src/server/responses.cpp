@@ -65,35 +65,36 @@ OrderedJson read_input(Fields& fields) {
   return messages;
 }
 
-ChatOptions read_template_options(Fields& fields) {
-  ChatOptions options;
+}  // namespace
+
+Conversation read_response_conversation(Fields& fields) {
+  Conversation conversation{read_input(fields), {}};
   if (auto reasoning = fields.object("reasoning")) {
-    if (const auto effort = reasoning->text("effort")) add_reasoning_effort(*effort, options);
+    if (const auto effort = reasoning->text("effort")) add_reasoning_effort(*effort, conversation.options);
     constexpr std::array<std::string_view, 2> harmless = {"summary", "generate_summary"};
     reasoning->refuse_others(harmless);
   }
-  add_template_variables(fields, options);
-  return options;
+  add_template_variables(fields, conversation.options);
+  return conversation;
 }
-
-}  // namespace
 
 void answer_responses(Service& service, const Call& call) {
   const OrderedJson body = parse_body(call.request().body);
   Fields fields(body);
   const ServedModel& model = service.model(fields.text("model").value_or(""));
   ResponseRequest request;
-  request.options = read_text_options(fields, model, call);
+  request.options = read_text_options(fields, model.vocabulary());
   EngineRequest& engine = request.options.engine;
   if (engine.samples != 1) fields.wrong("n", "1: a response is one");
   constexpr std::array<const char*, 1> limits = {"max_output_tokens"};
   engine.max_tokens = read_max_tokens(fields, limits);
   if (engine.max_tokens == 0) fields.wrong("max_output_tokens", "at least 1");
   fields.integer("top_logprobs", 0, 0);
-  const ChatPrompt prompt = render_chat(read_input(fields), model, read_template_options(fields));
+  const ChatPrompt prompt = render_chat(read_response_conversation(fields), model);
   refuse_unsupported(fields);
   check_length(prompt.tokens, model, "input");
   engine.prompt = prompt.tokens;
+  engine.fair_key = call.fair_key;
   request.in_thought = prompt.in_thought;
   request.shown = {{"instructions", body.value("instructions", OrderedJson())},
                    {"max_output_tokens", body.value("max_output_tokens", OrderedJson())},

@@ -111,8 +111,7 @@ SamplerOptions read_sampler(Fields& fields, std::int64_t vocabulary) {
 
 }  // namespace
 
-TextOptions read_text_options(Fields& fields, const ServedModel& model, const Call& call) {
-  const std::int64_t vocabulary = model.engine->model().info().vocab;
+TextOptions read_text_options(Fields& fields, std::int64_t vocabulary) {
   TextOptions out;
   out.engine.sampler = read_sampler(fields, vocabulary);
   out.engine.samples = static_cast<int>(fields.integer("n", 1, kMaxChoices).value_or(1));
@@ -125,7 +124,6 @@ TextOptions read_text_options(Fields& fields, const ServedModel& model, const Ca
   out.engine.ignore_end = fields.boolean("ignore_eos", false);
   out.engine.min_tokens = static_cast<int>(fields.integer("min_tokens", 0, INT32_MAX).value_or(0));
   out.engine.priority = static_cast<int>(fields.integer("priority", INT32_MIN, INT32_MAX).value_or(0));
-  out.engine.fair_key = call.fair_key;
   out.stream = fields.boolean("stream", false);
   if (auto options = fields.object("stream_options")) {
     if (!out.stream) throw ApiError(400, "stream_options is only for stream: true", "stream_options");

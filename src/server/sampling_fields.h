@@ -13,7 +13,7 @@ struct TextOptions {
 };
 
 // \throws ApiError naming the field.
-TextOptions read_text_options(Fields& fields, const ServedModel& model, const Call& call);
+TextOptions read_text_options(Fields& fields, std::int64_t vocabulary);
 
 // max_tokens is left to what calls it so: `keys`, of which the first that is there counts.
 std::optional<int> read_max_tokens(Fields& fields, std::span<const char* const> keys);

@@ -24,6 +24,8 @@ struct ServedModel {
   std::shared_ptr<const ChatTemplate> chat;  // nullptr: the model has none
   std::optional<ReasoningTags> reasoning;    // of its template
   std::time_t created = std::time(nullptr);
+
+  [[nodiscard]] std::int64_t vocabulary() const { return engine->model().info().vocab; }
 };
 
 // One request on its way through the server.

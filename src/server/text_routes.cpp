@@ -23,7 +23,7 @@ void answer_tokenize(Service& service, const Call& call) {
   const ServedModel& model = service.model(body.fields.text("model").value_or(""));
   std::vector<TokenId> tokens;
   if (body.fields.find("messages") != nullptr) {
-    tokens = read_chat_prompt(body.fields, model).tokens;
+    tokens = render_chat(read_conversation(body.fields), model).tokens;
   } else {
     const auto prompt = body.fields.text("prompt");
     if (!prompt) body.fields.wrong("prompt", "a text, or messages in its place");
@@ -44,7 +44,7 @@ void answer_detokenize(Service& service, const Call& call) {
   Body body(call);
   const ServedModel& model = service.model(body.fields.text("model").value_or(""));
   if (body.fields.find("tokens") == nullptr) body.fields.wrong("tokens", "a list of token ids");
-  const auto tokens = body.fields.token_ids("tokens", model.engine->model().info().vocab);
+  const auto tokens = body.fields.token_ids("tokens", model.vocabulary());
   const bool skip_special = body.fields.boolean("skip_special_tokens", false);
   body.fields.refuse_others({});
   call.exchange->respond(200, kJsonType, json_text({{"prompt", model.tokenizer->decode(tokens, skip_special)}}));
@@ -53,7 +53,7 @@ void answer_detokenize(Service& service, const Call& call) {
 void answer_apply_template(Service& service, const Call& call) {
   Body body(call);
   const ServedModel& model = service.model(body.fields.text("model").value_or(""));
-  const ChatPrompt prompt = read_chat_prompt(body.fields, model);
+  const ChatPrompt prompt = render_chat(read_conversation(body.fields), model);
   body.fields.refuse_others({});
   call.exchange->respond(200, kJsonType, json_text({{"prompt", prompt.text}}));
 }
