@@ -4,10 +4,12 @@
 
 namespace metal_marlin::server {
 
-ResponseAnswer::ResponseAnswer(Service& service, const ServedModel& model, Call call, ResponseRequest request)
+ResponseAnswer::ResponseAnswer(Service& service, const ServedModel& model, Call call, ResponseRequest request,
+                               OrderedJson shown)
     : model_(model),
       call_(std::move(call)),
       request_(std::move(request)),
+      shown_(std::move(shown)),
       generation_(std::make_shared<Generation>(service, model, call_)),
       splitter_(model.reasoning, request_.in_thought) {}
 
@@ -44,7 +46,7 @@ void ResponseAnswer::add(bool thought, const std::string& text) {
   OrderedJson fields = {
       {"item_id", items_.back().id}, {"output_index", items_.size() - 1}, {"content_index", 0}, {"delta", text}};
   if (!thought) fields["logprobs"] = OrderedJson::array();
-  send(thought ? "response.reasoning_text.delta" : "response.output_text.delta", std::move(fields));
+  send(thought ? "response.reasoning_text.delta" : "response.output_text.delta", fields);
 }
 
 void ResponseAnswer::open_item(bool thought) {
@@ -62,10 +64,10 @@ void ResponseAnswer::close_item() {
   OrderedJson text = where;
   text["text"] = item.text;
   if (!item.thought) text["logprobs"] = OrderedJson::array();
-  send(item.thought ? "response.reasoning_text.done" : "response.output_text.done", std::move(text));
+  send(item.thought ? "response.reasoning_text.done" : "response.output_text.done", text);
   OrderedJson whole = where;
   whole["part"] = part(item);
-  send("response.content_part.done", std::move(whole));
+  send("response.content_part.done", whole);
   send("response.output_item.done", {{"output_index", items_.size() - 1}, {"item", item_json(item, true)}});
 }
 
@@ -86,7 +88,7 @@ void ResponseAnswer::fail(const ApiError& error) {
   call_.exchange->end();
 }
 
-void ResponseAnswer::send(const char* type, OrderedJson fields) {
+void ResponseAnswer::send(const char* type, const OrderedJson& fields) {
   if (!streaming_) return;
   OrderedJson event = {{"type", type}, {"sequence_number", sequence_++}};
   event.update(fields);
@@ -134,7 +136,7 @@ OrderedJson ResponseAnswer::response(const char* status) const {
                        {"top_p", request_.options.engine.sampler.top_p},
                        {"truncation", "disabled"},
                        {"usage", nullptr}};
-  value.update(request_.shown);
+  value.update(shown_);
   if (!over) return value;
   for (const Item& item : items_) value["output"].push_back(item_json(item, true));
   const TokenUsage usage = generation_->usage();

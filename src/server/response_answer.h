@@ -9,12 +9,12 @@ namespace metal_marlin::server {
 struct ResponseRequest {
   TextOptions options;  // with the prompt
   bool in_thought = false;
-  OrderedJson shown;  // fields of the request that the response repeats
 };
 
 class ResponseAnswer : public std::enable_shared_from_this<ResponseAnswer> {
  public:
-  ResponseAnswer(Service& service, const ServedModel& model, Call call, ResponseRequest request);
+  // \param shown fields of the request that the response repeats.
+  ResponseAnswer(Service& service, const ServedModel& model, Call call, ResponseRequest request, OrderedJson shown);
   // \throws Error, as Engine::submit() does.
   void start();
 
@@ -32,7 +32,7 @@ class ResponseAnswer : public std::enable_shared_from_this<ResponseAnswer> {
   void close_item();
   void end(const char* status);
   void fail(const ApiError& error);
-  void send(const char* type, OrderedJson fields);
+  void send(const char* type, const OrderedJson& fields);
 
   [[nodiscard]] OrderedJson part(const Item& item) const;
   [[nodiscard]] OrderedJson item_json(const Item& item, bool done) const;
@@ -41,6 +41,7 @@ class ResponseAnswer : public std::enable_shared_from_this<ResponseAnswer> {
   const ServedModel& model_;
   Call call_;
   ResponseRequest request_;
+  OrderedJson shown_;
   std::shared_ptr<Generation> generation_;
   ReasoningSplitter splitter_;
   std::vector<Item> items_;

@@ -96,14 +96,14 @@ void answer_responses(Service& service, const Call& call) {
   engine.prompt = prompt.tokens;
   engine.fair_key = call.fair_key;
   request.in_thought = prompt.in_thought;
-  request.shown = {{"instructions", body.value("instructions", OrderedJson())},
-                   {"max_output_tokens", body.value("max_output_tokens", OrderedJson())},
-                   {"metadata", body.value("metadata", OrderedJson::object())},
-                   {"reasoning", body.value("reasoning", OrderedJson::object())}};
+  const OrderedJson shown = {{"instructions", body.value("instructions", OrderedJson())},
+                             {"max_output_tokens", body.value("max_output_tokens", OrderedJson())},
+                             {"metadata", body.value("metadata", OrderedJson::object())},
+                             {"reasoning", body.value("reasoning", OrderedJson::object())}};
   if (service.log.with_prompts()) call.log->set("prompt", body["input"]);
   refuse_while_draining(service);
   try {
-    std::make_shared<ResponseAnswer>(service, model, call, std::move(request))->start();
+    std::make_shared<ResponseAnswer>(service, model, call, std::move(request), shown)->start();
   } catch (const Error& error) {
     throw to_api_error(error, error.code() == ErrorCode::kInvalidArgument ? "input" : "");
   }
