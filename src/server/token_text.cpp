@@ -53,7 +53,10 @@ void CompletionLogprobs::add(std::span<const TokenLogprob> tokens, const Tokeniz
     lists_["tokens"].push_back(text);
     lists_["token_logprobs"].push_back(begins ? OrderedJson() : OrderedJson(shown(token.logprob)));
     OrderedJson top = OrderedJson::object();
-    for (const auto& [id, logprob] : token.top) top[token_text(tokenizer, id)] = shown(logprob);
+    for (const auto& [id, logprob] : token.top) {  // of those that read the same the likeliest
+      const std::string name = token_text(tokenizer, id);
+      if (!top.contains(name)) top[name] = shown(logprob);
+    }
     lists_["top_logprobs"].push_back(begins ? OrderedJson() : std::move(top));
     begins = false;
   }
