@@ -19,6 +19,7 @@ using boost::asio::ip::tcp;
 
 // Templates and tokenizers take milliseconds, so that a few threads are enough.
 constexpr std::size_t kHandlerThreads = 2;
+constexpr int kSendBuffer = 256 << 10;
 
 }  // namespace
 
@@ -89,6 +90,8 @@ void HttpServer::Impl::begin(tcp::socket socket) {
   const tcp::endpoint remote = socket.remote_endpoint(error);
   if (error) return;  // gone again
   socket.set_option(tcp::no_delay(true), error);
+  // What a reader leaves is to wait here, where it is counted, and not in megabytes of the system's.
+  socket.set_option(tcp::socket::send_buffer_size(kSendBuffer), error);
   std::string address = remote.address().to_string();
   const std::size_t of_address = by_address[address];
   const bool too_many = options.max_connections_per_address > 0 && of_address >= options.max_connections_per_address;
