@@ -16,6 +16,7 @@ void add_generate(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_render(CLI::App& app);
 void add_logits(CLI::App& app);
+void add_serve(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_eval(CLI::App& app);
 void add_compare(CLI::App& app);
@@ -29,12 +30,15 @@ struct ModelFlags {
   std::string path;
   LoadOptions load;
   void add(CLI::App& command);
+  void add_load(CLI::App& command);  // those of how it is loaded alone
   // Loads the model at `path`, or at `other`, with a progress bar.
   [[nodiscard]] std::shared_ptr<const Model> load_model(const std::string& other = {}) const;
 };
 
 // Whether Ctrl-C was pressed; the handler is installed by main.
 bool interrupted();
+// What it asked for was done: the program ends as it would have.
+void forget_interrupt();
 
 // Prints a notice to the standard error.
 void print_notice(const std::string& text);

@@ -37,6 +37,10 @@ bool interrupted() {
   return interrupt_count > 0;
 }
 
+void forget_interrupt() {
+  interrupt_count = 0;
+}
+
 void print_notice(const std::string& text) {
   print_error("note: {}\n", printable(text));
 }
@@ -63,8 +67,12 @@ std::vector<TokenId> read_ids(const std::string& path) {
 }
 
 void ModelFlags::add(CLI::App& command) {
-  load.notice = print_notice;
   command.add_option("model", path, "Hugging Face folder, quantized folder, GGUF or ONNX file")->required();
+  add_load(command);
+}
+
+void ModelFlags::add_load(CLI::App& command) {
+  load.notice = print_notice;
   command.add_option("--threads", load.threads, "threads; 0: one per usable core")->check(CLI::Range(0, 4096));
   command.add_option(
       "--kv-cache", load.kv_cache,
@@ -102,7 +110,7 @@ std::shared_ptr<const Model> ModelFlags::load_model(const std::string& other) co
   return Model::load(other.empty() ? path : other, options);
 }
 
-#if !METAL_MARLIN_PULL || !METAL_MARLIN_MSL
+#if !METAL_MARLIN_PULL || !METAL_MARLIN_MSL || !METAL_MARLIN_SERVER
 // A subcommand that this build lacks says so, with whatever follows it.
 static void add_missing(CLI::App& app, const std::string& name, const char* needs) {
   auto* const command = app.add_subcommand(name, fmt::format("not in this program, which is built without {}", needs));
@@ -132,6 +140,11 @@ int run(int argc, char** argv) {
   add_tokenize(app);
   add_render(app);
   add_logits(app);
+#if METAL_MARLIN_SERVER
+  add_serve(app);
+#else
+  add_missing(app, "serve", "Boost and prometheus-cpp");
+#endif
   add_inspect(app);
   add_eval(app);
   add_compare(app);
