@@ -220,6 +220,17 @@ test("exported files are checked", () => {
     steps.reduce((at, step) => at[step], bad)[last] = value;
     assert.throws(() => conversation.readExport(JSON.stringify(bad)), (error) => error instanceof TypeError && error.message.includes(says), path);
   }
+  const next = random(3);
+  const text = JSON.stringify(good);
+  for (let round = 0; round < 2000; round++) { // refused, or a tree that can be walked
+    const at = next(text.length);
+    const bad = text.slice(0, at) + '{}[]",:0-e.nul\\'[next(17)] + text.slice(at + next(4));
+    try {
+      conversation.readExport(bad).forEach(conversation.pathOf);
+    } catch (error) {
+      assert.ok(error instanceof TypeError && /expected|no JSON/.test(error.message), `${error}: ${bad}`);
+    }
+  }
   assert.throws(() => conversation.readExport("{"), /no JSON/);
   assert.throws(() => conversation.readExport("[]"), /format/);
 });

@@ -23,6 +23,7 @@ from page_mock import Answer, Mock, chunk, event
 
 SERVER = os.environ.get("METAL_MARLIN_SERVER_URL")
 SCREENSHOTS = None
+OTHER_HOST = "chat.test"  # this machine by a name: to browsers no secure context, as on a network without HTTPS
 PATIENCE = 60  # seconds, of a busy machine
 WATCH = """
 window.faults = [];
@@ -55,7 +56,7 @@ return {checked, faint};
 def start_browser(downloads):
     options = webdriver.ChromeOptions()
     options.binary_location = "/usr/bin/chromium"
-    for flag in ("--headless=new", "--window-size=1200,800", "--disable-gpu", "--disable-dev-shm-usage", "--lang=en", "--force-color-profile=srgb"):
+    for flag in ("--headless=new", f"--host-resolver-rules=MAP {OTHER_HOST} 127.0.0.1", "--window-size=1200,800", "--disable-gpu", "--disable-dev-shm-usage", "--lang=en", "--force-color-profile=srgb"):
         options.add_argument(flag)
     if os.geteuid() == 0:
         options.add_argument("--no-sandbox")
@@ -222,6 +223,21 @@ class Page(PageCase):
         self.browser.refresh()
         self.wait(lambda: self.messages() == ["q", "two and a half"], "the conversation")
 
+    def test_an_edit_waits_for_the_answer_that_is_written(self):
+        self.say("q")
+        self.press(0, "edit")
+        self.mock.answers = [Answer(*["word "] * 400, pause=0.03)]
+        self.say("meanwhile", wait=False)
+        self.wait(lambda: self.messages()[-1], "the answer")
+        self.one(".edit textarea").send_keys(" later", Keys.ENTER)
+        self.assertFalse(self.one(".edit .primary").is_enabled())
+        self.one("#stop").click()
+        self.idle()
+        self.assertEqual(len(self.mock.requests), 2)
+        self.one(".edit textarea").send_keys(Keys.ENTER)
+        self.idle()
+        self.assertEqual(self.messages(), ["q later", "You said: q later"])
+
     def test_conversations_are_kept_renamed_deleted(self):
         self.say("first")
         self.one("#new-chat").click()
@@ -382,6 +398,8 @@ class Page(PageCase):
             (Answer("Some ", "words", event({"choices": []}), end="cut", pause=0.1), "The connection to the server broke off in the middle of the answer."),
             (Answer("Some ", "words", end="stop"), "The server ended the connection in the middle of the answer."),
             (Answer("Some ", "words", event({"error": {"message": "out of memory"}})), "The server failed: out of memory"),
+            (Answer("Some ", "words", event(chunk({"a": 1}))), "The server sent what is no piece of an answer"),
+            (Answer("Some ", "words", event({"choices": [], "usage": {"prompt_tokens": "x"}})), "The server sent what is no piece of an answer"),
             (Answer("Some ", "words", event("{oh")), "The server sent what is no JSON: {oh"),
         ):
             self.mock.answers = [answer]
@@ -394,17 +412,17 @@ class Page(PageCase):
             self.assertEqual((self.messages()[-1], self.text("article:last-child .fault")), ("You said: x", ""))
 
     def test_busy_server_is_asked_again(self):
-        self.allowed = ("429",)
-        self.mock.answers = [Answer(status=429, headers=(("Retry-After", "2"),)), Answer("at last"), Answer(status=429, headers=(("Retry-After", "100"),))]
+        self.allowed = ("429", "503")
+        self.mock.answers = [Answer(status=429, headers=(("Retry-After", "2"),)), Answer(status=503, headers=(("Retry-After", "1"),)), Answer("at last"), Answer(status=429, headers=(("Retry-After", "100"),))]
         self.say("x", wait=False)
         self.wait(lambda: "trying again in" in self.text("#status"), "the countdown")
         self.idle()
-        self.assertEqual((self.messages()[-1], len(self.mock.requests)), ("at last", 2))
+        self.assertEqual((self.messages()[-1], len(self.mock.requests)), ("at last", 3))
         self.say("y", wait=False)
         self.wait(lambda: "trying again in" in self.text("#status"), "the countdown")
         self.one("#stop").click()
         self.idle()
-        self.assertEqual((len(self.mock.requests), self.text("article:last-child .hint")), (3, "Stopped."))
+        self.assertEqual((len(self.mock.requests), self.text("article:last-child .hint")), (4, "Stopped."))
 
     def test_a_server_that_is_gone(self):
         self.allowed = ("net::ERR", "Failed to load")
@@ -416,6 +434,18 @@ class Page(PageCase):
             mock.close()
         self.say("after")
         self.assertEqual(self.text("article:last-child .fault"), "The server cannot be reached. Is it running?")
+
+    def test_without_https(self):
+        self.fresh(self.mock.url.replace("127.0.0.1", OTHER_HOST))
+        self.assertFalse(self.js("return isSecureContext"))
+        self.mock.answers = [Answer("```\ncopied code\n```")]
+        self.say("code")
+        self.one("[data-action=copy-code]").click()
+        self.wait(lambda: self.text("[data-action=copy-code]") == "Copied", "the copy")
+        self.one("#draft").send_keys(Keys.CONTROL, "v")
+        self.assertEqual(self.one("#draft").get_attribute("value"), "copied code")
+        self.browser.refresh()
+        self.wait(lambda: len(self.messages()) == 2, "the conversation")
 
     def test_api_key(self):
         self.allowed = ("401",)

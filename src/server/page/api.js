@@ -54,12 +54,14 @@ function readChunk(data) {
   }
   if (chunk?.error) throw new ApiError(`The server failed: ${chunk.error.message ?? JSON.stringify(chunk.error)}`);
   const choice = chunk?.choices?.[0];
-  return {
-    content: choice?.delta?.content ?? "",
-    reasoning: choice?.delta?.reasoning_content ?? "",
-    finish: choice?.finish_reason ?? null,
-    usage: chunk?.usage ?? null,
-  };
+  const content = choice?.delta?.content ?? "";
+  const reasoning = choice?.delta?.reasoning_content ?? "";
+  const usage = chunk?.usage ?? null;
+  const counts = usage === null ? [] : [usage.prompt_tokens, usage.completion_tokens];
+  if (typeof content !== "string" || typeof reasoning !== "string" || !counts.every((count) => Number.isInteger(count) && count >= 0)) {
+    throw new ApiError(`The server sent what is no piece of an answer: ${data.slice(0, 100)}`);
+  }
+  return { content, reasoning, finish: choice?.finish_reason ?? null, usage };
 }
 
 export class Api {

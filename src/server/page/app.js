@@ -2,7 +2,7 @@
 import { Api } from "./api.js";
 import { Chat } from "./chat.js";
 import { merged, newConversation, readExport, writeExport } from "./conversation.js";
-import { byId, confirmDelete, download, notice, status } from "./page.js";
+import { byId, confirmDelete, download, focusDraft, notice, status } from "./page.js";
 import { makeSettings } from "./settings.js";
 import { makeSidebar } from "./sidebar.js";
 import { Store, readChoices, readKey, storageFault, writeChoices, writeKey } from "./store.js";
@@ -96,7 +96,7 @@ function open(id) {
   if (models.some((model) => model.id === conversation.settings.model)) modelField.value = conversation.settings.model;
   chat.showContext();
   listConversations();
-  byId("draft").focus();
+  focusDraft();
 }
 
 /** An empty conversation that is there already serves as the new one. */
@@ -208,7 +208,7 @@ function wire() {
   byId("new-chat").onclick = () => {
     newChat();
     byId("close-sidebar").click(); // on a narrow page, where the list covers the conversation
-    byId("draft").focus();
+    focusDraft();
   };
   byId("export-all").onclick = exportAll;
   byId("import").onclick = () => byId("import-file").click();
@@ -219,7 +219,7 @@ function wire() {
   byId("open-settings").onclick = () => editSettings();
   byId("notice-close").onclick = () => {
     notice("");
-    byId("draft").focus();
+    focusDraft();
   };
   modelField.onchange = () => {
     choose({ model: modelField.value });

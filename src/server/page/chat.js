@@ -1,6 +1,6 @@
 // The conversation that is shown: its messages, what is done with them, and the answers being written.
 import { addMessage, childrenOf, pathOf, select } from "./conversation.js";
-import { byId, copy, status } from "./page.js";
+import { byId, copy, focusDraft, status } from "./page.js";
 import { Run } from "./run.js";
 import { MessageView, number } from "./view.js";
 
@@ -33,7 +33,7 @@ export class Chat {
     };
     byId("to-end").onclick = () => {
       this.#toEnd();
-      draft.focus();
+      focusDraft();
     };
     byId("send").onclick = () => this.send();
     byId("stop").onclick = () => this.stop();
@@ -90,7 +90,7 @@ export class Chat {
     const moveFocus = document.activeElement === byId(run ? "send" : "stop"); // it is about to be hidden
     byId("send").hidden = run !== undefined;
     byId("stop").hidden = run === undefined;
-    if (moveFocus) draft.focus();
+    if (moveFocus) focusDraft();
     this.showContext();
     this.#scroll();
   }
@@ -117,7 +117,7 @@ export class Chat {
     this.#fitDraft();
     const last = pathOf(this.conversation).at(-1);
     this.#ask(last?.id ?? null, text);
-    draft.focus();
+    focusDraft();
   }
 
   stop() {
@@ -214,16 +214,18 @@ export class Chat {
     }
   }
 
-  /** An edited message is a new one beside the old; a question is asked again. */
+  /** An edited message is a new one beside the old; a question is asked again. False: it cannot be. */
   #edited(message, text) {
-    if (message.role === "user" && text.trim() && this.#ready() && !this.runs.has(this.conversation.id)) {
-      this.#ask(message.parent, text.trim());
-      draft.focus();
-    } else if (message.role === "assistant") {
+    if (message.role === "assistant") {
       addMessage(this.conversation, message.parent, { role: "assistant", content: text, end: "complete" });
       this.page.keep(this.conversation, true);
       this.show();
+      return true;
     }
+    if (!text.trim() || !this.#ready()) return false;
+    this.#ask(message.parent, text.trim());
+    focusDraft();
+    return true;
   }
 
   /** Shows the version before or after; the button stays under the finger and in focus. */

@@ -3,6 +3,11 @@ import { element } from "./render.js";
 
 export const byId = (id) => document.getElementById(id);
 
+/** To the message field, but not on a touch screen, where its keyboard would cover the page. */
+export function focusDraft() {
+  if (!matchMedia("(pointer: coarse)").matches) byId("draft").focus();
+}
+
 const CLIPBOARD_SHOWN = 1500; // milliseconds
 
 /** A line above the conversation that stays until it is dismissed, with at most one thing to do about it. */
@@ -40,12 +45,14 @@ export function confirmDelete(question) {
 /** The clipboard's interface exists on HTTPS and localhost alone; elsewhere a selection is copied. */
 async function writeClipboard(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
-  const area = element("textarea", { class: "hidden", "aria-hidden": "true" });
+  const focused = document.activeElement;
+  const area = element("textarea", { class: "hidden", "aria-label": "What is copied" });
   area.value = text;
   document.body.append(area);
   area.select();
   const copied = document.execCommand("copy");
   area.remove();
+  focused.focus();
   if (!copied) throw new Error("the browser refused");
 }
 

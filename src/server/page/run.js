@@ -1,6 +1,7 @@
 // An answer while it is written.
 import { requestOf } from "./conversation.js";
 
+const BUSY = { 429: "The server is busy", 503: "The server is not ready" }; // answers that may say when to ask again
 const MOST_TRIES = 4;
 const LONGEST_WAIT = 120; // seconds that a busy server may ask for
 
@@ -55,8 +56,8 @@ export class Run {
         return;
       } catch (error) {
         const { status, retryAfter = null } = error;
-        if (status !== 429 || retryAfter === null || retryAfter > LONGEST_WAIT || tries === MOST_TRIES) throw error;
-        await this.#wait(retryAfter);
+        if (!BUSY[status] || retryAfter === null || retryAfter > LONGEST_WAIT || tries === MOST_TRIES) throw error;
+        await this.#wait(BUSY[status], retryAfter);
       }
     }
   }
@@ -93,9 +94,9 @@ export class Run {
   }
 
   /** Waits as a busy server asked, counting down. */
-  async #wait(seconds) {
+  async #wait(why, seconds) {
     for (let left = seconds; left > 0; left--) {
-      this.waiting = `The server is busy; trying again in ${left} s.`;
+      this.waiting = `${why}; trying again in ${left} s.`;
       this.changed();
       await new Promise((resolve, reject) => {
         const stopped = () => {

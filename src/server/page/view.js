@@ -61,6 +61,7 @@ export class MessageView {
       const control = this.#button(action);
       if (control) control.disabled = busy;
     }
+    if (this.editor) this.editDone.disabled = busy;
     this.flush();
   }
 
@@ -121,27 +122,29 @@ export class MessageView {
     this.meta.textContent = rate ? `about ${number(rate, 1)} tokens/s` : "";
   }
 
-  /** Opens the message for editing. @param {(text: string) => void} save gets the new text */
+  /** Opens the message for editing. @param {(text: string) => boolean} save whether it took the new text */
   edit(save) {
     if (this.editor) return;
     const area = element("textarea", { rows: "4", "aria-label": "Edited message" });
     area.value = this.message.content;
-    const end = (text) => {
+    const close = () => {
       this.editor.remove();
       this.editor = null;
       this.body.hidden = this.actions.hidden = false;
-      if (text === null) this.#button("edit").focus();
-      else save(text);
+      this.#button("edit").focus();
+    };
+    const accept = () => {
+      if (!this.editDone.disabled && save(area.value)) close();
     };
     const mine = this.message.role === "user";
-    const done = element("button", { type: "button", class: "primary" }, mine ? "Send" : "Save");
+    const done = this.editDone = element("button", { type: "button", class: "primary" }, mine ? "Send" : "Save");
     const cancel = element("button", { type: "button" }, "Cancel");
-    done.onclick = () => end(area.value);
-    cancel.onclick = () => end(null);
+    done.onclick = accept;
+    cancel.onclick = close;
     this.editor = element("div", { class: "edit" }, area, element("div", { class: "bar end" }, cancel, done));
     this.editor.onkeydown = (event) => {
-      if (event.key === "Escape") end(null);
-      else if (mine && event.target === area && event.key === "Enter" && !event.shiftKey && !event.isComposing) end(area.value);
+      if (event.key === "Escape") close();
+      else if (mine && event.target === area && event.key === "Enter" && !event.shiftKey && !event.isComposing) accept();
       else return;
       event.preventDefault();
       event.stopPropagation();
