@@ -19,7 +19,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from page_mock import Answer, Mock, chunk, event
+from page_mock import Answer, Mock, chunk, event, header_fields
 
 SERVER = os.environ.get("METAL_MARLIN_SERVER_URL")
 SCREENSHOTS = None
@@ -387,6 +387,18 @@ class Page(PageCase):
         self.assertIsNone(self.js("return window.hit ?? null"))
         self.assertIn("<script>window.hit = 1</script>", self.messages()[1])
 
+    def test_the_policy_holds(self):
+        self.allowed = ("policy: ", "Content Security Policy", "TrustedHTML", "TrustedScript", "violates the following")
+        self.assertIn("TrustedHTML", self.js("try { document.querySelector('#log').innerHTML = '<b>x</b>'; } catch (error) { return error.message; }"))
+        for script in ("const s = document.createElement('style'); s.textContent = 'body{}'; document.head.append(s)",
+                       "document.querySelector('#log').setAttribute('style', 'color: red')",
+                       "const i = new Image(); i.src = 'http://127.0.0.1:9/x.png'", "fetch('http://127.0.0.1:9/').catch(() => {})",
+                       "const f = document.createElement('iframe'); f.src = '/'; document.body.append(f)",
+                       "const b = document.createElement('base'); b.href = 'http://127.0.0.1:9/'; document.head.append(b)"):
+            self.js("window.faults.length = 0")
+            self.js(script)
+            self.wait(lambda: any("policy: " in fault for fault in self.js("return window.faults")), script)
+
     def test_errors_are_words(self):
         self.allowed = ("Failed to load resource", "net::ERR")
         too_long = json.dumps({"error": {"message": "the prompt has 5000 tokens, the model takes 4096"}})
@@ -694,6 +706,9 @@ class RealServer(PageCase):
         self.fresh(SERVER.rstrip("/") + "/")
 
     def test_a_conversation(self):
+        sent = self.browser.execute_async_script("fetch(location.pathname).then((r) => arguments[0](Object.fromEntries(r.headers)))")
+        for name, value in header_fields():
+            self.assertEqual(sent.get(name.lower()), value)
         self.one("#open-settings").click()
         self.one("#set-max_tokens").send_keys("24")
         self.one("#set-temperature").send_keys("0")
