@@ -184,7 +184,7 @@ class Page(PageCase):
             stop()
             self.idle()
             self.assertTrue(self.mock.left.wait(10))  # the server is told
-            self.assertIn("Stopped.", self.text("article:last-child .hint"))
+            self.assertEqual((self.text("article:last-child .hint"), self.text("article:last-child .fault")), ("Stopped.", ""))
             self.assertIn("word word", self.messages()[-1])
         self.say("again")
         self.assertEqual(self.messages()[-1], "You said: again")
@@ -298,6 +298,26 @@ class Page(PageCase):
         self.browser.switch_to.window(first)
         self.wait(lambda: len(self.messages()) == 4, "the other window's messages")
         self.assertEqual(self.messages()[2], "from the second")
+        second = lambda: self.browser.switch_to.window(next(h for h in self.browser.window_handles if h != first))  # noqa: E731
+        self.browser.switch_to.new_window("tab")
+        self.browser.get(url)
+        self.wait(lambda: len(self.messages()) == 4, "the conversation")
+        self.browser.switch_to.window(first)
+        self.mock.answers = [Answer(*["word "] * 150, pause=0.02)]  # while it is written, the other window adds what it has not
+        self.say("slow", wait=False)
+        self.wait(lambda: self.messages()[-1], "words")
+        second()
+        self.say("meanwhile")
+        self.browser.close()
+        self.browser.switch_to.window(first)
+        self.idle()
+        self.assertEqual(self.messages()[-1].split(), ["word"] * 150)
+        self.browser.refresh()
+        self.wait(lambda: len(self.messages()) >= 6, "the conversation")
+        kept = self.browser.execute_async_script("const r = indexedDB.open('metal-marlin'); r.onsuccess = () => { const g = r.result.transaction('conversations')"
+                                                 ".objectStore('conversations').getAll(); g.onsuccess = () => arguments[0](g.result); }")
+        texts = [message["content"] for message in kept[0]["messages"]]
+        self.assertEqual((len(kept), texts.count("slow"), texts.count("meanwhile"), len(texts)), (1, 1, 1, 8))
 
     def test_parameters(self):
         self.one("#open-settings").click()
