@@ -23,13 +23,13 @@ function(metal_marlin_add_chat_page)
 
 #include "server/page.h"
 
-namespace metal_marlin {
+namespace metal_marlin::server {
 std::span<const PageFile> page_files() {
   static const std::vector<PageFile> all = {
 @entries@  };
   return all;
 }
-}  // namespace metal_marlin
+}  // namespace metal_marlin::server
 ]] @ONLY)
   add_library(metal_marlin_chat_page STATIC EXCLUDE_FROM_ALL ${generated})
   target_include_directories(metal_marlin_chat_page PRIVATE ${PROJECT_SOURCE_DIR}/src)

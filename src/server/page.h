@@ -7,7 +7,7 @@
 #include <string_view>
 #include <utility>
 
-namespace metal_marlin {
+namespace metal_marlin::server {
 
 /// A file of the chat page.
 struct PageFile {
@@ -38,4 +38,4 @@ inline constexpr std::array<std::pair<std::string_view, std::string_view>, 4> pa
     {"Cache-Control", "no-cache"},
 }};
 
-}  // namespace metal_marlin
+}  // namespace metal_marlin::server

@@ -7,7 +7,7 @@
 #include <regex>
 #include <string>
 
-namespace metal_marlin {
+namespace metal_marlin::server {
 namespace {
 
 TEST(Page, FilesAreThoseOfTheFolder) {
@@ -41,4 +41,4 @@ TEST(Page, WhatItAsksForIsThere) {
 }
 
 }  // namespace
-}  // namespace metal_marlin
+}  // namespace metal_marlin::server

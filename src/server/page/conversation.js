@@ -29,7 +29,7 @@ const ENDS = ["complete", "length", "stopped", "broken"];
 /** Numbers that a request can have: their name in it, bounds, and whether they are whole. */
 export const SETTINGS = {
   temperature: { min: 0, max: 2 },
-  top_p: { min: 0, max: 1 },
+  top_p: { min: 0.000001, max: 1 },
   top_k: { min: 0, max: 1000000, whole: true },
   min_p: { min: 0, max: 1 },
   max_tokens: { min: 1, max: 10000000, whole: true },
