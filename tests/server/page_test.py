@@ -348,7 +348,7 @@ class Page(PageCase):
         self.one("#settings-cancel").click()
 
     def test_thinking_is_folded(self):
-        self.mock.answers = [Answer("The ", "answer.", thoughts=["<b>Hm", "m</b> ", "**so**"], pause=0.2)]
+        self.mock.answers = [Answer("The ", "answer.", thoughts=["<b>Hm", "m</b> ", "**so**"], pause=0.4)]
         self.say("think", wait=False)
         self.wait(lambda: self.text("summary") == "Thinking…", "thoughts")
         self.assertEqual(self.text("#status"), "Thinking…")
@@ -521,7 +521,7 @@ class Page(PageCase):
     def test_an_answer_cut_by_a_reload(self):
         self.mock.answers = [Answer(*["word "] * 2000, pause=0.01)]
         self.say("long", wait=False)
-        self.wait(lambda: len(self.messages()[-1]) > 1000, "words")  # beyond the first time that it is kept
+        self.wait(lambda: len(self.messages()[-1]) > 2500, "words")  # beyond the first time that it is kept
         self.browser.refresh()
         self.wait(lambda: len(self.messages()) == 2, "the conversation")
         self.assertIn("word word", self.messages()[-1])

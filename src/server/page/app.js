@@ -14,6 +14,7 @@ const api = new Api();
 const conversations = new Map();
 const windows = new BroadcastChannel("metal-marlin"); // other windows of this page
 let store = null;
+let unkept = false; // the last time something was kept failed, and that was said
 let models = [];
 let choices = readChoices();
 
@@ -73,9 +74,11 @@ async function keep(conversation, final) {
   if (!store || !conversations.has(conversation.id)) return;
   try {
     await store.put(conversation);
+    unkept = false;
     if (final) windows.postMessage(conversation.id);
   } catch (error) {
-    notice(storageFault(error), "Export all", exportAll);
+    if (!unkept) notice(storageFault(error), "Export all", exportAll);
+    unkept = true;
   }
 }
 

@@ -81,7 +81,7 @@ export function select(conversation, message) {
   conversation.selected[message.parent ?? ""] = message.id;
 }
 
-export function titleOf(text) {
+function titleOf(text) {
   const line = text.trim().split("\n")[0].trim();
   const characters = [...line.slice(0, 4 * LONGEST_TITLE)];
   return characters.length > LONGEST_TITLE ? `${characters.slice(0, LONGEST_TITLE - 1).join("")}…` : line;
