@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks too long for CI, each with a log in benchmarks/check_long/.
-# Usage: check_long.sh [PART...]; parts: fuzz lint package patterns templates asan tsan sessions aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers large; none: all.
+# Usage: check_long.sh [PART...]; parts: fuzz lint package patterns templates asan tsan sessions aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers page large; none: all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${METAL_MARLIN_DATA:-../shared/data}
@@ -100,6 +100,12 @@ mutants() { tools/check_mutants.py; }
 # Every kernel's own arrays lie in registers.
 registers() { tools/msl/private_arrays.py check; }
 
+# The chat page in a browser; METAL_MARLIN_SERVER_URL: with a server that runs there too.
+page() {
+  tools/install_dependencies.sh page
+  /usr/bin/python3 tests/server/page_test.py
+}
+
 need_text() { [ -e "$text" ] || { echo "no text at $text (set METAL_MARLIN_DATA)" >&2; return 1; }; }
 
 formats() {
@@ -145,7 +151,7 @@ if [ "${1:-}" = --one ]; then
 fi
 mkdir -p benchmarks/check_long
 parts=("$@")
-[ $# -gt 0 ] || parts=(fuzz lint package patterns templates asan tsan sessions aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers large)
+[ $# -gt 0 ] || parts=(fuzz lint package patterns templates asan tsan sessions aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers page large)
 failed=()
 for part in "${parts[@]}"; do
   [ "$(type -t "$part")" = function ] || { echo "unknown part: $part" >&2; exit 2; }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing of the packages that a build needs, and says so: Debian's, or on macOS Homebrew's. Without a
 # part: what the program needs with its CPU backend, on macOS all.
-# Usage: install_dependencies.sh [shaders] [tests] [fuzz] [aarch64] [lint] [libcxx]
+# Usage: install_dependencies.sh [shaders] [tests] [fuzz] [aarch64] [lint] [libcxx] [page]
 set -euo pipefail
 
 if [ "$(uname)" = Darwin ]; then
@@ -13,7 +13,7 @@ if [ "$(uname)" = Darwin ]; then
   done
   missing=()
   for package in cmake ninja llvm@19 cli11 fmt nlohmann-json pcre2 utf8proc eigen protobuf openssl@3 zstd boost prometheus-cpp googletest \
-    google-benchmark; do
+    google-benchmark node; do
     brew list --versions "$package" > /dev/null 2>&1 || missing+=("$package")
   done
   [ ${#missing[@]} -gt 0 ] || exit 0
@@ -28,7 +28,8 @@ foreign=
 for part in "$@"; do
   case $part in
     shaders) packages+=(clang-19 lld-19 llvm-19-dev libzstd-dev zstd) ;;
-    tests) packages+=(libgtest-dev libbenchmark-dev) ;;
+    tests) packages+=(libgtest-dev libbenchmark-dev nodejs) ;;
+    page) packages+=(chromium chromium-driver python3-selenium nodejs) ;;
     fuzz) packages+=(clang libclang-rt-14-dev) ;;
     libcxx) packages+=(libc++-19-dev libc++abi-19-dev) ;;
     lint) packages+=(clang-format clang-tidy) ;;

@@ -9,7 +9,7 @@
 namespace metal_marlin::server {
 namespace {
 
-constexpr std::array<Route, 13> kRoutes = {{{"POST", "/v1/completions", false, answer_completions},
+constexpr std::array<Route, 15> kRoutes = {{{"POST", "/v1/completions", false, answer_completions},
                                             {"POST", "/v1/chat/completions", false, answer_chat_completions},
                                             {"POST", "/v1/responses", false, answer_responses},
                                             {"GET", "/v1/models", false, answer_models},
@@ -21,11 +21,13 @@ constexpr std::array<Route, 13> kRoutes = {{{"POST", "/v1/completions", false, a
                                             {"GET", "/ready", true, answer_ready},
                                             {"GET", "/version", false, answer_version},
                                             {"GET", "/metrics", false, answer_metrics},
-                                            {"GET", "/openapi.json", false, answer_openapi}}};
+                                            {"GET", "/openapi.json", false, answer_openapi},
+                                            {"GET", "/", true, answer_page},  // it asks for the key itself
+                                            {"GET", "/page/", true, answer_page}}};
 
 bool matches(const Route& route, std::string_view path) {
   const std::string_view own = route.path;
-  return own.ends_with('/') ? path.size() > own.size() && path.starts_with(own) : path == own;
+  return own.size() > 1 && own.ends_with('/') ? path.size() > own.size() && path.starts_with(own) : path == own;
 }
 
 }  // namespace

@@ -9,7 +9,7 @@ namespace metal_marlin::server {
 
 struct Route {
   const char* method;
-  const char* path;  // one that ends with "/" stands for all that begin with it
+  const char* path;  // one that ends with "/" stands for all that begin with it, "/" for itself
   bool open;         // without an API key
   void (*answer)(Service& service, const Call& call);
 };
@@ -37,6 +37,7 @@ void answer_health(Service& service, const Call& call);
 void answer_ready(Service& service, const Call& call);
 void answer_version(Service& service, const Call& call);
 void answer_metrics(Service& service, const Call& call);
+void answer_page(Service& service, const Call& call);
 // openapi.cpp
 void answer_openapi(Service& service, const Call& call);
 

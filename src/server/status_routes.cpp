@@ -3,6 +3,7 @@
 
 #include "metal_marlin/inspect.h"
 #include "server/api_error.h"
+#include "server/page.h"
 #include "server/routes.h"
 
 namespace metal_marlin::server {
@@ -54,6 +55,14 @@ void answer_version(Service&, const Call& call) {
 void answer_metrics(Service& service, const Call& call) {
   call.exchange->respond(200, "text/plain; version=0.0.4; charset=utf-8",
                          service.metrics.text(service.models, service.log.lost()));
+}
+
+void answer_page(Service&, const Call& call) {
+  const std::string& path = call.request().path;
+  const PageFile* const file = page_file(path);
+  if (file == nullptr) throw ApiError(404, fmt::format("there is nothing at {}", path), {}, "not_found");
+  for (const auto& [name, value] : page_header_fields) call.exchange->headers.emplace_back(name, value);
+  call.exchange->respond(200, file->content_type, std::string(file->text));
 }
 
 }  // namespace metal_marlin::server
