@@ -150,8 +150,9 @@ struct Capabilities {
 // Bytes of the memory that a backend's weights and caches lie in.
 struct MemoryEstimate {
   std::size_t weights = 0;
-  std::size_t workspace = 0;   // of one runner
-  std::size_t cache_page = 0;  // one page in all layers
+  std::size_t workspace = 0;                  // of one runner
+  std::size_t cache_page = 0;                 // one page in all layers
+  std::int64_t most_cache_pages = INT32_MAX;  // whatever memory there is: devices limit how large a buffer is
 };
 
 // Where plans run.

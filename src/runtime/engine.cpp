@@ -262,7 +262,8 @@ Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions& options)
     : Engine(std::move(model), options, Hooks{}) {}
 
 Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions& options, Hooks hooks) {
-  const EngineMemory memory{model->impl_->backend->available_memory(), model->impl_->cache_page_bytes};
+  const EngineMemory memory{model->impl_->backend->available_memory(), model->impl_->cache_page_bytes,
+                            model->impl_->most_cache_pages};
   impl_ = std::make_shared<Impl>(std::move(model), memory, options, std::move(hooks));
   impl_->start();
 }

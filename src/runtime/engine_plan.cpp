@@ -55,7 +55,7 @@ std::int64_t tokens_that_fit(const ModelInfo& model, const EngineMemory& memory,
   const std::size_t left = memory.available > workspace ? memory.available - workspace : 0;
   const auto pages = static_cast<std::int64_t>(kCacheShare * static_cast<double>(left)) /
                      static_cast<std::int64_t>(std::max<std::size_t>(memory.page_bytes, 1));
-  return std::min<std::int64_t>(pages, INT32_MAX) * kCachePageTokens;
+  return std::min(pages, memory.most_pages) * kCachePageTokens;
 }
 
 void require_fit(std::int64_t tokens, std::string_view what, std::int64_t fit, const EngineMemory& memory) {

@@ -8,6 +8,7 @@ namespace metal_marlin {
 struct EngineMemory {
   std::size_t available = 0;   // bytes that are free
   std::size_t page_bytes = 0;  // of the cache, in all layers
+  std::int64_t most_pages = INT32_MAX;
 };
 
 // \throws Error (kInvalidArgument) naming the option, (kOutOfMemory) with the figures.

@@ -67,6 +67,7 @@ std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, cons
   impl->backend->require_memory(memory.weights + memory.workspace + memory.cache_page,
                                 "loading the weights of " + impl->path);
   impl->cache_page_bytes = memory.cache_page;
+  impl->most_cache_pages = memory.most_cache_pages;
   impl->prepared = impl->backend->prepare(impl->plan, *checkpoint, {activations, options.progress});
   impl->tokenizer = tokenizer_of(*checkpoint, options.notice);
   impl->info = {impl->config.model_type,

@@ -15,6 +15,7 @@ struct Model::Impl {
   Plan plan;  // shapes only; the backend holds its own copy
   CacheType cache = CacheType::kF16;
   std::size_t cache_page_bytes = 0;
+  std::int64_t most_cache_pages = 0;
   std::shared_ptr<const PreparedModel> prepared;
   std::shared_ptr<const Tokenizer> tokenizer;  // null: none
   std::string path;

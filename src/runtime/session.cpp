@@ -94,8 +94,13 @@ struct Session::Impl {
         options.cache_tokens > 0 ? options.cache_tokens : model->info().max_positions * options.max_sequences;
     // Every sequence may leave its last page part empty.
     page_limit = pages_for(asked) + options.max_sequences - 1;
-    if (page_limit > INT32_MAX)
-      throw Error(ErrorCode::kInvalidArgument, fmt::format("cache_tokens is {}, too large", asked));
+    const std::int64_t most = model->impl_->most_cache_pages;
+    if (page_limit > most && options.cache_tokens > 0) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("cache_tokens is {}, a cache of {} takes at most {}", asked, model->info().device,
+                              most * kCachePageTokens));
+    }
+    page_limit = std::min(page_limit, most);
     const std::int64_t first = std::min(page_limit, pages_for(kFirstTokens));
     RunnerLimits limits;
     limits.tokens = options.batch_tokens;

@@ -13,7 +13,7 @@
 namespace metal_marlin {
 namespace {
 
-std::vector<float> normal_data(std::size_t n, unsigned seed) {
+std::vector<float> normal_row(std::size_t n, unsigned seed) {
   std::mt19937 random(seed);
   std::normal_distribution<float> normal;
   std::vector<float> out(n);
@@ -42,7 +42,7 @@ double squared_error(std::span<const float> x, const std::vector<double>& found)
 
 // The error that a fit claims is that of the codes it leads to, and its parts are values that their types hold.
 TEST(GroupScale, FitsSayWhatTheyCost) {
-  const std::vector<float> x = normal_data(32, 7);
+  const std::vector<float> x = normal_row(32, 7);
   for (const FormatSpec& spec : {default_spec(Format::kFp4), default_spec(Format::kMxfp4), default_spec(Format::kU4),
                                  default_spec(Format::kInt3), default_spec(Format::kNf4),
                                  FormatSpec{Format::kU4, 32, ScaleType::kBf16, ZeroKind::kInteger}}) {
@@ -59,7 +59,7 @@ TEST(GroupScale, FitsSayWhatTheyCost) {
 // The search never does worse than the rule that maps the largest weight to the
 // largest element.
 TEST(GroupScale, SearchBeatsTheLargestValueRule) {
-  const auto data = normal_data(256 * 32, 4);
+  const auto data = normal_row(256 * 32, 4);
   for (const Format format : {Format::kFp4, Format::kS4, Format::kNf4, Format::kNf3, Format::kInt3, Format::kInt2}) {
     const FormatSpec spec = default_spec(format);
     float top = 0;
@@ -87,7 +87,7 @@ TEST(GroupScale, ImportanceMovesTheScale) {
   double plain = 0;
   double weighted = 0;
   for (unsigned seed = 0; seed < 40; ++seed) {
-    const std::vector<float> x = normal_data(32, seed);
+    const std::vector<float> x = normal_row(32, seed);
     std::vector<float> importance(32, 1.0F);
     importance[seed % 32] = 1000;
     const auto error = [&](const GroupFit& fit) {

@@ -10,7 +10,7 @@ namespace metal_marlin {
 namespace {
 
 // A plan of buffers of 64 elements.
-Plan plan_of(std::vector<Op> ops) {
+Plan wide_plan_of(std::vector<Op> ops) {
   Plan plan;
   for (int i = 0; i < 6; ++i) plan.add_buffer("b" + std::to_string(i), 64);
   plan.ops = std::move(ops);
@@ -49,7 +49,7 @@ TEST(Plan, OpsThatChangeABufferReadAndWriteIt) {
 
 TEST(Plan, WeightsAreNamedOnceInOrderOfUse) {
   const Plan plan =
-      plan_of({Op(LinearOp{0, 1, "b", "bias"}, 4), Op(LinearOp{1, 2, "a", ""}, 5), Op(LinearOp{2, 3, "b", ""}, 6)});
+      wide_plan_of({Op(LinearOp{0, 1, "b", "bias"}, 4), Op(LinearOp{1, 2, "a", ""}, 5), Op(LinearOp{2, 3, "b", ""}, 6)});
   const std::vector<PlannedWeight> weights = planned_weights(plan);
   std::vector<std::string> names;
   for (const PlannedWeight& weight : weights) names.push_back(weight.name);
@@ -58,12 +58,12 @@ TEST(Plan, WeightsAreNamedOnceInOrderOfUse) {
   EXPECT_TRUE(weights[0].matrix);
   EXPECT_FALSE(weights[1].matrix);
   EXPECT_EQ(weights[0].layer, 4);
-  EXPECT_EQ(planned_weights(plan_of({Op(experts(), 0)})).size(), 6U);
+  EXPECT_EQ(planned_weights(wide_plan_of({Op(experts(), 0)})).size(), 6U);
 }
 
 // One rotation serves all that read the same, until its source is written; the weights that are not rotated read that.
 TEST(Plan, RotationsAreMadeOnceForTheirReaders) {
-  const Plan plan = plan_of({LinearOp{0, 1, "q", ""}, LinearOp{0, 2, "k", ""}, LinearOp{0, 3, "plain", ""},
+  const Plan plan = wide_plan_of({LinearOp{0, 1, "q", ""}, LinearOp{0, 2, "k", ""}, LinearOp{0, 3, "plain", ""},
                              LinearOp{0, 4, "wide", ""}, AddOp{0, 1}, LinearOp{0, 5, "v", ""}});
   const Plan out = rotated(plan, {{"q", 16}, {"k", 16}, {"wide", 32}, {"v", 16}});
   EXPECT_EQ(described(out), (std::vector<std::string>{"hadamard", "linear q", "linear k", "linear plain", "hadamard",
@@ -79,7 +79,7 @@ TEST(Plan, RotationsAreMadeOnceForTheirReaders) {
 }
 
 TEST(Plan, ExpertsAreRotatedAlike) {
-  const Plan plan = plan_of({Op(experts(), 0)});
+  const Plan plan = wide_plan_of({Op(experts(), 0)});
   std::map<std::string, int> blocks;
   for (const char* const expert : {"0", "1"}) {
     for (const char* const projection : {"gate", "up"})
@@ -97,10 +97,10 @@ TEST(Plan, ExpertsAreRotatedAlike) {
 
 TEST(Plan, WhatCannotBeRotatedIsNamed) {
   expect_error(ErrorCode::kUnsupported, "tensor q is stored rotated: blocks of 128 do not divide its width, 64", [] {
-    rotated(plan_of({LinearOp{0, 1, "q", ""}}), {{"q", 128}});
+    rotated(wide_plan_of({LinearOp{0, 1, "q", ""}}), {{"q", 128}});
   });
   expect_error(ErrorCode::kUnsupported, "tensor e is stored rotated: only linear layers and experts can be", [] {
-    rotated(plan_of({EmbeddingOp{"e", 0, 10}}), {{"e", 16}});
+    rotated(wide_plan_of({EmbeddingOp{"e", 0, 10}}), {{"e", 16}});
   });
 }
 

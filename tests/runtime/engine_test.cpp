@@ -52,7 +52,7 @@ std::shared_ptr<const Model> load_model(const std::filesystem::path& path, const
   options.threads = 1;  // small models: threads would wait for each other
   return Model::load(path, options);
 }
-std::shared_ptr<const Model> fixture(const std::string& name, const std::string& cache = "") {
+std::shared_ptr<const Model> fixture_model(const std::string& name, const std::string& cache = "") {
   return load_model(test_data("fixtures") / name, cache);
 }
 
@@ -327,14 +327,14 @@ TEST(Engine, RandomRequestsOverASmallCacheAreAsAlone) {
 TEST(Engine, EveryModelAndCacheIsTheSameAsAlone) {
   const int count = std::max(2, requests_to_run() / 20);
   for (const char* const name : {"qwen3-tiny", "qwen3-window", "qwen3-moe", "glm4-moe-lite-tiny"})
-    expect_each_as_alone(fixture(name), false, count);
+    expect_each_as_alone(fixture_model(name), false, count);
   for (const char* const cache : {"f16", "fp8", "int8", "int4", "fp4"})
-    expect_each_as_alone(fixture("llama-tiny", cache), false, count);
-  expect_each_as_alone(fixture("glm4-moe-lite-tiny", "int8"), false, count);
+    expect_each_as_alone(fixture_model("llama-tiny", cache), false, count);
+  expect_each_as_alone(fixture_model("glm4-moe-lite-tiny", "int8"), false, count);
 }
 
 TEST(Engine, IdenticalRequestsAtOnceShareWhatTheyCan) {
-  Engine engine(fixture("llama-tiny"), small(128, 4, 512));
+  Engine engine(fixture_model("llama-tiny"), small(128, 4, 512));
   EngineRequest request = request_of(random_prompt(70), 20);
   request.sampler.temperature = 1;
   const Answers first = submit(engine, request);
@@ -347,7 +347,7 @@ TEST(Engine, IdenticalRequestsAtOnceShareWhatTheyCan) {
 }
 
 TEST(Engine, SamplesShareThePromptsPages) {
-  Engine engine(fixture("llama-tiny"), small(256, 4, 1024));
+  Engine engine(fixture_model("llama-tiny"), small(256, 4, 1024));
   EngineRequest request = request_of(random_prompt(200), 12);
   request.sampler.temperature = 1;
   request.samples = 4;
@@ -368,7 +368,7 @@ TEST(Engine, SamplesShareThePromptsPages) {
 // ---- lengths ----------------------------------------------------------------
 
 TEST(Engine, APromptMayFillTheCacheExactly) {
-  Engine engine(fixture("llama-tiny"), small(64, 1, 64));
+  Engine engine(fixture_model("llama-tiny"), small(64, 1, 64));
   const Answer answer = run(engine, request_of(random_prompt(63), 1));
   EXPECT_EQ(answer.tokens.size(), 1U);
   EngineRequest open = request_of(random_prompt(10), 1);
@@ -383,7 +383,7 @@ TEST(Engine, APromptMayFillTheCacheExactly) {
 }
 
 TEST(Engine, WrongRequestsAreNamed) {
-  Engine engine(fixture("llama-tiny"), small(64, 2, 128));
+  Engine engine(fixture_model("llama-tiny"), small(64, 2, 128));
   const auto expect_refused = [&](const std::string& text, const std::function<void(EngineRequest&)>& change) {
     EngineRequest request = request_of({1, 2}, 4);
     change(request);
@@ -414,7 +414,7 @@ TEST(Engine, AFullQueueRefuses) {
   const std::shared_future<void> gone = go.get_future().share();
   EngineOptions options = small(64, 1, 64);
   options.queue = 2;
-  const auto engine = EngineWithFaults::make(fixture("llama-tiny"), options, [gone] { gone.wait(); });
+  const auto engine = EngineWithFaults::make(fixture_model("llama-tiny"), options, [gone] { gone.wait(); });
   std::vector<Answers> taken;
   try {
     for (int i = 0; i < 10; ++i) taken.push_back(submit(*engine, request_of({1, 2}, 2)));
@@ -469,7 +469,7 @@ class Pause {
 
 TEST(Engine, CancelDuringThePromptGivesThePagesBack) {
   Pause pause(3);
-  const auto engine = EngineWithFaults::make(fixture("llama-tiny"), small(4000, 2, 4000), pause.hook());
+  const auto engine = EngineWithFaults::make(fixture_model("llama-tiny"), small(4000, 2, 4000), pause.hook());
   const Answers answers(1);
   const RequestId id = engine->submit(request_of(random_prompt(3900), 2), answers.callback());
   pause.wait_until_there();
@@ -485,7 +485,7 @@ TEST(Engine, CancelDuringThePromptGivesThePagesBack) {
 }
 
 TEST(Engine, CallbacksMayCancelAndSubmit) {
-  Engine engine(fixture("llama-tiny"), small(512, 2, 1024));
+  Engine engine(fixture_model("llama-tiny"), small(512, 2, 1024));
   std::promise<RequestId> id;
   std::shared_future<RequestId> known = id.get_future().share();
   const Answers inner(1);
@@ -503,7 +503,7 @@ TEST(Engine, CallbacksMayCancelAndSubmit) {
 }
 
 TEST(Engine, ACallbackThatThrowsEndsItsRequestAlone) {
-  Engine engine(fixture("llama-tiny"), small(512, 4, 2048));
+  Engine engine(fixture_model("llama-tiny"), small(512, 4, 2048));
   std::atomic<int> calls = 0;
   EngineRequest bad = request_of(random_prompt(5), 400);
   bad.samples = 2;
@@ -518,14 +518,14 @@ TEST(Engine, ACallbackThatThrowsEndsItsRequestAlone) {
 
 TEST(Engine, DrainRefusesAndWaitsOrCancels) {
   {
-    Engine engine(fixture("llama-tiny"), small(512, 2, 1024));
+    Engine engine(fixture_model("llama-tiny"), small(512, 2, 1024));
     const Answers answers = submit(engine, request_of(random_prompt(5), 50));
     EXPECT_TRUE(engine.drain(60s));
     EXPECT_EQ(answers.wait().front().tokens.size(), 50U);
     expect_error(ErrorCode::kBusy, "takes no more requests", [&] { submit(engine, request_of({1}, 1)); });
   }
-  const auto slow =
-      EngineWithFaults::make(fixture("llama-tiny"), small(512, 2, 1024), [] { std::this_thread::sleep_for(5ms); });
+  const auto slow = EngineWithFaults::make(fixture_model("llama-tiny"), small(512, 2, 1024),
+                                           [] { std::this_thread::sleep_for(5ms); });
   const Answers answers = submit(*slow, request_of(random_prompt(5), 500));
   EXPECT_FALSE(slow->drain(20ms));
   EXPECT_EQ(answers.wait().front().finished, StopReason::kCancelled);
@@ -535,7 +535,7 @@ TEST(Engine, DrainRefusesAndWaitsOrCancels) {
 TEST(Engine, DestroyedWithOpenRequestsItTellsThem) {
   std::vector<Answers> answers;
   {
-    Engine engine(fixture("llama-tiny"), small(512, 2, 1024));
+    Engine engine(fixture_model("llama-tiny"), small(512, 2, 1024));
     for (int i = 0; i < 6; ++i) answers.push_back(submit(engine, request_of(random_prompt(5), 500)));
     answers.front().wait_for_tokens(2);
   }
@@ -549,7 +549,7 @@ TEST(Engine, DestroyedWithOpenRequestsItTellsThem) {
 
 TEST(Engine, AFailedStepFailsItsRequestsAndTheEngineGoesOn) {
   std::atomic<int> fail = 0;
-  const auto engine = EngineWithFaults::make(fixture("llama-tiny"), small(128, 4, 512), [&] {
+  const auto engine = EngineWithFaults::make(fixture_model("llama-tiny"), small(128, 4, 512), [&] {
     if (fail.exchange(0) == 1) throw Error(ErrorCode::kIo, "the device is gone");
   });
   const Answers first = submit(*engine, request_of(random_prompt(5), 100));
@@ -567,7 +567,7 @@ TEST(Engine, AFailedStepFailsItsRequestsAndTheEngineGoesOn) {
 TEST(Engine, WhereTheCacheCannotGrowSomeWait) {
   for (const bool as_error : {true, false}) {
     std::atomic<int> refusals = 3;
-    const auto engine = EngineWithFaults::make(fixture("llama-tiny"), small(128, 4, 512), [&, as_error] {
+    const auto engine = EngineWithFaults::make(fixture_model("llama-tiny"), small(128, 4, 512), [&, as_error] {
       if (refusals <= 0) return;
       --refusals;
       if (as_error) throw Error(ErrorCode::kOutOfMemory, "no memory");
@@ -595,7 +595,7 @@ TEST(Engine, AStepThatHangsIsNoticed) {
   auto go = std::make_shared<std::promise<void>>();
   auto ended = std::make_shared<std::promise<void>>();
   const std::shared_future<void> gone = go->get_future().share();
-  const auto model = fixture("llama-tiny");
+  const auto model = fixture_model("llama-tiny");
   auto engine = EngineWithFaults::make(model, options, [gone, ended] {
     gone.wait();
     ended->set_value();
@@ -618,7 +618,7 @@ TEST(Engine, AStepThatHangsIsNoticed) {
 
 TEST(Engine, AThreadThatDiesIsNoticed) {
   std::atomic<bool> die = false;
-  const auto engine = EngineWithFaults::make(fixture("llama-tiny"), small(128, 2, 512), {}, [&] {
+  const auto engine = EngineWithFaults::make(fixture_model("llama-tiny"), small(128, 2, 512), {}, [&] {
     if (die) throw std::runtime_error("struck");
   });
   const Answers first = submit(*engine, request_of(random_prompt(5), 120));
@@ -701,7 +701,7 @@ TEST(Engine, NotFiniteLogitsEndTheirRequestAlone) {
 // ---- who goes first ---------------------------------------------------------
 
 TEST(Engine, ALongPromptIsNotStarvedNorDoesItStarveOthers) {
-  Engine engine(fixture("llama-tiny"), small(2048, 4, 2400));
+  Engine engine(fixture_model("llama-tiny"), small(2048, 4, 2400));
   std::atomic<bool> done = false;
   std::atomic<int> short_ones = 0;
   std::vector<std::thread> clients;
@@ -725,7 +725,7 @@ TEST(Engine, ALongPromptIsNotStarvedNorDoesItStarveOthers) {
 
 // Two that want the whole cache each: one waits for the other, and both end.
 TEST(Engine, RequestsThatDoNotFitTogetherTakeTurns) {
-  Engine engine(fixture("llama-tiny"), small(256, 4, 256));
+  Engine engine(fixture_model("llama-tiny"), small(256, 4, 256));
   std::vector<Answers> answers;
   for (std::uint32_t i = 0; i < 4; ++i) answers.push_back(submit(engine, request_of(random_prompt(60, i), 190)));
   for (const Answers& each : answers) EXPECT_EQ(each.wait().front().tokens.size(), 190U);
@@ -738,7 +738,7 @@ TEST(Engine, RequestsThatDoNotFitTogetherTakeTurns) {
 
 TEST(Engine, AHigherPriorityTakesThePlaceOfALower) {
   Pause pause(5);
-  const auto engine = EngineWithFaults::make(fixture("llama-tiny"), small(1024, 1, 1024), pause.hook());
+  const auto engine = EngineWithFaults::make(fixture_model("llama-tiny"), small(1024, 1, 1024), pause.hook());
   EngineRequest low = request_of(random_prompt(10), 100);
   low.priority = 5;
   const Answers first = submit(*engine, low);
@@ -783,7 +783,7 @@ TEST(Engine, StopTextsEndAcrossTokensAndTextIsWhole) {
 }
 
 TEST(Engine, EndTokensWaitForMinTokens) {
-  Engine engine(fixture("llama-tiny"), small(256, 2, 512));
+  Engine engine(fixture_model("llama-tiny"), small(256, 2, 512));
   EngineRequest request = request_of(random_prompt(12), 60);
   const std::vector<TokenId> all = run(engine, request).tokens;
   request.stop_ids = {all[7]};
@@ -806,7 +806,7 @@ TEST(Engine, EndTokensWaitForMinTokens) {
 }
 
 TEST(Engine, LogprobsAreThoseOfTheLogits) {
-  const auto model = fixture("llama-tiny");
+  const auto model = fixture_model("llama-tiny");
   Engine engine(model, small(256, 2, 512));
   EngineRequest request = request_of(random_prompt(40), 5);
   request.sampler.temperature = 2;
@@ -851,7 +851,7 @@ TEST(Engine, LogprobsAreThoseOfTheLogits) {
 }
 
 TEST(Engine, BiasesComeFirst) {
-  Engine engine(fixture("llama-tiny"), small(256, 2, 512));
+  Engine engine(fixture_model("llama-tiny"), small(256, 2, 512));
   EngineRequest request = request_of(random_prompt(12), 6);
   request.sampler.logit_bias = {{77, 1000.0F}};
   EXPECT_EQ(run(engine, request).tokens, std::vector<TokenId>(6, 77));

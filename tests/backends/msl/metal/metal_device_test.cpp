@@ -13,7 +13,9 @@
 
 #include "backends/msl/epilogue.h"
 #include "backends/msl/matrix_unit.h"
+#include "backends/msl/recorded_metal.h"
 #include "base/memory.h"
+#include "metal_marlin/model.h"
 #include "rules.h"
 #include "test_data.h"
 
@@ -239,6 +241,18 @@ TEST(MetalDevice, PlansWithWhatMacOsLetsItTake) {
   EXPECT_EQ(device->available_memory(), before - (4 << 20));
   machine().working_set = std::size_t{1} << 60;
   EXPECT_LE(device->available_memory(), available_memory());  // the system's, which it shares
+}
+
+TEST(MetalDevice, ACachesLayerIsOneBuffer) {
+  machine().largest_buffer = 9 << 20;
+  LoadOptions options;
+  options.backend = kRecordedMetal;
+  const auto model = Model::load(test_data("fixtures/qwen3-tiny"), options);
+  expect_error(ErrorCode::kInvalidArgument, "cache_tokens is 1000000, a cache of Apple M0 (recorded) takes at most ",
+               [&] { Session(model, {.cache_tokens = 1000000}); });
+  const std::int64_t pages = Session(model, {.max_sequences = 16}).cache_stats().limit;
+  EXPECT_GT(pages, 2000);
+  EXPECT_LT(pages, (9 << 20) / (4 << 10));  // 4096, but for the buffer
 }
 
 TEST(MetalDevice, GivesLargeBytesABufferOfTheirOwn) {
