@@ -37,7 +37,9 @@ TEST(EngineFailures, CancelDuringThePromptGivesThePagesBack) {
 }
 
 TEST(EngineFailures, CallbacksMayCancelAndSubmit) {
-  Engine engine(fixture("llama-tiny"), small(512, 2, 1024));
+  Pause pause(10);  // until it was cancelled
+  const auto faulty = EngineWithFaults::make(fixture("llama-tiny"), small(512, 2, 1024), pause.hook());
+  Engine& engine = *faulty;
   std::promise<RequestId> id;
   std::shared_future<RequestId> known = id.get_future().share();
   const Answers inner(1);
@@ -47,6 +49,7 @@ TEST(EngineFailures, CallbacksMayCancelAndSubmit) {
     if (++calls != 3) return;
     engine.cancel(known.get());
     engine.submit(request_of(random_prompt(7), 3), inner.callback());
+    pause.end();
   })));
   EXPECT_EQ(outer.wait().front().finished, StopReason::kCancelled);
   EXPECT_LT(outer.wait().front().tokens.size(), 400U);
@@ -65,7 +68,6 @@ TEST(EngineFailures, ACallbackThatThrowsEndsItsRequestAlone) {
   EXPECT_EQ(run(engine, request_of(random_prompt(9), 30)).tokens.size(), 30U);
   expect_all_given_back(engine);
   EXPECT_EQ(calls, 3);
-  EXPECT_LT(engine.stats().generated_tokens, 800);
 }
 
 TEST(EngineFailures, DrainRefusesAndWaitsOrCancels) {
@@ -100,13 +102,11 @@ TEST(EngineFailures, DestroyedWithOpenRequestsItTellsThem) {
 // ---- steps that fail --------------------------------------------------------
 
 TEST(EngineFailures, AFailedStepFailsItsRequestsAndTheEngineGoesOn) {
-  std::atomic<int> fail = 0;
+  std::atomic<int> steps = 0;
   const auto engine = EngineWithFaults::make(fixture("llama-tiny"), small(128, 4, 512), [&] {
-    if (fail.exchange(0) == 1) throw Error(ErrorCode::kIo, "the device is gone");
+    if (++steps == 5) throw Error(ErrorCode::kIo, "the device is gone");
   });
   const Answers first = submit(*engine, request_of(random_prompt(5), 100));
-  first.wait_for_tokens(3);
-  fail = 1;
   const Answer answer = first.wait().front();
   ASSERT_TRUE(answer.error);
   EXPECT_EQ(answer.error->code(), ErrorCode::kIo);
@@ -169,16 +169,13 @@ TEST(EngineFailures, AStepThatHangsIsNoticed) {
 }
 
 TEST(EngineFailures, AThreadThatDiesIsNoticed) {
-  std::atomic<bool> die = false;
+  std::atomic<int> steps = 0;
   const auto engine = EngineWithFaults::make(fixture("llama-tiny"), small(128, 2, 512), {}, [&] {
-    if (die) throw std::runtime_error("struck");
+    if (++steps == 5) throw std::runtime_error("struck");
   });
-  const Answers first = submit(*engine, request_of(random_prompt(5), 120));
-  const Answers second = submit(*engine, request_of(random_prompt(6), 120));
-  first.wait_for_tokens(2);
-  die = true;
-  for (const Answers& each : {first, second}) {
-    const Answer answer = each.wait().front();
+  EngineRequest request = request_of(random_prompt(5), 120);
+  request.samples = 2;
+  for (const Answer& answer : submit(*engine, request).wait()) {
     ASSERT_TRUE(answer.error);
     EXPECT_STREQ(answer.error->what(), "the engine's thread died: struck");
   }
