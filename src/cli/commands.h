@@ -2,11 +2,13 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <filesystem>
 #include <memory>
 #include <string>
 
 #include "metal_marlin/evaluate.h"
 #include "metal_marlin/model.h"
+#include "metal_marlin/quantize.h"
 
 namespace metal_marlin::cli {
 
@@ -20,6 +22,7 @@ void add_inspect(CLI::App& app);
 void add_eval(CLI::App& app);
 void add_compare(CLI::App& app);
 void add_pull(CLI::App& app);
+void add_models(CLI::App& app);
 void add_status(CLI::App& app);
 void add_shaders(CLI::App& app);
 void add_tune(CLI::App& app);
@@ -32,6 +35,10 @@ struct ModelFlags {
   // Loads the model at `path`, or at `other`, with a progress bar.
   [[nodiscard]] std::shared_ptr<const Model> load_model(const std::string& other = {}) const;
 };
+
+// quantize(), with notices and a progress bar.
+QuantizeReport quantize_with_progress(const std::filesystem::path& source, const std::filesystem::path& destination,
+                                      QuantizeOptions options);
 
 // Whether Ctrl-C was pressed; the handler is installed by main.
 bool interrupted();

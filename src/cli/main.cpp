@@ -132,6 +132,7 @@ int run(int argc, char** argv) {
 #else
   add_missing(app, "pull", "libcurl and OpenSSL");
 #endif
+  add_models(app);
   add_status(app);
 #if METAL_MARLIN_MSL
   add_shaders(app);
