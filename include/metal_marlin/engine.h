@@ -57,6 +57,8 @@ struct TokenLogprob {
   TokenId id = -1;
   float logprob = 0;
   std::vector<std::pair<TokenId, float>> top;  ///< the likeliest, in descending order; ties go to the lower id
+
+  bool operator==(const TokenLogprob&) const = default;
 };
 
 struct EngineRequest {
@@ -160,8 +162,10 @@ class Engine {
   [[nodiscard]] std::string failure() const;
 
  private:
-  friend class EngineTester;
+  friend class EngineWithFaults;  // of tests
   struct Impl;
+  struct Hooks;
+  Engine(std::shared_ptr<const Model> model, const EngineOptions& options, Hooks hooks);
   std::shared_ptr<Impl> impl_;
 };
 

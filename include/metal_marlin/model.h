@@ -72,6 +72,7 @@ class Model {
 
  private:
   friend class Session;
+  friend class Engine;
   struct Impl;
   explicit Model(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
@@ -86,6 +87,10 @@ struct SessionOptions {
   int batch_logits = 16;   ///< Most logits rows in one pass.
   /// What sequences held stays findable after they were closed, until the place is needed: Session::reuse().
   bool prefix_cache = false;
+  /// A token's logits do not depend on how its sequence is cut into steps and on what else is in them, to the last
+  /// bit. The cpu backend alone can (not for angles that depend on a sequence's length); the first step of prompts
+  /// costs more for models with latent attention.
+  bool one_order = false;
 };
 
 /// Of one sequence of one session; never used again after it was closed.
@@ -111,6 +116,12 @@ struct LogitsRow {
   std::span<const float> values;  ///< [vocab]
 };
 using LogitsSink = std::function<void(std::span<const LogitsRow>)>;
+
+/// Inputs of a step whose logits are NaN or infinite.
+struct NotFinite {
+  std::vector<int> inputs;  ///< ascending in a pass; their sequences hold what they held before it
+  std::string message;
+};
 
 /// What a session's cache holds, in pages, and what became of it.
 struct CacheStats {
@@ -157,14 +168,23 @@ class Session {
   /// (kCancelled).
   void step(std::span<const SequenceInput> inputs, const LogitsSink& sink);
   /// As step(), and draws the token that follows each input: on the device where there is one, so that no logits are
-  /// copied from it. logits_from is not looked at.
-  /// \param samplers one an input, each its own; null: nothing is drawn, for a prompt of which more is to come
+  /// copied from it (but for a sampler that must see them).
+  /// \param samplers one an input, each its own; null: nothing is drawn
   /// \param next takes the tokens; -1 where nothing was drawn: no sampler, no tokens, a cancelled sequence
-  void sample(std::span<const SequenceInput> inputs, std::span<Sampler* const> samplers, std::span<TokenId> next);
+  /// \param sink takes the logits of inputs without a sampler, from logits_from on
+  /// \param failed takes the inputs whose logits are not finite, and the others go on; without it they are an error of
+  /// all
+  void sample(std::span<const SequenceInput> inputs, std::span<Sampler* const> samplers, std::span<TokenId> next,
+              const LogitsSink& sink = {}, NotFinite* failed = nullptr);
   /// Tokens that each expert got so far, [layer][expert]: empty lists for layers
   /// without experts, nothing at all for models or backends that do not count them.
   [[nodiscard]] std::vector<std::vector<std::int64_t>> expert_counts() const;
   [[nodiscard]] CacheStats cache_stats() const;
+  /// Pages that the next step can take: free ones, those kept for their content, and those that memory may be asked
+  /// for.
+  [[nodiscard]] std::int64_t available_pages() const;
+  /// Pages that a step with so many more tokens of this sequence takes.
+  [[nodiscard]] std::int64_t pages_needed(SequenceId sequence, std::int64_t tokens) const;
   /// Makes a step that runs in another thread stop between passes. The step's
   /// sequences then hold the tokens of the passes that were finished.
   void cancel();

@@ -50,7 +50,7 @@ std::vector<float> load_vector(const Checkpoint& checkpoint, const PlannedWeight
 void sample_rows(const float* logits, std::int64_t vocab, std::span<Sampler* const> samplers, std::span<TokenId> next) {
   for (std::size_t i = 0; i < samplers.size(); ++i) {
     const std::span row(logits + static_cast<std::int64_t>(i) * vocab, static_cast<std::size_t>(vocab));
-    next[i] = all_finite(row) ? samplers[i]->sample(row) : -1;
+    next[i] = samplers[i] != nullptr && all_finite(row) ? samplers[i]->sample(row) : -1;
   }
 }
 

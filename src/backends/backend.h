@@ -63,10 +63,11 @@ struct Batch {
   std::span<const int> selected;  // tokens whose logits are wanted, ascending
   const float* input = nullptr;   // a row a token, where the plan begins with an InputOp
   const Observer* observer = nullptr;
-  std::span<Sampler* const> samplers = {};  // of each selected token, where no logits are wanted but wait_tokens()
+  // Of each selected token, for wait_tokens(); null: its logits are wanted instead, from logits_of().
+  std::span<Sampler* const> samplers = {};
 };
 
-// What follows each row of logits, drawn and counted by its sampler; -1 where they are not finite.
+// What follows each row of logits, drawn and counted by its sampler; -1 where they are not finite or it has none.
 void sample_rows(const float* logits, std::int64_t vocab, std::span<Sampler* const> samplers, std::span<TokenId> next);
 
 struct RunnerLimits {
@@ -75,6 +76,7 @@ struct RunnerLimits {
   int sequences = 1;           // per step
   int pages = 0;               // of the cache, at first
   bool count_experts = false;  // where counting costs time
+  bool one_order = false;      // a token's numbers do not depend on how steps are cut, where the backend can see to it
 };
 
 // The angles that a sequence's positions are multiplied by, where they depend on its length.
@@ -102,6 +104,8 @@ class Runner {
   // The end of a step whose batch has samplers, as sample_rows; where there is a device it draws, and the logits
   // stay there.
   virtual void wait_tokens(std::span<TokenId> next) = 0;
+  // After wait_tokens(): the logits of a row without a sampler, valid until the next submit().
+  virtual const float* logits_of(std::size_t row) = 0;
   const float* step(const Batch& batch) {
     submit(batch);
     return wait();

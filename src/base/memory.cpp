@@ -1,6 +1,8 @@
 #include "base/memory.h"
 
 #include <fmt/format.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -11,7 +13,6 @@
 
 #if defined(__APPLE__)
 #include <mach/mach.h>
-#include <unistd.h>
 #endif
 
 namespace metal_marlin {
@@ -38,6 +39,18 @@ std::size_t read_number(const char* path, std::size_t fallback) {
   return file >> value ? value : fallback;
 }
 
+std::size_t left_of(std::size_t limit, std::size_t used) {
+  return limit == SIZE_MAX ? SIZE_MAX : limit - std::min(limit, used);
+}
+
+// RLIMIT_AS, `ulimit -v`.
+std::size_t left_of_address_space() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return SIZE_MAX;
+  const std::size_t pages = read_number("/proc/self/statm", 0);  // the first number: of virtual memory
+  return left_of(limit.rlim_cur, pages * static_cast<std::size_t>(sysconf(_SC_PAGESIZE)));
+}
+
 }  // namespace
 
 std::size_t available_memory() {
@@ -50,10 +63,9 @@ std::size_t available_memory() {
     std::getline(info, unit);
     if (key == "MemAvailable:") available = kilobytes * 1024;
   }
-  const std::size_t limit = read_number("/sys/fs/cgroup/memory.max", SIZE_MAX);
-  const std::size_t used = read_number("/sys/fs/cgroup/memory.current", 0);
-  if (limit != SIZE_MAX) available = std::min(available, limit > used ? limit - used : 0);
-  return available;
+  available = std::min(available, left_of(read_number("/sys/fs/cgroup/memory.max", SIZE_MAX),
+                                          read_number("/sys/fs/cgroup/memory.current", 0)));
+  return std::min(available, left_of_address_space());
 }
 
 #endif

@@ -7,7 +7,7 @@
 namespace metal_marlin {
 
 // Bytes that can be allocated without swapping: the kernel's estimate, or less
-// where a control group limits this process.
+// where a control group or the process' own limit of virtual memory (RLIMIT_AS) is less.
 std::size_t available_memory();
 
 // \throws Error (kOutOfMemory) saying what needs how much of what is available.

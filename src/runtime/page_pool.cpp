@@ -83,7 +83,7 @@ std::optional<PagePool::Found> PagePool::find(ContentId before, std::span<const 
 
 PagePool::Counts PagePool::counts() const {
   Counts out;
-  out.pages = static_cast<std::int64_t>(pages_.size());
+  out.pages = size();
   out.kept = static_cast<std::int64_t>(kept_.size());
   out.held = out.pages - available();
   out.shared = std::count_if(pages_.begin(), pages_.end(), [](const Page& page) { return page.holders > 1; });

@@ -32,6 +32,7 @@ class PagePool {
 
   // Adds so many pages, which are free.
   void grow(std::int64_t pages);
+  [[nodiscard]] std::int64_t size() const { return static_cast<std::int64_t>(pages_.size()); }
   [[nodiscard]] std::int64_t free() const { return static_cast<std::int64_t>(free_.size()); }
   // Pages that take() can give: free ones and kept ones.
   [[nodiscard]] std::int64_t available() const { return static_cast<std::int64_t>(free_.size() + kept_.size()); }

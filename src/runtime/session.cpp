@@ -31,21 +31,27 @@ struct Sequence {
 
 // Tokens of a sequence in the pass that is being built.
 struct Part {
+  int input;
   Sequence* sequence;
   std::span<const TokenId> tokens;
 };
 
-// Where a step's results go: logits to a sink, or the tokens that samplers, one an input, draw from them.
+// Where a step's results go: logits to a sink, or, of inputs that have a sampler, the token that it draws from them.
 struct Results {
-  const LogitsSink* sink = nullptr;
-  std::span<Sampler* const> samplers;
+  const LogitsSink& sink;
+  std::span<Sampler* const> samplers;  // none, or one an input
   std::span<TokenId> next;
+  NotFinite* failed = nullptr;
 
+  [[nodiscard]] Sampler* sampler(std::size_t index) const { return samplers.empty() ? nullptr : samplers[index]; }
   // The first token of an input whose logits are wanted.
   [[nodiscard]] std::size_t wanted_from(const SequenceInput& input, std::size_t index) const {
     const std::size_t total = input.tokens.size();
-    if (sink == nullptr) return samplers[index] != nullptr ? total - 1 : total;
-    return !*sink || input.logits_from == kNoLogits ? total : std::min(input.logits_from, total - 1);
+    if (sampler(index) != nullptr) return total - 1;
+    return !sink || input.logits_from == kNoLogits ? total : std::min(input.logits_from, total - 1);
+  }
+  [[nodiscard]] bool has_failed(int input) const {
+    return failed != nullptr && std::find(failed->inputs.begin(), failed->inputs.end(), input) != failed->inputs.end();
   }
 };
 
@@ -74,8 +80,9 @@ struct Session::Impl {
   std::vector<Part> parts;
   std::vector<int> selected;
   std::vector<LogitsRow> rows;
-  std::vector<Sampler*> samplers;  // of the rows, where tokens are drawn
+  std::vector<Sampler*> samplers;  // of the rows; null: their logits are wanted
   std::vector<TokenId> drawn;
+  std::vector<LogitsRow> shown;
   std::vector<TokenId> next;  // of the step's inputs
 
   Impl(std::shared_ptr<const Model> of, const SessionOptions& with)
@@ -96,6 +103,7 @@ struct Session::Impl {
     limits.selected = options.batch_logits;
     limits.sequences = options.max_sequences;
     limits.pages = static_cast<int>(first);
+    limits.one_order = options.one_order;
     runner = model->impl_->prepared->make_runner(limits, model->impl_->cache);
     pool.grow(first);
     tokens.reserve(static_cast<std::size_t>(options.batch_tokens));
@@ -105,6 +113,7 @@ struct Session::Impl {
     rows.reserve(static_cast<std::size_t>(options.batch_logits));
     samplers.reserve(static_cast<std::size_t>(options.batch_logits));
     drawn.reserve(static_cast<std::size_t>(options.batch_logits));
+    shown.reserve(static_cast<std::size_t>(options.batch_logits));
     next.reserve(sequences.size());
   }
 
@@ -154,6 +163,12 @@ struct Session::Impl {
            !pool.is_writable(sequence.pages[static_cast<std::size_t>(sequence.length / kCachePageTokens)]);
   }
 
+  [[nodiscard]] std::int64_t pages_needed(const Sequence& sequence, std::int64_t count) const {
+    if (count == 0) return 0;
+    const std::int64_t more = pages_for(sequence.length + count) - static_cast<std::int64_t>(sequence.pages.size());
+    return std::max<std::int64_t>(0, more) + (must_copy(sequence) ? 1 : 0);
+  }
+
   void validate(std::span<const SequenceInput> inputs) {
     std::int64_t needed = 0;
     for (std::size_t i = 0; i < inputs.size(); ++i) {
@@ -171,10 +186,7 @@ struct Session::Impl {
                       fmt::format("token id {} is outside the vocabulary of {}", id, vocab));
         }
       }
-      if (input.tokens.empty()) continue;
-      needed += std::max<std::int64_t>(0, pages_for(sequence.length + static_cast<std::int64_t>(input.tokens.size())) -
-                                              static_cast<std::int64_t>(sequence.pages.size()));
-      if (must_copy(sequence)) ++needed;
+      needed += pages_needed(sequence, static_cast<std::int64_t>(input.tokens.size()));
     }
     make_available(needed);
   }
@@ -182,7 +194,7 @@ struct Session::Impl {
   // Sees to it that the pool can give so many pages: the cache grows as long as it may, then kept pages go.
   void make_available(std::int64_t needed) {
     if (needed <= pool.free()) return;
-    const std::int64_t pages = pool.counts().pages;
+    const std::int64_t pages = pool.size();
     const std::int64_t missing = needed - pool.available();
     if (pages + missing > page_limit) {
       throw Error(ErrorCode::kInvalidArgument,
@@ -224,7 +236,7 @@ struct Session::Impl {
     const std::int64_t length = sequence.length + static_cast<std::int64_t>(input.tokens.size() - begin);
     slices.push_back(
         {static_cast<int>(tokens.size()), static_cast<int>(added.size()), sequence.length, sequence.pages, length});
-    parts.push_back({&sequence, added});
+    parts.push_back({index, &sequence, added});
     for (std::size_t i = begin; i < end; ++i) {
       if (i >= from) {
         selected.push_back(static_cast<int>(tokens.size()));
@@ -251,35 +263,65 @@ struct Session::Impl {
   }
 
   void run_pass(const Results& results) {
+    bool draws = false;
     for (const LogitsRow& row : rows) {
-      if (results.sink == nullptr) samplers.push_back(results.samplers[static_cast<std::size_t>(row.input)]);
+      Sampler* const sampler = results.sampler(static_cast<std::size_t>(row.input));
+      samplers.push_back(sampler == nullptr || sampler->must_see_logits() ? nullptr : sampler);
+      draws |= samplers.back() != nullptr;
     }
-    const Batch batch{tokens, slices, selected, nullptr, nullptr, samplers};
+    Batch batch{tokens, slices, selected};
+    if (draws) batch.samplers = samplers;
     runner->submit(batch);
-    if (samplers.empty()) {
-      deliver_logits(batch, results);
+    drawn.assign(rows.size(), -1);
+    if (draws) {
+      runner->wait_tokens(drawn);
     } else {
-      deliver_tokens(batch, results);
+      runner->wait();
     }
+    see_logits(draws);
+    require_finite(batch, results);
+    for (const Part& part : parts) {
+      if (!results.has_failed(part.input)) keep(part);
+    }
+    deliver(results);
     clear_pass();
   }
 
-  void deliver_logits(const Batch& batch, const Results& results) {
-    const float* const logits = runner->wait();
-    if (!all_finite({logits, rows.size() * static_cast<std::size_t>(vocab)})) fail_not_finite(batch);
-    for (const Part& part : parts) keep(part);
+  // Of the rows that have no sampler.
+  void see_logits(bool draws) {
+    const float* const all = draws ? nullptr : runner->wait();
     for (std::size_t i = 0; i < rows.size(); ++i) {
-      rows[i].values = {logits + static_cast<std::int64_t>(i) * vocab, static_cast<std::size_t>(vocab)};
+      if (samplers[i] != nullptr) continue;
+      const float* const row = draws ? runner->logits_of(i) : all + static_cast<std::int64_t>(i) * vocab;
+      rows[i].values = {row, static_cast<std::size_t>(vocab)};
     }
-    if (!rows.empty()) (*results.sink)(rows);
   }
 
-  void deliver_tokens(const Batch& batch, const Results& results) {
-    drawn.resize(rows.size());
-    runner->wait_tokens(drawn);
-    if (std::find(drawn.begin(), drawn.end(), -1) != drawn.end()) fail_not_finite(batch);
-    for (const Part& part : parts) keep(part);
-    for (std::size_t i = 0; i < rows.size(); ++i) results.next[static_cast<std::size_t>(rows[i].input)] = drawn[i];
+  void require_finite(const Batch& batch, const Results& results) {
+    const auto before = results.failed == nullptr ? 0 : results.failed->inputs.size();
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      if (samplers[i] != nullptr ? drawn[i] >= 0 : all_finite(rows[i].values)) continue;
+      if (results.failed == nullptr) throw Error(ErrorCode::kCorruptFile, not_finite_message(batch));
+      if (!results.has_failed(rows[i].input)) results.failed->inputs.push_back(rows[i].input);
+    }
+    if (results.failed != nullptr && results.failed->inputs.size() > before)
+      results.failed->message = not_finite_message(batch);
+  }
+
+  // Before the sink is called, which may throw, every sampler has drawn.
+  void deliver(const Results& results) {
+    shown.clear();
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      if (results.has_failed(rows[i].input)) continue;
+      const auto input = static_cast<std::size_t>(rows[i].input);
+      Sampler* const sampler = results.sampler(input);
+      if (sampler == nullptr) {
+        shown.push_back(rows[i]);
+      } else {
+        results.next[input] = samplers[i] != nullptr ? drawn[i] : sampler->sample(rows[i].values);
+      }
+    }
+    if (!shown.empty()) results.sink(shown);
   }
 
   void step(std::span<const SequenceInput> inputs, const Results& results) {
@@ -292,7 +334,8 @@ struct Session::Impl {
       if (total == 0) continue;
       const std::size_t from = results.wanted_from(input, index);
       const Sequence& sequence = at(input.sequence);
-      for (std::size_t done = 0; done < total && !sequence.is_cancelled();) {
+      const auto goes_on = [&] { return !sequence.is_cancelled() && !results.has_failed(static_cast<int>(index)); };
+      for (std::size_t done = 0; done < total && goes_on();) {
         const std::size_t added = add(input, static_cast<int>(index), done, from);
         done += added;
         if (done < total || added == 0) {  // the pass is full
@@ -304,12 +347,11 @@ struct Session::Impl {
     if (!tokens.empty()) run_pass(results);
   }
 
-  [[noreturn]] void fail_not_finite(Batch batch) {
+  [[nodiscard]] std::string not_finite_message(Batch batch) {
     batch.samplers = {};
     const std::string place = runner->not_finite_at(batch);
-    throw Error(ErrorCode::kCorruptFile,
-                fmt::format("{}: the logits are not finite (NaN or infinite){}{}", model->impl_->path,
-                            place.empty() ? "" : "; the first values that are not come from: ", place));
+    return fmt::format("{}: the logits are not finite (NaN or infinite){}{}", model->impl_->path,
+                       place.empty() ? "" : "; the first values that are not come from: ", place);
   }
 
   void clear_pass() {
@@ -389,11 +431,11 @@ std::int64_t Session::reuse(SequenceId id, std::span<const TokenId> tokens) {
 }
 
 void Session::step(std::span<const SequenceInput> inputs, const LogitsSink& sink) {
-  impl_->step(inputs, {&sink, {}, {}});
+  impl_->step(inputs, {sink, {}, {}});
 }
 
-void Session::sample(std::span<const SequenceInput> inputs, std::span<Sampler* const> samplers,
-                     std::span<TokenId> next) {
+void Session::sample(std::span<const SequenceInput> inputs, std::span<Sampler* const> samplers, std::span<TokenId> next,
+                     const LogitsSink& sink, NotFinite* failed) {
   if (samplers.size() != inputs.size() || next.size() != inputs.size()) {
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("sample: {} inputs, {} samplers and room for {} tokens, expected as many of each",
@@ -405,7 +447,7 @@ void Session::sample(std::span<const SequenceInput> inputs, std::span<Sampler* c
       throw Error(ErrorCode::kInvalidArgument, fmt::format("sample: input {} has another's sampler", i));
   }
   impl_->next.assign(inputs.size(), -1);  // not `next` itself, which may be where the inputs' tokens lie
-  impl_->step(inputs, {nullptr, samplers, impl_->next});
+  impl_->step(inputs, {sink, samplers, impl_->next, failed});
   std::copy(impl_->next.begin(), impl_->next.end(), next.begin());
 }
 
@@ -424,6 +466,14 @@ CacheStats Session::cache_stats() const {
   out.kept = counts.kept;
   out.evicted = counts.evicted;
   return out;
+}
+
+std::int64_t Session::available_pages() const {
+  return impl_->pool.available() + impl_->page_limit - impl_->pool.size();
+}
+
+std::int64_t Session::pages_needed(SequenceId id, std::int64_t tokens) const {
+  return impl_->pages_needed(impl_->at(id), tokens);
 }
 
 void Session::cancel() {

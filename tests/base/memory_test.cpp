@@ -1,6 +1,10 @@
 #include "base/memory.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <fstream>
 
 #include "test_data.h"
 
@@ -10,6 +14,23 @@ namespace {
 TEST(Memory, OfThisMachineIsSaid) {
   EXPECT_GT(available_memory(), std::size_t{1} << 20);
 }
+
+#if defined(__linux__)
+TEST(Memory, IsNoMoreThanTheProcessMayHave) {
+  constexpr std::size_t kLeft = std::size_t{100} << 20;
+  std::size_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_AS, &before), 0);
+  rlimit less = before;
+  less.rlim_cur = pages * static_cast<std::size_t>(sysconf(_SC_PAGESIZE)) + kLeft;
+  ASSERT_EQ(setrlimit(RLIMIT_AS, &less), 0);
+  const std::size_t available = available_memory();
+  ASSERT_EQ(setrlimit(RLIMIT_AS, &before), 0);
+  EXPECT_LE(available, kLeft);
+  EXPECT_GT(available, kLeft / 2);
+}
+#endif
 
 TEST(Memory, ThatIsNotThereIsAnError) {
   EXPECT_NO_THROW(require_memory(100, 100, "x"));

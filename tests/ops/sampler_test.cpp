@@ -190,6 +190,35 @@ TEST(Sampler, TheSeedDecides) {
   EXPECT_NE(draw(3), draw(4));
 }
 
+TEST(Sampler, BiasesCountBeforePenalties) {
+  SamplerOptions options;
+  options.logit_bias = {{3, 5.0F}, {1, -10.0F}, {100, 50.0F}};  // the last is beyond the vocabulary
+  Sampler sampler(options);
+  EXPECT_TRUE(sampler.must_see_logits());
+  EXPECT_EQ(sampler.sample(kLogits), 3);
+  options.repeat_penalty = 2;
+  Sampler penalized(options);
+  penalized.accept(3);
+  EXPECT_EQ(penalized.sample(kLogits), 6);  // (5 - 1) / 2 is less than 3
+}
+
+TEST(Sampler, ForbiddenTokensAreNotPicked) {
+  SamplerOptions options;
+  EXPECT_FALSE(Sampler(options).must_see_logits());
+  for (const float temperature : {0.0F, 1.0F}) {
+    options.temperature = temperature;
+    Sampler sampler(options);
+    sampler.forbid({1, 6, 4});
+    EXPECT_TRUE(sampler.must_see_logits());
+    const std::vector<float> p = sampler.distribution(kLogits);
+    for (const std::size_t id : {1U, 6U, 4U}) EXPECT_EQ(p[id], 0);
+    EXPECT_EQ(std::max_element(p.begin(), p.end()) - p.begin(), 2);
+    sampler.forbid({});
+    EXPECT_FALSE(sampler.must_see_logits());
+    EXPECT_GT(sampler.distribution(kLogits)[1], 0);
+  }
+}
+
 TEST(Sampler, BadOptionsAreNamed) {
   const auto with = [](auto change) {
     SamplerOptions options;
@@ -202,6 +231,15 @@ TEST(Sampler, BadOptionsAreNamed) {
   expect_error(ErrorCode::kInvalidArgument, "min-p is 2", [&] { with([](SamplerOptions& o) { o.min_p = 2; }); });
   expect_error(ErrorCode::kInvalidArgument, "repeat-penalty is 0",
                [&] { with([](SamplerOptions& o) { o.repeat_penalty = 0; }); });
+  expect_error(ErrorCode::kInvalidArgument, "logit-bias: a token is -3", [&] {
+    with([](SamplerOptions& o) { o.logit_bias = {{-3, 1.0F}}; });
+  });
+  expect_error(ErrorCode::kInvalidArgument, "logit-bias is inf, expected a finite number", [&] {
+    with([](SamplerOptions& o) { o.logit_bias = {{3, INFINITY}}; });
+  });
+  expect_error(ErrorCode::kInvalidArgument, "logit-bias: a token is 3, expected each token once", [&] {
+    with([](SamplerOptions& o) { o.logit_bias = {{3, 1.0F}, {4, 1.0F}, {3, 1.0F}}; });
+  });
 }
 
 }  // namespace

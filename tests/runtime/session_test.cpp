@@ -126,6 +126,72 @@ TEST_P(SampledSession, WrongCallsAreRefused) {
   EXPECT_EQ(session.length(inputs[0].sequence), 0);
 }
 
+// Some inputs' logits are shown, among them those of a sampler that must see them, and other inputs' tokens drawn.
+TEST_P(SampledSession, SomeAreDrawnAndOthersShown) {
+  const auto model = load("qwen3-tiny", GetParam());
+  const std::vector<std::vector<TokenId>> prompts = {some_tokens(9, 1), some_tokens(23, 2), some_tokens(4, 3)};
+  Session session(model, {3, 200, 64, 16});
+  SamplerOptions biased;
+  biased.logit_bias = {{17, 1000.0F}};
+  Sampler greedy({});
+  Sampler sees(biased);
+  const std::array<Sampler*, 3> samplers{&greedy, nullptr, &sees};
+  std::vector<SequenceInput> inputs;
+  for (const auto& prompt : prompts) inputs.push_back({session.open(), prompt, 21});
+  std::array<TokenId, 3> next{};
+  std::map<std::size_t, Logits> shown;
+  session.sample(inputs, samplers, next, [&](std::span<const LogitsRow> rows) {
+    for (const LogitsRow& row : rows) {
+      EXPECT_EQ(row.input, 1);
+      shown[row.token].assign(row.values.begin(), row.values.end());
+    }
+  });
+  const Logits first = alone(model, prompts[0]);
+  EXPECT_EQ(next[0], std::max_element(first.begin(), first.end()) - first.begin());
+  EXPECT_EQ(next[1], -1);
+  EXPECT_EQ(next[2], 17);
+  ASSERT_EQ(shown.size(), 2U);
+  EXPECT_LT(largest_difference(shown.at(22), alone(model, prompts[1])), 1e-3);
+  EXPECT_LT(largest_difference(shown.at(21), alone(model, std::span(prompts[1]).first(22))), 1e-3);
+}
+
+// With one_order: to the last bit, whatever the cuts, and whatever else is in a step.
+TEST(Session, CutsLeaveNoTrace) {
+  for (const char* const name : {"llama-tiny", "qwen3-window", "qwen3-moe", "glm4-moe-lite-tiny"}) {
+    for (const bool exact : {true, false}) {
+      LoadOptions load_options;
+      load_options.exact = exact;
+      load_options.kv_cache = exact ? "f32" : "int8";
+      load_options.threads = 2;
+      const auto model = Model::load(test_data("fixtures") / name, load_options);
+      const std::vector<TokenId> tokens = some_tokens(90);
+      const auto run = [&](std::size_t chunk, std::size_t others) {
+        SessionOptions options{static_cast<int>(others) + 1, 8000, 512, 128};
+        options.one_order = true;
+        Session session(model, options);
+        std::vector<SequenceId> ids(others + 1);
+        for (SequenceId& id : ids) id = session.open();
+        Logits out;
+        for (std::size_t begin = 0; begin < tokens.size(); begin += chunk) {
+          std::vector<SequenceInput> inputs;
+          for (std::size_t i = 0; i < others; ++i)
+            inputs.push_back({ids[i], std::span(tokens).subspan(begin % 20 + i, 1 + 5 * i), kNoLogits});
+          inputs.push_back({ids.back(), std::span(tokens).subspan(begin, std::min(chunk, tokens.size() - begin)), 0});
+          session.step(inputs, [&](std::span<const LogitsRow> rows) {
+            for (const LogitsRow& row : rows) out.insert(out.end(), row.values.begin(), row.values.end());
+          });
+        }
+        return out;
+      };
+      const Logits whole = run(tokens.size(), 0);
+      for (const auto& [chunk, others] : {std::pair(1, 0), std::pair(7, 1), std::pair(33, 5), std::pair(90, 3)}) {
+        EXPECT_EQ(run(static_cast<std::size_t>(chunk), static_cast<std::size_t>(others)), whole)
+            << name << (exact ? " exact" : "") << " in chunks of " << chunk << " beside " << others;
+      }
+    }
+  }
+}
+
 TEST(Session, CancelStopsAStepBetweenPasses) {
   const auto model = load("qwen3-tiny");
   Session session(model, {2, 200, 10});

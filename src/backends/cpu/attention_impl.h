@@ -256,7 +256,8 @@ void attend(const AttentionTile& tile) {
   }
   const std::int64_t end = tile.first_position + tile.tokens;
   const std::int64_t oldest = tile.window > 0 ? greater(0, tile.first_position + 1 - tile.window) : 0;
-  for (std::int64_t key = oldest / kCachePageTokens * kCachePageTokens; key < end; key += kKeyBlock) {
+  // Blocks begin at multiples of their size, so that a token's sums do not depend on those it is answered with.
+  for (std::int64_t key = oldest / kKeyBlock * kKeyBlock; key < end; key += kKeyBlock) {
     const int keys =
         static_cast<int>(lesser(kKeyBlock, (end - key + kCachePageTokens - 1) / kCachePageTokens * kCachePageTokens));
     for (int i = 0; i < keys; i += kCachePageTokens) {

@@ -111,6 +111,9 @@ class CpuRunner final : public Runner {
   void wait_tokens(std::span<TokenId> next) override {
     sample_rows(wait(), width(program_.plan.result()), batch_->samplers, next);
   }
+  const float* logits_of(std::size_t row) override {
+    return wait() + row * static_cast<std::size_t>(width(program_.plan.result()));
+  }
 
   std::string not_finite_at(const Batch& batch) override {
     searching_ = true;

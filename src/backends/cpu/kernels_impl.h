@@ -112,27 +112,20 @@ inline std::int64_t group_of(const PanelView& m, std::int64_t block) {
   return m.groups == 1 ? 0 : block * kBlock / m.group;
 }
 
-// Accumulators that the compiler keeps in registers: nothing can point at them.
-// A single token has four of them, so that additions need not wait for each other.
+// Accumulators that the compiler keeps in registers: nothing can point at them. One a token, however many tokens there
+// are: a row's sums are made in one order, so that it does not depend on the rows beside it.
 template <int kTokens>
 struct Sums {
-  static constexpr int kChains = kTokens == 1 ? 4 : 1;
-  F32 v[kTokens * kChains];
+  F32 v[kTokens];
   Sums() {
 #pragma GCC unroll 8
-    for (int i = 0; i < kTokens * kChains; ++i) v[i] = f_set(0.0F);
+    for (int i = 0; i < kTokens; ++i) v[i] = f_set(0.0F);
   }
-  F32& at(int token, int chain) {
-    return v[token * kChains + chain % kChains];
+  F32& at(int token) {
+    return v[token];
   }
   void store(F32* out) const {
-    for (int t = 0; t < kTokens; ++t) {
-      if constexpr (kChains == 4) {
-        out[t] = f_add(f_add(v[0], v[1]), f_add(v[2], v[3]));
-      } else {
-        out[t] = v[t];
-      }
-    }
+    for (int t = 0; t < kTokens; ++t) out[t] = v[t];
   }
 };
 
@@ -165,16 +158,16 @@ inline void q8_panel(const PanelView& m, const std::uint8_t* codes, const float*
 #pragma GCC unroll 4
         for (int c = 4; c < 8; ++c) d1 = i_dot4(d1, w[c], xb.q + 4 * c);
         const F32 xs = f_set(xb.scale);
-        sum.at(t, 0) = f_fma(f_mul(f_load(low), xs), i_to_f(d0), sum.at(t, 0));
-        sum.at(t, 0) = f_fma(f_mul(f_load(high), xs), i_to_f(d1), sum.at(t, 0));
-        sum.at(t, 0) = f_fma(f_load(low + kPanelRows), f_set(xb.low_sum), sum.at(t, 0));
-        sum.at(t, 0) = f_fma(f_load(high + kPanelRows), f_set(xb.high_sum), sum.at(t, 0));
+        sum.at(t) = f_fma(f_mul(f_load(low), xs), i_to_f(d0), sum.at(t));
+        sum.at(t) = f_fma(f_mul(f_load(high), xs), i_to_f(d1), sum.at(t));
+        sum.at(t) = f_fma(f_load(low + kPanelRows), f_set(xb.low_sum), sum.at(t));
+        sum.at(t) = f_fma(f_load(high + kPanelRows), f_set(xb.high_sum), sum.at(t));
       } else {
         I32 d = i_zero();
 #pragma GCC unroll 8
         for (int c = 0; c < kChunks; ++c) d = i_dot4(d, w[c], xb.q + 4 * c);
-        sum.at(t, 0) = f_fma(f_mul(f_load(low), f_set(xb.scale)), i_to_f(d), sum.at(t, 0));
-        sum.at(t, 0) = f_fma(f_load(low + kPanelRows), f_set(xb.sum), sum.at(t, 0));
+        sum.at(t) = f_fma(f_mul(f_load(low), f_set(xb.scale)), i_to_f(d), sum.at(t));
+        sum.at(t) = f_fma(f_load(low + kPanelRows), f_set(xb.sum), sum.at(t));
       }
     }
   }
@@ -312,9 +305,9 @@ inline void f32_panel(const PanelView& m, std::int64_t panel, const float* scale
                       F32* acc) {
   Sums<kTokens> sum;
   visit_inputs(
-      m, panel, scales, [&](std::int64_t k, int j, F32 w) __attribute__((always_inline)) {
+      m, panel, scales, [&](std::int64_t k, int, F32 w) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-        for (int t = 0; t < kTokens; ++t) sum.at(t, j) = f_fma(w, f_set(x[t * stride + k]), sum.at(t, j));
+        for (int t = 0; t < kTokens; ++t) sum.at(t) = f_fma(w, f_set(x[t * stride + k]), sum.at(t));
       });
   sum.store(acc);
 }
@@ -367,7 +360,7 @@ inline void bf16_panel(const PanelView& m, std::int64_t panel, const std::uint16
         if (pair >= pairs) break;
         const U8 w = u_load(weights + pair * 4 * kPanelRows);
 #pragma GCC unroll 8
-        for (int t = 0; t < kTokens; ++t) sum.at(t, j) = f_dot_bf16(sum.at(t, j), w, x + t * stride + 2 * pair);
+        for (int t = 0; t < kTokens; ++t) sum.at(t) = f_dot_bf16(sum.at(t), w, x + t * stride + 2 * pair);
       }
     }
     sum.store(acc);

@@ -16,7 +16,7 @@ constexpr int kTileTokens = kCachePageTokens;
 }  // namespace
 
 LatentAttention::LatentAttention(const Program& program, const RunnerLimits& limits, const CachePage& page, int threads)
-    : page_(page) {
+    : page_(page), absorbs_all_(limits.one_order) {
   const LatentAttentionOp* shape = nullptr;  // the same in every layer
   std::int64_t transposed = 0;
   for (const Step& step : program.steps) {
@@ -57,7 +57,7 @@ void LatentAttention::plan(const Batch& batch) {
     const std::int64_t first_page = pages;
     for (int first = 0; first < sequence.count; first += kTileTokens) {
       const int count = std::min(kTileTokens, sequence.count - first);
-      if (sequence.past > 0) {
+      if (sequence.past > 0 || absorbs_all_) {
         absorbed_tiles_.push_back({&sequence, first, count});
       } else {
         page_tiles_.push_back({&sequence, first, count, first_page});

@@ -44,6 +44,7 @@ class LatentAttention {
                       std::int64_t head);
 
   CachePage page_;      // of latents
+  bool absorbs_all_;    // sequences without a past too
   CachePage expanded_;  // of a head's keys and values
   std::int64_t padded_rank_ = 0;
   std::int64_t head_pages_ = 0;           // scratch pages a head

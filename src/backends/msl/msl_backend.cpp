@@ -187,6 +187,12 @@ class MslRunner final : public Runner {
     end_step();
     draw_->download(*queue_, batch_->samplers, next);
   }
+  const float* logits_of(std::size_t row) override {
+    const auto vocab = static_cast<std::size_t>(width(plan_.result()));
+    const std::span<float> values = std::span(host_output_).subspan(row * vocab, vocab);
+    queue_->download(buffer(plan_.result()), std::as_writable_bytes(values), row * values.size_bytes());
+    return values.data();
+  }
 
   void grow_cache(int pages) override {
     encoded_.clear();  // they name the buffers that go

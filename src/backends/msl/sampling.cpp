@@ -50,7 +50,7 @@ TokenDraw::TokenDraw(Device& device, std::int64_t max_rows, std::int64_t vocab)
 
 bool TokenDraw::grow(std::span<Sampler* const> samplers) {
   std::size_t bytes = 0;
-  for (const Sampler* const sampler : samplers) bytes += sampler->seen().size_bytes();
+  for (const Sampler* const sampler : samplers) bytes += sampler != nullptr ? sampler->seen().size_bytes() : 0;
   if (bytes <= seen_->size()) return false;
   seen_ = device_.allocate(std::bit_ceil(bytes));
   return true;
@@ -60,6 +60,7 @@ void TokenDraw::upload(Queue& queue, std::span<Sampler* const> samplers, std::in
   host_seen_.clear();
   host_params_.assign(static_cast<std::size_t>(rows), sample_params({}, 0));
   for (std::size_t i = 0; i < samplers.size(); ++i) {
+    if (samplers[i] == nullptr) continue;
     Sampler& sampler = *samplers[i];
     SampleParams& params = host_params_[i];
     params = sample_params(sampler.options(), sampler.options().temperature > 0 ? sampler.next_uniform() : 0);
@@ -78,7 +79,9 @@ void TokenDraw::encode(Commands& commands, std::int64_t rows, Buffer& logits) co
 
 void TokenDraw::download(Queue& queue, std::span<Sampler* const> samplers, std::span<TokenId> next) const {
   queue.download(*ids_, std::as_writable_bytes(next));
-  for (std::size_t i = 0; i < samplers.size(); ++i) samplers[i]->accept(next[i]);
+  for (std::size_t i = 0; i < samplers.size(); ++i) {
+    if (samplers[i] != nullptr) samplers[i]->accept(next[i]);
+  }
 }
 
 }  // namespace metal_marlin::msl

@@ -32,10 +32,10 @@ class TokenDraw {
   TokenDraw(Device& device, std::int64_t max_rows, std::int64_t vocab);
   // Makes room for all tokens that are penalized; true: encodings that were made before are of no use.
   bool grow(std::span<Sampler* const> samplers);
-  // Each sampler's options and next random number, and greedy ones for further rows, `rows` in all.
+  // Each sampler's options and next random number, and greedy ones for rows without and further ones, `rows` in all.
   void upload(Queue& queue, std::span<Sampler* const> samplers, std::int64_t rows);
   void encode(Commands& commands, std::int64_t rows, Buffer& logits) const;
-  // The tokens, which their samplers count; -1 where the logits are not finite.
+  // The tokens, which their samplers count; -1 where the logits are not finite. Of no use where there is no sampler.
   void download(Queue& queue, std::span<Sampler* const> samplers, std::span<TokenId> next) const;
 
  private:

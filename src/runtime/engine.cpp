@@ -1,0 +1,311 @@
+#include "metal_marlin/engine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <map>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "runtime/engine_hooks.h"
+#include "runtime/engine_plan.h"
+#include "runtime/engine_sample.h"
+#include "runtime/engine_scheduler.h"
+#include "runtime/event_delivery.h"
+#include "runtime/model_impl.h"
+
+namespace metal_marlin {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using namespace std::chrono_literals;
+
+EngineOptions with_parallel(EngineOptions options, const EnginePlan& plan) {
+  options.parallel = plan.parallel;
+  return options;
+}
+
+}  // namespace
+
+// Its threads hold it, so that one that hangs outlives the engine.
+struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
+  // A request of which samples have not ended.
+  struct Open {
+    std::shared_ptr<Request> request;
+    std::vector<bool> ended;
+    int left;
+  };
+
+  std::shared_ptr<const Model> model;
+  EnginePlan plan;
+  EngineOptions options;
+  Hooks hooks;
+  bool has_tokenizer;
+  EngineScheduler scheduler;  // the step thread's
+
+  std::mutex mutex;  // for all that follows
+  std::condition_variable changed;
+  std::condition_variable over;                     // the step thread is, for the watchdog
+  std::vector<std::shared_ptr<Request>> submitted;  // not yet the scheduler's
+  std::map<RequestId, Open> open;
+  RequestId last_id = 0;
+  std::int64_t refused = 0;
+  EngineStats stats;
+  bool is_cancelling = false;  // a request's flag was set
+  bool draining = false;
+  bool stopping = false;
+  bool stepping_ended = false;  // the step thread is over
+  std::optional<Clock::time_point> step_began;
+  std::string failure;
+
+  EventDelivery delivery{[this] { wake_to_cancel(); }};
+  std::thread step_thread;
+  std::thread watchdog;
+
+  Impl(std::shared_ptr<const Model> of, const EngineMemory& memory, const EngineOptions& with, Hooks faults)
+      : model(std::move(of)),
+        plan(plan_engine(model->info(), memory, with)),
+        options(with_parallel(with, plan)),
+        hooks(std::move(faults)),
+        has_tokenizer(model->impl_->tokenizer != nullptr),
+        scheduler(model, options, plan, hooks.before_step),
+        stats(scheduler.stats()) {}
+
+  void start() {
+    step_thread = std::thread([self = shared_from_this()] { self->run_steps(); });
+    try {
+      watchdog = std::thread([self = shared_from_this()] { self->watch(); });
+    } catch (...) {
+      tell_to_stop();
+      step_thread.join();
+      throw;
+    }
+  }
+
+  void tell_to_stop() {
+    {
+      const std::lock_guard lock(mutex);
+      stopping = true;
+      for (const auto& [id, each] : open) each.request->cancelled = true;
+    }
+    changed.notify_all();
+  }
+
+  void shut_down() {
+    tell_to_stop();
+    watchdog.join();  // it waits for the step thread, and gives it up where it hangs
+    bool ended = false;
+    {
+      const std::lock_guard lock(mutex);
+      ended = stepping_ended;
+    }
+    if (ended) {
+      step_thread.join();
+    } else {
+      step_thread.detach();
+    }
+    delivery.flush();
+  }
+
+  void wake_to_cancel() {
+    {
+      const std::lock_guard lock(mutex);
+      is_cancelling = true;
+    }
+    changed.notify_all();
+  }
+
+  // ---- the step thread ----
+
+  void run_steps() {
+    std::string why;
+    try {
+      while (step()) {
+      }
+    } catch (const std::exception& error) {
+      why = error.what();
+    } catch (...) {
+      why = "an unknown exception";
+    }
+    const std::lock_guard lock(mutex);
+    stepping_ended = true;
+    step_began.reset();
+    if (!why.empty() && failure.empty()) delivery.push(fail("the engine's thread died: " + why));
+    changed.notify_all();
+    over.notify_all();
+  }
+
+  // Whether there is more to do.
+  bool step() {
+    std::vector<std::shared_ptr<Request>> added;
+    {
+      std::unique_lock lock(mutex);
+      changed.wait(lock, [&] { return !submitted.empty() || !scheduler.is_idle() || stopping || is_cancelling; });
+      if (!failure.empty() || (stopping && submitted.empty() && scheduler.is_idle())) return false;
+      added = std::exchange(submitted, {});
+      is_cancelling = false;
+      step_began = Clock::now();
+    }
+    if (hooks.between_steps) hooks.between_steps();
+    for (const std::shared_ptr<Request>& request : added) scheduler.add(request);
+    std::vector<OwnedEvent> events = scheduler.run();
+    const EngineStats now = scheduler.stats();
+    {
+      const std::lock_guard lock(mutex);
+      step_began.reset();
+      if (!failure.empty()) return false;  // they have got an error
+      stats = now;
+      note_ends(events);
+      delivery.push(std::move(events));
+    }
+    changed.notify_all();
+    return true;
+  }
+
+  void note_ends(const std::vector<OwnedEvent>& events) {
+    for (const OwnedEvent& event : events) {
+      if (!event.is_last()) continue;
+      const auto found = open.find(event.request->id);
+      found->second.ended[static_cast<std::size_t>(event.sample)] = true;
+      if (--found->second.left == 0) open.erase(found);
+    }
+  }
+
+  // ---- the watchdog ----
+
+  void watch() {
+    std::unique_lock lock(mutex);
+    while (!stepping_ended && failure.empty()) {
+      over.wait_for(lock, std::clamp<std::chrono::milliseconds>(options.hang_after / 4, 1ms, 1s));
+      if (!step_began || Clock::now() - *step_began <= options.hang_after || !failure.empty()) continue;
+      delivery.push(
+          fail(fmt::format("a step of the engine hangs: it has taken more than {} ms", options.hang_after.count())));
+      changed.notify_all();
+    }
+  }
+
+  // Every open request gets an error. The mutex is held.
+  std::vector<OwnedEvent> fail(const std::string& why) {
+    failure = why;
+    std::vector<OwnedEvent> events;
+    for (auto& [id, each] : open) {
+      for (std::size_t i = 0; i < each.ended.size(); ++i) {
+        if (each.ended[i]) continue;
+        OwnedEvent& event = events.emplace_back();
+        event.request = each.request;
+        event.sample = static_cast<int>(i);
+        event.error = Error(ErrorCode::kInternal, why);
+        event.usage.prompt_tokens = static_cast<std::int64_t>(each.request->asked.prompt.size());
+        ++stats.failed;
+      }
+    }
+    open.clear();
+    submitted.clear();
+    return events;
+  }
+
+  // ---- callers ----
+
+  RequestId submit(EngineRequest asked, OnEngineEvent on_event) {
+    if (!on_event) throw Error(ErrorCode::kInvalidArgument, "request: there is nobody to tell of events");
+    validate(asked, model->info(), plan.context, has_tokenizer);
+    auto request = std::make_shared<Request>();
+    request->asked = std::move(asked);
+    request->on_event = std::move(on_event);
+    request->submitted = Clock::now();
+    const std::lock_guard lock(mutex);
+    if (!failure.empty()) throw Error(ErrorCode::kInternal, failure);
+    if (draining || stopping) throw Error(ErrorCode::kBusy, "the engine ends, and takes no more requests");
+    const auto waiting =
+        std::count_if(open.begin(), open.end(), [](const auto& each) { return !each.second.request->started; });
+    if (waiting >= options.queue) {
+      ++refused;
+      throw Error(ErrorCode::kBusy, fmt::format("{} requests wait, the queue holds no more", waiting));
+    }
+    request->id = ++last_id;
+    open.emplace(request->id, Open{request, std::vector<bool>(static_cast<std::size_t>(request->asked.samples)),
+                                   request->asked.samples});
+    submitted.push_back(request);
+    changed.notify_all();
+    return request->id;
+  }
+
+  void cancel(RequestId id) {
+    const std::lock_guard lock(mutex);
+    const auto found = open.find(id);
+    if (found == open.end()) return;
+    found->second.request->cancelled = true;
+    is_cancelling = true;
+    changed.notify_all();
+  }
+
+  bool drain(std::chrono::milliseconds deadline) {
+    std::unique_lock lock(mutex);
+    draining = true;
+    const auto all_ended = [&] { return open.empty(); };
+    const bool in_time = changed.wait_for(lock, std::min<std::chrono::milliseconds>(deadline, 10000h), all_ended);
+    if (!in_time) {
+      for (const auto& [id, each] : open) each.request->cancelled = true;
+      is_cancelling = true;
+      changed.notify_all();
+      changed.wait(lock, all_ended);
+    }
+    lock.unlock();
+    delivery.flush();
+    return in_time;
+  }
+};
+
+Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions& options)
+    : Engine(std::move(model), options, Hooks{}) {}
+
+Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions& options, Hooks hooks) {
+  const EngineMemory memory{model->impl_->backend->available_memory(), model->impl_->cache_page_bytes};
+  impl_ = std::make_shared<Impl>(std::move(model), memory, options, std::move(hooks));
+  impl_->start();
+}
+
+Engine::~Engine() {
+  impl_->shut_down();
+}
+
+RequestId Engine::submit(EngineRequest request, OnEngineEvent on_event) {
+  return impl_->submit(std::move(request), std::move(on_event));
+}
+
+void Engine::cancel(RequestId request) {
+  impl_->cancel(request);
+}
+
+bool Engine::drain(std::chrono::milliseconds deadline) {
+  return impl_->drain(deadline);
+}
+
+EngineStats Engine::stats() const {
+  const std::lock_guard lock(impl_->mutex);
+  EngineStats out = impl_->stats;
+  out.waiting += static_cast<int>(impl_->submitted.size());
+  out.refused = impl_->refused;
+  return out;
+}
+
+const EnginePlan& Engine::plan() const {
+  return impl_->plan;
+}
+
+const Model& Engine::model() const {
+  return *impl_->model;
+}
+
+bool Engine::healthy() const {
+  return failure().empty();
+}
+
+std::string Engine::failure() const {
+  const std::lock_guard lock(impl_->mutex);
+  return impl_->failure;
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,104 @@
+#include "runtime/engine_plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <string_view>
+
+#include "backends/backend.h"
+#include "base/memory.h"
+
+namespace metal_marlin {
+namespace {
+
+// While it grows, a cache lies beside its larger copy.
+constexpr double kCacheShare = 0.6;
+// A request is expected to need no more than so many tokens, where that decides how many run at a time.
+constexpr std::int64_t kUsualTokens = 4096;
+constexpr int kMostParallel = 64;
+// Rows of activations that a step's tokens have at once, in rows of the hidden size: more than any plan's.
+constexpr std::size_t kActivationRows = 32;
+
+void require_option(bool ok, std::string_view option, std::int64_t found, const std::string& expected) {
+  if (!ok) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("engine options: {} is {}, expected {}", option, found, expected));
+  }
+}
+
+void check(const EngineOptions& o, const ModelInfo& model) {
+  require_option(o.context >= 0 && o.context <= model.max_positions, "context", o.context,
+                 fmt::format("0 to the {} that the model has", model.max_positions));
+  require_option(o.parallel >= 0, "parallel", o.parallel, "0 or more");
+  require_option(o.cache_tokens >= 0, "cache_tokens", o.cache_tokens, "0 or more");
+  require_option(o.step_tokens > std::max(o.parallel, 1), "step_tokens", o.step_tokens,
+                 "more than parallel, and at least 2");
+  require_option(o.queue >= 1, "queue", o.queue, "1 or more");
+  require_option(o.prompt_delay.count() >= 1, "prompt_delay", o.prompt_delay.count(), "1 ms or more");
+  require_option(o.hang_after.count() >= 1, "hang_after", o.hang_after.count(), "1 ms or more");
+}
+
+std::size_t workspace_bytes(const ModelInfo& model, const EngineOptions& options, int parallel) {
+  const auto logits = static_cast<std::size_t>(engine_logits_rows(parallel)) * static_cast<std::size_t>(model.vocab);
+  const auto rows = static_cast<std::size_t>(options.step_tokens) * kActivationRows;
+  return (2 * logits + rows * static_cast<std::size_t>(model.hidden)) * sizeof(float);
+}
+
+std::size_t bytes_of(std::int64_t tokens, const EngineMemory& memory) {
+  return static_cast<std::size_t>(pages_for(tokens)) * memory.page_bytes;
+}
+
+// Tokens that the cache can hold in what is free.
+std::int64_t tokens_that_fit(const ModelInfo& model, const EngineMemory& memory, const EngineOptions& options) {
+  const std::size_t workspace =
+      workspace_bytes(model, options, options.parallel > 0 ? options.parallel : kMostParallel);
+  const std::size_t left = memory.available > workspace ? memory.available - workspace : 0;
+  const auto pages = static_cast<std::int64_t>(kCacheShare * static_cast<double>(left)) /
+                     static_cast<std::int64_t>(std::max<std::size_t>(memory.page_bytes, 1));
+  return std::min<std::int64_t>(pages, INT32_MAX) * kCachePageTokens;
+}
+
+void require_fit(std::int64_t tokens, std::string_view what, std::int64_t fit, const EngineMemory& memory) {
+  if (tokens <= fit) return;
+  throw Error(ErrorCode::kOutOfMemory,
+              fmt::format("{} of {} tokens needs {}; of {} free there is room for {} tokens", what, tokens,
+                          byte_text(bytes_of(tokens, memory)), byte_text(memory.available), fit));
+}
+
+}  // namespace
+
+int engine_logits_rows(int parallel) {
+  return std::max(parallel, 32);
+}
+
+EnginePlan plan_engine(const ModelInfo& model, const EngineMemory& memory, const EngineOptions& options) {
+  check(options, model);
+  const std::int64_t fit = tokens_that_fit(model, memory, options);
+  EnginePlan plan;
+  plan.available_bytes = memory.available;
+  plan.kv_cache = model.kv_cache;
+  if (options.cache_tokens > 0) {
+    require_fit(options.cache_tokens, "a cache", fit, memory);
+    require_option(options.context <= options.cache_tokens, "context", options.context,
+                   fmt::format("no more than cache_tokens, {}", options.cache_tokens));
+  }
+  require_fit(std::max<std::int64_t>(options.context, kCachePageTokens), "a context", fit, memory);
+  const std::int64_t most = options.cache_tokens > 0 ? options.cache_tokens : fit;
+  plan.context = options.context > 0 ? options.context : std::min(model.max_positions, most);
+  const std::int64_t parallel = most / std::min(plan.context, kUsualTokens);
+  plan.parallel =
+      options.parallel > 0
+          ? options.parallel
+          : static_cast<int>(std::clamp<std::int64_t>(parallel, 1, std::min(kMostParallel, options.step_tokens - 1)));
+  plan.cache_tokens = options.cache_tokens > 0 ? options.cache_tokens : std::min(fit, plan.context * plan.parallel);
+  plan.cache_bytes = bytes_of(plan.cache_tokens, memory);
+  return plan;
+}
+
+std::string EnginePlan::text() const {
+  return fmt::format("context {} tokens, up to {} sequence{} at a time, cache {} tokens in {} ({} of {} free)", context,
+                     parallel, parallel == 1 ? "" : "s", cache_tokens, kv_cache, byte_text(cache_bytes),
+                     byte_text(available_bytes));
+}
+
+}  // namespace metal_marlin

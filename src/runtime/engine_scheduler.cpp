@@ -1,0 +1,385 @@
+#include "runtime/engine_scheduler.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <new>
+
+#include "backends/backend.h"
+#include "base/seconds_since.h"
+#include "runtime/engine_plan.h"
+
+namespace metal_marlin {
+namespace {
+
+// Memory that was refused is not asked for again so soon.
+constexpr std::chrono::seconds kRefusalHolds{1};
+
+SessionOptions session_options(const EngineOptions& options, const EnginePlan& plan) {
+  SessionOptions out;
+  out.max_sequences = plan.parallel;
+  out.cache_tokens = plan.cache_tokens;
+  out.batch_tokens = options.step_tokens;
+  out.batch_logits = engine_logits_rows(plan.parallel);
+  out.prefix_cache = options.prefix_cache;
+  out.one_order = true;
+  return out;
+}
+
+std::shared_ptr<const Tokenizer> tokenizer_or_none(const Model& model) {
+  try {
+    return model.tokenizer();
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kNotFound) throw;
+    return nullptr;
+  }
+}
+
+}  // namespace
+
+EngineScheduler::EngineScheduler(std::shared_ptr<const Model> model, const EngineOptions& options,
+                                 const EnginePlan& plan, std::function<void()> before_step)
+    : model_(std::move(model)),
+      options_(options),
+      plan_(plan),
+      before_step_(std::move(before_step)),
+      tokenizer_(tokenizer_or_none(*model_)),
+      session_(model_, session_options(options, plan)),
+      chunks_(options.prompt_delay),
+      page_limit_(session_.cache_stats().limit),
+      page_ceiling_(page_limit_) {}
+
+void EngineScheduler::add(const std::shared_ptr<Request>& request) {
+  ++stats_.requests;
+  for (int i = 0; i < request->asked.samples; ++i) {
+    samples_.push_back(std::make_unique<Sample>(request, i, model_->info(), plan_.context, tokenizer_));
+    Sample& sample = *samples_.back();
+    queue_.enter(sample);
+    queue_.push(&sample);
+    if (sample.target() == 0) sample.end(StopReason::kLength);  // a prompt of one token, of which logprobs are wanted
+  }
+}
+
+std::vector<OwnedEvent> EngineScheduler::run() {
+  std::vector<OwnedEvent> events;
+  end_cancelled();
+  tell(events);
+  admit();
+  grant();
+  make_fit();
+  step();
+  end_cancelled();
+  tell(events);
+  return events;
+}
+
+EngineStats EngineScheduler::stats() const {
+  EngineStats out = stats_;
+  out.running = static_cast<int>(residents_.size());
+  out.waiting = static_cast<int>(queue_.waiting().size());
+  out.cache = session_.cache_stats();
+  return out;
+}
+
+void EngineScheduler::end_cancelled() {
+  for (const auto& sample : samples_) {
+    if (sample->request().cancelled && !sample->has_ended()) sample->end(StopReason::kCancelled);
+  }
+}
+
+// Those that ended go, and their pages.
+void EngineScheduler::tell(std::vector<OwnedEvent>& events) {
+  for (const auto& sample : samples_) {
+    if (!sample->has_news()) continue;
+    events.push_back(sample->take_event());
+    if (!sample->has_ended()) continue;
+    ++(events.back().error ? stats_.failed : stats_.finished);
+    const auto resident =
+        std::find_if(residents_.begin(), residents_.end(), [&](const Resident& r) { return r.sample == sample.get(); });
+    if (resident != residents_.end()) {
+      session_.close(resident->sequence);
+      residents_.erase(resident);
+    }
+    queue_.remove(sample.get());
+    queue_.leave(*sample);
+    if (blocked_ == sample.get()) blocked_ = nullptr;
+  }
+  std::erase_if(samples_, [](const auto& sample) { return sample->has_ended(); });
+}
+
+// ---- who is in the cache ----------------------------------------------------
+
+// Pages for those that come: what is there, less what the prompts still want that were let in.
+std::int64_t EngineScheduler::pages_left() const {
+  std::int64_t pages = session_.available_pages() - (page_limit_ - page_ceiling_);
+  for (const Resident& r : residents_) pages -= session_.pages_needed(r.sequence, remaining(r));
+  return pages;
+}
+
+// A sample shares the prompt's pages of one that came before, once they are computed.
+bool EngineScheduler::waits_for_sibling(const Sample& sample) const {
+  if (sample.asked().samples == 1 || sample.wants_whole_prompt()) return false;
+  bool waits = false;
+  for (const Resident& r : residents_) {
+    if (&r.sample->request() != &sample.request()) continue;
+    if (length(r) >= sample.prompt_size() - 1) return false;
+    waits = true;
+  }
+  return waits;
+}
+
+void EngineScheduler::admit() {
+  if (std::chrono::steady_clock::now() > ceiling_until_) page_ceiling_ = page_limit_;
+  if (residents_.empty()) {
+    was_refused_ = false;
+    blocked_ = nullptr;
+  }
+  while (!was_refused_) {
+    Sample* const next = queue_.next([&](const Sample& sample) { return !waits_for_sibling(sample); });
+    if (next == nullptr || (next == blocked_ && pages_left() <= blocked_pages_)) return;
+    const bool has_slot = static_cast<int>(residents_.size()) < plan_.parallel;
+    if (has_slot && enter(*next)) continue;
+    if (!outranks_last(*next) || (has_slot && !could_enter_without_lower(*next))) {
+      if (!has_slot) return;
+      blocked_ = next;
+      blocked_pages_ = pages_left();
+      return;
+    }
+    preempt_last();
+  }
+}
+
+// Lets a sample in when all that it has to compute finds room, and a page is left for each that is there to go on.
+bool EngineScheduler::enter(Sample& sample) {
+  const std::int64_t left = pages_left() - static_cast<std::int64_t>(residents_.size());
+  const bool may_fail = !residents_.empty();
+  const std::int64_t kept = session_.available_pages();
+  const SequenceId sequence = begin_sequence(sample);
+  const std::int64_t length = session_.length(sequence);
+  // Pages found that nobody held are no longer there for others.
+  const std::int64_t needed =
+      session_.pages_needed(sequence, sample.target() - length) + kept - session_.available_pages();
+  if (may_fail && needed > left) {
+    session_.close(sequence);
+    return false;
+  }
+  if (!sample.request().started.exchange(true) || sample.computed == 0) {
+    sample.usage.queue_seconds = seconds_since(sample.request().submitted);
+    sample.usage.cached_tokens = sample.index() == 0 ? std::min(length, sample.prompt_size()) : 0;
+    stats_.cached_tokens += sample.usage.cached_tokens;
+  }
+  queue_.remove(&sample);
+  const auto place = std::find_if(residents_.begin(), residents_.end(),
+                                  [&](const Resident& r) { return rank_of(sample) < rank_of(*r.sample); });
+  residents_.insert(place, {&sample, sequence});
+  return true;
+}
+
+SequenceId EngineScheduler::begin_sequence(const Sample& sample) {
+  if (sample.wants_whole_prompt()) return session_.open();
+  for (const Resident& r : residents_) {
+    if (&r.sample->request() != &sample.request() || length(r) < sample.prompt_size() - 1) continue;
+    const SequenceId sequence = session_.fork(r.sequence);
+    session_.truncate(sequence, sample.prompt_size() - 1);
+    return sequence;
+  }
+  const SequenceId sequence = session_.open();
+  if (options_.prefix_cache) session_.reuse(sequence, sample.tokens());
+  return sequence;
+}
+
+bool EngineScheduler::outranks_last(const Sample& sample) const {
+  return !residents_.empty() && sample.asked().priority < residents_.back().sample->asked().priority;
+}
+
+// Whether there would be room without all that are of a lower priority.
+bool EngineScheduler::could_enter_without_lower(const Sample& sample) const {
+  std::int64_t pages = pages_left();
+  for (const Resident& r : residents_) {
+    if (sample.asked().priority < r.sample->asked().priority)
+      pages += pages_for(length(r)) + session_.pages_needed(r.sequence, remaining(r));
+  }
+  return pages_for(sample.target()) + static_cast<std::int64_t>(residents_.size()) <= pages;
+}
+
+// It waits again, as one of the first of its key, and will be computed again from what is still found.
+void EngineScheduler::preempt_last() {
+  const Resident last = residents_.back();
+  residents_.pop_back();
+  session_.close(last.sequence);
+  ++last.sample->usage.preemptions;
+  ++stats_.preemptions;
+  queue_.push(last.sample);
+}
+
+// ---- what is in a step ------------------------------------------------------
+
+// A prompt that others share is computed but for its last token, until they have it.
+std::int64_t EngineScheduler::wanted(const Resident& r) const {
+  const std::int64_t shared = r.sample->prompt_size() - 1;
+  if (r.sample->asked().samples == 1 || length(r) >= shared) return remaining(r);
+  const auto waiting = queue_.waiting();
+  const bool is_awaited = std::any_of(waiting.begin(), waiting.end(),
+                                      [&](const Sample* other) { return &other->request() == &r.sample->request(); });
+  return is_awaited ? shared - length(r) : remaining(r);
+}
+
+void EngineScheduler::grant() {
+  int decoding = 0;
+  for (Resident& r : residents_) {
+    r.granted = wanted(r) == 1 ? 1 : 0;
+    decoding += static_cast<int>(r.granted);
+  }
+  grant_prompts(std::min(options_.step_tokens - decoding, chunks_.limit(decoding > 0)));
+}
+
+// Half of the budget is for the prompt of the first rank, so that it is not starved; otherwise those with the least
+// left go first, so that short ones do not wait for long ones.
+void EngineScheduler::grant_prompts(std::int64_t budget) {
+  std::vector<Resident*> prompts;
+  for (Resident& r : residents_) {
+    if (r.granted == 0) prompts.push_back(&r);
+  }
+  if (prompts.empty()) return;
+  const auto give = [&](Resident& r, std::int64_t most) {
+    const std::int64_t given = std::min(wanted(r) - r.granted, most);
+    r.granted += given;
+    budget -= given;
+  };
+  Resident& first = *prompts.front();
+  give(first, std::max<std::int64_t>(1, budget / 2));
+  std::stable_sort(prompts.begin() + 1, prompts.end(), [&](const Resident* a, const Resident* b) {
+    const int of_a = a->sample->asked().priority;
+    const int of_b = b->sample->asked().priority;
+    return of_a != of_b ? of_a < of_b : wanted(*a) < wanted(*b);
+  });
+  for (std::size_t i = 1; i < prompts.size(); ++i) give(*prompts[i], budget);
+  give(first, budget);
+}
+
+// Those of the last rank make room. The first of all can always go on, as a request alone fits.
+void EngineScheduler::make_fit() {
+  for (;;) {
+    std::int64_t missing = page_limit_ - page_ceiling_ - session_.available_pages();
+    for (const Resident& r : residents_) missing += session_.pages_needed(r.sequence, r.granted);
+    if (missing <= 0 || residents_.empty()) return;
+    if (residents_.size() > 1) {
+      preempt_last();
+      continue;
+    }
+    Resident& only = residents_.front();
+    only.granted = 0;
+    only.sample->fail(Error(ErrorCode::kOutOfMemory,
+                            fmt::format("the cache cannot grow beyond {} tokens, and {} more pages of {} are needed",
+                                        page_ceiling_ * kCachePageTokens, missing, kCachePageTokens)));
+    return;
+  }
+}
+
+void EngineScheduler::step() {
+  std::vector<Resident*> in;
+  for (Resident& r : residents_) {
+    if (r.granted > 0) in.push_back(&r);
+  }
+  if (in.empty()) return;
+  try {
+    if (before_step_) before_step_();
+    run_step(in);
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kOutOfMemory) return out_of_memory(error.what());
+    fail_step(error);
+  } catch (const std::bad_alloc&) {
+    out_of_memory("a step found no memory");
+  } catch (const std::exception& error) {
+    fail_step(Error(ErrorCode::kInternal, error.what()));
+  }
+}
+
+void EngineScheduler::run_step(std::span<Resident* const> in) {
+  std::vector<SequenceInput> inputs;
+  std::vector<Sampler*> samplers;
+  std::vector<TokenId> next(in.size(), -1);
+  std::vector<TokenId> drawn(in.size(), -1);  // from logits that were shown
+  for (const Resident* const r : in) {
+    Sample& sample = *r->sample;
+    const std::int64_t begin = length(*r);
+    const bool draws = sample.draws() && r->granted == remaining(*r);
+    SequenceInput input{r->sequence,
+                        sample.tokens().subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(r->granted)),
+                        draws && sample.wants_logits() ? kLastLogits : kNoLogits};
+    const std::int64_t before = sample.next_prompt_logprob() - 1;  // its logits tell the next one
+    if (sample.wants_whole_prompt() && before < begin + r->granted)
+      input.logits_from = static_cast<std::size_t>(before - begin);
+    inputs.push_back(input);
+    samplers.push_back(draws && !sample.wants_logits() ? &sample.sampler() : nullptr);
+  }
+  std::vector<std::int64_t> begins;
+  for (const Resident* const r : in) begins.push_back(length(*r));
+  const LogitsSink sink = [&](std::span<const LogitsRow> rows) {
+    for (const LogitsRow& row : rows) {
+      const auto index = static_cast<std::size_t>(row.input);
+      Sample& sample = *in[index]->sample;
+      const std::int64_t following = begins[index] + static_cast<std::int64_t>(row.token) + 1;
+      if (following < sample.prompt_size()) {
+        sample.take_prompt_logits(row.values);
+      } else if (sample.draws() && following == sample.target()) {
+        drawn[index] = sample.draw(row.values);
+      }
+    }
+  };
+  NotFinite failed;
+  const auto start = std::chrono::steady_clock::now();
+  session_.sample(inputs, samplers, next, sink, &failed);
+  stats_.step_seconds = seconds_since(start);
+  for (std::size_t i = 0; i < in.size(); ++i) next[i] = std::max(next[i], drawn[i]);
+  finish_step(in, next, failed);
+}
+
+void EngineScheduler::finish_step(std::span<Resident* const> in, std::span<const TokenId> next,
+                                  const NotFinite& failed) {
+  ++stats_.steps;
+  was_refused_ = false;
+  int decoding = 0;
+  int prompt_tokens = 0;
+  for (std::size_t i = 0; i < in.size(); ++i) {
+    Sample& sample = *in[i]->sample;
+    const auto granted = static_cast<int>(in[i]->granted);
+    (granted == 1 ? decoding : prompt_tokens) += granted;
+    const std::int64_t now = length(*in[i]);
+    if (now - granted < sample.prompt_size() || granted > 1) stats_.prompt_tokens += granted;
+    queue_.serve(sample, std::max<std::int64_t>(0, now - sample.computed));
+    sample.computed = std::max(sample.computed, now);
+    if (std::find(failed.inputs.begin(), failed.inputs.end(), static_cast<int>(i)) != failed.inputs.end()) {
+      sample.fail(Error(ErrorCode::kCorruptFile, failed.message));
+    } else if (next[i] >= 0) {
+      ++stats_.generated_tokens;
+      sample.take(next[i]);
+    } else if (!sample.draws() && now == sample.target()) {
+      sample.end(StopReason::kLength);
+    }
+  }
+  chunks_.record(decoding, prompt_tokens, stats_.step_seconds);
+}
+
+// ---- steps that fail --------------------------------------------------------
+
+// Nothing was changed. The cache is taken to be as large as it can be, and who came last makes room; until a step
+// succeeds nobody is let in, so that there are fewer each time.
+void EngineScheduler::out_of_memory(const char* what) {
+  was_refused_ = true;
+  page_ceiling_ = session_.cache_stats().pages;
+  ceiling_until_ = std::chrono::steady_clock::now() + kRefusalHolds;
+  if (residents_.size() > 1) {
+    preempt_last();
+  } else {
+    residents_.front().sample->fail(Error(ErrorCode::kOutOfMemory, what));
+  }
+}
+
+void EngineScheduler::fail_step(const Error& error) {
+  for (Resident& r : residents_) {
+    if (r.granted > 0 && !r.sample->has_ended()) r.sample->fail(error);
+  }
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,86 @@
+// Who is in an engine's next step. One thread's; docs/engine.md says by which rules.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "metal_marlin/engine.h"
+#include "runtime/engine_sample.h"
+#include "runtime/fair_queue.h"
+#include "runtime/prompt_chunks.h"
+
+namespace metal_marlin {
+
+class EngineScheduler {
+ public:
+  // before_step: for tests, called where a step may fail.
+  EngineScheduler(std::shared_ptr<const Model> model, const EngineOptions& options, const EnginePlan& plan,
+                  std::function<void()> before_step);
+
+  // Its samples wait.
+  void add(const std::shared_ptr<Request>& request);
+  [[nodiscard]] bool is_idle() const { return samples_.empty(); }
+  // Ends what was cancelled, lets in what has room, and runs one step. A step that fails is told its samples.
+  // \returns what is to be told.
+  std::vector<OwnedEvent> run();
+  void cancel_all();
+  // So far, and the cache as it is.
+  [[nodiscard]] EngineStats stats() const;
+
+ private:
+  // A sample in the cache.
+  struct Resident {
+    Sample* sample;
+    SequenceId sequence;
+    std::int64_t granted = 0;  // tokens in the step that is made up
+  };
+
+  [[nodiscard]] std::int64_t length(const Resident& r) const { return session_.length(r.sequence); }
+  [[nodiscard]] std::int64_t remaining(const Resident& r) const { return r.sample->target() - length(r); }
+  [[nodiscard]] std::int64_t pages_left() const;
+  [[nodiscard]] bool waits_for_sibling(const Sample& sample) const;
+  [[nodiscard]] std::int64_t wanted(const Resident& r) const;
+
+  void end_cancelled();
+  void tell(std::vector<OwnedEvent>& events);
+  void admit();
+  bool enter(Sample& sample);
+  SequenceId begin_sequence(const Sample& sample);
+  [[nodiscard]] bool outranks_last(const Sample& sample) const;
+  [[nodiscard]] bool could_enter_without_lower(const Sample& sample) const;
+  void preempt_last();
+  void grant();
+  void grant_prompts(std::int64_t budget);
+  void make_fit();
+  void step();
+  void run_step(std::span<Resident* const> in);
+  void finish_step(std::span<Resident* const> in, std::span<const TokenId> next, const NotFinite& failed);
+  void out_of_memory(const char* what);
+  void fail_step(const Error& error);
+
+  std::shared_ptr<const Model> model_;
+  EngineOptions options_;
+  EnginePlan plan_;
+  std::function<void()> before_step_;
+  std::shared_ptr<const Tokenizer> tokenizer_;
+  Session session_;
+  std::vector<std::unique_ptr<Sample>> samples_;  // all that have not ended
+  FairQueue queue_;
+  std::vector<Resident> residents_;  // by rank
+  PromptChunks chunks_;
+  // What could not be let in, and how many pages there were for it: nothing changed until there are more.
+  const Sample* blocked_ = nullptr;
+  std::int64_t blocked_pages_ = 0;
+  // Memory for more pages was refused: there are no more than these for a while.
+  std::int64_t page_limit_;
+  std::int64_t page_ceiling_;
+  std::chrono::steady_clock::time_point ceiling_until_;
+  bool was_refused_ = false;
+  EngineStats stats_;
+};
+
+}  // namespace metal_marlin
