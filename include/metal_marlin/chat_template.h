@@ -52,6 +52,8 @@ class ChatTemplate {
   /// \param messages JSON list, each with a role and content.
   /// \throws Error (kInvalidArgument) with what the template raised, (kUnsupported) past a limit.
   [[nodiscard]] std::string render(std::string_view messages, const ChatOptions& options = {}) const;
+  /// Its own text, of which tags in answers can be told.
+  [[nodiscard]] std::string_view text() const;
 
  private:
   struct Impl;

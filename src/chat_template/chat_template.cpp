@@ -135,6 +135,10 @@ std::shared_ptr<const ChatTemplate> ChatTemplate::load(const std::filesystem::pa
   return std::shared_ptr<const ChatTemplate>(new ChatTemplate(std::move(impl)));
 }
 
+std::string_view ChatTemplate::text() const {
+  return impl_->main.text;
+}
+
 std::string ChatTemplate::render(std::string_view messages, const ChatOptions& options) const {
   const Impl::Compiled& chosen = options.tools && impl_->with_tools ? *impl_->with_tools : impl_->main;
   const jinja::Budget budget;

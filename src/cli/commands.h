@@ -15,6 +15,7 @@ namespace metal_marlin::cli {
 // Each adds its subcommand with a callback that runs it.
 void add_quantize(CLI::App& app);
 void add_generate(CLI::App& app);
+void add_chat(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_render(CLI::App& app);
 void add_logits(CLI::App& app);
@@ -32,6 +33,7 @@ struct ModelFlags {
   std::string path;
   LoadOptions load;
   void add(CLI::App& command);
+  void add_load(CLI::App& command);  // those of how it is loaded alone
   // Loads the model at `path`, or at `other`, with a progress bar.
   [[nodiscard]] std::shared_ptr<const Model> load_model(const std::string& other = {}) const;
 };
@@ -42,6 +44,10 @@ QuantizeReport quantize_with_progress(const std::filesystem::path& source, const
 
 // Whether Ctrl-C was pressed; the handler is installed by main.
 bool interrupted();
+// What it asked for was done: the program ends as it would have.
+void forget_interrupt();
+// Whether the program was asked to end (SIGTERM), which is not forgotten.
+bool terminated();
 
 // Prints a notice to the standard error.
 void print_notice(const std::string& text);
