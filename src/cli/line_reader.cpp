@@ -115,6 +115,7 @@ class EditedLines : public LineReader {
     prompt_ = prompt;
     failure_ = nullptr;
     el_resize(editor_.get());
+    el_set(editor_.get(), EL_PREP_TERM, 1);  // before the prompt: no key that answers it comes too early
     int count = 0;
     const char* const line = el_gets(editor_.get(), &count);
     if (failure_) std::rethrow_exception(failure_);

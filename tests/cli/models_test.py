@@ -77,7 +77,7 @@ class Models(unittest.TestCase):
         self.assertRegex(self.end(self.start("models")), r"org/model +as published +\d.* complete")
         # A folder of this name is meant where there is one.
         (self.folder / "org/model").mkdir(parents=True)
-        self.chat(code=3, says="config.json")
+        self.chat(code=3, says="no chat template")
 
     def test_a_format_is_made_once_and_needs_its_source_no_more(self):
         answer = self.chat("--format", "int8")
