@@ -96,8 +96,8 @@ struct EngineUsage {
 /// What became of one sample. Views hold during the call.
 struct EngineEvent {
   int sample = 0;
-  std::string_view text;                   ///< that is certain; whole UTF-8, may be empty
-  std::span<const TokenId> tokens;         ///< drawn since the last event, end tokens not among them
+  std::string_view text;            ///< that is certain; whole UTF-8, may be empty; always is without a tokenizer
+  std::span<const TokenId> tokens;  ///< drawn since the last event, end tokens not among them
   std::span<const TokenLogprob> logprobs;  ///< of these, where asked for
   /// In the first event of sample 0, where asked for: of each of the prompt's tokens; the first, which nothing comes
   /// before, has a logprob of 0 and no `top`.

@@ -85,6 +85,7 @@ class Sample {
 
   EngineUsage usage;
   std::int64_t computed = 0;  // most tokens that the cache held of it
+  bool has_entered = false;   // the cache, once
 
  private:
   void show(const std::string& text);

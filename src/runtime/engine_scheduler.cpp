@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <new>
+#include <utility>
 
 #include "backends/backend.h"
 #include "base/seconds_since.h"
@@ -163,11 +164,13 @@ bool EngineScheduler::enter(Sample& sample) {
     session_.close(sequence);
     return false;
   }
-  if (!sample.request().started.exchange(true) || sample.computed == 0) {
+  if (!std::exchange(sample.has_entered, true)) {
+    sample.request().started = true;
     sample.usage.queue_seconds = seconds_since(sample.request().submitted);
     sample.usage.cached_tokens = sample.index() == 0 ? std::min(length, sample.prompt_size()) : 0;
     stats_.cached_tokens += sample.usage.cached_tokens;
   }
+  sample.computed = std::max(sample.computed, length);  // what was found costs its key nothing
   queue_.remove(&sample);
   const auto place = std::find_if(residents_.begin(), residents_.end(),
                                   [&](const Resident& r) { return rank_of(sample) < rank_of(*r.sample); });
