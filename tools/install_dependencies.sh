@@ -23,7 +23,7 @@ fi
 
 packages=(g++ cmake ninja-build pkg-config make python3
   libcli11-dev libfmt-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev libeigen3-dev libprotobuf-dev protobuf-compiler
-  libcurl4-openssl-dev libssl-dev libboost-dev prometheus-cpp-dev)
+  libcurl4-openssl-dev libssl-dev libedit-dev libboost-dev prometheus-cpp-dev)
 foreign=
 for part in "$@"; do
   case $part in
@@ -36,7 +36,7 @@ for part in "$@"; do
     aarch64)
       foreign=arm64
       packages+=(g++-aarch64-linux-gnu qemu-user-static libfmt-dev:arm64 libpcre2-dev:arm64 libutf8proc-dev:arm64 libprotobuf-dev:arm64
-        libcurl4-openssl-dev:arm64 libssl-dev:arm64 libzstd-dev:arm64 libgtest-dev:arm64)
+        libcurl4-openssl-dev:arm64 libssl-dev:arm64 libedit-dev:arm64 libzstd-dev:arm64 libgtest-dev:arm64)
       ;;
     *) echo "unknown part: $part" >&2; exit 2 ;;
   esac

@@ -12,19 +12,6 @@
 namespace metal_marlin::cli {
 namespace {
 
-// What follows NAME= : JSON, or else a text.
-std::pair<std::string, std::string> variable(const std::string& flag) {
-  const std::size_t sign = flag.find('=');
-  if (sign == flag.npos || sign == 0) {
-    throw Error(ErrorCode::kInvalidArgument, fmt::format("--set {}: expected NAME=VALUE", flag));
-  }
-  std::string value = flag.substr(sign + 1);
-  if (!nlohmann::json::accept(value)) {
-    value = nlohmann::json(value).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-  }
-  return {flag.substr(0, sign), value};
-}
-
 std::chrono::local_seconds parse_time(const std::string& text) {
   int year = 0;
   unsigned month = 0;
@@ -65,9 +52,20 @@ std::shared_ptr<const ChatTemplate> ChatFlags::load(const std::string& model) co
 
 ChatOptions ChatFlags::options() const {
   ChatOptions out;
-  for (const std::string& flag : set) out.variables.push_back(variable(flag));
+  for (const std::string& flag : set) out.variables.push_back(template_variable(flag, "--set"));
   if (!now.empty()) out.now = parse_time(now);
   return out;
+}
+
+std::pair<std::string, std::string> template_variable(const std::string& text, const char* flag) {
+  const std::size_t sign = text.find('=');
+  if (sign == text.npos || sign == 0)
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("{} {}: expected NAME=VALUE", flag, text));
+  std::string value = text.substr(sign + 1);
+  if (!nlohmann::json::accept(value)) {
+    value = nlohmann::json(value).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  }
+  return {text.substr(0, sign), value};
 }
 
 std::string one_message(const std::string& system, const std::string& text) {

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "metal_marlin/chat_template.h"
@@ -23,6 +24,9 @@ struct ChatFlags {
   // What --set and --now say. \throws Error (kInvalidArgument) naming the flag.
   [[nodiscard]] ChatOptions options() const;
 };
+
+// A template's variable: what follows NAME= is JSON, or else a text. \throws Error (kInvalidArgument) naming `flag`.
+std::pair<std::string, std::string> template_variable(const std::string& text, const char* flag);
 
 // A conversation of one message, after a system message where there is one: as JSON.
 std::string one_message(const std::string& system, const std::string& text);

@@ -2,17 +2,20 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <filesystem>
 #include <memory>
 #include <string>
 
 #include "metal_marlin/evaluate.h"
 #include "metal_marlin/model.h"
+#include "metal_marlin/quantize.h"
 
 namespace metal_marlin::cli {
 
 // Each adds its subcommand with a callback that runs it.
 void add_quantize(CLI::App& app);
 void add_generate(CLI::App& app);
+void add_chat(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_render(CLI::App& app);
 void add_logits(CLI::App& app);
@@ -21,6 +24,7 @@ void add_inspect(CLI::App& app);
 void add_eval(CLI::App& app);
 void add_compare(CLI::App& app);
 void add_pull(CLI::App& app);
+void add_models(CLI::App& app);
 void add_status(CLI::App& app);
 void add_shaders(CLI::App& app);
 void add_tune(CLI::App& app);
@@ -35,10 +39,16 @@ struct ModelFlags {
   [[nodiscard]] std::shared_ptr<const Model> load_model(const std::string& other = {}) const;
 };
 
+// quantize(), with notices and a progress bar.
+QuantizeReport quantize_with_progress(const std::filesystem::path& source, const std::filesystem::path& destination,
+                                      QuantizeOptions options);
+
 // Whether Ctrl-C was pressed; the handler is installed by main.
 bool interrupted();
 // What it asked for was done: the program ends as it would have.
 void forget_interrupt();
+// Whether the program was asked to end (SIGTERM), which is not forgotten.
+bool terminated();
 
 // Prints a notice to the standard error.
 void print_notice(const std::string& text);

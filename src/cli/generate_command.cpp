@@ -4,6 +4,7 @@
 
 #include "cli/chat_flags.h"
 #include "cli/commands.h"
+#include "cli/sampler_flags.h"
 #include "cli/streams.h"
 #include "io/text_file.h"
 #include "metal_marlin/error.h"
@@ -94,7 +95,6 @@ void run_generate(GenerateFlags& flags) {
 void add_generate(CLI::App& app) {
   auto* const command = app.add_subcommand("generate", "Continue a text");
   auto flags = std::make_shared<GenerateFlags>();
-  SamplerOptions& sampler = flags->options.sampler;
   flags->model.add(*command);
   command->add_option("-p,--prompt", flags->prompt, "text to continue");
   command->add_option("--prompt-file", flags->prompt_file, "file with the text; -: standard input");
@@ -105,25 +105,7 @@ void add_generate(CLI::App& app) {
   command->add_option("-n,--max-tokens", flags->options.max_tokens, "tokens to generate")
       ->check(CLI::Range(0, 1 << 30))
       ->capture_default_str();
-  command->add_option("--temperature", sampler.temperature, "0: always the likeliest token")->capture_default_str();
-  command->add_option("--top-k", sampler.top_k, "choose among the k likeliest; 0: all")->capture_default_str();
-  command
-      ->add_option("--typical-p", sampler.typical_p,
-                   "choose among the tokens nearest to the mean surprise whose sum reaches p")
-      ->capture_default_str();
-  command->add_option("--top-p", sampler.top_p, "choose among the likeliest whose sum reaches p")
-      ->capture_default_str();
-  command->add_option("--min-p", sampler.min_p, "drop tokens less likely than p times the likeliest")
-      ->capture_default_str();
-  command->add_option("--repeat-penalty", sampler.repeat_penalty, "above 1: tokens seen already become less likely")
-      ->capture_default_str();
-  command
-      ->add_option("--frequency-penalty", sampler.frequency_penalty,
-                   "taken from logits of tokens seen already, for each time")
-      ->capture_default_str();
-  command->add_option("--presence-penalty", sampler.presence_penalty, "taken from logits of tokens seen already")
-      ->capture_default_str();
-  command->add_option("--seed", sampler.seed, "of the random numbers")->capture_default_str();
+  add_sampler_flags(*command, flags->options.sampler);
   add_list(*command, "--stop", flags->options.stop, "text that ends the generation; repeatable");
   command->add_flag("--ignore-eos", flags->options.ignore_end, "go on past end tokens");
   command->add_flag("--json", flags->json, "print one JSON object with tokens, text and speeds");

@@ -24,9 +24,11 @@ namespace metal_marlin::cli {
 namespace {
 
 volatile std::sig_atomic_t interrupt_count = 0;
+volatile std::sig_atomic_t has_to_end = 0;
 
 // The first Ctrl-C asks for a clean end; the second does not ask.
-void on_interrupt(int) {
+void on_interrupt(int signal) {
+  if (signal == SIGTERM) has_to_end = 1;
   interrupt_count = interrupt_count + 1;
   if (interrupt_count > 1) std::_Exit(130);
 }
@@ -35,6 +37,10 @@ void on_interrupt(int) {
 
 bool interrupted() {
   return interrupt_count > 0;
+}
+
+bool terminated() {
+  return has_to_end > 0;
 }
 
 void forget_interrupt() {
@@ -133,10 +139,12 @@ int run(int argc, char** argv) {
       "Examples:\n"
       "  metal-marlin quantize Qwen3-4B -o Qwen3-4B-fp4 --format fp4\n"
       "  metal-marlin generate Qwen3-4B-fp4 -p 'Once upon a time' -n 64\n"
+      "  metal-marlin chat Qwen/Qwen3-4B --format fp4\n"
       "Exit codes: 0 done, 2 wrong argument, 3 something is missing, 4 corrupt file, 5 not supported,\n"
       "  6 the system refused a read or write, 7 not enough memory, 8 or 130 cancelled, 9 internal error.");
   add_quantize(app);
   add_generate(app);
+  add_chat(app);
   add_tokenize(app);
   add_render(app);
   add_logits(app);
@@ -153,6 +161,7 @@ int run(int argc, char** argv) {
 #else
   add_missing(app, "pull", "libcurl and OpenSSL");
 #endif
+  add_models(app);
   add_status(app);
 #if METAL_MARLIN_MSL
   add_shaders(app);

@@ -118,22 +118,9 @@ void run_quantize(QuantizeFlags& flags) {
     flags.options.embedding = default_spec(parse_format(flags.embedding));
   }
   flags.options.shard_bytes = flags.shard_megabytes << 20;
-  flags.options.notice = print_notice;
   std::optional<EvaluationText> text;
   if (!flags.evaluation.empty()) text = read_evaluation_text(flags);
-  QuantizeReport report;
-  {
-    ProgressBar layers("calibrate", "layers");
-    ProgressBar weights("quantize", "weights");
-    flags.options.progress = [&](const QuantizeProgress& progress) {
-      ProgressBar& bar = progress.calibrating ? layers : weights;
-      bar.update(static_cast<double>(progress.done_weights), static_cast<double>(progress.total_weights),
-                 progress.output_error > 0 ? fmt::format("{} error {:.3f}", progress.tensor, progress.output_error)
-                                           : progress.tensor);
-      return !interrupted();
-    };
-    report = quantize(flags.source, flags.destination, flags.options);
-  }
+  QuantizeReport report = quantize_with_progress(flags.source, flags.destination, flags.options);
   if (text) {
     report.evaluation = evaluate_result(flags, text->tokens, text->options);
     write_report(flags.destination, report);
@@ -232,6 +219,21 @@ void add_run_options(CLI::App& command, QuantizeFlags& flags) {
 }
 
 }  // namespace
+
+QuantizeReport quantize_with_progress(const std::filesystem::path& source, const std::filesystem::path& destination,
+                                      QuantizeOptions options) {
+  ProgressBar layers("calibrate", "layers");
+  ProgressBar weights("quantize", "weights");
+  options.notice = print_notice;
+  options.progress = [&](const QuantizeProgress& progress) {
+    ProgressBar& bar = progress.calibrating ? layers : weights;
+    bar.update(static_cast<double>(progress.done_weights), static_cast<double>(progress.total_weights),
+               progress.output_error > 0 ? fmt::format("{} error {:.3f}", progress.tensor, progress.output_error)
+                                         : progress.tensor);
+    return !interrupted();
+  };
+  return quantize(source, destination, options);
+}
 
 void add_quantize(CLI::App& app) {
   auto* const command = app.add_subcommand("quantize", "Quantize a model into a new folder");

@@ -2,7 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <fstream>
+#include <map>
+#include <optional>
+#include <string>
 
 #include "test_data.h"
 
@@ -32,6 +36,42 @@ TEST(Paths, OfOneFileAreTheSame) {
   EXPECT_TRUE(is_same_file(work.path() / "nothing", work.path() / "nothing"));
   EXPECT_FALSE(is_same_file(work.path() / "a", work.path() / "b"));
   EXPECT_FALSE(is_same_file(work.path() / "nothing", work.path() / "no more"));
+}
+
+// Sets variables of the environment, or takes them away, and puts back what was.
+class Environment {
+ public:
+  void set(const char* name, const char* value) {
+    if (!before_.contains(name)) {
+      const char* const was = std::getenv(name);
+      before_[name] = was == nullptr ? std::nullopt : std::optional<std::string>(was);
+    }
+    if (value == nullptr) {
+      unsetenv(name);
+    } else {
+      setenv(name, value, 1);
+    }
+  }
+  ~Environment() {
+    for (const auto& [name, value] : before_) set(name.c_str(), value ? value->c_str() : nullptr);
+  }
+
+ private:
+  std::map<std::string, std::optional<std::string>> before_;
+};
+
+TEST(Paths, TheCacheIsWhereTheEnvironmentSays) {
+  Environment environment;
+  environment.set("METAL_MARLIN_CACHE", "/own");
+  environment.set("XDG_CACHE_HOME", "/caches");
+  environment.set("HOME", "/home/me");
+  EXPECT_EQ(cache_folder(), "/own");
+  environment.set("METAL_MARLIN_CACHE", "");
+  EXPECT_EQ(cache_folder(), "/caches/metal-marlin");
+  environment.set("XDG_CACHE_HOME", nullptr);
+  EXPECT_EQ(cache_folder(), "/home/me/.cache/metal-marlin");
+  environment.set("HOME", nullptr);
+  EXPECT_EQ(cache_folder(), "");
 }
 
 }  // namespace

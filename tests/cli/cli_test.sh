@@ -5,7 +5,7 @@
 source "$(dirname "$0")/common.sh"
 
 expect 0 "Examples:" --help
-for name in quantize generate tokenize render logits inspect eval compare pull status tune; do expect 0 "Example" $name --help; done
+for name in quantize generate tokenize render logits inspect eval compare pull models chat status tune; do expect 0 "Example" $name --help; done
 expect 0 '"formats"' status --json
 expect 2 "" nonsense
 expect 2 "required" quantize "$model"
@@ -31,6 +31,7 @@ echo '[5, 17, 200, 3]' > "$work/ids.json"
 expect 0 '"stop_reason": "length"' generate "$work/fp4" --prompt-ids "$work/ids.json" -n 5 --ignore-eos --json
 expect 3 "has no tokenizer" generate "$work/fp4" -p hello
 # What was measured on a device is kept, and taken.
+unset METAL_MARLIN_CACHE
 export XDG_CACHE_HOME="$work/cache"
 expect 0 "products kept in $work/cache/metal-marlin/tuned.json" tune "$work/fp4" --backend msl-host --tokens 1
 expect 0 '"stop_reason": "length"' generate "$work/fp4" --backend msl-host --prompt-ids "$work/ids.json" -n 2 --ignore-eos --json

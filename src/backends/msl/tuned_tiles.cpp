@@ -4,9 +4,9 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstdlib>
 #include <nlohmann/json.hpp>
 
+#include "base/paths.h"
 #include "io/file_write.h"
 #include "io/json.h"
 
@@ -18,10 +18,8 @@ std::string TunedProduct::key() const {
 }
 
 std::filesystem::path TunedTiles::default_file() {
-  if (const char* const cache = std::getenv("XDG_CACHE_HOME"))
-    return std::filesystem::path(cache) / "metal-marlin/tuned.json";
-  const char* const home = std::getenv("HOME");
-  return home != nullptr ? std::filesystem::path(home) / ".cache/metal-marlin/tuned.json" : std::filesystem::path();
+  const std::filesystem::path folder = cache_folder();
+  return folder.empty() ? folder : folder / "tuned.json";
 }
 
 TunedTiles::TunedTiles(std::filesystem::path file) : file_(std::move(file)) {

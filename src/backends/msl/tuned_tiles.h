@@ -29,7 +29,7 @@ struct TunedProduct {
 
 class TunedTiles {
  public:
-  // The user's: tuned.json in $XDG_CACHE_HOME/metal-marlin.
+  // The user's: tuned.json in cache_folder().
   static std::filesystem::path default_file();
   // file: need not be there; empty: none. \throws Error (kCorruptFile) naming file and field.
   explicit TunedTiles(std::filesystem::path file);

@@ -17,6 +17,7 @@
 
 #include "backends/msl/host/host_device.h"
 #include "base/child_process.h"
+#include "base/paths.h"
 #include "base/program_path.h"
 #include "io/file_write.h"
 #include "io/mapped_file.h"
@@ -34,12 +35,6 @@ std::string lowering_tool() {
   if (const char* const chosen = std::getenv("METAL_MARLIN_AIR")) return chosen;
   const std::filesystem::path beside = program_path().parent_path() / "metal-marlin-air";
   return std::filesystem::exists(beside) ? beside.string() : "metal-marlin-air";
-}
-
-std::filesystem::path cache_folder() {
-  if (const char* const cache = std::getenv("XDG_CACHE_HOME")) return std::filesystem::path(cache) / "metal-marlin";
-  if (const char* const home = std::getenv("HOME")) return std::filesystem::path(home) / ".cache/metal-marlin";
-  return std::filesystem::temp_directory_path() / "metal-marlin";
 }
 
 std::vector<std::string> kernel_names(std::span<const std::byte> bytes, const std::string& where) {
@@ -194,7 +189,9 @@ MetallibKernels::MetallibKernels(const std::filesystem::path& path, bool instrum
   const MappedFile file(path);
   const std::vector<std::string> names = kernel_names(file.bytes(), path.string());
   const std::string tool = lowering_tool();
-  const std::filesystem::path cache = cache_folder() / "metallib";
+  std::filesystem::path cache = cache_folder();
+  if (cache.empty()) cache = std::filesystem::temp_directory_path() / "metal-marlin";
+  cache /= "metallib";
   std::filesystem::create_directories(cache);
   const std::filesystem::path folder = cache / content_key(file.bytes(), tool, instrumented);
   const Lock lock(folder.string() + ".lock");

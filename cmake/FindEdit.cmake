@@ -1,0 +1,18 @@
+# Defines Edit::edit: libedit with its functions for wide characters.
+include(CheckCXXSymbolExists)
+find_path(EDIT_INCLUDE_DIR histedit.h)
+find_library(EDIT_LIBRARY edit)
+if(EDIT_INCLUDE_DIR AND EDIT_LIBRARY)
+  set(CMAKE_REQUIRED_INCLUDES ${EDIT_INCLUDE_DIR})
+  set(CMAKE_REQUIRED_LIBRARIES ${EDIT_LIBRARY})
+  check_cxx_symbol_exists(el_wset histedit.h EDIT_IS_WIDE)
+  unset(CMAKE_REQUIRED_INCLUDES)
+  unset(CMAKE_REQUIRED_LIBRARIES)
+endif()
+include(FindPackageHandleStandardArgs)
+find_package_handle_standard_args(Edit REQUIRED_VARS EDIT_LIBRARY EDIT_INCLUDE_DIR EDIT_IS_WIDE)
+if(Edit_FOUND AND NOT TARGET Edit::edit)
+  add_library(Edit::edit UNKNOWN IMPORTED)
+  set_target_properties(Edit::edit PROPERTIES IMPORTED_LOCATION ${EDIT_LIBRARY}
+    INTERFACE_INCLUDE_DIRECTORIES ${EDIT_INCLUDE_DIR})
+endif()
