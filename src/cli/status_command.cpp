@@ -43,10 +43,12 @@ GpuRows gpus() {
   return msl::gpu_reports();
 }
 
-std::string matrix_unit_text(msl::Device& device) {
+std::string matrix_unit_text(msl::Device& device) try {
   const msl::MatrixUnit& unit = device.matrix_unit();
   return fmt::format("elements in {} lanes, subnormal halves {}", unit.staged ? "other" : "the expected",
                      unit.flushes ? "are zeros" : "are kept");
+} catch (const Error& error) {  // such as a metallib without the kernel that asks
+  return fmt::format("not known: {}", error.what());
 }
 
 SelfTest test_shaders() {

@@ -141,6 +141,7 @@ OrderedJson document() {
   const auto schemas = bodies();
   OrderedJson paths;
   for (const Route& route : all_routes()) {
+    if (route.answer == answer_page) continue;  // for people
     const std::string path = route.path;
     const bool prefix = path.ends_with('/');
     OrderedJson value = operation(route, schemas);

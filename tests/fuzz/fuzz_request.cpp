@@ -1,10 +1,10 @@
 // Arbitrary bytes as the body of a request to the server: JSON, the fields of all routes, conversations.
 #include <array>
 
+#include "chat_template/reasoning.h"
 #include "server/api_error.h"
 #include "server/chat.h"
 #include "server/http/target.h"
-#include "server/reasoning.h"
 #include "server/sampling_fields.h"
 
 namespace {

@@ -402,6 +402,14 @@ class Rest(Case):
                     error = self.server.ask(method.upper(), path, {"model": "model", name: {"x": 1}})[2]
                     self.assertNotIn(f"{name} is not a field", error)
 
+    def test_page(self):
+        for path, kind in (("/", "text/html"), ("/page/chat.css", "text/css"), ("/page/chat.js", "text/javascript")):
+            status, headers, body = self.server.ask("GET", path)[:3]
+            self.assertEqual(status, 200)
+            self.assertTrue(dict(headers)["Content-Type"].startswith(kind))
+            self.assertIn("default-src 'none'", dict(headers)["Content-Security-Policy"])
+        self.assertEqual(self.server.get("/page/none.js")[0], 404)
+
     def test_models(self):
         listed = json.loads(self.server.get("/v1/models")[1])
         self.assertEqual((listed["object"], listed["data"][0]["id"], listed["data"][0]["max_model_len"]), ("list", "model", 4096))
