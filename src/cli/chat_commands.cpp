@@ -128,8 +128,7 @@ bool run_chat_command(ChatSession& session, const std::string& line) {
 
 void notice_end(const ChatSession& session, const ChatReply& reply) {
   if (reply.reason == StopReason::kCancelled) {
-    print_notice(reply.usage.generated_tokens == 0 ? "stopped before an answer began; the message is not kept"
-                                                   : "stopped; what came is kept");
+    print_notice(reply.kept ? "stopped; what came is kept" : "stopped before an answer began; the message is not kept");
   } else if (reply.context_full) {
     print_notice(fmt::format(
         "the context is full: {} tokens of prompt and {} of answer are all of {}, and the answer ends here. "

@@ -98,7 +98,8 @@ ChatReply ChatSession::answer(const Messages& messages) {
   AnswerView view(tags_, tags_ && ends_in_thought(prompt, *tags_, false), colours_);
   ChatReply reply = stream(std::move(request), tokens, view);
   reply.context_full = reply.reason == StopReason::kLength && most == room;
-  if (reply.reason == StopReason::kCancelled && view.text().empty()) return reply;
+  reply.kept = reply.reason != StopReason::kCancelled || !view.text().empty();
+  if (!reply.kept) return reply;
   messages_ = messages;
   messages_.push_back({{"role", "assistant"}, {"content", view.content()}});
   if (!view.reasoning().empty()) messages_.back()["reasoning_content"] = view.reasoning();
@@ -117,11 +118,9 @@ ChatReply ChatSession::stream(EngineRequest request, std::vector<TokenId>& drawn
       const EventQueue::News news = queue->take();
       drawn.insert(drawn.end(), news.tokens.begin(), news.tokens.end());
       if (!news.text.empty()) view.push(news.text);
+      if (news.error || news.reply) view.finish();
       if (news.error) throw *news.error;
-      if (news.reply) {
-        view.finish();
-        return *news.reply;
-      }
+      if (news.reply) return *news.reply;
       if (interrupted()) engine_->cancel(id);
     }
   } catch (...) {

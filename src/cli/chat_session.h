@@ -24,8 +24,8 @@ struct ChatSettings {
 struct ChatReply {
   StopReason reason = StopReason::kEndToken;
   EngineUsage usage;
-  // Of kLength: no more fits into the context.
-  bool context_full = false;
+  bool context_full = false;  // of kLength: no more fits into the context
+  bool kept = true;           // it is part of the conversation
 };
 
 class ChatSession {
