@@ -6,7 +6,7 @@
 #include <cstdlib>
 #include <utility>
 
-#include "cli/printable.h"
+#include "base/printable.h"
 #include "cli/streams.h"
 
 namespace metal_marlin::cli {

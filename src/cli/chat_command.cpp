@@ -3,13 +3,13 @@
 
 #include <algorithm>
 
+#include "base/printable.h"
 #include "cli/chat_commands.h"
 #include "cli/chat_flags.h"
 #include "cli/chat_session.h"
 #include "cli/commands.h"
 #include "cli/line_reader.h"
 #include "cli/model_source.h"
-#include "cli/printable.h"
 #include "cli/sampler_flags.h"
 #include "cli/streams.h"
 #include "metal_marlin/error.h"

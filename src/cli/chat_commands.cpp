@@ -6,9 +6,9 @@
 #include <array>
 #include <charconv>
 
+#include "base/printable.h"
 #include "cli/chat_flags.h"
 #include "cli/commands.h"
-#include "cli/printable.h"
 #include "cli/sampler_flags.h"
 #include "cli/streams.h"
 #include "io/file_write.h"

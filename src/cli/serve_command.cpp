@@ -56,7 +56,7 @@ server::ServedModel load_served(ServeFlags& flags, std::size_t index) {
   flags.model.path = flags.paths[index];
   served.name = index < flags.names.size() ? flags.names[index] : name_of(flags.model.path);
   served.chat = load_template(flags, flags.model.path);
-  if (served.chat) served.reasoning = server::find_reasoning_tags(served.chat->text());
+  if (served.chat) served.reasoning = find_reasoning_tags(served.chat->text());
   const auto model = flags.model.load_model();
   served.tokenizer = model->tokenizer();
   served.engine = std::make_unique<Engine>(model, flags.engine);

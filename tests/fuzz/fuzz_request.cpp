@@ -22,6 +22,7 @@ void attempt_request(const Action& action) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  using namespace metal_marlin;
   using namespace metal_marlin::server;
   const std::string_view text(reinterpret_cast<const char*>(data), size);
   attempt_request([&] {
