@@ -12,7 +12,7 @@ if [ "$(uname)" = Darwin ]; then
     esac
   done
   missing=()
-  for package in cmake ninja llvm@19 cli11 fmt nlohmann-json pcre2 utf8proc eigen protobuf openssl@3 zstd googletest \
+  for package in cmake ninja llvm@19 cli11 fmt nlohmann-json pcre2 utf8proc eigen protobuf openssl@3 zstd boost prometheus-cpp googletest \
     google-benchmark; do
     brew list --versions "$package" > /dev/null 2>&1 || missing+=("$package")
   done
@@ -23,7 +23,7 @@ fi
 
 packages=(g++ cmake ninja-build pkg-config make python3
   libcli11-dev libfmt-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev libeigen3-dev libprotobuf-dev protobuf-compiler
-  libcurl4-openssl-dev libssl-dev libedit-dev)
+  libcurl4-openssl-dev libssl-dev libedit-dev libboost-dev prometheus-cpp-dev)
 foreign=
 for part in "$@"; do
   case $part in

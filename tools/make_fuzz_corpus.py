@@ -254,3 +254,18 @@ put("metallib", "shared", metallib([function(), function(b"sub\0")], constant, n
 put("metallib", "constants", metallib([function()], sized(tags(CNST=b"\xff\xffa\0\x35")), none, module))
 put("metallib", "open_list", metallib([function()[:-4]], constant, none, module))
 put("metallib", "reflection", metallib([reflected.replace(b"RFLT\x08\0\4", b"RFLT\x08\0Z")], constant, none, module, listed, dynamic + reflection))
+
+sampling = {"n": 2, "temperature": 0.5, "top_p": 0.9, "top_k": -1, "seed": -3, "logit_bias": {"7": -100, "8": 2.5}, "stop": ["a", "b"],
+            "stop_token_ids": [1, 2], "stream": True, "stream_options": {"include_usage": True}, "max_tokens": 5, "user": "me"}
+parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "<think>b</think>c"}]
+for name, request in [
+        ("completion", {"prompt": [[1, 2], "x"], "echo": True, "logprobs": 2, "best_of": 1, **sampling}),
+        ("chat", {"messages": [{"role": "developer", "content": parts}, {"role": "assistant", "content": "x"}], "continue_final_message": True,
+                  "chat_template_kwargs": {"enable_thinking": False}, "reasoning_effort": "none", "response_format": {"type": "text"}, **sampling}),
+        ("response", {"input": [{"role": "user", "content": [{"type": "input_text", "text": "a"}]},
+                                {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "b"}]},
+                                {"type": "message", "role": "assistant", "content": "c"}], "instructions": "d", "reasoning": {"effort": "low"}}),
+        ("tokens", {"tokens": [1, 511, 0], "tools": [], "colour": None})]:
+    put("request", name, json.dumps(request).encode())
+put("request", "deep", b'{"a": ' * 100)
+put("request", "target", b"/v1/models/a%2Fb%zz%4?x")

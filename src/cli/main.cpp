@@ -111,7 +111,7 @@ std::shared_ptr<const Model> ModelFlags::load_model(const std::string& other) co
   return Model::load(other.empty() ? path : other, options);
 }
 
-#if !METAL_MARLIN_PULL || !METAL_MARLIN_MSL
+#if !METAL_MARLIN_PULL || !METAL_MARLIN_MSL || !METAL_MARLIN_SERVER
 // A subcommand that this build lacks says so, with whatever follows it.
 static void add_missing(CLI::App& app, const std::string& name, const char* needs) {
   auto* const command = app.add_subcommand(name, fmt::format("not in this program, which is built without {}", needs));
@@ -140,6 +140,11 @@ int run(int argc, char** argv) {
   add_tokenize(app);
   add_render(app);
   add_logits(app);
+#if METAL_MARLIN_SERVER
+  add_serve(app);
+#else
+  add_missing(app, "serve", "Boost and prometheus-cpp");
+#endif
   add_inspect(app);
   add_eval(app);
   add_compare(app);

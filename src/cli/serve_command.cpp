@@ -1,0 +1,186 @@
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <thread>
+
+#include "cli/chat_flags.h"
+#include "cli/commands.h"
+#include "cli/streams.h"
+#include "metal_marlin/error.h"
+#include "server/server.h"
+
+namespace metal_marlin::cli {
+namespace {
+
+struct ServeFlags {
+  ModelFlags model;
+  std::vector<std::string> paths;
+  std::vector<std::string> names;
+  std::string template_file;
+  std::string template_name;
+  EngineOptions engine;
+  bool no_prefix_cache = false;
+  server::ServerOptions server;
+  double read_timeout = 20;
+  double write_timeout = 30;
+  double drain = 30;
+};
+
+std::chrono::milliseconds milliseconds(double seconds) {
+  return std::chrono::milliseconds(static_cast<std::int64_t>(seconds * 1000));
+}
+
+// The folder's or file's own name, by which requests call the model.
+std::string name_of(const std::string& path) {
+  const std::filesystem::path whole = std::filesystem::absolute(path).lexically_normal();
+  return whole.has_filename() ? whole.filename().string() : whole.parent_path().filename().string();
+}
+
+// The template of --chat-template, or the model's; none where it has none.
+std::shared_ptr<const ChatTemplate> load_template(const ServeFlags& flags, const std::string& path) {
+  ChatFlags chat;
+  chat.template_file = flags.template_file;
+  chat.template_name = flags.template_name;
+  try {
+    return chat.load(path);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kNotFound || chat.given()) throw;
+    print_notice(fmt::format("{}; /v1/chat/completions needs one", error.what()));
+    return nullptr;
+  }
+}
+
+server::ServedModel load_served(ServeFlags& flags, std::size_t index) {
+  server::ServedModel served;
+  flags.model.path = flags.paths[index];
+  served.name = index < flags.names.size() ? flags.names[index] : name_of(flags.model.path);
+  served.chat = load_template(flags, flags.model.path);
+  if (served.chat) served.reasoning = server::find_reasoning_tags(served.chat->text());
+  const auto model = flags.model.load_model();
+  served.tokenizer = model->tokenizer();
+  served.engine = std::make_unique<Engine>(model, flags.engine);
+  return served;
+}
+
+std::string example(const ServeFlags& flags, const std::string& url, const server::ServedModel& model) {
+  const bool keys = !flags.server.guard.api_keys.empty() || !flags.server.guard.api_key_file.empty();
+  const std::string what =
+      model.chat ? R"("messages": [{"role": "user", "content": "What is 2 + 2?"}])" : R"("prompt": "Once upon a time")";
+  return fmt::format(
+      "curl {}/v1/{} -H 'Content-Type: application/json'{} -d '{{\"model\": \"{}\", {}, \"max_tokens\": 64}}'", url,
+      model.chat ? "chat/completions" : "completions", keys ? " -H 'Authorization: Bearer KEY'" : "", model.name, what);
+}
+
+void check(const ServeFlags& flags) {
+  if (flags.names.size() > flags.paths.size()) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("--served-name: {} names for {} models", flags.names.size(), flags.paths.size()));
+  }
+  if (flags.server.http.tls_certificate.empty() != flags.server.http.tls_key.empty()) {
+    throw Error(ErrorCode::kInvalidArgument, "--tls-certificate and --tls-key go together");
+  }
+}
+
+void run_serve(ServeFlags& flags) {
+  check(flags);
+  flags.engine.prefix_cache = !flags.no_prefix_cache;
+  flags.server.http.read_timeout = milliseconds(flags.read_timeout);
+  flags.server.http.write_timeout = milliseconds(flags.write_timeout);
+  if (const char* const keys = std::getenv("METAL_MARLIN_API_KEY")) flags.server.guard.api_keys = keys;
+  std::vector<server::ServedModel> models;
+  for (std::size_t i = 0; i < flags.paths.size(); ++i) {
+    models.push_back(load_served(flags, i));
+    for (std::size_t other = 0; other < i; ++other) {
+      if (models[other].name != models[i].name) continue;
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("two models are called {}; --served-name gives them others", models[i].name));
+    }
+  }
+  std::string lines;
+  for (const server::ServedModel& model : models) {
+    lines += fmt::format("model {}: {}\n", model.name, model.engine->plan().text());
+  }
+  const server::HttpOptions& http = flags.server.http;
+  server::Server running(flags.server, std::move(models));
+  const bool numbers = http.host.find(':') != http.host.npos;
+  const std::string url = fmt::format("{}://{}:{}", http.tls_certificate.empty() ? "http" : "https",
+                                      numbers ? fmt::format("[{}]", http.host) : http.host, running.port());
+  fmt::print("{}listening on {}\ntry: {}\n", lines, url, example(flags, url, running.models().front()));
+  flush_output();
+  while (!interrupted()) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  print_error("shutting down: open requests have {} seconds; a second signal ends them at once\n", flags.drain);
+  const bool whole = running.drain(milliseconds(flags.drain));
+  forget_interrupt();
+  if (!whole) throw Error(ErrorCode::kCancelled, "requests were open at the end of --drain, and were ended");
+}
+
+void add_limits(CLI::App& command, ServeFlags& flags) {
+  server::HttpOptions& http = flags.server.http;
+  command
+      .add_option("--context", flags.engine.context,
+                  "most tokens of a request and its answer; 0: what the model and memory have")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 30));
+  command.add_option("--parallel", flags.engine.parallel, "most sequences in a step; 0: what memory is good for")
+      ->check(CLI::Range(0, 1024));
+  command
+      .add_option("--cache-tokens", flags.engine.cache_tokens, "most tokens in the cache; 0: what fits in free memory")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40));
+  command.add_option("--step-tokens", flags.engine.step_tokens, "most tokens in a step")->capture_default_str();
+  command.add_option("--queue", flags.engine.queue, "most requests that wait; more get status 429")
+      ->capture_default_str();
+  command.add_flag("--no-prefix-cache", flags.no_prefix_cache, "do not keep prompts for those that begin alike");
+  command.add_option("--max-body", http.max_body, "most bytes of a request")->capture_default_str();
+  command.add_option("--max-connections", http.max_connections, "most connections")->capture_default_str();
+  command.add_option("--max-connections-per-address", http.max_connections_per_address, "of one address; 0: no limit")
+      ->capture_default_str();
+  command.add_option("--read-timeout", flags.read_timeout, "seconds in which a request must have come")
+      ->check(CLI::Range(0.01, 86400.0))
+      ->capture_default_str();
+  command
+      .add_option("--write-timeout", flags.write_timeout, "seconds after which a client that takes nothing is dropped")
+      ->check(CLI::Range(0.01, 86400.0))
+      ->capture_default_str();
+  command.add_option("--drain", flags.drain, "seconds that open requests have after SIGTERM")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->capture_default_str();
+}
+
+void add_access(CLI::App& command, ServeFlags& flags) {
+  server::ServerOptions& options = flags.server;
+  command.add_option("--host", options.http.host, "address to listen on; 0.0.0.0: all")->capture_default_str();
+  command.add_option("--port", options.http.port, "port; 0: one that is free")->capture_default_str();
+  command.add_option("--api-key-file", options.guard.api_key_file,
+                     "file with API keys, one a line, read again when it changes; the environment's "
+                     "METAL_MARLIN_API_KEY has keys too, parted by commas");
+  add_list(command, "--cors-origin", options.guard.cors_origins, "origin whose pages may ask, or *; repeatable");
+  add_list(command, "--allowed-host", options.guard.hosts,
+           "name that a Host header may have on loopback, beside this machine's; repeatable");
+  command.add_option("--tls-certificate", options.http.tls_certificate,
+                     "PEM file with a chain of certificates: serve HTTPS");
+  command.add_option("--tls-key", options.http.tls_key, "PEM file with its key");
+  command.add_option("--log-file", options.log_file, "file for a line of JSON a request; default: the standard error");
+  command.add_flag("--log-prompts", options.log_prompts, "log prompts too");
+}
+
+}  // namespace
+
+void add_serve(CLI::App& app) {
+  auto* const command = app.add_subcommand("serve", "Serve models by OpenAI's API over HTTP");
+  auto flags = std::make_shared<ServeFlags>();
+  command->add_option("models", flags->paths, "Hugging Face folders, quantized folders, GGUF or ONNX files")
+      ->required();
+  add_list(*command, "--served-name", flags->names,
+           "what requests call a model, in the order of models; default: its folder's name");
+  command->add_option("--chat-template", flags->template_file, "file with a chat template, instead of the models'");
+  command->add_option("--template-name", flags->template_name, "which of a model's templates");
+  flags->model.add_load(*command);
+  add_access(*command, *flags);
+  add_limits(*command, *flags);
+  command->footer(
+      "Example:\n  metal-marlin serve Qwen3-4B-fp4 --port 8000\nSIGTERM and Ctrl-C end it when open requests were "
+      "answered. docs/server.md tells the rest.");
+  command->callback([flags] { run_serve(*flags); });
+}
+
+}  // namespace metal_marlin::cli

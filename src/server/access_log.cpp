@@ -1,0 +1,64 @@
+#include "server/access_log.h"
+
+#include <fcntl.h>
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+
+#include "metal_marlin/error.h"
+
+namespace metal_marlin::server {
+
+AccessLog::AccessLog(const std::string& file, bool prompts)
+    : descriptor_(file.empty() ? STDERR_FILENO : open(file.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600)),
+      prompts_(prompts) {
+  if (descriptor_ < 0) {
+    throw Error(ErrorCode::kIo, fmt::format("--log-file {}: cannot open: {}", file, std::strerror(errno)));
+  }
+}
+
+AccessLog::~AccessLog() {
+  if (descriptor_ != STDERR_FILENO) close(descriptor_);
+}
+
+void AccessLog::write(const OrderedJson& line) {
+  const std::scoped_lock lock(mutex_);
+  const std::string text = (cut_ ? "\n" : "") + json_text(line) + "\n";
+  std::size_t done = 0;
+  while (done < text.size()) {
+    const ssize_t size = ::write(descriptor_, text.data() + done, text.size() - done);
+    if (size < 0 && errno == EINTR) continue;
+    if (size <= 0) break;
+    done += static_cast<std::size_t>(size);
+  }
+  if (done > 0) cut_ = done < text.size();
+  if (done < text.size()) ++lost_;
+}
+
+LogEntry::LogEntry(const HttpRequest& request, const std::string& id)
+    : fields_{{"time", fmt::format("{:%Y-%m-%dT%H:%M:%S}Z", fmt::gmtime(std::time(nullptr)))},
+              {"id", id},
+              {"client", request.peer},
+              {"method", request.method},
+              {"path", request.path}} {}
+
+void LogEntry::set(const std::string& key, OrderedJson value) {
+  const std::scoped_lock lock(mutex_);
+  fields_[key] = std::move(value);
+}
+
+OrderedJson LogEntry::line(const HttpOutcome& outcome) const {
+  const std::scoped_lock lock(mutex_);
+  OrderedJson line = fields_;
+  line["status"] = outcome.status;
+  line["bytes"] = outcome.bytes;
+  line["seconds"] = std::round(outcome.seconds * 1e6) / 1e6;
+  if (!outcome.complete) line["client_gone"] = true;
+  return line;
+}
+
+}  // namespace metal_marlin::server

@@ -1,0 +1,25 @@
+// What a client is told when its request cannot be answered, in the shape of OpenAI's API.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+#include "metal_marlin/error.h"
+
+namespace metal_marlin::server {
+
+struct ApiError : std::runtime_error {
+  ApiError(int status_, const std::string& message, std::string param_ = {}, std::string code_ = {})
+      : std::runtime_error(message), status(status_), param(std::move(param_)), code(std::move(code_)) {}
+  int status;
+  std::string param;  // the field that is meant; empty: none
+  std::string code;   // a name for programs; empty: none
+};
+
+// {"error": {"message", "type", "param", "code"}}
+std::string error_body(const ApiError& error);
+
+// What a failure of the library is to a client. `param`: the field that its argument came from.
+ApiError to_api_error(const Error& error, const std::string& param = {});
+
+}  // namespace metal_marlin::server

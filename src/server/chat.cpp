@@ -1,0 +1,114 @@
+#include "server/chat.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+#include "server/api_error.h"
+
+namespace metal_marlin::server {
+namespace {
+
+// A content of parts as one text. \throws ApiError for a part that is none.
+std::string join_parts(const OrderedJson& parts, const std::string& name) {
+  std::string text;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    Fields part(parts[i], fmt::format("{}[{}]", name, i));
+    const std::string type = part.text("type").value_or("text");
+    if (type != "text") {
+      throw ApiError(400, fmt::format("{} is {}: models take text alone here", part.name_of("type"), type),
+                     part.name_of("type"), "unsupported_content");
+    }
+    const auto piece = part.text("text");
+    if (!piece) part.wrong("text", "a text");
+    text += (i > 0 ? "\n" : "") + *piece;
+  }
+  return text;
+}
+
+// What the template sees of a message: its content as one text, and all other fields as they are.
+OrderedJson read_message(const OrderedJson& value, const std::string& name) {
+  Fields fields(value, name);
+  const auto role = fields.text("role");
+  if (!role || role->empty()) fields.wrong("role", "a role such as user");
+  OrderedJson message = value;
+  if (*role == "developer") message["role"] = "system";  // its name in templates
+  const OrderedJson* const content = fields.find("content");
+  if (content == nullptr) {
+    if (fields.find("tool_calls") == nullptr) fields.wrong("content", "a text or a list of parts");
+  } else if (content->is_array()) {
+    message["content"] = join_parts(*content, fields.name_of("content"));
+  } else if (!content->is_string()) {
+    fields.wrong("content", "a text or a list of parts");
+  }
+  return message;
+}
+
+OrderedJson read_messages(Fields& fields) {
+  const OrderedJson* const list = fields.find("messages");
+  if (list == nullptr || !list->is_array() || list->empty()) fields.wrong("messages", "a list of messages");
+  OrderedJson messages = OrderedJson::array();
+  for (std::size_t i = 0; i < list->size(); ++i) {
+    messages.push_back(read_message((*list)[i], fmt::format("{}[{}]", fields.name_of("messages"), i)));
+  }
+  return messages;
+}
+
+}  // namespace
+
+void add_reasoning_effort(const std::string& effort, ChatOptions& options) {
+  options.variables.emplace_back("reasoning_effort", json_text(OrderedJson(effort)));
+  if (effort == "none") options.variables.emplace_back("enable_thinking", "false");
+}
+
+void add_template_variables(Fields& fields, ChatOptions& options) {
+  constexpr std::array<std::string_view, 5> own = {"messages", "tools", "documents", "add_generation_prompt",
+                                                   "continue_final_message"};
+  const OrderedJson* const kwargs = fields.find("chat_template_kwargs");
+  if (kwargs == nullptr) return;
+  if (!kwargs->is_object()) fields.wrong("chat_template_kwargs", "an object");
+  for (const auto& [name, value] : kwargs->items()) {
+    if (std::find(own.begin(), own.end(), name) != own.end()) {
+      throw ApiError(400, fmt::format("chat_template_kwargs.{} is not a variable to be set", name),
+                     "chat_template_kwargs");
+    }
+    std::erase_if(options.variables, [&name = name](const auto& variable) { return variable.first == name; });
+    options.variables.emplace_back(name, json_text(value));
+  }
+}
+
+Conversation read_conversation(Fields& fields) {
+  Conversation conversation{read_messages(fields), {}};
+  ChatOptions& options = conversation.options;
+  options.continue_final_message = fields.boolean("continue_final_message", false);
+  options.add_generation_prompt = fields.boolean("add_generation_prompt", !options.continue_final_message);
+  if (options.continue_final_message && options.add_generation_prompt) {
+    throw ApiError(400, "continue_final_message and add_generation_prompt cannot both be true",
+                   "continue_final_message");
+  }
+  if (options.continue_final_message && conversation.messages.back()["role"] != "assistant") {
+    throw ApiError(400, "continue_final_message: the last message is not the assistant's", "continue_final_message");
+  }
+  if (const auto effort = fields.text("reasoning_effort")) add_reasoning_effort(*effort, options);
+  add_template_variables(fields, options);
+  return conversation;
+}
+
+ChatPrompt render_chat(const Conversation& conversation, const ServedModel& model) {
+  if (!model.chat) {
+    throw ApiError(400, fmt::format("model {} has no chat template", model.name), "model", "no_chat_template");
+  }
+  ChatPrompt prompt;
+  try {
+    prompt.text = model.chat->render(json_text(conversation.messages), conversation.options);
+  } catch (const Error& error) {
+    throw to_api_error(error, "messages");
+  }
+  prompt.tokens = model.tokenizer->encode(prompt.text, {.add_special = false, .parse_special = true});
+  prompt.in_thought =
+      model.reasoning && ends_in_thought(prompt.text, *model.reasoning, conversation.options.continue_final_message);
+  return prompt;
+}
+
+}  // namespace metal_marlin::server

@@ -1,0 +1,32 @@
+// A conversation in a request to the prompt that the model's template makes of it.
+#pragma once
+
+#include "server/fields.h"
+#include "server/service.h"
+
+namespace metal_marlin::server {
+
+struct ChatPrompt {
+  std::string text;
+  std::vector<TokenId> tokens;
+  bool in_thought = false;  // it ends where the model goes on thinking
+};
+
+// What the template is given of a request for a chat: messages, add_generation_prompt, continue_final_message,
+// chat_template_kwargs and reasoning_effort. \throws ApiError naming the field.
+struct Conversation {
+  OrderedJson messages;
+  ChatOptions options;
+};
+Conversation read_conversation(Fields& fields);
+// Of a response: input, instructions, reasoning, chat_template_kwargs.
+Conversation read_response_conversation(Fields& fields);
+
+ChatPrompt render_chat(const Conversation& conversation, const ServedModel& model);
+
+// Sets what templates call so; "none" asks for no thoughts.
+void add_reasoning_effort(const std::string& effort, ChatOptions& options);
+// Reads chat_template_kwargs. \throws ApiError naming the field.
+void add_template_variables(Fields& fields, ChatOptions& options);
+
+}  // namespace metal_marlin::server

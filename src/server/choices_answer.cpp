@@ -1,0 +1,193 @@
+#include "server/choices_answer.h"
+
+#include <algorithm>
+
+#include "metal_marlin/inspect.h"
+#include "server/sse.h"
+
+namespace metal_marlin::server {
+
+ChoicesAnswer::ChoicesAnswer(Service& service, const ServedModel& model, Call call, ChoicesRequest request)
+    : service_(service),
+      model_(model),
+      call_(std::move(call)),
+      request_(std::move(request)),
+      generation_(std::make_shared<Generation>(service, model, call_)),
+      id_((request_.chat ? "chatcmpl-" : "cmpl-") + call_.id) {
+  const auto count = request_.prompts.size() * static_cast<std::size_t>(request_.options.engine.samples);
+  choices_.assign(count, Choice(ReasoningSplitter(request_.reasoning, request_.in_thought)));
+}
+
+void ChoicesAnswer::start() {
+  Generation::GoOn go_on;
+  std::vector<EngineRequest> requests = request_.prompts;
+  if (request_.thinking_budget) {
+    EngineRequest& first = requests.front();
+    first.max_tokens = std::min(*request_.thinking_budget, first.max_tokens.value_or(INT32_MAX));
+    go_on = [self = shared_from_this()](std::size_t index) { return self->go_on(index); };
+  }
+  generation_->start(
+      std::move(requests),
+      [self = shared_from_this()](std::size_t index, const EngineEvent& event) { self->take(index, event); },
+      std::move(go_on));
+}
+
+void ChoicesAnswer::take(std::size_t index, const EngineEvent& event) {
+  if (over_) return;
+  if (const auto failure = failure_of(event)) return fail(*failure);
+  Choice& choice = choices_[index];
+  if (!choice.begun) begin(index, choice, event);
+  if (request_.thinking_budget) choice.tokens.insert(choice.tokens.end(), event.tokens.begin(), event.tokens.end());
+  if (!event.logprobs.empty()) {
+    if (request_.chat) {
+      for (auto& entry : chat_logprobs(event.logprobs, *model_.tokenizer))
+        choice.chat_logprobs.push_back(std::move(entry));
+    } else {
+      choice.completion_logprobs.add(event.logprobs, *model_.tokenizer);
+    }
+  }
+  ReasoningSplitter::Parts parts = choice.splitter.push(event.text);
+  if (event.finished) {
+    choice.finish = finish_reason(event);
+    const ReasoningSplitter::Parts rest = choice.splitter.finish();
+    parts.content += rest.content;
+    parts.reasoning += rest.reasoning;
+  }
+  add(index, choice, parts);
+  if (generation_->all_ended()) end();
+}
+
+// The stream begins with the first event, so that what fails before has a status of its own.
+void ChoicesAnswer::begin(std::size_t index, Choice& choice, const EngineEvent& event) {
+  choice.begun = true;
+  if (request_.options.stream && !streaming_) {
+    streaming_ = true;
+    call_.exchange->begin(200, kSseType);
+  }
+  if (streaming_ && request_.chat) {
+    send_chunk({{"index", index},
+                {"delta", {{"role", "assistant"}, {"content", ""}}},
+                {"logprobs", nullptr},
+                {"finish_reason", nullptr}});
+  }
+  if (request_.echo.empty()) return;
+  const std::size_t samples = static_cast<std::size_t>(request_.options.engine.samples);
+  const std::size_t prompt = index / samples;
+  // They come once for a prompt, with its first sample; the others repeat them.
+  if (index % samples == 0) {
+    for (std::size_t other = index; other < index + samples; ++other) {
+      choices_[other].completion_logprobs.add(event.prompt_logprobs, *model_.tokenizer, true);
+    }
+  }
+  add(index, choice, {.reasoning = {}, .content = request_.echo[prompt]});
+}
+
+void ChoicesAnswer::add(std::size_t index, Choice& choice, const ReasoningSplitter::Parts& parts) {
+  if (streaming_) {
+    const bool logprobs = request_.options.engine.logprobs >= 0;
+    if (parts.content.empty() && parts.reasoning.empty() && !choice.finish && !logprobs) return;
+    return send_chunk(chunk(index, choice, parts));
+  }
+  choice.content += parts.content;
+  choice.reasoning += parts.reasoning;
+}
+
+void ChoicesAnswer::fail(const ApiError& error) {
+  over_ = true;
+  generation_->cancel();
+  if (!streaming_) return call_.exchange->respond(error.status, "application/json", error_body(error));
+  call_.exchange->write("data: " + error_body(error) + "\n\n");
+  call_.exchange->write(std::string(kSseDone));
+  call_.exchange->end();
+}
+
+void ChoicesAnswer::end() {
+  over_ = true;
+  if (streaming_) {
+    if (request_.options.usage_at_end) {
+      OrderedJson last = frame(true);
+      last["choices"] = OrderedJson::array();
+      last["usage"] = generation_->usage().json();
+      call_.exchange->write(sse_data(last));
+    }
+    call_.exchange->write(std::string(kSseDone));
+    return call_.exchange->end();
+  }
+  OrderedJson answer = frame(false);
+  answer["choices"] = OrderedJson::array();
+  for (std::size_t i = 0; i < choices_.size(); ++i) answer["choices"].push_back(whole(i, choices_[i]));
+  answer["usage"] = generation_->usage().json();
+  call_.exchange->respond(200, "application/json", json_text(answer));
+}
+
+// A thought at the end of its budget is closed in the model's place; an answer that was begun goes on as it is.
+std::optional<EngineRequest> ChoicesAnswer::go_on(std::size_t index) {
+  Choice& choice = choices_[index];
+  EngineRequest next = request_.prompts.front();
+  const auto used = static_cast<int>(choice.tokens.size());
+  if (choice.cut || (next.max_tokens && used >= *next.max_tokens)) return std::nullopt;
+  choice.cut = true;
+  next.prompt.insert(next.prompt.end(), choice.tokens.begin(), choice.tokens.end());
+  if (choice.splitter.inside()) {
+    const std::string close = "\n" + request_.reasoning->close + "\n\n";
+    const auto ids = model_.tokenizer->encode(close, {.add_special = false, .parse_special = true});
+    next.prompt.insert(next.prompt.end(), ids.begin(), ids.end());
+    add(index, choice, choice.splitter.push(close));
+  }
+  if (next.max_tokens) *next.max_tokens -= used;
+  if (static_cast<std::int64_t>(next.prompt.size()) >= model_.engine->plan().context) return std::nullopt;
+  return next;
+}
+
+OrderedJson ChoicesAnswer::frame(bool chunk) const {
+  const char* const chat = chunk ? "chat.completion.chunk" : "chat.completion";
+  return {{"id", id_},
+          {"object", request_.chat ? chat : "text_completion"},
+          {"created", created_},
+          {"model", model_.name},
+          {"system_fingerprint", std::string("metal-marlin-") + version()}};
+}
+
+void ChoicesAnswer::send_chunk(OrderedJson choice) {
+  OrderedJson value = frame(true);
+  value["choices"] = OrderedJson::array({std::move(choice)});
+  if (request_.options.usage_at_end) value["usage"] = nullptr;
+  call_.exchange->write(sse_data(value));
+}
+
+OrderedJson ChoicesAnswer::take_logprobs(Choice& choice) {
+  if (request_.options.engine.logprobs < 0) return {};
+  if (!request_.chat) return choice.completion_logprobs.take();
+  return {{"content", std::exchange(choice.chat_logprobs, OrderedJson::array())}, {"refusal", nullptr}};
+}
+
+OrderedJson ChoicesAnswer::chunk(std::size_t index, Choice& choice, const ReasoningSplitter::Parts& parts) {
+  OrderedJson value = {{"index", index}};
+  if (request_.chat) {
+    OrderedJson& delta = value["delta"] = OrderedJson::object();
+    if (!parts.reasoning.empty()) delta["reasoning_content"] = parts.reasoning;
+    if (!parts.content.empty()) delta["content"] = parts.content;
+  } else {
+    value["text"] = parts.content;
+  }
+  value["logprobs"] = take_logprobs(choice);
+  value["finish_reason"] = choice.finish ? OrderedJson(choice.finish) : OrderedJson();
+  return value;
+}
+
+OrderedJson ChoicesAnswer::whole(std::size_t index, Choice& choice) {
+  OrderedJson value = {{"index", index}};
+  if (request_.chat) {
+    value["message"] = {{"role", "assistant"}, {"content", choice.content}, {"refusal", nullptr}};
+    if (request_.reasoning) {
+      value["message"]["reasoning_content"] = choice.reasoning.empty() ? OrderedJson() : OrderedJson(choice.reasoning);
+    }
+  } else {
+    value["text"] = choice.content;
+  }
+  value["logprobs"] = take_logprobs(choice);
+  value["finish_reason"] = choice.finish;
+  return value;
+}
+
+}  // namespace metal_marlin::server

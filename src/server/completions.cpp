@@ -1,0 +1,135 @@
+// /v1/completions and /v1/chat/completions: from the body to what the engine is asked for.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+#include "server/api_error.h"
+#include "server/chat.h"
+#include "server/choices_answer.h"
+#include "server/routes.h"
+
+namespace metal_marlin::server {
+namespace {
+
+// A prompt as it came: a text, or tokens.
+struct Prompt {
+  std::string text;
+  std::vector<TokenId> tokens;
+};
+
+Prompt text_prompt(std::string text, const ServedModel& model) {
+  Prompt prompt;
+  prompt.tokens = model.tokenizer->encode(text);
+  prompt.text = std::move(text);
+  return prompt;
+}
+
+Prompt token_prompt(const OrderedJson& list, const ServedModel& model, const std::string& name) {
+  Prompt prompt;
+  prompt.tokens = token_list(list, model.vocabulary(), name);
+  prompt.text = model.tokenizer->decode(prompt.tokens);
+  return prompt;
+}
+
+// A text, a list of token ids, or a list of either.
+std::vector<Prompt> read_prompts(Fields& fields, const ServedModel& model) {
+  const OrderedJson* const value = fields.find("prompt");
+  if (value == nullptr) fields.wrong("prompt", "a text, token ids, or a list of either");
+  if (value->is_string()) return {text_prompt(value->get<std::string>(), model)};
+  if (!value->is_array() || value->empty()) fields.wrong("prompt", "a text, token ids, or a list of either");
+  if (value->front().is_number()) return {token_prompt(*value, model, "prompt")};
+  if (static_cast<std::int64_t>(value->size()) > kMaxChoices) {
+    fields.wrong("prompt", fmt::format("at most {} prompts", kMaxChoices));
+  }
+  std::vector<Prompt> prompts;
+  for (std::size_t i = 0; i < value->size(); ++i) {
+    const OrderedJson& item = (*value)[i];
+    prompts.push_back(item.is_string() ? text_prompt(item.get<std::string>(), model)
+                                       : token_prompt(item, model, fmt::format("prompt[{}]", i)));
+  }
+  return prompts;
+}
+
+void log_prompt(const Service& service, const Call& call, const OrderedJson& prompt) {
+  if (service.log.with_prompts()) call.log->set("prompt", prompt);
+}
+
+void start(Service& service, const ServedModel& model, const Call& call, ChoicesRequest request) {
+  refuse_while_draining(service);
+  const std::string param = request.chat ? "messages" : "prompt";
+  try {
+    std::make_shared<ChoicesAnswer>(service, model, call, std::move(request))->start();
+  } catch (const Error& error) {
+    throw to_api_error(error, error.code() == ErrorCode::kInvalidArgument ? param : "");
+  }
+}
+
+}  // namespace
+
+void answer_completions(Service& service, const Call& call) {
+  const OrderedJson body = parse_body(call.request().body);
+  Fields fields(body);
+  const ServedModel& model = service.model(fields.text("model").value_or(""));
+  ChoicesRequest request;
+  request.options = read_text_options(fields, model.vocabulary());
+  const std::vector<Prompt> prompts = read_prompts(fields, model);
+  constexpr std::array<const char*, 1> limits = {"max_tokens"};
+  const int most = read_max_tokens(fields, limits).value_or(16);
+  const bool echo = fields.boolean("echo", false);
+  EngineRequest& engine = request.options.engine;
+  engine.logprobs = static_cast<int>(fields.integer("logprobs", 0, kMaxLogprobs).value_or(-1));
+  refuse_unsupported(fields);
+  if (most == 0 && !echo) fields.wrong("max_tokens", "at least 1 where echo is not true");
+  if (static_cast<std::int64_t>(prompts.size()) * engine.samples > kMaxChoices) {
+    fields.wrong("n", fmt::format("at most {} answers of all prompts", kMaxChoices));
+  }
+  engine.max_tokens = most;
+  engine.fair_key = call.fair_key;
+  for (const Prompt& prompt : prompts) {
+    check_length(prompt.tokens, model, "prompt");
+    EngineRequest next = engine;
+    next.prompt = prompt.tokens;
+    next.prompt_logprobs = echo && (engine.logprobs >= 0 || most == 0);
+    if (next.prompt_logprobs) next.logprobs = std::max(0, engine.logprobs);
+    request.prompts.push_back(std::move(next));
+    if (echo) request.echo.push_back(prompt.text);
+  }
+  log_prompt(service, call, body["prompt"]);
+  start(service, model, call, std::move(request));
+}
+
+void answer_chat_completions(Service& service, const Call& call) {
+  const OrderedJson body = parse_body(call.request().body);
+  Fields fields(body);
+  const ServedModel& model = service.model(fields.text("model").value_or(""));
+  ChoicesRequest request;
+  request.chat = true;
+  request.options = read_text_options(fields, model.vocabulary());
+  EngineRequest& engine = request.options.engine;
+  constexpr std::array<const char*, 2> limits = {"max_completion_tokens", "max_tokens"};
+  engine.max_tokens = read_max_tokens(fields, limits);
+  if (engine.max_tokens == 0) fields.wrong("max_tokens", "at least 1");
+  const bool logprobs = fields.boolean("logprobs", false);
+  const auto top = fields.integer("top_logprobs", 0, kMaxLogprobs);
+  if (top && !logprobs) throw ApiError(400, "top_logprobs needs logprobs: true", "top_logprobs");
+  if (logprobs) engine.logprobs = static_cast<int>(top.value_or(0));
+  if (fields.boolean("separate_reasoning", true)) request.reasoning = model.reasoning;
+  if (const auto budget = fields.integer("thinking_budget", 1, INT32_MAX)) {
+    if (engine.samples > 1) throw ApiError(400, "thinking_budget is for one answer, n is more", "thinking_budget");
+    if (!request.reasoning) throw ApiError(400, "thinking_budget: no thoughts are told apart here", "thinking_budget");
+    request.thinking_budget = static_cast<int>(*budget);
+  }
+  ChatPrompt prompt = render_chat(read_conversation(fields), model);
+  refuse_unsupported(fields);
+  check_length(prompt.tokens, model, "messages");
+  request.in_thought = prompt.in_thought;
+  engine.fair_key = call.fair_key;
+  EngineRequest next = engine;
+  next.prompt = std::move(prompt.tokens);
+  request.prompts.push_back(std::move(next));
+  log_prompt(service, call, body["messages"]);
+  start(service, model, call, std::move(request));
+}
+
+}  // namespace metal_marlin::server

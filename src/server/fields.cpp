@@ -1,0 +1,125 @@
+#include "server/fields.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "server/api_error.h"
+
+namespace metal_marlin::server {
+namespace {
+
+std::string shown(const OrderedJson& value) {
+  if (value.is_structured()) return value.is_array() ? "a list" : "an object";
+  // A long text is not repeated, and not all of it written out to be cut.
+  if (value.is_string() && value.get_ref<const std::string&>().size() > 60) return "a text";
+  return json_text(value);
+}
+
+}  // namespace
+
+Fields::Fields(const OrderedJson& object, std::string name) : object_(&object), name_(std::move(name)) {
+  if (!object.is_object())
+    throw ApiError(400, fmt::format("{} is {}, expected an object", name_, shown(object)), name_);
+}
+
+std::string Fields::name_of(std::string_view key) const {
+  return name_.empty() ? std::string(key) : fmt::format("{}.{}", name_, key);
+}
+
+void Fields::wrong(const char* key, std::string_view expected) const {
+  const auto found = object_->find(key);
+  const std::string value = found == object_->end() || found->is_null() ? "missing" : shown(*found);
+  throw ApiError(400, fmt::format("{} is {}, expected {}", name_of(key), value, expected), name_of(key));
+}
+
+const OrderedJson* Fields::find(const char* key) {
+  read_.insert(key);
+  const auto found = object_->find(key);
+  return found == object_->end() || found->is_null() ? nullptr : &*found;
+}
+
+std::optional<double> Fields::number(const char* key, double low, double high) {
+  const OrderedJson* const value = find(key);
+  if (value == nullptr) return std::nullopt;
+  const double number = value->is_number() ? value->get<double>() : high + 1;
+  if (!(number >= low && number <= high)) wrong(key, fmt::format("a number from {} to {}", low, high));
+  return number;
+}
+
+std::optional<std::int64_t> Fields::integer(const char* key, std::int64_t low, std::int64_t high) {
+  const OrderedJson* const value = find(key);
+  if (value == nullptr) return std::nullopt;
+  const bool fits =
+      value->is_number_integer() && !(value->is_number_unsigned() && value->get<std::uint64_t>() > INT64_MAX);
+  if (!fits || value->get<std::int64_t>() < low || value->get<std::int64_t>() > high) {
+    wrong(key, fmt::format("an integer from {} to {}", low, high));
+  }
+  return value->get<std::int64_t>();
+}
+
+bool Fields::boolean(const char* key, bool fallback) {
+  const OrderedJson* const value = find(key);
+  if (value == nullptr) return fallback;
+  if (!value->is_boolean()) wrong(key, "true or false");
+  return value->get<bool>();
+}
+
+std::optional<std::string> Fields::text(const char* key) {
+  const OrderedJson* const value = find(key);
+  if (value == nullptr) return std::nullopt;
+  if (!value->is_string()) wrong(key, "a text");
+  return value->get<std::string>();
+}
+
+std::vector<std::string> Fields::texts(const char* key) {
+  const OrderedJson* const value = find(key);
+  if (value == nullptr) return {};
+  if (value->is_string()) return {value->get<std::string>()};
+  if (!value->is_array() ||
+      !std::all_of(value->begin(), value->end(), [](const auto& item) { return item.is_string(); })) {
+    wrong(key, "a text or a list of texts");
+  }
+  return value->get<std::vector<std::string>>();
+}
+
+std::vector<TokenId> Fields::token_ids(const char* key, std::int64_t vocabulary) {
+  const OrderedJson* const value = find(key);
+  return value == nullptr ? std::vector<TokenId>() : token_list(*value, vocabulary, name_of(key));
+}
+
+std::optional<Fields> Fields::object(const char* key) {
+  const OrderedJson* const value = find(key);
+  if (value == nullptr) return std::nullopt;
+  return Fields(*value, name_of(key));
+}
+
+void Fields::refuse_others(std::span<const std::string_view> harmless) const {
+  for (const auto& [key, value] : object_->items()) {
+    if (value.is_null() || read_.contains(key) || std::find(harmless.begin(), harmless.end(), key) != harmless.end()) {
+      continue;
+    }
+    throw ApiError(400, fmt::format("{} is not a field that this server knows", name_of(key)), name_of(key),
+                   "unsupported_parameter");
+  }
+}
+
+std::vector<TokenId> token_list(const OrderedJson& list, std::int64_t vocabulary, const std::string& name) {
+  const auto expected = [&](const std::string& where, const OrderedJson& found) {
+    return ApiError(400, fmt::format("{} is {}, expected a token id from 0 to {}", where, shown(found), vocabulary - 1),
+                    name);
+  };
+  if (!list.is_array())
+    throw ApiError(400, fmt::format("{} is {}, expected a list of token ids", name, shown(list)), name);
+  std::vector<TokenId> ids;
+  ids.reserve(list.size());
+  for (std::size_t i = 0; i < list.size(); ++i) {
+    const bool fits =
+        list[i].is_number_unsigned() && list[i].get<std::uint64_t>() < static_cast<std::uint64_t>(vocabulary);
+    if (!fits) throw expected(fmt::format("{}[{}]", name, i), list[i]);
+    ids.push_back(list[i].get<TokenId>());
+  }
+  return ids;
+}
+
+}  // namespace metal_marlin::server

@@ -1,0 +1,115 @@
+#include "server/metrics.h"
+
+#include <prometheus/counter.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+#include <prometheus/text_serializer.h>
+
+#include <mutex>
+
+#include "server/service.h"
+
+namespace metal_marlin::server {
+namespace {
+
+using Counters = prometheus::Family<prometheus::Counter>;
+using Gauges = prometheus::Family<prometheus::Gauge>;
+using Histograms = prometheus::Family<prometheus::Histogram>;
+using Buckets = prometheus::Histogram::BucketBoundaries;
+
+const Buckets kFirstToken = {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5,
+                             0.75,  1,     2.5,  5,    7.5,  10,   20,   40,  80,   160};
+const Buckets kToken = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5};
+const Buckets kWhole = {0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920};
+const Buckets kSizes = {1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000};
+
+// A counter to what its source has counted.
+void raise_to(prometheus::Counter& counter, double value) {
+  if (value > counter.Value()) counter.Increment(value - counter.Value());
+}
+
+}  // namespace
+
+struct Metrics::Impl {
+  prometheus::Registry registry;
+  std::mutex collecting;
+
+  template <class Family, class Builder>
+  static Family& make(prometheus::Registry& registry, Builder builder, const char* name, const char* help) {
+    return builder().Name(std::string("metal_marlin:") + name).Help(help).Register(registry);
+  }
+  Counters& counter(const char* name, const char* help) {
+    return make<Counters>(registry, prometheus::BuildCounter, name, help);
+  }
+  Gauges& gauge(const char* name, const char* help) {
+    return make<Gauges>(registry, prometheus::BuildGauge, name, help);
+  }
+  Histograms& histogram(const char* name, const char* help) {
+    return make<Histograms>(registry, prometheus::BuildHistogram, name, help);
+  }
+
+  Gauges& running = gauge("num_requests_running", "Samples in the cache.");
+  Gauges& waiting = gauge("num_requests_waiting", "Samples that wait for a place.");
+  Gauges& usage = gauge("kv_cache_usage_perc", "Part of the cache that is held, 1: all.");
+  Counters& queries = counter("prefix_cache_queries_total", "Prompt tokens looked for in the prefix cache.");
+  Counters& hits = counter("prefix_cache_hits_total", "Prompt tokens found in the prefix cache.");
+  Counters& preemptions = counter("num_preemptions_total", "Samples that lost their place to others.");
+  Counters& prompt_tokens = counter("prompt_tokens_total", "Tokens of the prompts of requests that ended.");
+  Counters& generation_tokens = counter("generation_tokens_total", "Tokens that were generated.");
+  Counters& success = counter("request_success_total", "Samples that ended, by their reason.");
+  Counters& answers = counter("http_requests_total", "Answers, by their HTTP status.");
+  Counters& lost = counter("log_lines_lost_total", "Lines of the log that could not be written.");
+  Histograms& first_token = histogram("time_to_first_token_seconds", "From a request's arrival to its first token.");
+  Histograms& per_token = histogram("time_per_output_token_seconds", "From a token to the next of its sample.");
+  Histograms& whole = histogram("e2e_request_latency_seconds", "From a request's arrival to its end.");
+  Histograms& queued = histogram("request_queue_time_seconds", "From a request's arrival to its first step.");
+  Histograms& prompt_sizes = histogram("request_prompt_tokens", "Tokens of a request's prompt.");
+  Histograms& answer_sizes = histogram("request_generation_tokens", "Tokens of a sample.");
+};
+
+Metrics::Metrics() : impl_(std::make_unique<Impl>()) {}
+Metrics::~Metrics() = default;
+
+void Metrics::tokens(const std::string& model, std::size_t count, double seconds) {
+  impl_->generation_tokens.Add({{"model_name", model}}).Increment(static_cast<double>(count));
+  if (seconds <= 0) return;  // the first ones
+  auto& histogram = impl_->per_token.Add({{"model_name", model}}, kToken);
+  for (std::size_t i = 0; i < count; ++i) histogram.Observe(seconds / static_cast<double>(count));
+}
+
+void Metrics::sample_ended(const std::string& model, const EngineUsage& usage, const char* reason, bool prompt) {
+  const prometheus::Labels labels = {{"model_name", model}};
+  impl_->success.Add({{"model_name", model}, {"finished_reason", reason}}).Increment();
+  if (prompt) {
+    impl_->prompt_tokens.Add(labels).Increment(static_cast<double>(usage.prompt_tokens));
+    impl_->prompt_sizes.Add(labels, kSizes).Observe(static_cast<double>(usage.prompt_tokens));
+  }
+  impl_->answer_sizes.Add(labels, kSizes).Observe(static_cast<double>(usage.generated_tokens));
+  if (usage.first_token_seconds > 0) impl_->first_token.Add(labels, kFirstToken).Observe(usage.first_token_seconds);
+  impl_->queued.Add(labels, kWhole).Observe(usage.queue_seconds);
+  impl_->whole.Add(labels, kWhole).Observe(usage.total_seconds);
+}
+
+void Metrics::answered(int status) {
+  impl_->answers.Add({{"status", std::to_string(status)}}).Increment();
+}
+
+std::string Metrics::text(std::span<const ServedModel> models, std::uint64_t lost_log_lines) {
+  const std::scoped_lock lock(impl_->collecting);
+  for (const ServedModel& model : models) {
+    const EngineStats stats = model.engine->stats();
+    const prometheus::Labels labels = {{"model_name", model.name}};
+    const auto limit = static_cast<double>(stats.cache.limit);
+    impl_->running.Add(labels).Set(stats.running);
+    impl_->waiting.Add(labels).Set(stats.waiting);
+    impl_->usage.Add(labels).Set(limit > 0 ? static_cast<double>(stats.cache.held) / limit : 0);
+    raise_to(impl_->queries.Add(labels), static_cast<double>(stats.cache.asked_tokens));
+    raise_to(impl_->hits.Add(labels), static_cast<double>(stats.cache.reused_tokens));
+    raise_to(impl_->preemptions.Add(labels), static_cast<double>(stats.preemptions));
+  }
+  raise_to(impl_->lost.Add({}), static_cast<double>(lost_log_lines));
+  return prometheus::TextSerializer().Serialize(impl_->registry.Collect());
+}
+
+}  // namespace metal_marlin::server

@@ -1,0 +1,151 @@
+#include "server/response_answer.h"
+
+#include "server/sse.h"
+
+namespace metal_marlin::server {
+
+ResponseAnswer::ResponseAnswer(Service& service, const ServedModel& model, Call call, ResponseRequest request,
+                               OrderedJson shown)
+    : model_(model),
+      call_(std::move(call)),
+      request_(std::move(request)),
+      shown_(std::move(shown)),
+      generation_(std::make_shared<Generation>(service, model, call_)),
+      splitter_(model.reasoning, request_.in_thought) {}
+
+void ResponseAnswer::start() {
+  generation_->start({request_.options.engine},
+                     [self = shared_from_this()](std::size_t, const EngineEvent& event) { self->take(event); });
+}
+
+void ResponseAnswer::take(const EngineEvent& event) {
+  if (over_) return;
+  if (const auto failure = failure_of(event)) return fail(*failure);
+  if (request_.options.stream && !streaming_) {
+    streaming_ = true;
+    call_.exchange->begin(200, kSseType);
+    send("response.created", {{"response", response("in_progress")}});
+    send("response.in_progress", {{"response", response("in_progress")}});
+  }
+  if (splitter_.inside()) thought_tokens_ += static_cast<std::int64_t>(event.tokens.size());
+  const ReasoningSplitter::Parts parts = splitter_.push(event.text);
+  add(true, parts.reasoning);
+  add(false, parts.content);
+  if (!event.finished) return;
+  const ReasoningSplitter::Parts rest = splitter_.finish();
+  add(true, rest.reasoning);
+  add(false, rest.content);
+  if (items_.empty()) open_item(false);  // a response has an item, be it empty
+  end(event.finished == StopReason::kLength ? "incomplete" : "completed");
+}
+
+void ResponseAnswer::add(bool thought, const std::string& text) {
+  if (text.empty()) return;
+  if (items_.empty() || items_.back().thought != thought) open_item(thought);
+  items_.back().text += text;
+  OrderedJson fields = {
+      {"item_id", items_.back().id}, {"output_index", items_.size() - 1}, {"content_index", 0}, {"delta", text}};
+  if (!thought) fields["logprobs"] = OrderedJson::array();
+  send(thought ? "response.reasoning_text.delta" : "response.output_text.delta", fields);
+}
+
+void ResponseAnswer::open_item(bool thought) {
+  if (!items_.empty()) close_item();
+  items_.push_back({thought, (thought ? "rs_" : "msg_") + call_.id, {}});
+  const Item& item = items_.back();
+  send("response.output_item.added", {{"output_index", items_.size() - 1}, {"item", item_json(item, false)}});
+  send("response.content_part.added",
+       {{"item_id", item.id}, {"output_index", items_.size() - 1}, {"content_index", 0}, {"part", part(item)}});
+}
+
+void ResponseAnswer::close_item() {
+  const Item& item = items_.back();
+  const OrderedJson where = {{"item_id", item.id}, {"output_index", items_.size() - 1}, {"content_index", 0}};
+  OrderedJson text = where;
+  text["text"] = item.text;
+  if (!item.thought) text["logprobs"] = OrderedJson::array();
+  send(item.thought ? "response.reasoning_text.done" : "response.output_text.done", text);
+  OrderedJson whole = where;
+  whole["part"] = part(item);
+  send("response.content_part.done", whole);
+  send("response.output_item.done", {{"output_index", items_.size() - 1}, {"item", item_json(item, true)}});
+}
+
+void ResponseAnswer::end(const char* status) {
+  over_ = true;
+  close_item();
+  if (!streaming_) return call_.exchange->respond(200, "application/json", json_text(response(status)));
+  send((std::string("response.") + status).c_str(), {{"response", response(status)}});
+  call_.exchange->end();
+}
+
+void ResponseAnswer::fail(const ApiError& error) {
+  over_ = true;
+  generation_->cancel();
+  if (!streaming_) return call_.exchange->respond(error.status, "application/json", error_body(error));
+  error_ = {{"code", error.code.empty() ? "server_error" : error.code}, {"message", error.what()}};
+  send("response.failed", {{"response", response("failed")}});
+  call_.exchange->end();
+}
+
+void ResponseAnswer::send(const char* type, const OrderedJson& fields) {
+  if (!streaming_) return;
+  OrderedJson event = {{"type", type}, {"sequence_number", sequence_++}};
+  event.update(fields);
+  call_.exchange->write(sse_event(type, event));
+}
+
+OrderedJson ResponseAnswer::part(const Item& item) const {
+  if (item.thought) return {{"type", "reasoning_text"}, {"text", item.text}};
+  return {{"type", "output_text"},
+          {"annotations", OrderedJson::array()},
+          {"logprobs", OrderedJson::array()},
+          {"text", item.text}};
+}
+
+OrderedJson ResponseAnswer::item_json(const Item& item, bool done) const {
+  OrderedJson value = {{"id", item.id}, {"type", item.thought ? "reasoning" : "message"}};
+  value["status"] = done ? "completed" : "in_progress";
+  if (item.thought) {
+    value["summary"] = OrderedJson::array();
+  } else {
+    value["role"] = "assistant";
+  }
+  value["content"] = done ? OrderedJson::array({part(item)}) : OrderedJson::array();
+  return value;
+}
+
+OrderedJson ResponseAnswer::response(const char* status) const {
+  const bool over = std::string_view(status) != "in_progress";
+  const bool cut = std::string_view(status) == "incomplete";
+  OrderedJson value = {{"id", "resp_" + call_.id},
+                       {"object", "response"},
+                       {"created_at", created_},
+                       {"status", status},
+                       {"error", error_},
+                       {"incomplete_details", cut ? OrderedJson{{"reason", "max_output_tokens"}} : OrderedJson()},
+                       {"model", model_.name},
+                       {"output", OrderedJson::array()},
+                       {"parallel_tool_calls", false},
+                       {"previous_response_id", nullptr},
+                       {"store", false},
+                       {"temperature", request_.options.engine.sampler.temperature},
+                       {"text", {{"format", {{"type", "text"}}}}},
+                       {"tool_choice", "none"},
+                       {"tools", OrderedJson::array()},
+                       {"top_p", request_.options.engine.sampler.top_p},
+                       {"truncation", "disabled"},
+                       {"usage", nullptr}};
+  value.update(shown_);
+  if (!over) return value;
+  for (const Item& item : items_) value["output"].push_back(item_json(item, true));
+  const TokenUsage usage = generation_->usage();
+  value["usage"] = {{"input_tokens", usage.prompt},
+                    {"input_tokens_details", {{"cached_tokens", usage.cached}}},
+                    {"output_tokens", usage.generated},
+                    {"output_tokens_details", {{"reasoning_tokens", thought_tokens_}}},
+                    {"total_tokens", usage.prompt + usage.generated}};
+  return value;
+}
+
+}  // namespace metal_marlin::server

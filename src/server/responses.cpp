@@ -1,0 +1,112 @@
+// /v1/responses: a conversation of items to a response of items.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+#include "server/api_error.h"
+#include "server/chat.h"
+#include "server/response_answer.h"
+#include "server/routes.h"
+
+namespace metal_marlin::server {
+namespace {
+
+// The texts of an item's parts, of one of these types each.
+std::string part_texts(Fields& item, std::span<const std::string_view> types) {
+  const OrderedJson* const content = item.find("content");
+  if (content != nullptr && content->is_string()) return content->get<std::string>();
+  if (content == nullptr || !content->is_array()) item.wrong("content", "a text or a list of parts");
+  std::string text;
+  for (std::size_t i = 0; i < content->size(); ++i) {
+    Fields part((*content)[i], fmt::format("{}[{}]", item.name_of("content"), i));
+    const std::string type = part.text("type").value_or("");
+    if (std::find(types.begin(), types.end(), type) == types.end()) part.wrong("type", "a part of text");
+    const auto piece = part.text("text");
+    if (!piece) part.wrong("text", "a text");
+    text += (text.empty() ? "" : "\n") + *piece;
+  }
+  return text;
+}
+
+// A message, or a thought: it belongs to the message of the assistant that follows.
+void read_item(const OrderedJson& value, const std::string& name, OrderedJson& messages, std::string& thought) {
+  constexpr std::array<std::string_view, 3> text_types = {"input_text", "output_text", "text"};
+  constexpr std::array<std::string_view, 1> thought_types = {"reasoning_text"};
+  Fields item(value, name);
+  const std::string type = item.text("type").value_or("message");
+  if (type == "reasoning") {
+    if (item.find("content") != nullptr) thought = part_texts(item, thought_types);
+    return;
+  }
+  if (type != "message") item.wrong("type", "message or reasoning");
+  const auto role = item.text("role");
+  if (!role || role->empty()) item.wrong("role", "a role such as user");
+  OrderedJson message = {{"role", *role == "developer" ? "system" : *role}, {"content", part_texts(item, text_types)}};
+  if (*role == "assistant" && !thought.empty()) message["reasoning_content"] = std::exchange(thought, {});
+  messages.push_back(std::move(message));
+}
+
+OrderedJson read_input(Fields& fields) {
+  OrderedJson messages = OrderedJson::array();
+  if (const auto instructions = fields.text("instructions")) {
+    messages.push_back({{"role", "system"}, {"content", *instructions}});
+  }
+  const OrderedJson* const input = fields.find("input");
+  if (input != nullptr && input->is_string()) {
+    messages.push_back({{"role", "user"}, {"content", *input}});
+    return messages;
+  }
+  if (input == nullptr || !input->is_array() || input->empty()) fields.wrong("input", "a text or a list of items");
+  std::string thought;
+  for (std::size_t i = 0; i < input->size(); ++i) {
+    read_item((*input)[i], fmt::format("input[{}]", i), messages, thought);
+  }
+  return messages;
+}
+
+}  // namespace
+
+Conversation read_response_conversation(Fields& fields) {
+  Conversation conversation{read_input(fields), {}};
+  if (auto reasoning = fields.object("reasoning")) {
+    if (const auto effort = reasoning->text("effort")) add_reasoning_effort(*effort, conversation.options);
+    constexpr std::array<std::string_view, 2> harmless = {"summary", "generate_summary"};
+    reasoning->refuse_others(harmless);
+  }
+  add_template_variables(fields, conversation.options);
+  return conversation;
+}
+
+void answer_responses(Service& service, const Call& call) {
+  const OrderedJson body = parse_body(call.request().body);
+  Fields fields(body);
+  const ServedModel& model = service.model(fields.text("model").value_or(""));
+  ResponseRequest request;
+  request.options = read_text_options(fields, model.vocabulary());
+  EngineRequest& engine = request.options.engine;
+  if (engine.samples != 1) fields.wrong("n", "1: a response is one");
+  constexpr std::array<const char*, 1> limits = {"max_output_tokens"};
+  engine.max_tokens = read_max_tokens(fields, limits);
+  if (engine.max_tokens == 0) fields.wrong("max_output_tokens", "at least 1");
+  fields.integer("top_logprobs", 0, 0);
+  const ChatPrompt prompt = render_chat(read_response_conversation(fields), model);
+  refuse_unsupported(fields);
+  check_length(prompt.tokens, model, "input");
+  engine.prompt = prompt.tokens;
+  engine.fair_key = call.fair_key;
+  request.in_thought = prompt.in_thought;
+  const OrderedJson shown = {{"instructions", body.value("instructions", OrderedJson())},
+                             {"max_output_tokens", body.value("max_output_tokens", OrderedJson())},
+                             {"metadata", body.value("metadata", OrderedJson::object())},
+                             {"reasoning", body.value("reasoning", OrderedJson::object())}};
+  if (service.log.with_prompts()) call.log->set("prompt", body["input"]);
+  refuse_while_draining(service);
+  try {
+    std::make_shared<ResponseAnswer>(service, model, call, std::move(request), shown)->start();
+  } catch (const Error& error) {
+    throw to_api_error(error, error.code() == ErrorCode::kInvalidArgument ? "input" : "");
+  }
+}
+
+}  // namespace metal_marlin::server

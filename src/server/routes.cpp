@@ -1,0 +1,52 @@
+#include "server/routes.h"
+
+#include <fmt/format.h>
+
+#include <array>
+
+#include "server/api_error.h"
+
+namespace metal_marlin::server {
+namespace {
+
+constexpr std::array<Route, 13> kRoutes = {{{"POST", "/v1/completions", false, answer_completions},
+                                            {"POST", "/v1/chat/completions", false, answer_chat_completions},
+                                            {"POST", "/v1/responses", false, answer_responses},
+                                            {"GET", "/v1/models", false, answer_models},
+                                            {"GET", "/v1/models/", false, answer_model},
+                                            {"POST", "/tokenize", false, answer_tokenize},
+                                            {"POST", "/detokenize", false, answer_detokenize},
+                                            {"POST", "/apply-template", false, answer_apply_template},
+                                            {"GET", "/health", true, answer_health},
+                                            {"GET", "/ready", true, answer_ready},
+                                            {"GET", "/version", false, answer_version},
+                                            {"GET", "/metrics", false, answer_metrics},
+                                            {"GET", "/openapi.json", false, answer_openapi}}};
+
+bool matches(const Route& route, std::string_view path) {
+  const std::string_view own = route.path;
+  return own.ends_with('/') ? path.size() > own.size() && path.starts_with(own) : path == own;
+}
+
+}  // namespace
+
+void refuse_while_draining(const Service& service) {
+  if (service.draining) throw ApiError(503, "the server is shutting down", {}, "shutting_down");
+}
+
+std::span<const Route> all_routes() {
+  return kRoutes;
+}
+
+const Route& find_route(const std::string& method, const std::string& path) {
+  const Route* other = nullptr;
+  for (const Route& route : kRoutes) {
+    if (!matches(route, path)) continue;
+    if (method == route.method || (method == "HEAD" && route.method == std::string_view("GET"))) return route;
+    other = &route;
+  }
+  if (other == nullptr) throw ApiError(404, fmt::format("there is nothing at {}", path), {}, "not_found");
+  throw ApiError(405, fmt::format("{} takes {}, not {}", path, other->method, method), {}, "method_not_allowed");
+}
+
+}  // namespace metal_marlin::server

@@ -1,0 +1,166 @@
+#include "server/sampling_fields.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <random>
+
+#include "server/api_error.h"
+
+namespace metal_marlin::server {
+namespace {
+
+// A field, and the values that ask for nothing (null does always).
+struct Unsupported {
+  const char* key;
+  const char* why;
+  std::vector<OrderedJson> idle;
+};
+
+const std::vector<Unsupported>& unsupported_fields() {
+  static const std::vector<Unsupported> all = {
+      {"tools", "tool calls are not parsed", {OrderedJson::array()}},
+      {"tool_choice", "tool calls are not parsed", {"none", "auto"}},
+      {"functions", "tool calls are not parsed", {OrderedJson::array()}},
+      {"function_call", "tool calls are not parsed", {"none", "auto"}},
+      {"response_format", "answers are not held to a grammar", {{{"type", "text"}}}},
+      {"modalities", "answers are text", {OrderedJson::array({"text"})}},
+      {"audio", "answers are text", {}},
+      {"web_search_options", "nothing is searched", {}},
+      {"suffix", "text is continued, not filled in", {""}},
+      {"best_of", "answers are not ranked", {1}},
+      {"use_beam_search", "there is no beam search", {false}},
+      {"guided_json", "answers are not held to a grammar", {}},
+      {"guided_regex", "answers are not held to a grammar", {}},
+      {"guided_choice", "answers are not held to a grammar", {}},
+      {"guided_grammar", "answers are not held to a grammar", {}},
+      {"structured_outputs", "answers are not held to a grammar", {}},
+      {"length_penalty", "there is no beam search", {1, 1.0}},
+      {"skip_special_tokens", "special tokens are not part of texts", {true}},
+      {"background", "answers are not kept", {false}},
+      {"previous_response_id", "answers are not kept", {}},
+      {"conversation", "answers are not kept", {}},
+      {"prompt", "there are no stored prompts", {}},
+      {"include", "nothing more can be included", {OrderedJson::array()}},
+      {"max_tool_calls", "tool calls are not parsed", {}},
+      {"truncation", "prompts are not cut", {"disabled"}},
+      {"text", "answers are not held to a grammar", {{{"format", {{"type", "text"}}}}, OrderedJson::object()}},
+      {"truncate_prompt_tokens", "prompts are not cut", {}},
+  };
+  return all;
+}
+
+// Fields that name, file or bill a request, or say how fast it should be.
+constexpr std::array<std::string_view, 12> kHarmless = {"user",
+                                                        "metadata",
+                                                        "store",
+                                                        "service_tier",
+                                                        "safety_identifier",
+                                                        "prompt_cache_key",
+                                                        "prompt_cache_retention",
+                                                        "parallel_tool_calls",
+                                                        "prediction",
+                                                        "request_id",
+                                                        "verbosity",
+                                                        "spaces_between_special_tokens"};
+
+std::vector<std::pair<TokenId, float>> read_logit_bias(Fields& fields, std::int64_t vocabulary) {
+  std::vector<std::pair<TokenId, float>> biases;
+  const OrderedJson* const map = fields.find("logit_bias");
+  if (map == nullptr) return biases;
+  if (!map->is_object()) fields.wrong("logit_bias", "an object of token ids and numbers");
+  for (const auto& [key, value] : map->items()) {
+    TokenId id = -1;
+    const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), id);
+    const std::string name = fmt::format("logit_bias.{}", key);
+    if (error != std::errc() || end != key.data() + key.size() || id < 0 || id >= vocabulary) {
+      throw ApiError(400, fmt::format("{}: expected a token id from 0 to {}", name, vocabulary - 1), "logit_bias");
+    }
+    const double bias = value.is_number() ? value.get<double>() : 1000;
+    if (!(bias >= -100 && bias <= 100)) {
+      throw ApiError(400, fmt::format("{}: expected a number from -100 to 100", name), "logit_bias");
+    }
+    const bool twice = std::any_of(biases.begin(), biases.end(), [&](const auto& pair) { return pair.first == id; });
+    if (twice) throw ApiError(400, fmt::format("{}: the token is there twice", name), "logit_bias");
+    biases.emplace_back(id, static_cast<float>(bias));
+  }
+  return biases;
+}
+
+SamplerOptions read_sampler(Fields& fields, std::int64_t vocabulary) {
+  const auto number = [&](const char* key, double low, double high, float fallback) {
+    return static_cast<float>(fields.number(key, low, high).value_or(fallback));
+  };
+  SamplerOptions sampler;
+  sampler.temperature = number("temperature", 0, 2, 1);
+  sampler.top_p = number("top_p", 1e-6, 1, 1);
+  sampler.min_p = number("min_p", 0, 1, 0);
+  sampler.typical_p = number("typical_p", 1e-6, 1, 1);
+  sampler.top_k = static_cast<int>(std::max<std::int64_t>(0, fields.integer("top_k", -1, INT32_MAX).value_or(0)));
+  sampler.frequency_penalty = number("frequency_penalty", -2, 2, 0);
+  sampler.presence_penalty = number("presence_penalty", -2, 2, 0);
+  sampler.repeat_penalty = number("repetition_penalty", 0.01, 100, 1);
+  const auto seed = fields.integer("seed", INT64_MIN, INT64_MAX);
+  std::random_device random;
+  sampler.seed = seed ? static_cast<std::uint64_t>(*seed) : (static_cast<std::uint64_t>(random()) << 32 | random());
+  sampler.logit_bias = read_logit_bias(fields, vocabulary);
+  return sampler;
+}
+
+}  // namespace
+
+TextOptions read_text_options(Fields& fields, std::int64_t vocabulary) {
+  TextOptions out;
+  out.engine.sampler = read_sampler(fields, vocabulary);
+  out.engine.samples = static_cast<int>(fields.integer("n", 1, kMaxChoices).value_or(1));
+  out.engine.stop = fields.texts("stop");
+  if (std::any_of(out.engine.stop.begin(), out.engine.stop.end(), [](const auto& text) { return text.empty(); })) {
+    fields.wrong("stop", "texts that are not empty");
+  }
+  if (out.engine.stop.size() > 16) fields.wrong("stop", "at most 16 texts");
+  out.engine.stop_ids = fields.token_ids("stop_token_ids", vocabulary);
+  out.engine.ignore_end = fields.boolean("ignore_eos", false);
+  out.engine.min_tokens = static_cast<int>(fields.integer("min_tokens", 0, INT32_MAX).value_or(0));
+  out.engine.priority = static_cast<int>(fields.integer("priority", INT32_MIN, INT32_MAX).value_or(0));
+  out.stream = fields.boolean("stream", false);
+  if (auto options = fields.object("stream_options")) {
+    if (!out.stream) throw ApiError(400, "stream_options is only for stream: true", "stream_options");
+    out.usage_at_end = options->boolean("include_usage", false);
+    constexpr std::array<std::string_view, 1> harmless = {"include_obfuscation"};
+    options->refuse_others(harmless);
+  }
+  return out;
+}
+
+std::optional<int> read_max_tokens(Fields& fields, std::span<const char* const> keys) {
+  std::optional<int> most;
+  for (const char* const key : keys) {
+    const auto value = fields.integer(key, 0, INT32_MAX);
+    if (value && !most) most = static_cast<int>(*value);
+  }
+  return most;
+}
+
+void refuse_unsupported(Fields& fields) {
+  for (const Unsupported& field : unsupported_fields()) {
+    if (fields.was_read(field.key)) continue;
+    const OrderedJson* const value = fields.find(field.key);
+    if (value == nullptr || std::find(field.idle.begin(), field.idle.end(), *value) != field.idle.end()) continue;
+    throw ApiError(400, fmt::format("{} is not supported: {}", fields.name_of(field.key), field.why),
+                   fields.name_of(field.key), "unsupported_parameter");
+  }
+  fields.refuse_others(kHarmless);
+}
+
+void check_length(const std::vector<TokenId>& prompt, const ServedModel& model, const std::string& param) {
+  if (prompt.empty()) throw ApiError(400, fmt::format("{} has no tokens: there is nothing to continue", param), param);
+  const std::int64_t context = model.engine->plan().context;
+  if (static_cast<std::int64_t>(prompt.size()) < context) return;
+  throw ApiError(400,
+                 fmt::format("{} has {} tokens, expected fewer than the context of {}", param, prompt.size(), context),
+                 param, "context_length_exceeded");
+}
+
+}  // namespace metal_marlin::server

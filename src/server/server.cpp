@@ -1,0 +1,107 @@
+#include "server/server.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <random>
+
+#include "server/api_error.h"
+#include "server/routes.h"
+
+namespace metal_marlin::server {
+namespace {
+
+// What a client calls its request, where it is fit for a log, or a name of ours.
+std::string request_id(const HttpRequest& request) {
+  const std::string* const given = request.header("x-request-id");
+  const auto plain = [](char c) {
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' || c == '_';
+  };
+  if (given != nullptr && !given->empty() && given->size() <= 64 && std::all_of(given->begin(), given->end(), plain)) {
+    return *given;
+  }
+  std::random_device random;
+  return fmt::format("{:08x}{:08x}{:08x}", random(), random(), random());
+}
+
+void check_content_type(const HttpRequest& request) {
+  if (request.method != "POST") return;
+  const std::string* const type = request.header("content-type");
+  // Pages of other sites may send texts and forms without being asked, but not this.
+  if (type != nullptr && type->starts_with("application/json")) return;
+  throw ApiError(415, "the body must have Content-Type: application/json", {}, "unsupported_media_type");
+}
+
+}  // namespace
+
+Server::Server(const ServerOptions& options, std::vector<ServedModel> models)
+    : log_(options.log_file, options.log_prompts),
+      guard_(options.guard,
+             [this](const std::string& text) {
+               log_.write({{"notice", text}});
+             }),
+      service_(std::move(models), log_) {
+  http_ = std::make_unique<HttpServer>(
+      options.http, [this](const std::shared_ptr<Exchange>& exchange) { handle(exchange); },
+      [this](int status, const std::string& message) {
+        service_.metrics.answered(status);
+        return error_body(ApiError(status, message));
+      });
+  if (http_->on_loopback()) guard_.only_local_hosts();
+  http_->start();
+}
+
+Server::~Server() = default;
+
+void Server::handle(const std::shared_ptr<Exchange>& exchange) {
+  const std::string id = request_id(exchange->request());
+  const Call call = {exchange, std::make_shared<LogEntry>(exchange->request(), id), id, {}};
+  exchange->headers = guard_.cors_headers(exchange->request());
+  exchange->headers.emplace_back("X-Request-Id", id);
+  exchange->when_over([this, log = call.log](const HttpOutcome& outcome) {
+    log_.write(log->line(outcome));
+    service_.metrics.answered(outcome.status);
+  });
+  const auto fail = [&](const ApiError& error) {
+    call.log->set("error", error.what());
+    if (error.status == 401) exchange->headers.emplace_back("WWW-Authenticate", "Bearer");
+    if (error.status == 429) exchange->headers.emplace_back("Retry-After", "1");
+    exchange->respond(error.status, "application/json", error_body(error));
+  };
+  try {
+    answer(call);
+  } catch (const ApiError& error) {
+    fail(error);
+  } catch (const Error& error) {
+    fail(to_api_error(error));
+  } catch (const std::exception& error) {
+    fail(ApiError(500, fmt::format("internal: {}", error.what())));
+  }
+}
+
+void Server::answer(const Call& call) {
+  const HttpRequest& request = call.request();
+  guard_.check_host(request);
+  if (guard_.is_preflight(request)) return call.exchange->respond(204, "text/plain", "");
+  const Route& route = find_route(request.method, request.path);
+  Call owned = call;
+  owned.fair_key = guard_.check_key(request, route.open);
+  check_content_type(request);
+  route.answer(service_, owned);
+}
+
+bool Server::drain(std::chrono::milliseconds most) {
+  const auto end = std::chrono::steady_clock::now() + most;
+  const auto left = [&] {
+    const auto time = std::chrono::duration_cast<std::chrono::milliseconds>(end - std::chrono::steady_clock::now());
+    return std::max(time, std::chrono::milliseconds(0));
+  };
+  service_.draining = true;
+  http_->stop_accepting();
+  bool whole = true;
+  for (const ServedModel& model : service_.models) whole = model.engine->drain(left()) && whole;
+  // What the engines said last is still on its way to the clients.
+  return http_->wait_until_idle(std::max(left(), std::chrono::milliseconds(1000))) && whole;
+}
+
+}  // namespace metal_marlin::server

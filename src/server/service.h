@@ -1,0 +1,53 @@
+// What the routes of the server share: models that are served, and who is told what happens.
+#pragma once
+
+#include <atomic>
+#include <ctime>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "metal_marlin/chat_template.h"
+#include "metal_marlin/engine.h"
+#include "metal_marlin/tokenizer.h"
+#include "server/access_log.h"
+#include "server/http/http.h"
+#include "server/metrics.h"
+#include "server/reasoning.h"
+
+namespace metal_marlin::server {
+
+struct ServedModel {
+  std::string name;
+  std::unique_ptr<Engine> engine;
+  std::shared_ptr<const Tokenizer> tokenizer;
+  std::shared_ptr<const ChatTemplate> chat;  // nullptr: the model has none
+  std::optional<ReasoningTags> reasoning;    // of its template
+  std::time_t created = std::time(nullptr);
+
+  [[nodiscard]] std::int64_t vocabulary() const { return engine->model().info().vocab; }
+};
+
+// One request on its way through the server.
+struct Call {
+  std::shared_ptr<Exchange> exchange;
+  std::shared_ptr<LogEntry> log;
+  std::string id;        // of the request, in the log and in X-Request-Id
+  std::string fair_key;  // whose it is: requests of several take turns
+
+  [[nodiscard]] const HttpRequest& request() const { return exchange->request(); }
+};
+
+struct Service {
+  Service(std::vector<ServedModel> served, AccessLog& access_log);
+
+  // By the name in a request; empty: the only one. \throws ApiError (400, 404).
+  [[nodiscard]] const ServedModel& model(const std::string& name) const;
+
+  AccessLog& log;
+  Metrics metrics;
+  std::atomic<bool> draining = false;
+  std::vector<ServedModel> models;  // last: their engines tell the others until they end
+};
+
+}  // namespace metal_marlin::server

@@ -1,0 +1,681 @@
+#!/usr/bin/env python3
+"""`metal-marlin serve` with a small model, as clients see it.
+
+Usage: serve_test.py METAL_MARLIN MODEL_FOLDER
+"""
+import contextlib
+import http.client
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+
+PROGRAM, MODEL = sys.argv[1], pathlib.Path(sys.argv[2])
+WORK = pathlib.Path(tempfile.mkdtemp())
+TEMPLATE = """{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}\
+{% if add_generation_prompt %}<|assistant|>{% if enable_thinking is defined and enable_thinking %}<think>\n{% endif %}{% endif %}\
+{# </think> #}"""
+ENDLESS = {"temperature": 0, "ignore_eos": True}
+
+
+def byte_names():
+    """How byte-level vocabularies write each byte: GPT-2's printable stand-ins."""
+    plain = list(range(33, 127)) + list(range(161, 173)) + list(range(174, 256))
+    names, others = {}, 0
+    for byte in range(256):
+        names[byte] = chr(byte) if byte in plain else chr(256 + others)
+        others += byte not in plain
+    return names
+
+
+def make_model(name, template=TEMPLATE):
+    folder = WORK / name
+    shutil.copytree(MODEL, folder)
+    names = byte_names()
+    marks = ["<think>", "</think>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
+    tokenizer = {"added_tokens": [{"id": 256 + i, "content": mark, "single_word": False, "lstrip": False, "rstrip": False,
+                                   "normalized": False, "special": mark.startswith("<|")} for i, mark in enumerate(marks)],
+                 "decoder": {"type": "ByteLevel"},
+                 "model": {"type": "BPE", "vocab": {names[b]: b for b in range(256)}, "merges": []},
+                 "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    if template:
+        (folder / "chat_template.jinja").write_text(template)
+    return folder
+
+
+class Server:
+    """The program, started; it says itself where it listens."""
+
+    def __init__(self, *arguments, models=None, environment=None, log=None):
+        self.log = log or WORK / f"log-{time.monotonic_ns()}"
+        self.process = subprocess.Popen(
+            [PROGRAM, "serve", *map(str, models or [FOLDER]), "--port", "0", "--threads", "2", "--log-file", str(self.log), *arguments],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | (environment or {}))
+        self.lines = []
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if line.startswith("try:"):
+                break
+        else:
+            raise AssertionError(self.process.communicate()[1])
+        where = next(line for line in self.lines if line.startswith("listening on"))
+        self.port = int(where.rsplit(":", 1)[1])
+
+    def connect(self, timeout=60):
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+
+    def ask(self, method, path, body=None, headers=None):
+        """Status, headers and text of an answer."""
+        with contextlib.closing(self.connect()) as connection:
+            text = body if body is None or isinstance(body, (str, bytes)) else json.dumps(body)
+            connection.request(method, path, text, {"Content-Type": "application/json"} | (headers or {}))
+            answer = connection.getresponse()
+            return answer.status, dict(answer.getheaders()), answer.read().decode()
+
+    def get(self, path, **headers):
+        status, _, text = self.ask("GET", path, headers=headers)
+        return status, text
+
+    def post(self, path, body, status=200):
+        found, _, text = self.ask("POST", path, body)
+        if found != status:
+            raise AssertionError(f"{path}: {found}, expected {status}: {text}")
+        return json.loads(text)
+
+    def refused(self, path, body, status=400):
+        return self.post(path, body, status)["error"]
+
+    def stream(self, path, body):
+        """The data of a stream's events, without the last, which says that it is done."""
+        status, headers, text = self.ask("POST", path, body | {"stream": True})
+        if status != 200 or not headers["Content-Type"].startswith("text/event-stream"):
+            raise AssertionError(text)
+        events = text.split("\n\n")
+        if events[-2:] != ["data: [DONE]", ""] or not all(event.startswith("data: ") for event in events[:-1]):
+            raise AssertionError(text)
+        return [json.loads(event.removeprefix("data: ")) for event in events[:-2]]
+
+    def open_stream(self, path="/v1/completions", **fields):
+        """A connection on which a long stream has begun, and what was read of it."""
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        body = json.dumps({"prompt": "once", "max_tokens": 3900, "stream": True} | ENDLESS | fields)
+        connection.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                           f"Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        begun = b""
+        while b"data: " not in begun:
+            piece = connection.recv(4096)
+            if not piece:
+                raise AssertionError(begun)
+            begun += piece
+        return connection, begun
+
+    def metric(self, name, labels=""):
+        for line in self.get("/metrics")[1].splitlines():
+            if line.startswith((f"metal_marlin:{name}{{", f"metal_marlin:{name} ")) and labels in line:
+                return float(line.rsplit(" ", 1)[1])
+        return None
+
+    def logged(self):
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def wait_until(self, what, seconds=20):
+        end = time.monotonic() + seconds
+        while not what():
+            if time.monotonic() > end:
+                raise AssertionError("it did not come to be")
+            time.sleep(0.02)
+
+    def stop(self, signals=1):
+        for _ in range(signals):
+            self.process.send_signal(signal.SIGTERM)
+            time.sleep(0.05 if signals > 1 else 0)
+        try:
+            self.process.wait(60)
+        finally:
+            self.process.kill()
+            self.errors = self.process.stderr.read()
+            self.process.stdout.close()
+            self.process.stderr.close()
+        return self.process.returncode
+
+
+class Case(unittest.TestCase):
+    """Tests of one server."""
+    arguments = ()
+
+    @classmethod
+    def setUpClass(cls):
+        cls.server = Server(*cls.arguments)
+
+    @classmethod
+    def tearDownClass(cls):
+        code = cls.server.stop()
+        if code != 0:
+            raise AssertionError(f"it ended with {code}: {cls.server.errors}")
+
+
+class Completions(Case):
+    path = "/v1/completions"
+
+    def complete(self, prompt="once upon", **fields):
+        return self.server.post(self.path, {"prompt": prompt, "max_tokens": 8} | ENDLESS | fields)
+
+    def test_answer(self):
+        answer = self.complete(model="model")
+        self.assertEqual((answer["object"], answer["model"]), ("text_completion", "model"))
+        self.assertEqual([(c["index"], c["finish_reason"], c["logprobs"]) for c in answer["choices"]], [(0, "length", None)])
+        self.assertEqual(answer["usage"]["prompt_tokens"], 9)
+        self.assertEqual(answer["usage"]["completion_tokens"], 8)
+        self.assertEqual(answer["usage"]["total_tokens"], 17)
+        self.assertEqual(self.complete()["choices"][0]["text"], answer["choices"][0]["text"])
+
+    def test_stream(self):
+        whole = self.complete(max_tokens=40)
+        chunks = self.server.stream(self.path, {"prompt": "once upon", "max_tokens": 40, "stream_options": {"include_usage": True}} | ENDLESS)
+        self.assertEqual("".join(c["choices"][0]["text"] for c in chunks[:-1]), whole["choices"][0]["text"])
+        self.assertEqual([c["choices"][0]["finish_reason"] for c in chunks[:-1]][-1], "length")
+        self.assertEqual((chunks[-1]["choices"], chunks[-1]["usage"]["completion_tokens"]), ([], 40))
+        self.assertTrue(all(chunk["usage"] is None for chunk in chunks[:-1]))
+
+    def test_prompts(self):
+        text = self.complete("abc")["choices"][0]["text"]
+        ids = self.server.post("/tokenize", {"prompt": "abc"})["tokens"]
+        self.assertEqual(self.complete(ids)["choices"][0]["text"], text)
+        both = self.complete(["abc", "once upon"], n=2)
+        self.assertEqual([c["index"] for c in both["choices"]], [0, 1, 2, 3])
+        self.assertEqual([c["text"] for c in both["choices"][:2]], [text, text])
+        self.assertEqual(both["choices"][3]["text"], self.complete()["choices"][0]["text"])
+        self.assertEqual(both["usage"]["prompt_tokens"], 12)
+        self.assertEqual(both["usage"]["completion_tokens"], 32)
+        self.assertEqual(self.complete([ids, ids])["choices"][1]["text"], text)
+
+    def test_sampling(self):
+        def draw(**fields):
+            return [c["text"] for c in self.complete(temperature=1.5, max_tokens=24, **fields)["choices"]]
+        self.assertEqual(draw(seed=7), draw(seed=7))
+        self.assertNotEqual(draw(seed=7), draw(seed=8))
+        self.assertNotEqual(draw(), draw())
+        several = draw(seed=7, n=3)
+        self.assertEqual(several[0], draw(seed=7)[0])
+        self.assertEqual(several[1], draw(seed=8)[0])
+        greedy = self.complete(max_tokens=24)["choices"][0]["text"]
+        self.assertEqual(draw(seed=1, top_k=1), [greedy])
+        self.assertEqual(draw(seed=1, min_p=1), [greedy])
+        self.assertEqual(draw(seed=1, top_p=1e-6), [greedy])
+        self.assertNotEqual(self.complete(max_tokens=24, frequency_penalty=2)["choices"][0]["text"], greedy)
+
+    def test_bias_and_stop(self):
+        self.assertEqual(self.complete(logit_bias={"65": 100}, max_tokens=5)["choices"][0]["text"], "AAAAA")
+        stopped = self.complete(logit_bias={"65": 100}, stop=["zz", "AAA"], max_tokens=9)["choices"][0]
+        self.assertEqual((stopped["text"], stopped["finish_reason"]), ("", "stop"))
+        by_token = self.complete(logit_bias={"65": 100}, stop_token_ids=[65])["choices"][0]
+        self.assertEqual((by_token["text"], by_token["finish_reason"]), ("", "stop"))
+        ended = self.complete(logit_bias={"2": 100}, ignore_eos=False)
+        self.assertEqual((ended["choices"][0]["finish_reason"], ended["usage"]["completion_tokens"]), ("stop", 0))
+
+    def test_logprobs(self):
+        choice = self.complete("ab", max_tokens=3, logprobs=2, logit_bias={"65": 100})["choices"][0]
+        found = choice["logprobs"]
+        self.assertEqual((found["tokens"], found["text_offset"]), (["A"] * 3, [0, 1, 2]))
+        self.assertTrue(all(1 <= len(top) <= 2 and max(top.values()) <= 0 for top in found["top_logprobs"]))  # by their texts
+        self.assertTrue(all(value <= 0 for value in found["token_logprobs"]))
+        echo = self.complete("ab", max_tokens=1, logprobs=1, echo=True, logit_bias={"65": 100})["choices"][0]
+        self.assertEqual((echo["text"], echo["logprobs"]["tokens"]), ("abA", ["a", "b", "A"]))
+        self.assertIsNone(echo["logprobs"]["token_logprobs"][0])
+        self.assertLessEqual(echo["logprobs"]["token_logprobs"][1], 0)
+        scored = self.complete("ab", max_tokens=0, logprobs=0, echo=True)
+        self.assertEqual((scored["choices"][0]["text"], scored["usage"]["completion_tokens"]), ("ab", 0))
+        self.assertEqual(scored["choices"][0]["logprobs"]["token_logprobs"], echo["logprobs"]["token_logprobs"][:2])
+        self.assertEqual(self.complete("ab", max_tokens=0, echo=True)["choices"][0]["text"], "ab")
+
+    def test_refusals(self):
+        for fields, param, code in [({"prompt": 5}, "prompt", None), ({"prompt": []}, "prompt", None), ({"prompt": ""}, "prompt", None),
+                                    ({"prompt": [1, 600]}, "prompt", None), ({"prompt": [[1], ["a"]]}, "prompt[1]", None),
+                                    ({"prompt": [1] * 5000}, "prompt", "context_length_exceeded"), ({"prompt": None}, "prompt", None),
+                                    ({"n": 0}, "n", None), ({"n": 129}, "n", None), ({"prompt": ["a"] * 80, "n": 2}, "n", None),
+                                    ({"temperature": 3}, "temperature", None), ({"temperature": "x"}, "temperature", None),
+                                    ({"top_p": 0}, "top_p", None), ({"max_tokens": -1}, "max_tokens", None), ({"max_tokens": 0}, "max_tokens", None),
+                                    ({"logit_bias": {"512": 1}}, "logit_bias", None), ({"logit_bias": {"1": 101}}, "logit_bias", None),
+                                    ({"logit_bias": {"1": 1, "01": 1}}, "logit_bias", None), ({"stop": [""]}, "stop", None), ({"stop": [1]}, "stop", None),
+                                    ({"stream_options": {}}, "stream_options", None), ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x", "unsupported_parameter"),
+                                    ({"suffix": "x"}, "suffix", "unsupported_parameter"), ({"best_of": 2}, "best_of", "unsupported_parameter"),
+                                    ({"colour": "red"}, "colour", "unsupported_parameter"), ({"seed": 1.5}, "seed", None),
+                                    ({"logprobs": 21}, "logprobs", None), ({"echo": 1}, "echo", None)]:
+            with self.subTest(fields=str(fields)[:60]):
+                error = self.server.refused(self.path, {"prompt": "a"} | fields)
+                self.assertEqual((error["param"], error["code"], error["type"]), (param, code, "invalid_request_error"), error)
+                self.assertIn(param.split(".")[-1], error["message"])
+        self.assertEqual(self.server.refused(self.path, {"prompt": "a", "model": "other"}, 404)["code"], "model_not_found")
+        for harmless in [{"user": "me"}, {"metadata": {"a": "b"}}, {"store": True}, {"suffix": ""}, {"best_of": 1}, {"logit_bias": None}]:
+            self.complete(**harmless)
+
+    def test_bodies(self):
+        for body, code in [("{", "invalid_json"), ("[]", "invalid_json"), (b'{"prompt": "\xff"}', "invalid_json"),
+                           ('{"prompt": ' + "[" * 100 + "]" * 100 + "}", "json_too_deep"),
+                           ('{"metadata": ' + '{"a": ' * 50000 + "1" + "}" * 50001, "json_too_deep")]:
+            self.assertEqual(self.server.refused(self.path, body)["code"], code)
+        status, _, text = self.server.ask("POST", self.path, "{}", {"Content-Type": "text/plain"})
+        self.assertEqual((status, json.loads(text)["error"]["code"]), (415, "unsupported_media_type"))
+
+
+class Chat(Case):
+    path = "/v1/chat/completions"
+    messages = [{"role": "user", "content": "hi"}]
+
+    def chat(self, messages=None, **fields):
+        return self.server.post(self.path, {"messages": messages or self.messages, "max_tokens": 8} | ENDLESS | fields)
+
+    def test_answer(self):
+        answer = self.chat(max_completion_tokens=4)
+        choice = answer["choices"][0]
+        self.assertEqual((answer["object"], choice["message"]["role"], choice["finish_reason"]), ("chat.completion", "assistant", "length"))
+        prompt = self.server.post("/apply-template", {"messages": self.messages})["prompt"]
+        self.assertEqual(prompt, "<|user|>hi<|end|><|assistant|>")
+        same = self.server.post("/v1/completions", {"prompt": prompt, "max_tokens": 4} | ENDLESS)
+        self.assertEqual(choice["message"]["content"], same["choices"][0]["text"])
+        self.assertEqual(answer["usage"]["prompt_tokens"], 5)
+
+    def test_stream(self):
+        whole = self.chat(n=2, temperature=1, seed=3)
+        chunks = self.server.stream(self.path, {"messages": self.messages, "max_tokens": 8, "n": 2, "seed": 3, "temperature": 1, "ignore_eos": True})
+        for index, choice in enumerate(whole["choices"]):
+            mine = [c["choices"][0] for c in chunks if c["choices"][0]["index"] == index]
+            self.assertEqual(mine[0]["delta"], {"role": "assistant", "content": ""})
+            self.assertEqual("".join(c["delta"].get("content", "") for c in mine), choice["message"]["content"])
+            self.assertEqual([c["finish_reason"] for c in mine][-1], "length")
+        self.assertTrue(all(c["object"] == "chat.completion.chunk" for c in chunks))
+
+    def test_logprobs(self):
+        found = self.chat(logprobs=True, top_logprobs=2, max_tokens=2, logit_bias={"65": 100})["choices"][0]["logprobs"]["content"]
+        self.assertEqual([(e["token"], e["bytes"], len(e["top_logprobs"])) for e in found], [("A", [65], 2)] * 2)
+        self.assertEqual(self.server.refused(self.path, {"messages": self.messages, "top_logprobs": 1})["param"], "top_logprobs")
+
+    def test_conversations(self):
+        def prompt(messages, **fields):
+            return self.server.post("/apply-template", {"messages": messages} | fields)["prompt"]
+        self.assertEqual(prompt([{"role": "developer", "content": "x"}]), "<|system|>x<|end|><|assistant|>")
+        self.assertEqual(prompt([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]),
+                         "<|user|>a\nb<|end|><|assistant|>")
+        prefilled = self.messages + [{"role": "assistant", "content": "Sure"}]
+        self.assertEqual(prompt(prefilled, continue_final_message=True), "<|user|>hi<|end|><|assistant|>Sure")
+        answer = self.chat(prefilled, continue_final_message=True)
+        same = self.server.post("/v1/completions", {"prompt": "<|user|>hi<|end|><|assistant|>Sure", "max_tokens": 8} | ENDLESS)
+        self.assertEqual(answer["choices"][0]["message"]["content"], same["choices"][0]["text"])
+
+    def test_thoughts(self):
+        # What the model says is decided by biases and stops: a thought in which it says A, and what comes after.
+        fields = {"logit_bias": {"65": 100}, "max_tokens": 4}
+        plain = self.chat(**fields)["choices"][0]["message"]
+        self.assertEqual((plain["content"], plain["reasoning_content"]), ("AAAA", None))
+        thinking = {"chat_template_kwargs": {"enable_thinking": True}}
+        thought = self.chat(**fields, **thinking)["choices"][0]["message"]
+        self.assertEqual((thought["content"], thought["reasoning_content"]), ("", "AAAA"))
+        budget = self.chat(**(fields | {"max_tokens": 6}), **thinking, thinking_budget=4)
+        self.assertEqual((budget["choices"][0]["message"]["reasoning_content"], budget["choices"][0]["message"]["content"]), ("AAAA", "AA"))
+        self.assertEqual((budget["choices"][0]["finish_reason"], budget["usage"]["completion_tokens"]), ("length", 6))
+        chunks = self.server.stream(self.path, {"messages": self.messages, "thinking_budget": 3} | ENDLESS | fields | thinking)
+        deltas = [c["choices"][0]["delta"] for c in chunks]
+        self.assertEqual("".join(d.get("reasoning_content", "") for d in deltas), "AAA")
+        self.assertEqual("".join(d.get("content", "") for d in deltas), "A")
+        whole = self.chat(**fields, **thinking, separate_reasoning=False)["choices"][0]["message"]
+        self.assertEqual(whole["content"], "AAAA")
+
+    def test_refusals(self):
+        for fields, param in [({"messages": []}, "messages"), ({"messages": "hi"}, "messages"), ({"messages": [{"role": "user"}]}, "messages[0].content"),
+                              ({"messages": [{"content": "a"}]}, "messages[0].role"), ({"messages": ["a"]}, "messages[0]"),
+                              ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages[0].content[0].type"),
+                              ({"tools": [{"type": "function"}]}, "tools"), ({"response_format": {"type": "json_object"}}, "response_format"),
+                              ({"continue_final_message": True}, "continue_final_message"), ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
+                              ({"max_completion_tokens": 0}, "max_tokens"), ({"prompt": "x"}, "prompt"), ({"thinking_budget": 4, "n": 2}, "thinking_budget")]:
+            with self.subTest(fields=fields):
+                self.assertEqual(self.server.refused(self.path, {"messages": self.messages} | fields)["param"], param)
+        for harmless in [{"tools": []}, {"tool_choice": "none"}, {"response_format": {"type": "text"}}, {"parallel_tool_calls": True}]:
+            self.chat(**harmless)
+
+
+class Responses(Case):
+    path = "/v1/responses"
+
+    def respond(self, value="hi", **fields):
+        return self.server.post(self.path, {"input": value, "max_output_tokens": 4, "logit_bias": {"65": 100}} | ENDLESS | fields)
+
+    def events(self, **fields):
+        status, _, text = self.server.ask("POST", self.path, {"input": "hi", "max_output_tokens": 4, "stream": True, "logit_bias": {"65": 100}} | ENDLESS | fields)
+        self.assertEqual(status, 200, text)
+        events = [event.split("\n") for event in text.split("\n\n")[:-1]]
+        found = [json.loads(data.removeprefix("data: ")) for _, data in events]
+        self.assertEqual([name for name, _ in events], [f"event: {event['type']}" for event in found])
+        self.assertEqual([event["sequence_number"] for event in found], list(range(len(found))))
+        return found
+
+    def test_answer(self):
+        answer = self.respond(instructions="be brief", metadata={"a": "b"})
+        self.assertEqual((answer["object"], answer["status"], answer["incomplete_details"]), ("response", "incomplete", {"reason": "max_output_tokens"}))
+        self.assertEqual([item["type"] for item in answer["output"]], ["message"])
+        self.assertEqual(answer["output"][0]["content"][0]["text"], "AAAA")
+        self.assertEqual((answer["instructions"], answer["metadata"], answer["usage"]["output_tokens"]), ("be brief", {"a": "b"}, 4))
+        self.assertEqual(self.respond(logit_bias={"2": 100}, ignore_eos=False)["status"], "completed")
+
+    def test_thoughts(self):
+        thinking = {"chat_template_kwargs": {"enable_thinking": True}}
+        answer = self.respond(**thinking)
+        self.assertEqual([(item["type"], item["content"][0]["text"]) for item in answer["output"]], [("reasoning", "AAAA")])
+        self.assertEqual(answer["usage"]["output_tokens_details"]["reasoning_tokens"], 4)
+        items = [{"role": "user", "content": "a"}, *answer["output"], {"role": "user", "content": [{"type": "input_text", "text": "b"}]}]
+        self.assertEqual(self.respond(items)["output"][0]["content"][0]["text"], "AAAA")
+
+    def test_stream(self):
+        events = self.events()
+        self.assertEqual([e["type"] for e in events if not e["type"].endswith("delta")],
+                         ["response." + name for name in ["created", "in_progress", "output_item.added", "content_part.added", "output_text.done",
+                                                          "content_part.done", "output_item.done", "incomplete"]])
+        self.assertEqual("".join(e["delta"] for e in events if e["type"] == "response.output_text.delta"), "AAAA")
+        self.assertEqual(events[-1]["response"]["output"][0]["content"][0]["text"], "AAAA")
+        thought = self.events(chat_template_kwargs={"enable_thinking": True})
+        self.assertEqual("".join(e["delta"] for e in thought if e["type"] == "response.reasoning_text.delta"), "AAAA")
+
+    def test_refusals(self):
+        for fields, param in [({"input": []}, "input"), ({"input": 1}, "input"), ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
+                              ({"input": [{"type": "function_call_output"}]}, "input[0].type"), ({"previous_response_id": "x"}, "previous_response_id"),
+                              ({"tools": [{}]}, "tools"), ({"text": {"format": {"type": "json_schema"}}}, "text"), ({"n": 2}, "n"), ({"max_tokens": 1}, "max_tokens")]:
+            with self.subTest(fields=fields):
+                self.assertEqual(self.server.refused(self.path, {"input": "a"} | fields)["param"], param)
+
+
+class Rest(Case):
+    def test_openapi(self):
+        document = json.loads(self.server.get("/openapi.json")[1])
+        self.assertEqual(len(document["paths"]), 13)
+        for path, methods in document["paths"].items():
+            for method, operation in methods.items():
+                self.assertNotIn(self.server.ask(method.upper(), path.replace("{name}", "model"), "{}" if method == "post" else None)[0], [404, 405])
+                for name in operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {}).get("properties", {}):
+                    error = self.server.ask(method.upper(), path, {"model": "model", name: {"x": 1}})[2]
+                    self.assertNotIn(f"{name} is not a field", error)
+
+    def test_models(self):
+        listed = json.loads(self.server.get("/v1/models")[1])
+        self.assertEqual((listed["object"], listed["data"][0]["id"], listed["data"][0]["max_model_len"]), ("list", "model", 4096))
+        self.assertEqual(json.loads(self.server.get("/v1/models/model")[1])["id"], "model")
+        self.assertEqual(self.server.get("/v1/models/other")[0], 404)
+
+    def test_tokens(self):
+        found = self.server.post("/tokenize", {"prompt": "Aé", "return_token_strs": True})
+        self.assertEqual((found["count"], found["tokens"], found["token_strs"][0]), (3, [65, 0xc3, 0xa9], "A"))
+        self.assertEqual(self.server.post("/detokenize", {"tokens": found["tokens"]}), {"prompt": "Aé"})
+        self.assertEqual(self.server.post("/tokenize", {"messages": [{"role": "user", "content": "A"}]})["tokens"], [258, 65, 261, 259])
+        self.assertEqual(self.server.refused("/detokenize", {"tokens": [-1]})["param"], "tokens")
+        self.assertEqual(self.server.refused("/tokenize", {})["param"], "prompt")
+
+    def test_status(self):
+        self.assertEqual([self.server.get(path)[0] for path in ["/health", "/ready", "/version", "/metrics"]], [200] * 4)
+        self.assertEqual(self.server.get("/nothing")[0], 404)
+        self.assertEqual(self.server.ask("GET", "/v1/completions")[0], 405)
+        status, headers, text = self.server.ask("HEAD", "/health")
+        self.assertEqual((status, text), (200, ""))
+        self.assertGreater(int(headers["Content-Length"]), 0)
+        self.assertEqual(self.server.ask("GET", "/health", headers={"X-Request-Id": "mine-1"})[1]["X-Request-Id"], "mine-1")
+
+    def test_metrics_and_log(self):
+        before = self.server.metric("generation_tokens_total") or 0
+        self.server.post("/v1/completions", {"prompt": "secret words", "max_tokens": 5} | ENDLESS)
+        self.assertEqual(self.server.metric("generation_tokens_total"), before + 5)
+        self.assertGreaterEqual(self.server.metric("request_success_total", 'finished_reason="length"'), 1)
+        text = self.server.get("/metrics")[1]
+        for name in ["time_to_first_token_seconds_count", "time_per_output_token_seconds_bucket", "e2e_request_latency_seconds_sum",
+                     "num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "prefix_cache_queries_total",
+                     "prefix_cache_hits_total", "prompt_tokens_total", "num_preemptions_total"]:
+            self.assertIn(f"metal_marlin:{name}{{", text)
+        self.server.wait_until(lambda: any(line.get("generated_tokens") == 5 for line in self.server.logged()))
+        line = next(line for line in self.server.logged() if line.get("generated_tokens") == 5)
+        self.assertEqual((line["path"], line["status"], line["prompt_tokens"]), ("/v1/completions", 200, 12))
+        self.assertNotIn("secret", self.server.log.read_text())
+
+    def test_bad_host(self):
+        for host, status in [("evil.example", 403), ("127.0.0.1.evil.example", 403), ("localhost:1", 200), ("[::1]:80", 200), ("127.9.9.9", 200)]:
+            self.assertEqual(self.server.get("/health", Host=host)[0], status, host)
+
+    def test_no_cors(self):
+        status, headers, _ = self.server.ask("OPTIONS", "/v1/models", headers={"Origin": "http://a", "Access-Control-Request-Method": "GET"})
+        self.assertEqual(status, 405)
+        self.assertNotIn("Access-Control-Allow-Origin", self.server.ask("GET", "/health", headers={"Origin": "http://a"})[1])
+
+    def raw(self, data):
+        with socket.create_connection(("127.0.0.1", self.server.port), timeout=10) as connection:
+            connection.sendall(data)
+            answer = b""
+            while piece := connection.recv(65536):
+                answer += piece
+            return answer
+
+    def test_protocol(self):
+        host = b"Host: localhost\r\n"
+        for data, status in [(b"nonsense\r\n\r\n", 400), (b"GET /health HTTP/1.1\r\n\r\n", 400), (b"GET /health HTTP/1.1\r\n" + host * 2 + b"\r\n", 400),
+                             (b"GET http://localhost/health HTTP/1.1\r\n" + host + b"\r\n", 400),
+                             (b"GET / HTTP/1.1\r\n" + host + b"X: " + b"a" * 40000 + b"\r\n\r\n", 431),
+                             (b"POST / HTTP/1.1\r\n" + host + b"Content-Length: 99999999\r\n\r\n", 413),
+                             (b"POST / HTTP/1.1\r\n" + host + b"Content-Length: -1\r\n\r\n", 400),
+                             (b"POST / HTTP/1.1\r\n" + host + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+                             (b"GET /health HTTP/1.1\r\n" + host + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 400)]:
+            answer = self.raw(data)
+            self.assertTrue(answer.startswith(b"HTTP/1.1 %d " % status), (data[:60], answer[:200]))
+            self.assertIn("error", json.loads(answer.split(b"\r\n\r\n", 1)[1]))
+        # Two requests at once, the second in pieces; a body in chunks; a client that waits for leave to send its body.
+        two = self.raw(b"GET /health HTTP/1.1\r\n" + host + b"\r\nGET /version HTTP/1.1\r\n" + host + b"Connection: close\r\n\r\n")
+        self.assertEqual(two.count(b"HTTP/1.1 200 OK"), 2)
+        chunks = b"POST /tokenize HTTP/1.1\r\n" + host + b"Connection: close\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        self.assertIn(b'"tokens":[65]', self.raw(chunks + b'8\r\n{"prompt\r\n6\r\n":"A"}\r\n0\r\n\r\n'))
+        with socket.create_connection(("127.0.0.1", self.server.port), timeout=10) as connection:
+            connection.sendall(b"POST /tokenize HTTP/1.1\r\n" + host + b"Content-Type: application/json\r\nContent-Length: 14\r\nExpect: 100-continue\r\n\r\n")
+            self.assertEqual(connection.recv(100), b"HTTP/1.1 100 Continue\r\n\r\n")
+            connection.sendall(b'{"prompt":"A"}')
+            self.assertIn(b'"tokens":[65]', connection.recv(4096))
+
+    def test_old_clients(self):
+        """HTTP/1.0 knows no chunks: the stream ends with the connection."""
+        body = json.dumps({"prompt": "a", "max_tokens": 3, "stream": True} | ENDLESS).encode()
+        answer = self.raw(b"POST /v1/completions HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        self.assertNotIn(b"chunked", answer)
+        self.assertTrue(answer.endswith(b"data: [DONE]\n\n"))
+
+    def test_client_goes(self):
+        for fields in [{}, {"n": 2, "prompt": ["a", "b"]}]:
+            aborted = self.server.metric("request_success_total", 'finished_reason="abort"') or 0
+            connection, _ = self.server.open_stream(**fields)
+            self.assertGreaterEqual(self.server.metric("num_requests_running"), 1)
+            connection.close()
+            self.server.wait_until(lambda: self.server.metric("num_requests_running") == 0, 5)
+            self.assertGreater(self.server.metric("request_success_total", 'finished_reason="abort"'), aborted)
+        self.server.wait_until(lambda: any(line.get("client_gone") for line in self.server.logged()))
+
+
+class Limits(Case):
+    arguments = ("--read-timeout", "0.5", "--write-timeout", "0.5", "--max-connections", "8", "--queue", "1", "--parallel", "1",
+                 "--max-body", "2000000", "--log-prompts")
+
+    def test_slow_requests(self):
+        for begun in [b"", b"GET /health HTTP/1.1\r\nHost: loc", b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"]:
+            with socket.create_connection(("127.0.0.1", self.server.port), timeout=10) as connection:
+                start = time.monotonic()
+                ended = False
+                connection.sendall(begun)
+                while time.monotonic() < start + 5 and not ended:  # a byte now and then is no excuse
+                    connection.settimeout(0.1)
+                    with contextlib.suppress(TimeoutError):
+                        try:
+                            ended = connection.recv(100) == b""
+                        except ConnectionError:
+                            ended = True
+                    with contextlib.suppress(OSError):
+                        if begun:
+                            connection.sendall(b"a")
+                self.assertTrue(ended)
+                self.assertLess(time.monotonic() - start, 3)
+
+    def test_many_connections(self):
+        held = [socket.create_connection(("127.0.0.1", self.server.port), timeout=10) for _ in range(8)]
+        with socket.create_connection(("127.0.0.1", self.server.port), timeout=10) as one_more:
+            try:
+                self.assertEqual(one_more.recv(1), b"")
+            except ConnectionResetError:
+                pass
+        for connection in held:
+            connection.close()
+        self.server.wait_until(lambda: self.reachable())
+
+    def reachable(self):
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            return self.server.get("/health")[0] == 200
+
+    def test_body(self):
+        self.assertEqual(self.server.ask("POST", "/tokenize", {"prompt": "a" * 3000000})[0], 413)
+
+    def test_slow_reader(self):
+        body = json.dumps({"prompt": "a" * 200000, "return_token_strs": True})
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", self.server.port))
+            connection.sendall(f"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+            self.server.wait_until(lambda: any(line["path"] == "/tokenize" and line.get("client_gone") for line in self.server.logged()))
+
+    def test_prompts_are_logged_where_asked(self):
+        self.server.post("/v1/completions", {"prompt": "plain words", "max_tokens": 1})
+        self.server.wait_until(lambda: any(line.get("prompt") == "plain words" for line in self.server.logged()))
+
+    def test_full_queue(self):
+        streams = [self.server.open_stream()[0]]  # it runs
+        waiting = socket.create_connection(("127.0.0.1", self.server.port), timeout=10)
+        body = json.dumps({"prompt": "b", "max_tokens": 3000, "stream": True} | ENDLESS)
+        waiting.sendall(f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+        self.server.wait_until(lambda: self.server.metric("num_requests_waiting") == 1)
+        status, headers, text = self.server.ask("POST", "/v1/completions", {"prompt": "c"})
+        self.assertEqual((status, headers["Retry-After"], json.loads(text)["error"]["code"]), (429, "1", "queue_full"))
+        for stream in [*streams, waiting]:
+            stream.close()
+        self.server.wait_until(lambda: self.server.metric("num_requests_running") == 0)
+
+
+class Keys(unittest.TestCase):
+    def test_keys(self):
+        file = WORK / "keys"
+        file.write_text("# ours\nfirst\n  second \n")
+        server = Server("--api-key-file", str(file), environment={"METAL_MARLIN_API_KEY": "third, fourth"})
+
+        def status(key, path="/v1/models"):
+            return server.get(path, **({"Authorization": f"Bearer {key}"} if key else {}))[0]
+        self.assertEqual([status(key) for key in ["first", "second", "third", "fourth"]], [200] * 4)
+        self.assertEqual([status(key) for key in [None, "", "fifth", "firs", "firstfirst", "# ours", "third, fourth"]], [401] * 7)
+        self.assertEqual([status(None, path) for path in ["/health", "/ready", "/metrics", "/version"]], [200, 200, 401, 401])
+        answer = server.ask("GET", "/v1/models")
+        self.assertEqual((answer[1]["WWW-Authenticate"], json.loads(answer[2])["error"]["code"]), ("Bearer", "invalid_api_key"))
+        file.write_text("another one\n")
+        self.assertEqual([status(key) for key in ["first", "another one", "third"]], [401, 200, 200])
+        file.write_text("")
+        self.assertEqual(status("another one"), 200)
+        file.unlink()
+        self.assertEqual(status("another one"), 200)
+        self.assertIn("Bearer KEY", "".join(server.lines))
+        self.assertEqual(server.stop(), 0)
+        self.assertNotIn("another one", server.log.read_text())
+
+    def test_cors(self):
+        server = Server("--cors-origin", "http://page.example")
+        asked = {"Origin": "http://page.example", "Access-Control-Request-Method": "POST"}
+        status, headers, _ = server.ask("OPTIONS", "/v1/completions", headers=asked)
+        self.assertEqual((status, headers["Access-Control-Allow-Origin"]), (204, "http://page.example"))
+        self.assertIn("authorization", headers["Access-Control-Allow-Headers"])
+        self.assertEqual(server.ask("GET", "/health", headers=asked)[1]["Access-Control-Allow-Origin"], "http://page.example")
+        self.assertNotIn("Access-Control-Allow-Origin", server.ask("GET", "/health", headers={"Origin": "http://other.example"})[1])
+        self.assertEqual(server.stop(), 0)
+
+
+class Ends(unittest.TestCase):
+    def run_serve(self, *arguments):
+        return subprocess.run([PROGRAM, "serve", *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False)
+
+    def test_wrong_arguments(self):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            found = self.run_serve(FOLDER, "--port", port)
+            self.assertEqual(found.returncode, 6)
+            self.assertIn(f"127.0.0.1:{port}: cannot listen: Address already in use; --port", found.stderr)
+        for arguments, code, text in [((WORK / "none",), 3, "none"), ((FOLDER, "--served-name", "a", "--served-name", "b"), 2, "--served-name"),
+                                      ((FOLDER, FOLDER), 2, "two models are called model"), ((FOLDER, "--api-key-file", "/nothing"), 3, "/nothing"),
+                                      ((FOLDER, "--api-key-file", os.devnull), 2, "has no key"), ((FOLDER, "--tls-key", "x"), 2, "go together"),
+                                      ((FOLDER, "--port", "0", "--log-file", "/nothing/x"), 6, "--log-file")]:
+            found = self.run_serve(*arguments)
+            self.assertEqual(found.returncode, code, found.stderr)
+            self.assertIn(text, found.stderr)
+
+    def test_what_it_says(self):
+        server = Server("--served-name", "tiny")
+        self.assertIn("model tiny: context 4096 tokens", server.lines[0])
+        self.assertIn(f"curl http://127.0.0.1:{server.port}/v1/chat/completions", server.lines[-1])
+        example = json.loads(server.lines[-1].split("-d '")[1].rsplit("'", 1)[0])
+        self.assertEqual(server.post("/v1/chat/completions", example)["model"], "tiny")
+        self.assertEqual(server.stop(), 0)
+
+    def test_drain(self):
+        server = Server("--drain", "60")
+        connection, text = server.open_stream(max_tokens=600)
+        idle = server.connect()
+        idle.request("GET", "/health")
+        idle.getresponse().read()
+        server.process.send_signal(signal.SIGTERM)
+        while piece := connection.recv(65536):
+            text += piece
+        self.assertTrue(text.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n"), text[-200:])
+        with self.assertRaises(OSError):
+            server.get("/health")
+        self.assertEqual(server.process.wait(10), 0)
+        server.stop()
+
+    def test_drain_that_takes_too_long(self):
+        server = Server("--drain", "0.2")
+        connection, text = server.open_stream()
+        server.process.send_signal(signal.SIGTERM)
+        while piece := connection.recv(65536):
+            text += piece
+        self.assertIn(b'"code":"shutting_down"', text)
+        self.assertEqual(server.process.wait(10), 8)
+        server.stop()
+
+    def test_second_signal(self):
+        server = Server("--drain", "60")
+        connection, _ = server.open_stream()
+        start = time.monotonic()
+        self.assertEqual(server.stop(signals=2), 130)
+        self.assertLess(time.monotonic() - start, 3)
+        connection.close()
+
+    def test_full_disk_under_the_log(self):
+        server = Server(log=pathlib.Path("/dev/full"))
+        self.assertEqual([server.get("/health")[0] for _ in range(3)], [200] * 3)
+        self.assertGreaterEqual(server.metric("log_lines_lost_total") or 0, 2)
+        self.assertEqual(server.stop(), 0)
+
+    def test_several_models(self):
+        server = Server(models=[FOLDER, make_model("plain", template=None)])
+        self.assertEqual([m["id"] for m in json.loads(server.get("/v1/models")[1])["data"]], ["model", "plain"])
+        self.assertEqual(server.post("/v1/completions", {"model": "plain", "prompt": "a", "max_tokens": 1})["model"], "plain")
+        self.assertEqual(server.refused("/v1/completions", {"prompt": "a"})["param"], "model")
+        messages = [{"role": "user", "content": "a"}]
+        self.assertEqual(server.refused("/v1/chat/completions", {"model": "plain", "messages": messages})["code"], "no_chat_template")
+        self.assertEqual(server.stop(), 0)
+
+
+if __name__ == "__main__":
+    FOLDER = make_model("model")
+    try:
+        unittest.main(argv=[sys.argv[0], *sys.argv[3:]])
+    finally:
+        shutil.rmtree(WORK)
