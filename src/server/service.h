@@ -7,13 +7,13 @@
 #include <string>
 #include <vector>
 
+#include "chat_template/reasoning.h"
 #include "metal_marlin/chat_template.h"
 #include "metal_marlin/engine.h"
 #include "metal_marlin/tokenizer.h"
 #include "server/access_log.h"
 #include "server/http/http.h"
 #include "server/metrics.h"
-#include "server/reasoning.h"
 
 namespace metal_marlin::server {
 
