@@ -88,8 +88,8 @@ struct SessionOptions {
   /// What sequences held stays findable after they were closed, until the place is needed: Session::reuse().
   bool prefix_cache = false;
   /// A token's logits do not depend on how its sequence is cut into steps and on what else is in them, to the last
-  /// bit. The cpu backend alone can (not for angles that depend on a sequence's length); the first step of prompts
-  /// costs more for models with latent attention.
+  /// bit. The cpu backend alone can (not for angles that depend on a sequence's length). It costs more where a step
+  /// has one token and weights are multiplied as floats, and in the first step of prompts with latent attention.
   bool one_order = false;
 };
 

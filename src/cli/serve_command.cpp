@@ -6,6 +6,7 @@
 
 #include "cli/chat_flags.h"
 #include "cli/commands.h"
+#include "cli/model_source.h"
 #include "cli/streams.h"
 #include "metal_marlin/error.h"
 #include "server/server.h"
@@ -15,6 +16,7 @@ namespace {
 
 struct ServeFlags {
   ModelFlags model;
+  SourceFlags source;
   std::vector<std::string> paths;
   std::vector<std::string> names;
   std::string template_file;
@@ -31,12 +33,6 @@ std::chrono::milliseconds milliseconds(double seconds) {
   return std::chrono::milliseconds(static_cast<std::int64_t>(seconds * 1000));
 }
 
-// The folder's or file's own name, by which requests call the model.
-std::string name_of(const std::string& path) {
-  const std::filesystem::path whole = std::filesystem::absolute(path).lexically_normal();
-  return whole.has_filename() ? whole.filename().string() : whole.parent_path().filename().string();
-}
-
 // The template of --chat-template, or the model's; none where it has none.
 std::shared_ptr<const ChatTemplate> load_template(const ServeFlags& flags, const std::string& path) {
   ChatFlags chat;
@@ -51,10 +47,10 @@ std::shared_ptr<const ChatTemplate> load_template(const ServeFlags& flags, const
   }
 }
 
-server::ServedModel load_served(ServeFlags& flags, std::size_t index) {
+server::ServedModel load_served(ServeFlags& flags, std::size_t index, const ModelSource& source) {
   server::ServedModel served;
-  flags.model.path = flags.paths[index];
-  served.name = index < flags.names.size() ? flags.names[index] : name_of(flags.model.path);
+  flags.model.path = source.path.string();
+  served.name = index < flags.names.size() ? flags.names[index] : source.name;
   served.chat = load_template(flags, flags.model.path);
   if (served.chat) served.reasoning = find_reasoning_tags(served.chat->text());
   const auto model = flags.model.load_model();
@@ -88,9 +84,11 @@ void run_serve(ServeFlags& flags) {
   flags.server.http.read_timeout = milliseconds(flags.read_timeout);
   flags.server.http.write_timeout = milliseconds(flags.write_timeout);
   if (const char* const keys = std::getenv("METAL_MARLIN_API_KEY")) flags.server.guard.api_keys = keys;
+  std::vector<ModelSource> sources;  // which keep the models in the cache
   std::vector<server::ServedModel> models;
   for (std::size_t i = 0; i < flags.paths.size(); ++i) {
-    models.push_back(load_served(flags, i));
+    sources.push_back(find_model(flags.paths[i], flags.source, flags.model.load.threads));
+    models.push_back(load_served(flags, i, sources.back()));
     for (std::size_t other = 0; other < i; ++other) {
       if (models[other].name != models[i].name) continue;
       throw Error(ErrorCode::kInvalidArgument,
@@ -168,18 +166,18 @@ void add_access(CLI::App& command, ServeFlags& flags) {
 void add_serve(CLI::App& app) {
   auto* const command = app.add_subcommand("serve", "Serve models by OpenAI's API over HTTP");
   auto flags = std::make_shared<ServeFlags>();
-  command->add_option("models", flags->paths, "Hugging Face folders, quantized folders, GGUF or ONNX files")
-      ->required();
+  command->add_option("models", flags->paths, kModelHelp)->required();
+  flags->source.add(*command);
   add_list(*command, "--served-name", flags->names,
-           "what requests call a model, in the order of models; default: its folder's name");
+           "what requests call a model, in the order of models; default: ORG/NAME, or its folder's name");
   command->add_option("--chat-template", flags->template_file, "file with a chat template, instead of the models'");
   command->add_option("--template-name", flags->template_name, "which of a model's templates");
   flags->model.add_load(*command);
   add_access(*command, *flags);
   add_limits(*command, *flags);
   command->footer(
-      "Example:\n  metal-marlin serve Qwen3-4B-fp4 --port 8000\nSIGTERM and Ctrl-C end it when open requests were "
-      "answered. docs/server.md tells the rest.");
+      "Example:\n  metal-marlin serve Qwen/Qwen3-4B --format fp4 --port 8000\n"
+      "SIGTERM and Ctrl-C end it when open requests were answered. docs/server.md tells the rest.");
   command->callback([flags] { run_serve(*flags); });
 }
 

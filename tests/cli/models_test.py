@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import unittest
+import urllib.request
 
 import pull_test
 from chat_model import make_chat_model
@@ -92,6 +93,16 @@ class Models(unittest.TestCase):
         self.chat("--format", "none", code=2, says="unknown format 'none'")
         self.chat("--recipe", "none", code=2, says="neither a file nor one of")
         self.assertEqual(self.hub.requests, [])
+
+    def test_serve_takes_names_too(self):
+        process = self.start("serve", "org/model", "--format", "fp4", "--port", "0", "--threads", "1")
+        while not (line := process.stdout.readline()).startswith("listening on "):
+            self.assertTrue(line, "it ended")
+        with urllib.request.urlopen(line.split()[-1] + "/v1/models") as answer:
+            self.assertEqual([model["id"] for model in json.load(answer)["data"]], ["org/model"])
+        self.assertTrue(self.models()["org/model@fp4"]["in_use"])
+        process.send_signal(signal.SIGTERM)
+        self.end(process)
 
     def test_recipes_are_kept_by_their_text(self):
         recipe = self.folder / "mine.json"

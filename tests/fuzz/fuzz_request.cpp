@@ -39,8 +39,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::string path = target_path(text);
   if (path.size() > size) __builtin_trap();
   // However a text is cut up, the same comes of it.
-  ReasoningSplitter one(ReasoningTags{"<think>", "</think>"}, size % 2 == 0);
-  ReasoningSplitter many = one;
+  metal_marlin::ReasoningSplitter one(metal_marlin::ReasoningTags{"<think>", "</think>"}, size % 2 == 0);
+  metal_marlin::ReasoningSplitter many = one;
   const auto whole = one.push(text);
   std::string content;
   for (const char c : text) content += many.push({&c, 1}).content;

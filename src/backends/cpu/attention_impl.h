@@ -256,8 +256,9 @@ void attend(const AttentionTile& tile) {
   }
   const std::int64_t end = tile.first_position + tile.tokens;
   const std::int64_t oldest = tile.window > 0 ? greater(0, tile.first_position + 1 - tile.window) : 0;
-  // Blocks begin at multiples of their size, so that a token's sums do not depend on those it is answered with.
-  for (std::int64_t key = oldest / kKeyBlock * kKeyBlock; key < end; key += kKeyBlock) {
+  // Blocks that begin at multiples of their size are the same for every token, whichever others are in its tile.
+  const std::int64_t step = tile.one_order ? kKeyBlock : kCachePageTokens;
+  for (std::int64_t key = oldest / step * step; key < end; key += kKeyBlock) {
     const int keys =
         static_cast<int>(lesser(kKeyBlock, (end - key + kCachePageTokens - 1) / kCachePageTokens * kCachePageTokens));
     for (int i = 0; i < keys; i += kCachePageTokens) {

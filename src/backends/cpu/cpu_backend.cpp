@@ -63,6 +63,7 @@ class CpuRunner final : public Runner {
         pool_(model.pool()),
         page_(cache_page(program_.plan.cache, cache)),
         page_bytes_(page_bytes(page_)),
+        one_order_(limits.one_order),
         experts_(program_, limits, memory),
         latent_attention_(program_, limits, page_, pool_.size(), memory) {
     const WorkspaceLayout layout = lay_out(program_, limits);
@@ -101,6 +102,7 @@ class CpuRunner final : public Runner {
                                   std::span(rows_).first(batch.tokens.size()),
                                   ropes_,
                                   scratch_[static_cast<std::size_t>(thread)].linear.as<float>(),
+                                  one_order_,
                                   &counters_[i * StepContext::kPhases]};
         std::visit([&](const auto& step) { run(step, context); }, program_.steps[i]);
         pool_.barrier();
@@ -327,6 +329,7 @@ class CpuRunner final : public Runner {
         tile.bias = part->bias;
         tile.gate_bias = part->gate_bias;
         tile.accumulate = part->accumulate;
+        tile.one_order = context.one_order;
         tile.scratch = context.linear_scratch;
         multiply(k_, part->input, in, 0, padded, tile);
       }
@@ -390,6 +393,7 @@ class CpuRunner final : public Runner {
       tile.scale = op.scale;
       tile.first_position = item.sequence->past + item.first;
       tile.window = op.window;
+      tile.one_order = context.one_order;
       tile.pages = item.sequence->pages.data();
       tile.cache = cache(step.layer, head);
       tile.page_stride = page_bytes_;
@@ -468,6 +472,7 @@ class CpuRunner final : public Runner {
   ThreadPool& pool_;
   CachePage page_;
   std::size_t page_bytes_;
+  bool one_order_;
   MixtureOfExperts experts_;
   LatentAttention latent_attention_;
   std::vector<std::int64_t> offsets_;

@@ -114,6 +114,8 @@ struct LinearTile {
   const float* gate_bias;
   bool accumulate;  // add to `out`
   float* scratch;   // scratch_floats(matrix) floats, twice with a gate
+  // A token's sums are made in the same order whatever the tokens beside it: slower for one alone.
+  bool one_order = false;
 };
 [[maybe_unused]] static inline std::int64_t scratch_floats(const PanelView& matrix) {
   return matrix.groups * kPanelRows * 2;
@@ -186,7 +188,8 @@ struct AttentionTile {
   const std::int32_t* pages;
   const std::byte* cache;  // of this layer and head
   std::size_t page_stride;
-  float* scratch;  // attention_scratch_floats(...)
+  float* scratch;          // attention_scratch_floats(...)
+  bool one_order = false;  // as a LinearTile's
 };
 [[maybe_unused]] static inline std::int64_t attention_scratch_floats(std::int64_t rows, const CachePage& page) {
   // A block's keys and values out of their codes.

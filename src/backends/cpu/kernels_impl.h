@@ -112,20 +112,27 @@ inline std::int64_t group_of(const PanelView& m, std::int64_t block) {
   return m.groups == 1 ? 0 : block * kBlock / m.group;
 }
 
-// Accumulators that the compiler keeps in registers: nothing can point at them. One a token, however many tokens there
-// are: a row's sums are made in one order, so that it does not depend on the rows beside it.
-template <int kTokens>
+// Accumulators that the compiler keeps in registers: nothing can point at them.
+// A single token may have four of them, so that additions need not wait for each other.
+template <int kTokens, int kChains = 1>
 struct Sums {
-  F32 v[kTokens];
+  static_assert(kChains == 1 || (kChains == 4 && kTokens == 1));
+  F32 v[kTokens * kChains];
   Sums() {
 #pragma GCC unroll 8
-    for (int i = 0; i < kTokens; ++i) v[i] = f_set(0.0F);
+    for (int i = 0; i < kTokens * kChains; ++i) v[i] = f_set(0.0F);
   }
-  F32& at(int token) {
-    return v[token];
+  F32& at(int token, int chain) {
+    return v[token * kChains + chain % kChains];
   }
   void store(F32* out) const {
-    for (int t = 0; t < kTokens; ++t) out[t] = v[t];
+    for (int t = 0; t < kTokens; ++t) {
+      if constexpr (kChains == 4) {
+        out[t] = f_add(f_add(v[0], v[1]), f_add(v[2], v[3]));
+      } else {
+        out[t] = v[t];
+      }
+    }
   }
 };
 
@@ -158,16 +165,16 @@ inline void q8_panel(const PanelView& m, const std::uint8_t* codes, const float*
 #pragma GCC unroll 4
         for (int c = 4; c < 8; ++c) d1 = i_dot4(d1, w[c], xb.q + 4 * c);
         const F32 xs = f_set(xb.scale);
-        sum.at(t) = f_fma(f_mul(f_load(low), xs), i_to_f(d0), sum.at(t));
-        sum.at(t) = f_fma(f_mul(f_load(high), xs), i_to_f(d1), sum.at(t));
-        sum.at(t) = f_fma(f_load(low + kPanelRows), f_set(xb.low_sum), sum.at(t));
-        sum.at(t) = f_fma(f_load(high + kPanelRows), f_set(xb.high_sum), sum.at(t));
+        sum.at(t, 0) = f_fma(f_mul(f_load(low), xs), i_to_f(d0), sum.at(t, 0));
+        sum.at(t, 0) = f_fma(f_mul(f_load(high), xs), i_to_f(d1), sum.at(t, 0));
+        sum.at(t, 0) = f_fma(f_load(low + kPanelRows), f_set(xb.low_sum), sum.at(t, 0));
+        sum.at(t, 0) = f_fma(f_load(high + kPanelRows), f_set(xb.high_sum), sum.at(t, 0));
       } else {
         I32 d = i_zero();
 #pragma GCC unroll 8
         for (int c = 0; c < kChunks; ++c) d = i_dot4(d, w[c], xb.q + 4 * c);
-        sum.at(t) = f_fma(f_mul(f_load(low), f_set(xb.scale)), i_to_f(d), sum.at(t));
-        sum.at(t) = f_fma(f_load(low + kPanelRows), f_set(xb.sum), sum.at(t));
+        sum.at(t, 0) = f_fma(f_mul(f_load(low), f_set(xb.scale)), i_to_f(d), sum.at(t, 0));
+        sum.at(t, 0) = f_fma(f_load(low + kPanelRows), f_set(xb.sum), sum.at(t, 0));
       }
     }
   }
@@ -300,14 +307,14 @@ inline void visit_inputs(const PanelView& m, std::int64_t panel, const float* sc
   }
 }
 
-template <int kTokens>
+template <int kTokens, int kChains>
 inline void f32_panel(const PanelView& m, std::int64_t panel, const float* scales, const float* x, std::int64_t stride,
                       F32* acc) {
-  Sums<kTokens> sum;
+  Sums<kTokens, kChains> sum;
   visit_inputs(
-      m, panel, scales, [&](std::int64_t k, int, F32 w) __attribute__((always_inline)) {
+      m, panel, scales, [&](std::int64_t k, int j, F32 w) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-        for (int t = 0; t < kTokens; ++t) sum.at(t) = f_fma(w, f_set(x[t * stride + k]), sum.at(t));
+        for (int t = 0; t < kTokens; ++t) sum.at(t, j) = f_fma(w, f_set(x[t * stride + k]), sum.at(t, j));
       });
   sum.store(acc);
 }
@@ -347,12 +354,12 @@ void linear_transposed(const TransposedTile& tile) {
 
 // ---- bf16 activations -------------------------------------------------------
 
-template <int kTokens>
+template <int kTokens, int kChains>
 inline void bf16_panel(const PanelView& m, std::int64_t panel, const std::uint16_t* x, std::int64_t stride, F32* acc) {
   if constexpr (kBf16Dot) {
     const std::uint8_t* const weights = m.codes + static_cast<std::size_t>(panel) * m.panel_bytes;
     const std::int64_t pairs = (m.cols + 1) / 2;
-    Sums<kTokens> sum;
+    Sums<kTokens, kChains> sum;
     for (std::int64_t begin = 0; begin < pairs; begin += 4) {
 #pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) {
@@ -360,7 +367,7 @@ inline void bf16_panel(const PanelView& m, std::int64_t panel, const std::uint16
         if (pair >= pairs) break;
         const U8 w = u_load(weights + pair * 4 * kPanelRows);
 #pragma GCC unroll 8
-        for (int t = 0; t < kTokens; ++t) sum.at(t) = f_dot_bf16(sum.at(t), w, x + t * stride + 2 * pair);
+        for (int t = 0; t < kTokens; ++t) sum.at(t, j) = f_dot_bf16(sum.at(t, j), w, x + t * stride + 2 * pair);
       }
     }
     sum.store(acc);
@@ -373,7 +380,7 @@ inline F32 load_bias(const float* bias, std::int64_t panel, int valid) {
   return bias == nullptr ? f_set(0.0F) : f_load_part(bias + panel * kPanelRows, valid);
 }
 
-template <LinearInput kInput, int kTokens>
+template <LinearInput kInput, int kTokens, int kChains = 1>
 inline void linear_tokens(const LinearTile& tile, std::int64_t first, int valid) {
   F32 acc[kTokens];
   F32 gate[kTokens];
@@ -382,9 +389,9 @@ inline void linear_tokens(const LinearTile& tile, std::int64_t first, int valid)
     if constexpr (kInput == LinearInput::kQ8) {
       q8_dispatch<kTokens>(m, tile.panel, scales, tile.q8 + first * tile.x_stride, tile.x_stride, sums);
     } else if constexpr (kInput == LinearInput::kBf16) {
-      bf16_panel<kTokens>(m, tile.panel, tile.bf16 + first * tile.x_stride, tile.x_stride, sums);
+      bf16_panel<kTokens, kChains>(m, tile.panel, tile.bf16 + first * tile.x_stride, tile.x_stride, sums);
     } else {
-      f32_panel<kTokens>(m, tile.panel, scales, tile.x + first * tile.x_stride, tile.x_stride, sums);
+      f32_panel<kTokens, kChains>(m, tile.panel, scales, tile.x + first * tile.x_stride, tile.x_stride, sums);
     }
   };
   run(*tile.matrix, tile.scratch, acc);
@@ -409,7 +416,13 @@ void linear(const LinearTile& tile) {
   std::int64_t t = 0;
   for (; t + 8 <= tile.tokens; t += 8) linear_tokens<kInput, 8>(tile, t, valid);
   for (; t + 4 <= tile.tokens; t += 4) linear_tokens<kInput, 4>(tile, t, valid);
-  for (; t < tile.tokens; ++t) linear_tokens<kInput, 1>(tile, t, valid);
+  for (; t < tile.tokens; ++t) {
+    if (kIntegerDot || tile.one_order) {
+      linear_tokens<kInput, 1>(tile, t, valid);
+    } else {
+      linear_tokens<kInput, 1, 4>(tile, t, valid);
+    }
+  }
 }
 
 // ---- vectors ---------------------------------------------------------------

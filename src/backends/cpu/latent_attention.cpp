@@ -115,6 +115,7 @@ void LatentAttention::expand(const LatentAttentionStep& step, const StepContext&
       linear.out = out;
       linear.out_stride = stride;
       linear.scratch = context.linear_scratch;
+      linear.one_order = context.one_order;
       multiply(context.kernels, LinearInput::kF32, rows, token, padded_rank_, linear);
     }
   };
@@ -214,6 +215,7 @@ void LatentAttention::project_values(const LatentAttentionStep& step, const Step
     linear.out_stride = op.heads * op.value_dim;
     linear.out = out + (token * op.heads + head) * op.value_dim;
     linear.scratch = context.linear_scratch;
+    linear.one_order = context.one_order;
     context.kernels.linear_f32(linear);
   }
 }

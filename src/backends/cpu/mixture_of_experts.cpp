@@ -84,6 +84,7 @@ void MixtureOfExperts::gate_and_up(const MoeStep& step, const StepContext& conte
   tile.out = active_.f32 + run.first * stride;
   tile.out_stride = stride;
   tile.scratch = context.linear_scratch;
+  tile.one_order = context.one_order;
   multiply(context.kernels, expert.input, in_, run.first, round_up(hidden, kBlock), tile);
 }
 
@@ -147,6 +148,7 @@ void MixtureOfExperts::run(const MoeStep& step, const StepContext& context, cons
     tile.out = results_.as<float>() + run.first * out_width;
     tile.out_stride = out_width;
     tile.scratch = context.linear_scratch;
+    tile.one_order = context.one_order;
     multiply(context.kernels, expert.active_input, active_, run.first, active_stride, tile);
   });
   context.barrier();

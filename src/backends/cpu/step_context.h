@@ -41,6 +41,7 @@ struct StepContext {
   std::span<const TokenPlace> places;
   std::span<const RopeAngles> ropes;    // of the plan's tables
   float* linear_scratch;                // of this thread
+  bool one_order;                       // RunnerLimits
   std::atomic<std::int64_t>* counters;  // [kPhases], zero at first
 
   [[nodiscard]] std::int64_t tokens() const { return static_cast<std::int64_t>(batch.tokens.size()); }
