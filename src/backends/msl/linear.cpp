@@ -95,11 +95,18 @@ GemvPlan gemv_plan(Device& device, const TiledMatrix& matrix, std::uint32_t colu
   }
 }
 
+constexpr std::uint32_t kLongUnits = 32;  // of a part: rows that may be cut finer than the device needs
+
 std::uint32_t splits_of(const Device& device, const TiledMatrix& matrix, const GemmTile& tile, std::int64_t tokens) {
   const std::uint32_t tiles =
       divide_up<std::uint32_t>(matrix.params.rows, tile.rows) * divide_up<std::uint32_t>(tokens, tile.tokens);
-  const std::uint32_t wanted = std::clamp(device.traits().busy_threadgroups / std::max(1U, tiles), 1U, kMaxParts);
-  return std::min(wanted, std::max(1U, matrix.params.units / 4));
+  const std::uint32_t busy = device.traits().busy_threadgroups;
+  std::uint32_t wanted = busy / std::max(1U, tiles);
+  // Of long rows rather more than that, by up to a third, than tiles that leave a third of the device idle.
+  if (const std::uint32_t nearest = (busy + tiles / 2) / std::max(1U, tiles);
+      matrix.params.units / kLongUnits >= nearest)
+    wanted = nearest;
+  return std::min(std::clamp(wanted, 1U, kMaxParts), std::max(1U, matrix.params.units / 4));
 }
 
 }  // namespace
@@ -111,7 +118,7 @@ LinearWorkspace::LinearWorkspace(Device& device, std::int64_t max_tokens, std::i
   factors_ = device.allocate(tokens * sizeof(float));
   // Parts are made until there are tiles enough to keep the device busy, no more.
   const std::size_t sums = std::min(std::size_t{kMaxParts} * tokens * static_cast<std::size_t>(max_rows),
-                                    std::size_t{device.traits().busy_threadgroups} * kLargestTile);
+                                    std::size_t{device.traits().busy_threadgroups} * 4 / 3 * kLargestTile);
   partial_ = device.allocate(sums * sizeof(float));
 }
 
