@@ -5,7 +5,7 @@
 #include <new>
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#include <sanitizer/allocator_interface.h>
+extern "C" std::size_t __sanitizer_get_current_allocated_bytes();  // GCC has the function, but no header of it
 #elif defined(__APPLE__)
 #include <malloc/malloc.h>
 #else
