@@ -96,9 +96,8 @@ struct Session::Impl {
     page_limit = pages_for(asked) + options.max_sequences - 1;
     const std::int64_t most = model->impl_->most_cache_pages;
     if (page_limit > most && options.cache_tokens > 0) {
-      throw Error(ErrorCode::kInvalidArgument,
-                  fmt::format("cache_tokens is {}, a cache of {} takes at most {}", asked, model->info().device,
-                              most * kCachePageTokens));
+      throw Error(ErrorCode::kInvalidArgument, fmt::format("cache_tokens is {}, a cache of {} takes at most {}", asked,
+                                                           model->info().device, most * kCachePageTokens));
     }
     page_limit = std::min(page_limit, most);
     const std::int64_t first = std::min(page_limit, pages_for(kFirstTokens));

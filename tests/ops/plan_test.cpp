@@ -48,8 +48,8 @@ TEST(Plan, OpsThatChangeABufferReadAndWriteIt) {
 }
 
 TEST(Plan, WeightsAreNamedOnceInOrderOfUse) {
-  const Plan plan =
-      wide_plan_of({Op(LinearOp{0, 1, "b", "bias"}, 4), Op(LinearOp{1, 2, "a", ""}, 5), Op(LinearOp{2, 3, "b", ""}, 6)});
+  const Plan plan = wide_plan_of(
+      {Op(LinearOp{0, 1, "b", "bias"}, 4), Op(LinearOp{1, 2, "a", ""}, 5), Op(LinearOp{2, 3, "b", ""}, 6)});
   const std::vector<PlannedWeight> weights = planned_weights(plan);
   std::vector<std::string> names;
   for (const PlannedWeight& weight : weights) names.push_back(weight.name);
@@ -64,7 +64,7 @@ TEST(Plan, WeightsAreNamedOnceInOrderOfUse) {
 // One rotation serves all that read the same, until its source is written; the weights that are not rotated read that.
 TEST(Plan, RotationsAreMadeOnceForTheirReaders) {
   const Plan plan = wide_plan_of({LinearOp{0, 1, "q", ""}, LinearOp{0, 2, "k", ""}, LinearOp{0, 3, "plain", ""},
-                             LinearOp{0, 4, "wide", ""}, AddOp{0, 1}, LinearOp{0, 5, "v", ""}});
+                                  LinearOp{0, 4, "wide", ""}, AddOp{0, 1}, LinearOp{0, 5, "v", ""}});
   const Plan out = rotated(plan, {{"q", 16}, {"k", 16}, {"wide", 32}, {"v", 16}});
   EXPECT_EQ(described(out), (std::vector<std::string>{"hadamard", "linear q", "linear k", "linear plain", "hadamard",
                                                       "linear wide", "add", "hadamard", "linear v"}));

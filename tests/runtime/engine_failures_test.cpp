@@ -78,8 +78,8 @@ TEST(EngineFailures, DrainRefusesAndWaitsOrCancels) {
     EXPECT_EQ(answers.wait().front().tokens.size(), 50U);
     expect_error(ErrorCode::kBusy, "takes no more requests", [&] { submit(engine, request_of({1}, 1)); });
   }
-  const auto slow =
-      EngineWithFaults::make(fixture_model("llama-tiny"), small(512, 2, 1024), [] { std::this_thread::sleep_for(5ms); });
+  const auto slow = EngineWithFaults::make(fixture_model("llama-tiny"), small(512, 2, 1024),
+                                           [] { std::this_thread::sleep_for(5ms); });
   const Answers answers = submit(*slow, request_of(random_prompt(5), 500));
   EXPECT_FALSE(slow->drain(20ms));
   EXPECT_EQ(answers.wait().front().finished, StopReason::kCancelled);

@@ -284,7 +284,8 @@ inline void visit_dense(const PanelView& m, const std::uint8_t* codes, const Vis
 
 // Inlined whatever the compiler thinks of its size: what `visit` adds to would else lie in memory.
 template <typename Visit>
-__attribute__((always_inline)) inline void visit_inputs(const PanelView& m, std::int64_t panel, const float* scales, const Visit& visit) {
+__attribute__((always_inline)) inline void visit_inputs(const PanelView& m, std::int64_t panel, const float* scales,
+                                                        const Visit& visit) {
   const std::uint8_t* const codes = m.codes + static_cast<std::size_t>(panel) * m.panel_bytes;
   switch (m.kind) {
     case PanelKind::kCodes2:
