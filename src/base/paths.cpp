@@ -28,7 +28,7 @@ bool lies_in(std::filesystem::path path, const std::filesystem::path& folder) {
 }
 
 std::filesystem::path cache_folder() {
-  if (const auto own = path_of_environment("METAL_MARLIN_CACHE"); !own.empty()) return own;
+  if (auto own = path_of_environment("METAL_MARLIN_CACHE"); !own.empty()) return own;
   if (const auto cache = path_of_environment("XDG_CACHE_HOME"); !cache.empty()) return cache / "metal-marlin";
   const auto home = path_of_environment("HOME");
   return home.empty() ? home : home / ".cache/metal-marlin";

@@ -39,7 +39,8 @@ void set_max_tokens(ChatSettings& settings, const std::string& value) {
 void show_settings(const ChatSettings& settings) {
   for (const auto& [name, value] : sampler_settings(settings.sampler)) fmt::print("{} {}\n", name, value);
   fmt::print("max_tokens {}\n", settings.max_tokens.value_or(0));
-  for (const auto& [name, value] : settings.chat.variables) fmt::print("{}\n", printable(name + "=" + value));
+  for (const auto& [name, value] : settings.chat.variables)
+    fmt::print("{}\n", printable(fmt::format("{}={}", name, value)));
 }
 
 // "NAME VALUE", or "NAME=VALUE" of the template's.

@@ -199,7 +199,7 @@ InputText read_text(LineReader& reader) {
   if (out.text.starts_with(kQuotes)) return read_quoted(reader, std::move(out.text));
   while (out.text.ends_with('\\')) {
     out.text.back() = '\n';
-    const InputText line = reader.read_line(". ");
+    InputText line = reader.read_line(". ");
     if (line.kind == InputText::Kind::kInterrupt) return line;
     if (line.kind == InputText::Kind::kEnd) break;
     out.text += line.text;

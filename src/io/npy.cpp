@@ -13,7 +13,7 @@
 namespace metal_marlin {
 namespace {
 
-constexpr std::string_view kMagic = "\x93NUMPY";
+constexpr std::string_view kNpyMagic = "\x93NUMPY";
 
 [[noreturn]] void corrupt_array(const std::string& where, const std::string& what) {
   throw Error(ErrorCode::kCorruptFile, fmt::format("{}: {}", where, what));
@@ -64,7 +64,7 @@ Shape shape_of(std::string_view text, const std::string& where) {
 
 NpyArray parse_npy(std::span<const std::byte> bytes, const std::string& where) {
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  if (text.size() < 12 || !text.starts_with(kMagic))
+  if (text.size() < 12 || !text.starts_with(kNpyMagic))
     corrupt_array(where, "no .npy file: it does not begin with \\x93NUMPY");
   const int version = std::to_integer<int>(bytes[6]);
   const std::size_t length_bytes = version == 1 ? 2 : 4;
@@ -104,7 +104,7 @@ void write_npy(const std::filesystem::path& path, const std::string& type, const
                                    fmt::join(shape, ", "), shape.size() == 1 ? "," : "");
   header.append(63 - (10 + header.size()) % 64, ' ');
   header += '\n';
-  std::string text(kMagic);
+  std::string text(kNpyMagic);
   text += std::string_view("\x01\x00", 2);
   text += static_cast<char>(header.size() & 0xFFU);
   text += static_cast<char>(header.size() >> 8);

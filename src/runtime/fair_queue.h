@@ -12,12 +12,7 @@
 namespace metal_marlin {
 
 // Among samples in the cache: by priority, then as they came.
-struct Rank {
-  int priority = 0;
-  RequestId request = 0;
-  int sample = 0;
-  auto operator<=>(const Rank&) const = default;
-};
+using Rank = std::tuple<int, RequestId, int>;  // priority, request, sample
 inline Rank rank_of(const Sample& sample) {
   return {sample.asked().priority, sample.request().id, sample.index()};
 }

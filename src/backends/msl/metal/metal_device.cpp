@@ -25,8 +25,8 @@ struct Found {
 // Those whose features it has: "Apple7, Mac2, Metal3".
 std::string families(MTL::Device& device) {
   std::vector<std::string> out;
-  const auto ask = [&](const char* name, int first, int last, int begin) {
-    for (int i = first; i <= last; ++i) {
+  const auto ask = [&](const char* name, NS::Integer first, NS::Integer last, NS::Integer begin) {
+    for (NS::Integer i = first; i <= last; ++i) {
       if (device.supportsFamily(static_cast<MTL::GPUFamily>(begin + i))) out.push_back(fmt::format("{}{}", name, i));
     }
   };
