@@ -37,11 +37,15 @@ constexpr std::int64_t kFusedTokens = 33;
 
 const FuseCapabilities kFusion{.rotations = true};
 
+// Of a page's keys, or values, in one layer.
+std::size_t page_bytes(const CacheShape& shape, CacheType type, std::int64_t dim) {
+  return static_cast<std::size_t>(shape.heads) * kCachePageTokens * cache_row_bytes(type, dim);
+}
+
 // Of one page in all layers.
 std::size_t cache_page_bytes(const CacheShape& shape, int layers, CacheType type) {
-  const std::size_t row =
-      cache_row_bytes(type, shape.key_dim) + (shape.latent ? 0 : cache_row_bytes(type, shape.value_dim));
-  return static_cast<std::size_t>(shape.heads * layers) * kCachePageTokens * row;
+  const std::size_t values = shape.latent ? 0 : page_bytes(shape, type, shape.value_dim);
+  return static_cast<std::size_t>(layers) * (page_bytes(shape, type, shape.key_dim) + values);
 }
 
 class MslModel final : public PreparedModel {
@@ -216,8 +220,8 @@ class MslRunner final : public Runner {
         layer = std::move(larger);
       }
     };
-    grow(keys_, page_bytes(plan_.cache.key_dim));
-    if (!plan_.cache.latent) grow(values_, page_bytes(plan_.cache.value_dim));
+    grow(keys_, page_bytes(plan_.cache, cache_type_, plan_.cache.key_dim));
+    if (!plan_.cache.latent) grow(values_, page_bytes(plan_.cache, cache_type_, plan_.cache.value_dim));
     pages_ = pages;
     table_stride_ = std::max(pages, spare_pages_);
     tables_ = device_.allocate(static_cast<std::size_t>(limits_.sequences + 1) *
@@ -233,8 +237,8 @@ class MslRunner final : public Runner {
         queue_->copy(*layer, page * static_cast<std::size_t>(from), *layer, page * static_cast<std::size_t>(to), page);
       }
     };
-    copy(keys_, page_bytes(plan_.cache.key_dim));
-    copy(values_, page_bytes(plan_.cache.value_dim));
+    copy(keys_, page_bytes(plan_.cache, cache_type_, plan_.cache.key_dim));
+    copy(values_, page_bytes(plan_.cache, cache_type_, plan_.cache.value_dim));
   }
 
   [[nodiscard]] std::vector<std::vector<std::int64_t>> expert_counts() const override { return expert_counts_; }
@@ -282,10 +286,6 @@ class MslRunner final : public Runner {
   [[nodiscard]] bool is_selected(BufferId id) const { return plan_.buffers[static_cast<std::size_t>(id)].selected; }
   [[nodiscard]] std::int64_t rows_of_batch(BufferId id) const {
     return static_cast<std::int64_t>(is_selected(id) ? batch_->selected.size() : batch_->tokens.size());
-  }
-  // Of a page's keys, or values, in one layer.
-  [[nodiscard]] std::size_t page_bytes(std::int64_t dim) const {
-    return static_cast<std::size_t>(plan_.cache.heads) * kCachePageTokens * cache_row_bytes(cache_type_, dim);
   }
 
   template <typename T>
@@ -780,8 +780,8 @@ class MslBackend final : public Backend {
   // Keys of a layer lie in one buffer, and values.
   [[nodiscard]] std::int64_t most_pages(const CacheShape& shape, CacheType cache) const {
     const std::int64_t widest = shape.latent ? shape.key_dim : std::max(shape.key_dim, shape.value_dim);
-    const std::size_t page = static_cast<std::size_t>(shape.heads) * kCachePageTokens * cache_row_bytes(cache, widest);
-    const std::size_t pages = device_->traits().largest_buffer / std::max<std::size_t>(page, 1);
+    const std::size_t pages =
+        device_->traits().largest_buffer / std::max<std::size_t>(page_bytes(shape, cache, widest), 1);
     // A runner has some beside those of its sequences.
     const std::int64_t spare = pages_for(most_padding(kUsualTokens));
     return std::max<std::int64_t>(static_cast<std::int64_t>(std::min<std::size_t>(pages, INT32_MAX)) - spare, 1);
