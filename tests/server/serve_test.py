@@ -323,6 +323,19 @@ class Rest(Case):
         self.assertEqual((line["path"], line["status"], line["prompt_tokens"]), ("/v1/completions", 200, 12))
         self.assertNotIn("secret", self.server.log.read_text())
 
+    def test_answers_are_counted_once(self):
+        def counts():
+            lines = [line for line in self.server.get("/metrics")[1].splitlines() if line.startswith("metal_marlin:http_requests_total{")]
+            found = {int(line.split('"')[1]): float(line.split()[1]) for line in lines}
+            return {status: found.get(status, 0) for status in (200, 400, 404, 500)}
+        before = counts()
+        self.server.post("/v1/completions", {"prompt": "a", "max_tokens": 1})
+        self.server.stream("/v1/completions", {"prompt": "a", "max_tokens": 1})
+        self.server.get("/nothing")
+        self.raw(b"nonsense\r\n\r\n")
+        after = counts()  # the question itself is counted when it was answered
+        self.assertEqual({status: after[status] - before[status] for status in after}, {200: 3, 400: 1, 404: 1, 500: 0})
+
     def test_bad_host(self):
         for host, status in [("evil.example", 403), ("127.0.0.1.evil.example", 403), ("localhost:1", 200), ("[::1]:80", 200), ("127.9.9.9", 200)]:
             self.assertEqual(self.server.get("/health", Host=host)[0], status, host)

@@ -119,12 +119,14 @@ void HttpServer::Impl::forget(Session& session) {
   changed.notify_all();
 }
 
-HttpServer::HttpServer(const HttpOptions& options, HttpHandler handler, HttpErrorBody error_body)
+HttpServer::HttpServer(const HttpOptions& options, HttpHandler handler, HttpErrorBody error_body,
+                       std::function<void(const HttpOutcome&)> refused)
     : impl_(std::make_unique<Impl>()) {
   Impl& impl = *impl_;
   impl.handler = std::move(handler);
   impl.shared->options = options;
   impl.shared->error_body = std::move(error_body);
+  impl.shared->refused = std::move(refused);
   impl.shared->context = &impl.context;
   impl.shared->closed = [&impl](Session& session) { impl.forget(session); };
   impl.shared->dispatch = [&impl](const std::shared_ptr<Exchange>& exchange) {
