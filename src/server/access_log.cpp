@@ -3,21 +3,39 @@
 #include <fcntl.h>
 #include <fmt/chrono.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cmath>
 #include <cstring>
+#include <fstream>
 
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::server {
+namespace {
+
+// Whether the last line of a file has no end: a full disk or a kill cut it.
+bool ends_in_a_line(const std::string& file) {
+  std::ifstream in(file, std::ios::binary | std::ios::ate);
+  char last = '\n';
+  if (in && in.tellg() > 0 && in.seekg(-1, std::ios::end)) in.get(last);
+  return last != '\n';
+}
+
+}  // namespace
 
 AccessLog::AccessLog(const std::string& file, bool prompts)
     : descriptor_(file.empty() ? STDERR_FILENO : open(file.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600)),
       prompts_(prompts) {
   if (descriptor_ < 0) {
     throw Error(ErrorCode::kIo, fmt::format("--log-file {}: cannot open: {}", file, std::strerror(errno)));
+  }
+  struct stat info {};
+  // Pipes and devices have no last line, and reading one may wait for ever.
+  if (descriptor_ != STDERR_FILENO && fstat(descriptor_, &info) == 0 && S_ISREG(info.st_mode)) {
+    cut_ = ends_in_a_line(file);
   }
 }
 
