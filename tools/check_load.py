@@ -278,7 +278,7 @@ def main():
     parser.add_argument("--warm-up", type=float, default=20, help="seconds under load before memory is looked at")
     parser.add_argument("--requests", type=int, default=40, help="different ones")
     parser.add_argument("--tokens", type=int, default=64, help="of the longest answers")
-    parser.add_argument("--cache-tokens", type=int, default=16384, help="so few that pages run out, and samples lose their place")
+    parser.add_argument("--cache-tokens", type=int, default=4096, help="so few that pages run out, and samples lose their place")
     parser.add_argument("--patience", type=float, default=300, help="seconds after which an answer is lost")
     parser.add_argument("--no-flat", dest="flat", action="store_false", help="do not compare memory: sanitizers keep what was freed")
     parser.add_argument("--json", action="store_true", help="the summary as JSON")
