@@ -46,7 +46,7 @@ def make_requests(count, tokens):
         size = draw.choice([1, 4, 12, 40, 150])
         text = (SHARED if i % 3 == 0 else "") + " ".join(draw.choice(WORDS) for _ in range(size))
         fields = {"temperature": 0} if i % 2 else {"temperature": 0.9, "seed": i, "top_p": 0.95}
-        fields |= {"stream": i % 4 < 2, "ignore_eos": i % 5 > 0}
+        fields |= {"stream": i % 4 < 2, "ignore_eos": i % 5 > 0, "priority": i % 3}  # larger ones lose their place
         most = draw.choice([1, tokens // 8, tokens // 4, tokens // 2, tokens])
         if i % 10 == 7:
             requests.append(("/v1/responses", fields | {"input": text, "max_output_tokens": most}))
@@ -277,9 +277,9 @@ def main():
     parser.add_argument("--seconds", type=float, default=120, help="under load, after the warm-up")
     parser.add_argument("--warm-up", type=float, default=20, help="seconds under load before memory is looked at")
     parser.add_argument("--requests", type=int, default=40, help="different ones")
-    parser.add_argument("--tokens", type=int, default=64, help="of the longest answers")
-    parser.add_argument("--cache-tokens", type=int, default=4096, help="so few that pages run out, and samples lose their place")
-    parser.add_argument("--patience", type=float, default=300, help="seconds after which an answer is lost")
+    parser.add_argument("--tokens", type=int, default=32, help="of the longest answers")
+    parser.add_argument("--cache-tokens", type=int, default=8192, help="so few that some have to wait")
+    parser.add_argument("--patience", type=float, default=900, help="seconds after which an answer is lost")
     parser.add_argument("--no-flat", dest="flat", action="store_false", help="do not compare memory: sanitizers keep what was freed")
     parser.add_argument("--json", action="store_true", help="the summary as JSON")
     options = parser.parse_args()

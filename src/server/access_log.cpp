@@ -3,10 +3,13 @@
 #include <fcntl.h>
 #include <fmt/chrono.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <cmath>
 #include <cstring>
 #include <fstream>
@@ -22,6 +25,20 @@ bool ends_in_a_line(const std::string& file) {
   char last = '\n';
   if (in && in.tellg() > 0 && in.seekg(-1, std::ios::end)) in.get(last);
   return last != '\n';
+}
+
+// Writes as much as the file takes at once: who reads a pipe slowly, or not at all, loses lines and holds up nobody.
+std::size_t write_at_once(int descriptor, std::string_view text) {
+  std::size_t done = 0;
+  while (done < text.size()) {
+    pollfd ready{descriptor, POLLOUT, 0};
+    if (poll(&ready, 1, 0) != 1) break;  // a pipe that is ready takes PIPE_BUF bytes without waiting
+    const ssize_t size = ::write(descriptor, text.data() + done, std::min<std::size_t>(text.size() - done, PIPE_BUF));
+    if (size < 0 && errno == EINTR) continue;
+    if (size <= 0) break;
+    done += static_cast<std::size_t>(size);
+  }
+  return done;
 }
 
 }  // namespace
@@ -46,13 +63,7 @@ AccessLog::~AccessLog() {
 void AccessLog::write(const OrderedJson& line) {
   const std::scoped_lock lock(mutex_);
   const std::string text = (cut_ ? "\n" : "") + json_text(line) + "\n";
-  std::size_t done = 0;
-  while (done < text.size()) {
-    const ssize_t size = ::write(descriptor_, text.data() + done, text.size() - done);
-    if (size < 0 && errno == EINTR) continue;
-    if (size <= 0) break;
-    done += static_cast<std::size_t>(size);
-  }
+  const std::size_t done = write_at_once(descriptor_, text);
   if (done > 0) cut_ = done < text.size();
   if (done < text.size()) ++lost_;
 }

@@ -146,6 +146,27 @@ class Shortages(unittest.TestCase):
         self.assertEqual(len(lines.pop(1)), 40)  # the only one that was cut
         self.assertTrue(all(json.loads(line)["status"] == 200 for line in lines))
 
+    def test_log_that_nobody_reads(self):
+        """A pipe that is full loses lines, and holds up no answer."""
+        pipe = WORK / "pipe"
+        os.mkfifo(pipe)
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        server = Server(log=pipe)
+        with contextlib.closing(server.connect(timeout=20)) as connection:
+            for _ in range(600):  # lines of 200 bytes, into 64 KiB
+                connection.request("GET", "/health", headers={"X-Request-Id": "a" * 64})
+                self.assertEqual(connection.getresponse().read(), b'{"status":"ok"}')
+        lost = server.metric("log_lines_lost_total")
+        text = os.read(reader, 1 << 20).decode()
+        server.get("/version")
+        server.wait_until(lambda: "/version" in os.read(reader, 1 << 20).decode())
+        self.assertEqual(server.stop(), 0)
+        os.close(reader)
+        self.assertGreater(lost, 50)
+        lines = text.splitlines()
+        self.assertGreater(len(lines), 100)
+        self.assertTrue(all(json.loads(line)["status"] == 200 for line in lines[:-1]))  # the last may be cut
+
     def test_no_descriptors(self):
         server = Server()
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (32, 32))
