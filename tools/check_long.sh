@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks too long for CI, each with a log in benchmarks/check_long/.
-# Usage: check_long.sh [PART...]; parts: fuzz lint package patterns templates asan tsan sessions aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers page large; none: all.
+# Usage: check_long.sh [PART...]; parts: fuzz lint package patterns templates asan tsan sessions aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers page load large; none: all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${METAL_MARLIN_DATA:-../shared/data}
@@ -106,6 +106,29 @@ page() {
   /usr/bin/python3 tests/server/page_test.py
 }
 
+# The server under load, with a real model and then with small ones under sanitizers. Progress is not for the log.
+load() {
+  cmake --preset user > /dev/null
+  cmake --build --preset user > /dev/null
+  local program=build/user/bin/metal-marlin fixture=tests/data/fixtures/qwen3-tiny work
+  work=$(mktemp -d)
+  $program quantize "$(tools/fetch_smollm2.sh)" -o "$work/small" --format fp4 > /dev/null
+  for clients in 64 512; do
+    load_with --binary $program --model "$work/small" --clients $clients --seconds 120
+  done
+  rm -r "$work"
+  tools/check_slow_clients.py --binary $program --model $fixture
+  for sanitizer in asan tsan; do
+    cmake --preset $sanitizer -B build/$sanitizer-load -DMETAL_MARLIN_MSL_HOST=OFF > /dev/null
+    cmake --build build/$sanitizer-load --target metal-marlin > /dev/null
+    echo "with $sanitizer:"
+    load_with --binary build/$sanitizer-load/bin/metal-marlin --model $fixture --clients 32 --seconds 40 --no-flat
+  done
+}
+load_with() {
+  tools/check_load.py --json "$@" 2> build/load.progress || { tail -n 20 build/load.progress; return 1; }
+}
+
 need_text() { [ -e "$text" ] || { echo "no text at $text (set METAL_MARLIN_DATA)" >&2; return 1; }; }
 
 formats() {
@@ -151,7 +174,7 @@ if [ "${1:-}" = --one ]; then
 fi
 mkdir -p benchmarks/check_long
 parts=("$@")
-[ $# -gt 0 ] || parts=(fuzz lint package patterns templates asan tsan sessions aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers page large)
+[ $# -gt 0 ] || parts=(fuzz lint package patterns templates asan tsan sessions aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers page load large)
 failed=()
 for part in "${parts[@]}"; do
   [ "$(type -t "$part")" = function ] || { echo "unknown part: $part" >&2; exit 2; }

@@ -191,6 +191,10 @@ int report(std::string_view message, ErrorCode code) {
 
 int report(const std::system_error& error) {
   const bool printing = std::ferror(stdout) != 0;
+  if (!printing && error.code() == std::errc::resource_unavailable_try_again) {  // what std::thread throws
+    return report(fmt::format("the system starts no more threads: {}", error.code().message()),
+                  ErrorCode::kOutOfMemory);
+  }
   return report(
       printing ? fmt::format("standard output: cannot write: {}", error.code().message()) : printable(error.what()),
       printing ? ErrorCode::kIo : code_of_errno(error.code().value()));

@@ -3,21 +3,56 @@
 #include <fcntl.h>
 #include <fmt/chrono.h>
 #include <fmt/format.h>
+#include <poll.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <cmath>
 #include <cstring>
+#include <fstream>
 
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::server {
+namespace {
+
+// Whether the last line of a file has no end: a full disk or a kill cut it.
+bool ends_in_a_line(const std::string& file) {
+  std::ifstream in(file, std::ios::binary | std::ios::ate);
+  char last = '\n';
+  if (in && in.tellg() > 0 && in.seekg(-1, std::ios::end)) in.get(last);
+  return last != '\n';
+}
+
+// Writes as much as the file takes at once: who reads a pipe slowly, or not at all, loses lines and holds up nobody.
+std::size_t write_at_once(int descriptor, std::string_view text) {
+  std::size_t done = 0;
+  while (done < text.size()) {
+    pollfd ready{descriptor, POLLOUT, 0};
+    if (poll(&ready, 1, 0) != 1) break;  // a pipe that is ready takes PIPE_BUF bytes without waiting
+    const ssize_t size = ::write(descriptor, text.data() + done, std::min<std::size_t>(text.size() - done, PIPE_BUF));
+    if (size < 0 && errno == EINTR) continue;
+    if (size <= 0) break;
+    done += static_cast<std::size_t>(size);
+  }
+  return done;
+}
+
+}  // namespace
 
 AccessLog::AccessLog(const std::string& file, bool prompts)
     : descriptor_(file.empty() ? STDERR_FILENO : open(file.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600)),
       prompts_(prompts) {
   if (descriptor_ < 0) {
     throw Error(ErrorCode::kIo, fmt::format("--log-file {}: cannot open: {}", file, std::strerror(errno)));
+  }
+  struct stat info {};
+  // Pipes and devices have no last line, and reading one may wait for ever.
+  if (descriptor_ != STDERR_FILENO && fstat(descriptor_, &info) == 0 && S_ISREG(info.st_mode)) {
+    cut_ = ends_in_a_line(file);
   }
 }
 
@@ -28,13 +63,7 @@ AccessLog::~AccessLog() {
 void AccessLog::write(const OrderedJson& line) {
   const std::scoped_lock lock(mutex_);
   const std::string text = (cut_ ? "\n" : "") + json_text(line) + "\n";
-  std::size_t done = 0;
-  while (done < text.size()) {
-    const ssize_t size = ::write(descriptor_, text.data() + done, text.size() - done);
-    if (size < 0 && errno == EINTR) continue;
-    if (size <= 0) break;
-    done += static_cast<std::size_t>(size);
-  }
+  const std::size_t done = write_at_once(descriptor_, text);
   if (done > 0) cut_ = done < text.size();
   if (done < text.size()) ++lost_;
 }

@@ -40,12 +40,14 @@ void Generation::start(std::vector<EngineRequest> requests, Sink sink, GoOn go_o
   try {
     // Events wait until all were taken, so that an error is the whole answer.
     const std::scoped_lock lock(mutex_);
+    cancelled_ = true;  // until then: an event that waits here must not find the sink that a failure takes away
     std::size_t first_choice = 0;
     for (EngineRequest& request : requests) {
       const auto samples = static_cast<std::size_t>(request.samples);
       submit(std::move(request), first_choice);
       first_choice += samples;
     }
+    cancelled_ = false;
   } catch (...) {
     cancel();
     sink_ = nullptr;

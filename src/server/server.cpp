@@ -43,10 +43,8 @@ Server::Server(const ServerOptions& options, std::vector<ServedModel> models)
       service_(std::move(models), log_) {
   http_ = std::make_unique<HttpServer>(
       options.http, [this](const std::shared_ptr<Exchange>& exchange) { handle(exchange); },
-      [this](int status, const std::string& message) {
-        service_.metrics.answered(status);
-        return error_body(ApiError(status, message));
-      });
+      [](int status, const std::string& message) { return error_body(ApiError(status, message)); },
+      [this](const HttpOutcome& outcome) { service_.metrics.answered(outcome.status); });
   if (http_->on_loopback()) guard_.only_local_hosts();
   http_->start();
 }

@@ -37,7 +37,6 @@ class Server {
   AccessLog log_;
   Guard guard_;
   Service service_;
-  std::atomic<std::uint64_t> requests_ = 0;
   std::unique_ptr<HttpServer> http_;  // last: it calls the others
 };
 

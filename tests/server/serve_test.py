@@ -14,138 +14,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import unittest
 
+from served import ENDLESS, Server, make_model
+
 PROGRAM, MODEL = sys.argv[1], pathlib.Path(sys.argv[2])
 WORK = pathlib.Path(tempfile.mkdtemp())
-TEMPLATE = """{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}\
-{% if add_generation_prompt %}<|assistant|>{% if enable_thinking is defined and enable_thinking %}<think>\n{% endif %}{% endif %}\
-{# </think> #}"""
-ENDLESS = {"temperature": 0, "ignore_eos": True}
-
-
-def byte_names():
-    """How byte-level vocabularies write each byte: GPT-2's printable stand-ins."""
-    plain = list(range(33, 127)) + list(range(161, 173)) + list(range(174, 256))
-    names, others = {}, 0
-    for byte in range(256):
-        names[byte] = chr(byte) if byte in plain else chr(256 + others)
-        others += byte not in plain
-    return names
-
-
-def make_model(name, template=TEMPLATE):
-    folder = WORK / name
-    shutil.copytree(MODEL, folder)
-    names = byte_names()
-    marks = ["<think>", "</think>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
-    tokenizer = {"added_tokens": [{"id": 256 + i, "content": mark, "single_word": False, "lstrip": False, "rstrip": False,
-                                   "normalized": False, "special": mark.startswith("<|")} for i, mark in enumerate(marks)],
-                 "decoder": {"type": "ByteLevel"},
-                 "model": {"type": "BPE", "vocab": {names[b]: b for b in range(256)}, "merges": []},
-                 "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}}
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    if template:
-        (folder / "chat_template.jinja").write_text(template)
-    return folder
-
-
-class Server:
-    """The program, started; it says itself where it listens."""
-
-    def __init__(self, *arguments, models=None, environment=None, log=None):
-        self.log = log or WORK / f"log-{time.monotonic_ns()}"
-        self.process = subprocess.Popen(
-            [PROGRAM, "serve", *map(str, models or [FOLDER]), "--port", "0", "--threads", "2", "--log-file", str(self.log), *arguments],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | (environment or {}))
-        self.lines = []
-        for line in self.process.stdout:
-            self.lines.append(line)
-            if line.startswith("try:"):
-                break
-        else:
-            raise AssertionError(self.process.communicate()[1])
-        where = next(line for line in self.lines if line.startswith("listening on"))
-        self.port = int(where.rsplit(":", 1)[1])
-
-    def connect(self, timeout=60):
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
-
-    def ask(self, method, path, body=None, headers=None):
-        """Status, headers and text of an answer."""
-        with contextlib.closing(self.connect()) as connection:
-            text = body if body is None or isinstance(body, (str, bytes)) else json.dumps(body)
-            connection.request(method, path, text, {"Content-Type": "application/json"} | (headers or {}))
-            answer = connection.getresponse()
-            return answer.status, dict(answer.getheaders()), answer.read().decode()
-
-    def get(self, path, **headers):
-        status, _, text = self.ask("GET", path, headers=headers)
-        return status, text
-
-    def post(self, path, body, status=200):
-        found, _, text = self.ask("POST", path, body)
-        if found != status:
-            raise AssertionError(f"{path}: {found}, expected {status}: {text}")
-        return json.loads(text)
-
-    def refused(self, path, body, status=400):
-        return self.post(path, body, status)["error"]
-
-    def stream(self, path, body):
-        """The data of a stream's events, without the last, which says that it is done."""
-        status, headers, text = self.ask("POST", path, body | {"stream": True})
-        if status != 200 or not headers["Content-Type"].startswith("text/event-stream"):
-            raise AssertionError(text)
-        events = text.split("\n\n")
-        if events[-2:] != ["data: [DONE]", ""] or not all(event.startswith("data: ") for event in events[:-1]):
-            raise AssertionError(text)
-        return [json.loads(event.removeprefix("data: ")) for event in events[:-2]]
-
-    def open_stream(self, path="/v1/completions", **fields):
-        """A connection on which a long stream has begun, and what was read of it."""
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
-        body = json.dumps({"prompt": "once", "max_tokens": 3900, "stream": True} | ENDLESS | fields)
-        connection.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-                           f"Content-Length: {len(body)}\r\n\r\n{body}".encode())
-        begun = b""
-        while b"data: " not in begun:
-            piece = connection.recv(4096)
-            if not piece:
-                raise AssertionError(begun)
-            begun += piece
-        return connection, begun
-
-    def metric(self, name, labels=""):
-        for line in self.get("/metrics")[1].splitlines():
-            if line.startswith((f"metal_marlin:{name}{{", f"metal_marlin:{name} ")) and labels in line:
-                return float(line.rsplit(" ", 1)[1])
-        return None
-
-    def logged(self):
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
-
-    def wait_until(self, what, seconds=20):
-        end = time.monotonic() + seconds
-        while not what():
-            if time.monotonic() > end:
-                raise AssertionError("it did not come to be")
-            time.sleep(0.02)
-
-    def stop(self, signals=1):
-        for _ in range(signals):
-            self.process.send_signal(signal.SIGTERM)
-            time.sleep(0.05 if signals > 1 else 0)
-        try:
-            self.process.wait(60)
-        finally:
-            self.process.kill()
-            self.errors = self.process.stderr.read()
-            self.process.stdout.close()
-            self.process.stderr.close()
-        return self.process.returncode
 
 
 class Case(unittest.TestCase):
@@ -448,6 +323,19 @@ class Rest(Case):
         self.assertEqual((line["path"], line["status"], line["prompt_tokens"]), ("/v1/completions", 200, 12))
         self.assertNotIn("secret", self.server.log.read_text())
 
+    def test_answers_are_counted_once(self):
+        def counts():
+            lines = [line for line in self.server.get("/metrics")[1].splitlines() if line.startswith("metal_marlin:http_requests_total{")]
+            found = {int(line.split('"')[1]): float(line.split()[1]) for line in lines}
+            return {status: found.get(status, 0) for status in (200, 400, 404, 500)}
+        before = counts()
+        self.server.post("/v1/completions", {"prompt": "a", "max_tokens": 1})
+        self.server.stream("/v1/completions", {"prompt": "a", "max_tokens": 1})
+        self.server.get("/nothing")
+        self.raw(b"nonsense\r\n\r\n")
+        after = counts()  # the question itself is counted when it was answered
+        self.assertEqual({status: after[status] - before[status] for status in after}, {200: 3, 400: 1, 404: 1, 500: 0})
+
     def test_bad_host(self):
         for host, status in [("evil.example", 403), ("127.0.0.1.evil.example", 403), ("localhost:1", 200), ("[::1]:80", 200), ("127.9.9.9", 200)]:
             self.assertEqual(self.server.get("/health", Host=host)[0], status, host)
@@ -672,7 +560,7 @@ class Ends(unittest.TestCase):
         self.assertEqual(server.stop(), 0)
 
     def test_several_models(self):
-        server = Server(models=[FOLDER, make_model("plain", template=None)])
+        server = Server(models=[FOLDER, make_model(MODEL, WORK / "plain", template=None)])
         self.assertEqual([m["id"] for m in json.loads(server.get("/v1/models")[1])["data"]], ["model", "plain"])
         self.assertEqual(server.post("/v1/completions", {"model": "plain", "prompt": "a", "max_tokens": 1})["model"], "plain")
         self.assertEqual(server.refused("/v1/completions", {"prompt": "a"})["param"], "model")
@@ -682,7 +570,8 @@ class Ends(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    FOLDER = make_model("model")
+    FOLDER = make_model(MODEL, WORK / "model")
+    Server.program, Server.folder, Server.work = PROGRAM, FOLDER, WORK
     try:
         unittest.main(argv=[sys.argv[0], *sys.argv[3:]])
     finally:

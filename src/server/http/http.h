@@ -86,7 +86,9 @@ using HttpErrorBody = std::function<std::string(int status, const std::string& m
 class HttpServer {
  public:
   // \throws Error (kIo) when the address cannot be listened on, (kInvalidArgument) for a certificate.
-  HttpServer(const HttpOptions& options, HttpHandler handler, HttpErrorBody error_body);
+  // refused: told of the answers to what never came to the handler.
+  HttpServer(const HttpOptions& options, HttpHandler handler, HttpErrorBody error_body,
+             std::function<void(const HttpOutcome&)> refused);
   ~HttpServer();  // ends all connections
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;

@@ -4,10 +4,10 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
-#include <boost/asio/thread_pool.hpp>
 #include <condition_variable>
 #include <thread>
 #include <unordered_map>
+#include <vector>
 
 #include "metal_marlin/error.h"
 #include "server/http/session.h"
@@ -18,7 +18,7 @@ namespace {
 using boost::asio::ip::tcp;
 
 // Templates and tokenizers take milliseconds, so that a few threads are enough.
-constexpr std::size_t kHandlerThreads = 2;
+constexpr int kHandlerThreads = 2;
 constexpr int kSendBuffer = 256 << 10;
 
 }  // namespace
@@ -27,9 +27,11 @@ struct HttpServer::Impl {
   std::shared_ptr<SessionShared> shared = std::make_shared<SessionShared>();
   HttpHandler handler;
   std::unique_ptr<TlsContext> tls;
+  using WorkGuard = boost::asio::executor_work_guard<boost::asio::io_context::executor_type>;
   boost::asio::io_context context;
-  boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work{context.get_executor()};
-  boost::asio::thread_pool handlers{kHandlerThreads};
+  WorkGuard work{context.get_executor()};
+  boost::asio::io_context handlers;  // no asio::thread_pool: one that gets too few threads waits for itself for ever
+  WorkGuard handler_work{handlers.get_executor()};
   tcp::acceptor acceptor{context};
   boost::asio::steady_timer pause{context};
   std::unordered_map<Session*, std::shared_ptr<Session>> sessions;  // of the thread of the connections, as what follows
@@ -38,7 +40,7 @@ struct HttpServer::Impl {
   std::mutex mutex;
   std::condition_variable changed;
   std::size_t open = 0;
-  std::thread thread;
+  std::vector<std::thread> threads;
 
   void listen();
   void accept();
@@ -119,12 +121,14 @@ void HttpServer::Impl::forget(Session& session) {
   changed.notify_all();
 }
 
-HttpServer::HttpServer(const HttpOptions& options, HttpHandler handler, HttpErrorBody error_body)
+HttpServer::HttpServer(const HttpOptions& options, HttpHandler handler, HttpErrorBody error_body,
+                       std::function<void(const HttpOutcome&)> refused)
     : impl_(std::make_unique<Impl>()) {
   Impl& impl = *impl_;
   impl.handler = std::move(handler);
   impl.shared->options = options;
   impl.shared->error_body = std::move(error_body);
+  impl.shared->refused = std::move(refused);
   impl.shared->context = &impl.context;
   impl.shared->closed = [&impl](Session& session) { impl.forget(session); };
   impl.shared->dispatch = [&impl](const std::shared_ptr<Exchange>& exchange) {
@@ -136,16 +140,18 @@ HttpServer::HttpServer(const HttpOptions& options, HttpHandler handler, HttpErro
 
 void HttpServer::start() {
   impl_->accept();
-  impl_->thread = std::thread([impl = impl_.get()] { impl->context.run(); });
+  impl_->threads.emplace_back([impl = impl_.get()] { impl->context.run(); });
+  for (int i = 0; i < kHandlerThreads; ++i) {
+    impl_->threads.emplace_back([impl = impl_.get()] { impl->handlers.run(); });
+  }
 }
 
 HttpServer::~HttpServer() {
   Impl& impl = *impl_;
   impl.shared->detach();
   impl.context.stop();
-  if (impl.thread.joinable()) impl.thread.join();
   impl.handlers.stop();
-  impl.handlers.join();
+  for (std::thread& thread : impl.threads) thread.join();
   for (const auto& [session, owner] : impl.sessions) session->abandon();
   impl.sessions.clear();
 }

@@ -31,8 +31,8 @@ class SessionExchange : public Exchange {
         answer_(std::move(answer)) {}
 
   ~SessionExchange() override {
-    if (begun_ && !ended_) {  // whoever wrote gave up; the client must not take it for whole
-      post([](Session& session) { session.drop(); });
+    if (begun_) {  // whoever wrote may have given up; the client must not take it for whole
+      if (!ended_) post([](Session& session) { session.drop(); });
     } else {
       SessionExchange::respond(500, "application/json", shared_->error_body(500, "the server gave no answer"));
     }
@@ -277,6 +277,7 @@ void Session::handle_request() {
 
 void Session::refuse(int status, const std::string& message) {
   answer_ = std::make_shared<Answer>();
+  answer_->when_over = shared_->refused;
   began_ = std::chrono::steady_clock::now();
   read_timer_->cancel();
   keep_alive_ = false;
