@@ -494,7 +494,7 @@ def thinking(api):
     thought = api.chat(extra=on)
     prompt = api.post("/apply-template", messages=QUESTION, **on)["prompt"]
     holds(prompt.endswith("<think>\n"), prompt)
-    same((thought.choices[0].message.content, thoughts(thought)), ("", api.go_on(prompt)), "a thought that does not end")
+    same((thought.choices[0].message.content, thoughts(thought)), ("", api.go_on(prompt).strip("\n")), "a thought that does not end")
     # The assistant's message is begun with a whole thought, then with one that the model is inside of.
     begun = [*QUESTION, {"role": "assistant", "content": "<think>\nEasy: Paris.\n</think>\n\nIt is"}]
     go_on = {"continue_final_message": True, "add_generation_prompt": False}

@@ -36,13 +36,14 @@ OrderedJson content(const char* type, const OrderedJson& schema) {
 OrderedJson operation(const Route& route, const Service& service) {
   const OrderedJson body = request_schema(route.path, service);
   const OrderedJson answer = answer_schema(route.path);
-  const bool generates = std::string_view(route.path).starts_with("/v1/") && !body.is_null();
+  const OrderedJson event = event_schema(route.path);
+  const bool generates = !event.is_null();
   const OrderedJson text = {{"type", "string"}};
   OrderedJson good = {{"description", "The answer."}};
   good["content"] = answer.is_null() ? content("text/plain", text) : content("application/json", answer);
   if (generates) {
-    good["description"] = "The answer; where stream is true, as events.";
-    good["content"].update(content("text/event-stream", text));
+    good["description"] = "The answer; where stream is true, events, each of which is an object of its fields.";
+    good["content"].update(content("text/event-stream", event));
   }
   OrderedJson value = {{"responses", {{"200", good}}}};
   for (const auto& [status, why] : statuses_of(route, !body.is_null(), generates)) {

@@ -29,44 +29,72 @@ OrderedJson model_answer() {
                  {"max_model_len", count()}});
 }
 
-OrderedJson choices_answer(const char* kind, OrderedJson choice) {
-  const OrderedJson usage = object({{"prompt_tokens", count()},
-                                    {"completion_tokens", count()},
-                                    {"total_tokens", count()},
-                                    {"prompt_tokens_details", object({{"cached_tokens", count()}})}});
-  choice["minItems"] = 1;
-  return object({{"id", text()},
-                 {"object", one_of({kind})},
-                 {"created", count()},
-                 {"model", text()},
-                 {"system_fingerprint", text()},
-                 {"choices", std::move(choice)},
-                 {"usage", usage}});
+OrderedJson choices_frame(const char* kind, const OrderedJson& choices, const Properties& usage,
+                          const Properties& sometimes = {}) {
+  Properties all = {{"id", text()},    {"object", one_of({kind})},     {"created", count()},
+                    {"model", text()}, {"system_fingerprint", text()}, {"choices", choices}};
+  all.insert(all.end(), usage.begin(), usage.end());
+  return object(all, sometimes);
 }
 
-OrderedJson completion_answer() {
+OrderedJson usage_of_choices() {
+  return object({{"prompt_tokens", count()},
+                 {"completion_tokens", count()},
+                 {"total_tokens", count()},
+                 {"prompt_tokens_details", object({{"cached_tokens", count()}})}});
+}
+
+// All of them, or what is added to one; a stream's last event may have none.
+OrderedJson choices_answer(const char* kind, const OrderedJson& choice) {
+  OrderedJson choices = list_of(choice);
+  choices["minItems"] = 1;
+  return choices_frame(kind, choices, {{"usage", usage_of_choices()}});
+}
+OrderedJson choices_event(const char* kind, const OrderedJson& choice) {
+  return choices_frame(kind, list_of(choice, 0, 1), {}, {{"usage", nullable(usage_of_choices())}});
+}
+
+OrderedJson finish() {
+  return one_of({"stop", "length"});
+}
+
+OrderedJson completion_choice(const OrderedJson& reason) {
   const OrderedJson likeliest = {{"type", "object"}, {"additionalProperties", logprob()}};
   const OrderedJson logprobs = object({{"text_offset", list_of(count())},
                                        {"token_logprobs", list_of(nullable(logprob()))},
                                        {"tokens", list_of(text())},
                                        {"top_logprobs", list_of(nullable(likeliest))}});
-  return choices_answer("text_completion", list_of(object({{"index", count()},
-                                                           {"text", text()},
-                                                           {"logprobs", nullable(logprobs)},
-                                                           {"finish_reason", one_of({"stop", "length"})}})));
+  return object({{"index", count()}, {"text", text()}, {"logprobs", nullable(logprobs)}, {"finish_reason", reason}});
 }
 
-OrderedJson chat_answer() {
+// `message` is called what it is in answers, and in events.
+OrderedJson chat_choice(const char* message_name, const OrderedJson& message, const OrderedJson& reason) {
   const Properties token = {{"token", text()}, {"logprob", logprob()}, {"bytes", nullable(list_of(integer(0, 255)))}};
   Properties with_others = token;
   with_others.emplace_back("top_logprobs", list_of(object(token)));
   const OrderedJson logprobs = object({{"content", list_of(object(with_others))}, {"refusal", type("null")}});
+  return object(
+      {{"index", count()}, {message_name, message}, {"logprobs", nullable(logprobs)}, {"finish_reason", reason}});
+}
+
+OrderedJson chat_answer() {
   const OrderedJson message = object({{"role", one_of({"assistant"})}, {"content", text()}, {"refusal", type("null")}},
                                      {{"reasoning_content", nullable(text())}});
-  return choices_answer("chat.completion", list_of(object({{"index", count()},
-                                                           {"message", message},
-                                                           {"logprobs", nullable(logprobs)},
-                                                           {"finish_reason", one_of({"stop", "length"})}})));
+  return choices_answer("chat.completion", chat_choice("message", message, finish()));
+}
+
+OrderedJson chat_event() {
+  const OrderedJson delta =
+      object({}, {{"role", one_of({"assistant"})}, {"content", text()}, {"reasoning_content", text()}});
+  return choices_event("chat.completion.chunk", chat_choice("delta", delta, nullable(finish())));
+}
+
+// Data is JSON, or one of these words.
+OrderedJson event(const OrderedJson& data, const Properties& named, const std::vector<OrderedJson>& words = {}) {
+  const OrderedJson json = {{"type", "string"}, {"contentMediaType", "application/json"}, {"contentSchema", data}};
+  Properties all = named;
+  all.emplace_back("data", words.empty() ? json : either({json, one_of(words)}));
+  return object(all);
 }
 
 OrderedJson response_output() {
@@ -123,7 +151,9 @@ OrderedJson response_answer() {
 }  // namespace schema
 
 OrderedJson answer_schema(const std::string& path) {
-  if (path == "/v1/completions") return schema::completion_answer();
+  if (path == "/v1/completions") {
+    return schema::choices_answer("text_completion", schema::completion_choice(schema::finish()));
+  }
   if (path == "/v1/chat/completions") return schema::chat_answer();
   if (path == "/v1/responses") return schema::response_answer();
   if (path == "/v1/models")
@@ -139,6 +169,23 @@ OrderedJson answer_schema(const std::string& path) {
   if (path == "/health" || path == "/ready") return schema::object({{"status", schema::one_of({"ok"})}});
   if (path == "/openapi.json") return schema::type("object");
   return {};
+}
+
+OrderedJson event_schema(const std::string& path) {
+  const auto choices = [](const OrderedJson& data) {
+    return schema::event(schema::either({data, error_schema()}), {}, {"[DONE]"});
+  };
+  if (path == "/v1/chat/completions") return choices(schema::chat_event());
+  if (path == "/v1/completions") {
+    const OrderedJson choice = schema::completion_choice(schema::nullable(schema::finish()));
+    return choices(schema::choices_event("text_completion", choice));
+  }
+  if (path != "/v1/responses") return {};
+  const OrderedJson name = {{"type", "string"}, {"pattern", "^response\\."}};
+  const OrderedJson data = {{"type", "object"},
+                            {"required", {"type", "sequence_number"}},
+                            {"properties", {{"type", name}, {"sequence_number", schema::count()}}}};
+  return schema::event(data, {{"event", name}});
 }
 
 OrderedJson error_schema() {
