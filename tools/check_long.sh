@@ -37,10 +37,10 @@ templates() {
 
 # The server with a model that speaks, against the openai package and schemathesis, which METAL_MARLIN_PYTHON can import.
 api() {
-  make build
+  make build > /dev/null
   local work program=build/release/bin/metal-marlin python=${METAL_MARLIN_PYTHON:-python3} status=0
   work=$(mktemp -d)
-  $program quantize "$(tools/fetch_smollm2.sh)" -o "$work/model" --format fp4
+  $program quantize "$(tools/fetch_smollm2.sh)" -o "$work/model" --format fp4 > /dev/null
   "$python" tools/check_openai.py --binary $program --model "$work/model" || status=1
   "$python" tools/check_openapi.py --binary $program --model "$work/model" || status=1
   rm -r "$work"

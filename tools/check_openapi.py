@@ -28,7 +28,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("--binary", required=True)
     parser.add_argument("--model", required=True, type=pathlib.Path)
-    parser.add_argument("--examples", type=int, default=40, help="requests of a route, of each kind")
+    parser.add_argument("--examples", type=int, default=25, help="requests of a route, of each kind")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     server = Server(args.binary, args.model, "--context", "128", "--parallel", "64", environment={"METAL_MARLIN_API_KEY": KEY})
@@ -40,7 +40,12 @@ def main():
                    "--header", f"Authorization: Bearer {KEY}", "--seed", str(args.seed), "--max-examples", str(args.examples), "--request-timeout", "120", "--max-response-time", "60",
                    "--generation-database", "none", "--continue-on-failure", "--suppress-health-check", "all", "--warnings", "off"]
         path = os.pathsep.join(filter(None, [tools, os.environ.get("PYTHONPATH")]))
-        code = subprocess.run(command, cwd=work, env=os.environ | {"SCHEMATHESIS_HOOKS": "openapi_hooks", "PYTHONPATH": path}, check=False).returncode
+        environment = os.environ | {"SCHEMATHESIS_HOOKS": "openapi_hooks", "PYTHONPATH": path}
+        with subprocess.Popen(command, cwd=work, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            for line in process.stdout:
+                if work not in line:  # a folder of this run alone
+                    print(line, end="", flush=True)
+        code = process.returncode
     server.stop()
     print(f"schemathesis: {'nothing found' if code == 0 else f'exit code {code}'}")
     return 0 if code == 0 else 1

@@ -79,7 +79,7 @@ void answer_completions(Service& service, const Call& call) {
   Fields fields(body);
   const ServedModel& model = service.model(fields.text("model").value_or(""));
   ChoicesRequest request;
-  request.options = read_text_options(fields, model);
+  request.options = read_text_options(fields, model.info());
   const std::vector<Prompt> prompts = read_prompts(fields, model);
   constexpr std::array<const char*, 1> limits = {"max_tokens"};
   const std::optional<int> most = read_max_tokens(fields, limits, 0);
@@ -113,7 +113,7 @@ void answer_chat_completions(Service& service, const Call& call) {
   const ServedModel& model = service.model(fields.text("model").value_or(""));
   ChoicesRequest request;
   request.chat = true;
-  request.options = read_text_options(fields, model);
+  request.options = read_text_options(fields, model.info());
   EngineRequest& engine = request.options.engine;
   constexpr std::array<const char*, 2> limits = {"max_completion_tokens", "max_tokens"};
   engine.max_tokens = read_max_tokens(fields, limits, 1);

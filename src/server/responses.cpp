@@ -85,7 +85,7 @@ void answer_responses(Service& service, const Call& call) {
   Fields fields(body);
   const ServedModel& model = service.model(fields.text("model").value_or(""));
   ResponseRequest request;
-  request.options = read_text_options(fields, model);
+  request.options = read_text_options(fields, model.info());
   EngineRequest& engine = request.options.engine;
   if (engine.samples != 1) fields.wrong("n", "1: a response is one");
   constexpr std::array<const char*, 1> limits = {"max_output_tokens"};

@@ -115,16 +115,16 @@ SamplerOptions read_sampler(Fields& fields, const ModelInfo& model) {
 
 }  // namespace
 
-TextOptions read_text_options(Fields& fields, const ServedModel& model) {
+TextOptions read_text_options(Fields& fields, const ModelInfo& model) {
   TextOptions out;
-  out.engine.sampler = read_sampler(fields, model.engine->model().info());
+  out.engine.sampler = read_sampler(fields, model);
   out.engine.samples = static_cast<int>(fields.integer("n", 1, kMaxChoices).value_or(1));
   out.engine.stop = fields.texts("stop");
   if (std::any_of(out.engine.stop.begin(), out.engine.stop.end(), [](const auto& text) { return text.empty(); })) {
     fields.wrong("stop", "texts that are not empty");
   }
   if (out.engine.stop.size() > kMaxStops) fields.wrong("stop", fmt::format("at most {} texts", kMaxStops));
-  out.engine.stop_ids = fields.token_ids("stop_token_ids", model.vocabulary());
+  out.engine.stop_ids = fields.token_ids("stop_token_ids", model.vocab);
   out.engine.ignore_end = fields.boolean("ignore_eos", false);
   out.engine.min_tokens = static_cast<int>(fields.integer("min_tokens", 0, INT32_MAX).value_or(0));
   out.engine.priority = static_cast<int>(fields.integer("priority", INT32_MIN, INT32_MAX).value_or(0));

@@ -14,7 +14,7 @@ struct TextOptions {
 };
 
 // What a request does not say, the model's generation_config.json does. \throws ApiError naming the field.
-TextOptions read_text_options(Fields& fields, const ServedModel& model);
+TextOptions read_text_options(Fields& fields, const ModelInfo& model);
 
 // Max_tokens is left to what calls it so: `keys`, of which the first that is there counts; `least` that they may be.
 std::optional<int> read_max_tokens(Fields& fields, std::span<const char* const> keys, int least);
