@@ -88,7 +88,8 @@ METAL_FUNC void penalize(device T* values, device const SeenToken* seen, constan
     if (token.id < 0 || uint(token.id) >= r.vocab) continue;
     float v = float(values[token.id]);
     v = v > 0.0f ? v / p.repeat_penalty : v * p.repeat_penalty;
-    values[token.id] = T(v - (float(token.count) * p.frequency_penalty + p.presence_penalty));
+    if (token.count > 0) v -= float(token.count) * p.frequency_penalty + p.presence_penalty;
+    values[token.id] = T(v);
   }
   threadgroup_barrier(mem_flags::mem_device);
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks too long for CI, each with a log in benchmarks/check_long/.
-# Usage: check_long.sh [PART...]; parts: fuzz lint package patterns templates asan tsan sessions aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers page load large; none: all.
+# Usage: check_long.sh [PART...]; parts: fuzz lint package patterns templates api asan tsan sessions aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers page load large; none: all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${METAL_MARLIN_DATA:-../shared/data}
@@ -33,6 +33,18 @@ templates() {
   make build
   "${METAL_MARLIN_PYTHON:-python3}" tools/check_chat_templates.py --binary build/release/bin/metal-marlin \
     --templates "$data/templates" --table benchmarks/chat_templates.md
+}
+
+# The server with a model that speaks, against the openai package and schemathesis, which METAL_MARLIN_PYTHON can import.
+api() {
+  make build > /dev/null
+  local work program=build/release/bin/metal-marlin python=${METAL_MARLIN_PYTHON:-python3} status=0
+  work=$(mktemp -d)
+  $program quantize "$(tools/fetch_smollm2.sh)" -o "$work/model" --format fp4 > /dev/null
+  "$python" tools/check_openai.py --binary $program --model "$work/model" || status=1
+  "$python" tools/check_openapi.py --binary $program --model "$work/model" || status=1
+  rm -r "$work"
+  return $status
 }
 
 whole_suite() {
@@ -156,7 +168,7 @@ large() {
 # The log has what a part said at its end; all of it goes to the terminal.
 check() {
   local part=$1 log=benchmarks/check_long/$1.log status=0 lines=25 whole commit
-  [[ "$part" != air && "$part" != differential ]] || lines=500
+  [[ "$part" != air && "$part" != differential && "$part" != api ]] || lines=500
   whole=$(mktemp)
   commit=$(git rev-parse --short HEAD)$(git diff --quiet HEAD -- . ':!benchmarks/check_long' || echo " and changes")
   "$0" --one "$part" 2>&1 | tee "$whole" || status=$?  # a process of its own, which ends at the first failure
@@ -174,7 +186,7 @@ if [ "${1:-}" = --one ]; then
 fi
 mkdir -p benchmarks/check_long
 parts=("$@")
-[ $# -gt 0 ] || parts=(fuzz lint package patterns templates asan tsan sessions aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers page load large)
+[ $# -gt 0 ] || parts=(fuzz lint package patterns templates api asan tsan sessions aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers page load large)
 failed=()
 for part in "${parts[@]}"; do
   [ "$(type -t "$part")" = function ] || { echo "unknown part: $part" >&2; exit 2; }

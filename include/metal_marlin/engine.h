@@ -63,6 +63,8 @@ struct TokenLogprob {
 
 struct EngineRequest {
   std::vector<TokenId> prompt;
+  /// So many tokens at the end of the prompt are an answer's that goes on: penalties take them for generated.
+  std::size_t answered = 0;
   /// None: until the context ends. 0 with prompt_logprobs alone: nothing is generated, the event comes with kLength.
   std::optional<int> max_tokens;
   /// Before so many neither end tokens nor stop_ids are drawn, and stop texts do not count.

@@ -52,6 +52,9 @@ struct ModelInfo {
   std::string device;    ///< the instruction set of the cpu backend, or the GPU
   std::string kv_cache;  ///< as in LoadOptions
   int threads = 0;
+  /// What the model's generation_config.json says of drawing; where it says nothing, the temperature is 1 and no token
+  /// is left out.
+  SamplerOptions sampling;
 };
 
 /// A loaded model; immutable, shared by its sessions, which may run in several threads side by side. The

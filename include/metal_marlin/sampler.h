@@ -21,8 +21,8 @@ struct SamplerOptions {
   float top_p = 1;              ///< keep the likeliest whose sum reaches p (arXiv 1904.09751)
   float min_p = 0;              ///< keep those at least min_p times the likeliest left (arXiv 2407.01082)
   float repeat_penalty = 1;     ///< divides positive, multiplies negative logits (arXiv 1909.05858)
-  float frequency_penalty = 0;  ///< taken from logits, times how often the token was
-  float presence_penalty = 0;   ///< taken from the logits of tokens that were
+  float frequency_penalty = 0;  ///< taken from logits, times how often the token was generated
+  float presence_penalty = 0;   ///< taken from the logits of tokens that were generated
   std::uint64_t seed = 0;
   std::vector<std::pair<TokenId, float>> logit_bias;  ///< added to logits; each token once
 };
@@ -30,7 +30,7 @@ struct SamplerOptions {
 /// \throws Error (kInvalidArgument) naming the option.
 void validate(const SamplerOptions& options);
 
-/// A token that was, and how often.
+/// A token that was, and how often it was generated; 0: only in the prompt.
 struct SeenToken {
   TokenId id;
   int count;
@@ -42,8 +42,10 @@ struct SeenToken {
 class Sampler {
  public:
   explicit Sampler(const SamplerOptions& options);
-  /// Counts a token (of the prompt, say) for the repetition penalty.
-  void accept(TokenId id);
+  /// Counts a token that was generated.
+  void accept(TokenId id) { see(id, 1); }
+  /// A token of the prompt: of the penalties only the one for repetition is for it.
+  void accept_prompt(TokenId id) { see(id, 0); }
   /// Picks a token and counts it.
   TokenId sample(std::span<const float> logits);
   /// The probability with which sample() would pick each token, [vocabulary].
@@ -66,6 +68,7 @@ class Sampler {
     TokenId id;
     float weight;
   };
+  void see(TokenId id, int times);
   void fill(std::span<const float> logits);
   TokenId restrict_candidates(std::span<const float> logits);
   void sort_until(std::size_t begin, std::size_t end);

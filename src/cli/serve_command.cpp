@@ -177,7 +177,9 @@ void add_serve(CLI::App& app) {
   add_limits(*command, *flags);
   command->footer(
       "Example:\n  metal-marlin serve Qwen/Qwen3-4B --format fp4 --port 8000\n"
-      "SIGTERM and Ctrl-C end it when open requests were answered. docs/server.md tells the rest.");
+      "SIGTERM and Ctrl-C end it when open requests were answered. docs/server.md tells the rest.\n"
+      "Exit codes: 0 ended by a signal, 2 wrong argument, 3 no such model or file, 6 the port is taken or may not be\n"
+      "  listened on, or a file cannot be written, 8 requests were open at the end of --drain, 130 a second signal.");
   command->callback([flags] { run_serve(*flags); });
 }
 

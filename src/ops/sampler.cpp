@@ -41,7 +41,7 @@ Sampler::Sampler(const SamplerOptions& options) : options_(options), random_(opt
   validate(options);
 }
 
-void Sampler::accept(TokenId id) {
+void Sampler::see(TokenId id, int times) {
   const auto index = static_cast<std::size_t>(id);
   if (id < 0) return;
   if (options_.repeat_penalty == 1 && options_.frequency_penalty == 0 && options_.presence_penalty == 0) return;
@@ -50,7 +50,7 @@ void Sampler::accept(TokenId id) {
     seen_.push_back({id, 0});
     places_[index] = seen_.size();
   }
-  ++seen_[places_[index] - 1].count;
+  seen_[places_[index] - 1].count += times;
 }
 
 void Sampler::fill(std::span<const float> logits) {
@@ -65,6 +65,7 @@ void Sampler::fill(std::span<const float> logits) {
     if (!is_there(token.id)) continue;
     float& logit = *weight_of(token.id);
     logit = logit > 0 ? logit / options_.repeat_penalty : logit * options_.repeat_penalty;
+    if (token.count == 0) continue;
     logit -= static_cast<float>(token.count) * options_.frequency_penalty + options_.presence_penalty;
   }
   for (const TokenId id : forbidden_) {

@@ -103,7 +103,14 @@ Sample::Sample(std::shared_ptr<Request> request, int index, const ModelInfo& mod
       sampler_(sampler_of(asked(), index)),
       stop_(asked().stop) {
   usage.prompt_tokens = prompt_size();
-  for (const TokenId id : tokens_) sampler_.accept(id);
+  const std::size_t said = std::min(asked().answered, tokens_.size());
+  for (std::size_t i = 0; i < tokens_.size(); ++i) {
+    if (i + said < tokens_.size()) {
+      sampler_.accept_prompt(tokens_[i]);
+    } else {
+      sampler_.accept(tokens_[i]);
+    }
+  }
   if (tokenizer) detokenizer_.emplace(tokenizer, true, asked().prompt);
   if (asked().min_tokens > 0) sampler_.forbid(ends_);
   if (next_prompt_logprob() == 0) {

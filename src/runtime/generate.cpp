@@ -36,7 +36,7 @@ class Generation {
     session_options.batch_logits = 1;
     Session session(model_, session_options);
     const SequenceId sequence = session.open();
-    for (const TokenId id : prompt) sampler_.accept(id);
+    for (const TokenId id : prompt) sampler_.accept_prompt(id);
     result_.prompt_tokens = prompt.size();
     TokenId next = 0;
     const auto step = [&](std::span<const TokenId> tokens, Sampler* sampler) {

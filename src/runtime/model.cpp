@@ -10,6 +10,7 @@
 #include "metal_marlin/error.h"
 #include "models/architectures.h"
 #include "models/consumed.h"
+#include "models/generation_config.h"
 #include "runtime/model_impl.h"
 #include "tokenizer/tokenizer_config.h"
 
@@ -81,7 +82,8 @@ std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, cons
                 impl->backend->name(),
                 impl->backend->device(),
                 std::string(cache_type_name(impl->cache)),
-                pool->size()};
+                pool->size(),
+                parse_generation_config(checkpoint->generation_config(), checkpoint->where())};
   return std::shared_ptr<const Model>(new Model(std::move(impl)));
 }
 

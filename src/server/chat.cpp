@@ -3,9 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 
-#include "server/api_error.h"
+#include "server/sampling_fields.h"
 
 namespace metal_marlin::server {
 namespace {
@@ -35,8 +34,10 @@ OrderedJson read_message(const OrderedJson& value, const std::string& name) {
   OrderedJson message = value;
   if (*role == "developer") message["role"] = "system";  // its name in templates
   const OrderedJson* const content = fields.find("content");
+  const OrderedJson* const calls = fields.find("tool_calls");
+  if (calls != nullptr && !calls->is_array()) fields.wrong("tool_calls", "a list");
   if (content == nullptr) {
-    if (fields.find("tool_calls") == nullptr) fields.wrong("content", "a text or a list of parts");
+    if (calls == nullptr) fields.wrong("content", "a text or a list of parts");
   } else if (content->is_array()) {
     message["content"] = join_parts(*content, fields.name_of("content"));
   } else if (!content->is_string()) {
@@ -63,13 +64,11 @@ void add_reasoning_effort(const std::string& effort, ChatOptions& options) {
 }
 
 void add_template_variables(Fields& fields, ChatOptions& options) {
-  constexpr std::array<std::string_view, 5> own = {"messages", "tools", "documents", "add_generation_prompt",
-                                                   "continue_final_message"};
   const OrderedJson* const kwargs = fields.find("chat_template_kwargs");
   if (kwargs == nullptr) return;
   if (!kwargs->is_object()) fields.wrong("chat_template_kwargs", "an object");
   for (const auto& [name, value] : kwargs->items()) {
-    if (std::find(own.begin(), own.end(), name) != own.end()) {
+    if (std::find(kTemplateFields.begin(), kTemplateFields.end(), name) != kTemplateFields.end()) {
       throw ApiError(400, fmt::format("chat_template_kwargs.{} is not a variable to be set", name),
                      "chat_template_kwargs");
     }
@@ -84,11 +83,10 @@ Conversation read_conversation(Fields& fields) {
   options.continue_final_message = fields.boolean("continue_final_message", false);
   options.add_generation_prompt = fields.boolean("add_generation_prompt", !options.continue_final_message);
   if (options.continue_final_message && options.add_generation_prompt) {
-    throw ApiError(400, "continue_final_message and add_generation_prompt cannot both be true",
-                   "continue_final_message");
+    throw conflict("continue_final_message and add_generation_prompt cannot both be true", "continue_final_message");
   }
   if (options.continue_final_message && conversation.messages.back()["role"] != "assistant") {
-    throw ApiError(400, "continue_final_message: the last message is not the assistant's", "continue_final_message");
+    throw conflict("continue_final_message: the last message is not the assistant's", "continue_final_message");
   }
   if (const auto effort = fields.text("reasoning_effort")) add_reasoning_effort(*effort, options);
   add_template_variables(fields, options);
@@ -103,7 +101,9 @@ ChatPrompt render_chat(const Conversation& conversation, const ServedModel& mode
   try {
     prompt.text = model.chat->render(json_text(conversation.messages), conversation.options);
   } catch (const Error& error) {
-    throw to_api_error(error, "messages");
+    ApiError refused = to_api_error(error, "messages");
+    if (refused.status == 400) refused.code = "template_error";
+    throw refused;
   }
   prompt.tokens = model.tokenizer->encode(prompt.text, {.add_special = false, .parse_special = true});
   prompt.in_thought =

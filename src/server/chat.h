@@ -1,10 +1,16 @@
 // A conversation in a request to the prompt that the model's template makes of it.
 #pragma once
 
+#include <array>
+
 #include "server/fields.h"
 #include "server/service.h"
 
 namespace metal_marlin::server {
+
+// What templates are given by other fields than chat_template_kwargs.
+constexpr std::array<std::string_view, 5> kTemplateFields = {"messages", "tools", "documents", "add_generation_prompt",
+                                                             "continue_final_message"};
 
 struct ChatPrompt {
   std::string text;

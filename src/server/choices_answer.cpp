@@ -23,7 +23,9 @@ void ChoicesAnswer::start() {
   std::vector<EngineRequest> requests = request_.prompts;
   if (request_.thinking_budget) {
     EngineRequest& first = requests.front();
-    first.max_tokens = std::min(*request_.thinking_budget, first.max_tokens.value_or(INT32_MAX));
+    limit(first);
+    first.max_tokens = std::min(*request_.thinking_budget, *first.max_tokens);
+    first.min_tokens = std::min(first.min_tokens, *first.max_tokens);
     go_on = [self = shared_from_this()](std::size_t index) { return self->go_on(index); };
   }
   generation_->start(
@@ -134,9 +136,19 @@ std::optional<EngineRequest> ChoicesAnswer::go_on(std::size_t index) {
     next.prompt.insert(next.prompt.end(), ids.begin(), ids.end());
     add(index, choice, choice.splitter.push(close));
   }
+  next.answered = next.prompt.size() - request_.prompts.front().prompt.size();
   if (next.max_tokens) *next.max_tokens -= used;
-  if (static_cast<std::int64_t>(next.prompt.size()) >= model_.engine->plan().context) return std::nullopt;
+  next.min_tokens = std::max(0, next.min_tokens - used);
+  limit(next);
+  if (*next.max_tokens <= 0) return std::nullopt;
   return next;
+}
+
+// A tag that closed a thought takes room in the context that was not asked for: the answer may end earlier.
+void ChoicesAnswer::limit(EngineRequest& request) const {
+  const std::int64_t left = model_.engine->plan().context - static_cast<std::int64_t>(request.prompt.size());
+  request.max_tokens = static_cast<int>(std::min<std::int64_t>(left, request.max_tokens.value_or(INT32_MAX)));
+  request.min_tokens = std::min(request.min_tokens, std::max(0, *request.max_tokens));
 }
 
 OrderedJson ChoicesAnswer::frame(bool chunk) const {

@@ -43,6 +43,7 @@ class ChoicesAnswer : public std::enable_shared_from_this<ChoicesAnswer> {
   void fail(const ApiError& error);
   void end();
   std::optional<EngineRequest> go_on(std::size_t index);
+  void limit(EngineRequest& request) const;
 
   [[nodiscard]] OrderedJson frame(bool chunk) const;
   void send_chunk(OrderedJson choice);

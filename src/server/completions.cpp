@@ -51,6 +51,13 @@ std::vector<Prompt> read_prompts(Fields& fields, const ServedModel& model) {
   return prompts;
 }
 
+// What is generated where max_tokens is not said, as far as the context has room for it.
+constexpr int kUsualTokens = 16;
+
+int room_after(const std::vector<TokenId>& prompt, const ServedModel& model) {
+  return static_cast<int>(model.engine->plan().context - static_cast<std::int64_t>(prompt.size()));
+}
+
 void log_prompt(const Service& service, const Call& call, const OrderedJson& prompt) {
   if (service.log.with_prompts()) call.log->set("prompt", prompt);
 }
@@ -72,24 +79,25 @@ void answer_completions(Service& service, const Call& call) {
   Fields fields(body);
   const ServedModel& model = service.model(fields.text("model").value_or(""));
   ChoicesRequest request;
-  request.options = read_text_options(fields, model.vocabulary());
+  request.options = read_text_options(fields, model.info());
   const std::vector<Prompt> prompts = read_prompts(fields, model);
   constexpr std::array<const char*, 1> limits = {"max_tokens"};
-  const int most = read_max_tokens(fields, limits).value_or(16);
+  const std::optional<int> most = read_max_tokens(fields, limits, 0);
   const bool echo = fields.boolean("echo", false);
   EngineRequest& engine = request.options.engine;
   engine.logprobs = static_cast<int>(fields.integer("logprobs", 0, kMaxLogprobs).value_or(-1));
   refuse_unsupported(fields);
-  if (most == 0 && !echo) fields.wrong("max_tokens", "at least 1 where echo is not true");
+  if (most == 0 && !echo) throw conflict("max_tokens is 0, expected at least 1 where echo is not true", "max_tokens");
+  if (most == 0 && engine.samples > 1) throw conflict("n is for answers, of which max_tokens: 0 asks for none", "n");
   if (static_cast<std::int64_t>(prompts.size()) * engine.samples > kMaxChoices) {
-    fields.wrong("n", fmt::format("at most {} answers of all prompts", kMaxChoices));
+    throw conflict(fmt::format("n: expected at most {} answers of all prompts", kMaxChoices), "n");
   }
-  engine.max_tokens = most;
   engine.fair_key = call.fair_key;
   for (const Prompt& prompt : prompts) {
-    check_length(prompt.tokens, model, "prompt");
     EngineRequest next = engine;
     next.prompt = prompt.tokens;
+    next.max_tokens = most.value_or(std::min(kUsualTokens, room_after(prompt.tokens, model)));
+    check_request(next, model, "prompt", "max_tokens");
     next.prompt_logprobs = echo && (engine.logprobs >= 0 || most == 0);
     if (next.prompt_logprobs) next.logprobs = std::max(0, engine.logprobs);
     request.prompts.push_back(std::move(next));
@@ -105,28 +113,28 @@ void answer_chat_completions(Service& service, const Call& call) {
   const ServedModel& model = service.model(fields.text("model").value_or(""));
   ChoicesRequest request;
   request.chat = true;
-  request.options = read_text_options(fields, model.vocabulary());
+  request.options = read_text_options(fields, model.info());
   EngineRequest& engine = request.options.engine;
   constexpr std::array<const char*, 2> limits = {"max_completion_tokens", "max_tokens"};
-  engine.max_tokens = read_max_tokens(fields, limits);
-  if (engine.max_tokens == 0) fields.wrong("max_tokens", "at least 1");
+  engine.max_tokens = read_max_tokens(fields, limits, 1);
   const bool logprobs = fields.boolean("logprobs", false);
   const auto top = fields.integer("top_logprobs", 0, kMaxLogprobs);
-  if (top && !logprobs) throw ApiError(400, "top_logprobs needs logprobs: true", "top_logprobs");
+  if (top && !logprobs) throw conflict("top_logprobs needs logprobs: true", "top_logprobs");
   if (logprobs) engine.logprobs = static_cast<int>(top.value_or(0));
   if (fields.boolean("separate_reasoning", true)) request.reasoning = model.reasoning;
   if (const auto budget = fields.integer("thinking_budget", 1, INT32_MAX)) {
-    if (engine.samples > 1) throw ApiError(400, "thinking_budget is for one answer, n is more", "thinking_budget");
-    if (!request.reasoning) throw ApiError(400, "thinking_budget: no thoughts are told apart here", "thinking_budget");
+    if (engine.samples > 1) throw conflict("thinking_budget is for one answer, n is more", "thinking_budget");
+    if (!request.reasoning) throw conflict("thinking_budget: no thoughts are told apart here", "thinking_budget");
     request.thinking_budget = static_cast<int>(*budget);
   }
   ChatPrompt prompt = render_chat(read_conversation(fields), model);
   refuse_unsupported(fields);
-  check_length(prompt.tokens, model, "messages");
   request.in_thought = prompt.in_thought;
   engine.fair_key = call.fair_key;
   EngineRequest next = engine;
   next.prompt = std::move(prompt.tokens);
+  check_request(next, model, "messages",
+                fields.find("max_completion_tokens") != nullptr ? "max_completion_tokens" : "max_tokens");
   request.prompts.push_back(std::move(next));
   log_prompt(service, call, body["messages"]);
   start(service, model, call, std::move(request));

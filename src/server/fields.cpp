@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "server/api_error.h"
 
@@ -14,6 +15,19 @@ std::string shown(const OrderedJson& value) {
   // A long text is not repeated, and not all of it written out to be cut.
   if (value.is_string() && value.get_ref<const std::string&>().size() > 60) return "a text";
   return json_text(value);
+}
+
+// JSON does not tell 1.0 from 1.
+std::optional<std::int64_t> as_integer(const OrderedJson& value) {
+  if (value.is_number_float()) {
+    constexpr double most = 1LL << 53;  // up to which a double tells neighbours apart
+    const auto number = value.get<double>();
+    if (!(std::abs(number) <= most) || number != std::trunc(number)) return std::nullopt;
+    return static_cast<std::int64_t>(number);
+  }
+  if (!value.is_number_integer()) return std::nullopt;
+  if (value.is_number_unsigned() && value.get<std::uint64_t>() > INT64_MAX) return std::nullopt;
+  return value.get<std::int64_t>();
 }
 
 }  // namespace
@@ -50,12 +64,9 @@ std::optional<double> Fields::number(const char* key, double low, double high) {
 std::optional<std::int64_t> Fields::integer(const char* key, std::int64_t low, std::int64_t high) {
   const OrderedJson* const value = find(key);
   if (value == nullptr) return std::nullopt;
-  const bool fits =
-      value->is_number_integer() && !(value->is_number_unsigned() && value->get<std::uint64_t>() > INT64_MAX);
-  if (!fits || value->get<std::int64_t>() < low || value->get<std::int64_t>() > high) {
-    wrong(key, fmt::format("an integer from {} to {}", low, high));
-  }
-  return value->get<std::int64_t>();
+  const auto number = as_integer(*value);
+  if (!number || *number < low || *number > high) wrong(key, fmt::format("an integer from {} to {}", low, high));
+  return number;
 }
 
 bool Fields::boolean(const char* key, bool fallback) {
@@ -114,10 +125,9 @@ std::vector<TokenId> token_list(const OrderedJson& list, std::int64_t vocabulary
   std::vector<TokenId> ids;
   ids.reserve(list.size());
   for (std::size_t i = 0; i < list.size(); ++i) {
-    const bool fits =
-        list[i].is_number_unsigned() && list[i].get<std::uint64_t>() < static_cast<std::uint64_t>(vocabulary);
-    if (!fits) throw expected(fmt::format("{}[{}]", name, i), list[i]);
-    ids.push_back(list[i].get<TokenId>());
+    const auto id = as_integer(list[i]);
+    if (!id || *id < 0 || *id >= vocabulary) throw expected(fmt::format("{}[{}]", name, i), list[i]);
+    ids.push_back(static_cast<TokenId>(*id));
   }
   return ids;
 }

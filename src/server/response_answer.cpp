@@ -140,11 +140,12 @@ OrderedJson ResponseAnswer::response(const char* status) const {
   if (!over) return value;
   for (const Item& item : items_) value["output"].push_back(item_json(item, true));
   const TokenUsage usage = generation_->usage();
-  value["usage"] = {{"input_tokens", usage.prompt},
-                    {"input_tokens_details", {{"cached_tokens", usage.cached}}},
-                    {"output_tokens", usage.generated},
-                    {"output_tokens_details", {{"reasoning_tokens", thought_tokens_}}},
-                    {"total_tokens", usage.prompt + usage.generated}};
+  value["usage"] = {
+      {"input_tokens", usage.prompt},
+      {"input_tokens_details", {{"cached_tokens", usage.cached}, {"cache_write_tokens", 0}}},  // none are to be paid
+      {"output_tokens", usage.generated},
+      {"output_tokens_details", {{"reasoning_tokens", thought_tokens_}}},
+      {"total_tokens", usage.prompt + usage.generated}};
   return value;
 }
 

@@ -58,10 +58,12 @@ OrderedJson read_input(Fields& fields) {
     return messages;
   }
   if (input == nullptr || !input->is_array() || input->empty()) fields.wrong("input", "a text or a list of items");
+  const std::size_t before = messages.size();
   std::string thought;
   for (std::size_t i = 0; i < input->size(); ++i) {
     read_item((*input)[i], fmt::format("input[{}]", i), messages, thought);
   }
+  if (messages.size() == before) fields.wrong("input", "a message among its items");
   return messages;
 }
 
@@ -83,17 +85,16 @@ void answer_responses(Service& service, const Call& call) {
   Fields fields(body);
   const ServedModel& model = service.model(fields.text("model").value_or(""));
   ResponseRequest request;
-  request.options = read_text_options(fields, model.vocabulary());
+  request.options = read_text_options(fields, model.info());
   EngineRequest& engine = request.options.engine;
   if (engine.samples != 1) fields.wrong("n", "1: a response is one");
   constexpr std::array<const char*, 1> limits = {"max_output_tokens"};
-  engine.max_tokens = read_max_tokens(fields, limits);
-  if (engine.max_tokens == 0) fields.wrong("max_output_tokens", "at least 1");
+  engine.max_tokens = read_max_tokens(fields, limits, 1);
   fields.integer("top_logprobs", 0, 0);
   const ChatPrompt prompt = render_chat(read_response_conversation(fields), model);
   refuse_unsupported(fields);
-  check_length(prompt.tokens, model, "input");
   engine.prompt = prompt.tokens;
+  check_request(engine, model, "input", "max_output_tokens");
   engine.fair_key = call.fair_key;
   request.in_thought = prompt.in_thought;
   const OrderedJson shown = {{"instructions", body.value("instructions", OrderedJson())},

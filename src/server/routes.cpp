@@ -51,4 +51,14 @@ const Route& find_route(const std::string& method, const std::string& path) {
   throw ApiError(405, fmt::format("{} takes {}, not {}", path, other->method, method), {}, "method_not_allowed");
 }
 
+std::string allowed_methods(const std::string& path) {
+  std::string methods;
+  for (const Route& route : kRoutes) {
+    if (!matches(route, path)) continue;
+    methods += methods.empty() ? "" : ", ";
+    methods += route.method == std::string_view("GET") ? "GET, HEAD" : route.method;
+  }
+  return methods;
+}
+
 }  // namespace metal_marlin::server

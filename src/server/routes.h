@@ -17,6 +17,8 @@ struct Route {
 std::span<const Route> all_routes();
 // \throws ApiError (404, 405). HEAD is answered as GET is.
 const Route& find_route(const std::string& method, const std::string& path);
+// For the Allow header of a 405.
+std::string allowed_methods(const std::string& path);
 
 // \throws ApiError (503): what is new is not taken any more.
 void refuse_while_draining(const Service& service);

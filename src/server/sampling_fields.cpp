@@ -7,8 +7,6 @@
 #include <charconv>
 #include <random>
 
-#include "server/api_error.h"
-
 namespace metal_marlin::server {
 namespace {
 
@@ -66,78 +64,84 @@ constexpr std::array<std::string_view, 12> kHarmless = {"user",
                                                         "verbosity",
                                                         "spaces_between_special_tokens"};
 
+// As it is written in decimal, and in no other way, so that none is there twice.
+std::optional<TokenId> token_id(const std::string& text, std::int64_t vocabulary) {
+  TokenId id = -1;
+  std::from_chars(text.data(), text.data() + text.size(), id);
+  if (id < 0 || id >= vocabulary || fmt::format("{}", id) != text) return std::nullopt;
+  return id;
+}
+
 std::vector<std::pair<TokenId, float>> read_logit_bias(Fields& fields, std::int64_t vocabulary) {
   std::vector<std::pair<TokenId, float>> biases;
   const OrderedJson* const map = fields.find("logit_bias");
   if (map == nullptr) return biases;
   if (!map->is_object()) fields.wrong("logit_bias", "an object of token ids and numbers");
   for (const auto& [key, value] : map->items()) {
-    TokenId id = -1;
-    const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), id);
+    const std::optional<TokenId> id = token_id(key, vocabulary);
     const std::string name = fmt::format("logit_bias.{}", key);
-    if (error != std::errc() || end != key.data() + key.size() || id < 0 || id >= vocabulary) {
+    if (!id) {
       throw ApiError(400, fmt::format("{}: expected a token id from 0 to {}", name, vocabulary - 1), "logit_bias");
     }
     const double bias = value.is_number() ? value.get<double>() : 1000;
     if (!(bias >= -100 && bias <= 100)) {
       throw ApiError(400, fmt::format("{}: expected a number from -100 to 100", name), "logit_bias");
     }
-    const bool twice = std::any_of(biases.begin(), biases.end(), [&](const auto& pair) { return pair.first == id; });
-    if (twice) throw ApiError(400, fmt::format("{}: the token is there twice", name), "logit_bias");
-    biases.emplace_back(id, static_cast<float>(bias));
+    biases.emplace_back(*id, static_cast<float>(bias));
   }
   return biases;
 }
 
-SamplerOptions read_sampler(Fields& fields, std::int64_t vocabulary) {
+SamplerOptions read_sampler(Fields& fields, const ModelInfo& model) {
   const auto number = [&](const char* key, double low, double high, float fallback) {
     return static_cast<float>(fields.number(key, low, high).value_or(fallback));
   };
-  SamplerOptions sampler;
-  sampler.temperature = number("temperature", 0, 2, 1);
-  sampler.top_p = number("top_p", 1e-6, 1, 1);
-  sampler.min_p = number("min_p", 0, 1, 0);
-  sampler.typical_p = number("typical_p", 1e-6, 1, 1);
-  sampler.top_k = static_cast<int>(std::max<std::int64_t>(0, fields.integer("top_k", -1, INT32_MAX).value_or(0)));
+  SamplerOptions sampler = model.sampling;
+  sampler.temperature = number("temperature", 0, 2, sampler.temperature);
+  sampler.top_p = number("top_p", 1e-6, 1, sampler.top_p);
+  sampler.min_p = number("min_p", 0, 1, sampler.min_p);
+  sampler.typical_p = number("typical_p", 1e-6, 1, sampler.typical_p);
+  const auto top_k = fields.integer("top_k", -1, INT32_MAX);
+  if (top_k) sampler.top_k = static_cast<int>(std::max<std::int64_t>(0, *top_k));
   sampler.frequency_penalty = number("frequency_penalty", -2, 2, 0);
   sampler.presence_penalty = number("presence_penalty", -2, 2, 0);
-  sampler.repeat_penalty = number("repetition_penalty", 0.01, 100, 1);
+  sampler.repeat_penalty = number("repetition_penalty", 0.01, 100, sampler.repeat_penalty);
   const auto seed = fields.integer("seed", INT64_MIN, INT64_MAX);
   std::random_device random;
   sampler.seed = seed ? static_cast<std::uint64_t>(*seed) : (static_cast<std::uint64_t>(random()) << 32 | random());
-  sampler.logit_bias = read_logit_bias(fields, vocabulary);
+  sampler.logit_bias = read_logit_bias(fields, model.vocab);
   return sampler;
 }
 
 }  // namespace
 
-TextOptions read_text_options(Fields& fields, std::int64_t vocabulary) {
+TextOptions read_text_options(Fields& fields, const ModelInfo& model) {
   TextOptions out;
-  out.engine.sampler = read_sampler(fields, vocabulary);
+  out.engine.sampler = read_sampler(fields, model);
   out.engine.samples = static_cast<int>(fields.integer("n", 1, kMaxChoices).value_or(1));
   out.engine.stop = fields.texts("stop");
   if (std::any_of(out.engine.stop.begin(), out.engine.stop.end(), [](const auto& text) { return text.empty(); })) {
     fields.wrong("stop", "texts that are not empty");
   }
-  if (out.engine.stop.size() > 16) fields.wrong("stop", "at most 16 texts");
-  out.engine.stop_ids = fields.token_ids("stop_token_ids", vocabulary);
+  if (out.engine.stop.size() > kMaxStops) fields.wrong("stop", fmt::format("at most {} texts", kMaxStops));
+  out.engine.stop_ids = fields.token_ids("stop_token_ids", model.vocab);
   out.engine.ignore_end = fields.boolean("ignore_eos", false);
   out.engine.min_tokens = static_cast<int>(fields.integer("min_tokens", 0, INT32_MAX).value_or(0));
   out.engine.priority = static_cast<int>(fields.integer("priority", INT32_MIN, INT32_MAX).value_or(0));
   out.stream = fields.boolean("stream", false);
   if (auto options = fields.object("stream_options")) {
-    if (!out.stream) throw ApiError(400, "stream_options is only for stream: true", "stream_options");
+    if (!out.stream) throw conflict("stream_options is only for stream: true", "stream_options");
     out.usage_at_end = options->boolean("include_usage", false);
-    constexpr std::array<std::string_view, 1> harmless = {"include_obfuscation"};
-    options->refuse_others(harmless);
+    options->boolean("include_obfuscation", false);  // nothing is obfuscated
+    options->refuse_others({});
   }
   return out;
 }
 
-std::optional<int> read_max_tokens(Fields& fields, std::span<const char* const> keys) {
+std::optional<int> read_max_tokens(Fields& fields, std::span<const char* const> keys, int least) {
   std::optional<int> most;
   for (const char* const key : keys) {
-    const auto value = fields.integer(key, 0, INT32_MAX);
+    const auto value = fields.integer(key, least, INT32_MAX);
     if (value && !most) most = static_cast<int>(*value);
   }
   return most;
@@ -154,13 +158,41 @@ void refuse_unsupported(Fields& fields) {
   fields.refuse_others(kHarmless);
 }
 
-void check_length(const std::vector<TokenId>& prompt, const ServedModel& model, const std::string& param) {
-  if (prompt.empty()) throw ApiError(400, fmt::format("{} has no tokens: there is nothing to continue", param), param);
+OrderedJson schemas_of_idle_fields() {
+  OrderedJson schemas = OrderedJson::object();
+  for (const std::string_view name : kHarmless) schemas[std::string(name)] = OrderedJson::object();
+  for (const Unsupported& field : unsupported_fields()) {
+    OrderedJson& values = schemas[field.key]["enum"] = OrderedJson::array({nullptr});
+    for (const OrderedJson& value : field.idle) values.push_back(value);
+  }
+  return schemas;
+}
+
+void check_request(const EngineRequest& request, const ServedModel& model, const std::string& prompt,
+                   const std::string& limit) {
+  const std::size_t size = request.prompt.size();
+  if (size == 0) throw ApiError(400, fmt::format("{} has no tokens: there is nothing to continue", prompt), prompt);
   const std::int64_t context = model.engine->plan().context;
-  if (static_cast<std::int64_t>(prompt.size()) < context) return;
-  throw ApiError(400,
-                 fmt::format("{} has {} tokens, expected fewer than the context of {}", param, prompt.size(), context),
-                 param, "context_length_exceeded");
+  const std::int64_t left = context - static_cast<std::int64_t>(size);
+  if (left <= 0) {
+    throw ApiError(400, fmt::format("{} has {} tokens, expected fewer than the context of {}", prompt, size, context),
+                   prompt, "context_length_exceeded");
+  }
+  const std::int64_t most = request.max_tokens.value_or(static_cast<int>(left));
+  if (most > left) {
+    throw ApiError(400,
+                   fmt::format("{} is {}, but {} has {} tokens, which leave {} of the context of {}", limit, most,
+                               prompt, size, left, context),
+                   limit, "context_length_exceeded");
+  }
+  if (request.min_tokens > most) {
+    throw conflict(fmt::format("min_tokens is {}, but there can be {} at most", request.min_tokens, most),
+                   "min_tokens");
+  }
+}
+
+ApiError conflict(const std::string& message, const std::string& param) {
+  return {400, message, param, "conflicting_parameters"};
 }
 
 }  // namespace metal_marlin::server

@@ -63,6 +63,7 @@ void Server::handle(const std::shared_ptr<Exchange>& exchange) {
   const auto fail = [&](const ApiError& error) {
     call.log->set("error", error.what());
     if (error.status == 401) exchange->headers.emplace_back("WWW-Authenticate", "Bearer");
+    if (error.status == 405) exchange->headers.emplace_back("Allow", allowed_methods(exchange->request().path));
     if (error.status == 429) exchange->headers.emplace_back("Retry-After", "1");
     exchange->respond(error.status, "application/json", error_body(error));
   };

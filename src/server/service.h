@@ -25,7 +25,8 @@ struct ServedModel {
   std::optional<ReasoningTags> reasoning;    // of its template
   std::time_t created = std::time(nullptr);
 
-  [[nodiscard]] std::int64_t vocabulary() const { return engine->model().info().vocab; }
+  [[nodiscard]] const ModelInfo& info() const { return engine->model().info(); }
+  [[nodiscard]] std::int64_t vocabulary() const { return info().vocab; }
 };
 
 // One request on its way through the server.

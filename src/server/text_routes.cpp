@@ -4,6 +4,7 @@
 #include "server/api_error.h"
 #include "server/chat.h"
 #include "server/routes.h"
+#include "server/sampling_fields.h"
 
 namespace metal_marlin::server {
 namespace {
@@ -23,6 +24,9 @@ void answer_tokenize(Service& service, const Call& call) {
   const ServedModel& model = service.model(body.fields.text("model").value_or(""));
   std::vector<TokenId> tokens;
   if (body.fields.find("messages") != nullptr) {
+    if (body.fields.find("prompt") != nullptr) {
+      throw conflict("prompt and messages: expected one of them", "prompt");
+    }
     tokens = render_chat(read_conversation(body.fields), model).tokens;
   } else {
     const auto prompt = body.fields.text("prompt");

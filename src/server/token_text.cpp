@@ -23,6 +23,12 @@ OrderedJson bytes_of(const std::string& text) {
   return bytes;
 }
 
+// Of UTF-8.
+std::size_t characters(std::string_view text) {
+  return static_cast<std::size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+}
+
 OrderedJson chat_token(const Tokenizer& tokenizer, TokenId id, float logprob) {
   const std::string text = token_text(tokenizer, id);
   return {{"token", text}, {"logprob", shown(logprob)}, {"bytes", bytes_of(text)}};
@@ -49,7 +55,7 @@ void CompletionLogprobs::add(std::span<const TokenLogprob> tokens, const Tokeniz
   for (const TokenLogprob& token : tokens) {
     const std::string text = token_text(tokenizer, token.id);
     lists_["text_offset"].push_back(offset_);
-    offset_ += text.size();
+    offset_ += characters(text);
     lists_["tokens"].push_back(text);
     lists_["token_logprobs"].push_back(begins ? OrderedJson() : OrderedJson(shown(token.logprob)));
     OrderedJson top = OrderedJson::object();

@@ -28,9 +28,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   attempt_request([&] {
     const metal_marlin::OrderedJson body = parse_body(text);
     Fields fields(body);
+    ModelInfo model;
+    model.vocab = 512;
     constexpr std::array<const char*, 2> limits = {"max_completion_tokens", "max_tokens"};
-    attempt_request([&] { read_text_options(fields, 512); });
-    attempt_request([&] { read_max_tokens(fields, limits); });
+    attempt_request([&] { read_text_options(fields, model); });
+    attempt_request([&] { read_max_tokens(fields, limits, 1); });
     attempt_request([&] { json_text(read_conversation(fields).messages); });
     attempt_request([&] { json_text(read_response_conversation(fields).messages); });
     attempt_request([&] { fields.token_ids("tokens", 512); });

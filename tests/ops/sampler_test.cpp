@@ -60,10 +60,12 @@ TEST(Sampler, PenaltiesCountEachTokenOnce) {
   options.frequency_penalty = 0.25F;
   options.presence_penalty = 0.5F;
   Sampler sampler(options);
+  for (const TokenId id : {2, 1, 2}) sampler.accept_prompt(id);  // which only the repetition penalty is for
   for (const TokenId id : {1, 3, 1, 1}) sampler.accept(id);
   std::vector<float> penalized = kLogits;
   penalized[1] = 3.0F / 1.5F - 3 * 0.25F - 0.5F;
   penalized[3] = -1.0F * 1.5F - 0.25F - 0.5F;
+  penalized[2] = kLogits[2] > 0 ? kLogits[2] / 1.5F : kLogits[2] * 1.5F;
   const std::vector<double> expected = softmax(penalized, 1);
   const std::vector<float> found = sampler.distribution(kLogits);
   for (std::size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(found[i], expected[i], 1e-6);
@@ -171,6 +173,10 @@ TEST(Sampler, TellsWhatItHasSeen) {
   EXPECT_EQ(sampler.seen()[0].id, 4);
   EXPECT_EQ(sampler.seen()[0].count, 3);
   EXPECT_EQ(sampler.seen()[1].count, 1);
+  sampler.accept_prompt(3);
+  sampler.accept_prompt(2);
+  EXPECT_EQ(sampler.seen()[1].count, 1);
+  EXPECT_EQ(sampler.seen()[2].count, 0);
   Sampler without({});
   without.accept(4);
   EXPECT_TRUE(without.seen().empty());

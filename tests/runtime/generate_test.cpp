@@ -30,7 +30,7 @@ TEST(Generate, LongPromptsAreCutWithoutATrace) {
   options.sampler.repeat_penalty = 1.3F;
   options.sampler.seed = 11;
   Sampler sampler(options.sampler);
-  for (const TokenId id : prompt) sampler.accept(id);
+  for (const TokenId id : prompt) sampler.accept_prompt(id);
   TokenId expected = -1;
   Session session(model);
   session.step(std::array{SequenceInput{session.open(), prompt}},

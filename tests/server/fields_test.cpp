@@ -41,6 +41,18 @@ TEST(RequestFields, AreReadByName) {
   fields.refuse_others({});
 }
 
+TEST(RequestFields, IntegersMayBeWrittenAsFractions) {
+  const OrderedJson body = parse_body(R"({"a": 8.0, "b": 8.5, "c": 1e300, "d": [2.0, -0], "e": [2.5], "f": -1e2})");
+  Fields fields(body);
+  EXPECT_EQ(fields.integer("a", 0, 9), 8);
+  EXPECT_EQ(fields.integer("f", -100, 9), -100);
+  EXPECT_EQ(fields.token_ids("d", 3), (std::vector<TokenId>{2, 0}));
+  for (const char* const key : {"b", "c"}) {
+    EXPECT_NE(refusal([&] { fields.integer(key, 0, INT64_MAX); }), "nothing") << key;
+  }
+  EXPECT_NE(refusal([&] { fields.token_ids("e", 3); }), "nothing");
+}
+
 TEST(RequestFields, NameWhatIsWrong) {
   const OrderedJson body = parse_body(R"({"a": 18446744073709551615, "b": "1", "c": [1, -1], "d": {"e": 7, "f": 1}})");
   Fields fields(body);

@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -111,22 +112,42 @@ class Completions(Case):
         self.assertEqual((scored["choices"][0]["text"], scored["usage"]["completion_tokens"]), ("ab", 0))
         self.assertEqual(scored["choices"][0]["logprobs"]["token_logprobs"], echo["logprobs"]["token_logprobs"][:2])
         self.assertEqual(self.complete("ab", max_tokens=0, echo=True)["choices"][0]["text"], "ab")
+        # Offsets count characters, as the text does: here those that stand for a byte of one.
+        self.assertEqual(self.complete("éa", max_tokens=0, logprobs=0, echo=True)["choices"][0]["logprobs"]["text_offset"], [0, 1, 2])
+
+    def test_whole_context(self):
+        for limit, text in [({"max_tokens": 6}, 6), ({"max_tokens": None}, 6)]:
+            answer = self.complete([65] * 4090, **limit)
+            self.assertEqual((answer["usage"]["total_tokens"], answer["choices"][0]["finish_reason"]), (4096, "length"))
+        self.assertEqual(self.complete(max_tokens=None)["usage"]["completion_tokens"], 16)
+
+    def test_penalties(self):
+        """Those of frequency and presence are of what was said: a token of the prompt alone is not penalized."""
+        fields = {"logit_bias": {"65": 100, "66": 98.5}, "max_tokens": 3}
+        self.assertEqual(self.complete("AAAA", **fields)["choices"][0]["text"], "AAA")
+        for penalty in ("presence_penalty", "frequency_penalty"):
+            self.assertEqual(self.complete("AAAA", **fields, **{penalty: 2})["choices"][0]["text"], "ABA")
+
+    def test_numbers(self):
+        self.assertEqual(self.complete(max_tokens=3.0, logit_bias={"65": 100}, stop_token_ids=[7.0])["choices"][0]["text"], "AAA")
 
     def test_refusals(self):
         for fields, param, code in [({"prompt": 5}, "prompt", None), ({"prompt": []}, "prompt", None), ({"prompt": ""}, "prompt", None),
                                     ({"prompt": [1, 600]}, "prompt", None), ({"prompt": [[1], ["a"]]}, "prompt[1]", None),
                                     ({"prompt": [1] * 5000}, "prompt", "context_length_exceeded"), ({"prompt": None}, "prompt", None),
-                                    ({"n": 0}, "n", None), ({"n": 129}, "n", None), ({"prompt": ["a"] * 80, "n": 2}, "n", None),
+                                    ({"n": 0}, "n", None), ({"n": 129}, "n", None), ({"prompt": ["a"] * 80, "n": 2}, "n", "conflicting_parameters"),
+                                    ({"max_tokens": 0, "echo": True, "n": 2}, "n", "conflicting_parameters"), ({"min_tokens": 9}, "min_tokens", "conflicting_parameters"),
+                                    ({"max_tokens": 4096}, "max_tokens", "context_length_exceeded"),
                                     ({"temperature": 3}, "temperature", None), ({"temperature": "x"}, "temperature", None),
-                                    ({"top_p": 0}, "top_p", None), ({"max_tokens": -1}, "max_tokens", None), ({"max_tokens": 0}, "max_tokens", None),
+                                    ({"top_p": 0}, "top_p", None), ({"max_tokens": -1}, "max_tokens", None), ({"max_tokens": 0}, "max_tokens", "conflicting_parameters"),
                                     ({"logit_bias": {"512": 1}}, "logit_bias", None), ({"logit_bias": {"1": 101}}, "logit_bias", None),
-                                    ({"logit_bias": {"1": 1, "01": 1}}, "logit_bias", None), ({"stop": [""]}, "stop", None), ({"stop": [1]}, "stop", None),
-                                    ({"stream_options": {}}, "stream_options", None), ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x", "unsupported_parameter"),
+                                    ({"logit_bias": {"01": 1}}, "logit_bias", None), ({"logit_bias": {"-0": 1}}, "logit_bias", None), ({"stop": [""]}, "stop", None), ({"stop": [1]}, "stop", None),
+                                    ({"stream_options": {}}, "stream_options", "conflicting_parameters"), ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x", "unsupported_parameter"),
                                     ({"suffix": "x"}, "suffix", "unsupported_parameter"), ({"best_of": 2}, "best_of", "unsupported_parameter"),
                                     ({"colour": "red"}, "colour", "unsupported_parameter"), ({"seed": 1.5}, "seed", None),
                                     ({"logprobs": 21}, "logprobs", None), ({"echo": 1}, "echo", None)]:
             with self.subTest(fields=str(fields)[:60]):
-                error = self.server.refused(self.path, {"prompt": "a"} | fields)
+                error = self.server.refused(self.path, {"prompt": "a", "max_tokens": 8} | fields)
                 self.assertEqual((error["param"], error["code"], error["type"]), (param, code, "invalid_request_error"), error)
                 self.assertIn(param.split(".")[-1], error["message"])
         self.assertEqual(self.server.refused(self.path, {"prompt": "a", "model": "other"}, 404)["code"], "model_not_found")
@@ -197,6 +218,16 @@ class Chat(Case):
         budget = self.chat(**(fields | {"max_tokens": 6}), **thinking, thinking_budget=4)
         self.assertEqual((budget["choices"][0]["message"]["reasoning_content"], budget["choices"][0]["message"]["content"]), ("AAAA", "AA"))
         self.assertEqual((budget["choices"][0]["finish_reason"], budget["usage"]["completion_tokens"]), ("length", 6))
+        self.assertEqual(self.chat(**fields, **thinking, thinking_budget=10**6)["choices"][0]["message"]["reasoning_content"], "AAAA")
+        least = self.chat(**(fields | {"max_tokens": 8}), **thinking, thinking_budget=2, min_tokens=7, ignore_eos=False)
+        self.assertGreaterEqual(least["usage"]["completion_tokens"], 7)
+        # The tag that closes the thought takes of the context, so that the answer is shorter than it might be.
+        long = [{"role": "user", "content": "a" * 4000}]
+        room = 4096 - self.server.post("/tokenize", {"messages": long} | thinking)["count"]
+        full = self.chat(long, **(fields | {"max_tokens": room}), **thinking, thinking_budget=3)
+        self.assertEqual(full["choices"][0]["finish_reason"], "length")
+        self.assertLess(full["usage"]["completion_tokens"], room)
+        self.assertGreater(full["usage"]["completion_tokens"], room - 20)
         chunks = self.server.stream(self.path, {"messages": self.messages, "thinking_budget": 3} | ENDLESS | fields | thinking)
         deltas = [c["choices"][0]["delta"] for c in chunks]
         self.assertEqual("".join(d.get("reasoning_content", "") for d in deltas), "AAA")
@@ -210,7 +241,8 @@ class Chat(Case):
                               ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages[0].content[0].type"),
                               ({"tools": [{"type": "function"}]}, "tools"), ({"response_format": {"type": "json_object"}}, "response_format"),
                               ({"continue_final_message": True}, "continue_final_message"), ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
-                              ({"max_completion_tokens": 0}, "max_tokens"), ({"prompt": "x"}, "prompt"), ({"thinking_budget": 4, "n": 2}, "thinking_budget")]:
+                              ({"max_completion_tokens": 0}, "max_completion_tokens"), ({"max_completion_tokens": 5000}, "max_completion_tokens"),
+                              ({"messages": [{"role": "assistant", "tool_calls": 5}]}, "messages[0].tool_calls"), ({"prompt": "x"}, "prompt"), ({"thinking_budget": 4, "n": 2}, "thinking_budget")]:
             with self.subTest(fields=fields):
                 self.assertEqual(self.server.refused(self.path, {"messages": self.messages} | fields)["param"], param)
         for harmless in [{"tools": []}, {"tool_choice": "none"}, {"response_format": {"type": "text"}}, {"parallel_tool_calls": True}]:
@@ -237,6 +269,7 @@ class Responses(Case):
         self.assertEqual((answer["object"], answer["status"], answer["incomplete_details"]), ("response", "incomplete", {"reason": "max_output_tokens"}))
         self.assertEqual([item["type"] for item in answer["output"]], ["message"])
         self.assertEqual(answer["output"][0]["content"][0]["text"], "AAAA")
+        self.assertEqual(answer["usage"]["input_tokens_details"], {"cached_tokens": 0, "cache_write_tokens": 0})
         self.assertEqual((answer["instructions"], answer["metadata"], answer["usage"]["output_tokens"]), ("be brief", {"a": "b"}, 4))
         self.assertEqual(self.respond(logit_bias={"2": 100}, ignore_eos=False)["status"], "completed")
 
@@ -260,7 +293,8 @@ class Responses(Case):
 
     def test_refusals(self):
         for fields, param in [({"input": []}, "input"), ({"input": 1}, "input"), ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
-                              ({"input": [{"type": "function_call_output"}]}, "input[0].type"), ({"previous_response_id": "x"}, "previous_response_id"),
+                              ({"input": [{"type": "function_call_output"}]}, "input[0].type"), ({"input": [{"type": "reasoning", "content": "hm"}]}, "input"),
+                              ({"max_output_tokens": 5000}, "max_output_tokens"), ({"max_output_tokens": 0}, "max_output_tokens"), ({"previous_response_id": "x"}, "previous_response_id"),
                               ({"tools": [{}]}, "tools"), ({"text": {"format": {"type": "json_schema"}}}, "text"), ({"n": 2}, "n"), ({"max_tokens": 1}, "max_tokens")]:
             with self.subTest(fields=fields):
                 self.assertEqual(self.server.refused(self.path, {"input": "a"} | fields)["param"], param)
@@ -276,6 +310,18 @@ class Rest(Case):
                 for name in operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {}).get("properties", {}):
                     error = self.server.ask(method.upper(), path, {"model": "model", name: {"x": 1}})[2]
                     self.assertNotIn(f"{name} is not a field", error)
+
+    def test_openapi_says_what_is_taken(self):
+        schemas = {path: methods["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
+                   for path, methods in json.loads(self.server.get("/openapi.json")[1])["paths"].items() if path.startswith("/v1/") and "post" in methods}
+        for fields in schemas.values():
+            self.assertIn({"type": "null"}, fields["temperature"]["anyOf"])
+            self.assertEqual((fields["best_of"], fields["user"], fields["tools"]), ({"enum": [None, 1]}, {}, {"enum": [None, []]}))
+            self.assertEqual(fields["model"]["anyOf"][0]["enum"], ["model", ""])
+            ids, = fields["logit_bias"]["anyOf"][0]["patternProperties"]
+            vocabulary = fields["stop_token_ids"]["anyOf"][0]["items"]["maximum"] + 1
+            self.assertEqual([i for i in range(10 * vocabulary) if re.search(ids, str(i))], list(range(vocabulary)))
+            self.assertFalse(any(re.search(ids, text) for text in ["", "-0", "01", "1 ", "+1", "a"]))
 
     def test_page(self):
         for path, kind in (("/", "text/html"), ("/page/chat.css", "text/css"), ("/page/chat.js", "text/javascript")):
@@ -298,11 +344,15 @@ class Rest(Case):
         self.assertEqual(self.server.post("/tokenize", {"messages": [{"role": "user", "content": "A"}]})["tokens"], [258, 65, 261, 259])
         self.assertEqual(self.server.refused("/detokenize", {"tokens": [-1]})["param"], "tokens")
         self.assertEqual(self.server.refused("/tokenize", {})["param"], "prompt")
+        both = {"prompt": "a", "messages": [{"role": "user", "content": "A"}]}
+        self.assertEqual(self.server.refused("/tokenize", both)["code"], "conflicting_parameters")
 
     def test_status(self):
         self.assertEqual([self.server.get(path)[0] for path in ["/health", "/ready", "/version", "/metrics"]], [200] * 4)
         self.assertEqual(self.server.get("/nothing")[0], 404)
-        self.assertEqual(self.server.ask("GET", "/v1/completions")[0], 405)
+        for method, path, allowed in [("GET", "/v1/completions", "POST"), ("DELETE", "/v1/models/model", "GET, HEAD")]:
+            status, headers, _ = self.server.ask(method, path)
+            self.assertEqual((status, headers["Allow"]), (405, allowed))
         status, headers, text = self.server.ask("HEAD", "/health")
         self.assertEqual((status, text), (200, ""))
         self.assertGreater(int(headers["Content-Length"]), 0)
@@ -557,6 +607,38 @@ class Ends(unittest.TestCase):
         server = Server(log=pathlib.Path("/dev/full"))
         self.assertEqual([server.get("/health")[0] for _ in range(3)], [200] * 3)
         self.assertGreaterEqual(server.metric("log_lines_lost_total") or 0, 2)
+        self.assertEqual(server.stop(), 0)
+
+    def test_model_defaults(self):
+        """What a request does not say, generation_config.json does; what it says goes before it."""
+        def draw(server, **fields):
+            body = {"prompt": "once upon", "max_tokens": 16, "ignore_eos": True} | fields
+            return [server.post("/v1/completions", body | {"seed": seed})["choices"][0]["text"] for seed in range(3)]
+        plain = Server()
+        config = {"temperature": 0.6, "top_p": 0.7, "top_k": 5, "min_p": 0.1, "repetition_penalty": 1.4}
+        unsaid, said = draw(plain), draw(plain, **config)
+        self.assertEqual(plain.stop(), 0)
+        self.assertNotEqual(unsaid, said)
+        folder = make_model("with_defaults")
+        (folder / "generation_config.json").write_text(json.dumps(config | {"do_sample": True, "eos_token_id": [2, 65]}))
+        server = Server(models=[folder])
+        self.assertEqual(draw(server), said)
+        self.assertEqual(draw(server, temperature=1, top_p=1, top_k=0, min_p=0, repetition_penalty=1), unsaid)
+        response = server.post("/v1/responses", {"input": "a", "max_output_tokens": 1})
+        self.assertAlmostEqual(response["temperature"], 0.6, 6)
+        self.assertAlmostEqual(response["top_p"], 0.7, 6)
+        ended = server.post("/v1/completions", {"prompt": "a", "logit_bias": {"65": 100}})
+        self.assertEqual((ended["choices"][0]["text"], ended["choices"][0]["finish_reason"]), ("", "stop"))
+        self.assertEqual(server.stop(), 0)
+        (folder / "generation_config.json").write_text('{"top_p": 2}')
+        found = self.run_serve(folder)
+        self.assertEqual(found.returncode, 4, found.stderr)
+        self.assertIn("top_p", found.stderr)
+
+    def test_templates_that_refuse(self):
+        server = Server(models=[make_model("refuses", template="{{ raise_exception('no') }}")])
+        error = server.refused("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]})
+        self.assertEqual((error["param"], error["code"]), ("messages", "template_error"))
         self.assertEqual(server.stop(), 0)
 
     def test_several_models(self):

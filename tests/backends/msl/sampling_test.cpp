@@ -18,6 +18,16 @@ class Sampling : public OnExecutor {
     std::vector<std::int32_t> ids;
     std::vector<float> probabilities;
   };
+  // Of what was before the first half is the prompt.
+  static void take(Sampler& sampler, const std::vector<std::int32_t>& history) {
+    for (std::size_t i = 0; i < history.size(); ++i) {
+      if (i < history.size() / 2) {
+        sampler.accept_prompt(history[i]);
+      } else {
+        sampler.accept(history[i]);
+      }
+    }
+  }
   // Every row samples from the same logits, with options and a number of its own.
   Result sample(const TypedData& logits, const std::vector<SamplerOptions>& options, const std::vector<float>& uniforms,
                 const std::vector<std::int32_t>& history) {
@@ -30,7 +40,7 @@ class Sampling : public OnExecutor {
       all.insert(all.end(), logits.bytes.begin(), logits.bytes.end());
       params.push_back(sample_params(options[i], uniforms[i]));
       Sampler sampler(options[i]);
-      for (const std::int32_t id : history) sampler.accept(id);
+      take(sampler, history);
       params.back().first_seen = static_cast<std::uint32_t>(seen.size());
       seen.insert(seen.end(), sampler.seen().begin(), sampler.seen().end());
       params.back().last_seen = static_cast<std::uint32_t>(seen.size());
@@ -59,7 +69,7 @@ class Sampling : public OnExecutor {
     const Result found = sample(logits, options, uniforms, history);
     for (std::size_t row = 0; row < options.size(); ++row) {
       Sampler sampler(options[row]);
-      for (const std::int32_t id : history) sampler.accept(id);
+      take(sampler, history);
       const std::vector<float> expected = sampler.distribution(logits.values);
       double before = 0;
       const auto id = static_cast<std::size_t>(found.ids[row]);
@@ -131,7 +141,7 @@ TEST_P(Sampling, PenaltiesCountEachTokenOnce) {
   }
   const auto logits = normal_data(400, 14, 3);
   const auto best = static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-  check(TypedData(DType::kF32, logits), options, {best, 5, best, 17, best, 5, 399, 400});
+  check(TypedData(DType::kF32, logits), options, {6, 3, 3, best, best, 5, best, 17, best, 5, 399, 400, 5, 17});
 }
 
 TEST_P(Sampling, RowsThatAreNotFiniteAreAnsweredByMinusOne) {

@@ -1,0 +1,198 @@
+// The answers of the routes, and of what went wrong.
+#include "server/json_schema.h"
+#include "server/openapi_schemas.h"
+
+namespace metal_marlin::server {
+namespace schema {
+namespace {
+
+// All of its fields are there, and no others.
+OrderedJson object(const Properties& properties, const Properties& sometimes = {}) {
+  OrderedJson value = {{"type", "object"}, {"required", OrderedJson::array()}, {"additionalProperties", false}};
+  for (const auto& [name, property] : properties) {
+    value["required"].push_back(name);
+    value["properties"][name] = property;
+  }
+  for (const auto& [name, property] : sometimes) value["properties"][name] = property;
+  return value;
+}
+
+OrderedJson logprob() {
+  return {{"type", "number"}, {"maximum", 0}};
+}
+
+OrderedJson model_answer() {
+  return object({{"id", text()},
+                 {"object", one_of({"model"})},
+                 {"created", count()},
+                 {"owned_by", text()},
+                 {"max_model_len", count()}});
+}
+
+OrderedJson choices_frame(const char* kind, const OrderedJson& choices, const Properties& usage,
+                          const Properties& sometimes = {}) {
+  Properties all = {{"id", text()},    {"object", one_of({kind})},     {"created", count()},
+                    {"model", text()}, {"system_fingerprint", text()}, {"choices", choices}};
+  all.insert(all.end(), usage.begin(), usage.end());
+  return object(all, sometimes);
+}
+
+OrderedJson usage_of_choices() {
+  return object({{"prompt_tokens", count()},
+                 {"completion_tokens", count()},
+                 {"total_tokens", count()},
+                 {"prompt_tokens_details", object({{"cached_tokens", count()}})}});
+}
+
+// All of them, or what is added to one; a stream's last event may have none.
+OrderedJson choices_answer(const char* kind, const OrderedJson& choice) {
+  OrderedJson choices = list_of(choice);
+  choices["minItems"] = 1;
+  return choices_frame(kind, choices, {{"usage", usage_of_choices()}});
+}
+OrderedJson choices_event(const char* kind, const OrderedJson& choice) {
+  return choices_frame(kind, list_of(choice, 0, 1), {}, {{"usage", nullable(usage_of_choices())}});
+}
+
+OrderedJson finish() {
+  return one_of({"stop", "length"});
+}
+
+OrderedJson completion_choice(const OrderedJson& reason) {
+  const OrderedJson likeliest = {{"type", "object"}, {"additionalProperties", logprob()}};
+  const OrderedJson logprobs = object({{"text_offset", list_of(count())},
+                                       {"token_logprobs", list_of(nullable(logprob()))},
+                                       {"tokens", list_of(text())},
+                                       {"top_logprobs", list_of(nullable(likeliest))}});
+  return object({{"index", count()}, {"text", text()}, {"logprobs", nullable(logprobs)}, {"finish_reason", reason}});
+}
+
+// `message` is called what it is in answers, and in events.
+OrderedJson chat_choice(const char* message_name, const OrderedJson& message, const OrderedJson& reason) {
+  const Properties token = {{"token", text()}, {"logprob", logprob()}, {"bytes", nullable(list_of(integer(0, 255)))}};
+  Properties with_others = token;
+  with_others.emplace_back("top_logprobs", list_of(object(token)));
+  const OrderedJson logprobs = object({{"content", list_of(object(with_others))}, {"refusal", type("null")}});
+  return object(
+      {{"index", count()}, {message_name, message}, {"logprobs", nullable(logprobs)}, {"finish_reason", reason}});
+}
+
+OrderedJson chat_answer() {
+  const OrderedJson message = object({{"role", one_of({"assistant"})}, {"content", text()}, {"refusal", type("null")}},
+                                     {{"reasoning_content", nullable(text())}});
+  return choices_answer("chat.completion", chat_choice("message", message, finish()));
+}
+
+OrderedJson chat_event() {
+  const OrderedJson delta =
+      object({}, {{"role", one_of({"assistant"})}, {"content", text()}, {"reasoning_content", text()}});
+  return choices_event("chat.completion.chunk", chat_choice("delta", delta, nullable(finish())));
+}
+
+// Data is JSON, or one of these words.
+OrderedJson event(const OrderedJson& data, const Properties& named, const std::vector<OrderedJson>& words = {}) {
+  const OrderedJson json = {{"type", "string"}, {"contentMediaType", "application/json"}, {"contentSchema", data}};
+  Properties all = named;
+  all.emplace_back("data", words.empty() ? json : either({json, one_of(words)}));
+  return object(all);
+}
+
+OrderedJson response_output() {
+  const OrderedJson none = {{"type", "array"}, {"maxItems", 0}};
+  const OrderedJson said =
+      object({{"type", one_of({"output_text"})}, {"annotations", none}, {"logprobs", none}, {"text", text()}});
+  const OrderedJson message = object({{"id", text()},
+                                      {"type", one_of({"message"})},
+                                      {"status", one_of({"completed"})},
+                                      {"role", one_of({"assistant"})},
+                                      {"content", list_of(said)}});
+  const OrderedJson thought =
+      object({{"id", text()},
+              {"type", one_of({"reasoning"})},
+              {"status", one_of({"completed"})},
+              {"summary", none},
+              {"content", list_of(object({{"type", one_of({"reasoning_text"})}, {"text", text()}}))}});
+  return list_of(either({message, thought}));
+}
+
+OrderedJson response_answer() {
+  const OrderedJson usage =
+      object({{"input_tokens", count()},
+              {"input_tokens_details", object({{"cached_tokens", count()}, {"cache_write_tokens", one_of({0})}})},
+              {"output_tokens", count()},
+              {"output_tokens_details", object({{"reasoning_tokens", count()}})},
+              {"total_tokens", count()}});
+  const OrderedJson any = OrderedJson::object();  // as it was asked
+  return object({{"id", text()},
+                 {"object", one_of({"response"})},
+                 {"created_at", count()},
+                 {"status", one_of({"completed", "incomplete"})},
+                 {"error", type("null")},
+                 {"incomplete_details", nullable(object({{"reason", one_of({"max_output_tokens"})}}))},
+                 {"model", text()},
+                 {"output", response_output()},
+                 {"parallel_tool_calls", one_of({false})},
+                 {"previous_response_id", type("null")},
+                 {"store", one_of({false})},
+                 {"temperature", type("number")},
+                 {"text", object({{"format", object({{"type", one_of({"text"})}})}})},
+                 {"tool_choice", one_of({"none"})},
+                 {"tools", {{"type", "array"}, {"maxItems", 0}}},
+                 {"top_p", number(0, 1)},
+                 {"truncation", one_of({"disabled"})},
+                 {"usage", usage},
+                 {"instructions", nullable(text())},
+                 {"max_output_tokens", nullable(count())},
+                 {"metadata", any},
+                 {"reasoning", any}});
+}
+
+}  // namespace
+}  // namespace schema
+
+OrderedJson answer_schema(const std::string& path) {
+  if (path == "/v1/completions") {
+    return schema::choices_answer("text_completion", schema::completion_choice(schema::finish()));
+  }
+  if (path == "/v1/chat/completions") return schema::chat_answer();
+  if (path == "/v1/responses") return schema::response_answer();
+  if (path == "/v1/models")
+    return schema::object({{"object", schema::one_of({"list"})}, {"data", schema::list_of(schema::model_answer())}});
+  if (path == "/v1/models/") return schema::model_answer();
+  if (path == "/detokenize" || path == "/apply-template") return schema::object({{"prompt", schema::text()}});
+  if (path == "/tokenize") {
+    return schema::object(
+        {{"count", schema::count()}, {"max_model_len", schema::count()}, {"tokens", schema::list_of(schema::count())}},
+        {{"token_strs", schema::list_of(schema::text())}});
+  }
+  if (path == "/version") return schema::object({{"version", schema::text()}});
+  if (path == "/health" || path == "/ready") return schema::object({{"status", schema::one_of({"ok"})}});
+  if (path == "/openapi.json") return schema::type("object");
+  return {};
+}
+
+OrderedJson event_schema(const std::string& path) {
+  const auto choices = [](const OrderedJson& data) {
+    return schema::event(schema::either({data, error_schema()}), {}, {"[DONE]"});
+  };
+  if (path == "/v1/chat/completions") return choices(schema::chat_event());
+  if (path == "/v1/completions") {
+    const OrderedJson choice = schema::completion_choice(schema::nullable(schema::finish()));
+    return choices(schema::choices_event("text_completion", choice));
+  }
+  if (path != "/v1/responses") return {};
+  const OrderedJson name = {{"type", "string"}, {"pattern", "^response\\."}};
+  const OrderedJson data = {{"type", "object"},
+                            {"required", {"type", "sequence_number"}},
+                            {"properties", {{"type", name}, {"sequence_number", schema::count()}}}};
+  return schema::event(data, {{"event", name}});
+}
+
+OrderedJson error_schema() {
+  return schema::object({{"error", schema::object({{"message", schema::text()},
+                                                   {"type", schema::text()},
+                                                   {"param", schema::nullable(schema::text())},
+                                                   {"code", schema::nullable(schema::text())}})}});
+}
+
+}  // namespace metal_marlin::server

@@ -1,0 +1,213 @@
+// The bodies of requests: what fields.cpp, sampling_fields.cpp and the routes read, with the ranges that they check.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "server/chat.h"
+#include "server/json_schema.h"
+#include "server/openapi_schemas.h"
+#include "server/sampling_fields.h"
+
+namespace metal_marlin::server {
+namespace schema {
+namespace {
+
+// Of all models that are served the largest; a request for another of them is told so.
+std::int64_t largest(const Service& service, std::int64_t (*of)(const ServedModel&)) {
+  std::int64_t most = 0;
+  for (const ServedModel& model : service.models) most = std::max(most, of(model));
+  return most;
+}
+
+std::int64_t vocabulary_of(const Service& service) {
+  return largest(service, [](const ServedModel& model) { return model.vocabulary(); });
+}
+
+OrderedJson token(const Service& service) {
+  return integer(0, vocabulary_of(service) - 1);
+}
+
+OrderedJson some_text() {
+  return {{"type", "string"}, {"minLength", 1}};
+}
+
+// A pattern for the numbers from 0 to `most`, as they are written in decimal.
+std::string decimal_pattern(std::int64_t most) {
+  const std::string digits = fmt::format("{}", most);
+  std::string pattern = "^(0|" + digits;
+  for (std::size_t size = 1; size < digits.size(); ++size) pattern += fmt::format("|[1-9][0-9]{{{}}}", size - 1);
+  for (std::size_t at = 0; at < digits.size(); ++at) {  // as `digits` up to there, smaller there, then anything
+    const char low = at == 0 ? '1' : '0';
+    if (digits[at] <= low) continue;
+    pattern += fmt::format("|{}[{}-{}][0-9]{{{}}}", digits.substr(0, at), low, static_cast<char>(digits[at] - 1),
+                           digits.size() - at - 1);
+  }
+  return pattern + ")$";
+}
+
+OrderedJson model_name(const Service& service) {
+  OrderedJson names = OrderedJson::array();
+  for (const ServedModel& model : service.models) names.push_back(model.name);
+  if (service.models.size() == 1) names.push_back("");  // as where there is none
+  return {{"type", "string"}, {"enum", names}};
+}
+
+// What all requests for text take.
+Properties with_sampling(const Service& service, Properties own) {
+  const OrderedJson stream_options = {
+      {"type", "object"},
+      {"properties", {{"include_usage", nullable(flag())}, {"include_obfuscation", nullable(flag())}}},
+      {"additionalProperties", type("null")}};
+  const OrderedJson biases = {{"type", "object"},
+                              {"patternProperties", {{decimal_pattern(vocabulary_of(service) - 1), number(-100, 100)}}},
+                              {"additionalProperties", false}};
+  const Properties shared = {{"model", model_name(service)},
+                             {"stream", flag()},
+                             {"stream_options", stream_options},
+                             {"temperature", number(0, 2)},
+                             {"top_p", number(1e-6, 1)},
+                             {"top_k", integer(-1, INT32_MAX)},
+                             {"min_p", number(0, 1)},
+                             {"typical_p", number(1e-6, 1)},
+                             {"frequency_penalty", number(-2, 2)},
+                             {"presence_penalty", number(-2, 2)},
+                             {"repetition_penalty", number(0.01, 100)},
+                             {"logit_bias", biases},
+                             {"seed", integer(INT64_MIN, INT64_MAX)},
+                             {"stop", either({some_text(), list_of(some_text(), 0, kMaxStops)})},
+                             {"stop_token_ids", list_of(token(service))},
+                             {"ignore_eos", flag()},
+                             {"min_tokens", integer(0, INT32_MAX)},
+                             {"priority", integer(INT32_MIN, INT32_MAX)}};
+  own.insert(own.end(), shared.begin(), shared.end());
+  return own;
+}
+
+OrderedJson template_variables() {
+  return {{"type", "object"}, {"propertyNames", {{"not", {{"enum", kTemplateFields}}}}}};
+}
+
+Properties with_messages(Properties own) {
+  const OrderedJson part = {{"type", "object"},
+                            {"required", {"text"}},
+                            {"properties", {{"type", one_of({"text", nullptr})}, {"text", text()}}}};
+  const OrderedJson content = either({text(), list_of(part)});
+  const OrderedJson calls = type("array");
+  const OrderedJson with_content = {{"required", {"content"}}, {"properties", {{"content", content}}}};
+  const OrderedJson with_calls = {{"required", {"tool_calls"}}, {"properties", {{"tool_calls", calls}}}};
+  const OrderedJson message = {
+      {"type", "object"},
+      {"required", {"role"}},
+      {"properties", {{"role", some_text()}, {"content", nullable(content)}, {"tool_calls", nullable(calls)}}},
+      {"anyOf", OrderedJson::array({with_content, with_calls})}};
+  OrderedJson messages = list_of(message);
+  messages["minItems"] = 1;
+  const Properties shared = {{"messages", messages},
+                             {"add_generation_prompt", flag()},
+                             {"continue_final_message", flag()},
+                             {"reasoning_effort", text()},
+                             {"chat_template_kwargs", template_variables()}};
+  own.insert(own.end(), shared.begin(), shared.end());
+  return own;
+}
+
+// A field that is null is as one that is not there; `required` must be more than that.
+OrderedJson body(const Properties& properties, const char* required, bool idle_fields = false) {
+  OrderedJson value = {{"type", "object"}, {"required", {required}}, {"properties", OrderedJson::object()}};
+  if (idle_fields) value["properties"] = schemas_of_idle_fields();
+  for (const auto& [name, property] : properties) {
+    value["properties"][name] = name == required ? property : nullable(property);
+  }
+  value["additionalProperties"] = type("null");
+  return value;
+}
+
+OrderedJson completion_body(const Service& service) {
+  const std::int64_t context = largest(service, [](const ServedModel& model) { return model.engine->plan().context; });
+  const OrderedJson tokens = list_of(token(service), 1, static_cast<std::size_t>(context - 1));
+  const OrderedJson prompts = list_of(either({some_text(), tokens}), 1, kMaxChoices);
+  return body(with_sampling(service, {{"prompt", either({some_text(), tokens, prompts})},
+                                      {"max_tokens", integer(0, INT32_MAX)},
+                                      {"n", integer(1, kMaxChoices)},
+                                      {"echo", flag()},
+                                      {"logprobs", integer(0, kMaxLogprobs)}}),
+              "prompt", true);
+}
+
+OrderedJson chat_body(const Service& service) {
+  return body(with_messages(with_sampling(service, {{"max_completion_tokens", integer(1, INT32_MAX)},
+                                                    {"max_tokens", integer(1, INT32_MAX)},
+                                                    {"n", integer(1, kMaxChoices)},
+                                                    {"logprobs", flag()},
+                                                    {"top_logprobs", integer(0, kMaxLogprobs)},
+                                                    {"separate_reasoning", flag()},
+                                                    {"thinking_budget", integer(1, INT32_MAX)}})),
+              "messages", true);
+}
+
+OrderedJson response_part(const OrderedJson& types) {
+  return {{"type", "object"},
+          {"required", {"type", "text"}},
+          {"properties", {{"type", {{"enum", types}}}, {"text", text()}}}};
+}
+
+OrderedJson response_body(const Service& service) {
+  const OrderedJson parts = list_of(response_part({"input_text", "output_text", "text"}));
+  const OrderedJson message = {
+      {"type", "object"},
+      {"required", {"role", "content"}},
+      {"properties",
+       {{"type", one_of({"message", nullptr})}, {"role", some_text()}, {"content", either({text(), parts})}}}};
+  const OrderedJson thoughts = list_of(response_part(OrderedJson::array({"reasoning_text"})));
+  const OrderedJson thought = {
+      {"type", "object"},
+      {"required", {"type"}},
+      {"properties", {{"type", one_of({"reasoning"})}, {"content", nullable(either({text(), thoughts}))}}}};
+  // A thought alone is no message: there must be one.
+  OrderedJson items = list_of(either({message, thought}));
+  items["contains"] = message;
+  const OrderedJson reasoning = {
+      {"type", "object"},
+      {"properties",
+       {{"effort", nullable(text())}, {"summary", OrderedJson::object()}, {"generate_summary", OrderedJson::object()}}},
+      {"additionalProperties", type("null")}};
+  return body(with_sampling(service, {{"input", either({text(), items})},
+                                      {"instructions", text()},
+                                      {"max_output_tokens", integer(1, INT32_MAX)},
+                                      {"top_logprobs", integer(0, 0)},
+                                      {"n", integer(1, 1)},
+                                      {"reasoning", reasoning},
+                                      {"chat_template_kwargs", template_variables()}}),
+              "input", true);
+}
+
+OrderedJson tokenize_body(const Service& service) {
+  const OrderedJson of_text = body({{"model", model_name(service)},
+                                    {"prompt", text()},
+                                    {"add_special_tokens", flag()},
+                                    {"parse_special", flag()},
+                                    {"return_token_strs", flag()}},
+                                   "prompt");
+  const OrderedJson of_messages =
+      body(with_messages({{"model", model_name(service)}, {"return_token_strs", flag()}}), "messages");
+  return either({of_text, of_messages});
+}
+
+}  // namespace
+}  // namespace schema
+
+OrderedJson request_schema(const std::string& path, const Service& service) {
+  if (path == "/v1/completions") return schema::completion_body(service);
+  if (path == "/v1/chat/completions") return schema::chat_body(service);
+  if (path == "/v1/responses") return schema::response_body(service);
+  if (path == "/tokenize") return schema::tokenize_body(service);
+  if (path == "/apply-template")
+    return schema::body(schema::with_messages({{"model", schema::model_name(service)}}), "messages");
+  if (path != "/detokenize") return {};
+  return schema::body({{"model", schema::model_name(service)},
+                       {"tokens", schema::list_of(schema::token(service))},
+                       {"skip_special_tokens", schema::flag()}},
+                      "tokens");
+}
+
+}  // namespace metal_marlin::server

@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+"""What clients see of `metal-marlin serve`, through the openai package: every route and option, whole and as a stream.
+
+  check_openai.py --binary PROGRAM --model FOLDER [--only TEXT] [--json]
+
+The values are what is checked: that one request says what another does, and that figures are those of the tokens.
+FOLDER is a model that speaks, with a tokenizer and without a generation_config.json, such as a quantized SmolLM2.
+Exit codes: 0 all hold, 1 some do not. Needs: openai==3.57.0
+"""
+import argparse
+import contextlib
+import http.client
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+from openai_checks import CHECKS, MODEL, STORY, Api, neutral_draws
+
+# ChatML with thoughts: what the model is asked to go on with ends inside of one where enable_thinking is true.
+TEMPLATE = """{% for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% if enable_thinking is defined and enable_thinking %}<think>
+{% endif %}{% endif %}{# </think> #}"""
+
+
+class Server:
+    """The program, started; it says itself where it listens."""
+
+    def __init__(self, binary, model, *arguments, environment=None):
+        self.process = subprocess.Popen([binary, "serve", str(model), "--served-name", MODEL, "--port", "0", "--log-file", os.devnull, *arguments],
+                                        stdout=subprocess.PIPE, text=True, env=os.environ | (environment or {}))
+        for line in self.process.stdout:
+            if line.startswith("listening on "):
+                self.url = line.split()[-1]
+                return
+        raise SystemExit(f"{binary} serve {model} ended with {self.process.wait()}")
+
+    def ask(self, method, path, body=None, headers=None):
+        """Status, headers and text of an answer."""
+        with contextlib.closing(http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=300)) as connection:
+            connection.request(method, path, body, {"Content-Type": "application/json"} | (headers or {}))
+            answer = connection.getresponse()
+            return answer.status, dict(answer.getheaders()), answer.read().decode()
+
+    def post(self, path, body):
+        status, _, text = self.ask("POST", path, json.dumps(body))
+        if status != 200:
+            raise AssertionError(f"{path}: {status}: {text}")
+        return json.loads(text)
+
+    def metric(self, name, labels=""):
+        """The sum over all labels that hold `labels`."""
+        found = [line for line in self.ask("GET", "/metrics")[2].splitlines() if line.startswith(f"metal_marlin:{name}{{") and labels in line]
+        if not found:
+            raise AssertionError(f"/metrics has no {name} {labels}")
+        return sum(float(line.rsplit(" ", 1)[1]) for line in found)
+
+    def stop(self):
+        self.process.terminate()
+        try:
+            code = self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        if code != 0:
+            raise AssertionError(f"the server ended with {code}")
+
+
+class Report:
+    def __init__(self, only, quiet):
+        self.only, self.quiet, self.results = only, quiet, []
+
+    def run(self, server, key="none"):
+        """The checks of one server, then its end, which is one too."""
+        for check in CHECKS[server.kind]:
+            if self.only in check.__name__:
+                self.one(server.kind, check.__name__, check.__doc__, lambda check=check: check(Api(server, key)))
+        self.one(server.kind, "stop", "the server ends with exit code 0", server.stop)
+
+    def one(self, kind, name, says, check):
+        start = time.monotonic()
+        error = None
+        try:
+            check()
+        except Exception as failure:  # noqa: BLE001 whatever is wrong is a check that failed
+            place = traceback.extract_tb(failure.__traceback__)
+            lines = [f"{frame.lineno}" for frame in place if "openai_checks" in frame.filename]
+            error = f"{type(failure).__name__}: {failure} {failure.__cause__ or ''} (lines {' '.join(lines)})"
+        self.results.append({"server": kind, "check": name, "says": says, "seconds": round(time.monotonic() - start, 1), "error": error})
+        if not self.quiet:
+            print(f"{'FAILED' if error else 'ok    '} {kind}.{name}: {says}" + (f"\n  {error[:600]}" if error else ""), flush=True)
+
+
+def thinking_model(model, work, end):
+    """The model beside a generation_config.json of our own."""
+    folder = work / "thinking"
+    shutil.copytree(model, folder)
+    own = json.loads((model / "config.json").read_text()).get("eos_token_id", [])
+    generation = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 12, "repetition_penalty": 1.25,
+                  "eos_token_id": [*(own if isinstance(own, list) else [own]), end]}
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    return folder, generation
+
+
+def run(args, work, report):
+    def start(kind, model, *arguments, environment=None):
+        server = Server(args.binary, model, *arguments, environment=environment)
+        server.kind = kind
+        return server
+    plain = start("plain", args.model, "--context", "2048")
+    api = Api(plain)
+    draws = neutral_draws(api)
+    end = api.tokens(STORY + api.go_on())[len(api.tokens(STORY)) + 8]
+    end_text = api.post("/detokenize", tokens=[end])["prompt"]
+    report.run(plain)
+    (work / "thinks.jinja").write_text(TEMPLATE)
+    folder, generation = thinking_model(args.model, work, end)
+    thinking = start("thinking", folder, "--context", "512", "--chat-template", str(work / "thinks.jinja"))
+    thinking.generation, thinking.end_text, thinking.plain_draws = generation, end_text, draws
+    report.run(thinking)
+    (work / "keys").write_text("# of the test\nsecret-1\n")
+    report.run(start("guarded", args.model, "--api-key-file", str(work / "keys"), "--cors-origin", "http://page.example", "--allowed-host", "more.example",
+                     "--max-body", "10000", "--context", "256", environment={"METAL_MARLIN_API_KEY": "secret-2"}), "secret-1")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--binary", required=True)
+    parser.add_argument("--model", required=True, type=pathlib.Path)
+    parser.add_argument("--only", default="", help="checks whose names have this in them")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    args = parser.parse_args()
+    report = Report(args.only, args.json)
+    with tempfile.TemporaryDirectory() as work:
+        run(args, pathlib.Path(work), report)
+    failed = [result for result in report.results if result["error"]]
+    if args.json:
+        print(json.dumps({"checks": report.results, "failed": len(failed)}, indent=2))
+    else:
+        print(f"{len(report.results) - len(failed)} of {len(report.results)} checks hold")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
