@@ -12,7 +12,8 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-CLANG = ["clang++-19", "-stdlib=libc++", "-fsyntax-only", "-Wno-unknown-warning-option"]
+CLANG = ["clang++-19", "-stdlib=libc++", "-fsyntax-only", "-Wno-unknown-warning-option",
+         "-D_LIBCPP_ENABLE_CXX20_REMOVED_TYPE_TRAITS"]  # Debian's Boost, which is older than a Mac's, has std::result_of
 
 
 def without_precompiled(words):

@@ -42,7 +42,7 @@ MUTANTS = [
     ("metal_memory.cpp", "  if (!macos_at_least(15)) return;\n", "", "availability"),
     ("metal_memory.cpp", "buffer = NS::TransferPtr(device_->newBuffer", "buffer = NS::RetainPtr(device_->newBuffer", "leak"),
     ("metal_memory.cpp", "bytes > device_->maxBufferLength()", "false", "memory"),
-    ("metal_memory.cpp", "bytes > most - std::min(used, most)", "false", "memory"),
+    ("metal_memory.cpp", "bytes > available()", "false", "memory"),
     ("metal_library.cpp", "    out->setConstantValue(", "    if (constants.contains(constant.index)) out->setConstantValue(",
      "function constant"),
     ("metal_library.cpp", "MTL::MathModeSafe", "MTL::MathModeFast", "compilation"),

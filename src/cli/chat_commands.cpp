@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 
+#include "base/parse_number.h"
 #include "base/printable.h"
 #include "cli/chat_flags.h"
 #include "cli/commands.h"
@@ -27,13 +27,11 @@ struct Command {
 };
 
 void set_max_tokens(ChatSettings& settings, const std::string& value) {
-  int number = 0;
-  const char* const end = value.data() + value.size();
-  const auto [at, error] = std::from_chars(value.data(), end, number);
-  if (error != std::errc() || at != end || number < 0)
+  const std::optional<int> number = parse_number<int>(value);
+  if (!number || *number < 0)
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("max_tokens is '{}', expected a number; 0: until the context ends", value));
-  settings.max_tokens = number == 0 ? std::nullopt : std::optional(number);
+  settings.max_tokens = *number == 0 ? std::nullopt : number;
 }
 
 void show_settings(const ChatSettings& settings) {

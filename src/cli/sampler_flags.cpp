@@ -4,10 +4,10 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cstdint>
 #include <variant>
 
+#include "base/parse_number.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::cli {
@@ -51,10 +51,10 @@ bool set_sampler(SamplerOptions& options, const std::string& name, const std::st
   SamplerOptions changed = options;
   std::visit(
       [&](auto member) {
-        const char* const end = value.data() + value.size();
-        const auto [at, error] = std::from_chars(value.data(), end, changed.*member);
-        if (error != std::errc() || at != end)
+        const auto number = parse_number<std::decay_t<decltype(changed.*member)>>(value);
+        if (!number)
           throw Error(ErrorCode::kInvalidArgument, fmt::format("{} is '{}', expected a number", name, value));
+        changed.*member = *number;
       },
       setting->member);
   validate(changed);

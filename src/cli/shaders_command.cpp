@@ -19,6 +19,7 @@
 #include "backends/msl/cuda/cuda_device.h"
 #include "backends/msl/host/host_device.h"
 #include "base/child_process.h"
+#include "base/parse_number.h"
 #include "base/printable.h"
 #include "base/program_path.h"
 #include "base/system_error.h"
@@ -226,19 +227,9 @@ std::pair<std::uint32_t, std::string> parse_indexed(const std::string& flag, con
 
 template <typename T>
 void append_value(const std::string& flag, const std::string& text, std::vector<std::byte>& out) {
-  T value{};
-  const char* const end = text.data() + text.size();
-  bool whole = false;
-  if constexpr (std::is_floating_point_v<T>) {  // Apple's library has from_chars of integers alone
-    char* stop = nullptr;
-    value = std::strtof(text.c_str(), &stop);
-    whole = stop == end && !text.empty() && text.front() != ' ';
-  } else {
-    const auto [stop, error] = std::from_chars(text.data(), end, value);
-    whole = error == std::errc() && stop == end;
-  }
-  if (!whole) bad_flag(flag, text, "a number of that type");
-  const auto* const bytes = reinterpret_cast<const std::byte*>(&value);
+  const std::optional<T> value = parse_number<T>(text);
+  if (!value) bad_flag(flag, text, "a number of that type");
+  const auto* const bytes = reinterpret_cast<const std::byte*>(&*value);
   out.insert(out.end(), bytes, bytes + sizeof(T));
 }
 

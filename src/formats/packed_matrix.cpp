@@ -26,7 +26,8 @@ unsigned load_code(std::span<const std::byte> bytes, int bits, std::int64_t row,
   const std::size_t bit = static_cast<std::size_t>(index) * static_cast<std::size_t>(bits);
   const std::size_t at = static_cast<std::size_t>(row) * packed_bytes(count, bits) + bit / 8;
   std::uint32_t word = std::to_integer<std::uint32_t>(bytes[at]);
-  if (at + 1 < bytes.size()) word |= std::to_integer<std::uint32_t>(bytes[at + 1]) << 8;
+  // Not more than the code: the next byte may be another row's, which another thread writes.
+  if (bit % 8 + static_cast<std::size_t>(bits) > 8) word |= std::to_integer<std::uint32_t>(bytes[at + 1]) << 8;
   return (word >> (bit % 8)) & ((1U << bits) - 1);
 }
 

@@ -4,11 +4,11 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cstring>
 #include <limits>
 #include <optional>
 
+#include "base/parse_number.h"
 #include "io/file_kind.h"
 #include "io/model_folder.h"
 #include "io/onnx.pb.h"
@@ -215,12 +215,9 @@ class OnnxFile::Reader {
   }
 
   std::uint64_t number(const onnx::Tensor& tensor, const onnx::StringStringEntry& entry) const {
-    std::uint64_t out = 0;
-    const std::string& text = entry.value();
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out);
-    if (error != std::errc{} || end != text.data() + text.size())
-      fail(tensor, fmt::format("external data's {} is '{}', expected a number", entry.key(), text));
-    return out;
+    const auto out = parse_number<std::uint64_t>(entry.value());
+    if (!out) fail(tensor, fmt::format("external data's {} is '{}', expected a number", entry.key(), entry.value()));
+    return *out;
   }
 
   [[noreturn]] void fail(const onnx::Tensor& tensor, const std::string& what) const {

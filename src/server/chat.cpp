@@ -72,7 +72,7 @@ void add_template_variables(Fields& fields, ChatOptions& options) {
       throw ApiError(400, fmt::format("chat_template_kwargs.{} is not a variable to be set", name),
                      "chat_template_kwargs");
     }
-    std::erase_if(options.variables, [&name = name](const auto& variable) { return variable.first == name; });
+    std::erase_if(options.variables, [&key = name](const auto& variable) { return variable.first == key; });
     options.variables.emplace_back(name, json_text(value));
   }
 }

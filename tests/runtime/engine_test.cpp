@@ -19,7 +19,7 @@ namespace {
 TEST(Engine, AnswersAreThoseOfGenerate) {
   const WithTokenizer with;
   Engine engine(with.model, small(256, 4, 1024));
-  for (const std::uint64_t seed : {1, 2, 3}) {
+  for (const std::uint64_t seed : {1U, 2U, 3U}) {
     EngineRequest request = request_of(random_prompt(70, static_cast<std::uint32_t>(seed)), 40);
     request.sampler.temperature = 1;
     request.sampler.repeat_penalty = 1.1F;

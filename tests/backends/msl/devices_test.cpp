@@ -14,6 +14,12 @@ bool available(const std::string& device) {
   return std::find(devices.begin(), devices.end(), device) != devices.end();
 }
 
+// Why there is no CUDA, on a machine or in a build without it.
+std::string no_cuda() {
+  return embedded_shaders().front().ptx.empty() ? "this program is built without CUDA (METAL_MARLIN_CUDA)"
+                                                : "no NVIDIA driver, or no GPU";
+}
+
 TEST(Devices, MslIsAGpuAndNeverTheSlowHost) {
   if (available("msl-metal")) {
     EXPECT_EQ(resolve_device("msl"), "msl-metal");
@@ -23,9 +29,7 @@ TEST(Devices, MslIsAGpuAndNeverTheSlowHost) {
     for (const auto& ask : {+[] { resolve_device("msl"); }, +[] { make_device("msl"); }}) {
       expect_error(ErrorCode::kNotFound, "no GPU for backend msl here (msl-metal: ", ask);
       expect_error(ErrorCode::kNotFound,
-                   "; msl-cuda: no NVIDIA driver, or no GPU); the host executor, which is slow, is "
-                   "msl-host",
-                   ask);
+                   "; msl-cuda: " + no_cuda() + "); the host executor, which is slow, is msl-host", ask);
     }
   }
 }
@@ -44,8 +48,7 @@ TEST(Devices, ThoseThatAreNotHereAreRefusedWithTheReason) {
                [] { make_device("msl-metal"); });
 #endif
   if (!available("msl-cuda")) {
-    expect_error(ErrorCode::kNotFound, "no backend msl-cuda here: no NVIDIA driver, or no GPU",
-                 [] { make_device("msl-cuda"); });
+    expect_error(ErrorCode::kNotFound, "no backend msl-cuda here: " + no_cuda(), [] { make_device("msl-cuda"); });
   }
 }
 
