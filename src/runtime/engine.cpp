@@ -262,8 +262,16 @@ Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions& options)
     : Engine(std::move(model), options, Hooks{}) {}
 
 Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions& options, Hooks hooks) {
-  const EngineMemory memory{model->impl_->backend->available_memory(), model->impl_->cache_page_bytes,
-                            model->impl_->most_cache_pages};
+  const Model::Impl& prepared = *model->impl_;
+  const auto workspace = [&](int parallel) {
+    RunnerLimits limits;
+    limits.tokens = options.step_tokens;
+    limits.selected = engine_logits_rows(parallel);
+    limits.sequences = parallel;
+    return prepared.prepared->workspace_bytes(limits, prepared.cache);
+  };
+  const EngineMemory memory{prepared.backend->available_memory(), prepared.cache_page_bytes, prepared.most_cache_pages,
+                            workspace};
   impl_ = std::make_shared<Impl>(std::move(model), memory, options, std::move(hooks));
   impl_->start();
 }

@@ -16,8 +16,6 @@ constexpr double kCacheShare = 0.6;
 // A request is expected to need no more than so many tokens, where that decides how many run at a time.
 constexpr std::int64_t kUsualTokens = 4096;
 constexpr int kMostParallel = 64;
-// Rows of activations that a step's tokens have at once, in rows of the hidden size: more than any plan's.
-constexpr std::size_t kActivationRows = 32;
 
 void require_option(bool ok, std::string_view option, std::int64_t found, const std::string& expected) {
   if (!ok) {
@@ -38,20 +36,14 @@ void check(const EngineOptions& o, const ModelInfo& model) {
   require_option(o.hang_after.count() >= 1, "hang_after", o.hang_after.count(), "1 ms or more");
 }
 
-std::size_t workspace_bytes(const ModelInfo& model, const EngineOptions& options, int parallel) {
-  const auto logits = static_cast<std::size_t>(engine_logits_rows(parallel)) * static_cast<std::size_t>(model.vocab);
-  const auto rows = static_cast<std::size_t>(options.step_tokens) * kActivationRows;
-  return (2 * logits + rows * static_cast<std::size_t>(model.hidden)) * sizeof(float);
-}
-
 std::size_t bytes_of(std::int64_t tokens, const EngineMemory& memory) {
   return static_cast<std::size_t>(pages_for(tokens)) * memory.page_bytes;
 }
 
 // Tokens that the cache can hold in what is free.
-std::int64_t tokens_that_fit(const ModelInfo& model, const EngineMemory& memory, const EngineOptions& options) {
-  const std::size_t workspace =
-      workspace_bytes(model, options, options.parallel > 0 ? options.parallel : kMostParallel);
+std::int64_t tokens_that_fit(const EngineMemory& memory, const EngineOptions& options) {
+  const int most_parallel = std::min(kMostParallel, options.step_tokens - 1);
+  const std::size_t workspace = memory.workspace(options.parallel > 0 ? options.parallel : most_parallel);
   const std::size_t left = memory.available > workspace ? memory.available - workspace : 0;
   const auto pages = static_cast<std::int64_t>(kCacheShare * static_cast<double>(left)) /
                      static_cast<std::int64_t>(std::max<std::size_t>(memory.page_bytes, 1));
@@ -73,7 +65,7 @@ int engine_logits_rows(int parallel) {
 
 EnginePlan plan_engine(const ModelInfo& model, const EngineMemory& memory, const EngineOptions& options) {
   check(options, model);
-  const std::int64_t fit = tokens_that_fit(model, memory, options);
+  const std::int64_t fit = tokens_that_fit(memory, options);
   EnginePlan plan;
   plan.available_bytes = memory.available;
   plan.kv_cache = model.kv_cache;

@@ -1,6 +1,8 @@
 // What an engine makes of its options and of free memory.
 #pragma once
 
+#include <functional>
+
 #include "metal_marlin/engine.h"
 
 namespace metal_marlin {
@@ -9,6 +11,7 @@ struct EngineMemory {
   std::size_t available = 0;   // bytes that are free
   std::size_t page_bytes = 0;  // of the cache, in all layers
   std::int64_t most_pages = INT32_MAX;
+  std::function<std::size_t(int parallel)> workspace;  // bytes that steps of so many sequences work in
 };
 
 // \throws Error (kInvalidArgument) naming the option, (kOutOfMemory) with the figures.

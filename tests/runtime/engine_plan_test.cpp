@@ -17,9 +17,9 @@ ModelInfo model_info() {
 }
 
 constexpr std::size_t kMiB = std::size_t{1} << 20;
-// A page of 16 tokens takes 16 KiB: a MiB holds 1024 tokens.
+// A page of 16 tokens takes 16 KiB: a MiB holds 1024 tokens. Steps take 64 KiB a sequence.
 EngineMemory memory_of(std::size_t mib) {
-  return {mib * kMiB, 16384};
+  return {mib * kMiB, 16384, INT32_MAX, [](int parallel) { return static_cast<std::size_t>(parallel) << 16; }};
 }
 
 TEST(EnginePlan, ALotOfMemoryHoldsTheModelsContextManyTimes) {
@@ -67,9 +67,17 @@ TEST(EnginePlan, WhatIsAskedForIsTakenOrRefusedWithTheFigures) {
   options.parallel = 512;
   expect_error(ErrorCode::kInvalidArgument, "step_tokens is 512, expected more than parallel",
                [&] { plan_engine(model_info(), memory_of(100), options); });
-  expect_error(ErrorCode::kOutOfMemory, "a context of 16 tokens", [&] {
-    plan_engine(model_info(), {1000, 16384}, {});
-  });
+  expect_error(ErrorCode::kOutOfMemory, "a context of 16 tokens", [&] { plan_engine(model_info(), memory_of(0), {}); });
+}
+
+TEST(EnginePlan, WhatStepsWorkInIsLeftFree) {
+  EngineOptions options;
+  options.parallel = 16;  // a MiB of the three
+  const EnginePlan plan = plan_engine(model_info(), memory_of(3), options);
+  EXPECT_EQ(plan.cache_tokens, static_cast<std::int64_t>(0.6 * 2 * 64) * 16);
+  options.parallel = 48;
+  expect_error(ErrorCode::kOutOfMemory, "a context of 16 tokens",
+               [&] { plan_engine(model_info(), memory_of(3), options); });
 }
 
 }  // namespace
