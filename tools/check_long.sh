@@ -51,7 +51,7 @@ whole_suite() {
   tools/install_dependencies.sh shaders tests
   cmake --preset "$1"
   cmake --build --preset "$1"
-  ctest --preset "$1" --parallel "$(nproc)"
+  ctest --preset "$1" --parallel "$(getconf _NPROCESSORS_ONLN)"
 }
 asan() { whole_suite asan; }  # the shaders too, which CI takes from its release build
 # The host executor's fibers need nothing of it: the shaders and what switches fibers are not instrumented
