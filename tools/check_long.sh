@@ -174,7 +174,7 @@ check() {
   "$0" --one "$part" 2>&1 | tee "$whole" || status=$?  # a process of its own, which ends at the first failure
   {
     echo "$part: $([ $status = 0 ] && echo passed || echo "FAILED ($status)") in $SECONDS s, commit $commit, $(date +%F)"
-    tail -n $lines "$whole" | cut -c1-200
+    tail -n $lines "$whole" | sed "s#$PWD#.#g" | cut -c1-200  # which names no machine's folder
   } > "$log"
   rm "$whole"
   return $status
