@@ -619,7 +619,7 @@ class Ends(unittest.TestCase):
         unsaid, said = draw(plain), draw(plain, **config)
         self.assertEqual(plain.stop(), 0)
         self.assertNotEqual(unsaid, said)
-        folder = make_model("with_defaults")
+        folder = make_model(MODEL, WORK / "with_defaults")
         (folder / "generation_config.json").write_text(json.dumps(config | {"do_sample": True, "eos_token_id": [2, 65]}))
         server = Server(models=[folder])
         self.assertEqual(draw(server), said)
@@ -636,7 +636,7 @@ class Ends(unittest.TestCase):
         self.assertIn("top_p", found.stderr)
 
     def test_templates_that_refuse(self):
-        server = Server(models=[make_model("refuses", template="{{ raise_exception('no') }}")])
+        server = Server(models=[make_model(MODEL, WORK / "refuses", template="{{ raise_exception('no') }}")])
         error = server.refused("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]})
         self.assertEqual((error["param"], error["code"]), ("messages", "template_error"))
         self.assertEqual(server.stop(), 0)
