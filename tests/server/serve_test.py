@@ -323,6 +323,15 @@ class Rest(Case):
             self.assertEqual([i for i in range(10 * vocabulary) if re.search(ids, str(i))], list(range(vocabulary)))
             self.assertFalse(any(re.search(ids, text) for text in ["", "-0", "01", "1 ", "+1", "a"]))
 
+    def test_headers_are_sent_once(self):
+        for path, cache in (("/", "no-cache"), ("/v1/models", "no-store"), ("/none", "no-store")):
+            with contextlib.closing(self.server.connect()) as connection:
+                connection.request("GET", path)
+                headers = [(name.lower(), value) for name, value in connection.getresponse().getheaders()]
+            names = [name for name, _ in headers]
+            self.assertEqual(sorted(names), sorted(set(names)), path)
+            self.assertEqual((dict(headers)["cache-control"], dict(headers)["x-content-type-options"]), (cache, "nosniff"), path)
+
     def test_page(self):
         for path, kind in (("/", "text/html"), ("/page/chat.css", "text/css"), ("/page/chat.js", "text/javascript")):
             status, headers, body = self.server.ask("GET", path)[:3]

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <boost/asio/post.hpp>
 #include <ctime>
@@ -130,13 +131,22 @@ HttpRequest take_request(http::request<http::string_body>&& message, const std::
   return request;
 }
 
+// What an answer's own headers do not say otherwise.
+constexpr std::array<std::pair<std::string_view, std::string_view>, 2> kUsualHeaders = {{
+    {"X-Content-Type-Options", "nosniff"},
+    {"Cache-Control", "no-store"},
+}};
+
 std::string head(int status, std::string_view content_type, const HttpHeaders& headers) {
   const auto reason = http::obsolete_reason(http::int_to_status(static_cast<unsigned>(status)));
   std::string out =
       fmt::format("HTTP/1.1 {} {}\r\nDate: {:%a, %d %b %Y %H:%M:%S} GMT\r\nContent-Type: {}\r\n", status,
                   std::string_view(reason.data(), reason.size()), fmt::gmtime(std::time(nullptr)), content_type);
-  out += "X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n";
-  for (const auto& [name, value] : headers) out += fmt::format("{}: {}\r\n", name, value);
+  const auto add = [&](const auto& header) { out += fmt::format("{}: {}\r\n", header.first, header.second); };
+  for (const auto& usual : kUsualHeaders) {
+    if (std::ranges::none_of(headers, [&](const auto& own) { return own.first == usual.first; })) add(usual);
+  }
+  std::ranges::for_each(headers, add);
   return out;
 }
 
