@@ -12,7 +12,6 @@ import argparse
 import http.client
 import json
 import pathlib
-import platform
 import random
 import signal
 import socket
@@ -21,6 +20,8 @@ import subprocess
 import tempfile
 import threading
 import time
+
+from speed import processor
 
 CLIENTS = (1, 8, 32)
 PROMPT_WORDS, ANSWER, SHARED_TOKENS = 96, 64, 1500
@@ -120,13 +121,6 @@ def shared_prompt(peer, draw):
     shared = " ".join(draw.choice(WORDS) for _ in range(SHARED_TOKENS))
     new = peer.complete(shared + " one", 4)[0]
     return new, statistics.median(peer.complete(f"{shared} {word}", 4)[0] for word in ("two", "three", "four"))
-
-
-def processor():
-    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":")[1].strip()
-    return platform.machine()
 
 
 def main():
