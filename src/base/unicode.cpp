@@ -2,6 +2,7 @@
 
 #include <utf8proc.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "metal_marlin/error.h"
@@ -108,6 +109,10 @@ std::string sanitize_utf8(std::string_view text) {
     }
   }
   return out;
+}
+
+std::size_t count_characters(std::string_view text) {
+  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
 }
 
 std::size_t complete_prefix(std::string_view text) {

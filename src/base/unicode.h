@@ -14,6 +14,8 @@ void append_utf8(char32_t character, std::string& out);
 bool is_valid_utf8(std::string_view text);
 // Replaces each maximal invalid part by U+FFFD (Unicode 15, section 3.9).
 std::string sanitize_utf8(std::string_view text);
+// Of valid UTF-8.
+std::size_t count_characters(std::string_view text);
 // Length of the longest prefix that does not end inside a character.
 std::size_t complete_prefix(std::string_view text);
 

@@ -127,10 +127,6 @@ std::string map_characters(std::string_view text, F append) {
 
 }  // namespace
 
-std::size_t count_characters(std::string_view text) {
-  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
-}
-
 std::vector<std::size_t> character_places(std::string_view text) {
   std::vector<std::size_t> places;
   places.reserve(text.size() + 1);

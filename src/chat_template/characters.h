@@ -8,7 +8,6 @@
 
 namespace metal_marlin::jinja {
 
-std::size_t count_characters(std::string_view text);
 // Where each character begins, and the end.
 std::vector<std::size_t> character_places(std::string_view text);
 // Where character `index` begins; the end where there are fewer.

@@ -268,6 +268,7 @@ Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions& options,
     limits.tokens = options.step_tokens;
     limits.selected = engine_logits_rows(parallel);
     limits.sequences = parallel;
+    limits.one_order = true;
     return prepared.prepared->workspace_bytes(limits, prepared.cache);
   };
   const EngineMemory memory{prepared.backend->available_memory(), prepared.cache_page_bytes, prepared.most_cache_pages,

@@ -20,7 +20,7 @@ namespace metal_marlin::server {
 namespace {
 
 // Whether the last line of a file has no end: a full disk or a kill cut it.
-bool ends_in_a_line(const std::string& file) {
+bool last_line_is_cut(const std::string& file) {
   std::ifstream in(file, std::ios::binary | std::ios::ate);
   char last = '\n';
   if (in && in.tellg() > 0 && in.seekg(-1, std::ios::end)) in.get(last);
@@ -52,7 +52,7 @@ AccessLog::AccessLog(const std::string& file, bool prompts)
   struct stat info {};
   // Pipes and devices have no last line, and reading one may wait for ever.
   if (descriptor_ != STDERR_FILENO && fstat(descriptor_, &info) == 0 && S_ISREG(info.st_mode)) {
-    cut_ = ends_in_a_line(file);
+    cut_ = last_line_is_cut(file);
   }
 }
 

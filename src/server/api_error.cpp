@@ -27,6 +27,10 @@ std::string error_body(const ApiError& error) {
                       {"code", text_or_null(error.code)}}}});
 }
 
+ApiError conflict(const std::string& message, const std::string& param) {
+  return {400, message, param, "conflicting_parameters"};
+}
+
 ApiError to_api_error(const Error& error, const std::string& param) {
   switch (error.code()) {
     case ErrorCode::kInvalidArgument:

@@ -19,6 +19,9 @@ struct ApiError : std::runtime_error {
 // {"error": {"message", "type", "param", "code"}}
 std::string error_body(const ApiError& error);
 
+// Fields of a request that are right, each for itself, but not together. `param` is the one to change.
+ApiError conflict(const std::string& message, const std::string& param);
+
 // What a failure of the library is to a client. `param`: the field that its argument came from.
 ApiError to_api_error(const Error& error, const std::string& param = {});
 

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "server/sampling_fields.h"
+#include "server/api_error.h"
 
 namespace metal_marlin::server {
 namespace {

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <random>
+
+#include "base/parse_number.h"
+#include "server/api_error.h"
 
 namespace metal_marlin::server {
 namespace {
@@ -66,9 +68,8 @@ constexpr std::array<std::string_view, 12> kHarmless = {"user",
 
 // As it is written in decimal, and in no other way, so that none is there twice.
 std::optional<TokenId> token_id(const std::string& text, std::int64_t vocabulary) {
-  TokenId id = -1;
-  std::from_chars(text.data(), text.data() + text.size(), id);
-  if (id < 0 || id >= vocabulary || fmt::format("{}", id) != text) return std::nullopt;
+  const auto id = parse_number<TokenId>(text);
+  if (!id || *id < 0 || *id >= vocabulary || fmt::format("{}", *id) != text) return std::nullopt;
   return id;
 }
 
@@ -189,10 +190,6 @@ void check_request(const EngineRequest& request, const ServedModel& model, const
     throw conflict(fmt::format("min_tokens is {}, but there can be {} at most", request.min_tokens, most),
                    "min_tokens");
   }
-}
-
-ApiError conflict(const std::string& message, const std::string& param) {
-  return {400, message, param, "conflicting_parameters"};
 }
 
 }  // namespace metal_marlin::server

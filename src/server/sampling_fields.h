@@ -1,7 +1,6 @@
 // What requests for text have in common: how it is sampled, where it ends, how it is delivered.
 #pragma once
 
-#include "server/api_error.h"
 #include "server/fields.h"
 #include "server/service.h"
 
@@ -29,9 +28,6 @@ OrderedJson schemas_of_idle_fields();
 // \throws ApiError (400) when a prompt leaves no place for its answer, or fields do not go together.
 void check_request(const EngineRequest& request, const ServedModel& model, const std::string& prompt,
                    const std::string& limit);
-
-// Fields that are right, each for itself. `param` is the one to change.
-ApiError conflict(const std::string& message, const std::string& param);
 
 // A request has so many answers at most: prompts times n.
 constexpr std::int64_t kMaxChoices = 128;

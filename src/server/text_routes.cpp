@@ -4,7 +4,6 @@
 #include "server/api_error.h"
 #include "server/chat.h"
 #include "server/routes.h"
-#include "server/sampling_fields.h"
 
 namespace metal_marlin::server {
 namespace {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 
+#include "base/unicode.h"
+
 namespace metal_marlin::server {
 namespace {
 
@@ -21,12 +23,6 @@ OrderedJson bytes_of(const std::string& text) {
   OrderedJson bytes = OrderedJson::array();
   for (const char c : text) bytes.push_back(static_cast<unsigned char>(c));
   return bytes;
-}
-
-// Of UTF-8.
-std::size_t characters(std::string_view text) {
-  return static_cast<std::size_t>(
-      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
 }
 
 OrderedJson chat_token(const Tokenizer& tokenizer, TokenId id, float logprob) {
@@ -55,7 +51,7 @@ void CompletionLogprobs::add(std::span<const TokenLogprob> tokens, const Tokeniz
   for (const TokenLogprob& token : tokens) {
     const std::string text = token_text(tokenizer, token.id);
     lists_["text_offset"].push_back(offset_);
-    offset_ += characters(text);
+    offset_ += count_characters(text);
     lists_["tokens"].push_back(text);
     lists_["token_logprobs"].push_back(begins ? OrderedJson() : OrderedJson(shown(token.logprob)));
     OrderedJson top = OrderedJson::object();
