@@ -86,6 +86,7 @@ def job(family, kernel, paths, runs, seed, connection):
     except Exception as e:  # the harness's own fault is a result too
         result.message, result.broken = f"{type(e).__name__}: {e}", True
     connection.send(result)
+    os._exit(0)  # Python's own end waits for its streams, which another thread may have held when this process began
 
 
 def run_apart(family, kernel, paths, runs, seed):
