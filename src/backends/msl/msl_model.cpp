@@ -1,0 +1,96 @@
+#include "backends/msl/msl_model.h"
+
+#include <functional>
+
+#include "backends/msl/measuring_device.h"
+#include "backends/msl/msl_runner.h"
+
+namespace metal_marlin::msl {
+
+void MslModel::load(const Checkpoint& checkpoint, ThreadPool& pool, const LoadProgress& progress) {
+  std::map<std::string, std::function<void()>> parts;  // by the last of the weights that they are made of
+  for (const Op& op : plan_.ops) {
+    if (const auto* const latent = op.as<LatentAttentionOp>()) {
+      parts[latent->expand] = [&, latent, layer = op.layer] {
+        latents_[layer] = std::make_unique<LatentAttention>(*device_, *latent, checkpoint.load(latent->expand, pool),
+                                                            activations_, pool);
+      };
+    } else if (const auto* const moe = op.as<MoeOp>()) {
+      for (std::int64_t i = 0; i < moe->experts; ++i) {
+        for (const char* const projection : {"gate", "up", "down"}) parts[expert_weight(*moe, i, projection)] = {};
+      }
+      parts[expert_weight(*moe, moe->experts - 1, "down")] = [&, moe, layer = op.layer] {
+        load_experts(*moe, layer, checkpoint, pool);
+      };
+    }
+  }
+  load_weights(plan_, checkpoint, progress, [&](const PlannedWeight& planned) {
+    const auto part = parts.find(planned.name);
+    if (part == parts.end()) {
+      load(checkpoint, planned, pool);
+    } else if (part->second) {
+      part->second();
+    }
+  });
+}
+
+void MslModel::load(const Checkpoint& checkpoint, const PlannedWeight& planned, ThreadPool& pool) {
+  if (planned.matrix) {
+    auto& matrix = matrices_[planned.name];
+    matrix = std::make_unique<Linear>(*device_, planned.name, checkpoint.load(planned.name, pool), planned.shape[0],
+                                      planned.shape[1], pool);
+    matrix->tune(tuned_);
+  } else {
+    vectors_[planned.name] = device_->allocate_with(load_vector(checkpoint, planned, pool));
+  }
+}
+
+void MslModel::load_experts(const MoeOp& op, int layer, const Checkpoint& checkpoint, ThreadPool& pool) {
+  experts_[layer] = std::make_unique<Experts>(
+      *device_, op.prefix, op.experts, plan_.width(op.in), op.intermediate,
+      [&](std::int64_t expert, const char* projection) {
+        return checkpoint.load(expert_weight(op, expert, projection), pool);
+      },
+      pool);
+}
+
+std::size_t MslModel::weight_bytes() const {
+  std::size_t bytes = 0;
+  for (const auto& [name, matrix] : matrices_) bytes += matrix->bytes();
+  for (const auto& [name, vector] : vectors_) bytes += vector->size();
+  for (const auto& [layer, latent] : latents_) bytes += latent->bytes();
+  for (const auto& [layer, experts] : experts_) bytes += experts->bytes();
+  return bytes;
+}
+
+std::unique_ptr<Runner> MslModel::make_runner(const RunnerLimits& limits, CacheType cache) const {
+  return msl::make_runner(*this, *device_, limits, cache);
+}
+
+std::size_t MslModel::workspace_bytes(const RunnerLimits& limits, CacheType cache) const {
+  MeasuringDevice measuring(*device_);
+  const std::unique_ptr<Runner> measured = msl::make_runner(*this, measuring, limits, cache);
+  return measuring.bytes() -
+         static_cast<std::size_t>(limits.pages) * cache_page_bytes(plan_.cache, plan_.layers, cache);
+}
+
+std::size_t MslModel::estimate_weights(const Checkpoint& checkpoint) const {
+  std::size_t bytes = 0;
+  std::map<std::string, const LatentAttentionOp*> latents;  // by weight
+  for (const Op& op : plan_.ops) {
+    if (const auto* const latent = op.as<LatentAttentionOp>()) latents[latent->expand] = latent;
+  }
+  for (const PlannedWeight& planned : planned_weights(plan_)) {
+    const WeightInfo& info = checkpoint.require(planned.name, planned.shape);
+    const auto latent = latents.find(planned.name);
+    if (latent != latents.end()) {
+      bytes += LatentAttention::bytes_of(*latent->second, info, activations_);
+    } else {
+      bytes += planned.matrix ? matrix_bytes(info, planned.shape[0], planned.shape[1])
+                              : static_cast<std::size_t>(planned.shape[0]) * sizeof(float);
+    }
+  }
+  return bytes;
+}
+
+}  // namespace metal_marlin::msl

@@ -1,0 +1,54 @@
+// A plan's weights on a device, and the runners that compute with them.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "backends/backend.h"
+#include "backends/msl/device.h"
+#include "backends/msl/experts.h"
+#include "backends/msl/latent_attention.h"
+#include "backends/msl/linear.h"
+
+namespace metal_marlin::msl {
+
+class MslModel final : public PreparedModel {
+ public:
+  MslModel(Plan plan, std::shared_ptr<Device> device, Activations activations)
+      : plan_(std::move(plan)), device_(std::move(device)), activations_(activations) {}
+
+  // \throws Error naming a weight that is missing or of another shape.
+  void load(const Checkpoint& checkpoint, ThreadPool& pool, const LoadProgress& progress);
+  // What load() will take.
+  [[nodiscard]] std::size_t estimate_weights(const Checkpoint& checkpoint) const;
+
+  [[nodiscard]] std::unique_ptr<Runner> make_runner(const RunnerLimits& limits, CacheType cache) const override;
+  [[nodiscard]] std::size_t workspace_bytes(const RunnerLimits& limits, CacheType cache) const override;
+  [[nodiscard]] std::size_t weight_bytes() const override;
+
+  [[nodiscard]] const Plan& plan() const { return plan_; }
+  [[nodiscard]] Activations activations() const { return activations_; }
+  [[nodiscard]] const Linear& matrix(const std::string& name) const { return *matrices_.at(name); }
+  // Null where the name is empty.
+  [[nodiscard]] Buffer* vector(const std::string& name) const {
+    return name.empty() ? nullptr : vectors_.at(name).get();
+  }
+  [[nodiscard]] const LatentAttention& latent(int layer) const { return *latents_.at(layer); }
+  [[nodiscard]] const Experts& experts(int layer) const { return *experts_.at(layer); }
+
+ private:
+  void load(const Checkpoint& checkpoint, const PlannedWeight& planned, ThreadPool& pool);
+  void load_experts(const MoeOp& op, int layer, const Checkpoint& checkpoint, ThreadPool& pool);
+
+  Plan plan_;
+  std::shared_ptr<Device> device_;
+  Activations activations_;
+  TunedTiles tuned_{TunedTiles::default_file()};
+  std::map<std::string, std::unique_ptr<Linear>> matrices_;
+  std::map<int, std::unique_ptr<LatentAttention>> latents_;
+  std::map<int, std::unique_ptr<Experts>> experts_;
+  std::map<std::string, std::unique_ptr<Buffer>> vectors_;
+};
+
+}  // namespace metal_marlin::msl
