@@ -293,7 +293,7 @@ class MslRunner final : public Runner {
 
   std::unique_ptr<Commands> encode(const StepShape& shape) {
     std::unique_ptr<Commands> commands = queue_->commands();
-    StepEncoder(model_, device_, buffers_, *commands, shape).encode();
+    encode_step(model_, device_, buffers_, *commands, shape);
     if (shape.sampled) draw_->encode(*commands, shape.selected, buffer(plan_.result()));
     return commands;
   }

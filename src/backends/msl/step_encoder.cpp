@@ -5,7 +5,9 @@
 #include "backends/msl/epilogue.h"
 #include "backends/msl/hadamard.h"
 #include "backends/msl/moe_router.h"
+#include "backends/msl/rope.h"
 #include "backends/msl/shared_expert.h"
+#include "ops/fuse.h"
 
 namespace metal_marlin::msl {
 namespace {
@@ -15,6 +17,257 @@ constexpr std::uint32_t kSplitKeys = 128;  // of a split, at least
 // From here gate and up are multiplied in one pass over the activations; below, decode_gemv
 // reads weights faster.
 constexpr std::int64_t kFusedTokens = 33;
+
+class StepEncoder {
+ public:
+  StepEncoder(const MslModel& model, Device& device, StepBuffers& buffers, Commands& commands, const StepShape& shape)
+      : model_(model), plan_(model.plan()), device_(device), buffers_(buffers), commands_(commands), shape_(shape) {}
+
+  void encode() {
+    for (const FusedStep& step : fuse(plan_, fusion())) {
+      layer_ = step.layer();
+      std::visit([&](const auto& form) { run(step, form); }, step.form);
+    }
+  }
+
+ private:
+  [[nodiscard]] FuseCapabilities fusion() const {
+    FuseCapabilities out = kFusion;
+    out.gate_up = [this](const LinearOp& gate, const LinearOp& up) {
+      return shape_.tokens >= kFusedTokens && model_.activations() != Activations::kF32 && gate.bias.empty() &&
+             up.bias.empty() && can_fuse_gate_up(model_.matrix(gate.weight), model_.matrix(up.weight));
+    };
+    out.prepares = [this](const LinearOp& linear) {
+      return !linear.exact && model_.matrix(linear.weight).prepared_type(model_.activations()) != DType::kF32;
+    };
+    return out;
+  }
+
+  void run(const FusedStep& step, const SingleOp& form) {
+    if (form.reader != nullptr) return run_prepared(step.ops.front(), *form.reader);
+    std::visit([&](const auto& op) { run(op); }, step.ops.front().body);
+    written(step);
+  }
+
+  void run(const FusedStep& step, const FusedHeads& form) {
+    std::optional<HeadNorms> norms;
+    if (form.q_norm != nullptr)
+      norms = HeadNorms{model_.vector(form.q_norm->weight), model_.vector(form.k_norm->weight), form.q_norm->eps};
+    run_rope(*form.q_rope, form.k_rope, norms);
+    written(step);
+  }
+
+  void run(const FusedStep& step, const FusedLinears& form) {
+    const LinearOp& linear = *form.linears.front();
+    if (form.product != nullptr) {
+      run_gate_up(form);
+    } else if (form.sum != nullptr) {
+      run_linear(linear, form.sum->x, true);
+    } else {
+      run_linear(linear, linear.out, false);
+    }
+    written(step);
+  }
+
+  void run_gate_up(const FusedLinears& form) {
+    const BufferId in = form.linears[0]->in;
+    const Linear& gate = model_.matrix(form.linears[0]->weight);
+    const DType type = gate.prepared_type(model_.activations());
+    GateUpCall call;
+    call.x = ready_ == in && ready_type_ == type ? nullptr : &buffer(in);
+    call.y = &buffer(form.product->out);
+    call.tokens = rows(in);
+    encode_gate_up(device_, commands_, gate, model_.matrix(form.linears[1]->weight), call, *buffers_.linear);
+    ready_ = in;
+    ready_type_ = type;
+  }
+
+  // A norm or a gated product whose result is prepared for `reader` too.
+  void run_prepared(const Op& op, const LinearOp& reader) {
+    const BufferId out = reader.in;
+    if (rows(out) == 0) return;
+    const DType type = model_.matrix(reader.weight).prepared_type(model_.activations());
+    if (const auto* const norm = op.as<RmsNormOp>()) {
+      encode_prepare_norm(device_, commands_, type, rows(out), norm->width, norm->eps, buffer(norm->in),
+                          *model_.vector(norm->weight), buffer(out), *buffers_.linear);
+    } else {
+      const auto& product = std::get<SwigluOp>(op.body);
+      encode_prepare_gated(device_, commands_, type, rows(out), width(out), Activation::kSilu, buffer(product.gate),
+                           buffer(product.up), buffer(out), *buffers_.linear);
+    }
+    ready_ = out;
+    ready_type_ = type;
+  }
+
+  // What was prepared of a buffer that has been written since is of no use.
+  void written(const FusedStep& step) {
+    for (const Op& op : step.ops) {
+      for (const BufferId id : written_buffers(op)) ready_ = ready_ == id ? -1 : ready_;
+    }
+  }
+
+  void run(const EmbeddingOp& op) {
+    model_.matrix(op.weight).encode_rows(commands_, shape_.tokens, *buffers_.tokens, buffer(op.out));
+  }
+
+  void run(const RmsNormOp& op) {
+    encode_rms_norm(device_, commands_, DType::kF32, rows(op.in) * width(op.in) / op.width, op.width, op.eps,
+                    buffer(op.in), *model_.vector(op.weight), buffer(op.out));
+  }
+
+  void run_linear(const LinearOp& op, BufferId out, bool accumulate) {
+    if (rows(op.in) == 0) return;
+    const Linear& linear = model_.matrix(op.weight);
+    const Activations mode = op.exact ? Activations::kF32 : model_.activations();
+    const DType type = linear.prepared_type(mode);
+    Linear::Call call;
+    const bool ready = type != DType::kF32 && ready_ == op.in && ready_type_ == type;
+    call.x = ready ? nullptr : &buffer(op.in);
+    call.y = &buffer(out);
+    call.tokens = rows(op.in);
+    call.bias = model_.vector(op.bias);
+    call.mode = mode;
+    call.accumulate = accumulate;
+    linear.encode(commands_, call, *buffers_.linear);
+    if (type == DType::kF32) return;
+    ready_ = op.in;
+    ready_type_ = type;
+  }
+
+  // k: rotated in the same launch, or null.
+  void run_rope(const RopeOp& op, const RopeOp* k, const std::optional<HeadNorms>& norms) {
+    RopeParams p;
+    p.q_heads = static_cast<std::uint32_t>(op.heads);
+    p.head_dim = p.rotary_dim = static_cast<std::uint32_t>(op.head_dim);
+    p.q_stride = static_cast<std::uint32_t>(width(op.x));
+    p.scale = plan_.ropes[static_cast<std::size_t>(op.rope)].scale;
+    if (k != nullptr) {
+      p.k_heads = static_cast<std::uint32_t>(k->heads);
+      p.k_stride = static_cast<std::uint32_t>(width(k->x));
+    }
+    Buffer* const keys = k != nullptr ? &buffer(k->x) : nullptr;
+    if (norms) {
+      encode_norm_rope(device_, commands_, p, DType::kF32, shape_.tokens, buffer(op.x), keys, frequencies(op.rope),
+                       *buffers_.positions, *norms);
+    } else {
+      encode_rope(device_, commands_, p, DType::kF32, shape_.tokens, buffer(op.x), keys, frequencies(op.rope),
+                  *buffers_.positions);
+    }
+  }
+
+  [[nodiscard]] PagedBuffers paged_buffers() const {
+    PagedBuffers b;
+    b.keys = buffers_.keys[static_cast<std::size_t>(layer_)].get();
+    b.values = buffers_.values.empty() ? nullptr : buffers_.values[static_cast<std::size_t>(layer_)].get();
+    b.tables = buffers_.tables.get();
+    b.sequences = buffers_.sequences.get();
+    b.positions = buffers_.positions.get();
+    b.partial = buffers_.partial.get();
+    return b;
+  }
+
+  void run(const AttentionOp& op) {
+    const PagedParams p = paged_params(model_, device_, buffers_, op, shape_.tokens);
+    const PagedBuffers b = paged_buffers();
+    encode_store_kv(device_, commands_, p, DType::kF32, buffers_.cache, shape_.tokens, buffer(op.k), buffer(op.v), b);
+    if (shape_.tiled) {
+      encode_paged_tiles(device_, commands_, p, buffers_.cache, shape_.tokens, buffer(op.q), buffer(op.out), b,
+                         {buffers_.table_rows, buffers_.q_starts.get(), buffers_.k_starts.get()});
+    } else {
+      encode_paged_attention(device_, commands_, p, DType::kF32, buffers_.cache, shape_.tokens, buffer(op.q),
+                             buffer(op.out), b);
+    }
+  }
+
+  void run(const LatentAttentionOp& op) {
+    const LatentAttention& latent = model_.latent(layer_);
+    LatentCall call;
+    call.q = &buffer(op.q);
+    call.latent = &buffer(op.latent);
+    call.out = &buffer(op.out);
+    call.tokens = shape_.tokens;
+    call.norm = model_.vector(op.norm);
+    call.frequencies = &frequencies(op.rope);
+    call.rope_scale = plan_.ropes[static_cast<std::size_t>(op.rope)].scale;
+    call.cache = buffers_.cache;
+    call.paged = paged_buffers();
+    call.table_stride = static_cast<std::uint32_t>(buffers_.table_stride);
+    call.splits =
+        paged_splits(device_, latent_paged_params(op), DType::kF32, buffers_.cache, shape_.tokens, kMostSplits);
+    call.split_keys = kSplitKeys;
+    latent.encode(commands_, call, *buffers_.latent);
+  }
+
+  void run(const MoeOp& op) {
+    RouterOptions router;
+    router.experts = static_cast<std::uint32_t>(op.experts);
+    router.chosen = static_cast<std::uint32_t>(op.top_k);
+    router.groups = static_cast<std::uint32_t>(op.groups);
+    router.group_limit = static_cast<std::uint32_t>(op.top_groups);
+    router.sigmoid = op.scoring == RouterScoring::kSigmoid;
+    router.normalize = op.normalize;
+    router.scale = op.scale;
+    encode_moe_router(device_, commands_, router, shape_.tokens, buffer(op.logits), model_.vector(op.router_bias),
+                      *buffers_.expert_ids.at(layer_).ids, *buffers_.expert_weights);
+    ExpertsCall call;
+    call.x = &buffer(op.in);
+    call.ids = buffers_.expert_ids.at(layer_).ids.get();
+    call.weights = buffers_.expert_weights.get();
+    call.y = &buffer(op.out);
+    call.tokens = shape_.tokens;
+    call.chosen = op.top_k;
+    call.mode = model_.activations();
+    call.down_rotation = static_cast<std::uint32_t>(op.down_rotation);
+    model_.experts(layer_).encode(commands_, call, *buffers_.experts);
+  }
+
+  void run(const SwigluOp& op) {
+    encode_gated(device_, commands_, DType::kF32, rows(op.out) * width(op.out), Activation::kSilu, buffer(op.gate),
+                 buffer(op.up), buffer(op.out));
+  }
+
+  void run(const AddOp& op) {
+    encode_residual(device_, commands_, DType::kF32, rows(op.x) * width(op.x), buffer(op.x), buffer(op.y));
+  }
+
+  void run(const HadamardOp& op) {
+    encode_hadamard(device_, commands_, DType::kF32, rows(op.in), width(op.in), static_cast<std::uint32_t>(op.block),
+                    HadamardDirection::kForward, buffer(op.in), buffer(op.out));
+  }
+
+  void run(const SelectOp& op) {
+    encode_select_rows(device_, commands_, DType::kF32, shape_.selected, width(op.in), buffer(op.in),
+                       *buffers_.selected, buffer(op.out));
+  }
+
+  void run(const ObserveOp& op) {
+    encode_select_rows(device_, commands_, DType::kF32, rows(op.in), width(op.in), buffer(op.in), *buffers_.all_rows,
+                       *buffers_.observed[observed_++].rows);
+  }
+
+  void run(const LinearOp& op) { run_linear(op, op.out, false); }
+  void run(const RopeOp& op) { run_rope(op, nullptr, std::nullopt); }
+  static void run(const InputOp&) {}  // uploaded with the batch
+
+  [[nodiscard]] std::int64_t width(BufferId id) const { return plan_.width(id); }
+  [[nodiscard]] Buffer& buffer(BufferId id) const { return *buffers_.plan[static_cast<std::size_t>(id)]; }
+  [[nodiscard]] Buffer& frequencies(int rope) const { return *buffers_.frequencies[static_cast<std::size_t>(rope)]; }
+  [[nodiscard]] std::int64_t rows(BufferId id) const {
+    return plan_.buffers[static_cast<std::size_t>(id)].selected ? shape_.selected : shape_.tokens;
+  }
+
+  const MslModel& model_;
+  const Plan& plan_;
+  Device& device_;
+  StepBuffers& buffers_;
+  Commands& commands_;
+  StepShape shape_;
+  int layer_ = -1;  // of the op
+  // The buffer whose activations the workspace holds prepared, and as what.
+  BufferId ready_ = -1;
+  DType ready_type_ = DType::kF32;
+  std::size_t observed_ = 0;  // ObserveOps so far
+};
 
 }  // namespace
 
@@ -38,224 +291,9 @@ PagedParams paged_params(const MslModel& model, Device& device, const StepBuffer
   return p;
 }
 
-void StepEncoder::encode() {
-  for (const FusedStep& step : fuse(plan_, fusion())) {
-    layer_ = step.layer();
-    std::visit([&](const auto& form) { run(step, form); }, step.form);
-  }
-}
-
-FuseCapabilities StepEncoder::fusion() const {
-  FuseCapabilities out = kFusion;
-  out.gate_up = [this](const LinearOp& gate, const LinearOp& up) {
-    return shape_.tokens >= kFusedTokens && model_.activations() != Activations::kF32 && gate.bias.empty() &&
-           up.bias.empty() && can_fuse_gate_up(model_.matrix(gate.weight), model_.matrix(up.weight));
-  };
-  out.prepares = [this](const LinearOp& linear) {
-    return !linear.exact && model_.matrix(linear.weight).prepared_type(model_.activations()) != DType::kF32;
-  };
-  return out;
-}
-
-void StepEncoder::run(const FusedStep& step, const SingleOp& form) {
-  if (form.reader != nullptr) return run_prepared(step.ops.front(), *form.reader);
-  std::visit([&](const auto& op) { run(op); }, step.ops.front().body);
-  written(step);
-}
-
-void StepEncoder::run(const FusedStep& step, const FusedHeads& form) {
-  std::optional<HeadNorms> norms;
-  if (form.q_norm != nullptr)
-    norms = HeadNorms{model_.vector(form.q_norm->weight), model_.vector(form.k_norm->weight), form.q_norm->eps};
-  run_rope(*form.q_rope, form.k_rope, norms);
-  written(step);
-}
-
-void StepEncoder::run(const FusedStep& step, const FusedLinears& form) {
-  const LinearOp& linear = *form.linears.front();
-  if (form.product != nullptr) {
-    run_gate_up(form);
-  } else if (form.sum != nullptr) {
-    run_linear(linear, form.sum->x, true);
-  } else {
-    run_linear(linear, linear.out, false);
-  }
-  written(step);
-}
-
-void StepEncoder::run_gate_up(const FusedLinears& form) {
-  const BufferId in = form.linears[0]->in;
-  const Linear& gate = model_.matrix(form.linears[0]->weight);
-  const DType type = gate.prepared_type(model_.activations());
-  GateUpCall call;
-  call.x = ready_ == in && ready_type_ == type ? nullptr : &buffer(in);
-  call.y = &buffer(form.product->out);
-  call.tokens = rows(in);
-  encode_gate_up(device_, commands_, gate, model_.matrix(form.linears[1]->weight), call, *buffers_.linear);
-  ready_ = in;
-  ready_type_ = type;
-}
-
-// A norm or a gated product whose result is prepared for `reader` too.
-void StepEncoder::run_prepared(const Op& op, const LinearOp& reader) {
-  const BufferId out = reader.in;
-  if (rows(out) == 0) return;
-  const DType type = model_.matrix(reader.weight).prepared_type(model_.activations());
-  if (const auto* const norm = op.as<RmsNormOp>()) {
-    encode_prepare_norm(device_, commands_, type, rows(out), norm->width, norm->eps, buffer(norm->in),
-                        *model_.vector(norm->weight), buffer(out), *buffers_.linear);
-  } else {
-    const auto& product = std::get<SwigluOp>(op.body);
-    encode_prepare_gated(device_, commands_, type, rows(out), width(out), Activation::kSilu, buffer(product.gate),
-                         buffer(product.up), buffer(out), *buffers_.linear);
-  }
-  ready_ = out;
-  ready_type_ = type;
-}
-
-// What was prepared of a buffer that has been written since is of no use.
-void StepEncoder::written(const FusedStep& step) {
-  for (const Op& op : step.ops) {
-    for (const BufferId id : written_buffers(op)) ready_ = ready_ == id ? -1 : ready_;
-  }
-}
-
-void StepEncoder::run(const EmbeddingOp& op) {
-  model_.matrix(op.weight).encode_rows(commands_, shape_.tokens, *buffers_.tokens, buffer(op.out));
-}
-
-void StepEncoder::run(const RmsNormOp& op) {
-  encode_rms_norm(device_, commands_, DType::kF32, rows(op.in) * width(op.in) / op.width, op.width, op.eps,
-                  buffer(op.in), *model_.vector(op.weight), buffer(op.out));
-}
-
-void StepEncoder::run_linear(const LinearOp& op, BufferId out, bool accumulate) {
-  if (rows(op.in) == 0) return;
-  const Linear& linear = model_.matrix(op.weight);
-  const Activations mode = op.exact ? Activations::kF32 : model_.activations();
-  const DType type = linear.prepared_type(mode);
-  Linear::Call call;
-  const bool ready = type != DType::kF32 && ready_ == op.in && ready_type_ == type;
-  call.x = ready ? nullptr : &buffer(op.in);
-  call.y = &buffer(out);
-  call.tokens = rows(op.in);
-  call.bias = model_.vector(op.bias);
-  call.mode = mode;
-  call.accumulate = accumulate;
-  linear.encode(commands_, call, *buffers_.linear);
-  if (type == DType::kF32) return;
-  ready_ = op.in;
-  ready_type_ = type;
-}
-
-// k: rotated in the same launch, or null.
-void StepEncoder::run_rope(const RopeOp& op, const RopeOp* k, const std::optional<HeadNorms>& norms) {
-  RopeParams p;
-  p.q_heads = static_cast<std::uint32_t>(op.heads);
-  p.head_dim = p.rotary_dim = static_cast<std::uint32_t>(op.head_dim);
-  p.q_stride = static_cast<std::uint32_t>(width(op.x));
-  p.scale = plan_.ropes[static_cast<std::size_t>(op.rope)].scale;
-  if (k != nullptr) {
-    p.k_heads = static_cast<std::uint32_t>(k->heads);
-    p.k_stride = static_cast<std::uint32_t>(width(k->x));
-  }
-  Buffer* const keys = k != nullptr ? &buffer(k->x) : nullptr;
-  if (norms) {
-    encode_norm_rope(device_, commands_, p, DType::kF32, shape_.tokens, buffer(op.x), keys, frequencies(op.rope),
-                     *buffers_.positions, *norms);
-  } else {
-    encode_rope(device_, commands_, p, DType::kF32, shape_.tokens, buffer(op.x), keys, frequencies(op.rope),
-                *buffers_.positions);
-  }
-}
-
-PagedBuffers StepEncoder::paged_buffers() const {
-  PagedBuffers b;
-  b.keys = buffers_.keys[static_cast<std::size_t>(layer_)].get();
-  b.values = buffers_.values.empty() ? nullptr : buffers_.values[static_cast<std::size_t>(layer_)].get();
-  b.tables = buffers_.tables.get();
-  b.sequences = buffers_.sequences.get();
-  b.positions = buffers_.positions.get();
-  b.partial = buffers_.partial.get();
-  return b;
-}
-
-void StepEncoder::run(const AttentionOp& op) {
-  const PagedParams p = paged_params(model_, device_, buffers_, op, shape_.tokens);
-  const PagedBuffers b = paged_buffers();
-  encode_store_kv(device_, commands_, p, DType::kF32, buffers_.cache, shape_.tokens, buffer(op.k), buffer(op.v), b);
-  if (shape_.tiled) {
-    encode_paged_tiles(device_, commands_, p, buffers_.cache, shape_.tokens, buffer(op.q), buffer(op.out), b,
-                       {buffers_.table_rows, buffers_.q_starts.get(), buffers_.k_starts.get()});
-  } else {
-    encode_paged_attention(device_, commands_, p, DType::kF32, buffers_.cache, shape_.tokens, buffer(op.q),
-                           buffer(op.out), b);
-  }
-}
-
-void StepEncoder::run(const LatentAttentionOp& op) {
-  const LatentAttention& latent = model_.latent(layer_);
-  LatentCall call;
-  call.q = &buffer(op.q);
-  call.latent = &buffer(op.latent);
-  call.out = &buffer(op.out);
-  call.tokens = shape_.tokens;
-  call.norm = model_.vector(op.norm);
-  call.frequencies = &frequencies(op.rope);
-  call.rope_scale = plan_.ropes[static_cast<std::size_t>(op.rope)].scale;
-  call.cache = buffers_.cache;
-  call.paged = paged_buffers();
-  call.table_stride = static_cast<std::uint32_t>(buffers_.table_stride);
-  call.splits = paged_splits(device_, latent_paged_params(op), DType::kF32, buffers_.cache, shape_.tokens, kMostSplits);
-  call.split_keys = kSplitKeys;
-  latent.encode(commands_, call, *buffers_.latent);
-}
-
-void StepEncoder::run(const MoeOp& op) {
-  RouterOptions router;
-  router.experts = static_cast<std::uint32_t>(op.experts);
-  router.chosen = static_cast<std::uint32_t>(op.top_k);
-  router.groups = static_cast<std::uint32_t>(op.groups);
-  router.group_limit = static_cast<std::uint32_t>(op.top_groups);
-  router.sigmoid = op.scoring == RouterScoring::kSigmoid;
-  router.normalize = op.normalize;
-  router.scale = op.scale;
-  encode_moe_router(device_, commands_, router, shape_.tokens, buffer(op.logits), model_.vector(op.router_bias),
-                    *buffers_.expert_ids.at(layer_).ids, *buffers_.expert_weights);
-  ExpertsCall call;
-  call.x = &buffer(op.in);
-  call.ids = buffers_.expert_ids.at(layer_).ids.get();
-  call.weights = buffers_.expert_weights.get();
-  call.y = &buffer(op.out);
-  call.tokens = shape_.tokens;
-  call.chosen = op.top_k;
-  call.mode = model_.activations();
-  call.down_rotation = static_cast<std::uint32_t>(op.down_rotation);
-  model_.experts(layer_).encode(commands_, call, *buffers_.experts);
-}
-
-void StepEncoder::run(const SwigluOp& op) {
-  encode_gated(device_, commands_, DType::kF32, rows(op.out) * width(op.out), Activation::kSilu, buffer(op.gate),
-               buffer(op.up), buffer(op.out));
-}
-
-void StepEncoder::run(const AddOp& op) {
-  encode_residual(device_, commands_, DType::kF32, rows(op.x) * width(op.x), buffer(op.x), buffer(op.y));
-}
-
-void StepEncoder::run(const HadamardOp& op) {
-  encode_hadamard(device_, commands_, DType::kF32, rows(op.in), width(op.in), static_cast<std::uint32_t>(op.block),
-                  HadamardDirection::kForward, buffer(op.in), buffer(op.out));
-}
-
-void StepEncoder::run(const SelectOp& op) {
-  encode_select_rows(device_, commands_, DType::kF32, shape_.selected, width(op.in), buffer(op.in), *buffers_.selected,
-                     buffer(op.out));
-}
-
-void StepEncoder::run(const ObserveOp& op) {
-  encode_select_rows(device_, commands_, DType::kF32, rows(op.in), width(op.in), buffer(op.in), *buffers_.all_rows,
-                     *buffers_.observed[observed_++].rows);
+void encode_step(const MslModel& model, Device& device, StepBuffers& buffers, Commands& commands,
+                 const StepShape& shape) {
+  StepEncoder(model, device, buffers, commands, shape).encode();
 }
 
 }  // namespace metal_marlin::msl
