@@ -407,6 +407,25 @@ TEST(Engine, LogprobsAreThoseOfTheLogits) {
   expect_all_given_back(engine);
 }
 
+// As where a thought is ended at its budget.
+TEST(Engine, AnAnswerThatWasCutGoesOnWithItsPenalties) {
+  Engine engine(fixture_model("llama-tiny"), small(256, 4, 1024));
+  EngineRequest whole = request_of(random_prompt(30, 4), 24);
+  whole.sampler.temperature = 0;
+  whole.sampler.frequency_penalty = 1.5F;
+  whole.sampler.presence_penalty = 1.0F;
+  const std::vector<TokenId> expected = run(engine, whole).tokens;
+  ASSERT_EQ(expected.size(), 24U);
+  EngineRequest rest = whole;
+  rest.prompt.insert(rest.prompt.end(), expected.begin(), expected.begin() + 10);
+  rest.max_tokens = 14;
+  const std::vector<TokenId> forgotten = run(engine, rest).tokens;
+  rest.answered = 10;
+  const std::vector<TokenId> tokens = run(engine, rest).tokens;
+  EXPECT_EQ(tokens, std::vector<TokenId>(expected.begin() + 10, expected.end()));
+  EXPECT_NE(tokens, forgotten);  // else the penalties would change nothing here
+}
+
 TEST(Engine, BiasesComeFirst) {
   Engine engine(fixture_model("llama-tiny"), small(256, 2, 512));
   EngineRequest request = request_of(random_prompt(12), 6);
