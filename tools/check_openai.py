@@ -8,19 +8,19 @@ FOLDER is a model that speaks, with a tokenizer and without a generation_config.
 Exit codes: 0 all hold, 1 some do not. Needs: openai==3.57.0
 """
 import argparse
-import contextlib
-import http.client
 import json
 import os
 import pathlib
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 import traceback
 
-from openai_checks import CHECKS, MODEL, STORY, Api, neutral_draws
+from openai_checks import CHECKS, MODEL, STORY, Api, neutral_draws, same
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../tests/server"))
+from served import Server  # noqa: E402
 
 # ChatML with thoughts: what the model is asked to go on with ends inside of one where enable_thinking is true.
 TEMPLATE = """{% for m in messages %}<|im_start|>{{ m.role }}
@@ -28,49 +28,6 @@ TEMPLATE = """{% for m in messages %}<|im_start|>{{ m.role }}
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% if enable_thinking is defined and enable_thinking %}<think>
 {% endif %}{% endif %}{# </think> #}"""
-
-
-class Server:
-    """The program, started; it says itself where it listens."""
-
-    def __init__(self, binary, model, *arguments, environment=None):
-        self.process = subprocess.Popen([binary, "serve", str(model), "--served-name", MODEL, "--port", "0", "--log-file", os.devnull, *arguments],
-                                        stdout=subprocess.PIPE, text=True, env=os.environ | (environment or {}))
-        for line in self.process.stdout:
-            if line.startswith("listening on "):
-                self.url = line.split()[-1]
-                return
-        raise SystemExit(f"{binary} serve {model} ended with {self.process.wait()}")
-
-    def ask(self, method, path, body=None, headers=None):
-        """Status, headers and text of an answer."""
-        with contextlib.closing(http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=300)) as connection:
-            connection.request(method, path, body, {"Content-Type": "application/json"} | (headers or {}))
-            answer = connection.getresponse()
-            return answer.status, dict(answer.getheaders()), answer.read().decode()
-
-    def post(self, path, body):
-        status, _, text = self.ask("POST", path, json.dumps(body))
-        if status != 200:
-            raise AssertionError(f"{path}: {status}: {text}")
-        return json.loads(text)
-
-    def metric(self, name, labels=""):
-        """The sum over all labels that hold `labels`."""
-        found = [line for line in self.ask("GET", "/metrics")[2].splitlines() if line.startswith(f"metal_marlin:{name}{{") and labels in line]
-        if not found:
-            raise AssertionError(f"/metrics has no {name} {labels}")
-        return sum(float(line.rsplit(" ", 1)[1]) for line in found)
-
-    def stop(self):
-        self.process.terminate()
-        try:
-            code = self.process.wait(60)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise
-        if code != 0:
-            raise AssertionError(f"the server ended with {code}")
 
 
 class Report:
@@ -82,7 +39,7 @@ class Report:
         for check in CHECKS[server.kind]:
             if self.only in check.__name__:
                 self.one(server.kind, check.__name__, check.__doc__, lambda check=check: check(Api(server, key)))
-        self.one(server.kind, "stop", "the server ends with exit code 0", server.stop)
+        self.one(server.kind, "stop", "the server ends with exit code 0", lambda: same(server.stop(), 0))
 
     def one(self, kind, name, says, check):
         start = time.monotonic()
@@ -110,8 +67,10 @@ def thinking_model(model, work, end):
 
 
 def run(args, work, report):
+    Server.program, Server.work = args.binary, work
+
     def start(kind, model, *arguments, environment=None):
-        server = Server(args.binary, model, *arguments, environment=environment)
+        server = Server("--served-name", MODEL, *arguments, models=[model], environment=environment)
         server.kind = kind
         return server
     plain = start("plain", args.model, "--context", "2048")

@@ -14,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 
-from check_openai import Server
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../tests/server"))
+from served import Server  # noqa: E402
 
 KEY = "secret-1"
 # A request that is right may be refused for what a schema cannot say; tools/openapi_hooks.py looks at the reasons.
@@ -31,8 +32,9 @@ def main():
     parser.add_argument("--examples", type=int, default=25, help="requests of a route, of each kind")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    server = Server(args.binary, args.model, "--context", "128", "--parallel", "64", environment={"METAL_MARLIN_API_KEY": KEY})
     with tempfile.TemporaryDirectory() as work:
+        Server.program, Server.work = args.binary, pathlib.Path(work)
+        server = Server("--context", "128", "--parallel", "64", models=[args.model], environment={"METAL_MARLIN_API_KEY": KEY})
         config = pathlib.Path(work) / "schemathesis.toml"
         config.write_text(CONFIG)
         tools = str(pathlib.Path(__file__).resolve().parent)
@@ -46,7 +48,10 @@ def main():
                 if work not in line:  # a folder of this run alone
                     print(line, end="", flush=True)
         code = process.returncode
-    server.stop()
+        ended = server.stop()
+        if ended != 0:
+            print(f"the server ended with {ended}: {server.errors}")
+            code = code or 1
     print(f"schemathesis: {'nothing found' if code == 0 else f'exit code {code}'}")
     return 0 if code == 0 else 1
 

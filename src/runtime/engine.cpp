@@ -264,12 +264,7 @@ Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions& options)
 Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions& options, Hooks hooks) {
   const Model::Impl& prepared = *model->impl_;
   const auto workspace = [&](int parallel) {
-    RunnerLimits limits;
-    limits.tokens = options.step_tokens;
-    limits.selected = engine_logits_rows(parallel);
-    limits.sequences = parallel;
-    limits.one_order = true;
-    return prepared.prepared->workspace_bytes(limits, prepared.cache);
+    return prepared.prepared->workspace_bytes(runner_limits(engine_session(options, parallel), 0), prepared.cache);
   };
   const EngineMemory memory{prepared.backend->available_memory(), prepared.cache_page_bytes, prepared.most_cache_pages,
                             workspace};

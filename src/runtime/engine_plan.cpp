@@ -59,10 +59,6 @@ void require_fit(std::int64_t tokens, std::string_view what, std::int64_t fit, c
 
 }  // namespace
 
-int engine_logits_rows(int parallel) {
-  return std::max(parallel, 32);
-}
-
 EnginePlan plan_engine(const ModelInfo& model, const EngineMemory& memory, const EngineOptions& options) {
   check(options, model);
   const std::int64_t fit = tokens_that_fit(memory, options);

@@ -17,7 +17,4 @@ struct EngineMemory {
 // \throws Error (kInvalidArgument) naming the option, (kOutOfMemory) with the figures.
 EnginePlan plan_engine(const ModelInfo& model, const EngineMemory& memory, const EngineOptions& options);
 
-// Most rows of logits in a pass of an engine's steps.
-int engine_logits_rows(int parallel);
-
 }  // namespace metal_marlin

@@ -15,15 +15,11 @@ namespace {
 
 // Memory that was refused is not asked for again so soon.
 constexpr std::chrono::seconds kRefusalHolds{1};
+constexpr int kPromptRows = 32;  // of logits in a pass at least, where a prompt's are asked for
 
 SessionOptions session_options(const EngineOptions& options, const EnginePlan& plan) {
-  SessionOptions out;
-  out.max_sequences = plan.parallel;
+  SessionOptions out = engine_session(options, plan.parallel);
   out.cache_tokens = plan.cache_tokens;
-  out.batch_tokens = options.step_tokens;
-  out.batch_logits = engine_logits_rows(plan.parallel);
-  out.prefix_cache = options.prefix_cache;
-  out.one_order = true;
   return out;
 }
 
@@ -37,6 +33,16 @@ std::shared_ptr<const Tokenizer> tokenizer_or_none(const Model& model) {
 }
 
 }  // namespace
+
+SessionOptions engine_session(const EngineOptions& options, int parallel) {
+  SessionOptions out;
+  out.max_sequences = parallel;
+  out.batch_tokens = options.step_tokens;
+  out.batch_logits = std::max(parallel, kPromptRows);
+  out.prefix_cache = options.prefix_cache;
+  out.one_order = true;
+  return out;
+}
 
 EngineScheduler::EngineScheduler(std::shared_ptr<const Model> model, const EngineOptions& options,
                                  const EnginePlan& plan, std::function<void()> before_step)

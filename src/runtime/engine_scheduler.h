@@ -15,6 +15,9 @@
 
 namespace metal_marlin {
 
+// An engine's session, but for the size of its cache.
+SessionOptions engine_session(const EngineOptions& options, int parallel);
+
 class EngineScheduler {
  public:
   // before_step: for tests, called where a step may fail.

@@ -24,4 +24,7 @@ struct Model::Impl {
 // A model's tokenizer; null: it has none.
 std::shared_ptr<const Tokenizer> tokenizer_of(const Checkpoint& checkpoint, const Tokenizer::Notice& notice = {});
 
+// What a session's runner is made for.
+RunnerLimits runner_limits(const SessionOptions& options, std::int64_t pages);
+
 }  // namespace metal_marlin

@@ -64,6 +64,16 @@ void check(const SessionOptions& options) {
 
 }  // namespace
 
+RunnerLimits runner_limits(const SessionOptions& options, std::int64_t pages) {
+  RunnerLimits out;
+  out.tokens = options.batch_tokens;
+  out.selected = options.batch_logits;
+  out.sequences = options.max_sequences;
+  out.pages = static_cast<int>(pages);
+  out.one_order = options.one_order;
+  return out;
+}
+
 struct Session::Impl {
   std::shared_ptr<const Model> model;
   SessionOptions options;
@@ -101,12 +111,7 @@ struct Session::Impl {
     }
     page_limit = std::min(page_limit, most);
     const std::int64_t first = std::min(page_limit, pages_for(kFirstTokens));
-    RunnerLimits limits;
-    limits.tokens = options.batch_tokens;
-    limits.selected = options.batch_logits;
-    limits.sequences = options.max_sequences;
-    limits.pages = static_cast<int>(first);
-    limits.one_order = options.one_order;
+    const RunnerLimits limits = runner_limits(options, first);
     const Model::Impl& prepared = *model->impl_;
     require_memory(first, prepared.prepared->workspace_bytes(limits, prepared.cache));
     runner = prepared.prepared->make_runner(limits, prepared.cache);

@@ -1,4 +1,4 @@
-"""`metal-marlin serve` as tests and tools/check_load.py start it, and the small model that it serves them."""
+"""`metal-marlin serve` as tests and checks start it, and the small model that it serves them."""
 import contextlib
 import http.client
 import json
@@ -66,9 +66,10 @@ class Server:
             self.close()
             raise AssertionError(f"it ended with {self.process.returncode}: {self.errors}")
         where = next(line for line in self.lines if line.startswith("listening on"))
+        self.url = where.split()[-1]
         self.port = int(where.rsplit(":", 1)[1])
 
-    def connect(self, timeout=60):
+    def connect(self, timeout=300):
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
 
     def ask(self, method, path, body=None, headers=None):
@@ -117,10 +118,10 @@ class Server:
         return connection, begun
 
     def metric(self, name, labels=""):
-        for line in self.get("/metrics")[1].splitlines():
-            if line.startswith((f"metal_marlin:{name}{{", f"metal_marlin:{name} ")) and labels in line:
-                return float(line.rsplit(" ", 1)[1])
-        return None
+        """The sum over all labels that hold `labels`; None where there is none."""
+        found = [float(line.rsplit(" ", 1)[1]) for line in self.get("/metrics")[1].splitlines()
+                 if line.startswith((f"metal_marlin:{name}{{", f"metal_marlin:{name} ")) and labels in line]
+        return sum(found) if found else None
 
     def logged(self):
         return [json.loads(line) for line in self.log.read_text().splitlines()]
