@@ -32,9 +32,7 @@ struct Scaling {
 class OffgridModel {
  public:
   OffgridModel(const std::filesystem::path& source, unsigned seed)
-      : checkpoint_(open_checkpoint(source)),
-        config_(parse_model_config(checkpoint_->config(), checkpoint_->generation_config(), checkpoint_->where())),
-        random_(seed) {
+      : checkpoint_(open_checkpoint(source)), config_(read_model_config(*checkpoint_)), random_(seed) {
     if (config_.moe.experts != 0 || config_.latent.rank != 0)
       throw Error(ErrorCode::kUnsupported, "offgrid_model: a dense model without latent attention is expected");
     for (std::int64_t layer = 0; layer < config_.layers; ++layer) scale_layer(fmt::format("model.layers.{}.", layer));

@@ -8,6 +8,7 @@
 #include "cli/chat_flags.h"
 #include "cli/chat_session.h"
 #include "cli/commands.h"
+#include "cli/interrupts.h"
 #include "cli/line_reader.h"
 #include "cli/model_source.h"
 #include "cli/sampler_flags.h"

@@ -9,7 +9,7 @@
 #include <mutex>
 #include <utility>
 
-#include "cli/commands.h"
+#include "cli/interrupts.h"
 #include "io/json.h"
 #include "metal_marlin/error.h"
 

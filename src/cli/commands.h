@@ -43,13 +43,6 @@ struct ModelFlags {
 QuantizeReport quantize_with_progress(const std::filesystem::path& source, const std::filesystem::path& destination,
                                       QuantizeOptions options);
 
-// Whether Ctrl-C was pressed; the handler is installed by main.
-bool interrupted();
-// What it asked for was done: the program ends as it would have.
-void forget_interrupt();
-// Whether the program was asked to end (SIGTERM), which is not forgotten.
-bool terminated();
-
 // Prints a notice to the standard error.
 void print_notice(const std::string& text);
 

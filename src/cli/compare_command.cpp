@@ -6,6 +6,7 @@
 
 #include "base/memory.h"
 #include "cli/commands.h"
+#include "cli/interrupts.h"
 #include "cli/progress_bar.h"
 #include "cli/table.h"
 #include "io/file_write.h"

@@ -4,6 +4,7 @@
 
 #include "cli/chat_flags.h"
 #include "cli/commands.h"
+#include "cli/interrupts.h"
 #include "cli/progress_bar.h"
 #include "io/sources.h"
 #include "io/text_file.h"

@@ -4,6 +4,7 @@
 
 #include "cli/chat_flags.h"
 #include "cli/commands.h"
+#include "cli/interrupts.h"
 #include "cli/sampler_flags.h"
 #include "cli/streams.h"
 #include "io/text_file.h"

@@ -8,7 +8,7 @@
 #include <cerrno>
 #include <string_view>
 
-#include "cli/commands.h"
+#include "cli/interrupts.h"
 #include "cli/streams.h"
 #include "io/file_write.h"
 #include "metal_marlin/error.h"

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "cli/commands.h"
+#include "cli/interrupts.h"
 #include "cli/progress_bar.h"
 #include "io/file_write.h"
 #include "io/safetensors.h"

@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <array>
-#include <csignal>
 #include <cstdlib>
 #include <exception>
 #include <nlohmann/json.hpp>
@@ -11,6 +10,7 @@
 #include "base/printable.h"
 #include "base/system_error.h"
 #include "cli/commands.h"
+#include "cli/interrupts.h"
 #include "cli/progress_bar.h"
 #include "cli/streams.h"
 #include "io/text_file.h"
@@ -21,32 +21,6 @@
 #endif
 
 namespace metal_marlin::cli {
-namespace {
-
-volatile std::sig_atomic_t interrupt_count = 0;
-volatile std::sig_atomic_t has_to_end = 0;
-
-// The first Ctrl-C asks for a clean end; the second does not ask.
-void on_interrupt(int signal) {
-  if (signal == SIGTERM) has_to_end = 1;
-  interrupt_count = interrupt_count + 1;
-  if (interrupt_count > 1) std::_Exit(130);
-}
-
-}  // namespace
-
-bool interrupted() {
-  return interrupt_count > 0;
-}
-
-bool terminated() {
-  return has_to_end > 0;
-}
-
-void forget_interrupt() {
-  interrupt_count = 0;
-}
-
 void print_notice(const std::string& text) {
   print_error("note: {}\n", printable(text));
 }
@@ -176,7 +150,7 @@ int run(int argc, char** argv) {
     const int code = app.exit(error);
     return code == 0 ? 0 : static_cast<int>(ErrorCode::kInvalidArgument);
   }
-  return interrupted() ? 130 : 0;
+  return interrupted() ? kInterruptedCode : 0;
 }
 
 namespace {
@@ -228,7 +202,7 @@ int run_and_report(int argc, char** argv) {
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kCancelled || !interrupted()) return report(printable(error.what()), error.code());
     write_error("\ninterrupted\n");
-    return 130;
+    return kInterruptedCode;
   } catch (const std::bad_alloc&) {
     return report("out of memory", ErrorCode::kOutOfMemory);
   } catch (const std::length_error&) {  // more elements than there are addresses
@@ -247,9 +221,6 @@ int main(int argc, char** argv) {
   metal_marlin::cli::handle_terminate();
 #endif
   metal_marlin::cli::prepare_streams();
-  struct sigaction action {};
-  action.sa_handler = metal_marlin::cli::on_interrupt;
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
+  metal_marlin::cli::handle_interrupts();
   return metal_marlin::cli::run_and_report(argc, argv);
 }

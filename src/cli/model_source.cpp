@@ -8,6 +8,7 @@
 
 #include "base/hash.h"
 #include "cli/commands.h"
+#include "cli/interrupts.h"
 #include "cli/model_cache.h"
 #include "formats/spec_text.h"
 #include "io/model_folder.h"

@@ -9,6 +9,7 @@
 #include "base/regex.h"
 #include "cli/commands.h"
 #include "cli/hub.h"
+#include "cli/interrupts.h"
 #include "cli/progress_bar.h"
 #include "metal_marlin/error.h"
 

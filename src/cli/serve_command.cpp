@@ -6,6 +6,7 @@
 
 #include "cli/chat_flags.h"
 #include "cli/commands.h"
+#include "cli/interrupts.h"
 #include "cli/model_source.h"
 #include "cli/streams.h"
 #include "metal_marlin/error.h"

@@ -11,6 +11,7 @@
 #include "backends/registry.h"
 #include "base/shared_pool.h"
 #include "cli/commands.h"
+#include "cli/interrupts.h"
 #include "cli/table.h"
 #include "metal_marlin/error.h"
 #include "models/architectures.h"
@@ -51,8 +52,7 @@ void tune(const TuneFlags& flags) {
                 fmt::format("--backend is {}, which has no kernels to choose among; expected a GPU's", flags.backend));
   }
   const auto checkpoint = open_checkpoint(flags.path);
-  const Plan plan =
-      build_plan(parse_model_config(checkpoint->config(), checkpoint->generation_config(), checkpoint->where()));
+  const Plan plan = build_plan(read_model_config(*checkpoint));
   const std::unique_ptr<msl::Device> device = msl::make_device(msl::resolve_device(flags.backend));
   msl::Autotuner tuner(*device, msl::TunedTiles(msl::TunedTiles::default_file()));
   std::vector<std::tuple<FormatSpec, std::int64_t, std::int64_t>> seen;

@@ -8,10 +8,15 @@
 #include <nlohmann/json.hpp>
 #include <numbers>
 
+#include "base/parse_number.h"
+#include "io/model_bounds.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
 namespace {
+
+constexpr std::string_view kBlock = "blk.";
+constexpr std::int64_t kContext = 2048;  // where no key says it
 
 class Keys {
  public:
@@ -23,6 +28,17 @@ class Keys {
     const auto value = find(key);
     if (!value) throw Error(ErrorCode::kNotFound, fmt::format("{}: key {} is missing", gguf_.where, name(key)));
     return *value;
+  }
+  // A count, which loops and buffers are made by.
+  [[nodiscard]] std::int64_t bounded(std::string_view key, Bounds bounds) const {
+    const std::int64_t value = integer(key);
+    if (value < bounds.low || value > bounds.high)
+      throw Error(ErrorCode::kCorruptFile, fmt::format("{}: key {} is {}, expected an integer from {} to {}",
+                                                       gguf_.where, name(key), value, bounds.low, bounds.high));
+    return value;
+  }
+  [[nodiscard]] std::int64_t bounded_or(std::string_view key, Bounds bounds, std::int64_t fallback) const {
+    return find(key) ? bounded(key, bounds) : fallback;
   }
   [[nodiscard]] std::optional<double> number(std::string_view key) const { return gguf_.number(name(key)); }
 
@@ -178,8 +194,8 @@ Json rope_parameters(const Gguf& gguf, const Keys& keys, std::int64_t head_dim) 
   const double linear = keys.number("rope.scale_linear").value_or(1);
   const double factor = keys.number("rope.scaling.factor").value_or(linear == 0 ? 1 : linear);
   const std::string type(gguf.string(keys.name("rope.scaling.type")).value_or("linear"));
-  const std::int64_t original =
-      keys.find("rope.scaling.original_context_length").value_or(keys.find("context_length").value_or(2048));
+  const std::int64_t original = keys.bounded_or("rope.scaling.original_context_length", {0, kPositionBounds.high},
+                                                keys.bounded_or("context_length", kPositionBounds, kContext));
   const double attention =
       keys.number("rope.scaling.attn_factor").value_or(1) * keys.number("rope.scaling.yarn_attn_factor").value_or(1);
   const auto refuse = [&](std::string_view key, const std::string& what) {
@@ -220,10 +236,6 @@ bool has_any(const Gguf& gguf, std::initializer_list<std::string_view> endings) 
   });
 }
 
-}  // namespace
-
-namespace {
-
 struct Architecture {
   std::string_view name;  // of the file
   std::string_view model_type;
@@ -244,13 +256,40 @@ const Architecture& architecture_of(const Gguf& gguf) {
       fmt::format("{}: architecture {} is not one we implement; known: llama, qwen3, qwen3moe", gguf.where, *name));
 }
 
+// The number in "blk.12.attn_q.weight"; nothing where it is not written so.
+std::optional<std::int64_t> block_of(const std::string& name) {
+  const std::string number = name.substr(kBlock.size(), name.find('.', kBlock.size()) - kBlock.size());
+  const auto block = parse_number<std::int64_t>(number);
+  return block && *block >= 0 && std::to_string(*block) == number ? block : std::nullopt;
+}
+
+// block_count counts all blocks of a file, also those that predict further tokens (nextn_predict_layers): one that
+// says fewer would leave some out of the model.
+void check_blocks(const Gguf& gguf, const Keys& keys, std::int64_t blocks) {
+  std::int64_t needed = 0;
+  std::string last;
+  for (auto at = gguf.tensors.lower_bound(kBlock); at != gguf.tensors.end() && at->first.starts_with(kBlock); ++at) {
+    const auto block = block_of(at->first);
+    if (!block)
+      throw Error(ErrorCode::kCorruptFile,
+                  fmt::format("{}: tensor {}: expected the number of a block after blk.", gguf.where, at->first));
+    if (*block < needed) continue;
+    needed = *block + 1;
+    last = at->first;
+  }
+  if (needed > blocks)
+    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: key {} is {}, expected {} as there is tensor {}", gguf.where,
+                                                     keys.name("block_count"), blocks, needed, last));
+}
+
 // As llama.cpp runs them: all layers have experts, whose weights add up to 1.
 void add_experts(const Keys& keys, Json& config) {
-  const std::int64_t used = keys.integer("expert_used_count");
-  config["num_experts"] = keys.integer("expert_count");
+  const std::int64_t experts = keys.bounded("expert_count", kExpertBounds);
+  const std::int64_t used = keys.bounded("expert_used_count", {1, experts});
+  config["num_experts"] = experts;
   config["num_experts_per_tok"] = used;
-  config["moe_intermediate_size"] =
-      keys.find("expert_feed_forward_length").value_or(used > 0 ? keys.integer("feed_forward_length") / used : 0);
+  config["moe_intermediate_size"] = keys.bounded_or("expert_feed_forward_length", kDimensionBounds,
+                                                    keys.bounded("feed_forward_length", kDimensionBounds) / used);
   config["norm_topk_prob"] = true;
 }
 
@@ -261,9 +300,11 @@ Json gguf_config_json(const Gguf& gguf) {
   const std::string architecture(kind.name);
   const Keys keys(gguf, architecture);
   check_keys(gguf, architecture);
-  const std::int64_t heads = keys.integer("attention.head_count");
-  const std::int64_t hidden = keys.integer("embedding_length");
-  const std::int64_t head_dim = keys.find("attention.key_length").value_or(heads > 0 ? hidden / heads : 0);
+  const std::int64_t blocks = keys.bounded("block_count", kLayerBounds);
+  check_blocks(gguf, keys, blocks);
+  const std::int64_t heads = keys.bounded("attention.head_count", kHeadBounds);
+  const std::int64_t hidden = keys.bounded("embedding_length", kDimensionBounds);
+  const std::int64_t head_dim = keys.bounded_or("attention.key_length", kHeadDimBounds, hidden / heads);
   if (keys.find("rope.dimension_count").value_or(head_dim) != head_dim ||
       keys.find("attention.value_length").value_or(head_dim) != head_dim) {
     throw Error(ErrorCode::kUnsupported, fmt::format("{}: key {}: expected the head size {}", gguf.where,
@@ -272,18 +313,18 @@ Json gguf_config_json(const Gguf& gguf) {
   const auto embedding = gguf.tensors.find("token_embd.weight");
   const std::int64_t vocab = embedding != gguf.tensors.end() && embedding->second.shape.size() == 2
                                  ? embedding->second.shape.front()
-                                 : keys.integer("vocab_size");
+                                 : keys.bounded("vocab_size", kDimensionBounds);
   Json config = {
       {"architectures", Json::array({kind.class_name})},
       {"model_type", kind.model_type},
       {"vocab_size", vocab},
       {"hidden_size", hidden},
-      {"intermediate_size", keys.integer("feed_forward_length")},
-      {"num_hidden_layers", keys.integer("block_count")},
+      {"intermediate_size", keys.bounded("feed_forward_length", kDimensionBounds)},
+      {"num_hidden_layers", blocks},
       {"num_attention_heads", heads},
-      {"num_key_value_heads", keys.find("attention.head_count_kv").value_or(heads)},
+      {"num_key_value_heads", keys.bounded_or("attention.head_count_kv", kHeadBounds, heads)},
       {"head_dim", head_dim},
-      {"max_position_embeddings", keys.find("context_length").value_or(2048)},
+      {"max_position_embeddings", keys.bounded_or("context_length", kPositionBounds, kContext)},
       {"rms_norm_eps", keys.number("attention.layer_norm_rms_epsilon").value_or(1e-6)},
       {"hidden_act", "silu"},
       {"tie_word_embeddings", !gguf.tensors.contains("output.weight")},
@@ -329,13 +370,14 @@ std::optional<std::string> gguf_tensor_name(const std::string& name) {
   for (const auto& [from, to] : kTop) {
     if (name.starts_with(from)) return std::string(to) + name.substr(from.size());
   }
-  if (name.starts_with("blk.")) {
-    const std::size_t dot = name.find('.', 4);
+  if (name.starts_with(kBlock)) {
+    const std::size_t dot = name.find('.', kBlock.size());
     if (dot != std::string::npos) {
       const std::string rest = name.substr(dot + 1);
       for (const auto& [from, to] : kLayer) {
         if (rest.starts_with(from))
-          return fmt::format("model.layers.{}.{}{}", name.substr(4, dot - 4), to, rest.substr(from.size()));
+          return fmt::format("model.layers.{}.{}{}", name.substr(kBlock.size(), dot - kBlock.size()), to,
+                             rest.substr(from.size()));
       }
     }
   }

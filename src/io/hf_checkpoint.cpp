@@ -12,6 +12,7 @@
 #include "io/model_folder.h"
 #include "io/packed_tensors.h"
 #include "io/safetensors.h"
+#include "io/tensor_names.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
@@ -29,13 +30,22 @@ class HfCheckpoint final : public Checkpoint {
     for (StoredWeight& stored : stored_weights()) {
       parts.insert(stored.parts.begin(), stored.parts.end());
       if (!stored.info.packed) ++decoded[stored.info.stored_as];
-      const std::string name = stored.info.name;
-      if (!stored_.emplace(name, std::move(stored)).second)
-        throw Error(ErrorCode::kCorruptFile, fmt::format("{}: tensor {} is stored twice", where(), name));
+      std::string name = full_name(stored.info.name);
+      if (!stored_.emplace(name, std::move(stored)).second) fail_twice(name);
     }
-    for (const auto& [name, stored] : stored_) weights_.push_back(stored.info);
     for (const auto& [name, view] : tensors_.tensors()) {
-      if (parts.contains(name) || stored_.contains(name)) continue;
+      const std::string full = full_name(name);
+      if (parts.contains(name) || stored_.contains(full)) continue;
+      for (auto& [weight, part] : expert_weights(full, view, tensors_.where(name)))
+        if (!dense_.emplace(weight, Dense{part, name}).second) fail_twice(weight);
+    }
+    name_tied_embedding();
+    for (auto& [name, stored] : stored_) {
+      stored.info.name = name;
+      weights_.push_back(stored.info);
+    }
+    for (const auto& [name, dense] : dense_) {
+      const DenseView& view = dense.view;
       weights_.push_back(
           {name, view.shape, view.dtype, std::nullopt, view.bytes.size(), std::string(dtype_name(view.dtype))});
     }
@@ -50,8 +60,10 @@ class HfCheckpoint final : public Checkpoint {
   [[nodiscard]] const Json& generation_config() const override { return folder_.generation_config; }
   [[nodiscard]] std::string where() const override { return folder_.path.string(); }
   [[nodiscard]] std::string where(const std::string& name) const override {
-    const auto found = stored_.find(name);
-    return tensors_.where(found == stored_.end() ? name : found->second.parts.front());
+    if (const auto stored = stored_.find(name); stored != stored_.end())
+      return tensors_.where(stored->second.parts.front());
+    const auto dense = dense_.find(name);
+    return tensors_.where(dense == dense_.end() ? name : dense->second.tensor);
   }
   [[nodiscard]] const std::vector<WeightInfo>& weights() const override { return weights_; }
   void release() const override { tensors_.release(); }
@@ -65,7 +77,33 @@ class HfCheckpoint final : public Checkpoint {
   [[nodiscard]] Weight read(const std::string& name, ThreadPool& pool) const override {
     const auto stored = stored_.find(name);
     if (stored != stored_.end()) return stored->second.load(pool);
-    return {part(tensors_, name), nullptr};
+    return {dense_.at(name).view, nullptr};
+  }
+
+  struct Dense {
+    DenseView view;
+    std::string tensor;  // of the files, which it is, or is a part of
+  };
+
+  [[noreturn]] void fail_twice(const std::string& name) const {
+    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: tensor {} is stored twice", where(), name));
+  }
+
+  // One that is tied to the head may be stored under the head's name alone.
+  void name_tied_embedding() {
+    const JsonObject config(folder_.config, (folder_.path / "config.json").string());
+    if (!config.boolean_or("tie_word_embeddings", false) || stored_.contains(kEmbeddingWeight) ||
+        dense_.contains(kEmbeddingWeight)) {
+      return;
+    }
+    const auto rename = [](auto& weights) {
+      auto node = weights.extract(kHeadWeight);
+      if (node.empty()) return;
+      node.key() = kEmbeddingWeight;
+      weights.insert(std::move(node));
+    };
+    rename(stored_);
+    rename(dense_);
   }
 
   // By what the configuration says.
@@ -98,7 +136,8 @@ class HfCheckpoint final : public Checkpoint {
   HfFolder folder_;
   SafetensorsFolder tensors_;
   std::string kind_ = "dense";
-  std::map<std::string, StoredWeight> stored_;  // those that are not dense
+  std::map<std::string, StoredWeight> stored_;  // those that are not dense, by their full names
+  std::map<std::string, Dense> dense_;          // the others
   std::vector<WeightInfo> weights_;
 };
 

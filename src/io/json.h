@@ -8,6 +8,8 @@
 #include <string>
 #include <string_view>
 
+#include "io/model_bounds.h"
+
 namespace metal_marlin {
 
 using Json = nlohmann::json;
@@ -32,6 +34,13 @@ class JsonObject {
   [[nodiscard]] std::int64_t integer_or(const char* key, std::int64_t fallback) const;
   // An integer in [low, high]; dimensions and counts go through here.
   [[nodiscard]] std::int64_t bounded(const char* key, std::int64_t low, std::int64_t high) const;
+  [[nodiscard]] std::int64_t bounded(const char* key, Bounds bounds) const {
+    return bounded(key, bounds.low, bounds.high);
+  }
+  // The same where the field may be left out, or null.
+  [[nodiscard]] std::int64_t bounded_or(const char* key, Bounds bounds, std::int64_t fallback) const {
+    return has(key) ? bounded(key, bounds) : fallback;
+  }
   [[nodiscard]] double number_or(const char* key, double fallback) const;
   [[nodiscard]] double number(const char* key) const;
   [[nodiscard]] bool boolean_or(const char* key, bool fallback) const;

@@ -4,11 +4,11 @@
 
 #include <cmath>
 
+#include "io/tensor_names.h"
+
 namespace metal_marlin {
 namespace {
 
-constexpr const char* kEmbedding = "model.embed_tokens.weight";
-constexpr const char* kHead = "lm_head.weight";
 // Of the norms on low-rank projections, whatever rms_norm_eps says.
 constexpr float kLatentNormEps = 1e-6F;
 
@@ -54,7 +54,7 @@ class DecoderPlan {
   }
 
   Plan build() {
-    add(EmbeddingOp{kEmbedding, hidden_, config_.vocab});
+    add(EmbeddingOp{kEmbeddingWeight, hidden_, config_.vocab});
     for (layer_ = 0; layer_ < plan_.layers; ++layer_) {
       prefix_ = fmt::format("model.layers.{}.", layer_);
       norm("input_layernorm", hidden_, normed_, config_.hidden);
@@ -76,7 +76,7 @@ class DecoderPlan {
     plan_.outputs = {{kLogitsOutput, logits}};
     add(SelectOp{hidden_, selected});
     add(RmsNormOp{selected, final_norm, "model.norm.weight", config_.hidden, eps()});
-    add(LinearOp{final_norm, logits, config_.tied ? kEmbedding : kHead, "", false, {ModelPart::kHead}});
+    add(LinearOp{final_norm, logits, config_.tied ? kEmbeddingWeight : kHeadWeight, "", false, {ModelPart::kHead}});
     return std::move(plan_);
   }
 

@@ -7,13 +7,16 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "base/parse_number.h"
+#include "base/thread_pool.h"
+#include "io/checkpoint.h"
+#include "io/model_bounds.h"
+#include "io/tensor_names.h"
 #include "metal_marlin/error.h"
 #include "models/config_keys.h"
 
 namespace metal_marlin {
 namespace {
-
-constexpr std::int64_t kMaxDimension = std::int64_t{1} << 24;
 
 // The types of layers that a model's list names; all alike without one.
 std::vector<std::string> parse_layer_types(const JsonObject& config, std::int64_t layers) {
@@ -47,7 +50,7 @@ std::vector<std::int64_t> parse_windows(const JsonObject& config, const std::str
     if (any) config.wrong("sliding_window", "a window, as layer_types has layers other than full_attention");
     return windows;
   }
-  const std::int64_t window = config.has("sliding_window") ? config.bounded("sliding_window", 1, kMaxDimension) : 4096;
+  const std::int64_t window = config.bounded_or("sliding_window", kDimensionBounds, 4096);
   const std::int64_t full = qwen3 ? config.integer_or("max_window_layers", 28) : 0;
   for (std::int64_t i = 0; i < layers; ++i) {
     const auto at = static_cast<std::size_t>(i);
@@ -72,30 +75,37 @@ void require(const JsonObject& config, const char* key, bool supported, const st
   }
 }
 
+// Where a field is left out it is what the reference implementation's configuration of the architecture has, here and
+// below.
 LatentConfig parse_latent(const JsonObject& config) {
   LatentConfig latent;
-  latent.q_rank = config.has("q_lora_rank") ? config.bounded("q_lora_rank", 1, kMaxDimension) : 0;
-  latent.rank = config.bounded("kv_lora_rank", 1, kMaxDimension);
-  latent.nope_dim = config.bounded("qk_nope_head_dim", 1, 4096);
-  latent.rope_dim = config.bounded("qk_rope_head_dim", 2, 4096);
-  latent.value_dim = config.bounded("v_head_dim", 1, 4096);
+  const bool whole = config.json().contains("q_lora_rank") && !config.has("q_lora_rank");
+  latent.q_rank = whole ? 0 : config.bounded_or("q_lora_rank", kDimensionBounds, 768);
+  latent.rank = config.bounded_or("kv_lora_rank", kDimensionBounds, 512);
+  latent.nope_dim = config.bounded_or("qk_nope_head_dim", {1, kHeadDimBounds.high}, 192);
+  latent.rope_dim = config.bounded_or("qk_rope_head_dim", kHeadDimBounds, 64);
+  latent.value_dim = config.bounded_or("v_head_dim", {1, kHeadDimBounds.high}, 256);
   latent.interleaved = config.boolean_or("rope_interleave", true);
   if (latent.rope_dim % 2 != 0) config.wrong("qk_rope_head_dim", "an even number");
   return latent;
 }
 
-void parse_experts(const JsonObject& config, const char* count, MoeConfig& moe) {
-  moe.experts = config.bounded(count, 1, 65536);
-  moe.top_k = config.bounded("num_experts_per_tok", 1, moe.experts);
-  moe.intermediate = config.bounded("moe_intermediate_size", 1, kMaxDimension);
+// usual: what is left out.
+void parse_experts(const JsonObject& config, const char* count, const MoeConfig& usual, MoeConfig& moe) {
+  moe.experts = config.bounded_or(count, kExpertBounds, usual.experts);
+  moe.top_k = config.bounded_or("num_experts_per_tok", {1, moe.experts}, usual.top_k);
+  if (moe.top_k > moe.experts)
+    config.wrong("num_experts_per_tok",
+                 fmt::format("no more than {} experts, as it is {} where it is left out", moe.experts, moe.top_k));
+  moe.intermediate = config.bounded_or("moe_intermediate_size", kDimensionBounds, usual.intermediate);
 }
 
 MoeConfig parse_glm_moe(const JsonObject& config) {
   MoeConfig moe;
-  parse_experts(config, "n_routed_experts", moe);
-  moe.shared = config.has("n_shared_experts") ? config.bounded("n_shared_experts", 0, 65536) : 1;
-  moe.groups = config.has("n_group") ? config.bounded("n_group", 1, moe.experts) : 1;
-  moe.top_groups = config.has("topk_group") ? config.bounded("topk_group", 1, moe.groups) : 1;
+  parse_experts(config, "n_routed_experts", {.experts = 64, .top_k = 4, .intermediate = 1536}, moe);
+  moe.shared = config.bounded_or("n_shared_experts", {0, kExpertBounds.high}, 1);
+  moe.groups = config.bounded_or("n_group", {1, moe.experts}, 1);
+  moe.top_groups = config.bounded_or("topk_group", {1, moe.groups}, 1);
   if (moe.experts % moe.groups != 0)
     config.wrong("n_group", fmt::format("a divisor of n_routed_experts {}", moe.experts));
   if (moe.groups > 1 && moe.experts / moe.groups < 2) config.wrong("n_group", "groups of at least 2 experts");
@@ -115,8 +125,7 @@ MoeConfig parse_glm_moe(const JsonObject& config) {
 std::vector<bool> parse_glm_sparse(const JsonObject& config, std::int64_t layers) {
   std::vector<bool> sparse(static_cast<std::size_t>(layers));
   if (!config.has("mlp_layer_types")) {
-    const std::int64_t dense =
-        config.has("first_k_dense_replace") ? config.bounded("first_k_dense_replace", 0, layers) : 1;
+    const std::int64_t dense = config.bounded_or("first_k_dense_replace", {0, layers}, 1);
     std::fill(sparse.begin() + dense, sparse.end(), true);
     return sparse;
   }
@@ -141,15 +150,14 @@ void check_experts(const JsonObject& config, const ModelConfig& model) {
 
 MoeConfig parse_qwen_moe(const JsonObject& config) {
   MoeConfig moe;
-  parse_experts(config, config.has("num_local_experts") ? "num_local_experts" : "num_experts",
-                moe);  // transformers 5, 4
+  parse_experts(config, config.has("num_local_experts") ? "num_local_experts" : "num_experts",  // transformers 5, 4
+                {.experts = 128, .top_k = 8, .intermediate = 768}, moe);
   moe.normalize = config.boolean_or("norm_topk_prob", false);
   return moe;
 }
 
 std::vector<bool> parse_qwen_sparse(const JsonObject& config, std::int64_t layers) {
-  const std::int64_t step =
-      config.has("decoder_sparse_step") ? config.bounded("decoder_sparse_step", 1, kMaxDimension) : 1;
+  const std::int64_t step = config.bounded_or("decoder_sparse_step", kDimensionBounds, 1);
   std::vector<bool> sparse(static_cast<std::size_t>(layers));
   for (std::int64_t i = 0; i < layers; ++i) sparse[static_cast<std::size_t>(i)] = (i + 1) % step == 0;
   if (!config.has("mlp_only_layers")) return sparse;
@@ -173,13 +181,31 @@ void parse_positions(const JsonObject& config, ModelConfig& out) {
   }
 }
 
+bool same_bytes(const Weight& a, const Weight& b) {
+  const auto same = [](std::span<const std::byte> x, std::span<const std::byte> y) {
+    return std::equal(x.begin(), x.end(), y.begin(), y.end());
+  };
+  if (a.packed() != b.packed()) return false;
+  if (!a.packed()) {
+    const auto& x = std::get<DenseView>(a.view);
+    const auto& y = std::get<DenseView>(b.view);
+    return x.dtype == y.dtype && x.shape == y.shape && same(x.bytes, y.bytes);
+  }
+  const auto& x = std::get<PackedView>(a.view);
+  const auto& y = std::get<PackedView>(b.view);
+  return x.spec == y.spec && x.rows == y.rows && x.cols == y.cols && x.global_scale == y.global_scale &&
+         same(x.codes, y.codes) && same(x.scales, y.scales) && same(x.zeros, y.zeros) &&
+         same(x.positions, y.positions) && same(x.sub_scales, y.sub_scales) && same(x.sub_minima, y.sub_minima);
+}
+
 }  // namespace
 
 bool is_prediction_weight(const ModelConfig& config, const std::string& weight) {
-  for (std::int64_t i = 0; i < config.mtp_layers; ++i) {
-    if (weight.starts_with(fmt::format("model.layers.{}.", config.layers + i))) return true;
-  }
-  return false;
+  constexpr std::string_view kLayers = "model.layers.";
+  if (!weight.starts_with(kLayers)) return false;
+  const std::size_t dot = std::min(weight.find('.', kLayers.size()), weight.size());
+  const auto layer = parse_number<std::int64_t>(weight.substr(kLayers.size(), dot - kLayers.size()));
+  return layer && *layer >= config.layers && *layer < config.layers + config.mtp_layers;
 }
 
 std::vector<std::string> known_architectures() {
@@ -199,42 +225,46 @@ ModelConfig parse_model_config(const Json& json, const Json& generation, const s
   const bool qwen_moe = out.model_type == "qwen3_moe";
   const bool glm = out.model_type == "glm4_moe_lite";
   out.qk_norm = out.model_type == "qwen3" || qwen_moe;
-  out.vocab = config.bounded("vocab_size", 1, kMaxDimension);
-  out.hidden = config.bounded("hidden_size", 1, kMaxDimension);
-  out.intermediate = config.bounded("intermediate_size", 1, kMaxDimension);
-  out.layers = config.bounded("num_hidden_layers", 1, 4096);
-  out.heads = config.bounded("num_attention_heads", 1, 65536);
+  out.vocab = config.bounded("vocab_size", kDimensionBounds);
+  out.hidden = config.bounded("hidden_size", kDimensionBounds);
+  out.intermediate = config.bounded("intermediate_size", kDimensionBounds);
+  out.layers = config.bounded("num_hidden_layers", kLayerBounds);
+  out.heads = config.bounded("num_attention_heads", kHeadBounds);
   // Of Qwen3 the reference implementation has defaults of its own where the field is left out.
   const bool left_out = !json.contains("num_key_value_heads");
   const std::int64_t default_kv = left_out && out.model_type == "qwen3" ? 32 : left_out && qwen_moe ? 4 : out.heads;
-  out.kv_heads = config.has("num_key_value_heads") ? config.bounded("num_key_value_heads", 1, 65536) : default_kv;
+  out.kv_heads = config.bounded_or("num_key_value_heads", kHeadBounds, default_kv);
   if (glm) out.latent = parse_latent(config);
   out.head_dim = out.hidden / out.heads;
   if (glm) {
     out.head_dim = out.latent.nope_dim + out.latent.rope_dim;
   } else if (config.has("head_dim")) {
-    out.head_dim = config.bounded("head_dim", 2, 4096);
+    out.head_dim = config.bounded("head_dim", kHeadDimBounds);
   } else if (out.model_type == "qwen3") {
     out.head_dim = 128;
   }
-  out.max_positions = config.has("max_position_embeddings") ? config.bounded("max_position_embeddings", 1, 1 << 30)
-                      : glm                                 ? 202752
-                      : out.qk_norm                         ? 32768
-                                                            : 2048;
+  out.max_positions = config.bounded_or("max_position_embeddings", kPositionBounds,
+                                        glm           ? 202752
+                                        : out.qk_norm ? 32768
+                                                      : 2048);
   if (out.heads % out.kv_heads != 0) {
     config.wrong("num_key_value_heads", fmt::format("a divisor of num_attention_heads {}", out.heads));
   }
   if (!glm && (out.head_dim < 2 || out.head_dim % 2 != 0)) config.wrong("head_dim", "an even number");
   out.rms_eps = config.number_or("rms_norm_eps", glm ? 1e-5 : 1e-6);
+  if (json.contains("tie_word_embeddings") && !config.has("tie_word_embeddings"))
+    config.wrong("tie_word_embeddings", "true or false");  // as the reference implementation, which takes no null
   out.tied = config.boolean_or("tie_word_embeddings", false);
   out.attention_bias = config.boolean_or("attention_bias", false);
   out.mlp_bias = config.boolean_or("mlp_bias", false);
-  require(config, "hidden_act", config.string_or("hidden_act", "silu") == "silu", "silu");
+  const std::string activation = config.string_or("hidden_act", "silu");
+  require(config, "hidden_act", activation == "silu" || activation == "swish", "silu or swish, which are one");
   parse_positions(config, out);
   if (glm) {
     out.moe = parse_glm_moe(config);
     out.sparse = parse_glm_sparse(config, out.layers);
-    if (config.has("num_nextn_predict_layers")) out.mtp_layers = config.bounded("num_nextn_predict_layers", 0, 4096);
+    if (config.has("num_nextn_predict_layers"))
+      out.mtp_layers = config.bounded("num_nextn_predict_layers", 0, kLayerBounds.high);
   } else if (qwen_moe) {
     out.moe = parse_qwen_moe(config);
     out.sparse = parse_qwen_sparse(config, out.layers);
@@ -245,6 +275,19 @@ ModelConfig parse_model_config(const Json& json, const Json& generation, const s
   collect_end_tokens(config, out.end_tokens);
   if (!generation.is_null()) collect_end_tokens(JsonObject(generation, where + " (generation)"), out.end_tokens);
   return out;
+}
+
+ModelConfig read_model_config(const Checkpoint& checkpoint, const std::function<void(const std::string&)>& notice) {
+  ModelConfig config = parse_model_config(checkpoint.config(), checkpoint.generation_config(), checkpoint.where());
+  if (!config.tied || checkpoint.find(kHeadWeight) == nullptr || checkpoint.find(kEmbeddingWeight) == nullptr)
+    return config;
+  // Other bytes may be the same numbers; then it makes no difference which are used.
+  ThreadPool pool(1);
+  config.tied = same_bytes(checkpoint.load(kHeadWeight, pool), checkpoint.load(kEmbeddingWeight, pool));
+  if (!config.tied && notice)
+    notice(fmt::format("{}: tie_word_embeddings is true, but {} is not {}, and is used", checkpoint.where(kHeadWeight),
+                       kHeadWeight, kEmbeddingWeight));
+  return config;
 }
 
 float latent_softmax_scale(const ModelConfig& config) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,8 @@
 #include "ops/plan.h"
 
 namespace metal_marlin {
+
+class Checkpoint;
 
 // Multi-head latent attention (arXiv 2405.04434).
 struct LatentConfig {
@@ -62,6 +65,10 @@ struct ModelConfig {
 // config: config.json; generation: generation_config.json, or null.
 // \throws Error naming the field, or the known architectures.
 ModelConfig parse_model_config(const Json& config, const Json& generation, const std::string& where);
+
+// The same of a checkpoint. A head that is tied to the embedding, but stored beside it with other numbers, counts, as
+// in the reference implementation; notice: told so, if not empty.
+ModelConfig read_model_config(const Checkpoint& checkpoint, const std::function<void(const std::string&)>& notice = {});
 
 // Whether a weight belongs to the multi-token prediction layers, which follow
 // the others and are not run.

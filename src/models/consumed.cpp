@@ -16,6 +16,8 @@ constexpr std::array<std::string_view, 7> kHarmless{".input_scale",       ".outp
                                                     ".v_scale",           ".input_zero_point", ".output_zero_point",
                                                     ".input_global_scale"};
 
+constexpr std::string_view kExpert = ".experts";
+
 }  // namespace
 
 void require_consumed(const Checkpoint& checkpoint, const Plan& plan) {
@@ -24,6 +26,8 @@ void require_consumed(const Checkpoint& checkpoint, const Plan& plan) {
   for (const PlannedWeight& weight : planned_weights(plan)) {
     used.insert(weight.name);
     modules.insert(weight.name.substr(0, weight.name.rfind('.')));
+    // What is stored of all experts together, or of one that the model has no place for.
+    if (weight.expert >= 0) modules.insert(weight.name.substr(0, weight.name.find(kExpert) + kExpert.size()));
   }
   for (const WeightInfo& info : checkpoint.weights()) {
     if (used.contains(info.name)) continue;

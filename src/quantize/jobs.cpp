@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "formats/sparsity.h"
+#include "io/tensor_names.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
@@ -75,7 +76,7 @@ class Planner {
         notice(fmt::format("{}: {}", checkpoint_.where(), kPredictionNotice));
       return true;
     }
-    const bool follows = name.ends_with(".rotary_emb.inv_freq") || (config_.tied && name == "lm_head.weight");
+    const bool follows = name.ends_with(".rotary_emb.inv_freq") || (config_.tied && name == kHeadWeight);
     notice(fmt::format("{}: tensor {} is not used by the model and {}", checkpoint_.where(name), name,
                        follows ? "is left out" : "stays as it is"));
     return follows;

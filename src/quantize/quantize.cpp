@@ -61,7 +61,7 @@ class Quantizer {
     checkpoint_options.notice = options.notice;
     checkpoint_ = open_checkpoint(source, checkpoint_options);
     refuse_to_overwrite();
-    config_ = parse_model_config(checkpoint_->config(), checkpoint_->generation_config(), checkpoint_->where());
+    config_ = read_model_config(*checkpoint_, options.notice);
     model_plan_ = build_plan(config_);
     require_consumed(*checkpoint_, model_plan_);
     refuse_rotated_source();
@@ -404,6 +404,7 @@ class Quantizer {
     Json config = checkpoint_->config();
     config.erase("quantization_config");
     config.erase("quantization");
+    if (config.contains("tie_word_embeddings")) config["tie_word_embeddings"] = config_.tied;  // as the weights are
     if (!plan_.modules.empty())
       config["quantization_config"] = quantization_config(plan_.scheme, plan_.modules, plan_.ignored);
     return config;

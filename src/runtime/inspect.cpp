@@ -19,8 +19,7 @@ namespace metal_marlin {
 namespace {
 
 MemoryNeed memory_need(const Checkpoint& checkpoint) {
-  const ModelConfig config =
-      parse_model_config(checkpoint.config(), checkpoint.generation_config(), checkpoint.where());
+  const ModelConfig config = read_model_config(checkpoint);
   const SessionOptions session;
   RunnerLimits limits;
   limits.tokens = session.batch_tokens;

@@ -47,7 +47,7 @@ std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, cons
   const std::unique_ptr<Checkpoint> checkpoint = open_checkpoint(path, checkpoint_options);
   auto impl = std::make_unique<Impl>();
   impl->path = path.string();
-  impl->config = parse_model_config(checkpoint->config(), checkpoint->generation_config(), checkpoint->where());
+  impl->config = read_model_config(*checkpoint, options.notice);
   impl->plan = build_plan(impl->config);
   require_consumed(*checkpoint, impl->plan);
   const auto& weights = checkpoint->weights();

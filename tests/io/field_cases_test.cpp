@@ -5,6 +5,7 @@
 
 #include "io/gguf_model.h"
 #include "metal_marlin/quantize.h"
+#include "models/config.h"
 #include "quantize/quantized_models.h"
 
 namespace metal_marlin {
@@ -45,28 +46,67 @@ class FieldCase : public testing::TestWithParam<Case> {
  protected:
   std::filesystem::path folder_ = test_data("field") / GetParam().name;
 };
-INSTANTIATE_TEST_SUITE_P(Cases, FieldCase,
-                         testing::Values(Case{"gguf-qkv-bias", "m.gguf", 1e-4}, Case{"gguf-yarn-betas", "m.gguf", 1e-4},
-                                         Case{"gguf-split", "m-00001-of-00002.gguf", 1e-4},
-                                         Case{"gguf-split", "m-00002-of-00002.gguf", 1e-4},
-                                         Case{"shards-without-index", "m", 1e-4}, Case{"unused-c64", "m", 1e-4},
-                                         Case{"unused-f4", "m", 1e-4}, Case{"rope-by-layer-type", "m", 1e-4},
-                                         Case{"qwen3-window-default", "m", 1e-4}, Case{"rope-dynamic", "m", 1e-4},
-                                         Case{"fp8-block", "m", 2e-3}, Case{"int8-compressed-tensors", "m", 2e-3},
-                                         Case{"transform-config", "m", 2e-3}, Case{"gptq-v2-zeros", "m", 2e-3},
-                                         Case{"gptq-dynamic-bits", "m", 2e-3}, Case{"awq-version-upper", "m", 2e-3},
-                                         Case{"mlx-affine", "m", 2e-3}),
-                         [](const auto& test) {
-                           std::string name = std::string(test.param.name) + "_" + test.param.model;
-                           for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) != 0 ? c : '_';
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Cases, FieldCase,
+    testing::Values(Case{"gguf-qkv-bias", "m.gguf", 1e-4}, Case{"gguf-yarn-betas", "m.gguf", 1e-4},
+                    Case{"gguf-split", "m-00001-of-00002.gguf", 1e-4},
+                    Case{"gguf-split", "m-00002-of-00002.gguf", 1e-4}, Case{"shards-without-index", "m", 1e-4},
+                    Case{"unused-c64", "m", 1e-4}, Case{"unused-f4", "m", 1e-4}, Case{"rope-by-layer-type", "m", 1e-4},
+                    Case{"qwen3-window-default", "m", 1e-4}, Case{"rope-dynamic", "m", 1e-4},
+                    Case{"fp8-block", "m", 2e-3}, Case{"int8-compressed-tensors", "m", 2e-3},
+                    Case{"transform-config", "m", 2e-3}, Case{"gptq-v2-zeros", "m", 2e-3},
+                    Case{"gptq-dynamic-bits", "m", 2e-3}, Case{"awq-version-upper", "m", 2e-3},
+                    Case{"mlx-affine", "m", 2e-3}, Case{"experts-together-qwen3", "m", 1e-4},
+                    Case{"experts-together-glm4", "m", 1e-4}, Case{"experts-per-token-left-out", "m", 1e-4},
+                    Case{"experts-per-token-left-out-glm4", "m", 1e-4}, Case{"names-without-model", "m", 1e-4},
+                    Case{"names-with-model-twice", "m", 1e-4}, Case{"tied-another-head", "m", 1e-4},
+                    Case{"tied-same-head", "m", 1e-4}, Case{"tied-only-head", "m", 1e-4}),
+    [](const auto& test) {
+      std::string name = std::string(test.param.name) + "_" + test.param.model;
+      for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) != 0 ? c : '_';
+      return name;
+    });
 
 TEST_P(FieldCase, GivesTheReferencesLogits) {
   const auto ids = read_json_file(folder_ / "ids.json").get<std::vector<TokenId>>();
   const SafetensorsFile expected(folder_ / "expected.safetensors");
   EXPECT_LT(largest_difference(logits_of(folder_ / GetParam().model, ids), read_tensor<float>(expected, "logits")),
             GetParam().bound);
+}
+
+// Whatever the source called them, a quantized folder has the usual names, and says of the head what is so.
+TEST(QuantizedModels, HaveTheUsualNamesAndTheHeadOfTheirSource) {
+  for (const auto& [name, head, tied] :
+       {std::tuple("tied-another-head", true, false), std::tuple("tied-same-head", false, true),
+        std::tuple("tied-only-head", false, true), std::tuple("names-without-model", true, false),
+        std::tuple("experts-together-glm4", true, false)}) {
+    const TemporaryFolder folder;
+    const auto source = test_data("field") / name;
+    QuantizeOptions options;
+    options.spec = default_spec(Format::kInt8);
+    quantize(source / "m", folder.path() / "q", options);
+    const auto written = open_checkpoint(folder.path() / "q");
+    EXPECT_NE(written->find("model.embed_tokens.weight"), nullptr) << name;
+    EXPECT_EQ(written->find("lm_head.weight") != nullptr, head) << name;
+    EXPECT_EQ(written->config().at("tie_word_embeddings"), tied) << name;
+    EXPECT_EQ(read_model_config(*written).tied, tied) << name;
+    const auto ids = read_json_file(source / "ids.json").get<std::vector<TokenId>>();
+    const SafetensorsFile expected(source / "expected.safetensors");
+    EXPECT_LT(largest_difference(logits_of(folder.path() / "q", ids), read_tensor<float>(expected, "logits")), 0.05)
+        << name;
+  }
+}
+
+TEST(LoadedModels, ATiedHeadThatIsAnotherIsNoticed) {
+  std::string notices;
+  LoadOptions load;
+  load.notice = [&](const std::string& text) { notices += text; };
+  Model::load(test_data("field/tied-another-head/m"), load);
+  EXPECT_NE(notices.find("tie_word_embeddings is true, but lm_head.weight is not model.embed_tokens.weight"),
+            std::string::npos);
+  notices.clear();
+  Model::load(test_data("field/tied-same-head/m"), load);
+  EXPECT_EQ(notices, "");
 }
 
 // Experts in every kind of type; the K-quants among them become int8 or f16, whose rounding is all that differs.
@@ -145,6 +185,27 @@ TEST(LoadedModels, EveryTensorOfAModuleIsUsed) {
     expect_error(ErrorCode::kUnsupported, std::string("tensor ") + name,
                  [&] { quantize(folder.path() / "m", folder.path() / "q", {}); });
   }
+}
+
+// Scales of experts that are stored together, and an expert more than the configuration says.
+TEST(LoadedModels, EveryTensorOfTheExpertsIsUsed) {
+  for (const char* const name :
+       {"model.layers.1.mlp.experts.gate_up_proj_scale_inv", "model.layers.0.mlp.experts.5.up_proj.weight"}) {
+    const TemporaryFolder folder;
+    write_changed(test_data("field/experts-together-qwen3/m"), folder.path() / "m", [&](auto& tensors) {
+      tensors.push_back({{name, DType::kF32, {1}}, std::vector<std::byte>(4)});
+    });
+    expect_error(ErrorCode::kUnsupported, std::string("tensor ") + name, [&] { Model::load(folder.path() / "m"); });
+  }
+}
+
+TEST(LoadedModels, AWeightUnderTwoNamesIsRefused) {
+  const TemporaryFolder folder;
+  write_changed(test_data("field/names-without-model/m"), folder.path() / "m", [&](auto& tensors) {
+    tensors.push_back({{"model.norm.weight", DType::kF32, {1}}, std::vector<std::byte>(4)});
+  });
+  expect_error(ErrorCode::kCorruptFile, "tensor model.norm.weight is stored twice",
+               [&] { open_checkpoint(folder.path() / "m"); });
 }
 
 TEST(QuantizedModels, KeepWhatTheyDoNotKnow) {

@@ -273,6 +273,43 @@ Gguf experts_metadata() {
   return gguf;
 }
 
+TEST(Gguf, CountsAreBounded) {
+  for (const auto& [key, value] : std::initializer_list<std::pair<const char*, GgufValue>>{
+           {"block_count", std::uint64_t{1000000000}},
+           {"block_count", std::int64_t{0}},
+           {"embedding_length", std::uint64_t{4000000000}},
+           {"feed_forward_length", std::int64_t{-1}},
+           {"attention.head_count", std::uint64_t{0}},
+           {"attention.head_count_kv", std::uint64_t{1} << 40},
+           {"attention.key_length", std::uint64_t{1} << 30},
+           {"context_length", std::uint64_t{1} << 40},
+           {"vocab_size", std::uint64_t{1} << 40},
+           {"rope.scaling.original_context_length", std::int64_t{-5}},
+           {"expert_count", std::uint64_t{1} << 20},
+           {"expert_used_count", std::uint64_t{5}},
+           {"expert_feed_forward_length", std::uint64_t{0}}}) {
+    Gguf gguf = experts_metadata();
+    gguf.values[std::string("qwen3moe.") + key] = value;
+    expect_error(ErrorCode::kCorruptFile, fmt::format("key qwen3moe.{} is ", key), [&] { gguf_config_json(gguf); });
+  }
+}
+
+TEST(Gguf, BlockCountCountsAllBlocks) {
+  Gguf gguf = llama_metadata();
+  gguf.tensors["blk.0.attn_q.weight"] = gguf.tensors["blk.1.attn_q.weight"] = {};
+  EXPECT_EQ(gguf_config_json(gguf)["num_hidden_layers"], 2);
+  gguf.tensors["blk.10.attn_q.weight"] = {};
+  expect_error(ErrorCode::kCorruptFile,
+               "key llama.block_count is 2, expected 11 as there is tensor blk.10.attn_q.weight",
+               [&] { gguf_config_json(gguf); });
+  for (const char* const name : {"blk.x.attn_q.weight", "blk.01.attn_q.weight", "blk.-1.attn_q.weight", "blk.7"}) {
+    Gguf other = llama_metadata();
+    other.values["llama.block_count"] = std::uint64_t{4};
+    other.tensors[name] = {};
+    expect_error(ErrorCode::kCorruptFile, name, [&] { gguf_config_json(other); });
+  }
+}
+
 TEST(GgufExperts, KeysBecomeTheConfiguration) {
   Gguf gguf = experts_metadata();
   const Json config = gguf_config_json(gguf);

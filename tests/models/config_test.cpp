@@ -37,5 +37,44 @@ TEST(ConfigSizes, AreBoundedTogether) {
   expect_error(ErrorCode::kCorruptFile, "num_hidden_layers", [&] { with(moe, "num_hidden_layers", 4096); });
 }
 
+// What the reference implementation's configurations have where a field is left out; it takes no null for the second.
+TEST(ConfigDefaults, AreTheReferences) {
+  Json qwen = config_of("qwen3_moe");
+  qwen["mlp_only_layers"] = Json::array();
+  const MoeConfig moe = parse_model_config(qwen, nullptr, "c").moe;
+  EXPECT_EQ(std::tuple(moe.experts, moe.top_k, moe.intermediate), std::tuple(128, 8, 768));
+  expect_error(ErrorCode::kNotFound, "num_experts_per_tok is nothing, expected no more than 6 experts",
+               [&] { with(qwen, "num_experts", 6); });
+  const ModelConfig glm = parse_model_config(config_of("glm4_moe_lite"), nullptr, "c");
+  EXPECT_EQ(std::tuple(glm.moe.experts, glm.moe.top_k, glm.moe.intermediate), std::tuple(64, 4, 1536));
+  const LatentConfig& latent = glm.latent;
+  EXPECT_EQ(std::tuple(latent.q_rank, latent.rank, latent.nope_dim, latent.rope_dim, latent.value_dim),
+            std::tuple(768, 512, 192, 64, 256));
+  EXPECT_EQ(with(config_of("glm4_moe_lite"), "q_lora_rank", nullptr).latent.q_rank, 0);
+  for (const std::string& architecture : known_architectures()) {
+    const Json config = config_of(architecture.c_str());
+    EXPECT_FALSE(parse_model_config(config, nullptr, "c").tied) << architecture;
+    EXPECT_TRUE(with(config, "tie_word_embeddings", true).tied) << architecture;
+    expect_error(ErrorCode::kCorruptFile, "tie_word_embeddings is null, expected true or false",
+                 [&] { with(config, "tie_word_embeddings", nullptr); });
+  }
+}
+
+TEST(Activations, OfOneFunctionAreOne) {
+  EXPECT_NO_THROW(with(config_of("llama"), "hidden_act", "swish"));
+  for (const char* const other : {"gelu", "gelu_pytorch_tanh", "relu"})
+    expect_error(ErrorCode::kUnsupported, "hidden_act", [&] { with(config_of("llama"), "hidden_act", other); });
+}
+
+TEST(PredictionWeights, FollowTheLayers) {
+  ModelConfig config;
+  config.layers = 3;
+  config.mtp_layers = 2;
+  for (const auto& [name, is] : {std::pair("model.layers.2.norm.weight", false), std::pair("model.layers.3.x", true),
+                                 std::pair("model.layers.4.x", true), std::pair("model.layers.5.x", false),
+                                 std::pair("model.layers.x.3", false), std::pair("layers.3.x", false)})
+    EXPECT_EQ(is_prediction_weight(config, name), is) << name;
+}
+
 }  // namespace
 }  // namespace metal_marlin

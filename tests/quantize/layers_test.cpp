@@ -35,7 +35,7 @@ std::vector<TokenId> some_tokens(std::size_t count) {
 }
 
 Plan plan_of(const Checkpoint& checkpoint) {
-  return build_plan(parse_model_config(checkpoint.config(), checkpoint.generation_config(), checkpoint.where()));
+  return build_plan(read_model_config(checkpoint));
 }
 
 std::vector<float> vector_of(const Checkpoint& checkpoint, const std::string& name, std::int64_t cols,

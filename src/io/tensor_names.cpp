@@ -1,0 +1,60 @@
+#include "io/tensor_names.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+
+#include "io/model_bounds.h"
+#include "metal_marlin/error.h"
+
+namespace metal_marlin {
+namespace {
+
+constexpr std::string_view kModel = "model.";
+constexpr std::array<std::string_view, 3> kInModel{"embed_tokens.", "layers.", "norm."};
+constexpr std::string_view kExperts = ".mlp.experts.";
+
+bool begins_with_any(std::string_view name, std::span<const std::string_view> beginnings) {
+  return std::any_of(beginnings.begin(), beginnings.end(),
+                     [&](std::string_view beginning) { return name.starts_with(beginning); });
+}
+
+}  // namespace
+
+std::string full_name(const std::string& name) {
+  if (begins_with_any(name, kInModel)) return std::string(kModel) + name;
+  if (!name.starts_with(kModel)) return name;
+  const std::string_view rest = std::string_view(name).substr(kModel.size());
+  const bool doubled = rest.starts_with(kModel) && begins_with_any(rest.substr(kModel.size()), kInModel);
+  return doubled || rest.starts_with("lm_head.") ? std::string(rest) : name;
+}
+
+std::vector<std::pair<std::string, DenseView>> expert_weights(const std::string& name, const DenseView& view,
+                                                              const std::string& where) {
+  const std::size_t at = name.find(kExperts);
+  const std::string_view projection =
+      at == std::string::npos ? std::string_view() : std::string_view(name).substr(at + kExperts.size());
+  const bool gate_up = projection == "gate_up_proj";
+  if (!gate_up && projection != "down_proj") return {{name, view}};
+  const std::int64_t parts = gate_up ? 2 : 1;  // the rows of gate_proj come before those of up_proj
+  if (!is_float(view.dtype) || view.shape.size() != 3 || view.bytes.empty() || view.shape[0] > kExpertBounds.high ||
+      view.shape[1] % parts != 0) {
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("{}: tensor {}: found {} {}, expected matrices of all experts in a floating-point type, or "
+                            "a tensor for each expert",
+                            where, name, dtype_name(view.dtype), shape_text(view.shape)));
+  }
+  const Shape shape{view.shape[1] / parts, view.shape[2]};
+  const std::size_t bytes = view.bytes.size() / static_cast<std::size_t>(view.shape[0] * parts);
+  std::vector<std::pair<std::string, DenseView>> out;
+  for (std::int64_t i = 0; i < view.shape[0] * parts; ++i) {
+    const std::string_view part = !gate_up ? "down_proj" : i % 2 == 0 ? "gate_proj" : "up_proj";
+    out.emplace_back(fmt::format("{}{}{}.{}.weight", name.substr(0, at), kExperts, i / parts, part),
+                     DenseView{view.dtype, shape, view.bytes.subspan(static_cast<std::size_t>(i) * bytes, bytes)});
+  }
+  return out;
+}
+
+}  // namespace metal_marlin
