@@ -57,16 +57,14 @@ struct Variable {
 };
 
 struct Region {
+  std::uintptr_t begin;
+  std::size_t size;
   const HostMemory* memory;
   std::unique_ptr<Shadow> shadow;
 };
 
 class Worker;
-thread_local Worker* t_worker = nullptr;
-MM_ON_FIBER Worker* worker() {
-  asm volatile("");  // fibers stay on their thread, but the compiler must not assume more
-  return t_worker;
-}
+thread_local Worker* t_worker = nullptr;  // fibers stay on their thread
 
 class Worker {
  public:
@@ -82,7 +80,9 @@ class Worker {
     for (const HostMemory& memory : d_.buffers) buffer_addresses_.push_back(memory.data);
     if (d_.instrumented) {
       for (const HostMemory& memory : d_.buffers) {
-        if (memory.data != nullptr) regions_.push_back({&memory, std::make_unique<Shadow>(memory.size, false)});
+        if (memory.data == nullptr) continue;
+        regions_.push_back({reinterpret_cast<std::uintptr_t>(memory.data), memory.size, &memory,
+                            std::make_unique<Shadow>(memory.size, false)});
       }
       segments_ = loaded_segments();
     }
@@ -367,9 +367,8 @@ class Worker {
     const Region* nearest = nullptr;
     std::int64_t nearest_distance = 0;
     for (const Region& region : regions_) {
-      const auto begin = reinterpret_cast<std::uintptr_t>(region.memory->data);
-      const auto offset = static_cast<std::int64_t>(address - begin);
-      const auto size = static_cast<std::int64_t>(region.memory->size);
+      const auto offset = static_cast<std::int64_t>(address - region.begin);
+      const auto size = static_cast<std::int64_t>(region.size);
       if (offset >= 0 && offset + static_cast<std::int64_t>(bytes) <= size) {
         check(*region.shadow, static_cast<std::size_t>(offset), static_cast<std::size_t>(offset), bytes, write,
               here(false, atomic, code), region.memory->name);
@@ -383,8 +382,7 @@ class Worker {
     }
     if (!write && known(address)) return;
     if (nearest == nullptr) return out_of_bounds("any buffer", 0, 0, bytes, write, code);
-    out_of_bounds(nearest->memory->name, nearest->memory->size,
-                  static_cast<std::int64_t>(address - reinterpret_cast<std::uintptr_t>(nearest->memory->data)), bytes,
+    out_of_bounds(nearest->memory->name, nearest->size, static_cast<std::int64_t>(address - nearest->begin), bytes,
                   write, code);
   }
 
@@ -505,41 +503,44 @@ std::optional<Fault> run_on_host(const HostDispatch& dispatch) {
 }  // namespace metal_marlin::msl
 
 // ---- what compiled shaders call
-using metal_marlin::msl::worker;
+using metal_marlin::msl::t_worker;
+using metal_marlin::msl::Worker;
 
 extern "C" {
 
 void* msl_threadgroup_variable(const MslThreadgroupVariable* key) {
-  return worker()->variable(key);
+  return t_worker->variable(key);
 }
 MM_ON_FIBER void msl_threadgroup_barrier(std::uint32_t flags) {
-  worker()->barrier(flags, __builtin_return_address(0));
+  t_worker->barrier(flags, __builtin_return_address(0));
 }
 MM_ON_FIBER void msl_simdgroup_barrier(std::uint32_t flags) {
-  worker()->simd_barrier(flags, __builtin_return_address(0));
+  t_worker->simd_barrier(flags, __builtin_return_address(0));
 }
 MM_ON_FIBER const unsigned char* msl_exchange(const void* mine, std::uint32_t size, std::uint32_t* active) {
-  return worker()->exchange(mine, size, active, __builtin_return_address(0));
+  return t_worker->exchange(mine, size, active, __builtin_return_address(0));
 }
 std::uint32_t msl_current_lane() {
-  return worker()->lane();
+  return t_worker->lane();
 }
 std::uint32_t msl_matrix_lane_mask() {
-  return worker()->matrix_lane_mask();
+  return t_worker->matrix_lane_mask();
 }
 std::uint32_t msl_flush_subnormals() {
-  return worker()->flush_subnormals() ? 1 : 0;
+  return t_worker->flush_subnormals() ? 1 : 0;
 }
 MM_ON_FIBER void msl_atomic_access(const volatile void* p, std::uint32_t size) {
-  worker()->access(const_cast<const void*>(p), size, true, true, __builtin_return_address(0));
+  t_worker->access(const_cast<const void*>(p), size, true, true, __builtin_return_address(0));
 }
 
-#define MM_COVERAGE(size)                                                                          \
-  MM_ON_FIBER void __sanitizer_cov_load##size(const void* p) {                                     \
-    if (worker() != nullptr) worker()->access(p, size, false, false, __builtin_return_address(0)); \
-  }                                                                                                \
-  MM_ON_FIBER void __sanitizer_cov_store##size(void* p) {                                          \
-    if (worker() != nullptr) worker()->access(p, size, true, false, __builtin_return_address(0));  \
+#define MM_COVERAGE(size)                                                                      \
+  MM_ON_FIBER void __sanitizer_cov_load##size(const void* p) {                                 \
+    Worker* const worker = t_worker;                                                           \
+    if (worker != nullptr) worker->access(p, size, false, false, __builtin_return_address(0)); \
+  }                                                                                            \
+  MM_ON_FIBER void __sanitizer_cov_store##size(void* p) {                                      \
+    Worker* const worker = t_worker;                                                           \
+    if (worker != nullptr) worker->access(p, size, true, false, __builtin_return_address(0));  \
   }
 MM_COVERAGE(1)
 MM_COVERAGE(2)
@@ -574,15 +575,15 @@ struct OutOfBoundsAt {
 // NOLINTBEGIN(bugprone-reserved-identifier): the sanitizer's own names
 MM_ON_FIBER void __ubsan_handle_type_mismatch_v1(MisalignedAt* what, std::uintptr_t pointer) {
   const std::uint32_t alignment = 1U << what->log_alignment;
-  if (worker() != nullptr) {
-    worker()->misaligned(reinterpret_cast<const void*>(pointer), alignment, what->at.file, what->at.line);
+  if (t_worker != nullptr) {
+    t_worker->misaligned(reinterpret_cast<const void*>(pointer), alignment, what->at.file, what->at.line);
   } else if (alignment > 1 && pointer % alignment != 0) {
     fmt::print(stderr, "{}:{}: misaligned address {:#x}\n", what->at.file, what->at.line, pointer);
     std::abort();
   }
 }
 MM_ON_FIBER void __ubsan_handle_out_of_bounds(OutOfBoundsAt* what, std::uintptr_t index) {
-  if (worker() != nullptr) return worker()->beyond_array(index, what->array->name, what->at.file, what->at.line);
+  if (t_worker != nullptr) return t_worker->beyond_array(index, what->array->name, what->at.file, what->at.line);
   fmt::print(stderr, "{}:{}: element {} of {}\n", what->at.file, what->at.line, index, &what->array->name[0]);
   std::abort();
 }

@@ -16,45 +16,66 @@ constexpr unsigned kSimd = 32;
 }  // namespace
 
 // Whether `earlier` is over before `now` begins, for whoever looks.
-bool Shadow::ordered(const AccessPoint& earlier, const AccessPoint& now) const {
+inline bool Shadow::ordered(const AccessPoint& earlier, const AccessPoint& now) const {
   if (earlier.group == 0) return true;
   if (earlier.group != now.group) return threadgroup_memory_;
   if (earlier.thread == now.thread || earlier.epoch < now.epoch) return true;
   return earlier.thread / kSimd == now.thread / kSimd && earlier.simd_epoch < now.simd_epoch;
 }
 
-bool Shadow::clash(const AccessPoint& earlier, const AccessPoint& now) const {
+inline bool Shadow::clash(const AccessPoint& earlier, const AccessPoint& now) const {
   return !ordered(earlier, now) && !(earlier.atomic && now.atomic);
 }
 
+void Shadow::Word::halve() {
+  if (!others) others = std::make_unique<std::array<Cell, kWord - 1>>();
+  for (std::size_t i = kWord / width; i-- > 0;) cell(2 * i + 1) = cell(2 * i) = cell(i);
+  width /= 2;
+}
+
+template <typename Step>
+std::optional<Conflict> Shadow::each(std::size_t at, std::size_t bytes, const Step& step) {
+  const std::size_t end = at + bytes;
+  while (at < end) {
+    std::unique_ptr<Page>& page = pages_[at / kPage];
+    if (!page) page = std::make_unique<Page>();
+    Word& word = (*page)[at % kPage / kWord];
+    while (at % word.width != 0 || end - at < word.width) word.halve();
+    if (std::optional<Conflict> conflict = step(word.cell(at % kWord / word.width))) return conflict;
+    at += word.width;
+  }
+  return std::nullopt;
+}
+
 std::optional<Conflict> Shadow::read(std::size_t at, std::size_t bytes, const AccessPoint& point) {
-  for (std::size_t i = at; i < at + bytes; ++i) {
-    Cell& c = cell(i);
+  return each(at, bytes, [&](Cell& c) -> std::optional<Conflict> {
     if (clash(c.write, point)) return Conflict{c.write, true};
     if (ordered(c.read, point)) {
       c.read = point;
     } else if (c.read.thread != point.thread || c.read.group != point.group) {
       c.other_read = point;
     }
-  }
-  return std::nullopt;
+    return std::nullopt;
+  });
 }
 
 std::optional<Conflict> Shadow::write(std::size_t at, std::size_t bytes, const AccessPoint& point) {
-  for (std::size_t i = at; i < at + bytes; ++i) {
-    Cell& c = cell(i);
+  return each(at, bytes, [&](Cell& c) -> std::optional<Conflict> {
     if (clash(c.write, point)) return Conflict{c.write, true};
     if (clash(c.read, point)) return Conflict{c.read, false};
     if (clash(c.other_read, point)) return Conflict{c.other_read, false};
     c.write = point;
-  }
-  return std::nullopt;
+    return std::nullopt;
+  });
 }
 
 bool Shadow::written(std::size_t at, std::size_t bytes, std::uint32_t group) const {
-  for (std::size_t i = at; i < at + bytes; ++i) {
-    const std::unique_ptr<Page>& page = pages_[i / kPage];
-    if (!page || (*page)[i % kPage].write.group != group) return false;
+  for (const std::size_t end = at + bytes; at < end;) {
+    const std::unique_ptr<Page>& page = pages_[at / kPage];
+    if (!page) return false;
+    Word& word = (*page)[at % kPage / kWord];
+    if (word.cell(at % kWord / word.width).write.group != group) return false;
+    at += word.width - at % word.width;
   }
   return true;
 }

@@ -2,6 +2,7 @@
 // wrote and read it last, and between which barriers.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -44,20 +45,28 @@ class Shadow {
 
  private:
   static constexpr std::size_t kPage = 1024;
+  static constexpr std::size_t kWord = 4;
   struct Cell {
     AccessPoint write;
     AccessPoint read;
     AccessPoint other_read;
   };
-  using Page = std::vector<Cell>;
+  // Bytes that were only ever accessed together share a cell: a word has one for each `width` of its bytes.
+  struct Word {
+    Cell first;
+    std::unique_ptr<std::array<Cell, kWord - 1>> others;
+    std::size_t width = kWord;
+
+    [[nodiscard]] Cell& cell(std::size_t i) { return i == 0 ? first : (*others)[i - 1]; }
+    void halve();
+  };
+  using Page = std::array<Word, kPage / kWord>;
 
   [[nodiscard]] bool ordered(const AccessPoint& earlier, const AccessPoint& now) const;
   [[nodiscard]] bool clash(const AccessPoint& earlier, const AccessPoint& now) const;
-  Cell& cell(std::size_t at) {
-    std::unique_ptr<Page>& page = pages_[at / kPage];
-    if (!page) page = std::make_unique<Page>(kPage);
-    return (*page)[at % kPage];
-  }
+  // Calls `step` with each cell of these bytes until it finds a conflict.
+  template <typename Step>
+  std::optional<Conflict> each(std::size_t at, std::size_t bytes, const Step& step);
 
   std::vector<std::unique_ptr<Page>> pages_;
   bool threadgroup_memory_;

@@ -53,7 +53,7 @@ MSL_SYNC void msl_threadgroup_barrier(uint32_t flags);
 MSL_SYNC void msl_simdgroup_barrier(uint32_t flags);
 // Meets the other active lanes; returns what each gave, 64 bytes a lane.
 MSL_SYNC const unsigned char* msl_exchange(const void* mine, uint32_t size, uint32_t* active);
-uint32_t msl_current_lane();
+__attribute__((const)) uint32_t msl_current_lane();
 }
 MSL_FN uint msl_lane() {
   return msl_current_lane();

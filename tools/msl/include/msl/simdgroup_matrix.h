@@ -4,8 +4,9 @@
 #pragma once
 
 #ifndef MSL_TARGET_PTX
-extern "C" uint32_t msl_matrix_lane_mask();
-extern "C" uint32_t msl_flush_subnormals();
+// The same as long as a kernel runs.
+extern "C" __attribute__((const)) uint32_t msl_matrix_lane_mask();
+extern "C" __attribute__((const)) uint32_t msl_flush_subnormals();
 #endif
 
 namespace metal {
