@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 
@@ -441,6 +442,24 @@ class Rest(Case):
         answer = self.raw(b"POST /v1/completions HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
         self.assertNotIn(b"chunked", answer)
         self.assertTrue(answer.endswith(b"data: [DONE]\n\n"))
+
+    def test_large_bodies_take_turns(self):
+        """What is quickly done does not wait for many large prompts."""
+        refused = []
+        body = {"prompt": "a large prompt " * 150_000}
+
+        def ask():
+            self.server.refused("/v1/completions", body)
+            refused.append(time.monotonic())
+        threads = [threading.Thread(target=ask) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        self.server.wait_until(lambda: refused)
+        self.server.post("/tokenize", {"prompt": "short"})
+        before = len(refused)
+        for thread in threads:
+            thread.join()
+        self.assertLess(before, 10)
 
     def test_client_goes(self):
         for fields in [{}, {"n": 2, "prompt": ["a", "b"]}]:

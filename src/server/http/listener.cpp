@@ -17,8 +17,10 @@ namespace {
 
 using boost::asio::ip::tcp;
 
-// Templates and tokenizers take milliseconds, so that a few threads are enough.
+// Templates and tokenizers take milliseconds, so that a few threads are enough. Bodies from this size on, which take
+// longer, have turns in one of them.
 constexpr int kHandlerThreads = 2;
+constexpr std::size_t kLargeBody = 64 << 10;
 constexpr int kSendBuffer = 256 << 10;
 
 }  // namespace
@@ -32,6 +34,7 @@ struct HttpServer::Impl {
   WorkGuard work{context.get_executor()};
   boost::asio::io_context handlers;  // no asio::thread_pool: one that gets too few threads waits for itself for ever
   WorkGuard handler_work{handlers.get_executor()};
+  boost::asio::strand<boost::asio::io_context::executor_type> large_bodies{handlers.get_executor()};
   tcp::acceptor acceptor{context};
   boost::asio::steady_timer pause{context};
   std::unordered_map<Session*, std::shared_ptr<Session>> sessions;  // of the thread of the connections, as what follows
@@ -132,7 +135,12 @@ HttpServer::HttpServer(const HttpOptions& options, HttpHandler handler, HttpErro
   impl.shared->context = &impl.context;
   impl.shared->closed = [&impl](Session& session) { impl.forget(session); };
   impl.shared->dispatch = [&impl](const std::shared_ptr<Exchange>& exchange) {
-    boost::asio::post(impl.handlers, [&impl, exchange] { impl.handler(exchange); });
+    const auto handle = [&impl, exchange] { impl.handler(exchange); };
+    if (exchange->request().body.size() < kLargeBody) {
+      boost::asio::post(impl.handlers, handle);
+    } else {
+      boost::asio::post(impl.large_bodies, handle);
+    }
   };
   if (!options.tls_certificate.empty()) impl.tls = make_tls_context(options.tls_certificate, options.tls_key);
   impl.listen();
