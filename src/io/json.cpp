@@ -96,10 +96,13 @@ double JsonObject::number_or(const char* key, double fallback) const {
   return has(key) ? number(key) : fallback;
 }
 
-bool JsonObject::boolean_or(const char* key, bool fallback) const {
-  if (!has(key)) return fallback;
-  if (!value_->find(key)->is_boolean()) wrong(key, "true or false");
+bool JsonObject::boolean(const char* key) const {
+  if (!has(key) || !value_->find(key)->is_boolean()) wrong(key, "true or false");
   return value_->find(key)->get<bool>();
+}
+
+bool JsonObject::boolean_or(const char* key, bool fallback) const {
+  return has(key) ? boolean(key) : fallback;
 }
 
 std::string JsonObject::string(const char* key) const {

@@ -34,6 +34,7 @@ class JsonObject {
   [[nodiscard]] std::int64_t bounded(const char* key, std::int64_t low, std::int64_t high) const;
   [[nodiscard]] double number_or(const char* key, double fallback) const;
   [[nodiscard]] double number(const char* key) const;
+  [[nodiscard]] bool boolean(const char* key) const;
   [[nodiscard]] bool boolean_or(const char* key, bool fallback) const;
   [[nodiscard]] std::string string(const char* key) const;
   [[nodiscard]] std::string string_or(const char* key, const std::string& fallback) const;
