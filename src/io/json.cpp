@@ -63,6 +63,12 @@ const Json& JsonObject::at(const char* key) const {
   return *value_->find(key);
 }
 
+const char* JsonObject::either(const char* key, const char* other) const {
+  if (has(key) && has(other) && at(key) != at(other))
+    wrong(other, fmt::format("{}, as {} has it", at(key).dump(), key));
+  return has(other) && !has(key) ? other : key;
+}
+
 JsonObject JsonObject::object(const char* key) const {
   if (!has(key) || !value_->find(key)->is_object()) wrong(key, "an object");
   return {*value_->find(key), where_ + ": " + key};

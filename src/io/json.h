@@ -27,6 +27,8 @@ class JsonObject {
 
   [[nodiscard]] bool has(const char* key) const;  // present and not null
   [[nodiscard]] const Json& at(const char* key) const;
+  // The one of two names for the same that is there. \throws Error naming both when they differ.
+  [[nodiscard]] const char* either(const char* key, const char* other) const;
   [[nodiscard]] JsonObject object(const char* key) const;
   [[nodiscard]] std::int64_t integer(const char* key) const;
   [[nodiscard]] std::int64_t integer_or(const char* key, std::int64_t fallback) const;

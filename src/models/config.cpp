@@ -77,7 +77,7 @@ LatentConfig parse_latent(const JsonObject& config) {
   latent.q_rank = config.has("q_lora_rank") ? config.bounded("q_lora_rank", 1, kMaxDimension) : 0;
   latent.rank = config.bounded("kv_lora_rank", 1, kMaxDimension);
   latent.nope_dim = config.bounded("qk_nope_head_dim", 1, 4096);
-  latent.rope_dim = config.bounded("qk_rope_head_dim", 2, 4096);
+  latent.rope_dim = config.bounded(config.either("qk_rope_head_dim", "head_dim"), 2, 4096);
   latent.value_dim = config.bounded("v_head_dim", 1, 4096);
   latent.interleaved = config.boolean_or("rope_interleave", true);
   if (latent.rope_dim % 2 != 0) config.wrong("qk_rope_head_dim", "an even number");
@@ -92,7 +92,7 @@ void parse_experts(const JsonObject& config, const char* count, MoeConfig& moe) 
 
 MoeConfig parse_glm_moe(const JsonObject& config) {
   MoeConfig moe;
-  parse_experts(config, "n_routed_experts", moe);
+  parse_experts(config, config.either("n_routed_experts", "num_local_experts"), moe);
   moe.shared = config.has("n_shared_experts") ? config.bounded("n_shared_experts", 0, 65536) : 1;
   moe.groups = config.has("n_group") ? config.bounded("n_group", 1, moe.experts) : 1;
   moe.top_groups = config.has("topk_group") ? config.bounded("topk_group", 1, moe.groups) : 1;
@@ -141,8 +141,7 @@ void check_experts(const JsonObject& config, const ModelConfig& model) {
 
 MoeConfig parse_qwen_moe(const JsonObject& config) {
   MoeConfig moe;
-  parse_experts(config, config.has("num_local_experts") ? "num_local_experts" : "num_experts",
-                moe);  // transformers 5, 4
+  parse_experts(config, config.either("num_local_experts", "num_experts"), moe);  // transformers 5, 4
   moe.normalize = config.boolean_or("norm_topk_prob", false);
   return moe;
 }
@@ -228,7 +227,8 @@ ModelConfig parse_model_config(const Json& json, const Json& generation, const s
   out.rms_eps = config.number_or("rms_norm_eps", glm ? 1e-5 : 1e-6);
   out.tied = config.boolean_or("tie_word_embeddings", false);
   out.attention_bias = config.boolean_or("attention_bias", false);
-  out.mlp_bias = config.boolean_or("mlp_bias", false);
+  // The reference implementations of the others have no such field: biases that a file has are refused by name.
+  out.mlp_bias = out.model_type == "llama" && config.boolean_or("mlp_bias", false);
   require(config, "hidden_act", config.string_or("hidden_act", "silu") == "silu", "silu");
   parse_positions(config, out);
   if (glm) {
