@@ -111,15 +111,21 @@ quantization = {"quant_method": "compressed-tensors", "format": "pack-quantized"
 put("json", "quantization", json.dumps(quantization).encode())
 put("json", "marlin", json.dumps({"quant_method": "metal-marlin", "version": 1, "tensors": {
     "model.layers.0.mlp.up_proj": {"format": "fp4", "group": 32, "scale_type": "f16", "zero": "none", "shape": [4, 32]}}}).encode())
-tokenizer = {"model": {"type": "BPE", "vocab": {"H": 0, "e": 1, "l": 2, "o": 3, "He": 4, "ll": 5, "Ġ": 6}, "merges": [["H", "e"], "l l"]},
-             "added_tokens": [{"id": 7, "content": "<s>", "special": True, "lstrip": True}],
-             "normalizer": {"type": "NFC"}, "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True},
-             "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}]},
-             "decoder": {"type": "ByteLevel"}}
+def added(content, **flags):
+    return {"id": 7, "content": content, "single_word": False, "lstrip": True, "rstrip": False, "normalized": False, "special": True} | flags
+
+
+byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
+template = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+tokenizer = {"model": {"type": "BPE", "vocab": {"H": 0, "e": 1, "l": 2, "o": 3, "He": 4, "ll": 5, "Ġ": 6}, "merges": [["H", "e"], ["l", "l"]]},
+             "added_tokens": [added("<s>")], "normalizer": {"type": "NFC"}, "pre_tokenizer": byte_level,
+             "post_processor": {"type": "TemplateProcessing", "single": template, "pair": template,
+                                "special_tokens": {"<s>": {"id": "<s>", "ids": [7], "tokens": ["<s>"]}}},
+             "decoder": byte_level}
 put("tokenizer", "bpe", json.dumps(tokenizer).encode())
-put("tokenizer", "id", json.dumps({**tokenizer, "added_tokens": [{"id": 1 << 25, "content": "x"}]}).encode())
+put("tokenizer", "id", json.dumps({**tokenizer, "added_tokens": [added("x", id=1 << 25)]}).encode())
 put("tokenizer", "merge", json.dumps({**tokenizer, "model": {"vocab": {"a": 0}, "merges": [["a", "b"]]}}).encode())
-put("tokenizer", "pattern", json.dumps({**tokenizer, "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a+)+$|["}, "behavior": "Isolated"}}).encode())
+put("tokenizer", "pattern", json.dumps({**tokenizer, "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a+)+$|["}, "behavior": "Isolated", "invert": False}}).encode())
 spm = {**tokenizer, "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁"}, "decoder": {"type": "Sequence", "decoders": [
            {"type": "Replace", "pattern": {"Regex": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}}
@@ -144,10 +150,10 @@ put_tokenizer("unigram", {"type": "Unigram", "vocab": pieces, "unk_id": 0, "byte
 put_tokenizer("wordpiece", {"type": "WordPiece", "vocab": {"[UNK]": 0, "hello": 1, "##1": 2, "x": 3, "12": 4, "##23": 5}, "unk_token": "[UNK]",
                             "continuing_subword_prefix": "##", "max_input_chars_per_word": 100},
               normalizer={"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True},
-              pre_tokenizer={"type": "Sequence", "pretokenizers": [{"type": "BertPreTokenizer"}, {"type": "Digits"}, {"type": "FixedLength", "length": 3}]},
+              pre_tokenizer={"type": "Sequence", "pretokenizers": [{"type": "BertPreTokenizer"}, {"type": "Digits", "individual_digits": True}, {"type": "FixedLength", "length": 3}]},
               post_processor={"type": "BertProcessing", "sep": ["x", 3], "cls": ["hello", 1]}, decoder={"type": "WordPiece", "prefix": "##", "cleanup": True})
 put_tokenizer("wordlevel", {"type": "WordLevel", "vocab": {"Hello": 0, "x": 1, "<unk>": 2}, "unk_token": "<unk>"},
-              normalizer={"type": "Sequence", "normalizers": [{"type": "Strip"}, {"type": "NFKD"}, {"type": "StripAccents"}]},
+              normalizer={"type": "Sequence", "normalizers": [{"type": "Strip", "strip_left": True, "strip_right": True}, {"type": "NFKD"}, {"type": "StripAccents"}]},
               pre_tokenizer={"type": "Sequence", "pretokenizers": [{"type": "Whitespace"}, {"type": "Punctuation", "behavior": "Contiguous"},
                                                                    {"type": "CharDelimiterSplit", "delimiter": "e"}]},
               decoder={"type": "Sequence", "decoders": [{"type": "CTC", "pad_token": "x", "word_delimiter_token": "|", "cleanup": True}, {"type": "Fuse"},
@@ -158,7 +164,7 @@ put("tokenizer", "config_names", json.dumps({"z_token": "<z>", "a_token": {"__ty
                                              "extra_special_tokens": {"b": "<b>", "c": {"content": "<c>", "lstrip": True}}}).encode())
 put("tokenizer", "added_tokens", json.dumps({"<x>": 300, "<y>": 5}).encode())
 put("tokenizer", "words", json.dumps({"version": "1.0", "model": {"type": "WordLevel", "vocab": {"Hello": 0, " .": 1, " n't": 2, "n": 3}, "unk_token": "n"},
-                                      "added_tokens": [{"id": 9, "content": " ", "lstrip": True, "rstrip": True}], "decoder": {"type": "Fuse"}}).encode())
+                                      "added_tokens": [added(" ", rstrip=True, normalized=True, special=False)], "decoder": {"type": "Fuse"}}).encode())
 put("json", "deep", b'{"a":' * 3000)
 
 

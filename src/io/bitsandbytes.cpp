@@ -16,7 +16,8 @@
 namespace metal_marlin {
 namespace {
 
-// What 8-bit and 4-bit folders say; all but the methods tells how the program that wrote them computes.
+// What 8-bit and 4-bit folders say; all but the methods and what was left out tells how the program that wrote them
+// computes: weights have their types and blocks beside them.
 constexpr std::array<std::string_view, 16> kBitsandbytesKeys{"quant_method",
                                                              "_load_in_4bit",
                                                              "_load_in_8bit",
@@ -185,6 +186,8 @@ std::vector<StoredWeight> bitsandbytes_weights(const SafetensorsFolder& folder, 
     if (state != std::string::npos) out.push_back(Bits4(folder, name.substr(0, state), name).weight());
     if (name.ends_with(".SCB")) out.push_back(int8_weight(folder, module_of(name)));
   }
+  for (const char* const key : {"llm_int8_skip_modules", "modules_to_not_convert"})
+    refuse_left_out(quantization, key, out);
   return out;
 }
 

@@ -7,6 +7,7 @@
 #include <cctype>
 #include <cstring>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "base/regex.h"
 #include "io/group_order.h"
@@ -250,6 +251,13 @@ std::vector<Rule> parse_rules(const std::vector<ModuleRule>& rules, const std::s
   return out;
 }
 
+bool is_symmetric(const JsonObject& json, bool fallback) {
+  if (!json.has("zero_point")) return json.boolean_or("sym", fallback);
+  const bool symmetric = !json.boolean("zero_point");
+  if (json.boolean_or("sym", symmetric) != symmetric) json.wrong("zero_point", "the opposite of sym");
+  return symmetric;
+}
+
 template <typename SpecOf>
 std::vector<StoredWeight> weights_of(const SafetensorsFolder& folder, Layout layout, const SpecOf& spec_of) {
   std::vector<StoredWeight> out;
@@ -270,26 +278,32 @@ FormatSpec spec_of_bits(Format format, int group) {
 std::vector<StoredWeight> gptq_weights(const SafetensorsFolder& folder, const JsonObject& json,
                                        const std::vector<ModuleRule>& dynamic) {
   json.only(kColumnPackedKeys);
-  const char* const key = json.has("checkpoint_format") ? "checkpoint_format" : "format";
+  const char* const key = json.either("checkpoint_format", "format");
   const std::string form = json.string_or(key, "gptq");
   if (form != "gptq" && form != "gptq_v2") json.wrong(key, "gptq or gptq_v2");
   if (json.string_or("pack_dtype", "int32") != "int32") json.wrong("pack_dtype", "int32");
   const std::vector<Rule> rules = parse_rules(dynamic, json.where());
-  const std::int64_t bits = json.integer("bits");
-  const int group = group_of(json, "group_size");
-  const bool symmetric = json.boolean_or("sym", true);
-  static_cast<void>(format_of(bits, symmetric, json, "bits"));
-  return weights_of(folder, form == "gptq" ? Layout::kGptq : Layout::kGptqV2,
-                    [&](const std::string& module) -> std::optional<FormatSpec> {
-                      for (const Rule& rule : rules) {
-                        if (!rule.pattern.search(module)) continue;
-                        if (rule.dense) return std::nullopt;
-                        return spec_of_bits(
-                            format_of(rule.bits.value_or(bits), rule.symmetric.value_or(symmetric), json, "dynamic"),
-                            rule.group.value_or(group));
-                      }
-                      return spec_of_bits(format_of(bits, symmetric, json, "bits"), group);
-                    });
+  const char* const bits_key = json.either("bits", "w_bit");
+  const std::int64_t bits = json.integer(bits_key);
+  const int group = group_of(json, json.either("group_size", "q_group_size"));
+  const bool symmetric = is_symmetric(json, true);
+  static_cast<void>(format_of(bits, symmetric, json, bits_key));
+  std::vector<StoredWeight> out = weights_of(
+      folder, form == "gptq" ? Layout::kGptq : Layout::kGptqV2,
+      [&](const std::string& module) -> std::optional<FormatSpec> {
+        for (const Rule& rule : rules) {
+          if (!rule.pattern.search(module)) continue;
+          if (rule.dense) return std::nullopt;
+          return spec_of_bits(format_of(rule.bits.value_or(bits), rule.symmetric.value_or(symmetric), json, "dynamic"),
+                              rule.group.value_or(group));
+        }
+        return spec_of_bits(format_of(bits, symmetric, json, bits_key), group);
+      });
+  for (const StoredWeight& weight : out) {
+    if (weight.info.name == "lm_head.weight" && !json.boolean_or("lm_head", true))
+      packed_left_out(json, "lm_head", "lm_head");
+  }
+  return out;
 }
 
 std::vector<StoredWeight> awq_weights(const SafetensorsFolder& folder, const JsonObject& json) {
@@ -299,12 +313,14 @@ std::vector<StoredWeight> awq_weights(const SafetensorsFolder& folder, const Jso
     std::transform(form.begin(), form.end(), form.begin(), [](unsigned char c) { return std::tolower(c); });
     if (form != "gemm") json.wrong(key, "gemm");
   }
-  const char* const bits = json.has("bits") ? "bits" : "w_bit";
+  const char* const bits = json.either("bits", "w_bit");
   if (json.integer(bits) != 4) json.wrong(bits, "4");
-  const bool symmetric = !json.boolean_or("zero_point", !json.boolean_or("sym", false));
-  const FormatSpec spec = spec_of_bits(symmetric ? Format::kS4 : Format::kU4,
-                                       group_of(json, json.has("group_size") ? "group_size" : "q_group_size"));
-  return weights_of(folder, Layout::kAwq, [&](const std::string&) { return std::optional(spec); });
+  const FormatSpec spec = spec_of_bits(is_symmetric(json, false) ? Format::kS4 : Format::kU4,
+                                       group_of(json, json.either("group_size", "q_group_size")));
+  std::vector<StoredWeight> out =
+      weights_of(folder, Layout::kAwq, [&](const std::string&) { return std::optional(spec); });
+  refuse_left_out(json, "modules_to_not_convert", out);
+  return out;
 }
 
 }  // namespace metal_marlin

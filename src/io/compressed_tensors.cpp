@@ -51,7 +51,8 @@ constexpr std::array<std::string_view, 10> kParts{
 
 struct Group {
   FormatSpec spec;
-  Shape block;  // of FP8 that is scaled by blocks
+  Shape block;            // of FP8 that is scaled by blocks
+  bool in_order = false;  // groups are of neighbours, whatever the order was in which they were rounded
 };
 
 Format integer_format(int bits, bool symmetric, const JsonObject& weights) {
@@ -70,6 +71,16 @@ Format integer_format(int bits, bool symmetric, const JsonObject& weights) {
     if (formats.bits == bits) return symmetric ? formats.symmetric : formats.asymmetric;
   }
   weights.wrong("num_bits", "2, 3, 4, 5, 6 or 8");
+}
+
+// Whether actorder says that groups are of neighbours. true and false stand for group and none.
+bool is_in_order(const JsonObject& weights) {
+  if (!weights.has("actorder")) return false;
+  if (weights.at("actorder").is_boolean()) return !weights.boolean("actorder");
+  const std::string order = weights.string("actorder");
+  if (order == "group" || order == "dynamic") return false;
+  if (order != "weight" && order != "static") weights.wrong("actorder", "group, dynamic, weight or static");
+  return true;
 }
 
 Group parse_config_group(const JsonObject& item, const std::string& overall) {
@@ -100,6 +111,7 @@ Group parse_config_group(const JsonObject& item, const std::string& overall) {
     throw Error(ErrorCode::kUnsupported, fmt::format("{}: {}{}, {}symmetric, is not one that we read", item.where(),
                                                      type, bits, symmetric ? "" : "a"));
   }
+  group.in_order = is_in_order(weights);
   if (strategy == "block") {
     if (group.spec.format != Format::kFp8E4M3) weights.wrong("strategy", "block with 8-bit floats alone");
     group.block = block_shape(weights, "block_structure");
@@ -336,7 +348,8 @@ std::vector<StoredWeight> compressed_weights(const SafetensorsFolder& folder, co
                        folder.find(module + ".weight_scale") != nullptr;
     if (!plain && !name.ends_with(".weight_packed")) continue;
     const int group = best_match(targets, module);
-    if (group < 0 || ignored.match(module) < ModuleTargets::Match::kClass) continue;
+    if (group < 0) continue;
+    if (ignored.match(module) < ModuleTargets::Match::kClass) packed_left_out(quantization, "ignore", module);
     const Group& described = groups[static_cast<std::size_t>(group)];
     StoredWeight weight;
     if (!described.block.empty()) {
@@ -347,6 +360,13 @@ std::vector<StoredWeight> compressed_weights(const SafetensorsFolder& folder, co
       spec.rotation = transforms.rotation_of(module, codes.cols);
       weight = grouped_weight(folder, module + ".weight_g_idx", module, spec, codes.view->shape[0], codes.cols, {name},
                               [&folder, module, spec] { return load_compressed(folder, module, spec); });
+    }
+    if (described.in_order && !weight.info.packed) {
+      throw Error(
+          ErrorCode::kCorruptFile,
+          fmt::format("{}: tensor {}.weight_g_idx has groups in an order, which field actorder says that there is "
+                      "not",
+                      folder.where(name), module));
     }
     for (const std::string_view suffix : kParts) weight.parts.push_back(module + std::string(suffix));
     out.push_back(std::move(weight));

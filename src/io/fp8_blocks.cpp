@@ -14,6 +14,7 @@
 namespace metal_marlin {
 namespace {
 
+// Not used: activation_scheme, as activations are not rounded to FP8 here; scale_fmt, which the scales' type tells.
 constexpr std::array<std::string_view, 9> kFp8BlockKeys{"quant_method",      "activation_scheme",      "fmt",
                                                         "weight_block_size", "modules_to_not_convert", "ignored_layers",
                                                         "scale_fmt",
@@ -57,7 +58,11 @@ std::vector<StoredWeight> fp8_weights(const SafetensorsFolder& folder, const Jso
   quantization.only(kFp8BlockKeys);
   if (quantization.string_or("fmt", "e4m3") != "e4m3") quantization.wrong("fmt", "e4m3");
   Shape block{128, 128};
-  if (quantization.has("weight_block_size")) block = block_shape(quantization, "weight_block_size");
+  if (quantization.has("weight_block_size")) {
+    block = block_shape(quantization, "weight_block_size");
+  } else if (quantization.json().contains("weight_block_size")) {
+    block = {std::int64_t{1} << 40, std::int64_t{1} << 40};  // null: a scale for the whole
+  }
   std::vector<StoredWeight> out;
   for (const auto& [name, view] : folder.tensors()) {
     if (!name.ends_with(".weight") || view.dtype != DType::kF8E4M3) continue;
@@ -68,6 +73,7 @@ std::vector<StoredWeight> fp8_weights(const SafetensorsFolder& folder, const Jso
     for (const char* const other : {".input_scale", ".activation_scale"}) weight.parts.push_back(module + other);
     out.push_back(std::move(weight));
   }
+  for (const char* const key : {"modules_to_not_convert", "ignored_layers"}) refuse_left_out(quantization, key, out);
   return out;
 }
 

@@ -175,10 +175,12 @@ void fill_bpe(const Gguf& gguf, const Tokens& tokens, const GgufPreKind& kind, J
 void fill_wordpiece(const Gguf& gguf, const Tokens& tokens, Json& out) {
   const bool lower = gguf.boolean("tokenizer.ggml.normalizer.lowercase").value_or(true);
   out["normalizer"] = {{"type", "BertNormalizer"},
+                       {"clean_text", true},
+                       {"handle_chinese_chars", true},
                        {"lowercase", lower},
                        {"strip_accents", gguf.boolean("tokenizer.ggml.normalizer.strip_accents").value_or(lower)}};
   out["pre_tokenizer"] = {{"type", "BertPreTokenizer"}};
-  out["decoder"] = {{"type", "WordPiece"}};
+  out["decoder"] = {{"type", "WordPiece"}, {"prefix", "##"}, {"cleanup", true}};
   const std::size_t unknown =
       static_cast<std::size_t>(gguf.integer("tokenizer.ggml.unknown_token_id").value_or(kBertUnknown));
   if (unknown >= tokens.texts.size()) {

@@ -63,6 +63,12 @@ const Json& JsonObject::at(const char* key) const {
   return *value_->find(key);
 }
 
+const char* JsonObject::either(const char* key, const char* other) const {
+  if (has(key) && has(other) && at(key) != at(other))
+    wrong(other, fmt::format("{}, as {} has it", at(key).dump(), key));
+  return has(other) && !has(key) ? other : key;
+}
+
 JsonObject JsonObject::object(const char* key) const {
   if (!has(key) || !value_->find(key)->is_object()) wrong(key, "an object");
   return {*value_->find(key), where_ + ": " + key};
@@ -96,10 +102,13 @@ double JsonObject::number_or(const char* key, double fallback) const {
   return has(key) ? number(key) : fallback;
 }
 
-bool JsonObject::boolean_or(const char* key, bool fallback) const {
-  if (!has(key)) return fallback;
-  if (!value_->find(key)->is_boolean()) wrong(key, "true or false");
+bool JsonObject::boolean(const char* key) const {
+  if (!has(key) || !value_->find(key)->is_boolean()) wrong(key, "true or false");
   return value_->find(key)->get<bool>();
+}
+
+bool JsonObject::boolean_or(const char* key, bool fallback) const {
+  return has(key) ? boolean(key) : fallback;
 }
 
 std::string JsonObject::string(const char* key) const {

@@ -29,6 +29,8 @@ class JsonObject {
 
   [[nodiscard]] bool has(const char* key) const;  // present and not null
   [[nodiscard]] const Json& at(const char* key) const;
+  // The one of two names for the same that is there. \throws Error naming both when they differ.
+  [[nodiscard]] const char* either(const char* key, const char* other) const;
   [[nodiscard]] JsonObject object(const char* key) const;
   [[nodiscard]] std::int64_t integer(const char* key) const;
   [[nodiscard]] std::int64_t integer_or(const char* key, std::int64_t fallback) const;
@@ -43,6 +45,7 @@ class JsonObject {
   }
   [[nodiscard]] double number_or(const char* key, double fallback) const;
   [[nodiscard]] double number(const char* key) const;
+  [[nodiscard]] bool boolean(const char* key) const;
   [[nodiscard]] bool boolean_or(const char* key, bool fallback) const;
   [[nodiscard]] std::string string(const char* key) const;
   [[nodiscard]] std::string string_or(const char* key, const std::string& fallback) const;

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstring>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "formats/small_floats.h"
 #include "io/stored_weights.h"
@@ -133,15 +134,17 @@ class MlxModule {
 
 std::vector<StoredWeight> mlx_weights(const SafetensorsFolder& folder, const JsonObject& quantization) {
   for (const auto& [key, value] : quantization.json().items()) {
-    const bool module = value.is_object() || value.is_boolean();  // false: it is not quantized, as its parts tell too
+    const bool module = value.is_object() || value.is_boolean();  // false: it is not quantized
     if (value.is_object()) quantization.object(key.c_str()).only(kMlxKeys);
     if (!module) quantization.only_key(key, kMlxKeys);
   }
   std::vector<StoredWeight> out;
   for (const auto& [name, view] : folder.tensors()) {
-    if (!name.ends_with(".scales") || folder.find(module_of(name) + ".weight") == nullptr) continue;
-    for (StoredWeight& weight : MlxModule(folder, quantization, module_of(name)).weights())
-      out.push_back(std::move(weight));
+    const std::string module = module_of(name);
+    if (!name.ends_with(".scales") || folder.find(module + ".weight") == nullptr) continue;
+    if (quantization.has(module.c_str()) && quantization.at(module.c_str()) == false)
+      packed_left_out(quantization, module.c_str(), module);
+    for (StoredWeight& weight : MlxModule(folder, quantization, module).weights()) out.push_back(std::move(weight));
   }
   return out;
 }

@@ -4,6 +4,7 @@
 
 #include "base/thread_pool.h"
 #include "formats/small_floats.h"
+#include "io/module_pattern.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
@@ -98,6 +99,22 @@ StoredWeight decoded_weight(const std::string& module, std::int64_t rows, std::i
     return {DenseView{DType::kF16, {rows, cols}, std::as_bytes(std::span(*owner))}, owner};
   };
   return out;
+}
+
+void refuse_left_out(const JsonObject& quantization, const char* key, const std::vector<StoredWeight>& weights) {
+  for (const std::string& name : names_of(quantization, key)) {
+    const Regex pattern(fmt::format(R"(^(?:{})(?:(?<=\.)|(?=\.|$)))", name), quantization.where() + ": " + key);
+    for (const StoredWeight& weight : weights) {
+      const std::string module = module_of(weight.info.name);
+      if (pattern.search(module) || module.ends_with(name)) packed_left_out(quantization, key, module);
+    }
+  }
+}
+
+void packed_left_out(const JsonObject& quantization, const char* key, const std::string& module) {
+  throw Error(ErrorCode::kCorruptFile,
+              fmt::format("{}: field {} says that {} is not quantized, but its tensors are packed",
+                          quantization.where(), key, module));
 }
 
 const DenseView& part(const SafetensorsFolder& folder, const std::string& name) {

@@ -45,6 +45,11 @@ StoredWeight packed_weight(const std::string& module, const FormatSpec& spec, st
 StoredWeight decoded_weight(const std::string& module, std::int64_t rows, std::int64_t cols, std::string stored_as,
                             std::vector<std::string> parts, std::function<RowReader()> reader);
 
+// Modules that `key` lists as not quantized are dense, as Transformers has it: a name is a pattern of a module's
+// beginning or its end. \throws Error (kCorruptFile) naming one whose tensors are packed.
+void refuse_left_out(const JsonObject& quantization, const char* key, const std::vector<StoredWeight>& weights);
+[[noreturn]] void packed_left_out(const JsonObject& quantization, const char* key, const std::string& module);
+
 // A part of a module. \throws Error (kNotFound) naming file and tensor.
 const DenseView& part(const SafetensorsFolder& folder, const std::string& name);
 // \throws Error (kCorruptFile) naming file and tensor, what was found and what was expected.

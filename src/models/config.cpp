@@ -83,7 +83,7 @@ LatentConfig parse_latent(const JsonObject& config) {
   latent.q_rank = whole ? 0 : config.bounded_or("q_lora_rank", kDimensionBounds, 768);
   latent.rank = config.bounded_or("kv_lora_rank", kDimensionBounds, 512);
   latent.nope_dim = config.bounded_or("qk_nope_head_dim", {1, kHeadDimBounds.high}, 192);
-  latent.rope_dim = config.bounded_or("qk_rope_head_dim", kHeadDimBounds, 64);
+  latent.rope_dim = config.bounded_or(config.either("qk_rope_head_dim", "head_dim"), kHeadDimBounds, 64);
   latent.value_dim = config.bounded_or("v_head_dim", {1, kHeadDimBounds.high}, 256);
   latent.interleaved = config.boolean_or("rope_interleave", true);
   if (latent.rope_dim % 2 != 0) config.wrong("qk_rope_head_dim", "an even number");
@@ -102,7 +102,8 @@ void parse_experts(const JsonObject& config, const char* count, const MoeConfig&
 
 MoeConfig parse_glm_moe(const JsonObject& config) {
   MoeConfig moe;
-  parse_experts(config, "n_routed_experts", {.experts = 64, .top_k = 4, .intermediate = 1536}, moe);
+  parse_experts(config, config.either("n_routed_experts", "num_local_experts"),
+                {.experts = 64, .top_k = 4, .intermediate = 1536}, moe);
   moe.shared = config.bounded_or("n_shared_experts", {0, kExpertBounds.high}, 1);
   moe.groups = config.bounded_or("n_group", {1, moe.experts}, 1);
   moe.top_groups = config.bounded_or("topk_group", {1, moe.groups}, 1);
@@ -150,7 +151,7 @@ void check_experts(const JsonObject& config, const ModelConfig& model) {
 
 MoeConfig parse_qwen_moe(const JsonObject& config) {
   MoeConfig moe;
-  parse_experts(config, config.has("num_local_experts") ? "num_local_experts" : "num_experts",  // transformers 5, 4
+  parse_experts(config, config.either("num_local_experts", "num_experts"),  // transformers 5, 4
                 {.experts = 128, .top_k = 8, .intermediate = 768}, moe);
   moe.normalize = config.boolean_or("norm_topk_prob", false);
   return moe;
@@ -256,7 +257,8 @@ ModelConfig parse_model_config(const Json& json, const Json& generation, const s
     config.wrong("tie_word_embeddings", "true or false");  // as the reference implementation, which takes no null
   out.tied = config.boolean_or("tie_word_embeddings", false);
   out.attention_bias = config.boolean_or("attention_bias", false);
-  out.mlp_bias = config.boolean_or("mlp_bias", false);
+  // The reference implementations of the others have no such field: biases that a file has are refused by name.
+  out.mlp_bias = out.model_type == "llama" && config.boolean_or("mlp_bias", false);
   const std::string activation = config.string_or("hidden_act", "silu");
   require(config, "hidden_act", activation == "silu" || activation == "swish", "silu or swish, which are one");
   parse_positions(config, out);

@@ -206,8 +206,8 @@ void check_config_keys(const JsonObject& config) {
       continue;
     }
     // qk_head_dim follows from other fields.
-    if (key == "qk_head_dim" &&
-        value == config.integer_or("qk_nope_head_dim", 0) + config.integer_or("qk_rope_head_dim", 0))
+    if (key == "qk_head_dim" && value == config.integer_or("qk_nope_head_dim", 0) +
+                                             config.integer_or(config.either("qk_rope_head_dim", "head_dim"), 0))
       continue;
     std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
     if (text.size() > 60) text = text.substr(0, 57) + "...";

@@ -14,6 +14,10 @@ namespace {
 
 constexpr std::string_view kWordMark = "\xE2\x96\x81";  // U+2581, SentencePiece's space
 
+bool is_continuation(char byte) {
+  return (static_cast<unsigned char>(byte) & 0xC0) == 0x80;
+}
+
 bool mark_inside(std::string_view token) {
   std::size_t at = token.find(kWordMark, 1);
   while (at != std::string_view::npos && token.substr(0, at).ends_with(kWordMark)) at = token.find(kWordMark, at + 1);
@@ -63,8 +67,10 @@ Bpe::Bpe(Vocabulary vocabulary, const std::vector<std::pair<std::string, std::st
   cut_before_words_ = options_.prefix.empty() && options_.suffix.empty() && find(kWordMark).has_value();
   std::int32_t rank = 0;
   for (const auto& [left, right] : merges) {
-    const bool prefixed = right.starts_with(options_.prefix);
-    const std::string whole = left + (prefixed ? right.substr(options_.prefix.size()) : right);
+    // The library cuts as many bytes as the prefix has, whatever they are.
+    const std::size_t cut = options_.prefix.size();
+    const bool prefixed = cut == right.size() || (cut < right.size() && !is_continuation(right[cut]));
+    const std::string whole = prefixed ? left + right.substr(cut) : "";
     const auto left_id = find(left);
     const auto right_id = find(right);
     const auto merged = find(whole);

@@ -15,10 +15,32 @@ namespace {
 using Stream = Decoder::Stream;
 constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";
 
+const std::vector<StageType>& decoder_types() {
+  static const std::vector<StageType> all{
+      {"ByteLevel", byte_level_fields()},
+      {"ByteFallback", {}},
+      {"Fuse", {}},
+      {"Replace", {{"pattern", FieldKind::kAny}, {"content", FieldKind::kText}}},
+      {"Strip", {{"content", FieldKind::kCharacter}, {"start", FieldKind::kCount}, {"stop", FieldKind::kCount}}},
+      {"Metaspace", metaspace_fields()},
+      {"WordPiece", {{"prefix", FieldKind::kText}, {"cleanup", FieldKind::kFlag}}},
+      {"BPEDecoder", {{"suffix", FieldKind::kText}}},
+      {"CTC",
+       {{"pad_token", FieldKind::kText}, {"word_delimiter_token", FieldKind::kText}, {"cleanup", FieldKind::kFlag}}}};
+  return all;
+}
+
+// As Rust replaces: an empty text is found before each character and at the end.
 std::string replace_literal(std::string_view text, std::string_view from, std::string_view to) {
-  if (from.empty()) return std::string(text);
   std::string out;
   std::size_t done = 0;
+  if (from.empty()) {
+    for (std::size_t at = 0; at < text.size(); done = at) {
+      next_character(text, at);
+      out.append(to).append(text, done, at - done);
+    }
+    return out.append(to);
+  }
   for (std::size_t at = text.find(from); at != std::string_view::npos; at = text.find(from, done)) {
     out.append(text, done, at - done).append(to);
     done = at + from.size();
@@ -293,35 +315,26 @@ std::unique_ptr<Stream> word_piece_stage(const Decoder::WordPiece& step, std::un
 
 Decoder Decoder::parse(const Json& json, const std::string& where) {
   Decoder decoder;
-  for_each_stage(json, where, "decoders", [&](const JsonObject& stage) { decoder.steps_.push_back(make(stage)); });
+  for_each_stage(json, where, "decoder", "decoders", decoder_types(),
+                 [&](const JsonObject& stage) { decoder.steps_.push_back(make(stage)); });
   if (json.is_null()) decoder.steps_.emplace_back(Spaces{});
   return decoder;
 }
 
 Decoder::Step Decoder::make(const JsonObject& json) {
   const std::string type = json.string("type");
-  const auto count = [&](const char* key) {
-    const std::int64_t value = json.integer_or(key, 0);
-    if (value < 0) json.wrong(key, "a count");
-    return static_cast<std::size_t>(value);
-  };
+  const auto count = [&](const char* key) { return json.at(key).get<std::size_t>(); };
   if (type == "ByteLevel") return ByteLevel{};
   if (type == "ByteFallback") return ByteFallback{};
   if (type == "Fuse") return Fuse{};
   if (type == "Replace") return Replace{parse_pattern(json), json.string("content")};
-  if (type == "Strip") return Strip{parse_character(json, "content"), count("start"), count("stop")};
+  if (type == "Strip") return Strip{json.string("content"), count("start"), count("stop")};
   if (type == "Metaspace") {
-    const bool never =
-        json.string_or("prepend_scheme", "always") == "never" || !json.boolean_or("add_prefix_space", true);
-    return Metaspace{parse_character(json, "replacement"), !never};
+    return Metaspace{json.string("replacement"), parse_prepend_scheme(json) != PrependScheme::kNever};
   }
-  if (type == "WordPiece") return WordPiece{json.string_or("prefix", "##"), json.boolean_or("cleanup", true)};
-  if (type == "BPEDecoder") return Bpe{json.string_or("suffix", "</w>")};
-  if (type == "CTC") {
-    return Ctc{json.string_or("pad_token", "<pad>"), json.string_or("word_delimiter_token", "|"),
-               json.boolean_or("cleanup", true)};
-  }
-  unsupported_stage(json, "decoder type " + type);
+  if (type == "WordPiece") return WordPiece{json.string("prefix"), json.boolean("cleanup")};
+  if (type == "BPEDecoder") return Bpe{json.string("suffix")};
+  return Ctc{json.string("pad_token"), json.string("word_delimiter_token"), json.boolean("cleanup")};
 }
 
 std::unique_ptr<Stream> Decoder::stream(std::string& out) const {

@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "metal_marlin/error.h"
@@ -15,6 +18,44 @@ constexpr std::int64_t kMaxId = 1 << 26;
 constexpr std::size_t kMaxStages = 8;
 constexpr std::size_t kMaxPieces = 64;
 
+const std::vector<StageType>& post_processor_types() {
+  const std::vector<JsonField> ends{{"sep", FieldKind::kAny}, {"cls", FieldKind::kAny}};
+  static const std::vector<StageType> all{
+      {"ByteLevel", byte_level_fields()},
+      {"TemplateProcessing",
+       {{"single", FieldKind::kAny}, {"pair", FieldKind::kAny}, {"special_tokens", FieldKind::kAny}}},
+      {"BertProcessing", ends},
+      {"RobertaProcessing",  // without one of the flags, which are of offsets, the library takes it for BERT's
+       {ends[0],
+        ends[1],
+        {"trim_offsets", FieldKind::kFlag, FieldNeed::kOptional},
+        {"add_prefix_space", FieldKind::kFlag, FieldNeed::kOptional}}}};
+  return all;
+}
+
+// Labels, each with the ids that it stands for.
+using Labels = std::map<std::string, std::vector<TokenId>>;
+
+Labels parse_labels(const JsonObject& json) {
+  constexpr std::array<JsonField, 3> kFields{
+      {{"id", FieldKind::kText}, {"ids", FieldKind::kAny}, {"tokens", FieldKind::kAny}}};
+  const JsonObject list = json.object("special_tokens");
+  Labels labels;
+  for (const auto& [label, value] : list.json().items()) {
+    const JsonObject token(value, list.where() + ": " + label);
+    check_fields(token, kFields);
+    const Json& ids = token.at("ids");
+    if (!ids.is_array()) token.wrong("ids", "an array");
+    std::vector<TokenId>& out = labels[label];
+    for (const Json& id : ids) out.push_back(parse_token_id(id, token, "ids"));
+    const Json& names = token.at("tokens");
+    const bool texts =
+        names.is_array() && std::all_of(names.begin(), names.end(), [](const Json& name) { return name.is_string(); });
+    if (!texts) token.wrong("tokens", "strings");
+  }
+  return labels;
+}
+
 }  // namespace
 
 TokenId parse_token_id(const Json& json, const JsonObject& owner, const char* key) {
@@ -24,35 +65,34 @@ TokenId parse_token_id(const Json& json, const JsonObject& owner, const char* ke
   return json.get<TokenId>();
 }
 
-// Labels in a template are keys of `special_tokens`, each with the ids that it stands for.
-std::vector<PostProcessor::Piece> PostProcessor::parse_pieces(const JsonObject& json, const char* key) {
+std::vector<PostProcessor::Piece> PostProcessor::parse_pieces(const JsonObject& json, const char* key, bool if_used) {
+  constexpr std::array<std::string_view, 2> kKinds{"Sequence", "SpecialToken"};
+  constexpr std::array<std::string_view, 2> kParts{"A", "B"};
+  constexpr std::array<JsonField, 2> kFields{{{"id", FieldKind::kText}, {"type_id", FieldKind::kId}}};
+  const Labels labels = parse_labels(json);
   const Json& pieces = json.at(key);
   if (!pieces.is_array() || pieces.size() > kMaxPieces) json.wrong(key, fmt::format("at most {} pieces", kMaxPieces));
   std::vector<Piece> out;
   for (const Json& entry : pieces) {
     const JsonObject piece(entry, json.where() + ": " + key);
-    if (piece.has("Sequence")) {
-      const bool first = piece.object("Sequence").string("id") == "A";
-      out.push_back({first ? Piece::Kind::kFirst : Piece::Kind::kSecond, {}});
+    const std::string kind = only_field(piece, kKinds);
+    const JsonObject value = piece.object(kind.c_str());
+    check_fields(value, kFields);
+    if (kind == "Sequence") {
+      out.push_back({parse_choice(value, "id", kParts) == 0 ? Piece::Kind::kFirst : Piece::Kind::kSecond, {}});
       continue;
     }
-    const std::string label = piece.object("SpecialToken").string("id");
-    const JsonObject token = json.object("special_tokens").object(label.c_str());
-    const Json& ids = token.at("ids");
-    if (!ids.is_array()) token.wrong("ids", "an array");
-    Piece special{Piece::Kind::kSpecial, {}};
-    for (const Json& id : ids) special.ids.push_back(parse_token_id(id, token, "ids"));
-    out.push_back(std::move(special));
+    const auto label = labels.find(value.string("id"));
+    const bool missing = label == labels.end();
+    if (missing && !if_used) value.wrong("id", "a key of special_tokens");
+    out.push_back(missing ? Piece{Piece::Kind::kMissing, {}} : Piece{Piece::Kind::kSpecial, label->second});
   }
   return out;
 }
 
 PostProcessor::Stage PostProcessor::parse_stage(const JsonObject& json, const std::string& type) {
   if (type == "TemplateProcessing") {
-    return {true, {parse_pieces(json, "single"), json.has("pair") ? parse_pieces(json, "pair") : std::vector<Piece>{}}};
-  }
-  if (type != "BertProcessing" && type != "RobertaProcessing") {
-    unsupported_stage(json, "post_processor type " + type);
+    return {true, {parse_pieces(json, "single", false), parse_pieces(json, "pair", true)}};
   }
   const auto end = [&](const char* key) {
     const Json& pair = json.at(key);
@@ -65,7 +105,7 @@ PostProcessor::Stage PostProcessor::parse_stage(const JsonObject& json, const st
 PostProcessor PostProcessor::parse(const Json& json, const std::string& where) {
   PostProcessor processor;
   processor.where_ = where;
-  for_each_stage(json, where, "processors", [&](const JsonObject& stage) {
+  for_each_stage(json, where, "post_processor", "processors", post_processor_types(), [&](const JsonObject& stage) {
     const std::string type = stage.string("type");
     if (type == "ByteLevel") return;  // offsets only
     if (processor.stages_.size() == kMaxStages)
@@ -81,6 +121,10 @@ void PostProcessor::apply_template(const Template& pieces, std::vector<Ids>& par
     const std::size_t index = piece.kind == Piece::Kind::kSecond ? 1 : 0;
     if (piece.kind == Piece::Kind::kSpecial) {
       if (add_special) out.push_back(piece.ids);
+    } else if (piece.kind == Piece::Kind::kMissing) {
+      if (!add_special) continue;
+      throw Error(ErrorCode::kUnsupported,
+                  where_ + ": the template for two parts names a token that special_tokens lacks");
     } else if (parts.size() > 2 || index >= parts.size()) {
       throw Error(ErrorCode::kUnsupported,
                   fmt::format("{}: a template for part {} of {}", where_, index + 1, parts.size()));

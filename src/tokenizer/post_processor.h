@@ -17,9 +17,9 @@ class PostProcessor {
 
  private:
   using Ids = std::vector<TokenId>;
-  // The first or second part of what came in, or ids of its own.
+  // The first or second part of what came in, ids of its own, or those of a label that there is not.
   struct Piece {
-    enum class Kind { kFirst, kSecond, kSpecial } kind;
+    enum class Kind { kFirst, kSecond, kSpecial, kMissing } kind;
     Ids ids;
   };
   // Each piece of a template is a part for the stage behind it.
@@ -35,7 +35,8 @@ class PostProcessor {
     TokenId sep = 0;
     bool sep_before = false;
   };
-  static std::vector<Piece> parse_pieces(const JsonObject& json, const char* key);
+  // if_used: a label that special_tokens lacks is an error of the texts that need it, not of the file.
+  static std::vector<Piece> parse_pieces(const JsonObject& json, const char* key, bool if_used);
   static Stage parse_stage(const JsonObject& json, const std::string& type);
   void apply_template(const Template& pieces, std::vector<Ids>& parts, bool add_special) const;
   static void surround(const Stage& stage, std::vector<Ids>& parts);

@@ -16,28 +16,41 @@ namespace {
 SplitBehavior parse_behavior(const JsonObject& json) {
   constexpr std::array<std::string_view, 5> kNames{"Isolated", "Removed", "MergedWithPrevious", "MergedWithNext",
                                                    "Contiguous"};
-  const std::string name = json.string("behavior");
-  const auto* const found = std::find(kNames.begin(), kNames.end(), name);
-  if (found == kNames.end()) json.wrong("behavior", fmt::format("one of {}", fmt::join(kNames, ", ")));
-  return static_cast<SplitBehavior>(found - kNames.begin());
+  return static_cast<SplitBehavior>(parse_choice(json, "behavior", kNames));
+}
+
+const std::vector<StageType>& pre_tokenizer_types() {
+  static const std::vector<StageType> all{
+      {"ByteLevel", byte_level_fields()},
+      {"Split", {{"pattern", FieldKind::kAny}, {"behavior", FieldKind::kText}, {"invert", FieldKind::kFlag}}},
+      {"Digits", {{"individual_digits", FieldKind::kFlag}}},
+      {"Punctuation", {{"behavior", FieldKind::kText, FieldNeed::kOptional}}},
+      {"WhitespaceSplit", {}},
+      {"Whitespace", {}},
+      {"BertPreTokenizer", {}},
+      {"CharDelimiterSplit", {{"delimiter", FieldKind::kCharacter}}},
+      {"FixedLength", {{"length", FieldKind::kCount, FieldNeed::kOptional}}},
+      {"Metaspace", metaspace_fields()}};
+  return all;
 }
 
 }  // namespace
 
 PreTokenizer PreTokenizer::parse(const Json& json, const std::string& where) {
   PreTokenizer pre_tokenizer;
-  for_each_stage(json, where, "pretokenizers", [&](const JsonObject& stage) { pre_tokenizer.add(stage); });
+  for_each_stage(json, where, "pre_tokenizer", "pretokenizers", pre_tokenizer_types(),
+                 [&](const JsonObject& stage) { pre_tokenizer.add(stage); });
   return pre_tokenizer;
 }
 
 void PreTokenizer::add_split(const JsonObject& json) {
-  steps_.emplace_back(PatternSplit{parse_pattern(json), parse_behavior(json), json.boolean_or("invert", false)});
+  steps_.emplace_back(PatternSplit{parse_pattern(json), parse_behavior(json), json.boolean("invert")});
 }
 
 void PreTokenizer::add(const JsonObject& json) {
   const std::string type = json.string("type");
   if (type == "ByteLevel") {
-    if (json.boolean_or("add_prefix_space", true)) steps_.emplace_back(PrependSpace{});
+    if (json.boolean("add_prefix_space")) steps_.emplace_back(PrependSpace{});
     if (json.boolean_or("use_regex", true)) {
       steps_.emplace_back(PatternSplit{Regex(kGpt2Pattern, json.where()), SplitBehavior::kIsolated, false});
     }
@@ -45,7 +58,7 @@ void PreTokenizer::add(const JsonObject& json) {
   } else if (type == "Split") {
     add_split(json);
   } else if (type == "Digits") {
-    const bool single = json.boolean_or("individual_digits", false);
+    const bool single = json.boolean("individual_digits");
     steps_.emplace_back(CharacterSplit{is_numeric, single ? SplitBehavior::kIsolated : SplitBehavior::kContiguous});
   } else if (type == "Punctuation") {
     steps_.emplace_back(
@@ -55,31 +68,21 @@ void PreTokenizer::add(const JsonObject& json) {
   } else if (type == "BertPreTokenizer") {
     steps_.emplace_back(CharacterSplit{is_white_space, SplitBehavior::kRemoved});
     steps_.emplace_back(CharacterSplit{is_punctuation, SplitBehavior::kIsolated});
-  } else if (type == "CharDelimiterSplit" || type == "Delimiter") {
-    const std::string delimiter = parse_character(json, "delimiter");
+  } else if (type == "CharDelimiterSplit") {
+    const std::string delimiter = json.string("delimiter");
     std::size_t at = 0;
     const char32_t c = next_character(delimiter, at);
     steps_.emplace_back(CharacterSplit{[c](char32_t other) { return other == c; }, SplitBehavior::kRemoved});
   } else if (type == "Whitespace") {
     steps_.emplace_back(Words{});
   } else if (type == "FixedLength") {
-    const std::int64_t length = json.integer_or("length", 5);
-    if (length < 1) json.wrong("length", "a positive number");
-    steps_.emplace_back(FixedLength{static_cast<std::size_t>(length)});
-  } else if (type == "Metaspace") {
-    std::string scheme = json.string_or("prepend_scheme", "always");
-    if (scheme != "always" && scheme != "never" && scheme != "first") {
-      json.wrong("prepend_scheme", "one of always, never, first");
-    }
-    if (!json.boolean_or("add_prefix_space", true)) {  // the older form
-      if (json.has("prepend_scheme") && scheme != "never")
-        json.wrong("add_prefix_space", "true, as prepend_scheme has it");
-      scheme = "never";
-    }
-    steps_.emplace_back(Metaspace{parse_character(json, "replacement"), scheme == "always", scheme == "never",
-                                  json.boolean_or("split", true)});
+    const std::size_t length = json.has("length") ? json.at("length").get<std::size_t>() : 5;
+    if (length < 1) json.wrong("length", "a positive number");  // the library divides by it
+    steps_.emplace_back(FixedLength{length});
   } else {
-    unsupported_stage(json, "pre_tokenizer type " + type);
+    const PrependScheme scheme = parse_prepend_scheme(json);
+    steps_.emplace_back(Metaspace{json.string("replacement"), scheme == PrependScheme::kAlways,
+                                  scheme == PrependScheme::kNever, json.boolean_or("split", true)});
   }
 }
 

@@ -8,6 +8,7 @@
 #include "metal_marlin/error.h"
 #include "tokenizer/bpe.h"
 #include "tokenizer/post_processor.h"
+#include "tokenizer/stages.h"
 #include "tokenizer/unigram.h"
 #include "tokenizer/wordpiece.h"
 
@@ -24,13 +25,13 @@ Vocabulary parse_vocabulary(const JsonObject& model) {
   return vocabulary;
 }
 
-// Merges come as "a b" or ["a", "b"].
+// Merges come all as "a b" or all as ["a", "b"].
 std::vector<std::pair<std::string, std::string>> parse_merges(const JsonObject& model) {
   std::vector<std::pair<std::string, std::string>> merges;
   const Json& list = model.at("merges");
   if (!list.is_array()) model.wrong("merges", "an array");
   for (const Json& entry : list) {
-    if (entry.is_string()) {
+    if (entry.type() == list[0].type() && entry.is_string()) {
       const auto text = entry.get<std::string>();
       if (text.starts_with("#version")) continue;
       const std::size_t space = text.find(' ');
@@ -38,28 +39,30 @@ std::vector<std::pair<std::string, std::string>> parse_merges(const JsonObject& 
         merges.emplace_back(text.substr(0, space), text.substr(space + 1));
         continue;
       }
-    } else if (entry.is_array() && entry.size() == 2 && entry[0].is_string() && entry[1].is_string()) {
+    } else if (entry.type() == list[0].type() && entry.is_array() && entry.size() == 2 && entry[0].is_string() &&
+               entry[1].is_string()) {
       merges.emplace_back(entry[0].get<std::string>(), entry[1].get<std::string>());
       continue;
     }
-    throw Error(ErrorCode::kCorruptFile,
-                fmt::format("{}: merges[{}] is not a pair of tokens", model.where(), merges.size()));
+    throw Error(
+        ErrorCode::kCorruptFile,
+        fmt::format("{}: merges[{}] is not a pair of tokens, written as the others are", model.where(), merges.size()));
   }
   return merges;
 }
 
 std::unique_ptr<const TokenModel> parse_bpe(const JsonObject& model) {
-  constexpr std::array<std::string_view, 10> kKeys{"type",
-                                                   "vocab",
-                                                   "merges",
-                                                   "dropout",
-                                                   "unk_token",
-                                                   "continuing_subword_prefix",
-                                                   "end_of_word_suffix",
-                                                   "fuse_unk",
-                                                   "byte_fallback",
-                                                   "ignore_merges"};
-  model.only(kKeys);
+  constexpr std::array<JsonField, 10> kFields{{{"type", FieldKind::kText, FieldNeed::kOptional},
+                                               {"vocab", FieldKind::kAny},
+                                               {"merges", FieldKind::kAny},
+                                               {"dropout", FieldKind::kAny, FieldNeed::kNullable},
+                                               {"unk_token", FieldKind::kText, FieldNeed::kNullable},
+                                               {"continuing_subword_prefix", FieldKind::kText, FieldNeed::kNullable},
+                                               {"end_of_word_suffix", FieldKind::kText, FieldNeed::kNullable},
+                                               {"fuse_unk", FieldKind::kFlag, FieldNeed::kNullable},
+                                               {"byte_fallback", FieldKind::kFlag, FieldNeed::kNullable},
+                                               {"ignore_merges", FieldKind::kFlag, FieldNeed::kNullable}}};
+  check_fields(model, kFields);
   if (model.number_or("dropout", 0) != 0) {
     throw Error(ErrorCode::kUnsupported, model.where() + ": dropout is not supported");
   }
@@ -74,8 +77,11 @@ std::unique_ptr<const TokenModel> parse_bpe(const JsonObject& model) {
 }
 
 std::unique_ptr<const TokenModel> parse_unigram(const JsonObject& model) {
-  constexpr std::array<std::string_view, 4> kKeys{"type", "vocab", "unk_id", "byte_fallback"};
-  model.only(kKeys);
+  constexpr std::array<JsonField, 4> kFields{{{"type", FieldKind::kText, FieldNeed::kOptional},
+                                              {"vocab", FieldKind::kAny},
+                                              {"unk_id", FieldKind::kCount, FieldNeed::kNullable},
+                                              {"byte_fallback", FieldKind::kFlag, FieldNeed::kOptional}}};
+  check_fields(model, kFields);
   const Json& list = model.at("vocab");
   if (!list.is_array()) model.wrong("vocab", "an array");
   std::vector<std::pair<std::string, double>> pieces;
@@ -109,7 +115,7 @@ std::optional<TokenId> TokenModel::find(std::string_view token) const {
   return found->second;
 }
 
-void TokenModel::spell(std::vector<std::string>& spellings) const {
+void TokenModel::spell(std::vector<std::optional<std::string>>& spellings) const {
   for (const auto& [token, id] : vocabulary_) spellings[static_cast<std::size_t>(id)] = token;
 }
 
@@ -124,17 +130,22 @@ std::unique_ptr<const TokenModel> TokenModel::parse(const JsonObject& json) {
   if (type == "BPE") return parse_bpe(json);
   if (type == "Unigram") return parse_unigram(json);
   if (type == "WordPiece") {
-    constexpr std::array<std::string_view, 5> kKeys{"type", "vocab", "unk_token", "continuing_subword_prefix",
-                                                    "max_input_chars_per_word"};
-    json.only(kKeys);
-    return std::make_unique<WordPiece>(parse_vocabulary(json), json.string_or("unk_token", "[UNK]"),
-                                       json.string_or("continuing_subword_prefix", "##"),
-                                       json.bounded("max_input_chars_per_word", 0, 1 << 20), json.where());
+    constexpr std::array<JsonField, 5> kFields{{{"type", FieldKind::kText, FieldNeed::kOptional},
+                                                {"vocab", FieldKind::kAny},
+                                                {"unk_token", FieldKind::kText},
+                                                {"continuing_subword_prefix", FieldKind::kText},
+                                                {"max_input_chars_per_word", FieldKind::kCount}}};
+    check_fields(json, kFields);
+    return std::make_unique<WordPiece>(parse_vocabulary(json), json.string("unk_token"),
+                                       json.string("continuing_subword_prefix"),
+                                       json.at("max_input_chars_per_word").get<std::size_t>(), json.where());
   }
   if (type == "WordLevel") {
-    constexpr std::array<std::string_view, 3> kKeys{"type", "vocab", "unk_token"};
-    json.only(kKeys);
-    return std::make_unique<WordLevel>(parse_vocabulary(json), json.string_or("unk_token", "<unk>"), json.where());
+    constexpr std::array<JsonField, 3> kFields{{{"type", FieldKind::kText, FieldNeed::kOptional},
+                                                {"vocab", FieldKind::kAny},
+                                                {"unk_token", FieldKind::kText}}};
+    check_fields(json, kFields);
+    return std::make_unique<WordLevel>(parse_vocabulary(json), json.string("unk_token"), json.where());
   }
   throw Error(ErrorCode::kUnsupported,
               fmt::format("{}: tokenizer type {}, expected BPE, Unigram, WordPiece or WordLevel", json.where(), type));

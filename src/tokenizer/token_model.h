@@ -34,7 +34,7 @@ class TokenModel {
   // How many tokens the model says it has.
   [[nodiscard]] virtual std::size_t size() const { return vocabulary_.size(); }
   // The token of each id that has one.
-  virtual void spell(std::vector<std::string>& spellings) const;
+  virtual void spell(std::vector<std::optional<std::string>>& spellings) const;
 
  protected:
   explicit TokenModel(Vocabulary vocabulary) : vocabulary_(std::move(vocabulary)) {}

@@ -23,6 +23,7 @@
 #include "tokenizer/normalizer.h"
 #include "tokenizer/post_processor.h"
 #include "tokenizer/pre_tokenizer.h"
+#include "tokenizer/stages.h"
 #include "tokenizer/token_model.h"
 #include "tokenizer/tokenizer_config.h"
 
@@ -36,31 +37,35 @@ struct Tokenizer::Impl {
   std::unique_ptr<const TokenModel> model;
   std::map<TokenId, AddedToken> added;
   std::map<std::string, TokenId> added_ids;
-  std::set<std::string> specials;       // contents
-  AddedTokenMatcher raw_tokens;         // matched in the text as it is
-  AddedTokenMatcher normalized_tokens;  // matched in normalized text
-  std::vector<std::string> spellings;   // by id, as the decoder sees them
-  bool split_specials = false;          // special tokens in a text are text
+  std::set<std::string> specials;                     // contents
+  AddedTokenMatcher raw_tokens;                       // matched in the text as it is
+  AddedTokenMatcher normalized_tokens;                // matched in normalized text
+  std::vector<std::optional<std::string>> spellings;  // by id, as the decoder sees them; not all ids have one
+  bool split_specials = false;                        // special tokens in a text are text
 
   [[nodiscard]] std::optional<TokenId> find(const std::string& token) const {
     const auto found = added_ids.find(token);
     return found != added_ids.end() ? std::optional(found->second) : model->find(token);
   }
-  void add(AddedToken token);
+  // Tokens of one list take the ids behind all that there are before it.
+  void add(const std::vector<AddedToken>& list);
   void configure(std::string_view config, const std::string& where, const Notice& notice);
   void index(const std::string& where);
   void encode_text(std::string_view text, std::size_t head, bool parse_special, std::vector<TokenId>& out) const;
 };
 
 // Tokens get the id that the model has for them, or the next one; what the file says of ids does not count.
-void Tokenizer::Impl::add(AddedToken token) {
-  if (token.content.empty()) return;
+void Tokenizer::Impl::add(const std::vector<AddedToken>& list) {
   auto next = static_cast<TokenId>(model->size());
   if (!added.empty()) next = std::max(next, added.rbegin()->first + 1);
-  token.id = find(token.content).value_or(next);
-  if (token.special) specials.insert(token.content);
-  added_ids[token.content] = token.id;
-  added[token.id] = std::move(token);
+  for (AddedToken token : list) {
+    if (token.content.empty()) continue;
+    const std::optional<TokenId> known = find(token.content);
+    token.id = known ? *known : next++;
+    if (token.special) specials.insert(token.content);
+    added_ids[token.content] = token.id;
+    added[token.id] = std::move(token);
+  }
 }
 
 // What encoding and decoding look up, once all tokens are known.
@@ -77,9 +82,9 @@ void Tokenizer::Impl::index(const std::string& where) {
   model->spell(spellings);
   for (auto& [id, token] : added) {
     token.special = specials.contains(token.content);
-    std::string& spelling = spellings[static_cast<std::size_t>(id)];
-    spelling = token.normalized ? normalizer.apply(token.content) : token.content;
+    std::string spelling = token.normalized ? normalizer.apply(token.content) : token.content;
     (token.normalized ? normalized_tokens : raw_tokens).insert(spelling, token);
+    spellings[static_cast<std::size_t>(id)] = std::move(spelling);
   }
 }
 
@@ -105,13 +110,52 @@ Tokenizer::~Tokenizer() = default;
 
 namespace {
 
-// The library's own: of lengths, which Transformers sets anew for each text.
+constexpr std::array<std::string_view, 2> kSides{"Left", "Right"};
+constexpr std::array<JsonField, 7> kAddedTokenFields{{{"id", FieldKind::kId},  // not used: see add
+                                                      {"content", FieldKind::kText},
+                                                      {"single_word", FieldKind::kFlag},
+                                                      {"lstrip", FieldKind::kFlag},
+                                                      {"rstrip", FieldKind::kFlag},
+                                                      {"normalized", FieldKind::kFlag},
+                                                      {"special", FieldKind::kFlag}}};
+
+// Of lengths, which Transformers sets anew for each text.
+void check_truncation(const JsonObject& json) {
+  constexpr std::array<JsonField, 4> kFields{{{"direction", FieldKind::kText, FieldNeed::kOptional},
+                                              {"max_length", FieldKind::kCount},
+                                              {"strategy", FieldKind::kText},
+                                              {"stride", FieldKind::kCount}}};
+  constexpr std::array<std::string_view, 3> kStrategies{"LongestFirst", "OnlyFirst", "OnlySecond"};
+  check_fields(json, kFields);
+  if (json.has("direction")) parse_choice(json, "direction", kSides);
+  parse_choice(json, "strategy", kStrategies);
+}
+
+void check_padding(const JsonObject& json) {
+  constexpr std::array<JsonField, 6> kFields{{{"strategy", FieldKind::kAny},
+                                              {"direction", FieldKind::kText},
+                                              {"pad_to_multiple_of", FieldKind::kCount, FieldNeed::kNullable},
+                                              {"pad_id", FieldKind::kId},
+                                              {"pad_type_id", FieldKind::kId},
+                                              {"pad_token", FieldKind::kText}}};
+  constexpr std::array<JsonField, 1> kFixed{{{"Fixed", FieldKind::kCount}}};
+  check_fields(json, kFields);
+  parse_choice(json, "direction", kSides);
+  if (json.at("strategy").is_object()) {
+    check_fields(json.object("strategy"), kFixed);
+  } else if (json.at("strategy") != "BatchLongest") {
+    json.wrong("strategy", "BatchLongest or {\"Fixed\": a count}");
+  }
+}
+
 void check_top_level(const JsonObject& root, const Tokenizer::Notice& notice) {
   constexpr std::array<std::string_view, 9> kKeys{"version",        "truncation", "padding",
                                                   "added_tokens",   "normalizer", "pre_tokenizer",
                                                   "post_processor", "decoder",    "model"};
   root.only(kKeys);
-  if (root.string_or("version", "1.0") != "1.0") root.wrong("version", "1.0");
+  if (root.json().contains("version") && root.json()["version"] != "1.0") root.wrong("version", "1.0");
+  if (root.has("truncation")) check_truncation(root.object("truncation"));
+  if (root.has("padding")) check_padding(root.object("padding"));
   for (const char* const key : {"truncation", "padding"}) {
     if (notice && root.has(key))
       notice(fmt::format("{}: field {} is not used: texts are neither cut nor padded", root.where(), key));
@@ -122,9 +166,9 @@ void check_top_level(const JsonObject& root, const Tokenizer::Notice& notice) {
 
 void Tokenizer::Impl::configure(std::string_view config, const std::string& where, const Notice& notice) {
   const TokenizerConfig extra = parse_tokenizer_config(config, where);
-  for (const AddedToken& token : extra.tokens) add(token);
+  for (const AddedToken& token : extra.tokens) add({token});
   for (const AddedToken& token : extra.named_tokens) {
-    if (!added_ids.contains(token.content)) add(token);
+    if (!added_ids.contains(token.content)) add({token});
   }
   split_specials = extra.split_specials;
   if (dynamic_cast<const Bpe*>(model.get()) == nullptr ? extra.clean_up : extra.clean_up_bpe) decoder.clean_up_text();
@@ -145,11 +189,15 @@ std::shared_ptr<const Tokenizer> Tokenizer::from_json(std::string_view text, con
   impl->decoder = Decoder::parse(field("decoder"), where + ": decoder");
   impl->model = TokenModel::parse(root.object("model"));
   impl->post_processor = PostProcessor::parse(field("post_processor"), where + ": post_processor");
-  if (root.has("added_tokens")) {
-    if (!root.at("added_tokens").is_array()) root.wrong("added_tokens", "an array");
-    for (const Json& entry : root.at("added_tokens")) {
-      impl->add(parse_added_token(JsonObject(entry, where + ": added_tokens")));
+  if (json.contains("added_tokens")) {
+    if (!json["added_tokens"].is_array()) root.wrong("added_tokens", "an array");
+    std::vector<AddedToken> list;
+    for (const Json& entry : json["added_tokens"]) {
+      const JsonObject token(entry, where + ": added_tokens");
+      check_fields(token, kAddedTokenFields);
+      list.push_back(parse_added_token(token));
     }
+    impl->add(list);
   }
   if (!config.empty()) impl->configure(config, where + ": tokenizer_config.json", notice);
   impl->index(where);
@@ -247,9 +295,9 @@ struct Detokenizer::State {
   void push(TokenId id) {
     const Tokenizer::Impl& impl = *tokenizer->impl_;
     if (id < 0 || id >= tokenizer->vocab_size()) return;
-    const std::string& spelling = impl.spellings[static_cast<std::size_t>(id)];
-    if (skip_special && impl.specials.contains(spelling)) return;
-    stream->push(spelling);
+    const std::optional<std::string>& spelling = impl.spellings[static_cast<std::size_t>(id)];
+    if (!spelling || (skip_special && impl.specials.contains(*spelling))) return;
+    stream->push(*spelling);
   }
 
   // Takes what is there, less the text before as far as it has come out as expected.

@@ -35,7 +35,7 @@ Unigram::Unigram(std::vector<std::pair<std::string, double>> pieces, std::option
   build_trie();
 }
 
-void Unigram::spell(std::vector<std::string>& spellings) const {
+void Unigram::spell(std::vector<std::optional<std::string>>& spellings) const {
   for (std::size_t id = 0; id < pieces_.size(); ++id) spellings[id] = pieces_[id].first;
 }
 

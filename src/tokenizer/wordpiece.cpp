@@ -16,12 +16,12 @@ namespace {
 
 }  // namespace
 
-WordPiece::WordPiece(Vocabulary vocabulary, std::string unknown, std::string prefix, std::int64_t max_characters,
+WordPiece::WordPiece(Vocabulary vocabulary, std::string unknown, std::string prefix, std::size_t max_characters,
                      std::string where)
     : TokenModel(std::move(vocabulary)),
       unknown_(std::move(unknown)),
       prefix_(std::move(prefix)),
-      max_characters_(static_cast<std::size_t>(max_characters)),
+      max_characters_(max_characters),
       where_(std::move(where)) {
   for (const auto& entry : this->vocabulary()) longest_ = std::max(longest_, entry.first.size());
 }

@@ -7,7 +7,7 @@ namespace metal_marlin {
 
 class WordPiece final : public TokenModel {
  public:
-  WordPiece(Vocabulary vocabulary, std::string unknown, std::string prefix, std::int64_t max_characters,
+  WordPiece(Vocabulary vocabulary, std::string unknown, std::string prefix, std::size_t max_characters,
             std::string where);
   void encode(std::string_view piece, std::vector<TokenId>& out) const override;
 

@@ -31,9 +31,10 @@ def make_chat_model(fixture, folder):
         vocabulary[f"{letters[27]}[{i}m"] = i  # what a terminal must not get
     special = [{"id": 510 + i, "content": text, "special": True, "single_word": False, "lstrip": False, "rstrip": False,
                 "normalized": False} for i, text in enumerate(("<|im_start|>", "<|im_end|>"))]
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     (folder / "tokenizer.json").write_text(json.dumps({
-        "added_tokens": special, "decoder": {"type": "ByteLevel"},
+        "added_tokens": special, "decoder": level,
         "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}}))
+        "pre_tokenizer": level}))
     (folder / "chat_template.jinja").write_text(TEMPLATE)
     return folder

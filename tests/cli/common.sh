@@ -20,7 +20,8 @@ characters() {
   python3 - "$1/tokenizer.json" << 'EOF'
 import json, sys
 vocabulary = {chr(c): i for i, c in enumerate(range(ord("!"), ord("~") + 1))}
-json.dump({"added_tokens": [], "decoder": {"type": "ByteLevel"}, "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
-           "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}}, open(sys.argv[1], "w"))
+level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+json.dump({"added_tokens": [], "decoder": level, "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
+           "pre_tokenizer": level}, open(sys.argv[1], "w"))
 EOF
 }

@@ -260,6 +260,34 @@ TEST(ColumnPacked, RefusesWhatItCannotRead) {
       if (good[i].first.name == std::string("a.b") + name) return i;
     return good.size();
   };
+  Tensors awq;
+  pack(awq, "a.b", m, 4, Form::kAwq);
+  const auto awq_with = [&](const char* key, const Json& value) {
+    Json changed = config_of(Form::kAwq, 4, 32, false);
+    changed[key] = value;
+    opened(changed, awq);
+  };
+  EXPECT_NO_THROW(awq_with("q_group_size", 32));
+  EXPECT_NO_THROW(awq_with("modules_to_not_convert", {"b.c", "gate", "a.bc"}));
+  for (const char* const form : {"gemv", "gemv_fast", "marlin", "ipex", "exllama"})
+    expect_error(ErrorCode::kCorruptFile, "field version", [&] { awq_with("version", form); });
+  expect_error(ErrorCode::kCorruptFile, "field q_group_size is 64, expected 32, as group_size has it",
+               [&] { awq_with("q_group_size", 64); });
+  expect_error(ErrorCode::kCorruptFile, "field zero_point is true, expected the opposite of sym",
+               [&] { awq_with("sym", true); });
+  for (const char* const name : {"a", "a.b", "b", "a.*"})
+    expect_error(ErrorCode::kCorruptFile, "field modules_to_not_convert says that a.b is not quantized",
+                 [&] { awq_with("modules_to_not_convert", {name}); });
+  Tensors head;
+  pack(head, "lm_head", m, 4, Form::kGptqV2);
+  pack(head, "a.b", m, 4, Form::kGptqV2);
+  Json with_head = config;
+  with_head["lm_head"] = true;
+  EXPECT_NO_THROW(opened(with_head, head));
+  with_head["lm_head"] = false;
+  EXPECT_NO_THROW(opened(with_head, good));
+  expect_error(ErrorCode::kCorruptFile, "field lm_head says that lm_head is not quantized",
+               [&] { opened(with_head, head); });
   expect_error(ErrorCode::kCorruptFile, "field bits is 5, expected 2, 3, 4 or 8",
                [&] { opened(config_of(Form::kGptq, 5, 32, true), good); });
   Json unknown = config;

@@ -76,6 +76,12 @@ TEST(CompressedTensorsFolder, ActivationOrder) {
     }
   }
   EXPECT_FALSE(last_logits(target, true).empty());
+
+  Json config = read_json_file(target / "config.json");
+  for (Json& group : config["quantization_config"]["config_groups"]) group["weights"]["actorder"] = "static";
+  std::ofstream(target / "config.json") << config.dump();
+  expect_error(ErrorCode::kCorruptFile, module + ".weight_g_idx has groups in an order",
+               [&] { open_checkpoint(target); });
 }
 
 }  // namespace

@@ -171,6 +171,43 @@ TEST(StoredWeightsErrors, NameTheCause) {
     expect_error(Code::kUnsupported, std::string("location ") + location,
                  [&] { with("ct-int8", set(q, "transform_config", transform)); });
   }
+  // What is packed and is said not to be; names of the same that differ.
+  const Json names = {"b", "a"};
+  const auto left_out = [&](const char* kind, const char* object, const char* key, const Json& value) {
+    expect_error(Code::kCorruptFile, fmt::format("field {} says that a is not quantized", key),
+                 [&] { with(kind, set(object, key, value)); });
+  };
+  left_out("fp8-blocks", q, "modules_to_not_convert", names);
+  left_out("fp8-blocks", q, "ignored_layers", names);
+  left_out("bnb-int8", q, "llm_int8_skip_modules", names);
+  left_out("bnb-nf4", q, "llm_int8_skip_modules", {"[ab]"});
+  left_out("ct-int8", q, "ignore", names);
+  left_out("ct-int6-packed", q, "ignore", {"re:a.*"});
+  left_out("mlx-affine-4", "quantization", "a", false);
+  for (const Json& others : {Json{"b"}, Json{"a_proj"}, Json{"x.a"}, Json{"aa"}})
+    EXPECT_NO_THROW(with("bnb-int8", set(q, "llm_int8_skip_modules", others))) << others;
+  EXPECT_NO_THROW(with("mlx-affine-4", set("quantization", "a", true)));
+  expect_error(Code::kCorruptFile, "field q_group_size is 64, expected 32, as group_size has it",
+               [&] { with("gptq-4-asymmetric", set(q, "q_group_size", 64)); });
+  expect_error(Code::kCorruptFile, "field w_bit is 8, expected 4, as bits has it",
+               [&] { with("gptq-4-asymmetric", set(q, "w_bit", 8)); });
+  expect_error(Code::kCorruptFile, "field zero_point is false, expected the opposite of sym",
+               [&] { with("gptq-4-asymmetric", set(q, "zero_point", false)); });
+  expect_error(Code::kCorruptFile, "field format is \"gptq\", expected \"gptq_v2\", as checkpoint_format has it", [&] {
+    with("gptq-4-asymmetric", [q](Json& config) {
+      config[q]["format"] = "gptq";
+      config[q]["checkpoint_format"] = "gptq_v2";
+    });
+  });
+  EXPECT_NO_THROW(with("gptq-4-asymmetric", set(q, "zero_point", true)));
+  expect_error(Code::kCorruptFile, "a.weight_scale_inv: found F32 [3, 3], expected F32, BF16, F16 or F8_E8M0 [1, 1]",
+               [&] { with("fp8-blocks", set(q, "weight_block_size", nullptr)); });
+  const auto order = [q](const Json& value) {
+    return [=](Json& config) { config[q]["config_groups"]["group_0"]["weights"]["actorder"] = value; };
+  };
+  for (const Json& known : {Json("group"), Json("dynamic"), Json("weight"), Json("static"), Json(true), Json(nullptr)})
+    EXPECT_NO_THROW(with("ct-int6-packed", order(known))) << known;
+  expect_error(Code::kCorruptFile, "field actorder is \"rows\"", [&] { with("ct-int6-packed", order("rows")); });
   const Json apply = Json::array({{{"targets", {"Linear"}}, {"location", "input"}}});
   for (const char* const type : {"random-hadamard", "random-matrix"}) {
     const Json transform = {{"config_groups", {{"R", {{"type", type}, {"apply", apply}}}}}};

@@ -31,6 +31,33 @@ TEST(Windows, AreTheReferences) {
   expect_error(ErrorCode::kCorruptFile, "layer_types", [&] { with(llama, "sliding_window", 4); });
 }
 
+TEST(ConfigNames, OfTheSameMustAgree) {
+  Json glm = config_of("glm4_moe_lite");
+  glm.update({{"kv_lora_rank", 16},
+              {"q_lora_rank", 16},
+              {"qk_nope_head_dim", 8},
+              {"v_head_dim", 8},
+              {"n_routed_experts", 4},
+              {"num_experts_per_tok", 2},
+              {"moe_intermediate_size", 8}});
+  EXPECT_EQ(with(glm, "qk_head_dim", 16).latent.rope_dim, 8);  // head_dim is another name for qk_rope_head_dim
+  EXPECT_EQ(with(glm, "qk_rope_head_dim", 8).latent.rope_dim, 8);
+  expect_error(ErrorCode::kCorruptFile, "field head_dim is 8, expected 4, as qk_rope_head_dim has it",
+               [&] { with(glm, "qk_rope_head_dim", 4); });
+  expect_error(ErrorCode::kCorruptFile, "field num_local_experts is 8, expected 4, as n_routed_experts has it",
+               [&] { with(glm, "num_local_experts", 8); });
+  Json moe = config_of("qwen3_moe");
+  moe.update({{"num_experts", 4}, {"num_experts_per_tok", 2}, {"moe_intermediate_size", 8}});
+  EXPECT_EQ(with(moe, "num_local_experts", 4).moe.experts, 4);
+  expect_error(ErrorCode::kCorruptFile, "field num_experts is 4, expected 8, as num_local_experts has it",
+               [&] { with(moe, "num_local_experts", 8); });
+}
+
+TEST(ConfigBiases, OfMlpsAreLlamasAlone) {
+  EXPECT_TRUE(with(config_of("llama"), "mlp_bias", true).mlp_bias);
+  EXPECT_FALSE(with(config_of("qwen3"), "mlp_bias", true).mlp_bias);
+}
+
 TEST(ConfigSizes, AreBoundedTogether) {
   Json moe = config_of("qwen3_moe");
   moe.update({{"num_experts", 65536}, {"num_experts_per_tok", 2}, {"moe_intermediate_size", 8}});

@@ -31,11 +31,12 @@ def make_model(fixture, folder, template=TEMPLATE):
     shutil.copytree(fixture, folder)
     names = byte_names()
     marks = ["<think>", "</think>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     tokenizer = {"added_tokens": [{"id": 256 + i, "content": mark, "single_word": False, "lstrip": False, "rstrip": False,
                                    "normalized": False, "special": mark.startswith("<|")} for i, mark in enumerate(marks)],
-                 "decoder": {"type": "ByteLevel"},
+                 "decoder": level,
                  "model": {"type": "BPE", "vocab": {names[b]: b for b in range(256)}, "merges": []},
-                 "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}}
+                 "pre_tokenizer": level}
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     if template:
         (folder / "chat_template.jinja").write_text(template)

@@ -82,6 +82,20 @@ TEST(TokenizerJson, FieldsThatAreNotKnownAreRefused) {
   expect_error(ErrorCode::kUnsupported, "pre_tokenizer type UnicodeScripts is not supported", [] {
     with("pre_tokenizer", {{"type", "UnicodeScripts"}});
   });
+  // Doubles characters in the library.
+  expect_error(ErrorCode::kUnsupported, "normalizer: Prepend of an empty text is not supported", [] {
+    with("normalizer", {{"type", "Prepend"}, {"prepend", ""}});
+  });
+  expect_error(
+      ErrorCode::kCorruptFile, "single: SpecialToken: field id is \"x\", expected a key of special_tokens", [] {
+        const Json pieces = {{{"SpecialToken", {{"id", "x"}, {"type_id", 0}}}}};
+        with(
+            "post_processor",
+            {{"type", "TemplateProcessing"}, {"single", pieces}, {"pair", pieces}, {"special_tokens", Json::object()}});
+      });
+  expect_error(ErrorCode::kCorruptFile, "pattern: found 2 fields, expected one of String, Regex alone", [] {
+    with("normalizer", {{"type", "Replace"}, {"pattern", {{"String", "a"}, {"Regex", "b"}}}, {"content", ""}});
+  });
   expect_error(ErrorCode::kCorruptFile, "field add_prefix_space is false, expected true", [] {
     with("pre_tokenizer",
          {{"type", "Metaspace"}, {"replacement", "_"}, {"prepend_scheme", "always"}, {"add_prefix_space", false}});
@@ -91,8 +105,8 @@ TEST(TokenizerJson, FieldsThatAreNotKnownAreRefused) {
 TEST(TokenizerJson, FieldsThatAreLeftOutAreNoticed) {
   std::string notices;
   const auto note = [&](const std::string& text) { notices += text + "\n"; };
-  const auto tokenizer =
-      with("truncation", {{"max_length", 1}}, R"({"model_max_length": 8, "legacy": true, "new_thing": 1})", note);
+  const auto tokenizer = with("truncation", {{"max_length", 1}, {"strategy", "LongestFirst"}, {"stride", 0}},
+                              R"({"model_max_length": 8, "legacy": true, "new_thing": 1})", note);
   EXPECT_EQ(tokenizer->encode("abc").size(), 3U);
   EXPECT_EQ(notices,
             "t.json: field truncation is not used: texts are neither cut nor padded\n"
@@ -106,6 +120,58 @@ TEST(TokenizerFolder, OtherFormsAreNamed) {
     expect_error(ErrorCode::kUnsupported, std::string("has its tokenizer as ") + name,
                  [&] { Tokenizer::load(folder.path()); });
   }
+}
+
+// Each field of each stage, missing or with a value of each kind: tools/make_tokenizer_fields.py.
+TEST(TokenizerJson, FieldsAreTheReferences) {
+  const Json data = read_json_file(test_data("tokenizers/fields.json"));
+  std::size_t loaded = 0;
+  for (const Json& entry : data["cases"]) {
+    SCOPED_TRACE(entry.dump());
+    Json json = data["base"];
+    json["model"] = data["models"][entry["model"].get<std::size_t>()];
+    if (!entry["stage"].is_null()) {
+      const Json& stage = data["stages"][entry["stage"].get<std::size_t>()];
+      json[stage[0].get<std::string>()] = stage[1];
+    }
+    const Json::json_pointer path(entry["path"].get<std::string>());
+    if (entry.contains("value")) {
+      json[path] = entry["value"];
+    } else if (json[path.parent_pointer()].is_array()) {
+      json[path.parent_pointer()].erase(std::stoul(path.back()));
+    } else {
+      json[path.parent_pointer()].erase(path.back());
+    }
+    std::shared_ptr<const Tokenizer> tokenizer;
+    try {
+      tokenizer = Tokenizer::from_json(json.dump(), "t.json");
+    } catch (const Error&) {
+    }
+    EXPECT_EQ(tokenizer != nullptr, entry.contains("ids"));
+    if (!tokenizer || !entry.contains("ids")) continue;
+    ++loaded;
+    for (std::size_t i = 0; i < data["texts"].size(); ++i) {
+      if (entry["ids"][i].is_null()) {
+        EXPECT_THROW(static_cast<void>(tokenizer->encode(data["texts"][i].get<std::string>())), Error);
+      } else {
+        EXPECT_EQ(tokenizer->encode(data["texts"][i].get<std::string>()), entry["ids"][i].get<std::vector<TokenId>>());
+      }
+    }
+    for (std::size_t i = 0; i < data["ids"].size(); ++i) {
+      if (entry["texts"][i].is_null()) continue;  // a Strip that is longer than a token, which the library dies of
+      EXPECT_EQ(tokenizer->decode(data["ids"][i].get<std::vector<TokenId>>(), false),
+                entry["texts"][i].get<std::string>())
+          << data["ids"][i];
+    }
+  }
+  EXPECT_GT(loaded, 200U);
+  EXPECT_GT(data["cases"].size() - loaded, 500U);
+}
+
+// The library panics there; a model that writes such a token is not at fault.
+TEST(TokenizerJson, AStripThatIsLongerThanItsTokenTakesAllOfIt) {
+  const auto tokenizer = with("decoder", {{"type", "Strip"}, {"content", "a"}, {"start", 1}, {"stop", 2}});
+  EXPECT_EQ(tokenizer->decode(tokenizer->encode("aba"), false), "b");
 }
 
 }  // namespace

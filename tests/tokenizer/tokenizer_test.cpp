@@ -150,7 +150,7 @@ TEST(Tokenizer, FaultsAreNamed) {
                [&] { parse(R"({"model":{"vocab":{"a":0},"merges":["a b"]}})"); });
   expect_error(ErrorCode::kUnsupported, "pattern '['", [&] {
     parse(
-        R"({"pre_tokenizer":{"type":"Split","pattern":{"Regex":"["},"behavior":"Isolated"},"model":{"vocab":{},"merges":[]}})");
+        R"({"pre_tokenizer":{"type":"Split","pattern":{"Regex":"["},"behavior":"Isolated","invert":false},"model":{"vocab":{},"merges":[]}})");
   });
   expect_error(ErrorCode::kNotFound, "has no tokenizer", [] { Tokenizer::load(test_data("fixtures/llama-tiny")); });
 }
