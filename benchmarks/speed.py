@@ -20,18 +20,18 @@ import tempfile
 PROMPT, GENERATE = 512, 128
 
 
-def ours(options, model, ids, tokens):
+def ours(options, model, ids, tokens, flags):
     out = subprocess.run([options.binary, "generate", model, "--prompt-ids", ids, "-n", str(tokens), "--ignore-eos", "--json", "--threads",
-                          str(options.threads)], check=True, capture_output=True, text=True).stdout
+                          str(options.threads), *flags], check=True, capture_output=True, text=True).stdout
     return json.loads(out)
 
 
-def measure_ours(options, model, folder):
+def measure_ours(options, model, folder, flags=()):
     prompt = pathlib.Path(folder) / "prompt.json"
     short = pathlib.Path(folder) / "short.json"
     prompt.write_text(json.dumps([(i * 7919) % 40000 + 100 for i in range(PROMPT)]))
     short.write_text("[1]")
-    return (ours(options, model, prompt, 1)["prompt_tokens_per_second"], ours(options, model, short, GENERATE + 1)["decode_tokens_per_second"])
+    return (ours(options, model, prompt, 1, flags)["prompt_tokens_per_second"], ours(options, model, short, GENERATE + 1, flags)["decode_tokens_per_second"])
 
 
 def measure_peer(options, model):
