@@ -88,10 +88,11 @@ expect 0 "more than the model's context of 8" eval "$work/short" --text "$work/t
 expect 2 "has no tokens" generate "$work/text" --prompt-file /dev/null
 
 # A request to end is followed by a command that does not ask for it, too, as while it reads.
+cp -r "$model" "$work/slow" && cp "$TEST_DATA/tokenizers/smollm.json" "$work/slow/tokenizer.json"
 python3 -c 'print("pack-my-box-" * 4000000)' > "$work/long.txt"
 for signal in TERM INT; do
   code=0
-  "${command[@]}" tokenize "$work/text" -f "$work/pipe" > "$work/out" 2> "$work/err" &
+  "${command[@]}" tokenize "$work/slow" -f "$work/pipe" > "$work/out" 2> "$work/err" &
   cat "$work/long.txt" > "$work/pipe"  # until all is read: it works on it from now on
   sleep 0.2
   kill -$signal $!
@@ -100,7 +101,7 @@ for signal in TERM INT; do
   grep -q interrupted "$work/err" || fail "SIG$signal: no message"
   [ ! -s "$work/out" ] || fail "SIG$signal: the command did all of its work"
 done
-rm "$work/long.txt"
+rm -r "$work/long.txt" "$work/slow"
 
 # Names from outside are no commands to a terminal.
 expect 3 '\x1b[31mnone' inspect "$work/$(printf '\033')[31mnone"

@@ -72,7 +72,9 @@ TEST(ConfigDefaults, AreTheReferences) {
   EXPECT_EQ(std::tuple(moe.experts, moe.top_k, moe.intermediate), std::tuple(128, 8, 768));
   expect_error(ErrorCode::kNotFound, "num_experts_per_tok is nothing, expected no more than 6 experts",
                [&] { with(qwen, "num_experts", 6); });
-  const ModelConfig glm = parse_model_config(config_of("glm4_moe_lite"), nullptr, "c");
+  Json latents = config_of("glm4_moe_lite");
+  latents.erase("head_dim");  // another name for qk_rope_head_dim
+  const ModelConfig glm = parse_model_config(latents, nullptr, "c");
   EXPECT_EQ(std::tuple(glm.moe.experts, glm.moe.top_k, glm.moe.intermediate), std::tuple(64, 4, 1536));
   const LatentConfig& latent = glm.latent;
   EXPECT_EQ(std::tuple(latent.q_rank, latent.rank, latent.nope_dim, latent.rope_dim, latent.value_dim),
