@@ -258,8 +258,9 @@ FormatSpec with_scale_type(const SafetensorsFolder& folder, const std::string& m
 }
 
 // The rows' codes in our order, where they are a byte each, or rows end on words.
-std::vector<std::byte> repack(const Codes& codes, const FormatSpec& spec, std::int64_t rows) {
+std::vector<std::byte> repack(const Codes& codes, const FormatSpec& spec, std::int64_t rows, const std::string& where) {
   const int bits = format_info(spec.format).bits;
+  const int half = 1 << (bits - 1);
   const std::size_t row_bytes = PackedLayout(spec, 1, codes.cols).code_row_bytes;
   const std::size_t stored = codes.view->bytes.size() / static_cast<std::size_t>(rows);
   std::vector<std::byte> out(static_cast<std::size_t>(rows) * row_bytes);
@@ -269,7 +270,11 @@ std::vector<std::byte> repack(const Codes& codes, const FormatSpec& spec, std::i
     if (codes.view->dtype == DType::kI8) {
       for (std::size_t i = 0; i < unpacked.size(); ++i) {
         const auto value = static_cast<std::int8_t>(std::to_integer<std::uint8_t>(from[i]));
-        unpacked[i] = static_cast<std::uint8_t>((value + (1 << (bits - 1))) & ((1 << bits) - 1));
+        if (value < -half || value >= half)
+          throw Error(ErrorCode::kCorruptFile,
+                      fmt::format("{}: found code {}, expected one of num_bits {}, from {} to {}", where, value, bits,
+                                  -half, half - 1));
+        unpacked[i] = static_cast<std::uint8_t>(value + half);
       }
       pack_codes(bits, unpacked, out.data() + row * row_bytes);
     } else {
@@ -295,7 +300,7 @@ LoadedPack load_compressed(const SafetensorsFolder& folder, const std::string& m
   owner->cols = codes.cols;
   const std::size_t stored = codes.view->bytes.size() / static_cast<std::size_t>(rows);
   if (codes.view->dtype == DType::kI8 || (stored > layout.code_row_bytes && stored - layout.code_row_bytes < 4)) {
-    owner->codes = repack(codes, spec, rows);
+    owner->codes = repack(codes, spec, rows, fmt::format("{}: module {}", folder.where(module + ".weight"), module));
     loaded.view.codes = owner->codes;
   }
   const bool one = element_count(scales.shape) == 1 && rows != 1 && spec.group == 0;  // for the tensor

@@ -40,7 +40,21 @@ class Keys {
   [[nodiscard]] std::int64_t bounded_or(std::string_view key, Bounds bounds, std::int64_t fallback) const {
     return find(key) ? bounded(key, bounds) : fallback;
   }
-  [[nodiscard]] std::optional<double> number(std::string_view key) const { return gguf_.number(name(key)); }
+  [[nodiscard]] std::optional<double> number(std::string_view key) const {
+    const auto value = gguf_.number(name(key));
+    if (value && !std::isfinite(*value)) wrong(key, "a finite number");
+    return value;
+  }
+  // One that is more than 0.
+  [[nodiscard]] double positive_or(std::string_view key, double fallback) const {
+    const double value = number(key).value_or(fallback);
+    if (!(value > 0)) wrong(key, "a number above 0");
+    return value;
+  }
+  [[noreturn]] void wrong(std::string_view key, std::string_view expected) const {
+    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: key {} is {}, expected {}", gguf_.where, name(key),
+                                                     gguf_.number(name(key)).value_or(0), expected));
+  }
 
  private:
   const Gguf& gguf_;
@@ -190,10 +204,14 @@ Json rope_of_factors(const std::vector<float>& factors, double theta) {
 
 // As llama.cpp has it: a factor without a type is linear, and YaRN's own temperature is multiplied by the file's.
 Json rope_parameters(const Gguf& gguf, const Keys& keys, std::int64_t head_dim) {
-  const double theta = keys.number("rope.freq_base").value_or(10000);
+  const double theta = keys.positive_or("rope.freq_base", 10000);
   const double linear = keys.number("rope.scale_linear").value_or(1);
   const double factor = keys.number("rope.scaling.factor").value_or(linear == 0 ? 1 : linear);
   const std::string type(gguf.string(keys.name("rope.scaling.type")).value_or("linear"));
+  constexpr std::array<std::string_view, 4> kTypes{"none", "linear", "yarn", "longrope"};
+  if (std::find(kTypes.begin(), kTypes.end(), type) == kTypes.end())
+    throw Error(ErrorCode::kUnsupported, fmt::format("{}: key {} is {}, expected none, linear, yarn or longrope",
+                                                     gguf.where, keys.name("rope.scaling.type"), type));
   const std::int64_t original = keys.bounded_or("rope.scaling.original_context_length", {0, kPositionBounds.high},
                                                 keys.bounded_or("context_length", kPositionBounds, kContext));
   const double attention =
@@ -224,7 +242,6 @@ Json rope_parameters(const Gguf& gguf, const Keys& keys, std::int64_t head_dim) 
   }
   if (attention != 1) refuse("rope.scaling.attn_factor", fmt::format("{} without yarn or longrope", attention));
   if (!scaled) return {{"rope_type", "default"}, {"rope_theta", theta}};
-  if (type != "linear") refuse("rope.scaling.type", fmt::format("{}, expected none, linear, yarn or longrope", type));
   return {{"rope_type", "linear"}, {"rope_theta", theta}, {"factor", factor}};
 }
 
@@ -305,10 +322,10 @@ Json gguf_config_json(const Gguf& gguf) {
   const std::int64_t heads = keys.bounded("attention.head_count", kHeadBounds);
   const std::int64_t hidden = keys.bounded("embedding_length", kDimensionBounds);
   const std::int64_t head_dim = keys.bounded_or("attention.key_length", kHeadDimBounds, hidden / heads);
-  if (keys.find("rope.dimension_count").value_or(head_dim) != head_dim ||
-      keys.find("attention.value_length").value_or(head_dim) != head_dim) {
-    throw Error(ErrorCode::kUnsupported, fmt::format("{}: key {}: expected the head size {}", gguf.where,
-                                                     keys.name("rope.dimension_count"), head_dim));
+  for (const char* const key : {"rope.dimension_count", "attention.value_length"}) {
+    if (const std::int64_t found = keys.find(key).value_or(head_dim); found != head_dim)
+      throw Error(ErrorCode::kUnsupported, fmt::format("{}: key {} is {}, expected the head size {}", gguf.where,
+                                                       keys.name(key), found, head_dim));
   }
   const auto embedding = gguf.tensors.find("token_embd.weight");
   const std::int64_t vocab = embedding != gguf.tensors.end() && embedding->second.shape.size() == 2
@@ -325,7 +342,7 @@ Json gguf_config_json(const Gguf& gguf) {
       {"num_key_value_heads", keys.bounded_or("attention.head_count_kv", kHeadBounds, heads)},
       {"head_dim", head_dim},
       {"max_position_embeddings", keys.bounded_or("context_length", kPositionBounds, kContext)},
-      {"rms_norm_eps", keys.number("attention.layer_norm_rms_epsilon").value_or(1e-6)},
+      {"rms_norm_eps", keys.positive_or("attention.layer_norm_rms_epsilon", 1e-6)},
       {"hidden_act", "silu"},
       {"tie_word_embeddings", !gguf.tensors.contains("output.weight")},
       {"attention_bias", has_any(gguf, {".attn_q.bias", ".attn_k.bias", ".attn_v.bias", ".attn_output.bias"})},

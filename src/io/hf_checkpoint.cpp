@@ -111,6 +111,7 @@ class HfCheckpoint final : public Checkpoint {
     const JsonObject config(folder_.config, (folder_.path / "config.json").string());
     const char* const own = config.has("quantization") ? "quantization" : "quantization_config";
     if (!config.has(own) && folder_.quantize_config.is_null()) return {};
+    static_cast<void>(config.either("quantization", "quantization_config"));  // MLX writes both
     const JsonObject json = config.has(own)
                                 ? config.object(own)
                                 : JsonObject(folder_.quantize_config, folder_.quantize_config_file.string());

@@ -11,7 +11,25 @@
 
 namespace metal_marlin {
 
+bool is_nested_deeper(std::string_view text, int most) {
+  int depth = 0;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c == '"') {
+      for (++i; i < text.size() && text[i] != '"'; ++i) i += text[i] == '\\' ? 1 : 0;
+    } else if (c == '[' || c == '{') {
+      if (++depth > most) return true;
+    } else if (c == ']' || c == '}') {
+      --depth;
+    }
+  }
+  return false;
+}
+
 Json parse_json(std::string_view text, const std::string& where) {
+  if (is_nested_deeper(text, kMostJsonDepth))
+    throw Error(ErrorCode::kCorruptFile,
+                fmt::format("{}: JSON that is nested more than {} deep", where, kMostJsonDepth));
   try {
     return Json::parse(text.begin(), text.end());
   } catch (const Json::exception& error) {

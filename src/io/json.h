@@ -17,6 +17,11 @@ using OrderedJson = nlohmann::ordered_json;
 
 // \throws Error (kCorruptFile) naming `where` and the position.
 Json parse_json(std::string_view text, const std::string& where);
+// Whether arrays and objects of a text lie more than `most` deep in each other: what reads, writes or frees the values
+// calls itself for each. The text may be no JSON.
+bool is_nested_deeper(std::string_view text, int most);
+inline constexpr int kMostJsonDepth = 256;  // of files; the tokenizers library takes 128
+
 // \throws Error (kNotFound, kIo, kCorruptFile) naming the path.
 Json read_json_file(const std::filesystem::path& path);
 

@@ -253,6 +253,7 @@ ModelConfig parse_model_config(const Json& json, const Json& generation, const s
   }
   if (!glm && (out.head_dim < 2 || out.head_dim % 2 != 0)) config.wrong("head_dim", "an even number");
   out.rms_eps = config.number_or("rms_norm_eps", glm ? 1e-5 : 1e-6);
+  if (!(out.rms_eps >= 0) || !std::isfinite(out.rms_eps)) config.wrong("rms_norm_eps", "a number of at least 0");
   if (json.contains("tie_word_embeddings") && !config.has("tie_word_embeddings"))
     config.wrong("tie_word_embeddings", "true or false");  // as the reference implementation, which takes no null
   out.tied = config.boolean_or("tie_word_embeddings", false);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <set>
+#include <vector>
 
 #include "metal_marlin/error.h"
 
@@ -17,17 +18,31 @@ constexpr std::array<std::string_view, 7> kHarmless{".input_scale",       ".outp
                                                     ".input_global_scale"};
 
 constexpr std::string_view kExpert = ".experts";
+constexpr std::string_view kLayers = "model.layers.";
+
+// "model.layers.N." of a weight in a layer; nothing of others.
+std::string_view layer_of(std::string_view name) {
+  if (!name.starts_with(kLayers)) return {};
+  return name.substr(0, name.find('.', kLayers.size()) + 1);
+}
 
 }  // namespace
 
-void require_consumed(const Checkpoint& checkpoint, const Plan& plan) {
+void require_consumed(const Checkpoint& checkpoint, const Plan& plan,
+                      const std::function<void(const std::string&)>& notice) {
   std::set<std::string, std::less<>> used;
   std::set<std::string, std::less<>> modules;
+  std::set<std::string, std::less<>> layers;
+  std::vector<std::string> others;
   for (const PlannedWeight& weight : planned_weights(plan)) {
     used.insert(weight.name);
     modules.insert(weight.name.substr(0, weight.name.rfind('.')));
     // What is stored of all experts together, or of one that the model has no place for.
-    if (weight.expert >= 0) modules.insert(weight.name.substr(0, weight.name.find(kExpert) + kExpert.size()));
+    if (weight.expert >= 0) {
+      const std::string block = weight.name.substr(0, weight.name.find(kExpert));
+      modules.insert({block + ".experts", block + ".shared_experts"});
+    }
+    layers.emplace(layer_of(weight.name));
   }
   for (const WeightInfo& info : checkpoint.weights()) {
     if (used.contains(info.name)) continue;
@@ -41,7 +56,14 @@ void require_consumed(const Checkpoint& checkpoint, const Plan& plan) {
                               "use of it",
                               checkpoint.where(info.name), info.name));
     }
+    if (!layer_of(name).empty() && layers.contains(layer_of(name))) others.push_back(info.name);
   }
+  if (others.empty()) return;
+  const std::string what =
+      fmt::format("{}: {} tensor{} of its layers that the architecture has no place for, such as {}",
+                  checkpoint.where(others.front()), others.size(), others.size() > 1 ? "s" : "", others.front());
+  if (checkpoint.kind() == "GGUF") throw Error(ErrorCode::kUnsupported, what);
+  if (notice) notice(what + ", are left out");
 }
 
 }  // namespace metal_marlin

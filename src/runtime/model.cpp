@@ -49,7 +49,7 @@ std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, cons
   impl->path = path.string();
   impl->config = read_model_config(*checkpoint, options.notice);
   impl->plan = build_plan(impl->config);
-  require_consumed(*checkpoint, impl->plan);
+  require_consumed(*checkpoint, impl->plan, options.notice);
   const auto& weights = checkpoint->weights();
   if (options.notice && std::any_of(weights.begin(), weights.end(), [&](const WeightInfo& weight) {
         return is_prediction_weight(impl->config, weight.name);

@@ -4,13 +4,14 @@
 #include <stdexcept>
 #include <string>
 
+#include "base/printable.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::server {
 
 struct ApiError : std::runtime_error {
   ApiError(int status_, const std::string& message, std::string param_ = {}, std::string code_ = {})
-      : std::runtime_error(message), status(status_), param(std::move(param_)), code(std::move(code_)) {}
+      : std::runtime_error(printable(message)), status(status_), param(std::move(param_)), code(std::move(code_)) {}
   int status;
   std::string param;  // the field that is meant; empty: none
   std::string code;   // a name for programs; empty: none

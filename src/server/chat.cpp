@@ -93,6 +93,12 @@ Conversation read_conversation(Fields& fields) {
   return conversation;
 }
 
+// Without the folder that the template lies in, which is nothing for clients.
+std::string without_folder(const std::string& message) {
+  const std::size_t slash = message.rfind('/', message.find(": "));
+  return slash == std::string::npos ? message : message.substr(slash + 1);
+}
+
 ChatPrompt render_chat(const Conversation& conversation, const ServedModel& model) {
   if (!model.chat) {
     throw ApiError(400, fmt::format("model {} has no chat template", model.name), "model", "no_chat_template");
@@ -101,7 +107,7 @@ ChatPrompt render_chat(const Conversation& conversation, const ServedModel& mode
   try {
     prompt.text = model.chat->render(json_text(conversation.messages), conversation.options);
   } catch (const Error& error) {
-    ApiError refused = to_api_error(error, "messages");
+    ApiError refused = to_api_error(Error(error.code(), without_folder(error.what())), "messages");
     if (refused.status == 400) refused.code = "template_error";
     throw refused;
   }

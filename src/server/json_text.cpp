@@ -12,15 +12,11 @@ constexpr int kMaxDepth = 64;
 }  // namespace
 
 OrderedJson parse_body(std::string_view body) {
-  const auto check_depth = [](int depth, OrderedJson::parse_event_t, OrderedJson&) {
-    if (depth > kMaxDepth) {
-      throw ApiError(400, fmt::format("the body is nested more than {} deep", kMaxDepth), {}, "json_too_deep");
-    }
-    return true;
-  };
+  if (is_nested_deeper(body, kMaxDepth))
+    throw ApiError(400, fmt::format("the body is nested more than {} deep", kMaxDepth), {}, "json_too_deep");
   OrderedJson value;
   try {
-    value = OrderedJson::parse(body.begin(), body.end(), check_depth);
+    value = OrderedJson::parse(body.begin(), body.end());
   } catch (const OrderedJson::exception& error) {
     throw ApiError(400, fmt::format("the body is not valid JSON: {}", error.what()), {}, "invalid_json");
   }

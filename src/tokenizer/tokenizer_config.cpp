@@ -16,8 +16,9 @@ namespace {
 constexpr std::array<const char*, 7> kNamedTokens{"bos_token", "eos_token", "unk_token", "sep_token",
                                                   "pad_token", "cls_token", "mask_token"};
 // add_bos_token and add_eos_token are the post_processor's where there is a tokenizer.json, as there is here.
-constexpr std::array<std::string_view, 8> kUsed{
+constexpr std::array<std::string_view, 9> kUsed{
     "added_tokens_decoder",
+    "model_specific_special_tokens",
     "additional_special_tokens",
     "extra_special_tokens",
     "split_special_tokens",
@@ -149,10 +150,13 @@ TokenizerConfig parse_tokenizer_config(std::string_view text, const std::string&
     if (root.has(key)) add_named(root.at(key), where + ": " + key, out);
   }
   add_own_names(ordered, where, out);
-  const char* const extra =
-      json.contains("extra_special_tokens") ? "extra_special_tokens" : "additional_special_tokens";
-  if (root.has(extra)) {
-    for (const OrderedJson& entry : ordered.at(extra)) add_named(Json(entry), where + ": " + extra, out);
+  // An object gives tokens names and stands in the place of the model's own, a list in that of the additional ones.
+  const bool is_list = json.contains("extra_special_tokens") && !json.at("extra_special_tokens").is_object();
+  const bool is_object = json.contains("extra_special_tokens") && !is_list;
+  for (const char* const key : {is_object ? "extra_special_tokens" : "model_specific_special_tokens",
+                                is_list ? "extra_special_tokens" : "additional_special_tokens"}) {
+    if (!root.has(key)) continue;
+    for (const OrderedJson& entry : ordered.at(key)) add_named(Json(entry), where + ": " + key, out);
   }
   out.split_specials = root.boolean_or("split_special_tokens", false);
   out.clean_up = root.boolean_or("clean_up_tokenization_spaces", false);

@@ -16,6 +16,19 @@ TEST(Json, SyntaxErrorsNameTheFile) {
   expect_error(ErrorCode::kNotFound, "no.json", [] { read_json_file(test_data("no.json")); });
 }
 
+TEST(Json, DepthIsBounded) {
+  const auto nested = [](std::size_t n) { return std::string(n, '[') + std::string(n, ']'); };
+  EXPECT_NO_THROW(parse_json(nested(kMostJsonDepth), "x.json"));
+  expect_error(ErrorCode::kCorruptFile, "x.json: JSON that is nested more than 256 deep",
+               [&] { parse_json(R"({"a": )" + nested(1'000'000) + "}", "x.json"); });
+  expect_error(ErrorCode::kCorruptFile, "nested more than", [&] { parse_json(std::string(500'000, '{'), "x.json"); });
+  EXPECT_NO_THROW(parse_json(R"(["[[[\"{{{", "\\", [1], {"[": "]"}])", "x.json"));
+  EXPECT_FALSE(is_nested_deeper(R"(["[\"[", "\\"])", 1));
+  EXPECT_TRUE(is_nested_deeper(R"(["\\", []])", 1));
+  EXPECT_FALSE(is_nested_deeper("\"", 1));
+  EXPECT_FALSE(is_nested_deeper("\"\\", 1));
+}
+
 TEST(JsonObject, FieldsHaveTheTypesThatAreAskedFor) {
   const Json json = {{"n", 7}, {"half", 0.5}, {"yes", true}, {"name", "x"}, {"inner", {{"n", 8}}}, {"null", nullptr}};
   const JsonObject object(json, "c.json");

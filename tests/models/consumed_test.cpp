@@ -36,5 +36,20 @@ TEST(Consumed, OtherModulesAndScalesOfActivationsMayBeThere) {
                    one_linear());
 }
 
+TEST(Consumed, OfALayerWhatHasNoPlaceIsTold) {
+  Plan plan = one_linear();
+  std::get<LinearOp>(plan.ops.front().body).weight = "model.layers.0.up.weight";
+  std::string notice;
+  require_consumed(named({"model.layers.0.up.weight", "model.layers.0.q_norm.weight", "model.layers.7.up.weight"}),
+                   plan, [&](const std::string& text) { notice = text; });
+  EXPECT_EQ(notice,
+            "made model.layers.0.q_norm.weight: 1 tensor of its layers that the architecture has no place for, such as "
+            "model.layers.0.q_norm.weight, are left out");
+  notice.clear();
+  require_consumed(named({"model.layers.0.up.weight", "model.layers.7.up.weight"}), plan,
+                   [&](const std::string& text) { notice = text; });
+  EXPECT_EQ(notice, "");
+}
+
 }  // namespace
 }  // namespace metal_marlin

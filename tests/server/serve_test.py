@@ -436,6 +436,28 @@ class Rest(Case):
             connection.sendall(b'{"prompt":"A"}')
             self.assertIn(b'"tokens":[65]', connection.recv(4096))
 
+    def test_lengths_that_are_not_told(self):
+        """What another server would take for the rest of a body is never a request of its own."""
+        inner = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        for coding in (b"xchunked", b"identity", b"gzip", b"chunked, identity", b"gzip, chunked"):
+            answer = self.raw(head + b"Transfer-Encoding: " + coding + b"\r\n\r\n" + inner)
+            self.assertTrue(answer.startswith(b"HTTP/1.1 501 "), answer)
+            self.assertEqual(answer.count(b"HTTP/1.1 "), 1)
+        answer = self.raw(head + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}")
+        self.assertTrue(answer.startswith(b"HTTP/1.1 415 "), answer)
+
+    def test_lines_of_chunks_are_bounded(self):
+        head = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        for endless in (b"f;" + b"a" * 100_000, b"2\r\n{}\r\n0\r\n" + b"A: b\r\n" * 20_000):
+            answer = self.raw(head + endless)
+            self.assertTrue(answer.startswith(b"HTTP/1.1 431 "), answer)
+
+    def test_messages_are_whole(self):
+        for body, name in [({"model": "a\0b", "prompt": "a"}, "a\\x00b"), ({"a\0": 1, "prompt": "a"}, "a\\x00")]:
+            status, _, text = self.server.ask("POST", "/v1/completions", body)
+            self.assertIn(name, json.loads(text)["error"]["message"], status)
+
     def test_old_clients(self):
         """HTTP/1.0 knows no chunks: the stream ends with the connection."""
         body = json.dumps({"prompt": "a", "max_tokens": 3, "stream": True} | ENDLESS).encode()
@@ -667,6 +689,7 @@ class Ends(unittest.TestCase):
         server = Server(models=[make_model(MODEL, WORK / "refuses", template="{{ raise_exception('no') }}")])
         error = server.refused("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]})
         self.assertEqual((error["param"], error["code"]), ("messages", "template_error"))
+        self.assertTrue(error["message"].startswith("chat_template.jinja: "), error["message"])  # of the server's folders nothing
         self.assertEqual(server.stop(), 0)
 
     def test_several_models(self):

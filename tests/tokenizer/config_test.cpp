@@ -57,6 +57,26 @@ std::shared_ptr<const Tokenizer> with(const char* key, const Json& value, const 
   return Tokenizer::from_json(json.dump(), "t.json", config, notice);
 }
 
+// By transformers 5.24: what it adds, in its order.
+TEST(TokenizerConfig, SpecialTokensOfSeveralFields) {
+  const char* const additional = R"("additional_special_tokens": ["<t1>"])";
+  const char* const list = R"("extra_special_tokens": ["<t2>"])";
+  const char* const object = R"("extra_special_tokens": {"a": "<t2>"})";
+  const char* const own = R"("model_specific_special_tokens": {"image_token": "<t3>"})";
+  const auto added = [](std::initializer_list<const char*> fields) {
+    std::string text;
+    for (const char* const field : fields) text += (text.empty() ? "{" : ", ") + std::string(field);
+    std::vector<std::string> out;
+    for (const AddedToken& token : parse_tokenizer_config(text + "}", "c").named_tokens) out.push_back(token.content);
+    return out;
+  };
+  using Tokens = std::vector<std::string>;
+  EXPECT_EQ(added({additional, object}), (Tokens{"<t2>", "<t1>"}));
+  EXPECT_EQ(added({own, list, additional}), (Tokens{"<t3>", "<t2>"}));
+  EXPECT_EQ(added({own, object, additional}), (Tokens{"<t2>", "<t1>"}));
+  EXPECT_EQ(added({additional, own}), (Tokens{"<t3>", "<t1>"}));
+}
+
 TEST(TokenizerJson, FieldsThatAreNotKnownAreRefused) {
   expect_error(ErrorCode::kUnsupported, "t.json: field something is not one that we know",
                [] { with("something", 1); });

@@ -245,6 +245,10 @@ void Session::take_input() {
   }
   if (parser_->is_header_done() && !fail_unless_well_formed()) return;
   if (parser_->is_done()) return handle_request();
+  // What the parser leaves are lines without an end: of the head, which it limits itself, of a chunk or behind the
+  // last.
+  if (input_.size() > shared_->options.max_head)
+    return refuse(431, "a chunk's line, or what follows the last, is too long");
   if (parser_->is_header_done() && !continued_ &&
       lower(std::string(parser_->get()[http::field::expect])) == "100-continue") {
     continued_ = true;
@@ -258,6 +262,12 @@ bool Session::fail_unless_well_formed() {
   const auto& message = parser_->get();
   if (message.count(http::field::content_length) + message.count(http::field::transfer_encoding) > 1) {
     refuse(400, "a request has one length: Content-Length or Transfer-Encoding, once");
+  } else if (message.count(http::field::transfer_encoding) > 0 &&
+             lower(std::string(message[http::field::transfer_encoding])) != "chunked") {
+    refuse(501, "Transfer-Encoding: expected chunked alone");
+  } else if (message.count(http::field::content_encoding) > 0 &&
+             lower(std::string(message[http::field::content_encoding])) != "identity") {
+    refuse(415, "Content-Encoding: a body is read as it is");
   } else if (message.count(http::field::host) > 1 ||
              (message.version() >= 11 && message.count(http::field::host) == 0)) {
     refuse(400, "expected one Host header");
