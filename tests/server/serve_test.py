@@ -442,7 +442,7 @@ class Rest(Case):
         head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         for coding in (b"xchunked", b"identity", b"gzip", b"chunked, identity", b"gzip, chunked"):
             answer = self.raw(head + b"Transfer-Encoding: " + coding + b"\r\n\r\n" + inner)
-            self.assertTrue(answer.startswith(b"HTTP/1.1 501 "), answer)
+            self.assertRegex(answer, rb"^HTTP/1.1 (400|501) ")  # 400 where the parser reads a chunk and finds none
             self.assertEqual(answer.count(b"HTTP/1.1 "), 1)
         answer = self.raw(head + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}")
         self.assertTrue(answer.startswith(b"HTTP/1.1 415 "), answer)
@@ -689,7 +689,7 @@ class Ends(unittest.TestCase):
         server = Server(models=[make_model(MODEL, WORK / "refuses", template="{{ raise_exception('no') }}")])
         error = server.refused("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]})
         self.assertEqual((error["param"], error["code"]), ("messages", "template_error"))
-        self.assertTrue(error["message"].startswith("chat_template.jinja: "), error["message"])  # of the server's folders nothing
+        self.assertTrue(error["message"].startswith("chat_template.jinja, line 1: "), error["message"])  # of the server's folders nothing
         self.assertEqual(server.stop(), 0)
 
     def test_several_models(self):
