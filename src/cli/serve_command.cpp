@@ -65,8 +65,10 @@ std::string example(const ServeFlags& flags, const std::string& url, const serve
   const std::string what =
       model.chat ? R"("messages": [{"role": "user", "content": "What is 2 + 2?"}])" : R"("prompt": "Once upon a time")";
   return fmt::format(
-      "curl {}/v1/{} -H 'Content-Type: application/json'{} -d '{{\"model\": \"{}\", {}, \"max_tokens\": 64}}'", url,
-      model.chat ? "chat/completions" : "completions", keys ? " -H 'Authorization: Bearer KEY'" : "", model.name, what);
+      "curl {}/v1/{} -H 'Content-Type: application/json'{} -d '{{\"model\": \"{}\", {}, \"max_tokens\": 64, "
+      "\"temperature\": 0}}'",
+      url, model.chat ? "chat/completions" : "completions", keys ? " -H 'Authorization: Bearer KEY'" : "", model.name,
+      what);
 }
 
 void check(const ServeFlags& flags) {

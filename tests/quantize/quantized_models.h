@@ -28,7 +28,8 @@ inline void copy_with_tokenizer(const std::filesystem::path& source, const std::
   Json vocabulary = Json::object();
   for (char c = '!'; c <= '~'; ++c) vocabulary[std::string(1, c)] = static_cast<int>(vocabulary.size());
   vocabulary["\u0120"] = static_cast<int>(vocabulary.size());  // the space
-  const Json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
+  const Json byte_level = {
+      {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
   const Json tokenizer = {{"added_tokens", Json::array()},
                           {"pre_tokenizer", byte_level},
                           {"decoder", byte_level},
