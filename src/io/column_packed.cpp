@@ -300,6 +300,7 @@ std::vector<StoredWeight> gptq_weights(const SafetensorsFolder& folder, const Js
         return spec_of_bits(format_of(bits, symmetric, json, bits_key), group);
       });
   refuse_left_out(json, "modules_to_not_convert", out);
+  refuse_unlisted(json, "modules_in_block_to_quantize", out);
   for (const StoredWeight& weight : out) {
     if (weight.info.name == "lm_head.weight" && !json.boolean_or("lm_head", true))
       packed_left_out(json, "lm_head", "lm_head");

@@ -213,6 +213,18 @@ void read_zeros(const SafetensorsFolder& folder, const std::string& module, Pack
   }
 }
 
+// weight_shape, where there is one, is that of the codes.
+void check_shape(const SafetensorsFolder& folder, const std::string& module, std::int64_t rows, std::int64_t cols) {
+  const std::string name = module + ".weight_shape";
+  if (folder.find(name) == nullptr) return;
+  const DenseView& view = typed_part(folder, name, DType::kI64, {2});
+  std::array<std::int64_t, 2> found{};
+  std::memcpy(found.data(), view.bytes.data(), sizeof(found));
+  if (found[0] != rows || found[1] != cols)
+    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: tensor {}: found the shape [{}, {}], expected [{}, {}]",
+                                                     folder.where(name), name, found[0], found[1], rows, cols));
+}
+
 // Codes of a module: where they lie and what the shape of the whole is.
 struct Codes {
   const DenseView* view;
@@ -230,11 +242,13 @@ Codes codes_of(const SafetensorsFolder& folder, const std::string& module, const
     if (out.view->shape.size() != 2 || out.view->dtype != type)
       bad_part(folder, out.name, *out.view, fmt::format("{} [rows, columns]", dtype_name(type)));
     out.cols = out.view->shape[1];
+    check_shape(folder, module, out.view->shape[0], out.cols);
   } else if (out.view->shape.size() != 2 || (out.view->dtype != DType::kI32 && out.view->dtype != DType::kU8)) {
     bad_part(folder, out.name, *out.view, "I32 or U8 [rows, words]");
   } else if (const DenseView* const shape = folder.find(module + ".weight_shape"); shape != nullptr) {
     typed_part(folder, module + ".weight_shape", DType::kI64, {2});
     std::memcpy(&out.cols, shape->bytes.data() + sizeof(std::int64_t), sizeof(std::int64_t));
+    check_shape(folder, module, out.view->shape[0], out.cols);
   } else {
     out.cols = out.view->shape[1] * static_cast<std::int64_t>(dtype_bytes(out.view->dtype)) * 8 / bits;
   }

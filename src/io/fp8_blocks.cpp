@@ -74,6 +74,7 @@ std::vector<StoredWeight> fp8_weights(const SafetensorsFolder& folder, const Jso
     out.push_back(std::move(weight));
   }
   for (const char* const key : {"modules_to_not_convert", "ignored_layers"}) refuse_left_out(quantization, key, out);
+  refuse_unlisted(quantization, "modules_to_convert", out);
   return out;
 }
 

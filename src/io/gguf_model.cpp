@@ -331,6 +331,9 @@ Json gguf_config_json(const Gguf& gguf) {
   const std::int64_t vocab = embedding != gguf.tensors.end() && embedding->second.shape.size() == 2
                                  ? embedding->second.shape.front()
                                  : keys.bounded("vocab_size", kDimensionBounds);
+  if (const std::int64_t found = keys.bounded_or("vocab_size", kDimensionBounds, vocab); found != vocab)
+    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: key {} is {}, expected {}, the rows of token_embd.weight",
+                                                     gguf.where, keys.name("vocab_size"), found, vocab));
   Json config = {
       {"architectures", Json::array({kind.class_name})},
       {"model_type", kind.model_type},

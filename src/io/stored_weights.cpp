@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <nlohmann/json.hpp>
+
 #include "base/thread_pool.h"
 #include "formats/small_floats.h"
 #include "io/module_pattern.h"
@@ -108,6 +110,28 @@ void refuse_left_out(const JsonObject& quantization, const char* key, const std:
       const std::string module = module_of(weight.info.name);
       if (pattern.search(module) || module.ends_with(name)) packed_left_out(quantization, key, module);
     }
+  }
+}
+
+void refuse_unlisted(const JsonObject& quantization, const char* key, const std::vector<StoredWeight>& weights) {
+  if (!quantization.has(key)) return;
+  std::vector<std::string> listed;
+  const auto add = [&](const auto& self, const Json& json, int depth) -> void {
+    if (json.is_string()) {
+      listed.push_back(json.get<std::string>());
+    } else if (json.is_array() && depth < 2) {
+      for (const Json& entry : json) self(self, entry, depth + 1);
+    } else {
+      quantization.wrong(key, "names of modules, or lists of them");
+    }
+  };
+  add(add, quantization.at(key), 0);
+  if (listed.empty()) return;
+  for (const StoredWeight& weight : weights) {
+    const std::string module = module_of(weight.info.name);
+    const auto is_named = [&](const std::string& name) { return module.ends_with(name); };
+    if (module == "lm_head" || std::any_of(listed.begin(), listed.end(), is_named)) continue;
+    packed_left_out(quantization, key, module);
   }
 }
 

@@ -48,6 +48,9 @@ StoredWeight decoded_weight(const std::string& module, std::int64_t rows, std::i
 // Modules that `key` lists as not quantized are dense, as Transformers has it: a name is a pattern of a module's
 // beginning or its end. \throws Error (kCorruptFile) naming one whose tensors are packed.
 void refuse_left_out(const JsonObject& quantization, const char* key, const std::vector<StoredWeight>& weights);
+// Where `key` lists the modules that are quantized, by the ends of their names, in lists of lists or alone, packed ones
+// are among them; the head is not in such lists. \throws Error (kCorruptFile) naming one that is not.
+void refuse_unlisted(const JsonObject& quantization, const char* key, const std::vector<StoredWeight>& weights);
 [[noreturn]] void packed_left_out(const JsonObject& quantization, const char* key, const std::string& module);
 
 // A part of a module. \throws Error (kNotFound) naming file and tensor.

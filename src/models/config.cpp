@@ -162,6 +162,7 @@ std::vector<bool> parse_qwen_sparse(const JsonObject& config, std::int64_t layer
   std::vector<bool> sparse(static_cast<std::size_t>(layers));
   for (std::int64_t i = 0; i < layers; ++i) sparse[static_cast<std::size_t>(i)] = (i + 1) % step == 0;
   if (!config.has("mlp_only_layers")) return sparse;
+  if (!config.at("mlp_only_layers").is_array()) config.wrong("mlp_only_layers", "a list of layer numbers");
   for (const Json& layer : config.at("mlp_only_layers")) {
     if (!layer.is_number_integer()) config.wrong("mlp_only_layers", "a list of layer numbers");
     const auto number = layer.get<std::int64_t>();

@@ -281,6 +281,17 @@ TEST(ColumnPacked, RefusesWhatItCannotRead) {
   Tensors head;
   pack(head, "lm_head", m, 4, Form::kGptqV2);
   pack(head, "a.b", m, 4, Form::kGptqV2);
+  for (const Json& listed : {Json{"a.b"}, Json{{"b", "c"}, {"d"}}, Json::array(), Json()}) {
+    Json lists = config;
+    lists["modules_in_block_to_quantize"] = listed;
+    EXPECT_NO_THROW(opened(lists, head)) << listed;
+  }
+  for (const Json& listed : {Json{"c"}, Json{{"self_attn.q_proj"}, {"d"}}}) {
+    Json lists = config;
+    lists["modules_in_block_to_quantize"] = listed;
+    expect_error(ErrorCode::kCorruptFile, "field modules_in_block_to_quantize says that a.b is not quantized",
+                 [&] { opened(lists, head); });
+  }
   Json with_head = config;
   with_head["lm_head"] = true;
   EXPECT_NO_THROW(opened(with_head, head));

@@ -184,6 +184,7 @@ TEST(StoredWeightsErrors, NameTheCause) {
   left_out("ct-int8", q, "ignore", names);
   left_out("ct-int6-packed", q, "ignore", {"re:a.*"});
   left_out("mlx-affine-4", "quantization", "a", false);
+  left_out("fp8-blocks", q, "modules_to_convert", {"b"});
   for (const Json& others : {Json{"b"}, Json{"a_proj"}, Json{"x.a"}, Json{"aa"}})
     EXPECT_NO_THROW(with("bnb-int8", set(q, "llm_int8_skip_modules", others))) << others;
   EXPECT_NO_THROW(with("mlx-affine-4", set("quantization", "a", true)));
