@@ -17,6 +17,9 @@ constexpr std::array<std::string_view, 7> kHarmless{".input_scale",       ".outp
                                                     ".v_scale",           ".input_zero_point", ".output_zero_point",
                                                     ".input_global_scale"};
 
+// What follows from the configuration.
+constexpr std::string_view kRotations = ".rotary_emb.";
+
 constexpr std::string_view kExpert = ".experts";
 constexpr std::string_view kLayers = "model.layers.";
 
@@ -56,6 +59,7 @@ void require_consumed(const Checkpoint& checkpoint, const Plan& plan,
                               "use of it",
                               checkpoint.where(info.name), info.name));
     }
+    if (name.find(kRotations) != std::string_view::npos) continue;
     if (!layer_of(name).empty() && layers.contains(layer_of(name))) others.push_back(info.name);
   }
   if (others.empty()) return;
