@@ -43,8 +43,9 @@ void handle(int signal, void (*handler)(int), int flags) {
 }  // namespace
 
 void handle_interrupts() {
-  handle(SIGINT, on_interrupt, 0);  // what waits for input is woken
-  handle(SIGTERM, on_interrupt, 0);
+  // What is being printed goes on. Lines are waited for by poll, which is woken; whoever waits in a read is ended.
+  handle(SIGINT, on_interrupt, SA_RESTART);
+  handle(SIGTERM, on_interrupt, SA_RESTART);
   handle(SIGALRM, on_grace_end, SA_RESTART);
 }
 

@@ -98,7 +98,12 @@ int requests_to_run() {
 void expect_each_as_alone(const std::shared_ptr<const Model>& model, bool has_text, int count) {
   EngineOptions options = small(128, 6, 192);
   options.queue = count;
-  Engine engine(model, options);
+  // The first step waits for half of them, so that more are there than fit, however the threads are scheduled.
+  std::atomic<int> submitted = 0;
+  const std::unique_ptr<Engine> held = EngineWithFaults::make(model, options, [&] {
+    while (submitted < count / 2) std::this_thread::yield();
+  });
+  Engine& engine = *held;
   EngineOptions one = small(128, 1, 128);
   one.prefix_cache = false;
   Engine lonely(model, one);
@@ -115,6 +120,7 @@ void expect_each_as_alone(const std::shared_ptr<const Model>& model, bool has_te
       for (int i = thread; i < count; i += 3) {
         const auto at = static_cast<std::size_t>(i);
         const RequestId id = engine.submit(requests[at], answers[at].callback());
+        ++submitted;
         if (!is_cancelled(i)) continue;
         std::this_thread::sleep_for(std::chrono::microseconds(i % 5 * 500));
         engine.cancel(id);
