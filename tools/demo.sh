@@ -8,7 +8,7 @@ here=$(dirname "$0")
 fetching=$!
 "$here/build_program.sh"
 binary=$here/../build/user/bin/metal-marlin
-wait $fetching
+wait $fetching || true  # it is tried again, and says last what is wrong
 model=$("$here/fetch_smollm2.sh")
 output=$(dirname "$binary")/../demo/SmolLM2-135M-Instruct-fp4
 mkdir -p "$(dirname "$output")"
