@@ -192,4 +192,5 @@ def main():
     output.write_text(f'{{"models":{compact(bases)},\n"texts":{compact(TEXTS)},\n"cases":[\n{lines}\n]}}\n', encoding="utf-8")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -9,6 +9,7 @@ import json
 import pathlib
 import sys
 
+from make_tokenizer_differential import attempt
 from tokenizers import Tokenizer
 
 TOKENS = ["<s>", "</s>", "<unk>", *"abc ▁Ġ1.'é_", "ab", "abc", "##b", "a</w>", "b</w>", " a", "▁a", "<0x61>", "<0xC3>", "<0xA9>", " n't"]
@@ -86,15 +87,6 @@ def own_ways(kind, path, to):
             (name in ("cls", "sep", "ids") and to == []) or name in (0, 1) and to == 2**32)
 
 
-def attempt(action):
-    try:
-        return action()
-    except BaseException as error:  # the library's panics are no Exceptions
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        return None
-
-
 # A case is a base with a model and a stage, and what the field at `path` holds instead.
 def main():
     output = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "tests/data/tokenizers/fields.json")
@@ -123,4 +115,5 @@ def main():
     output.write_text(f'{{"base":{compact(base)},\n"models":{compact(known)},\n"stages":{compact(kinds)},\n"texts":{compact(TEXTS)},\n"ids":{compact(IDS)},\n"cases":[\n{lines}\n]}}\n', encoding="utf-8")
 
 
-main()
+if __name__ == "__main__":
+    main()
