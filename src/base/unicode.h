@@ -7,6 +7,10 @@
 
 namespace metal_marlin {
 
+// Whether a byte of valid UTF-8 goes on with a character.
+constexpr bool is_continuation(char byte) {
+  return (static_cast<unsigned char>(byte) & 0xC0) == 0x80;
+}
 // Decodes the character at `at` of valid UTF-8 and moves past it.
 char32_t next_character(std::string_view text, std::size_t& at);
 void append_utf8(char32_t character, std::string& out);

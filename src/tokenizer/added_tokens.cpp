@@ -9,7 +9,7 @@ namespace {
 
 char32_t last_character(std::string_view text) {
   std::size_t at = text.size() - 1;
-  while (at > 0 && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80) --at;
+  while (at > 0 && is_continuation(text[at])) --at;
   return next_character(text, at);
 }
 
@@ -26,7 +26,7 @@ bool starts_with_word(std::string_view text) {
 std::size_t trim_end(std::string_view text) {
   while (!text.empty() && is_white_space(last_character(text))) {
     std::size_t at = text.size() - 1;
-    while (at > 0 && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80) --at;
+    while (at > 0 && is_continuation(text[at])) --at;
     text = text.substr(0, at);
   }
   return text.size();

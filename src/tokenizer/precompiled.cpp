@@ -74,7 +74,7 @@ std::optional<std::string_view> PrecompiledMap::find(std::string_view part) cons
     if (node >= trie_.size() || value(trie_[node]) > texts_.size()) break;
     const std::string_view found = std::string_view(texts_).substr(value(trie_[node]));
     // A place within a character is none of a map's.
-    if (!found.empty() && (static_cast<unsigned char>(found.front()) & 0xC0) == 0x80) break;
+    if (!found.empty() && is_continuation(found.front())) break;
     return found.substr(0, found.find('\0'));
   }
   return std::nullopt;

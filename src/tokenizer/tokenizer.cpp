@@ -305,7 +305,7 @@ struct Detokenizer::State {
     std::size_t same = 0;
     while (same < out.size() && same < before.size() && out[same] == before[same]) ++same;
     if (same < std::min(out.size(), before.size())) {
-      while (same > 0 && (static_cast<unsigned char>(out[same]) & 0xC0) == 0x80) --same;
+      while (same > 0 && is_continuation(out[same])) --same;
       before.clear();
     }
     before.erase(0, same);

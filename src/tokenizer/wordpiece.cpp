@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "base/unicode.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
@@ -33,17 +34,15 @@ void WordPiece::append_unknown(std::vector<TokenId>& out) const {
 }
 
 void WordPiece::encode(std::string_view piece, std::vector<TokenId>& out) const {
-  const auto continues = [](char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; };
-  const auto characters = piece.size() - static_cast<std::size_t>(std::count_if(piece.begin(), piece.end(), continues));
-  if (characters > max_characters_) return append_unknown(out);
+  if (count_characters(piece) > max_characters_) return append_unknown(out);
   const std::size_t before = out.size();
   std::string candidate;
   for (std::size_t start = 0; start < piece.size();) {
     std::size_t end = std::min(piece.size(), start + longest_);
-    while (end < piece.size() && end > start && continues(piece[end])) --end;
+    while (end < piece.size() && end > start && is_continuation(piece[end])) --end;
     std::optional<TokenId> id;
     for (; end > start; --end) {
-      if (end < piece.size() && continues(piece[end])) continue;
+      if (end < piece.size() && is_continuation(piece[end])) continue;
       candidate = start > 0 ? prefix_ : "";
       candidate += piece.substr(start, end - start);
       id = find(candidate);
