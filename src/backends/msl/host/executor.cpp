@@ -7,19 +7,25 @@
 #include <atomic>
 #include <bit>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <random>
+#include <span>
+#include <utility>
 
 #include "backends/msl/host/fiber.h"
 #include "backends/msl/host/poison.h"
 #include "backends/msl/host/segments.h"
 #include "backends/msl/host/shadow.h"
-#include "base/thread_pool.h"
+#include "base/shared_pool.h"
 #include "metal_marlin/error.h"
 
 // Code that runs on a fiber's stack, which sanitizers do not know.
-#define MM_ON_FIBER __attribute__((noinline, no_sanitize("address"), no_sanitize("thread"), no_sanitize("undefined")))
+#define MM_UNSANITIZED no_sanitize("address"), no_sanitize("thread"), no_sanitize("undefined")
+#define MM_ON_FIBER __attribute__((noinline, MM_UNSANITIZED))
+// Between a kernel and the switch: each return to a caller is one that the processor foresees wrongly.
+#define MM_INTO_SWITCH __attribute__((always_inline, MM_UNSANITIZED)) inline
 
 namespace metal_marlin::msl {
 namespace {
@@ -30,23 +36,61 @@ constexpr std::size_t kSlot = 64;  // bytes that a lane may exchange
 constexpr std::size_t kGap = 256;
 constexpr std::size_t kArena = 256 << 10;
 
-enum class State : std::uint8_t { kReady, kAtSimd, kAtBarrier, kDone };
+// Of what a lane waits for: an exchange, beside the flags of a barrier.
+constexpr std::uint32_t kExchange = 1U << 31;
 
-struct Lane {
-  void* context = nullptr;
-  State state = State::kDone;
-  const void* site = nullptr;
-  std::uint32_t flags = 0;  // of the barrier it waits at
-  MslThread thread{};
-};
-
+// Lanes by bits, so that what they wait for lies together.
 struct Simdgroup {
-  alignas(64) std::array<unsigned char, kSlot * kSimdWidth> in;
-  std::array<std::array<unsigned char, kSlot * kSimdWidth>, 2> out;
-  int turn = 0;  // two buffers: a fast lane may offer again while others still read
+  using Slots = std::array<unsigned char, kSlot * kSimdWidth>;
+  alignas(64) std::array<Slots, 3> slots;
+  // Of `slots`: what lanes offer into, what the last exchange gave, and the one before, which lanes may still read.
+  std::size_t offered = 0, given = 1, before = 2;
+  std::uint32_t ready = 0, at_simd = 0, at_barrier = 0;
+  std::array<void*, kSimdWidth> contexts{};
+  std::array<const void*, kSimdWidth> sites{};    // where a lane waits
+  std::array<std::uint32_t, kSimdWidth> flags{};  // of the barrier it waits at
   std::uint32_t active = 0;
   std::uint32_t threadgroup_epoch = 0;
   std::uint32_t device_epoch = 0;
+
+  // Gives the lanes that wait what they offered. Where others wait elsewhere, their offers stay.
+  void exchange(bool others) {
+    if (others) {
+      slots[before] = slots[offered];
+      std::swap(before, given);
+    } else {
+      const std::size_t next = before;
+      before = given;
+      given = offered;
+      offered = next;
+    }
+  }
+};
+
+// What a thread runs threadgroups in, kept from one dispatch to the next: new stacks cost more than most kernels.
+struct Memory {
+  std::byte* stacks;
+  std::vector<std::byte> arena;  // of threadgroup memory
+  std::size_t used = 0;          // of it
+  std::vector<MslThread> threads;
+  std::vector<Simdgroup> simdgroups;
+
+  Memory() : arena(kArena, std::byte{0xFF}), threads(kMaxThreads), simdgroups(kMaxThreads / kSimdWidth) {
+    stacks = static_cast<std::byte*>(mmap(nullptr, kStack * kMaxThreads, PROT_READ | PROT_WRITE,
+                                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    if (stacks == MAP_FAILED) throw Error(ErrorCode::kOutOfMemory, "no memory for the stacks of a threadgroup");
+  }
+  ~Memory() {
+    MM_UNPOISON(arena.data(), kArena);
+    munmap(stacks, kStack * kMaxThreads);
+  }
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+
+  static Memory& of_this_thread() {
+    thread_local Memory memory;
+    return memory;
+  }
 };
 
 struct Variable {
@@ -68,15 +112,7 @@ thread_local Worker* t_worker = nullptr;  // fibers stay on their thread
 
 class Worker {
  public:
-  Worker(const HostDispatch& dispatch, std::size_t index)
-      : d_(dispatch),
-        lanes_(kMaxThreads),
-        simdgroups_(kMaxThreads / kSimdWidth),
-        arena_(kArena, std::byte{0xFF}),
-        random_(dispatch.seed * 977 + index) {
-    stacks_ = static_cast<std::byte*>(mmap(nullptr, kStack * kMaxThreads, PROT_READ | PROT_WRITE,
-                                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-    if (stacks_ == MAP_FAILED) throw Error(ErrorCode::kOutOfMemory, "no memory for the stacks of a threadgroup");
+  Worker(const HostDispatch& dispatch, std::size_t index) : d_(dispatch), random_(dispatch.seed * 977 + index) {
     for (const HostMemory& memory : d_.buffers) buffer_addresses_.push_back(memory.data);
     if (d_.instrumented) {
       for (const HostMemory& memory : d_.buffers) {
@@ -87,11 +123,7 @@ class Worker {
       segments_ = loaded_segments();
     }
   }
-  ~Worker() {
-    t_worker = nullptr;
-    MM_UNPOISON(arena_.data(), kArena);
-    munmap(stacks_, kStack * kMaxThreads);
-  }
+  ~Worker() { t_worker = nullptr; }
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
 
@@ -110,31 +142,27 @@ class Worker {
   // ---- called on fibers
   MM_ON_FIBER void* variable(const MslThreadgroupVariable* key) {
     for (const Variable& v : variables_) {
-      if (v.key == key) return arena_.data() + v.at;
+      if (v.key == key) return m_.arena.data() + v.at;
     }
     return allocate(key, key->size, key->alignment, key->name);
   }
-  MM_ON_FIBER void barrier(std::uint32_t flags, const void* site) {
-    Lane& lane = lanes_[current_];
-    lane.state = State::kAtBarrier;
-    lane.site = site;
-    lane.flags = flags;
-    yield();
+  MM_INTO_SWITCH void barrier(std::uint32_t flags, const void* site) {
+    Simdgroup& simd = simdgroup();
+    simd.at_barrier |= 1U << lane();
+    wait(simd, flags, site);
   }
-  MM_ON_FIBER void simd_barrier(std::uint32_t flags, const void* site) {
-    Lane& lane = lanes_[current_];
-    lane.state = State::kAtSimd;
-    lane.site = site;
-    lane.flags = flags;
-    yield();
+  MM_INTO_SWITCH void simd_barrier(std::uint32_t flags, const void* site) {
+    Simdgroup& simd = simdgroup();
+    simd.at_simd |= 1U << lane();
+    wait(simd, flags, site);
   }
-  MM_ON_FIBER const unsigned char* exchange(const void* mine, std::uint32_t size, std::uint32_t* active,
-                                            const void* site) {
-    Simdgroup& simd = simdgroups_[current_ / kSimdWidth];
-    std::memcpy(simd.in.data() + kSlot * (current_ % kSimdWidth), mine, size);
-    simd_barrier(0, site);
+  MM_INTO_SWITCH const unsigned char* exchange(const void* mine, std::uint32_t size, std::uint32_t* active,
+                                               const void* site) {
+    Simdgroup& simd = simdgroup();
+    std::memcpy(simd.slots[simd.offered].data() + kSlot * lane(), mine, size);
+    simd_barrier(kExchange, site);
     *active = simd.active;
-    return simd.out[static_cast<std::size_t>(simd.turn)].data();
+    return simd.slots[simd.given].data();
   }
   [[nodiscard]] std::uint32_t lane() const { return current_ % kSimdWidth; }
   [[nodiscard]] std::uint32_t matrix_lane_mask() const { return d_.matrix_lane_mask; }
@@ -149,10 +177,10 @@ class Worker {
                   fmt::format("{}: thread {} uses address {} where an alignment of 16 is needed", code_place(code),
                               current_, pointer));
     }
-    const auto stack = reinterpret_cast<std::uintptr_t>(stacks_);
+    const auto stack = reinterpret_cast<std::uintptr_t>(m_.stacks);
     if (address - stack < kStack * kMaxThreads) return;
-    if (address - reinterpret_cast<std::uintptr_t>(arena_.data()) < kArena) {
-      return arena_access(address - reinterpret_cast<std::uintptr_t>(arena_.data()), bytes, write, atomic, code);
+    if (address - reinterpret_cast<std::uintptr_t>(m_.arena.data()) < kArena) {
+      return arena_access(address - reinterpret_cast<std::uintptr_t>(m_.arena.data()), bytes, write, atomic, code);
     }
     shared_access(address, bytes, write, atomic, code);
   }
@@ -167,6 +195,7 @@ class Worker {
   }
 
  private:
+  [[nodiscard]] Simdgroup& simdgroup() { return m_.simdgroups[current_ / kSimdWidth]; }
   [[nodiscard]] std::uint32_t simd_count() const { return (count_ + kSimdWidth - 1) / kSimdWidth; }
 
   // The i-th of n in this dispatch's order.
@@ -191,131 +220,148 @@ class Worker {
       size[i] = std::min(d_.threadgroup[i], d_.threads[i] - position[i] * d_.threadgroup[i]);
     count_ = size[0] * size[1] * size[2];
     variables_.clear();
-    MM_UNPOISON(arena_.data(), kArena);
-    std::memset(arena_.data(), 0xFF, used_ + kGap);  // what the last threadgroup left
-    used_ = bytes_ = 0;
-    MM_POISON(arena_.data(), kArena);
+    MM_UNPOISON(m_.arena.data(), kArena);
+    std::memset(m_.arena.data(), 0xFF, m_.used + kGap);  // what the last threadgroup left
+    m_.used = bytes_ = 0;
+    MM_POISON(m_.arena.data(), kArena);
     dynamic_addresses_.clear();
     for (const std::uint32_t bytes : d_.threadgroups) {
       dynamic_addresses_.push_back(
           allocate(nullptr, bytes, 16, fmt::format("threadgroup({})", dynamic_addresses_.size())));
     }
-    for (Simdgroup& simd : simdgroups_) simd.threadgroup_epoch = simd.device_epoch = 0;
     threadgroup_epoch_ = device_epoch_ = 0;
+    fill(position, size);
     for (std::uint32_t i = 0; i < count_; ++i) {
-      Lane& lane = lanes_[i];
-      lane.state = State::kReady;
-      fill(lane.thread, i, position, size);
-      std::byte* const top = stacks_ + kStack * (i + 1) - (i % 16) * 192;  // not all on one set of the cache
-      MM_UNPOISON(stacks_ + kStack * i, kStack);
-      lane.context = prepare_fiber(top, &Worker::enter, this);
+      Simdgroup& simd = m_.simdgroups[i / kSimdWidth];
+      if (i % kSimdWidth == 0) {
+        simd.ready = simd.at_simd = simd.at_barrier = 0;
+        simd.threadgroup_epoch = simd.device_epoch = 0;
+      }
+      simd.ready |= 1U << (i % kSimdWidth);
+      std::byte* const top = m_.stacks + kStack * (i + 1) - (i % 16) * 192;  // not all on one set of the cache
+      MM_UNPOISON(m_.stacks + kStack * i, kStack);
+      simd.contexts[i % kSimdWidth] = prepare_fiber(top, &Worker::enter, this);
     }
   }
 
-  void fill(MslThread& thread, std::uint32_t index, const Size3& position, const Size3& size) {
+  void fill(const Size3& position, const Size3& size) {
+    MslThread thread{};
     thread.buffers = buffer_addresses_.data();
     thread.threadgroups = dynamic_addresses_.data();
-    const Size3 local = {index % size[0], index / size[0] % size[1], index / size[0] / size[1]};
-    auto& b = thread.builtins;
+    auto& all = thread.builtins;
     for (std::size_t i = 0; i < 3; ++i) {
-      b[kMslThreadPositionInGrid][i] = position[i] * d_.threadgroup[i] + local[i];
-      b[kMslThreadPositionInThreadgroup][i] = local[i];
-      b[kMslThreadgroupPositionInGrid][i] = position[i];
-      b[kMslThreadsPerThreadgroup][i] = size[i];
-      b[kMslThreadsPerGrid][i] = d_.threads[i];
-      b[kMslThreadgroupsPerGrid][i] = (d_.threads[i] + d_.threadgroup[i] - 1) / d_.threadgroup[i];
-      b[kMslDispatchThreadsPerThreadgroup][i] = d_.threadgroup[i];
+      all[kMslThreadgroupPositionInGrid][i] = position[i];
+      all[kMslThreadsPerThreadgroup][i] = size[i];
+      all[kMslThreadsPerGrid][i] = d_.threads[i];
+      all[kMslThreadgroupsPerGrid][i] = (d_.threads[i] + d_.threadgroup[i] - 1) / d_.threadgroup[i];
+      all[kMslDispatchThreadsPerThreadgroup][i] = d_.threadgroup[i];
     }
-    b[kMslThreadIndexInThreadgroup][0] = index;
-    b[kMslThreadIndexInSimdgroup][0] = index % kSimdWidth;
-    b[kMslSimdgroupIndexInThreadgroup][0] = index / kSimdWidth;
-    b[kMslThreadsPerSimdgroup][0] = b[kMslThreadExecutionWidth][0] = kSimdWidth;
-    b[kMslSimdgroupsPerThreadgroup][0] = simd_count();
-    b[kMslThreadIndexInQuadgroup][0] = index % 4;
-    b[kMslQuadgroupIndexInThreadgroup][0] = index / 4;
-    b[kMslQuadgroupsPerThreadgroup][0] = (count_ + 3) / 4;
+    all[kMslThreadsPerSimdgroup][0] = all[kMslThreadExecutionWidth][0] = kSimdWidth;
+    all[kMslSimdgroupsPerThreadgroup][0] = simd_count();
+    all[kMslQuadgroupsPerThreadgroup][0] = (count_ + 3) / 4;
+    Size3 local{};
+    for (std::uint32_t index = 0; index < count_; ++index) {
+      auto& b = (m_.threads[index] = thread).builtins;
+      for (std::size_t i = 0; i < 3; ++i) {
+        b[kMslThreadPositionInGrid][i] = position[i] * d_.threadgroup[i] + local[i];
+        b[kMslThreadPositionInThreadgroup][i] = local[i];
+      }
+      b[kMslThreadIndexInThreadgroup][0] = index;
+      b[kMslThreadIndexInSimdgroup][0] = index % kSimdWidth;
+      b[kMslSimdgroupIndexInThreadgroup][0] = index / kSimdWidth;
+      b[kMslThreadIndexInQuadgroup][0] = index % 4;
+      b[kMslQuadgroupIndexInThreadgroup][0] = index / 4;
+      for (std::size_t i = 0; i < 3 && ++local[i] == size[i]; ++i) local[i] = 0;
+    }
   }
 
   MM_ON_FIBER static void enter(void* self) {
     auto* const w = static_cast<Worker*>(self);
-    Lane& lane = w->lanes_[w->current_];
-    w->d_.kernel->entry(&lane.thread);
-    lane.state = State::kDone;
+    w->d_.kernel->entry(&w->m_.threads[w->current_]);
     w->yield();
     __builtin_trap();
   }
-  MM_ON_FIBER void yield() { metal_marlin_switch_fiber(&lanes_[current_].context, scheduler_); }
+  MM_INTO_SWITCH void wait(Simdgroup& simd, std::uint32_t flags, const void* site) {
+    simd.sites[lane()] = site;
+    simd.flags[lane()] = flags;
+    metal_marlin_switch_fiber(&simd.contexts[lane()], scheduler_);
+  }
+  MM_ON_FIBER void yield() { metal_marlin_switch_fiber(&simdgroup().contexts[lane()], scheduler_); }
 
   // Until every lane has ended or waits at a barrier of the threadgroup.
   void run_simdgroup(std::uint32_t index) {
-    const std::uint32_t first = index * kSimdWidth;
-    const std::uint32_t lanes = std::min(kSimdWidth, count_ - first);
-    Simdgroup& simd = simdgroups_[index];
+    Simdgroup& simd = m_.simdgroups[index];
     for (;;) {
-      for (std::uint32_t i = 0; i < lanes; ++i) {
-        const std::uint32_t which = first + (d_.order == LaneOrder::kReverse ? lanes - 1 - i : i);
-        if (lanes_[which].state != State::kReady) continue;
-        current_ = which;
-        metal_marlin_switch_fiber(&scheduler_, lanes_[which].context);
+      for (std::uint32_t left = simd.ready; left != 0;) {
+        const int next = d_.order == LaneOrder::kReverse ? 31 - std::countl_zero(left) : std::countr_zero(left);
+        left &= ~(1U << next);
+        current_ = index * kSimdWidth + static_cast<std::uint32_t>(next);
+        metal_marlin_switch_fiber(&scheduler_, simd.contexts[static_cast<std::size_t>(next)]);
         if (fault_) return;
       }
-      // Lanes that wait at one place are the active ones; the earliest place goes first.
-      const void* site = nullptr;
-      for (std::uint32_t i = 0; i < lanes; ++i) {
-        const Lane& lane = lanes_[first + i];
-        if (lane.state == State::kAtSimd && (site == nullptr || lane.site < site)) site = lane.site;
-      }
-      if (site == nullptr) return;
-      simd.active = 0;
-      std::uint32_t flags = 0;
-      for (std::uint32_t i = 0; i < lanes; ++i) {
-        Lane& lane = lanes_[first + i];
-        if (lane.state != State::kAtSimd || lane.site != site) continue;
-        simd.active |= 1U << i;
-        flags = lane.flags;
-        lane.state = State::kReady;
-      }
-      if ((flags & 2) != 0) ++simd.threadgroup_epoch;
-      if ((flags & 1) != 0) ++simd.device_epoch;
-      simd.turn ^= 1;
-      simd.out[static_cast<std::size_t>(simd.turn)] = simd.in;
+      simd.ready = 0;
+      if (simd.at_simd == 0) return;
+      pass_simd(simd);
     }
+  }
+
+  // Lanes that wait at one place are the active ones; the earliest place goes first.
+  static void pass_simd(Simdgroup& simd) {
+    const void* site = simd.sites[static_cast<std::size_t>(std::countr_zero(simd.at_simd))];
+    for (std::uint32_t left = simd.at_simd; left != 0; left &= left - 1)
+      site = std::min(site, simd.sites[static_cast<std::size_t>(std::countr_zero(left))], std::less<>());
+    simd.active = 0;
+    for (std::uint32_t left = simd.at_simd; left != 0; left &= left - 1) {
+      if (simd.sites[static_cast<std::size_t>(std::countr_zero(left))] == site) simd.active |= left & -left;
+    }
+    const std::uint32_t flags = simd.flags[static_cast<std::size_t>(std::bit_width(simd.active) - 1)];
+    simd.ready = simd.active;
+    simd.at_simd &= ~simd.active;
+    if ((flags & 2) != 0) ++simd.threadgroup_epoch;
+    if ((flags & 1) != 0) ++simd.device_epoch;
+    if ((flags & kExchange) != 0) simd.exchange(simd.at_simd != 0);
   }
 
   // Lets the lanes past a barrier that all have reached; false when all have ended.
   bool pass_barrier() {
-    std::uint32_t waiting = 0;
-    const Lane* first = nullptr;
-    const Lane* other = nullptr;
-    for (std::uint32_t i = 0; i < count_; ++i) {
-      if (lanes_[i].state != State::kAtBarrier) continue;
-      ++waiting;
-      if (first == nullptr) first = &lanes_[i];
-      if (lanes_[i].site != first->site) other = &lanes_[i];
+    const std::span simdgroups(m_.simdgroups.data(), simd_count());
+    std::uint32_t waiting = 0, flags = 0;
+    const void* first = nullptr;
+    const void* other = nullptr;
+    for (const Simdgroup& simd : simdgroups) {
+      for (std::uint32_t left = simd.at_barrier; left != 0; left &= left - 1) {
+        const auto lane = static_cast<std::size_t>(std::countr_zero(left));
+        if (waiting++ == 0) {
+          first = simd.sites[lane];
+          flags = simd.flags[lane];
+        }
+        if (simd.sites[lane] != first) other = simd.sites[lane];
+      }
     }
     if (waiting == 0) return false;
     if (d_.instrumented && waiting != count_) {
       fail_here(FaultKind::kBarrierDivergence,
-                fmt::format("{}: {} of {} threads wait at this barrier, the others have ended", code_place(first->site),
+                fmt::format("{}: {} of {} threads wait at this barrier, the others have ended", code_place(first),
                             waiting, count_));
       return false;
     }
     if (d_.instrumented && other != nullptr) {
       fail_here(FaultKind::kBarrierDivergence,
-                fmt::format("{}: some threads wait at this barrier, others at the one at {}", code_place(first->site),
-                            code_place(other->site)));
+                fmt::format("{}: some threads wait at this barrier, others at the one at {}", code_place(first),
+                            code_place(other)));
       return false;
     }
-    if ((first->flags & 2) != 0) ++threadgroup_epoch_;
-    if ((first->flags & 1) != 0) ++device_epoch_;
-    for (std::uint32_t i = 0; i < count_; ++i) {
-      if (lanes_[i].state == State::kAtBarrier) lanes_[i].state = State::kReady;
+    if ((flags & 2) != 0) ++threadgroup_epoch_;
+    if ((flags & 1) != 0) ++device_epoch_;
+    for (Simdgroup& simd : simdgroups) {
+      simd.ready = simd.at_barrier;
+      simd.at_barrier = 0;
     }
     return true;
   }
 
   std::byte* allocate(const MslThreadgroupVariable* key, std::size_t size, std::size_t alignment, std::string name) {
-    const std::size_t at = (used_ + kGap + alignment - 1) / alignment * alignment;
+    const std::size_t at = (m_.used + kGap + alignment - 1) / alignment * alignment;
     bytes_ += (size + 15) / 16 * 16;
     if (bytes_ > kMaxThreadgroupMemory || at + size + kGap > kArena) {
       const std::string place = key == nullptr ? "" : fmt::format("{}:{}: ", key->file, key->line);
@@ -326,23 +372,23 @@ class Worker {
       }
       fail_here(FaultKind::kThreadgroupMemory, fmt::format("{} makes {} bytes of threadgroup memory, the limit is {}",
                                                            name, bytes_, kMaxThreadgroupMemory));
-      return arena_.data() + kGap;
+      return m_.arena.data() + kGap;
     }
-    used_ = at + size;
-    MM_UNPOISON(arena_.data() + at, size);
+    m_.used = at + size;
+    MM_UNPOISON(m_.arena.data() + at, size);
     variables_.push_back({key, at, size, std::move(name)});
     if (d_.instrumented && !arena_shadow_) arena_shadow_ = std::make_unique<Shadow>(kArena, true);
-    return arena_.data() + at;
+    return m_.arena.data() + at;
   }
 
   [[nodiscard]] AccessPoint here(bool threadgroup_memory, bool atomic, const void* code) const {
-    const Simdgroup& simd = simdgroups_[current_ / kSimdWidth];
-    return {group_,
-            static_cast<std::uint16_t>(current_),
-            atomic,
+    const Simdgroup& simd = m_.simdgroups[current_ / kSimdWidth];
+    return {code,
+            group_,
             threadgroup_memory ? threadgroup_epoch_ : device_epoch_,
             threadgroup_memory ? simd.threadgroup_epoch : simd.device_epoch,
-            code};
+            static_cast<std::uint16_t>(current_),
+            atomic};
   }
 
   void arena_access(std::size_t at, std::size_t bytes, bool write, bool atomic, const void* code) {
@@ -364,39 +410,49 @@ class Worker {
   }
 
   void shared_access(std::uintptr_t address, std::size_t bytes, bool write, bool atomic, const void* code) {
+    if (!write && handed(address)) return;
+    for (const Region& region : regions_) {
+      const std::size_t at = address - region.begin;
+      if (at >= region.size || bytes > region.size - at) continue;
+      check(*region.shadow, at, at, bytes, write, here(false, atomic, code), region.memory->name);
+      return;
+    }
+    if (!write && constant(address)) return;
     const Region* nearest = nullptr;
     std::int64_t nearest_distance = 0;
     for (const Region& region : regions_) {
       const auto offset = static_cast<std::int64_t>(address - region.begin);
-      const auto size = static_cast<std::int64_t>(region.size);
-      if (offset >= 0 && offset + static_cast<std::int64_t>(bytes) <= size) {
-        check(*region.shadow, static_cast<std::size_t>(offset), static_cast<std::size_t>(offset), bytes, write,
-              here(false, atomic, code), region.memory->name);
-        return;
-      }
-      const std::int64_t distance = offset < 0 ? -offset : offset - size;
+      const std::int64_t distance = offset < 0 ? -offset : offset - static_cast<std::int64_t>(region.size);
       if (nearest == nullptr || distance < nearest_distance) {
         nearest = &region;
         nearest_distance = distance;
       }
     }
-    if (!write && known(address)) return;
     if (nearest == nullptr) return out_of_bounds("any buffer", 0, 0, bytes, write, code);
     out_of_bounds(nearest->memory->name, nearest->size, static_cast<std::int64_t>(address - nearest->begin), bytes,
                   write, code);
   }
 
-  // The program's own constants, and what the executor hands to kernels.
-  [[nodiscard]] bool known(std::uintptr_t address) const {
-    const auto inside = [address](const void* begin, std::size_t bytes) {
-      return address - reinterpret_cast<std::uintptr_t>(begin) < bytes;
-    };
-    return std::any_of(segments_.begin(), segments_.end(),
-                       [address](const AddressRange& s) { return address >= s.begin && address < s.end; }) ||
-           inside(lanes_.data(), lanes_.size() * sizeof(Lane)) ||
-           inside(simdgroups_.data(), simdgroups_.size() * sizeof(Simdgroup)) ||
-           inside(buffer_addresses_.data(), buffer_addresses_.size() * sizeof(void*)) ||
-           inside(dynamic_addresses_.data(), dynamic_addresses_.size() * sizeof(void*));
+  static bool inside(std::uintptr_t address, const void* begin, std::size_t bytes) {
+    return address - reinterpret_cast<std::uintptr_t>(begin) < bytes;
+  }
+
+  // What the executor hands to kernels, which read little else as often.
+  [[nodiscard]] bool handed(std::uintptr_t address) const {
+    return inside(address, m_.threads.data(), m_.threads.size() * sizeof(MslThread)) ||
+           inside(address, m_.simdgroups.data(), m_.simdgroups.size() * sizeof(Simdgroup)) ||
+           inside(address, buffer_addresses_.data(), buffer_addresses_.size() * sizeof(void*)) ||
+           inside(address, dynamic_addresses_.data(), dynamic_addresses_.size() * sizeof(void*));
+  }
+
+  // The program's own constants, most of them in one segment.
+  [[nodiscard]] bool constant(std::uintptr_t address) {
+    const auto within = [address](const AddressRange& s) { return address >= s.begin && address < s.end; };
+    if (within(last_segment_)) return true;
+    const auto segment = std::ranges::find_if(segments_, within);
+    if (segment == segments_.end()) return false;
+    last_segment_ = *segment;
+    return true;
   }
 
   void check(Shadow& shadow, std::size_t at, std::size_t offset, std::size_t bytes, bool write,
@@ -424,24 +480,20 @@ class Worker {
   // On a fiber: it never goes on.
   MM_ON_FIBER void fail(FaultKind kind, std::string message) {
     fail_here(kind, std::move(message));
-    lanes_[current_].state = State::kDone;
     yield();
     __builtin_trap();
   }
 
   const HostDispatch& d_;
-  std::vector<Lane> lanes_;
-  std::vector<Simdgroup> simdgroups_;
-  std::byte* stacks_ = nullptr;
-  std::vector<std::byte> arena_;
+  Memory& m_ = Memory::of_this_thread();
   std::unique_ptr<Shadow> arena_shadow_;
   std::vector<Variable> variables_;
-  std::size_t used_ = 0;
   std::size_t bytes_ = 0;
   std::vector<void*> buffer_addresses_;
   std::vector<void*> dynamic_addresses_;
   std::vector<Region> regions_;
   std::vector<AddressRange> segments_;
+  AddressRange last_segment_{};
   void* scheduler_ = nullptr;
   std::uint32_t current_ = 0;
   std::uint32_t count_ = 0;
@@ -491,12 +543,14 @@ std::optional<Fault> run_on_host(const HostDispatch& dispatch) {
       }
     }
   };
-  // The shadow of a buffer belongs to one worker.
-  const int workers =
-      dispatch.instrumented
-          ? 1
-          : std::max(1, static_cast<int>(std::min<std::uint64_t>(total, static_cast<std::uint64_t>(dispatch.workers))));
-  ThreadPool(workers).run([&](int index) { work(static_cast<std::size_t>(index)); });
+  // The shadow of a buffer belongs to one worker, and one threadgroup needs no other thread.
+  if (dispatch.instrumented || dispatch.workers <= 1 || total <= 1) {
+    work(0);
+    return fault;
+  }
+  thread_local std::shared_ptr<ThreadPool> pool;  // kept from one dispatch to the next
+  if (pool == nullptr || pool->size() != dispatch.workers) pool = shared_pool(dispatch.workers);
+  pool->run([&](int index) { work(static_cast<std::size_t>(index)); });
   return fault;
 }
 

@@ -27,7 +27,8 @@ asm(".text\n" MM_BEGIN("metal_marlin_switch_fiber") R"(
   popq %r12
   popq %rbx
   popq %rbp
-  ret
+  popq %rcx
+  jmpq *%rcx  # not ret, whose target the processor foresees from the calls before it
 )" MM_END("metal_marlin_switch_fiber") MM_BEGIN("metal_marlin_start_fiber") R"(
   movq %r12, %rdi
   callq *%rbx

@@ -15,12 +15,12 @@ namespace metal_marlin::msl {
 // A thread at a point of its course. Epochs count the barriers it has passed
 // that order this kind of memory.
 struct AccessPoint {
-  std::uint32_t group = 0;   // threadgroup, from 1; 0: nobody
-  std::uint16_t thread = 0;  // in the threadgroup
-  bool atomic = false;
+  const void* code = nullptr;
+  std::uint32_t group = 0;  // threadgroup, from 1; 0: nobody
   std::uint32_t epoch = 0;
   std::uint32_t simd_epoch = 0;
-  const void* code = nullptr;
+  std::uint16_t thread = 0;  // in the threadgroup
+  bool atomic = false;
 };
 
 // Two accesses of which one is a write, with nothing between them.

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <map>
@@ -154,6 +155,14 @@ TEST_F(Plain, ThreadgroupMemoryOfTheHostsSize) {
                             [](Arguments& a) { a.threadgroup(1, 256).bytes(3, 0.5F); });
   EXPECT_EQ(v[0], 63.5F);
   EXPECT_EQ(v[63], 0.5F);
+}
+
+// What a thread runs threadgroups in is kept, what an earlier dispatch left there is not.
+TEST_F(Plain, ThreadgroupMemoryIsNewInEachDispatch) {
+  EXPECT_EQ(run<float>("uninitialised_twin", {64, 1, 1}, {64, 1, 1}, 64)[5], 0.0F);
+  const auto v = run<float>("uninitialised", {64, 1, 1}, {64, 1, 1}, 64);
+  EXPECT_TRUE(std::isnan(v[5])) << v[5];
+  EXPECT_EQ(v[4], 1.0F);
 }
 
 // Found by tools/differential/, which compares with Apple's compiler itself.

@@ -41,7 +41,7 @@ TEST(Shadow, AccessesAreThoseOfTheirBytes) {
     AccessPoint now;
     now.group = 1;
     for (int i = 0; i < 20000; ++i) {
-      if (threadgroup_memory && below(40) == 0) now = {now.group + 1, 0, false, 0, 0, nullptr};
+      if (threadgroup_memory && below(40) == 0) now = {.group = now.group + 1};
       if (below(2) == 0) ++now.epoch;
       if (below(3) == 0) ++now.simd_epoch;
       now.thread = static_cast<std::uint16_t>(below(70));
