@@ -32,6 +32,10 @@ struct EngineOptions {
   int step_tokens = 512;
   /// What sequences held is found by later ones that begin alike, until the place is needed.
   bool prefix_cache = true;
+  /// Where caches lie in memory of a device: bytes of the processor's memory for what the cache held of samples that
+  /// lost their place. It is copied back when they go on; samples for which there is no room are computed again. 0:
+  /// all are; none given: 4 GiB, or half of what is free where that is less.
+  std::optional<std::size_t> swap_bytes;
   /// Most requests that wait; more are refused (kBusy).
   int queue = 256;
   /// How much longer than otherwise a step may take that computes a piece of a prompt beside others' next tokens.
@@ -47,6 +51,7 @@ struct EnginePlan {
   std::int64_t cache_tokens = 0;
   std::size_t cache_bytes = 0;      ///< of a full cache
   std::size_t available_bytes = 0;  ///< that were free
+  std::size_t swap_bytes = 0;       ///< as in EngineOptions; 0 where caches lie in the processor's memory
   /// One line: "context 40960 tokens, up to 8 sequences at a time, cache 81920 tokens in f16 (11.2 GiB of ...)".
   [[nodiscard]] std::string text() const;
   std::string kv_cache;  ///< as in LoadOptions
@@ -128,6 +133,10 @@ struct EngineStats {
   std::int64_t failed = 0;       ///< samples that ended with an error
   std::int64_t refused = 0;      ///< requests: the queue was full
   std::int64_t preemptions = 0;  ///< samples that lost their place to others, so far
+  std::int64_t swapped_out = 0;  ///< of these, copied to the processor's memory
+  std::int64_t swapped_in = 0;   ///< copied back, so far
+  int swapped = 0;               ///< that lie there
+  std::size_t swapped_bytes = 0;
   std::int64_t steps = 0;
   std::int64_t prompt_tokens = 0;     ///< computed so far, again after preemptions too
   std::int64_t cached_tokens = 0;     ///< of prompts, that the prefix cache had

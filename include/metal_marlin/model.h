@@ -2,6 +2,7 @@
 /// Loading a model and running batches of sequences through it.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -126,6 +127,14 @@ struct NotFinite {
   std::string message;
 };
 
+/// A copy of what the cache holds of a sequence, in memory of the processor.
+struct SavedSequence {
+  std::int64_t length = 0;
+  std::vector<TokenId> tokens;  ///< with a prefix cache
+  std::unique_ptr<std::byte[]> bytes;
+  std::size_t size = 0;  ///< of `bytes`
+};
+
 /// What a session's cache holds, in pages, and what became of it.
 struct CacheStats {
   int page_tokens = 0;
@@ -164,6 +173,16 @@ class Session {
   /// beginning had been, but for the rounding of steps that are cut in another way.
   /// \returns tokens that it now holds. \throws Error (kInvalidArgument) without prefix_cache.
   std::int64_t reuse(SequenceId sequence, std::span<const TokenId> tokens);
+
+  /// Copies what the cache holds of a sequence, which stays as it is. \throws Error (kOutOfMemory).
+  [[nodiscard]] SavedSequence save(SequenceId sequence) const;
+  /// Bytes that save() takes.
+  [[nodiscard]] std::size_t saved_bytes(SequenceId sequence) const;
+  /// Gives a sequence what another one of this session held, which goes on in it to the last bit. It may hold a
+  /// beginning of the same tokens: its full pages stay, and their copies are not needed.
+  /// \throws Error (kInvalidArgument) for other tokens or a full cache, (kOutOfMemory) when the cache cannot grow,
+  /// before anything is changed.
+  void restore(SequenceId sequence, const SavedSequence& saved);
 
   /// Appends tokens to sequences, each any number of them: prefill and decode
   /// are the same call. Without a sink no logits are computed. \throws Error (kInvalidArgument) for an id

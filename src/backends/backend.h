@@ -115,6 +115,11 @@ class Runner {
   // is as it was.
   virtual void grow_cache(int pages) = 0;
   virtual void copy_page(std::int32_t from, std::int32_t to) = 0;
+  // What these pages hold in all layers, MemoryEstimate::cache_page bytes each, layer by layer in the backend's own
+  // layout. No step runs meanwhile.
+  virtual void read_pages(std::span<const std::int32_t> pages, std::span<std::byte> bytes) = 0;
+  // What was read goes to other pages of this runner; the first `skip` of the pages that were read go nowhere.
+  virtual void write_pages(std::span<const std::int32_t> pages, std::size_t skip, std::span<const std::byte> bytes) = 0;
   // Tokens that each expert got so far, [layer][expert]; empty for layers without experts, and where nobody counts.
   [[nodiscard]] virtual std::vector<std::vector<std::int64_t>> expert_counts() const { return {}; }
   // After a step whose logits are not finite: the op whose results are not finite first, found by running the batch
@@ -145,6 +150,7 @@ struct Capabilities {
   FuseCapabilities fusion;          // but for what depends on weights
   bool angles_by_sequence = false;  // sequences of one step may differ in sequence_frequencies()
   bool tunable = false;             // has kernels to choose among, for `metal-marlin tune`
+  bool memory_apart = false;        // caches lie in memory that is not this processor's
 };
 
 // Bytes of the memory that a backend's weights and caches lie in.

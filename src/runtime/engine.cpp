@@ -9,6 +9,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/memory.h"
 #include "runtime/engine_hooks.h"
 #include "runtime/engine_plan.h"
 #include "runtime/engine_sample.h"
@@ -266,8 +267,12 @@ Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions& options,
   const auto workspace = [&](int parallel) {
     return prepared.prepared->workspace_bytes(runner_limits(engine_session(options, parallel), 0), prepared.cache);
   };
-  const EngineMemory memory{prepared.backend->available_memory(), prepared.cache_page_bytes, prepared.most_cache_pages,
-                            workspace};
+  const EngineMemory memory{prepared.backend->available_memory(),
+                            prepared.cache_page_bytes,
+                            prepared.most_cache_pages,
+                            workspace,
+                            hooks.memory_apart || prepared.backend->capabilities().memory_apart,
+                            available_memory()};
   impl_ = std::make_shared<Impl>(std::move(model), memory, options, std::move(hooks));
   impl_->start();
 }

@@ -16,6 +16,7 @@ constexpr double kCacheShare = 0.6;
 // A request is expected to need no more than so many tokens, where that decides how many run at a time.
 constexpr std::int64_t kUsualTokens = 4096;
 constexpr int kMostParallel = 64;
+constexpr std::size_t kUsualSwap = std::size_t{4} << 30;
 
 void require_option(bool ok, std::string_view option, std::int64_t found, const std::string& expected) {
   if (!ok) {
@@ -57,6 +58,18 @@ void require_fit(std::int64_t tokens, std::string_view what, std::int64_t fit, c
                           byte_text(bytes_of(tokens, memory)), byte_text(memory.available), fit));
 }
 
+std::size_t swap_bytes(const EngineMemory& memory, const EngineOptions& options) {
+  const std::size_t asked = options.swap_bytes.value_or(0);
+  if (!memory.apart) {
+    require_option(asked == 0, "swap_bytes", static_cast<std::int64_t>(asked),
+                   "0, as this backend's caches lie in the memory that they would be swapped to");
+    return 0;
+  }
+  if (!options.swap_bytes) return std::min(kUsualSwap, memory.processor / 2);
+  require_memory(asked, memory.processor, "the memory that sequences are swapped to");
+  return asked;
+}
+
 }  // namespace
 
 EnginePlan plan_engine(const ModelInfo& model, const EngineMemory& memory, const EngineOptions& options) {
@@ -80,13 +93,16 @@ EnginePlan plan_engine(const ModelInfo& model, const EngineMemory& memory, const
           : static_cast<int>(std::clamp<std::int64_t>(parallel, 1, std::min(kMostParallel, options.step_tokens - 1)));
   plan.cache_tokens = options.cache_tokens > 0 ? options.cache_tokens : std::min(fit, plan.context * plan.parallel);
   plan.cache_bytes = bytes_of(plan.cache_tokens, memory);
+  plan.swap_bytes = swap_bytes(memory, options);
   return plan;
 }
 
 std::string EnginePlan::text() const {
-  return fmt::format("context {} tokens, up to {} sequence{} at a time, cache {} tokens in {} ({} of {} free)", context,
-                     parallel, parallel == 1 ? "" : "s", cache_tokens, kv_cache, byte_text(cache_bytes),
-                     byte_text(available_bytes));
+  const std::string swap =
+      swap_bytes == 0 ? "" : fmt::format(", {} of the processor's memory to swap to", byte_text(swap_bytes));
+  return fmt::format("context {} tokens, up to {} sequence{} at a time, cache {} tokens in {} ({} of {} free){}",
+                     context, parallel, parallel == 1 ? "" : "s", cache_tokens, kv_cache, byte_text(cache_bytes),
+                     byte_text(available_bytes), swap);
 }
 
 }  // namespace metal_marlin

@@ -12,6 +12,8 @@ struct EngineMemory {
   std::size_t page_bytes = 0;  // of the cache, in all layers
   std::int64_t most_pages = INT32_MAX;
   std::function<std::size_t(int parallel)> workspace;  // bytes that steps of so many sequences work in
+  bool apart = false;                                  // it is not the processor's
+  std::size_t processor = 0;                           // bytes that are free there
 };
 
 // \throws Error (kInvalidArgument) naming the option, (kOutOfMemory) with the figures.

@@ -84,6 +84,8 @@ EngineStats EngineScheduler::stats() const {
   EngineStats out = stats_;
   out.running = static_cast<int>(residents_.size());
   out.waiting = static_cast<int>(queue_.waiting().size());
+  out.swapped = static_cast<int>(swapped_.size());
+  out.swapped_bytes = swapped_bytes_;
   out.cache = session_.cache_stats();
   return out;
 }
@@ -109,6 +111,7 @@ void EngineScheduler::tell(std::vector<OwnedEvent>& events) {
     }
     queue_.remove(sample.get());
     queue_.leave(*sample);
+    forget_swapped(*sample);
     if (blocked_ == sample.get()) blocked_ = nullptr;
   }
   std::erase_if(samples_, [](const auto& sample) { return sample->has_ended(); });
@@ -176,7 +179,8 @@ bool EngineScheduler::enter(Sample& sample) {
     sample.usage.cached_tokens = sample.index() == 0 ? std::min(length, sample.prompt_size()) : 0;
     stats_.cached_tokens += sample.usage.cached_tokens;
   }
-  sample.computed = std::max(sample.computed, length);  // what was found costs its key nothing
+  swap_in(sample, sequence);
+  sample.computed = std::max(sample.computed, session_.length(sequence));  // what was found costs its key nothing
   queue_.remove(&sample);
   const auto place = std::find_if(residents_.begin(), residents_.end(),
                                   [&](const Resident& r) { return rank_of(sample) < rank_of(*r.sample); });
@@ -211,14 +215,51 @@ bool EngineScheduler::could_enter_without_lower(const Sample& sample) const {
   return pages_for(sample.target()) + static_cast<std::int64_t>(residents_.size()) <= pages;
 }
 
-// It waits again, as one of the first of its key, and will be computed again from what is still found.
+// It waits again, as one of the first of its key. What the cache held of it is copied back then, or, where it could not
+// be kept, computed again from what is still found.
 void EngineScheduler::preempt_last() {
   const Resident last = residents_.back();
   residents_.pop_back();
+  swap_out(last);
   session_.close(last.sequence);
   ++last.sample->usage.preemptions;
   ++stats_.preemptions;
   queue_.push(last.sample);
+}
+
+void EngineScheduler::swap_out(const Resident& r) {
+  const std::size_t bytes = session_.saved_bytes(r.sequence);
+  if (bytes == 0 || swapped_bytes_ + bytes > plan_.swap_bytes) return;
+  try {
+    swapped_.emplace(r.sample, session_.save(r.sequence));
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kOutOfMemory) throw;
+    return;
+  }
+  swapped_bytes_ += bytes;
+  ++stats_.swapped_out;
+}
+
+// Where memory for it is refused the sample is computed again, and its steps tell of what is missing.
+void EngineScheduler::swap_in(const Sample& sample, SequenceId sequence) {
+  const auto found = swapped_.find(&sample);
+  if (found == swapped_.end()) return;
+  try {
+    if (found->second.length > session_.length(sequence)) {
+      session_.restore(sequence, found->second);
+      ++stats_.swapped_in;
+    }
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kOutOfMemory) throw;
+  }
+  forget_swapped(sample);
+}
+
+void EngineScheduler::forget_swapped(const Sample& sample) {
+  const auto found = swapped_.find(&sample);
+  if (found == swapped_.end()) return;
+  swapped_bytes_ -= found->second.size;
+  swapped_.erase(found);
 }
 
 // ---- what is in a step ------------------------------------------------------

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <unordered_map>
 #include <vector>
 
 #include "metal_marlin/engine.h"
@@ -52,6 +53,9 @@ class EngineScheduler {
   void tell(std::vector<OwnedEvent>& events);
   void admit();
   bool enter(Sample& sample);
+  void swap_out(const Resident& r);
+  void swap_in(const Sample& sample, SequenceId sequence);
+  void forget_swapped(const Sample& sample);
   SequenceId begin_sequence(const Sample& sample);
   [[nodiscard]] bool outranks_last(const Sample& sample) const;
   [[nodiscard]] bool could_enter_without_lower(const Sample& sample) const;
@@ -73,7 +77,9 @@ class EngineScheduler {
   Session session_;
   std::vector<std::unique_ptr<Sample>> samples_;  // all that have not ended
   FairQueue queue_;
-  std::vector<Resident> residents_;  // by rank
+  std::vector<Resident> residents_;                           // by rank
+  std::unordered_map<const Sample*, SavedSequence> swapped_;  // of samples that wait
+  std::size_t swapped_bytes_ = 0;
   PromptChunks chunks_;
   // What could not be let in, and how many pages there were for it: nothing changed until there are more.
   const Sample* blocked_ = nullptr;

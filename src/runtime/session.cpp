@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <new>
 
 #include "base/finite.h"
+#include "base/memory.h"
 #include "metal_marlin/error.h"
 #include "metal_marlin/model.h"
 #include "runtime/model_impl.h"
@@ -279,6 +281,11 @@ struct Session::Impl {
     sequence.length += static_cast<std::int64_t>(part.tokens.size());
     if (!options.prefix_cache) return;
     sequence.tokens.insert(sequence.tokens.end(), part.tokens.begin(), part.tokens.end());
+    publish(sequence);
+  }
+
+  // Its full pages can be found.
+  void publish(Sequence& sequence) {
     for (std::size_t i = sequence.contents.size(); (i + 1) * kCachePageTokens <= sequence.tokens.size(); ++i) {
       const PagePool::Found found =
           pool.publish(sequence.pages[i], i == 0 ? 0 : sequence.contents.back(),
@@ -286,6 +293,21 @@ struct Session::Impl {
       sequence.pages[i] = found.page;
       sequence.contents.push_back(found.content);
     }
+  }
+
+  void restore(Sequence& sequence, const SavedSequence& saved) {
+    const std::int64_t kept = sequence.length / kCachePageTokens;
+    const std::int64_t missing = pages_for(saved.length) - kept;
+    const bool frees_last = sequence.length % kCachePageTokens != 0 && !must_copy(sequence);
+    make_available(missing - (frees_last ? 1 : 0));
+    truncate(sequence, kept * kCachePageTokens);
+    for (std::int64_t i = 0; i < missing; ++i) sequence.pages.push_back(pool.take());
+    const auto skipped = static_cast<std::size_t>(kept);
+    runner->write_pages(std::span(sequence.pages).subspan(skipped), skipped, {saved.bytes.get(), saved.size});
+    sequence.length = saved.length;
+    if (!options.prefix_cache) return;
+    sequence.tokens = saved.tokens;
+    publish(sequence);
   }
 
   void run_pass(const Results& results) {
@@ -454,6 +476,42 @@ std::int64_t Session::reuse(SequenceId id, std::span<const TokenId> tokens) {
   impl_->stats.asked_tokens += static_cast<std::int64_t>(tokens.size());
   impl_->stats.reused_tokens += sequence.length;
   return sequence.length;
+}
+
+std::size_t Session::saved_bytes(SequenceId id) const {
+  return impl_->bytes_of(pages_for(impl_->at(id).length));
+}
+
+SavedSequence Session::save(SequenceId id) const {
+  const Sequence& sequence = impl_->at(id);
+  SavedSequence out;
+  out.length = sequence.length;
+  out.tokens = sequence.tokens;
+  out.size = saved_bytes(id);
+  const auto pages = static_cast<std::size_t>(pages_for(sequence.length));
+  try {
+    out.bytes = std::make_unique_for_overwrite<std::byte[]>(out.size);
+  } catch (const std::bad_alloc&) {
+    throw Error(ErrorCode::kOutOfMemory, fmt::format("there is no memory for {} of a sequence", byte_text(out.size)));
+  }
+  impl_->runner->read_pages(std::span(sequence.pages).first(pages), {out.bytes.get(), out.size});
+  return out;
+}
+
+void Session::restore(SequenceId id, const SavedSequence& saved) {
+  Sequence& sequence = impl_->at(id);
+  if (saved.size != impl_->bytes_of(pages_for(saved.length))) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("restore: {} tokens were saved in {} bytes, expected {}", saved.length, saved.size,
+                            impl_->bytes_of(pages_for(saved.length))));
+  }
+  if (sequence.length > saved.length || sequence.tokens.size() > saved.tokens.size() ||
+      !std::equal(sequence.tokens.begin(), sequence.tokens.end(), saved.tokens.begin())) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("restore: sequence {} holds {} tokens, expected a beginning of the {} that were saved", id,
+                            sequence.length, saved.length));
+  }
+  impl_->restore(sequence, saved);
 }
 
 void Session::step(std::span<const SequenceInput> inputs, const LogitsSink& sink) {

@@ -97,6 +97,36 @@ TEST_P(EveryBackend, CachesGrowAndPagesAreCopied) {
   }
 }
 
+// What is read of pages goes to others, some of it or all, and is the same to the last bit.
+TEST_P(EveryBackend, PagesAreReadAndWritten) {
+  for (const char* const name : {"qwen3-tiny", "glm4-moe-lite-tiny"}) {
+    open(name);
+    const auto model = prepare();
+    std::vector<CacheType> types{CacheType::kF16, CacheType::kInt8};
+    if (!plan.cache.latent)
+      types.insert(types.end(), {CacheType::kF32, CacheType::kFp8, CacheType::kInt4, CacheType::kFp4});
+    for (const CacheType type : types) {
+      const auto runner = model->make_runner({64, 1, 1, 8}, type);
+      const auto last = [&](const std::vector<std::int32_t>& pages) {
+        return step(*runner, plan, std::span(tokens()).last(1), 39, pages);
+      };
+      const std::vector<std::int32_t> first{0, 1, 2};
+      step(*runner, plan, std::span(tokens()).first(39), 0, first);
+      const std::vector<float> expected = last(first);
+      std::vector<std::byte> bytes(3 * estimate(type).cache_page);
+      runner->read_pages(first, bytes);
+      const std::vector<std::int32_t> moved{5, 6, 3};  // two of them are neighbours
+      runner->write_pages(moved, 0, bytes);
+      EXPECT_EQ(last(moved), expected) << name << " " << cache_type_name(type);
+      const std::vector<std::int32_t> others{6, 3};
+      step(*runner, plan, std::span(tokens()).last(32), 0, others);
+      EXPECT_NE(last(moved), expected) << name << " " << cache_type_name(type);
+      runner->write_pages(others, 1, bytes);
+      EXPECT_EQ(last(moved), expected) << name << " " << cache_type_name(type);
+    }
+  }
+}
+
 TEST_P(EveryBackend, StepsOfTwoRunnersMayOverlap) {
   const auto model = prepare();
   const std::vector<std::int32_t> pages{0, 1};

@@ -19,7 +19,8 @@ ModelInfo model_info() {
 constexpr std::size_t kMiB = std::size_t{1} << 20;
 // A page of 16 tokens takes 16 KiB: a MiB holds 1024 tokens. Steps take 64 KiB a sequence.
 EngineMemory memory_of(std::size_t mib) {
-  return {mib * kMiB, 16384, INT32_MAX, [](int parallel) { return static_cast<std::size_t>(parallel) << 16; }};
+  return {mib * kMiB, 16384, INT32_MAX, [](int parallel) { return static_cast<std::size_t>(parallel) << 16; },
+          false,      0};
 }
 
 TEST(EnginePlan, ALotOfMemoryHoldsTheModelsContextManyTimes) {
@@ -78,6 +79,29 @@ TEST(EnginePlan, WhatStepsWorkInIsLeftFree) {
   options.parallel = 48;
   expect_error(ErrorCode::kOutOfMemory, "a context of 16 tokens",
                [&] { plan_engine(model_info(), memory_of(3), options); });
+}
+
+TEST(EnginePlan, MemoryToSwapToIsWhatTheProcessorHas) {
+  EngineMemory memory = memory_of(100000);
+  EngineOptions options;
+  EXPECT_EQ(plan_engine(model_info(), memory, options).swap_bytes, 0U);
+  options.swap_bytes = 5;
+  expect_error(ErrorCode::kInvalidArgument, "swap_bytes is 5, expected 0, as this backend's caches lie in the memory",
+               [&] { plan_engine(model_info(), memory, options); });
+  memory.apart = true;
+  memory.processor = 100 * kMiB;
+  EXPECT_EQ(plan_engine(model_info(), memory, {}).swap_bytes, 50 * kMiB);
+  memory.processor = 100000 * kMiB;
+  const EnginePlan plan = plan_engine(model_info(), memory, {});
+  EXPECT_EQ(plan.swap_bytes, 4096 * kMiB);
+  EXPECT_TRUE(plan.text().ends_with("free), 4.0 GiB of the processor's memory to swap to")) << plan.text();
+  options.swap_bytes = 0;
+  EXPECT_EQ(plan_engine(model_info(), memory, options).swap_bytes, 0U);
+  options.swap_bytes = 60000 * kMiB;
+  EXPECT_EQ(plan_engine(model_info(), memory, options).swap_bytes, 60000 * kMiB);
+  options.swap_bytes = 200000 * kMiB;
+  expect_error(ErrorCode::kOutOfMemory, "the memory that sequences are swapped to",
+               [&] { plan_engine(model_info(), memory, options); });
 }
 
 }  // namespace

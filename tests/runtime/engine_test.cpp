@@ -94,15 +94,20 @@ int requests_to_run() {
   return asked == nullptr ? 200 : std::min(200, 5 * std::atoi(asked));
 }
 
-// Over a cache that holds one and a half of them, from several threads, some cancelled.
-void expect_each_as_alone(const std::shared_ptr<const Model>& model, bool has_text, int count) {
+// Over a cache that holds one and a half of them, from several threads, some cancelled. swap_bytes: of an engine that
+// swaps.
+void expect_each_as_alone(const std::shared_ptr<const Model>& model, bool has_text, int count,
+                          std::optional<std::size_t> swap_bytes = {}) {
   EngineOptions options = small(128, 6, 192);
   options.queue = count;
   // The first step waits for half of them, so that more are there than fit, however the threads are scheduled.
   std::atomic<int> submitted = 0;
-  const std::unique_ptr<Engine> held = EngineWithFaults::make(model, options, [&] {
+  options.swap_bytes = swap_bytes;
+  const auto hold = [&] {
     while (submitted < count / 2) std::this_thread::yield();
-  });
+  };
+  const std::unique_ptr<Engine> held =
+      swap_bytes ? EngineWithFaults::swapping(model, options, hold) : EngineWithFaults::make(model, options, hold);
   Engine& engine = *held;
   EngineOptions one = small(128, 1, 128);
   one.prefix_cache = false;
@@ -144,6 +149,10 @@ void expect_each_as_alone(const std::shared_ptr<const Model>& model, bool has_te
     EXPECT_GT(engine.stats().preemptions, 0);
     EXPECT_GT(engine.stats().cached_tokens, 0);
     EXPECT_GT(engine.stats().cache.copied, 0);
+    if (!swap_bytes) return;
+    EXPECT_GT(engine.stats().swapped_out, 0);
+    EXPECT_GT(engine.stats().swapped_in, 0);
+    EXPECT_LT(engine.stats().swapped_out, engine.stats().preemptions);  // there is not room for all
   }
 }
 
@@ -159,6 +168,16 @@ TEST(Engine, EveryModelAndCacheIsTheSameAsAlone) {
   for (const char* const cache : {"f16", "fp8", "int8", "int4", "fp4"})
     expect_each_as_alone(fixture_model("llama-tiny", cache), false, count);
   expect_each_as_alone(fixture_model("glm4-moe-lite-tiny", "int8"), false, count);
+}
+
+// Some of those that lose their place are copied back, others are computed again.
+TEST(Engine, SwappedRequestsAreAsAlone) {
+  expect_each_as_alone(WithTokenizer().model, true, requests_to_run(), std::size_t{200} << 10);
+  const int count = std::max(2, requests_to_run() / 20);
+  for (const char* const name : {"qwen3-tiny", "qwen3-window", "qwen3-moe", "glm4-moe-lite-tiny"})
+    expect_each_as_alone(fixture_model(name), false, count, std::size_t{1} << 30);
+  for (const char* const cache : {"f16", "fp8", "int8", "int4", "fp4"})
+    expect_each_as_alone(fixture_model("llama-tiny", cache), false, count, std::size_t{1} << 30);
 }
 
 TEST(Engine, IdenticalRequestsAtOnceShareWhatTheyCan) {

@@ -23,13 +23,21 @@
 
 namespace metal_marlin {
 
-// Engines whose steps fail as a test wants.
+// Engines whose steps fail, or that swap, as a test wants.
 class EngineWithFaults {
  public:
   static std::unique_ptr<Engine> make(std::shared_ptr<const Model> model, const EngineOptions& options,
                                       std::function<void()> before_step, std::function<void()> between_steps = {}) {
     return std::unique_ptr<Engine>(
         new Engine(std::move(model), options, Engine::Hooks{std::move(before_step), std::move(between_steps)}));
+  }
+  // One that swaps, whatever its backend is.
+  static std::unique_ptr<Engine> swapping(std::shared_ptr<const Model> model, const EngineOptions& options,
+                                          std::function<void()> before_step = {}) {
+    Engine::Hooks hooks;
+    hooks.before_step = std::move(before_step);
+    hooks.memory_apart = true;
+    return std::unique_ptr<Engine>(new Engine(std::move(model), options, std::move(hooks)));
   }
 };
 
@@ -181,6 +189,8 @@ inline void expect_all_given_back(Engine& engine) {
   EXPECT_EQ(stats.waiting, 0);
   EXPECT_EQ(stats.cache.held, 0);
   EXPECT_EQ(stats.cache.shared, 0);
+  EXPECT_EQ(stats.swapped, 0);
+  EXPECT_EQ(stats.swapped_bytes, 0U);
   EXPECT_TRUE(engine.healthy()) << engine.failure();
 }
 

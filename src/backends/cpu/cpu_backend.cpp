@@ -143,10 +143,28 @@ class CpuRunner final : public Runner {
   }
 
   void copy_page(std::int32_t from, std::int32_t to) override {
+    for (std::size_t run = 0; run < cached_heads(); ++run)
+      std::memcpy(page_of(run, to), page_of(run, from), page_bytes_);
+  }
+
+  void read_pages(std::span<const std::int32_t> pages, std::span<std::byte> bytes) override {
+    std::byte* to = bytes.data();
     for (std::size_t run = 0; run < cached_heads(); ++run) {
-      std::byte* const pages = cache_.data() + run * pages_ * page_bytes_;
-      std::memcpy(pages + static_cast<std::size_t>(to) * page_bytes_,
-                  pages + static_cast<std::size_t>(from) * page_bytes_, page_bytes_);
+      for (const std::int32_t page : pages) {
+        std::memcpy(to, page_of(run, page), page_bytes_);
+        to += page_bytes_;
+      }
+    }
+  }
+
+  void write_pages(std::span<const std::int32_t> pages, std::size_t skip, std::span<const std::byte> bytes) override {
+    const std::byte* from = bytes.data();
+    for (std::size_t run = 0; run < cached_heads(); ++run) {
+      from += skip * page_bytes_;
+      for (const std::int32_t page : pages) {
+        std::memcpy(page_of(run, page), from, page_bytes_);
+        from += page_bytes_;
+      }
     }
   }
 
@@ -216,6 +234,9 @@ class CpuRunner final : public Runner {
   // Of all layers: each has its pages in a row.
   [[nodiscard]] std::size_t cached_heads() const {
     return static_cast<std::size_t>(program_.plan.cache.heads * program_.plan.layers);
+  }
+  [[nodiscard]] std::byte* page_of(std::size_t run, std::int32_t page) const {
+    return cache_.data() + (run * pages_ + static_cast<std::size_t>(page)) * page_bytes_;
   }
   [[nodiscard]] float* buffer(BufferId id) const {
     return workspace_.as<float>() + offsets_[static_cast<std::size_t>(id)];

@@ -151,6 +151,18 @@ class Commands {
                       const Arguments& arguments) = 0;
 };
 
+// Bytes of a buffer and where they go, or come from.
+struct DownloadPiece {
+  const Buffer* from;
+  std::size_t offset;
+  std::span<std::byte> bytes;
+};
+struct UploadPiece {
+  Buffer* to;
+  std::size_t offset;
+  std::span<const std::byte> bytes;
+};
+
 // A line of work: copies and commands go in the order in which they are given. Lines of several threads run side by
 // side; the device outlives them.
 class Queue {
@@ -166,12 +178,21 @@ class Queue {
   virtual void download(const Buffer& from, std::span<std::byte> bytes, std::size_t offset = 0) = 0;
   virtual void copy(const Buffer& from, std::size_t from_offset, Buffer& to, std::size_t to_offset,
                     std::size_t bytes) = 0;
+  // Many at a time, for devices where each copy costs time of its own.
+  virtual void download(std::span<const DownloadPiece> pieces) {
+    for (const DownloadPiece& piece : pieces) download(*piece.from, piece.bytes, piece.offset);
+  }
+  virtual void upload(std::span<const UploadPiece> pieces) {
+    for (const UploadPiece& piece : pieces) upload(*piece.to, piece.bytes, piece.offset);
+  }
 };
 
 // Of a device whose memory the processor sees: nothing runs once commands were waited for.
 class SharedMemoryQueue final : public Queue {
  public:
   explicit SharedMemoryQueue(std::function<std::unique_ptr<Commands>()> make) : make_(std::move(make)) {}
+  using Queue::download;
+  using Queue::upload;
   std::unique_ptr<Commands> commands() override { return make_(); }
   void upload(Buffer& to, std::span<const std::byte> bytes, std::size_t offset) override { to.upload(bytes, offset); }
   void download(const Buffer& from, std::span<std::byte> bytes, std::size_t offset) override {
@@ -207,6 +228,7 @@ struct DeviceTraits {
   std::size_t largest_buffer = SIZE_MAX;  // bytes
   std::uint32_t thread_registers = 128;   // of 32 bits, that kernels' tiles are chosen for
   bool copies_ahead = false;              // to threadgroup memory, while a kernel goes on (NVIDIA's cp.async)
+  bool memory_apart = false;              // buffers lie in memory that is not the processor's
 };
 
 struct MatrixUnit;

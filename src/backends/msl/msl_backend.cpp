@@ -18,7 +18,9 @@ class MslBackend final : public Backend {
   [[nodiscard]] std::string name() const override { return name_; }
   [[nodiscard]] std::string device() const override { return device_->name(); }
   [[nodiscard]] std::size_t available_memory() const override { return device_->available_memory(); }
-  [[nodiscard]] Capabilities capabilities() const override { return {.fusion = kFusion, .tunable = true}; }
+  [[nodiscard]] Capabilities capabilities() const override {
+    return {.fusion = kFusion, .tunable = true, .memory_apart = device_->traits().memory_apart};
+  }
   [[nodiscard]] MemoryEstimate estimate_memory(const Plan& plan, const Checkpoint& checkpoint, Activations activations,
                                                const RunnerLimits& limits, CacheType cache) const override {
     const MslModel model(with_rotations(plan, checkpoint), device_, activations);

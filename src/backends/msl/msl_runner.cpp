@@ -113,18 +113,59 @@ class MslRunner final : public Runner {
   }
 
   void copy_page(std::int32_t from, std::int32_t to) override {
-    const auto copy = [&](const std::vector<std::unique_ptr<DeviceBuffer>>& layers, std::size_t page) {
-      for (const auto& layer : layers) {
-        queue_->copy(*layer, page * static_cast<std::size_t>(from), *layer, page * static_cast<std::size_t>(to), page);
-      }
-    };
-    copy(buffers_.keys, page_bytes(plan_.cache, buffers_.cache, plan_.cache.key_dim));
-    copy(buffers_.values, page_bytes(plan_.cache, buffers_.cache, plan_.cache.value_dim));
+    for_each_cache([&](DeviceBuffer& layer, std::size_t page) {
+      queue_->copy(layer, page * static_cast<std::size_t>(from), layer, page * static_cast<std::size_t>(to), page);
+    });
+  }
+
+  void read_pages(std::span<const std::int32_t> pages, std::span<std::byte> bytes) override {
+    std::vector<DownloadPiece> pieces;
+    std::size_t at = 0;
+    for_each_cache([&](DeviceBuffer& layer, std::size_t page) {
+      for_each_run(pages, [&](std::size_t first, std::size_t count) {
+        pieces.push_back({&layer, page * static_cast<std::size_t>(pages[first]), bytes.subspan(at, page * count)});
+        at += page * count;
+      });
+    });
+    queue_->download(pieces);
+  }
+
+  void write_pages(std::span<const std::int32_t> pages, std::size_t skip, std::span<const std::byte> bytes) override {
+    std::vector<UploadPiece> pieces;
+    std::size_t at = 0;
+    for_each_cache([&](DeviceBuffer& layer, std::size_t page) {
+      at += page * skip;
+      for_each_run(pages, [&](std::size_t first, std::size_t count) {
+        pieces.push_back({&layer, page * static_cast<std::size_t>(pages[first]), bytes.subspan(at, page * count)});
+        at += page * count;
+      });
+    });
+    queue_->upload(pieces);
   }
 
   [[nodiscard]] std::vector<std::vector<std::int64_t>> expert_counts() const override { return expert_counts_; }
 
  private:
+  // Of each layer, the buffer of its keys and then of its values, and bytes of a page in it.
+  template <typename Visit>
+  void for_each_cache(const Visit& visit) const {
+    const auto of = [&](const std::vector<std::unique_ptr<DeviceBuffer>>& layers, std::int64_t dim) {
+      for (const auto& layer : layers) visit(*layer, page_bytes(plan_.cache, buffers_.cache, dim));
+    };
+    of(buffers_.keys, plan_.cache.key_dim);
+    of(buffers_.values, plan_.cache.value_dim);
+  }
+  // Neighbours among pages that lie side by side: one copy takes them.
+  template <typename Visit>
+  static void for_each_run(std::span<const std::int32_t> pages, const Visit& visit) {
+    for (std::size_t first = 0; first < pages.size();) {
+      std::size_t end = first + 1;
+      while (end < pages.size() && pages[end] == pages[end - 1] + 1) ++end;
+      visit(first, end - first);
+      first = end;
+    }
+  }
+
   void end_step() {
     running_->wait();
     if (limits_.count_experts) count_experts();

@@ -67,6 +67,28 @@ cuda::DevicePointer pointer_of(const Buffer& buffer) {
   return static_cast<const CudaBuffer&>(buffer).pointer();
 }
 
+// Memory of the processor that the device copies to and from by itself: many small copies follow each other without
+// the driver's waiting for each.
+class PinnedMemory {
+ public:
+  PinnedMemory(const Context& context, std::size_t bytes) : context_(context), size_(bytes) {
+    void* data = nullptr;
+    if (context.bound().mem_host_alloc(&data, bytes, 0) != 0)
+      throw Error(ErrorCode::kOutOfMemory, fmt::format("cannot pin {} bytes of memory for CUDA", bytes));
+    data_ = static_cast<std::byte*>(data);
+  }
+  ~PinnedMemory() { context_.bound_for_release().mem_free_host(data_); }
+  PinnedMemory(const PinnedMemory&) = delete;
+  PinnedMemory& operator=(const PinnedMemory&) = delete;
+  [[nodiscard]] std::byte* data() const { return data_; }
+  [[nodiscard]] std::size_t size() const { return size_; }
+
+ private:
+  Context context_;
+  std::byte* data_ = nullptr;
+  std::size_t size_;
+};
+
 class CudaStream {
  public:
   explicit CudaStream(const Context& context) : context_(context) {
@@ -290,6 +312,38 @@ class CudaQueue final : public Queue {
           "copy from the device");
     check(bound.stream_synchronize(stream_->get()), "copy from the device");
   }
+  void download(std::span<const DownloadPiece> pieces) override {
+    for (const DownloadPiece& piece : pieces) piece.from->check_range(piece.bytes.size(), piece.offset);
+    const Driver& bound = driver();
+    stage(
+        pieces,
+        [&](const Staged& part) {
+          const DownloadPiece& piece = pieces[part.piece];
+          check(bound.copy_to_host_async(part.data, pointer_of(*piece.from) + piece.offset + part.offset, part.bytes,
+                                         stream_->get()),
+                "copy from the device");
+        },
+        [&](const std::vector<Staged>& parts) {
+          check(bound.stream_synchronize(stream_->get()), "copy from the device");
+          for (const Staged& part : parts)
+            std::memcpy(pieces[part.piece].bytes.data() + part.offset, part.data, part.bytes);
+        });
+  }
+  void upload(std::span<const UploadPiece> pieces) override {
+    for (const UploadPiece& piece : pieces) piece.to->check_range(piece.bytes.size(), piece.offset);
+    const Driver& bound = driver();
+    stage(
+        pieces,
+        [&](const Staged& part) {
+          const UploadPiece& piece = pieces[part.piece];
+          std::memcpy(part.data, piece.bytes.data() + part.offset, part.bytes);
+          check(bound.copy_to_device_async(pointer_of(*piece.to) + piece.offset + part.offset, part.data, part.bytes,
+                                           stream_->get()),
+                "copy to the device");
+        },
+        // The pinned memory is written to again.
+        [&](const std::vector<Staged>&) { check(bound.stream_synchronize(stream_->get()), "copy to the device"); });
+  }
   void copy(const Buffer& from, std::size_t from_offset, Buffer& to, std::size_t to_offset,
             std::size_t bytes) override {
     from.check_range(bytes, from_offset);
@@ -302,8 +356,43 @@ class CudaQueue final : public Queue {
   }
 
  private:
+  static constexpr std::size_t kStagedBytes = std::size_t{16} << 20;
+
+  // A part of a piece, and where in the pinned memory it is.
+  struct Staged {
+    std::size_t piece;
+    std::size_t offset;  // in the piece
+    std::size_t bytes;
+    std::byte* data;
+  };
+
+  // Cuts pieces into parts that fit into the pinned memory, and calls `flush` with what fills it. copy: called with
+  // each part as it is made.
+  template <typename Piece, typename Copy, typename Flush>
+  void stage(std::span<const Piece> pieces, const Copy& copy, const Flush& flush) {
+    if (pieces.empty()) return;
+    if (!staging_) staging_ = std::make_unique<PinnedMemory>(stream_->context(), kStagedBytes);
+    std::vector<Staged> parts;
+    std::size_t used = 0;
+    for (std::size_t piece = 0; piece < pieces.size(); ++piece) {
+      for (std::size_t done = 0; done < pieces[piece].bytes.size();) {
+        const std::size_t count = std::min(pieces[piece].bytes.size() - done, staging_->size() - used);
+        parts.push_back({piece, done, count, staging_->data() + used});
+        copy(parts.back());
+        done += count;
+        used += count;
+        if (used < staging_->size()) continue;
+        flush(parts);
+        parts.clear();
+        used = 0;
+      }
+    }
+    flush(parts);
+  }
+
   [[nodiscard]] const Driver& driver() const { return stream_->context().bound(); }
   std::shared_ptr<CudaStream> stream_;
+  std::unique_ptr<PinnedMemory> staging_;  // once it is needed
 };
 
 class CudaDevice final : public Device {
@@ -324,6 +413,7 @@ class CudaDevice final : public Device {
     traits_.threadgroup_bytes = static_cast<std::uint32_t>(attribute(cuda::kMaxSharedBytesOptIn, id));
     traits_.thread_registers = 255;
     traits_.copies_ahead = true;
+    traits_.memory_apart = attribute(cuda::kIntegrated, id) == 0;
     check(driver_.primary_context_retain(&context_.context, id), "make a context");
     stream_ = std::make_shared<CudaStream>(context_);
   }

@@ -40,6 +40,8 @@ Loaded load_driver() {
   load(library, "cuMemGetInfo_v2", d.mem_get_info, m);
   load(library, "cuMemAlloc_v2", d.mem_alloc, m);
   load(library, "cuMemFree_v2", d.mem_free, m);
+  load(library, "cuMemHostAlloc", d.mem_host_alloc, m);
+  load(library, "cuMemFreeHost", d.mem_free_host, m);
   load(library, "cuMemcpyHtoD_v2", d.copy_to_device, m);
   load(library, "cuMemcpyDtoH_v2", d.copy_to_host, m);
   load(library, "cuMemcpyHtoDAsync_v2", d.copy_to_device_async, m);

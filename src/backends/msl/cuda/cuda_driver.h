@@ -20,6 +20,7 @@ using Graph = struct GraphOpaque*;
 using GraphExec = struct GraphExecOpaque*;
 
 constexpr int kMultiprocessorCount = 16;  // device attributes
+constexpr int kIntegrated = 18;
 constexpr int kMaxSharedBytesOptIn = 97;
 constexpr int kComputeCapabilityMajor = 75;
 constexpr int kComputeCapabilityMinor = 76;
@@ -58,6 +59,8 @@ struct Driver {
   Result (*mem_get_info)(std::size_t* free, std::size_t* total);
   Result (*mem_alloc)(DevicePointer*, std::size_t);
   Result (*mem_free)(DevicePointer);
+  Result (*mem_host_alloc)(void**, std::size_t, unsigned);
+  Result (*mem_free_host)(void*);
   Result (*copy_to_device)(DevicePointer, const void*, std::size_t);
   Result (*copy_to_host)(void*, DevicePointer, std::size_t);
   Result (*copy_to_device_async)(DevicePointer, const void*, std::size_t, Stream);
