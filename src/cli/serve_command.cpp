@@ -1,7 +1,9 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <optional>
 #include <thread>
 
 #include "cli/chat_flags.h"
@@ -24,6 +26,7 @@ struct ServeFlags {
   std::string template_name;
   EngineOptions engine;
   bool no_prefix_cache = false;
+  std::optional<double> swap_space;  // GiB
   server::ServerOptions server;
   double read_timeout = 20;
   double write_timeout = 30;
@@ -48,10 +51,24 @@ std::shared_ptr<const ChatTemplate> load_template(const ServeFlags& flags, const
   }
 }
 
-server::ServedModel load_served(ServeFlags& flags, std::size_t index, const ModelSource& source) {
+// What requests call the models. \throws Error when it is the same for two.
+std::vector<std::string> served_names(const ServeFlags& flags, const std::vector<ModelSource>& sources) {
+  std::vector<std::string> names;
+  for (std::size_t i = 0; i < sources.size(); ++i) {
+    const std::string& name = i < flags.names.size() ? flags.names[i] : sources[i].name;
+    if (std::find(names.begin(), names.end(), name) != names.end()) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("two models are called {}; --served-name gives them others", name));
+    }
+    names.push_back(name);
+  }
+  return names;
+}
+
+server::ServedModel load_served(ServeFlags& flags, const std::string& name, const ModelSource& source) {
   server::ServedModel served;
   flags.model.path = source.path.string();
-  served.name = index < flags.names.size() ? flags.names[index] : source.name;
+  served.name = name;
   served.chat = load_template(flags, flags.model.path);
   if (served.chat) served.reasoning = find_reasoning_tags(served.chat->text());
   const auto model = flags.model.load_model();
@@ -84,26 +101,23 @@ void check(const ServeFlags& flags) {
 void run_serve(ServeFlags& flags) {
   check(flags);
   flags.engine.prefix_cache = !flags.no_prefix_cache;
+  if (flags.swap_space) flags.engine.swap_bytes = static_cast<std::size_t>(*flags.swap_space * (1 << 30));
   flags.server.http.read_timeout = milliseconds(flags.read_timeout);
   flags.server.http.write_timeout = milliseconds(flags.write_timeout);
   if (const char* const keys = std::getenv("METAL_MARLIN_API_KEY")) flags.server.guard.api_keys = keys;
   std::vector<ModelSource> sources;  // which keep the models in the cache
+  server::Server running(flags.server);
+  for (const std::string& path : flags.paths)
+    sources.push_back(find_model(path, flags.source, flags.model.load.threads));
+  const std::vector<std::string> names = served_names(flags, sources);
   std::vector<server::ServedModel> models;
-  for (std::size_t i = 0; i < flags.paths.size(); ++i) {
-    sources.push_back(find_model(flags.paths[i], flags.source, flags.model.load.threads));
-    models.push_back(load_served(flags, i, sources.back()));
-    for (std::size_t other = 0; other < i; ++other) {
-      if (models[other].name != models[i].name) continue;
-      throw Error(ErrorCode::kInvalidArgument,
-                  fmt::format("two models are called {}; --served-name gives them others", models[i].name));
-    }
-  }
+  for (std::size_t i = 0; i < sources.size(); ++i) models.push_back(load_served(flags, names[i], sources[i]));
   std::string lines;
   for (const server::ServedModel& model : models) {
     lines += fmt::format("model {}: {}\n", model.name, model.engine->plan().text());
   }
   const server::HttpOptions& http = flags.server.http;
-  server::Server running(flags.server, std::move(models));
+  running.start(std::move(models));
   const bool numbers = http.host.find(':') != http.host.npos;
   const std::string url = fmt::format("{}://{}:{}", http.tls_certificate.empty() ? "http" : "https",
                                       numbers ? fmt::format("[{}]", http.host) : http.host, running.port());
@@ -127,6 +141,11 @@ void add_limits(CLI::App& command, ServeFlags& flags) {
   command
       .add_option("--cache-tokens", flags.engine.cache_tokens, "most tokens in the cache; 0: what fits in free memory")
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40));
+  command
+      .add_option("--swap-space", flags.swap_space,
+                  "GiB of this machine's memory, for each model on a GPU, that pages of requests go to which make room "
+                  "for others; 0: these are computed again; default: 4, or half of what is free")
+      ->check(CLI::Range(0.0, 65536.0));
   command.add_option("--step-tokens", flags.engine.step_tokens, "most tokens in a step")->capture_default_str();
   command.add_option("--queue", flags.engine.queue, "most requests that wait; more get status 429")
       ->capture_default_str();

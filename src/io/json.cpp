@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "base/printable.h"
 #include "io/file_kind.h"
 #include "io/mapped_file.h"
 #include "metal_marlin/error.h"
@@ -26,6 +27,17 @@ bool is_nested_deeper(std::string_view text, int most) {
   return false;
 }
 
+std::string invalid_json_text(std::string_view text, const std::exception& error) {
+  const auto* const where = dynamic_cast<const Json::parse_error*>(&error);
+  if (where == nullptr) return "it has a number that is too large";  // nothing else is wrong with what can be parsed
+  const std::size_t at = std::min(std::max<std::size_t>(where->byte, 1) - 1, text.size());
+  const std::string_view before = text.substr(0, at);
+  const std::size_t line = before.rfind('\n') + 1;  // npos + 1: the first
+  const std::string found = at == text.size() ? "end" : fmt::format("'{}'", printable_line(text.substr(at, 1)));
+  return fmt::format("line {}, column {}: unexpected {}", std::count(before.begin(), before.end(), '\n') + 1,
+                     at - line + 1, found);
+}
+
 Json parse_json(std::string_view text, const std::string& where) {
   if (is_nested_deeper(text, kMostJsonDepth))
     throw Error(ErrorCode::kCorruptFile,
@@ -34,7 +46,7 @@ Json parse_json(std::string_view text, const std::string& where) {
     return Json::parse(text.begin(), text.end());
   } catch (const Json::exception& error) {
     refuse_foreign(std::as_bytes(std::span(text)), where, true);
-    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: not valid JSON: {}", where, error.what()));
+    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: not valid JSON: {}", where, invalid_json_text(text, error)));
   }
 }
 

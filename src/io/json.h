@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <filesystem>
 #include <nlohmann/json_fwd.hpp>
 #include <span>
@@ -17,6 +18,8 @@ using OrderedJson = nlohmann::ordered_json;
 
 // \throws Error (kCorruptFile) naming `where` and the position.
 Json parse_json(std::string_view text, const std::string& where);
+// What a parser's error says of a text that is no JSON: "line 2, column 7: unexpected '}'".
+std::string invalid_json_text(std::string_view text, const std::exception& error);
 // Whether arrays and objects of a text lie more than `most` deep in each other: what reads, writes or frees the values
 // calls itself for each. The text may be no JSON.
 bool is_nested_deeper(std::string_view text, int most);

@@ -83,7 +83,7 @@ void LogEntry::set(const std::string& key, OrderedJson value) {
 OrderedJson LogEntry::line(const HttpOutcome& outcome) const {
   const std::scoped_lock lock(mutex_);
   OrderedJson line = fields_;
-  line["status"] = outcome.status;
+  line["status"] = outcome.status == 0 ? OrderedJson() : OrderedJson(outcome.status);
   line["bytes"] = outcome.bytes;
   line["seconds"] = std::round(outcome.seconds * 1e6) / 1e6;
   if (!outcome.complete) line["client_gone"] = true;

@@ -29,10 +29,8 @@ std::string join_parts(const OrderedJson& parts, const std::string& name) {
 // What the template sees of a message: its content as one text, and all other fields as they are.
 OrderedJson read_message(const OrderedJson& value, const std::string& name) {
   Fields fields(value, name);
-  const auto role = fields.text("role");
-  if (!role || role->empty()) fields.wrong("role", "a role such as user");
   OrderedJson message = value;
-  if (*role == "developer") message["role"] = "system";  // its name in templates
+  if (fields.choice("role", kRoles) == "developer") message["role"] = "system";  // its name in templates
   const OrderedJson* const content = fields.find("content");
   const OrderedJson* const calls = fields.find("tool_calls");
   if (calls != nullptr && !calls->is_array()) fields.wrong("tool_calls", "a list");
@@ -48,7 +46,7 @@ OrderedJson read_message(const OrderedJson& value, const std::string& name) {
 
 OrderedJson read_messages(Fields& fields) {
   const OrderedJson* const list = fields.find("messages");
-  if (list == nullptr || !list->is_array() || list->empty()) fields.wrong("messages", "a list of messages");
+  if (list == nullptr || !list->is_array() || list->empty()) fields.wrong("messages", "a list of at least one message");
   OrderedJson messages = OrderedJson::array();
   for (std::size_t i = 0; i < list->size(); ++i) {
     messages.push_back(read_message((*list)[i], fmt::format("{}[{}]", fields.name_of("messages"), i)));

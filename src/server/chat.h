@@ -12,6 +12,13 @@ namespace metal_marlin::server {
 constexpr std::array<std::string_view, 5> kTemplateFields = {"messages", "tools", "documents", "add_generation_prompt",
                                                              "continue_final_message"};
 
+// Who a message may be of, in a chat and in a response.
+constexpr std::array<std::string_view, 6> kRoles = {"system", "developer", "user", "assistant", "tool", "function"};
+constexpr std::array<std::string_view, 4> kResponseRoles = {"system", "developer", "user", "assistant"};
+
+// What a response can include beside its text.
+constexpr std::string_view kIncludeLogprobs = "message.output_text.logprobs";
+
 struct ChatPrompt {
   std::string text;
   std::vector<TokenId> tokens;

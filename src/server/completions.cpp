@@ -35,9 +35,10 @@ Prompt token_prompt(const OrderedJson& list, const ServedModel& model, const std
 // A text, a list of token ids, or a list of either.
 std::vector<Prompt> read_prompts(Fields& fields, const ServedModel& model) {
   const OrderedJson* const value = fields.find("prompt");
-  if (value == nullptr) fields.wrong("prompt", "a text, token ids, or a list of either");
+  constexpr const char* expected = "a text, token ids, or a list of either";
+  if (value == nullptr) fields.wrong("prompt", expected);
   if (value->is_string()) return {text_prompt(value->get<std::string>(), model)};
-  if (!value->is_array() || value->empty()) fields.wrong("prompt", "a text, token ids, or a list of either");
+  if (!value->is_array() || value->empty()) fields.wrong("prompt", expected);
   if (value->front().is_number()) return {token_prompt(*value, model, "prompt")};
   if (static_cast<std::int64_t>(value->size()) > kMaxChoices) {
     fields.wrong("prompt", fmt::format("at most {} prompts", kMaxChoices));
@@ -45,8 +46,11 @@ std::vector<Prompt> read_prompts(Fields& fields, const ServedModel& model) {
   std::vector<Prompt> prompts;
   for (std::size_t i = 0; i < value->size(); ++i) {
     const OrderedJson& item = (*value)[i];
-    prompts.push_back(item.is_string() ? text_prompt(item.get<std::string>(), model)
-                                       : token_prompt(item, model, fmt::format("prompt[{}]", i)));
+    const std::string name = fmt::format("prompt[{}]", i);
+    if (!item.is_string() && !item.is_array())
+      throw ApiError(400, fmt::format("{} is {}, expected a text or a list of token ids", name, shown_json(item)),
+                     name);
+    prompts.push_back(item.is_string() ? text_prompt(item.get<std::string>(), model) : token_prompt(item, model, name));
   }
   return prompts;
 }
@@ -124,7 +128,9 @@ void answer_chat_completions(Service& service, const Call& call) {
   if (fields.boolean("separate_reasoning", true)) request.reasoning = model.reasoning;
   if (const auto budget = fields.integer("thinking_budget", 1, INT32_MAX)) {
     if (engine.samples > 1) throw conflict("thinking_budget is for one answer, n is more", "thinking_budget");
-    if (!request.reasoning) throw conflict("thinking_budget: no thoughts are told apart here", "thinking_budget");
+    if (!request.reasoning)
+      throw conflict("thinking_budget needs separate_reasoning, and a model whose chat template has thoughts",
+                     "thinking_budget");
     request.thinking_budget = static_cast<int>(*budget);
   }
   ChatPrompt prompt = render_chat(read_conversation(fields), model);

@@ -1,6 +1,7 @@
 #include "server/fields.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
@@ -10,11 +11,8 @@
 namespace metal_marlin::server {
 namespace {
 
-std::string shown(const OrderedJson& value) {
-  if (value.is_structured()) return value.is_array() ? "a list" : "an object";
-  // A long text is not repeated, and not all of it written out to be cut.
-  if (value.is_string() && value.get_ref<const std::string&>().size() > 60) return "a text";
-  return json_text(value);
+std::string range(const char* kind, const auto& low, const auto& high) {
+  return low == high ? fmt::format("{}", low) : fmt::format("{} from {} to {}", kind, low, high);
 }
 
 // JSON does not tell 1.0 from 1.
@@ -32,9 +30,17 @@ std::optional<std::int64_t> as_integer(const OrderedJson& value) {
 
 }  // namespace
 
+std::string shown_json(const OrderedJson& value) {
+  if (value.is_object()) return value.empty() ? "an empty object" : "an object";
+  if (value.is_array()) return value.empty() ? "an empty list" : fmt::format("a list of {}", value.size());
+  if (value.is_string() && value.get_ref<const std::string&>().size() > 60)
+    return fmt::format("a text of {} bytes", value.get_ref<const std::string&>().size());
+  return json_text(value);
+}
+
 Fields::Fields(const OrderedJson& object, std::string name) : object_(&object), name_(std::move(name)) {
   if (!object.is_object())
-    throw ApiError(400, fmt::format("{} is {}, expected an object", name_, shown(object)), name_);
+    throw ApiError(400, fmt::format("{} is {}, expected an object", name_, shown_json(object)), name_);
 }
 
 std::string Fields::name_of(std::string_view key) const {
@@ -43,7 +49,7 @@ std::string Fields::name_of(std::string_view key) const {
 
 void Fields::wrong(const char* key, std::string_view expected) const {
   const auto found = object_->find(key);
-  const std::string value = found == object_->end() || found->is_null() ? "missing" : shown(*found);
+  const std::string value = found == object_->end() || found->is_null() ? "missing" : shown_json(*found);
   throw ApiError(400, fmt::format("{} is {}, expected {}", name_of(key), value, expected), name_of(key));
 }
 
@@ -57,7 +63,7 @@ std::optional<double> Fields::number(const char* key, double low, double high) {
   const OrderedJson* const value = find(key);
   if (value == nullptr) return std::nullopt;
   const double number = value->is_number() ? value->get<double>() : high + 1;
-  if (!(number >= low && number <= high)) wrong(key, fmt::format("a number from {} to {}", low, high));
+  if (!(number >= low && number <= high)) wrong(key, range("a number", low, high));
   return number;
 }
 
@@ -65,7 +71,7 @@ std::optional<std::int64_t> Fields::integer(const char* key, std::int64_t low, s
   const OrderedJson* const value = find(key);
   if (value == nullptr) return std::nullopt;
   const auto number = as_integer(*value);
-  if (!number || *number < low || *number > high) wrong(key, fmt::format("an integer from {} to {}", low, high));
+  if (!number || *number < low || *number > high) wrong(key, range("an integer", low, high));
   return number;
 }
 
@@ -87,9 +93,11 @@ std::vector<std::string> Fields::texts(const char* key) {
   const OrderedJson* const value = find(key);
   if (value == nullptr) return {};
   if (value->is_string()) return {value->get<std::string>()};
-  if (!value->is_array() ||
-      !std::all_of(value->begin(), value->end(), [](const auto& item) { return item.is_string(); })) {
-    wrong(key, "a text or a list of texts");
+  if (!value->is_array()) wrong(key, "a text or a list of texts");
+  for (std::size_t i = 0; i < value->size(); ++i) {
+    const OrderedJson& item = (*value)[i];
+    if (item.is_string()) continue;
+    throw ApiError(400, fmt::format("{}[{}] is {}, expected a text", name_of(key), i, shown_json(item)), name_of(key));
   }
   return value->get<std::vector<std::string>>();
 }
@@ -97,6 +105,15 @@ std::vector<std::string> Fields::texts(const char* key) {
 std::vector<TokenId> Fields::token_ids(const char* key, std::int64_t vocabulary) {
   const OrderedJson* const value = find(key);
   return value == nullptr ? std::vector<TokenId>() : token_list(*value, vocabulary, name_of(key));
+}
+
+std::string Fields::choice(const char* key, std::span<const std::string_view> values) {
+  const OrderedJson* const value = find(key);
+  if (value == nullptr || !value->is_string() ||
+      std::find(values.begin(), values.end(), value->get_ref<const std::string&>()) == values.end()) {
+    wrong(key, fmt::format("one of {}", fmt::join(values, ", ")));
+  }
+  return value->get<std::string>();
 }
 
 std::optional<Fields> Fields::object(const char* key) {
@@ -117,11 +134,11 @@ void Fields::refuse_others(std::span<const std::string_view> harmless) const {
 
 std::vector<TokenId> token_list(const OrderedJson& list, std::int64_t vocabulary, const std::string& name) {
   const auto expected = [&](const std::string& where, const OrderedJson& found) {
-    return ApiError(400, fmt::format("{} is {}, expected a token id from 0 to {}", where, shown(found), vocabulary - 1),
-                    name);
+    return ApiError(
+        400, fmt::format("{} is {}, expected a token id from 0 to {}", where, shown_json(found), vocabulary - 1), name);
   };
   if (!list.is_array())
-    throw ApiError(400, fmt::format("{} is {}, expected a list of token ids", name, shown(list)), name);
+    throw ApiError(400, fmt::format("{} is {}, expected a list of token ids", name, shown_json(list)), name);
   std::vector<TokenId> ids;
   ids.reserve(list.size());
   for (std::size_t i = 0; i < list.size(); ++i) {

@@ -28,6 +28,7 @@ class Fields {
   std::optional<std::string> text(const char* key);
   std::vector<std::string> texts(const char* key);  // a text, or a list of them
   std::vector<TokenId> token_ids(const char* key, std::int64_t vocabulary);
+  std::string choice(const char* key, std::span<const std::string_view> values);  // one of them, which must be there
   std::optional<Fields> object(const char* key);
 
   [[nodiscard]] bool was_read(std::string_view key) const { return read_.contains(key); }
@@ -41,6 +42,9 @@ class Fields {
   std::string name_;
   std::set<std::string, std::less<>> read_;
 };
+
+// A value in errors. What is long is not repeated, and not all of it written out to be cut.
+std::string shown_json(const OrderedJson& value);
 
 // A list of token ids. \throws ApiError naming `name`.
 std::vector<TokenId> token_list(const OrderedJson& list, std::int64_t vocabulary, const std::string& name);

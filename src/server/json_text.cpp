@@ -9,6 +9,13 @@ namespace {
 
 constexpr int kMaxDepth = 64;
 
+const char* kind_of(const OrderedJson& value) {
+  if (value.is_array()) return "a list";
+  if (value.is_string()) return "a text";
+  if (value.is_number()) return "a number";
+  return value.is_boolean() ? "true or false" : "null";
+}
+
 }  // namespace
 
 OrderedJson parse_body(std::string_view body) {
@@ -18,11 +25,11 @@ OrderedJson parse_body(std::string_view body) {
   try {
     value = OrderedJson::parse(body.begin(), body.end());
   } catch (const OrderedJson::exception& error) {
-    throw ApiError(400, fmt::format("the body is not valid JSON: {}", error.what()), {}, "invalid_json");
+    throw ApiError(400, fmt::format("the body is not valid JSON: {}", invalid_json_text(body, error)), {},
+                   "invalid_json");
   }
   if (!value.is_object()) {
-    throw ApiError(400, fmt::format("the body is a JSON {}, expected an object", value.type_name()), {},
-                   "invalid_json");
+    throw ApiError(400, fmt::format("the body is {} in JSON, expected an object", kind_of(value)), {}, "invalid_json");
   }
   return value;
 }

@@ -55,10 +55,16 @@ struct Metrics::Impl {
   Counters& queries = counter("prefix_cache_queries_total", "Prompt tokens looked for in the prefix cache.");
   Counters& hits = counter("prefix_cache_hits_total", "Prompt tokens found in the prefix cache.");
   Counters& preemptions = counter("num_preemptions_total", "Samples that lost their place to others.");
+  Gauges& swapped = gauge("num_requests_swapped", "Samples that wait with their pages in the processor's memory.");
+  Gauges& swap_usage = gauge("cpu_cache_usage_perc", "Part of the memory to swap to that is used, 1: all.");
+  Counters& swapped_out = counter("num_swaps_out_total", "Samples whose pages were copied to the processor's memory.");
+  Counters& swapped_in = counter("num_swaps_in_total", "Samples whose pages were copied back.");
   Counters& prompt_tokens = counter("prompt_tokens_total", "Tokens of the prompts of requests that ended.");
   Counters& generation_tokens = counter("generation_tokens_total", "Tokens that were generated.");
   Counters& success = counter("request_success_total", "Samples that ended, by their reason.");
-  Counters& answers = counter("http_requests_total", "Answers, by their HTTP status.");
+  Counters& answers =
+      counter("http_requests_total",
+              "Requests, by the HTTP status of their answer; none: the client went before there was one.");
   Counters& lost = counter("log_lines_lost_total", "Lines of the log that could not be written.");
   Histograms& first_token = histogram("time_to_first_token_seconds", "From a request's arrival to its first token.");
   Histograms& per_token = histogram("time_per_output_token_seconds", "From a token to the next of its sample.");
@@ -92,7 +98,7 @@ void Metrics::sample_ended(const std::string& model, const EngineUsage& usage, c
 }
 
 void Metrics::answered(int status) {
-  impl_->answers.Add({{"status", std::to_string(status)}}).Increment();
+  impl_->answers.Add({{"status", status == 0 ? "none" : std::to_string(status)}}).Increment();
 }
 
 std::string Metrics::text(std::span<const ServedModel> models, std::uint64_t lost_log_lines) {
@@ -107,6 +113,11 @@ std::string Metrics::text(std::span<const ServedModel> models, std::uint64_t los
     raise_to(impl_->queries.Add(labels), static_cast<double>(stats.cache.asked_tokens));
     raise_to(impl_->hits.Add(labels), static_cast<double>(stats.cache.reused_tokens));
     raise_to(impl_->preemptions.Add(labels), static_cast<double>(stats.preemptions));
+    const auto swap = static_cast<double>(model.engine->plan().swap_bytes);
+    impl_->swapped.Add(labels).Set(stats.swapped);
+    impl_->swap_usage.Add(labels).Set(swap > 0 ? static_cast<double>(stats.swapped_bytes) / swap : 0);
+    raise_to(impl_->swapped_out.Add(labels), static_cast<double>(stats.swapped_out));
+    raise_to(impl_->swapped_in.Add(labels), static_cast<double>(stats.swapped_in));
   }
   raise_to(impl_->lost.Add({}), static_cast<double>(lost_log_lines));
   return prometheus::TextSerializer().Serialize(impl_->registry.Collect());

@@ -22,7 +22,7 @@ class Metrics {
   void tokens(const std::string& model, std::size_t count, double seconds);
   // One sample ended; `reason` as in finish_reason, "abort" or "error". `prompt`: its request's prompt counts here.
   void sample_ended(const std::string& model, const EngineUsage& usage, const char* reason, bool prompt);
-  // An answer of the server, by its status.
+  // An answer of the server, by its status; 0: the client went before there was one.
   void answered(int status);
   // The text format of Prometheus.
   std::string text(std::span<const ServedModel> models, std::uint64_t lost_log_lines);

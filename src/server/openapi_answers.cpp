@@ -58,6 +58,13 @@ OrderedJson finish() {
   return one_of({"stop", "length"});
 }
 
+OrderedJson token_logprobs() {
+  const Properties token = {{"token", text()}, {"logprob", logprob()}, {"bytes", nullable(list_of(integer(0, 255)))}};
+  Properties with_others = token;
+  with_others.emplace_back("top_logprobs", list_of(object(token)));
+  return list_of(object(with_others));
+}
+
 OrderedJson completion_choice(const OrderedJson& reason) {
   const OrderedJson likeliest = {{"type", "object"}, {"additionalProperties", logprob()}};
   const OrderedJson logprobs = object({{"text_offset", list_of(count())},
@@ -69,10 +76,7 @@ OrderedJson completion_choice(const OrderedJson& reason) {
 
 // `message` is called what it is in answers, and in events.
 OrderedJson chat_choice(const char* message_name, const OrderedJson& message, const OrderedJson& reason) {
-  const Properties token = {{"token", text()}, {"logprob", logprob()}, {"bytes", nullable(list_of(integer(0, 255)))}};
-  Properties with_others = token;
-  with_others.emplace_back("top_logprobs", list_of(object(token)));
-  const OrderedJson logprobs = object({{"content", list_of(object(with_others))}, {"refusal", type("null")}});
+  const OrderedJson logprobs = object({{"content", token_logprobs()}, {"refusal", type("null")}});
   return object(
       {{"index", count()}, {message_name, message}, {"logprobs", nullable(logprobs)}, {"finish_reason", reason}});
 }
@@ -99,17 +103,17 @@ OrderedJson event(const OrderedJson& data, const Properties& named, const std::v
 
 OrderedJson response_output() {
   const OrderedJson none = {{"type", "array"}, {"maxItems", 0}};
-  const OrderedJson said =
-      object({{"type", one_of({"output_text"})}, {"annotations", none}, {"logprobs", none}, {"text", text()}});
+  const OrderedJson said = object(
+      {{"type", one_of({"output_text"})}, {"annotations", none}, {"logprobs", token_logprobs()}, {"text", text()}});
   const OrderedJson message = object({{"id", text()},
                                       {"type", one_of({"message"})},
-                                      {"status", one_of({"completed"})},
+                                      {"status", one_of({"completed", "incomplete"})},
                                       {"role", one_of({"assistant"})},
                                       {"content", list_of(said)}});
   const OrderedJson thought =
       object({{"id", text()},
               {"type", one_of({"reasoning"})},
-              {"status", one_of({"completed"})},
+              {"status", one_of({"completed", "incomplete"})},
               {"summary", none},
               {"content", list_of(object({{"type", one_of({"reasoning_text"})}, {"text", text()}}))}});
   return list_of(either({message, thought}));
@@ -138,6 +142,7 @@ OrderedJson response_answer() {
                  {"text", object({{"format", object({{"type", one_of({"text"})}})}})},
                  {"tool_choice", one_of({"none"})},
                  {"tools", {{"type", "array"}, {"maxItems", 0}}},
+                 {"top_logprobs", count()},
                  {"top_p", number(0, 1)},
                  {"truncation", one_of({"disabled"})},
                  {"usage", usage},

@@ -98,7 +98,7 @@ Properties with_messages(Properties own) {
   const OrderedJson message = {
       {"type", "object"},
       {"required", {"role"}},
-      {"properties", {{"role", some_text()}, {"content", nullable(content)}, {"tool_calls", nullable(calls)}}},
+      {"properties", {{"role", {{"enum", kRoles}}}, {"content", nullable(content)}, {"tool_calls", nullable(calls)}}},
       {"anyOf", OrderedJson::array({with_content, with_calls})}};
   OrderedJson messages = list_of(message);
   messages["minItems"] = 1;
@@ -153,11 +153,12 @@ OrderedJson response_part(const OrderedJson& types) {
 
 OrderedJson response_body(const Service& service) {
   const OrderedJson parts = list_of(response_part({"input_text", "output_text", "text"}));
-  const OrderedJson message = {
-      {"type", "object"},
-      {"required", {"role", "content"}},
-      {"properties",
-       {{"type", one_of({"message", nullptr})}, {"role", some_text()}, {"content", either({text(), parts})}}}};
+  const OrderedJson message = {{"type", "object"},
+                               {"required", {"role", "content"}},
+                               {"properties",
+                                {{"type", one_of({"message", nullptr})},
+                                 {"role", {{"enum", kResponseRoles}}},
+                                 {"content", either({text(), parts})}}}};
   const OrderedJson thoughts = list_of(response_part(OrderedJson::array({"reasoning_text"})));
   const OrderedJson thought = {
       {"type", "object"},
@@ -171,12 +172,21 @@ OrderedJson response_body(const Service& service) {
       {"properties",
        {{"effort", nullable(text())}, {"summary", OrderedJson::object()}, {"generate_summary", OrderedJson::object()}}},
       {"additionalProperties", type("null")}};
+  const OrderedJson format = {{"type", "object"},
+                              {"required", {"type"}},
+                              {"properties", {{"type", one_of({"text"})}}},
+                              {"additionalProperties", type("null")}};
+  const OrderedJson text_format = {{"type", "object"},
+                                   {"properties", {{"format", nullable(format)}, {"verbosity", OrderedJson::object()}}},
+                                   {"additionalProperties", type("null")}};
   return body(with_sampling(service, {{"input", either({text(), items})},
                                       {"instructions", text()},
                                       {"max_output_tokens", integer(1, INT32_MAX)},
-                                      {"top_logprobs", integer(0, 0)},
+                                      {"top_logprobs", integer(0, kMaxLogprobs)},
+                                      {"include", list_of(one_of({kIncludeLogprobs}))},
                                       {"n", integer(1, 1)},
                                       {"reasoning", reasoning},
+                                      {"text", text_format},
                                       {"chat_template_kwargs", template_variables()}}),
               "input", true);
 }

@@ -1,6 +1,9 @@
 #include "server/response_answer.h"
 
+#include <algorithm>
+
 #include "server/sse.h"
+#include "server/token_text.h"
 
 namespace metal_marlin::server {
 
@@ -27,8 +30,10 @@ void ResponseAnswer::take(const EngineEvent& event) {
     send("response.created", {{"response", response("in_progress")}});
     send("response.in_progress", {{"response", response("in_progress")}});
   }
-  if (splitter_.inside()) thought_tokens_ += static_cast<std::int64_t>(event.tokens.size());
+  const bool in_thought = splitter_.inside();
+  if (in_thought) thought_tokens_ += static_cast<std::int64_t>(event.tokens.size());
   const ReasoningSplitter::Parts parts = splitter_.push(event.text);
+  take_logprobs(event, in_thought);
   add(true, parts.reasoning);
   add(false, parts.content);
   if (!event.finished) return;
@@ -39,41 +44,55 @@ void ResponseAnswer::take(const EngineEvent& event) {
   end(event.finished == StopReason::kLength ? "incomplete" : "completed");
 }
 
+// They go with the text that is said next: that of a token may be held back. Those of thoughts are not shown, the tag
+// that ends one is the thought's.
+void ResponseAnswer::take_logprobs(const EngineEvent& event, bool in_thought) {
+  if (in_thought || splitter_.inside()) return;
+  for (OrderedJson& entry : chat_logprobs(event.logprobs, *model_.tokenizer)) logprobs_.push_back(std::move(entry));
+}
+
 void ResponseAnswer::add(bool thought, const std::string& text) {
   if (text.empty()) return;
   if (items_.empty() || items_.back().thought != thought) open_item(thought);
-  items_.back().text += text;
+  Item& item = items_.back();
+  item.text += text;
   OrderedJson fields = {
-      {"item_id", items_.back().id}, {"output_index", items_.size() - 1}, {"content_index", 0}, {"delta", text}};
-  if (!thought) fields["logprobs"] = OrderedJson::array();
+      {"item_id", item.id}, {"output_index", items_.size() - 1}, {"content_index", 0}, {"delta", text}};
+  if (!thought) {
+    for (const OrderedJson& entry : logprobs_) item.logprobs.push_back(entry);
+    fields["logprobs"] = std::exchange(logprobs_, OrderedJson::array());
+  }
   send(thought ? "response.reasoning_text.delta" : "response.output_text.delta", fields);
 }
 
 void ResponseAnswer::open_item(bool thought) {
-  if (!items_.empty()) close_item();
+  if (!items_.empty()) close_item("completed");
   items_.push_back({thought, (thought ? "rs_" : "msg_") + call_.id, {}});
   const Item& item = items_.back();
-  send("response.output_item.added", {{"output_index", items_.size() - 1}, {"item", item_json(item, false)}});
+  send("response.output_item.added", {{"output_index", items_.size() - 1}, {"item", item_json(item, "in_progress")}});
   send("response.content_part.added",
        {{"item_id", item.id}, {"output_index", items_.size() - 1}, {"content_index", 0}, {"part", part(item)}});
 }
 
-void ResponseAnswer::close_item() {
+void ResponseAnswer::close_item(const char* status) {
   const Item& item = items_.back();
   const OrderedJson where = {{"item_id", item.id}, {"output_index", items_.size() - 1}, {"content_index", 0}};
   OrderedJson text = where;
   text["text"] = item.text;
-  if (!item.thought) text["logprobs"] = OrderedJson::array();
+  if (!item.thought) text["logprobs"] = item.logprobs;
   send(item.thought ? "response.reasoning_text.done" : "response.output_text.done", text);
   OrderedJson whole = where;
   whole["part"] = part(item);
   send("response.content_part.done", whole);
-  send("response.output_item.done", {{"output_index", items_.size() - 1}, {"item", item_json(item, true)}});
+  send("response.output_item.done", {{"output_index", items_.size() - 1}, {"item", item_json(item, status)}});
 }
 
 void ResponseAnswer::end(const char* status) {
   over_ = true;
-  close_item();
+  if (!items_.back().thought) {  // of tokens that made no text, as one that ended it
+    for (OrderedJson& entry : logprobs_) items_.back().logprobs.push_back(std::move(entry));
+  }
+  close_item(status);
   if (!streaming_) return call_.exchange->respond(200, "application/json", json_text(response(status)));
   send((std::string("response.") + status).c_str(), {{"response", response(status)}});
   call_.exchange->end();
@@ -97,15 +116,14 @@ void ResponseAnswer::send(const char* type, const OrderedJson& fields) {
 
 OrderedJson ResponseAnswer::part(const Item& item) const {
   if (item.thought) return {{"type", "reasoning_text"}, {"text", item.text}};
-  return {{"type", "output_text"},
-          {"annotations", OrderedJson::array()},
-          {"logprobs", OrderedJson::array()},
-          {"text", item.text}};
+  return {
+      {"type", "output_text"}, {"annotations", OrderedJson::array()}, {"logprobs", item.logprobs}, {"text", item.text}};
 }
 
-OrderedJson ResponseAnswer::item_json(const Item& item, bool done) const {
+OrderedJson ResponseAnswer::item_json(const Item& item, const char* status) const {
   OrderedJson value = {{"id", item.id}, {"type", item.thought ? "reasoning" : "message"}};
-  value["status"] = done ? "completed" : "in_progress";
+  const bool done = std::string_view(status) != "in_progress";
+  value["status"] = status;
   if (item.thought) {
     value["summary"] = OrderedJson::array();
   } else {
@@ -135,10 +153,16 @@ OrderedJson ResponseAnswer::response(const char* status) const {
                        {"tools", OrderedJson::array()},
                        {"top_p", request_.options.engine.sampler.top_p},
                        {"truncation", "disabled"},
+                       {"top_logprobs", std::max(0, request_.options.engine.logprobs)},
                        {"usage", nullptr}};
   value.update(shown_);
   if (!over) return value;
-  for (const Item& item : items_) value["output"].push_back(item_json(item, true));
+  // All but the last ended before the next began.
+  for (const Item& item : items_) {
+    const bool last = &item == &items_.back();
+    value["output"].push_back(
+        item_json(item, last && std::string_view(status) != "completed" ? "incomplete" : "completed"));
+  }
   const TokenUsage usage = generation_->usage();
   value["usage"] = {
       {"input_tokens", usage.prompt},

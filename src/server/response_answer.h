@@ -24,18 +24,20 @@ class ResponseAnswer : public std::enable_shared_from_this<ResponseAnswer> {
     bool thought = false;
     std::string id;
     std::string text;
+    OrderedJson logprobs = OrderedJson::array();
   };
 
   void take(const EngineEvent& event);
+  void take_logprobs(const EngineEvent& event, bool in_thought);
   void add(bool thought, const std::string& text);
   void open_item(bool thought);
-  void close_item();
+  void close_item(const char* status);
   void end(const char* status);
   void fail(const ApiError& error);
   void send(const char* type, const OrderedJson& fields);
 
   [[nodiscard]] OrderedJson part(const Item& item) const;
-  [[nodiscard]] OrderedJson item_json(const Item& item, bool done) const;
+  [[nodiscard]] OrderedJson item_json(const Item& item, const char* status) const;
   [[nodiscard]] OrderedJson response(const char* status) const;
 
   const ServedModel& model_;
@@ -45,6 +47,7 @@ class ResponseAnswer : public std::enable_shared_from_this<ResponseAnswer> {
   std::shared_ptr<Generation> generation_;
   ReasoningSplitter splitter_;
   std::vector<Item> items_;
+  OrderedJson logprobs_ = OrderedJson::array();  // of tokens whose text is still to come
   std::int64_t thought_tokens_ = 0;
   std::int64_t sequence_ = 0;
   std::time_t created_ = std::time(nullptr);

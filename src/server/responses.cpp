@@ -1,5 +1,6 @@
 // /v1/responses: a conversation of items to a response of items.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
@@ -21,7 +22,8 @@ std::string part_texts(Fields& item, std::span<const std::string_view> types) {
   for (std::size_t i = 0; i < content->size(); ++i) {
     Fields part((*content)[i], fmt::format("{}[{}]", item.name_of("content"), i));
     const std::string type = part.text("type").value_or("");
-    if (std::find(types.begin(), types.end(), type) == types.end()) part.wrong("type", "a part of text");
+    if (std::find(types.begin(), types.end(), type) == types.end())
+      part.wrong("type", fmt::format("one of {}", fmt::join(types, ", ")));
     const auto piece = part.text("text");
     if (!piece) part.wrong("text", "a text");
     text += (text.empty() ? "" : "\n") + *piece;
@@ -39,11 +41,10 @@ void read_item(const OrderedJson& value, const std::string& name, OrderedJson& m
     if (item.find("content") != nullptr) thought = part_texts(item, thought_types);
     return;
   }
-  if (type != "message") item.wrong("type", "message or reasoning");
-  const auto role = item.text("role");
-  if (!role || role->empty()) item.wrong("role", "a role such as user");
-  OrderedJson message = {{"role", *role == "developer" ? "system" : *role}, {"content", part_texts(item, text_types)}};
-  if (*role == "assistant" && !thought.empty()) message["reasoning_content"] = std::exchange(thought, {});
+  if (type != "message") item.wrong("type", "one of message, reasoning");
+  const std::string role = item.choice("role", kResponseRoles);
+  OrderedJson message = {{"role", role == "developer" ? "system" : role}, {"content", part_texts(item, text_types)}};
+  if (role == "assistant" && !thought.empty()) message["reasoning_content"] = std::exchange(thought, {});
   messages.push_back(std::move(message));
 }
 
@@ -57,7 +58,8 @@ OrderedJson read_input(Fields& fields) {
     messages.push_back({{"role", "user"}, {"content", *input}});
     return messages;
   }
-  if (input == nullptr || !input->is_array() || input->empty()) fields.wrong("input", "a text or a list of items");
+  if (input == nullptr || !input->is_array() || input->empty())
+    fields.wrong("input", "a text or a list of at least one item");
   const std::size_t before = messages.size();
   std::string thought;
   for (std::size_t i = 0; i < input->size(); ++i) {
@@ -65,6 +67,37 @@ OrderedJson read_input(Fields& fields) {
   }
   if (messages.size() == before) fields.wrong("input", "a message among its items");
   return messages;
+}
+
+// They are asked for by `include`, and how many others by `top_logprobs`.
+void read_logprobs(Fields& fields, EngineRequest& engine) {
+  const auto top = fields.integer("top_logprobs", 0, kMaxLogprobs);
+  const OrderedJson* const include = fields.find("include");
+  if (include != nullptr && !include->is_array()) fields.wrong("include", "a list");
+  for (const OrderedJson& item : include == nullptr ? OrderedJson::array() : *include) {
+    if (item != kIncludeLogprobs) {
+      throw ApiError(400, fmt::format("include: {} alone can be included here", kIncludeLogprobs), "include",
+                     "unsupported_parameter");
+    }
+    engine.logprobs = static_cast<int>(top.value_or(0));
+  }
+  if (top.value_or(0) > 0 && engine.logprobs < 0)
+    throw conflict(fmt::format("top_logprobs needs {} in include", kIncludeLogprobs), "top_logprobs");
+}
+
+// How long answers are to be is no promise, what form they have would be one.
+void read_text_format(Fields& fields) {
+  auto text = fields.object("text");
+  if (!text) return;
+  constexpr std::array<std::string_view, 1> harmless = {"verbosity"};
+  if (auto format = text->object("format")) {
+    if (format->text("type") != "text") {
+      throw ApiError(400, "text.format.type: answers are not held to a grammar, expected text", "text.format.type",
+                     "unsupported_parameter");
+    }
+    format->refuse_others({});
+  }
+  text->refuse_others(harmless);
 }
 
 }  // namespace
@@ -90,7 +123,8 @@ void answer_responses(Service& service, const Call& call) {
   if (engine.samples != 1) fields.wrong("n", "1: a response is one");
   constexpr std::array<const char*, 1> limits = {"max_output_tokens"};
   engine.max_tokens = read_max_tokens(fields, limits, 1);
-  fields.integer("top_logprobs", 0, 0);
+  read_logprobs(fields, engine);
+  read_text_format(fields);
   const ChatPrompt prompt = render_chat(read_response_conversation(fields), model);
   refuse_unsupported(fields);
   engine.prompt = prompt.tokens;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <random>
 
 #include "base/parse_number.h"
@@ -43,10 +44,8 @@ const std::vector<Unsupported>& unsupported_fields() {
       {"previous_response_id", "answers are not kept", {}},
       {"conversation", "answers are not kept", {}},
       {"prompt", "there are no stored prompts", {}},
-      {"include", "nothing more can be included", {OrderedJson::array()}},
       {"max_tool_calls", "tool calls are not parsed", {}},
       {"truncation", "prompts are not cut", {"disabled"}},
-      {"text", "answers are not held to a grammar", {{{"format", {{"type", "text"}}}}, OrderedJson::object()}},
       {"truncate_prompt_tokens", "prompts are not cut", {}},
   };
   return all;
@@ -80,15 +79,16 @@ std::vector<std::pair<TokenId, float>> read_logit_bias(Fields& fields, std::int6
   if (!map->is_object()) fields.wrong("logit_bias", "an object of token ids and numbers");
   for (const auto& [key, value] : map->items()) {
     const std::optional<TokenId> id = token_id(key, vocabulary);
-    const std::string name = fmt::format("logit_bias.{}", key);
     if (!id) {
-      throw ApiError(400, fmt::format("{}: expected a token id from 0 to {}", name, vocabulary - 1), "logit_bias");
+      throw ApiError(400, fmt::format("logit_bias.{}: expected a token id from 0 to {}", key, vocabulary - 1),
+                     "logit_bias");
     }
-    const double bias = value.is_number() ? value.get<double>() : 1000;
-    if (!(bias >= -100 && bias <= 100)) {
-      throw ApiError(400, fmt::format("{}: expected a number from -100 to 100", name), "logit_bias");
+    if (!value.is_number() || !(std::abs(value.get<double>()) <= 100)) {
+      throw ApiError(400,
+                     fmt::format("logit_bias.{} is {}, expected a number from -100 to 100", key, shown_json(value)),
+                     "logit_bias");
     }
-    biases.emplace_back(*id, static_cast<float>(bias));
+    biases.emplace_back(*id, value.get<float>());
   }
   return biases;
 }
@@ -121,9 +121,8 @@ TextOptions read_text_options(Fields& fields, const ModelInfo& model) {
   out.engine.sampler = read_sampler(fields, model);
   out.engine.samples = static_cast<int>(fields.integer("n", 1, kMaxChoices).value_or(1));
   out.engine.stop = fields.texts("stop");
-  if (std::any_of(out.engine.stop.begin(), out.engine.stop.end(), [](const auto& text) { return text.empty(); })) {
-    fields.wrong("stop", "texts that are not empty");
-  }
+  if (std::any_of(out.engine.stop.begin(), out.engine.stop.end(), [](const auto& text) { return text.empty(); }))
+    throw ApiError(400, "stop has a text that is empty, expected texts that can end an answer", "stop");
   if (out.engine.stop.size() > kMaxStops) fields.wrong("stop", fmt::format("at most {} texts", kMaxStops));
   out.engine.stop_ids = fields.token_ids("stop_token_ids", model.vocab);
   out.engine.ignore_end = fields.boolean("ignore_eos", false);

@@ -34,18 +34,22 @@ void check_content_type(const HttpRequest& request) {
 
 }  // namespace
 
-Server::Server(const ServerOptions& options, std::vector<ServedModel> models)
+Server::Server(const ServerOptions& options)
     : log_(options.log_file, options.log_prompts),
       guard_(options.guard,
              [this](const std::string& text) {
                log_.write({{"notice", text}});
              }),
-      service_(std::move(models), log_) {
+      service_(log_) {
   http_ = std::make_unique<HttpServer>(
       options.http, [this](const std::shared_ptr<Exchange>& exchange) { handle(exchange); },
       [](int status, const std::string& message) { return error_body(ApiError(status, message)); },
       [this](const HttpOutcome& outcome) { service_.metrics.answered(outcome.status); });
   if (http_->on_loopback()) guard_.only_local_hosts();
+}
+
+void Server::start(std::vector<ServedModel> models) {
+  service_.models = std::move(models);
   http_->start();
 }
 

@@ -18,12 +18,15 @@ struct ServerOptions {
 
 class Server {
  public:
-  // Listens from here on. \throws Error, as HttpServer and ApiKeys do.
-  Server(const ServerOptions& options, std::vector<ServedModel> models);
+  // Takes the address and opens the files, so that what is wrong with them is told before models are loaded.
+  // \throws Error, as HttpServer, ApiKeys and AccessLog do.
+  explicit Server(const ServerOptions& options);
   ~Server();  // ends what is open
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
 
+  // Listens from here on. \throws Error (kIo) when somebody else began to, there.
+  void start(std::vector<ServedModel> models);
   [[nodiscard]] std::uint16_t port() const { return http_->port(); }
   [[nodiscard]] const std::vector<ServedModel>& models() const { return service_.models; }
   // Takes no more requests, and returns when those that are open were answered, or after `most`: then it has ended

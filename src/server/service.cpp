@@ -6,8 +6,6 @@
 
 namespace metal_marlin::server {
 
-Service::Service(std::vector<ServedModel> served, AccessLog& access_log) : log(access_log), models(std::move(served)) {}
-
 const ServedModel& Service::model(const std::string& name) const {
   if (name.empty() && models.size() == 1) return models.front();
   std::string known;

@@ -40,7 +40,7 @@ struct Call {
 };
 
 struct Service {
-  Service(std::vector<ServedModel> served, AccessLog& access_log);
+  explicit Service(AccessLog& access_log) : log(access_log) {}
 
   // By the name in a request; empty: the only one. \throws ApiError (400, 404).
   [[nodiscard]] const ServedModel& model(const std::string& name) const;
@@ -48,7 +48,8 @@ struct Service {
   AccessLog& log;
   Metrics metrics;
   std::atomic<bool> draining = false;
-  std::vector<ServedModel> models;  // last: their engines tell the others until they end
+  std::vector<ServedModel> models;  // at least one from the first request on; last: their engines tell the others until
+                                    // they end
 };
 
 }  // namespace metal_marlin::server

@@ -59,6 +59,7 @@ void CompletionLogprobs::add(std::span<const TokenLogprob> tokens, const Tokeniz
       const std::string name = token_text(tokenizer, id);
       if (!top.contains(name)) top[name] = shown(logprob);
     }
+    if (!top.contains(text)) top[text] = shown(token.logprob);  // it is one of them, whether it is likely or not
     lists_["top_logprobs"].push_back(begins ? OrderedJson() : std::move(top));
     begins = false;
   }

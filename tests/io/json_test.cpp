@@ -13,6 +13,14 @@ namespace {
 TEST(Json, SyntaxErrorsNameTheFile) {
   EXPECT_EQ(parse_json(R"({"a": [1, 2]})", "x.json")["a"][1], 2);
   expect_error(ErrorCode::kCorruptFile, "x.json: not valid JSON", [] { parse_json("{\"a\": ", "x.json"); });
+  expect_error(ErrorCode::kCorruptFile, "x.json: not valid JSON: line 1, column 7: unexpected end",
+               [] { parse_json("{\"a\": ", "x.json"); });
+  expect_error(ErrorCode::kCorruptFile, "line 3, column 2: unexpected '}'",
+               [] { parse_json("{\"a\":\n [1,\n2}]", "x.json"); });
+  expect_error(ErrorCode::kCorruptFile, "line 1, column 2: unexpected '\\xff'",
+               [] { parse_json("\"\xff\"", "x.json"); });
+  expect_error(ErrorCode::kCorruptFile, "line 1, column 1: unexpected end", [] { parse_json("", "x.json"); });
+  expect_error(ErrorCode::kCorruptFile, "it has a number that is too large", [] { parse_json("[1e999]", "x.json"); });
   expect_error(ErrorCode::kNotFound, "no.json", [] { read_json_file(test_data("no.json")); });
 }
 

@@ -59,7 +59,9 @@ TEST(RequestFields, NameWhatIsWrong) {
   EXPECT_EQ(refusal([&] { fields.integer("a", 0, 5); }),
             "a: a is 18446744073709551615, expected an integer from 0 to 5");
   EXPECT_EQ(refusal([&] { fields.number("b", 0, 1); }), "b: b is \"1\", expected a number from 0 to 1");
-  EXPECT_EQ(refusal([&] { fields.texts("c"); }), "c: c is a list, expected a text or a list of texts");
+  EXPECT_EQ(refusal([&] { fields.texts("c"); }), "c: c[0] is 1, expected a text");
+  EXPECT_EQ(refusal([&] { fields.texts("d"); }), "d: d is an object, expected a text or a list of texts");
+  EXPECT_EQ(refusal([&] { fields.number("c", 2, 2); }), "c: c is a list of 2, expected 2");
   EXPECT_EQ(refusal([&] { fields.token_ids("c", 5); }), "c: c[1] is -1, expected a token id from 0 to 4");
   auto inner = fields.object("d");
   EXPECT_EQ(refusal([&] { inner->integer("e", 0, 5); }), "d.e: d.e is 7, expected an integer from 0 to 5");

@@ -94,6 +94,11 @@ class Completions(Case):
         self.assertEqual(self.complete(logit_bias={"65": 100}, max_tokens=5)["choices"][0]["text"], "AAAAA")
         stopped = self.complete(logit_bias={"65": 100}, stop=["zz", "AAA"], max_tokens=9)["choices"][0]
         self.assertEqual((stopped["text"], stopped["finish_reason"]), ("", "stop"))
+        # What may begin a stop text, which is of several tokens, is held back in streams.
+        chunks = self.server.stream(self.path, {"prompt": "a", "logit_bias": {"65": 100}, "stop": "AAA", "max_tokens": 9} | ENDLESS)
+        self.assertEqual([("".join(c["choices"][0]["text"] for c in chunks)), chunks[-1]["choices"][0]["finish_reason"]], ["", "stop"])
+        chunks = self.server.stream(self.path, {"prompt": "a", "logit_bias": {"65": 100}, "stop": "AAAB", "max_tokens": 9} | ENDLESS)
+        self.assertEqual("".join(c["choices"][0]["text"] for c in chunks), "A" * 9)
         by_token = self.complete(logit_bias={"65": 100}, stop_token_ids=[65])["choices"][0]
         self.assertEqual((by_token["text"], by_token["finish_reason"]), ("", "stop"))
         ended = self.complete(logit_bias={"2": 100}, ignore_eos=False)
@@ -103,7 +108,9 @@ class Completions(Case):
         choice = self.complete("ab", max_tokens=3, logprobs=2, logit_bias={"65": 100})["choices"][0]
         found = choice["logprobs"]
         self.assertEqual((found["tokens"], found["text_offset"]), (["A"] * 3, [0, 1, 2]))
-        self.assertTrue(all(1 <= len(top) <= 2 and max(top.values()) <= 0 for top in found["top_logprobs"]))  # by their texts
+        # By their texts; the one that was drawn is among them, or comes beside them.
+        self.assertTrue(all(1 <= len(top) <= 3 and max(top.values()) <= 0 for top in found["top_logprobs"]))
+        self.assertEqual([top["A"] for top in found["top_logprobs"]], found["token_logprobs"])
         self.assertTrue(all(value <= 0 for value in found["token_logprobs"]))
         echo = self.complete("ab", max_tokens=1, logprobs=1, echo=True, logit_bias={"65": 100})["choices"][0]
         self.assertEqual((echo["text"], echo["logprobs"]["tokens"]), ("abA", ["a", "b", "A"]))
@@ -112,6 +119,7 @@ class Completions(Case):
         scored = self.complete("ab", max_tokens=0, logprobs=0, echo=True)
         self.assertEqual((scored["choices"][0]["text"], scored["usage"]["completion_tokens"]), ("ab", 0))
         self.assertEqual(scored["choices"][0]["logprobs"]["token_logprobs"], echo["logprobs"]["token_logprobs"][:2])
+        self.assertEqual(scored["choices"][0]["logprobs"]["top_logprobs"], [None, {"b": echo["logprobs"]["token_logprobs"][1]}])
         self.assertEqual(self.complete("ab", max_tokens=0, echo=True)["choices"][0]["text"], "ab")
         # Offsets count characters, as the text does: here those that stand for a byte of one.
         self.assertEqual(self.complete("éa", max_tokens=0, logprobs=0, echo=True)["choices"][0]["logprobs"]["text_offset"], [0, 1, 2])
@@ -128,6 +136,9 @@ class Completions(Case):
         self.assertEqual(self.complete("AAAA", **fields)["choices"][0]["text"], "AAA")
         for penalty in ("presence_penalty", "frequency_penalty"):
             self.assertEqual(self.complete("AAAA", **fields, **{penalty: 2})["choices"][0]["text"], "ABA")
+        # That of repetition is of the prompt too.
+        self.assertEqual(self.complete("AAAA", **fields, repetition_penalty=1.5)["choices"][0]["text"][0], "B")
+        self.assertEqual(self.complete("CCCC", **fields, repetition_penalty=1.5)["choices"][0]["text"][:2], "AB")
 
     def test_numbers(self):
         self.assertEqual(self.complete(max_tokens=3.0, logit_bias={"65": 100}, stop_token_ids=[7.0])["choices"][0]["text"], "AAA")
@@ -155,11 +166,22 @@ class Completions(Case):
         for harmless in [{"user": "me"}, {"metadata": {"a": "b"}}, {"store": True}, {"suffix": ""}, {"best_of": 1}, {"logit_bias": None}]:
             self.complete(**harmless)
 
+    def test_messages(self):
+        for fields, text in [({"prompt": ["a", 5]}, "prompt[1] is 5, expected a text or a list of token ids"), ({"prompt": []}, "prompt is an empty list, expected a text"),
+                             ({"logit_bias": {"65": 101}}, "logit_bias.65 is 101, expected a number from -100 to 100"), ({"stop": ["a", 1]}, "stop[1] is 1, expected a text"),
+                             ({"logit_bias": {"65": [1]}}, "logit_bias.65 is a list of 1, expected"), ({"temperature": "x" * 61}, "temperature is a text of 61 bytes, expected")]:
+            self.assertIn(text, self.server.refused(self.path, {"prompt": "a"} | fields)["message"])
+
     def test_bodies(self):
         for body, code in [("{", "invalid_json"), ("[]", "invalid_json"), (b'{"prompt": "\xff"}', "invalid_json"),
                            ('{"prompt": ' + "[" * 100 + "]" * 100 + "}", "json_too_deep"),
                            ('{"metadata": ' + '{"a": ' * 50000 + "1" + "}" * 50001, "json_too_deep")]:
             self.assertEqual(self.server.refused(self.path, body)["code"], code)
+        for body, text in [('{"a":\n 1,}', "line 2, column 4: unexpected '}'"), ('{"a": ', "line 1, column 7: unexpected end"),
+                           ('{"a": 1e999}', "a number that is too large"), ("[]", "the body is a list in JSON, expected an object")]:
+            message = self.server.refused(self.path, body)["message"]
+            self.assertIn(text, message)
+            self.assertNotIn("exception", message)
         status, _, text = self.server.ask("POST", self.path, "{}", {"Content-Type": "text/plain"})
         self.assertEqual((status, json.loads(text)["error"]["code"]), (415, "unsupported_media_type"))
 
@@ -233,6 +255,10 @@ class Chat(Case):
         deltas = [c["choices"][0]["delta"] for c in chunks]
         self.assertEqual("".join(d.get("reasoning_content", "") for d in deltas), "AAA")
         self.assertEqual("".join(d.get("content", "") for d in deltas), "A")
+        # What was said of the answer before the cut is penalized after it.
+        choosing = {"logit_bias": {"65": 100, "66": 98.5, "67": 97}, "max_tokens": 3, "presence_penalty": 1.6}
+        cut = self.chat(**choosing, **thinking, thinking_budget=1)["choices"][0]["message"]
+        self.assertEqual((cut["reasoning_content"], cut["content"]), ("A", "BA"))
         whole = self.chat(**fields, **thinking, separate_reasoning=False)["choices"][0]["message"]
         self.assertEqual(whole["content"], "AAAA")
 
@@ -246,6 +272,14 @@ class Chat(Case):
                               ({"messages": [{"role": "assistant", "tool_calls": 5}]}, "messages[0].tool_calls"), ({"prompt": "x"}, "prompt"), ({"thinking_budget": 4, "n": 2}, "thinking_budget")]:
             with self.subTest(fields=fields):
                 self.assertEqual(self.server.refused(self.path, {"messages": self.messages} | fields)["param"], param)
+        roles = "system, developer, user, assistant, tool, function"
+        for messages, text in [([], "messages is an empty list, expected a list of at least one message"),
+                               ([*self.messages, {"role": "robot", "content": "a"}], f'messages[1].role is "robot", expected one of {roles}'),
+                               ([{"role": 5, "content": "a"}], f"messages[0].role is 5, expected one of {roles}"),
+                               ([{"content": "a"}], f"messages[0].role is missing, expected one of {roles}")]:
+            self.assertEqual(self.server.refused(self.path, {"messages": messages})["message"], text)
+        for role in roles.split(", "):
+            self.chat([{"role": role, "content": "a"}])
         for harmless in [{"tools": []}, {"tool_choice": "none"}, {"response_format": {"type": "text"}}, {"parallel_tool_calls": True}]:
             self.chat(**harmless)
 
@@ -272,7 +306,9 @@ class Responses(Case):
         self.assertEqual(answer["output"][0]["content"][0]["text"], "AAAA")
         self.assertEqual(answer["usage"]["input_tokens_details"], {"cached_tokens": 0, "cache_write_tokens": 0})
         self.assertEqual((answer["instructions"], answer["metadata"], answer["usage"]["output_tokens"]), ("be brief", {"a": "b"}, 4))
-        self.assertEqual(self.respond(logit_bias={"2": 100}, ignore_eos=False)["status"], "completed")
+        self.assertEqual(answer["output"][0]["status"], "incomplete")
+        whole = self.respond(logit_bias={"2": 100}, ignore_eos=False)
+        self.assertEqual((whole["status"], whole["output"][0]["status"]), ("completed", "completed"))
 
     def test_thoughts(self):
         thinking = {"chat_template_kwargs": {"enable_thinking": True}}
@@ -292,11 +328,40 @@ class Responses(Case):
         thought = self.events(chat_template_kwargs={"enable_thinking": True})
         self.assertEqual("".join(e["delta"] for e in thought if e["type"] == "response.reasoning_text.delta"), "AAAA")
 
+    def test_logprobs(self):
+        asked = {"include": ["message.output_text.logprobs"], "top_logprobs": 2}
+        for fields in [{}, {"chat_template_kwargs": {"enable_thinking": True}, "logit_bias": {"257": 100}, "stop": "zz", "max_output_tokens": 3}]:
+            found = self.respond(**asked, **fields)["output"][-1]["content"][0]["logprobs"]
+            self.assertTrue(found)
+            self.assertEqual({len(entry["top_logprobs"]) for entry in found}, {2})
+        answer = self.respond(**asked)
+        part = answer["output"][0]["content"][0]
+        self.assertEqual(([entry["token"] for entry in part["logprobs"]], answer["top_logprobs"]), (["A"] * 4, 2))
+        events = self.events(**asked)
+        deltas = [entry for e in events if e["type"] == "response.output_text.delta" for entry in e["logprobs"]]
+        self.assertEqual(deltas, part["logprobs"])
+        for kind in ("response.output_text.done", "response.content_part.done"):
+            event = next(e for e in events if e["type"] == kind)
+            self.assertEqual(event.get("part", event)["logprobs"], part["logprobs"])
+        self.assertEqual(self.respond(text={"verbosity": "low", "format": {"type": "text"}})["output"][0]["content"][0]["logprobs"], [])
+        # Of a token whose text ended the answer.
+        stopped = self.respond(**asked, stop="AA")["output"][0]["content"][0]
+        self.assertEqual((stopped["text"], [entry["token"] for entry in stopped["logprobs"]]), ("", ["A", "A"]))
+
+    def test_messages(self):
+        for fields, text in [({"input": [{"role": "robot", "content": "a"}]}, 'input[0].role is "robot", expected one of system, developer, user, assistant'),
+                             ({"input": []}, "input is an empty list, expected a text or a list of at least one item"),
+                             ({"top_logprobs": 21}, "top_logprobs is 21, expected an integer from 0 to 20"), ({"n": 2}, "n is 2, expected 1: a response is one"),
+                             ({"top_logprobs": 1}, "top_logprobs needs message.output_text.logprobs in include"),
+                             ({"include": ["reasoning.encrypted_content"]}, "include: message.output_text.logprobs alone can be included here"),
+                             ({"include": {}}, "include is an empty object, expected a list")]:
+            self.assertEqual(self.server.refused(self.path, {"input": "hi"} | fields)["message"], text)
+
     def test_refusals(self):
         for fields, param in [({"input": []}, "input"), ({"input": 1}, "input"), ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
                               ({"input": [{"type": "function_call_output"}]}, "input[0].type"), ({"input": [{"type": "reasoning", "content": "hm"}]}, "input"),
                               ({"max_output_tokens": 5000}, "max_output_tokens"), ({"max_output_tokens": 0}, "max_output_tokens"), ({"previous_response_id": "x"}, "previous_response_id"),
-                              ({"tools": [{}]}, "tools"), ({"text": {"format": {"type": "json_schema"}}}, "text"), ({"n": 2}, "n"), ({"max_tokens": 1}, "max_tokens")]:
+                              ({"tools": [{}]}, "tools"), ({"text": {"format": {"type": "json_schema"}}}, "text.format.type"), ({"text": {"form": 1}}, "text.form"), ({"n": 2}, "n"), ({"max_tokens": 1}, "max_tokens")]:
             with self.subTest(fields=fields):
                 self.assertEqual(self.server.refused(self.path, {"input": "a"} | fields)["param"], param)
 
@@ -376,7 +441,8 @@ class Rest(Case):
         text = self.server.get("/metrics")[1]
         for name in ["time_to_first_token_seconds_count", "time_per_output_token_seconds_bucket", "e2e_request_latency_seconds_sum",
                      "num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "prefix_cache_queries_total",
-                     "prefix_cache_hits_total", "prompt_tokens_total", "num_preemptions_total"]:
+                     "prefix_cache_hits_total", "prompt_tokens_total", "num_preemptions_total", "num_requests_swapped", "cpu_cache_usage_perc",
+                     "num_swaps_out_total", "num_swaps_in_total"]:
             self.assertIn(f"metal_marlin:{name}{{", text)
         self.server.wait_until(lambda: any(line.get("generated_tokens") == 5 for line in self.server.logged()))
         line = next(line for line in self.server.logged() if line.get("generated_tokens") == 5)
@@ -386,8 +452,8 @@ class Rest(Case):
     def test_answers_are_counted_once(self):
         def counts():
             lines = [line for line in self.server.get("/metrics")[1].splitlines() if line.startswith("metal_marlin:http_requests_total{")]
-            found = {int(line.split('"')[1]): float(line.split()[1]) for line in lines}
-            return {status: found.get(status, 0) for status in (200, 400, 404, 500)}
+            found = {line.split('"')[1]: float(line.split()[1]) for line in lines}
+            return {status: found.get(str(status), 0) for status in (200, 400, 404, 500)}
         before = counts()
         self.server.post("/v1/completions", {"prompt": "a", "max_tokens": 1})
         self.server.stream("/v1/completions", {"prompt": "a", "max_tokens": 1})
@@ -492,6 +558,18 @@ class Rest(Case):
             self.server.wait_until(lambda: self.server.metric("num_requests_running") == 0, 5)
             self.assertGreater(self.server.metric("request_success_total", 'finished_reason="abort"'), aborted)
         self.server.wait_until(lambda: any(line.get("client_gone") for line in self.server.logged()))
+
+    def test_client_goes_before_there_is_an_answer(self):
+        def gone():
+            return self.server.metric("http_requests_total", 'status="none"') or 0
+        before = gone()
+        connection = self.server.connect()
+        connection.request("POST", "/v1/completions", json.dumps({"prompt": "once", "max_tokens": 3900} | ENDLESS), {"Content-Type": "application/json"})
+        self.server.wait_until(lambda: self.server.metric("num_requests_running") == 1)
+        connection.close()
+        self.server.wait_until(lambda: gone() == before + 1)
+        self.assertIsNone(self.server.metric("http_requests_total", 'status="0"') or None)
+        self.server.wait_until(lambda: any(line["status"] is None and line["client_gone"] for line in self.server.logged()))
 
 
 class Limits(Case):
@@ -604,9 +682,14 @@ class Ends(unittest.TestCase):
             found = self.run_serve(FOLDER, "--port", port)
             self.assertEqual(found.returncode, 6)
             self.assertIn(f"127.0.0.1:{port}: cannot listen: Address already in use; --port", found.stderr)
+            # Before a model is looked at, as of all that has nothing to do with one.
+            self.assertEqual(self.run_serve(WORK / "none", "--port", port).returncode, 6)
+        for arguments, code in [(("--api-key-file", os.devnull), 2), (("--tls-certificate", "x", "--tls-key", "x"), 2), (("--log-file", "/nothing/x"), 6)]:
+            self.assertEqual(self.run_serve(WORK / "none", "--port", "0", *arguments).returncode, code)
         for arguments, code, text in [((WORK / "none",), 3, "none"), ((FOLDER, "--served-name", "a", "--served-name", "b"), 2, "--served-name"),
                                       ((FOLDER, FOLDER), 2, "two models are called model"), ((FOLDER, "--api-key-file", "/nothing"), 3, "/nothing"),
                                       ((FOLDER, "--api-key-file", os.devnull), 2, "has no key"), ((FOLDER, "--tls-key", "x"), 2, "go together"),
+                                      ((FOLDER, "--port", "0", "--swap-space", "1"), 2, "swap_bytes is 1073741824, expected 0, as this backend's caches"),
                                       ((FOLDER, "--port", "0", "--log-file", "/nothing/x"), 6, "--log-file")]:
             found = self.run_serve(*arguments)
             self.assertEqual(found.returncode, code, found.stderr)

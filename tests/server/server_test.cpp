@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <functional>
 #include <future>
@@ -74,7 +75,8 @@ class FailingServer {
     ServerOptions server_options;
     server_options.http.port = 0;
     server_options.log_file = "/dev/null";
-    server_ = std::make_unique<Server>(server_options, std::move(models));
+    server_ = std::make_unique<Server>(server_options);
+    server_->start(std::move(models));
   }
 
   ~FailingServer() {
@@ -126,6 +128,35 @@ class FailingServer {
   WithTokenizer model_;
   std::unique_ptr<Server> server_;
 };
+
+// Its port is its own at once, and nobody is let in before there are models.
+TEST(ServerThatStarts, RefusesUntilItHasModels) {
+  const WithTokenizer with;
+  ServerOptions options;
+  options.http.port = 0;
+  options.log_file = "/dev/null";
+  Server server(options);
+  const std::uint16_t port = server.port();
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(port);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  const int early = socket(AF_INET, SOCK_STREAM, 0);
+  EXPECT_EQ(connect(early, reinterpret_cast<const sockaddr*>(&address), sizeof address), -1);
+  EXPECT_EQ(errno, ECONNREFUSED);
+  close(early);
+  const int other = socket(AF_INET, SOCK_STREAM, 0);
+  EXPECT_EQ(bind(other, reinterpret_cast<const sockaddr*>(&address), sizeof address), -1);
+  close(other);
+  std::vector<ServedModel> models(1);
+  models[0].name = "model";
+  models[0].tokenizer = with.model->tokenizer();
+  models[0].engine = std::make_unique<Engine>(with.model, small(64, 1, 64));
+  server.start(std::move(models));
+  EXPECT_EQ(server.port(), port);
+  EXPECT_EQ(ask(port, "GET", "/ready").status, 200);
+  EXPECT_TRUE(server.drain(10s));
+}
 
 TEST(ServerWithAnEngineThatFails, ThreadThatDies) {
   std::atomic<bool> dies = false;

@@ -28,7 +28,7 @@ struct HttpRequest {
 
 // How an answer ended, for the log.
 struct HttpOutcome {
-  int status = 0;
+  int status = 0;  // 0: there was no answer
   std::size_t bytes = 0;
   double seconds = 0;
   bool complete = false;  // false: the client went before its end, or was dropped
@@ -85,6 +85,7 @@ using HttpErrorBody = std::function<std::string(int status, const std::string& m
 // Listens, reads requests, calls the handler in a few threads of its own, and writes answers.
 class HttpServer {
  public:
+  // Takes the address, and refuses connections until start().
   // \throws Error (kIo) when the address cannot be listened on, (kInvalidArgument) for a certificate.
   // refused: told of the answers to what never came to the handler.
   HttpServer(const HttpOptions& options, HttpHandler handler, HttpErrorBody error_body,
@@ -93,7 +94,7 @@ class HttpServer {
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;
 
-  // It listens from the beginning, and answers from here on.
+  // Listens and answers from here on. \throws Error (kIo) as above.
   void start();
   [[nodiscard]] std::uint16_t port() const;
   [[nodiscard]] bool on_loopback() const;

@@ -46,20 +46,24 @@ struct HttpServer::Impl {
   std::size_t open = 0;
   std::vector<std::thread> threads;
 
+  void refuse(const boost::system::error_code& error) const;
+  void bind();
   void listen();
   void accept();
   void begin(tcp::socket socket);
   void forget(Session& session);
 };
 
-void HttpServer::Impl::listen() {
+void HttpServer::Impl::refuse(const boost::system::error_code& error) const {
+  if (!error) return;
   const HttpOptions& options = shared->options;
-  const auto refuse = [&](const boost::system::error_code& error) {
-    if (!error) return;
-    const bool used = error == boost::asio::error::address_in_use;
-    throw Error(ErrorCode::kIo, fmt::format("{}:{}: cannot listen: {}{}", options.host, options.port, error.message(),
-                                            used ? "; --port takes another port, 0 one that is free" : ""));
-  };
+  const bool used = error == boost::asio::error::address_in_use;
+  throw Error(ErrorCode::kIo, fmt::format("{}:{}: cannot listen: {}{}", options.host, options.port, error.message(),
+                                          used ? "; --port takes another port, 0 one that is free" : ""));
+}
+
+void HttpServer::Impl::bind() {
+  const HttpOptions& options = shared->options;
   boost::system::error_code error;
   tcp::resolver resolver(context);
   const auto found = resolver.resolve(options.host, std::to_string(options.port), tcp::resolver::passive, error);
@@ -71,6 +75,11 @@ void HttpServer::Impl::listen() {
   refuse(error);
   acceptor.bind(endpoint, error);
   refuse(error);
+}
+
+// Where two programs have bound the port, the first that listens has it.
+void HttpServer::Impl::listen() {
+  boost::system::error_code error;
   acceptor.listen(tcp::acceptor::max_listen_connections, error);
   refuse(error);
 }
@@ -144,10 +153,11 @@ HttpServer::HttpServer(const HttpOptions& options, HttpHandler handler, HttpErro
     }
   };
   if (!options.tls_certificate.empty()) impl.tls = make_tls_context(options.tls_certificate, options.tls_key);
-  impl.listen();
+  impl.bind();
 }
 
 void HttpServer::start() {
+  impl_->listen();
   impl_->accept();
   impl_->threads.emplace_back([impl = impl_.get()] { impl->context.run(); });
   for (int i = 0; i < kHandlerThreads; ++i) {
