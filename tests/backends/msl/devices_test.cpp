@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "backends/msl/executors.h"
 #include "test_data.h"
 
 namespace metal_marlin::msl {
@@ -50,6 +51,40 @@ TEST(Devices, ThoseThatAreNotHereAreRefusedWithTheReason) {
   if (!available("msl-cuda")) {
     expect_error(ErrorCode::kNotFound, "no backend msl-cuda here: " + no_cuda(), [] { make_device("msl-cuda"); });
   }
+}
+
+// Copies of many pieces at a time, one of them larger than the memory that a device may take them through.
+class ManyPieces : public OnExecutor {};
+INSTANTIATE_TEST_SUITE_P(Executors, ManyPieces, testing::ValuesIn(executors()), executor_name);
+
+TEST_P(ManyPieces, AreCopiedEachToItsPlace) {
+  const std::size_t large = few_shapes() ? 5000 : (std::size_t{16} << 20) + 5000;
+  std::vector<std::byte> bytes(large + 300);
+  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(i * 7 + i / 251);
+  const std::span<const std::byte> all(bytes);
+  const auto first = device->allocate_with(std::vector<std::byte>(large + 64, std::byte{1}));
+  const auto second = device->allocate_with(std::vector<std::byte>(512, std::byte{2}));
+  const auto queue = device->make_queue();
+  queue->upload(std::vector<UploadPiece>{{second.get(), 8, all.first(100)},
+                                         {first.get(), 32, all.subspan(100, large)},
+                                         {second.get(), 200, {}},
+                                         {second.get(), 300, all.last(200)}});
+  std::vector<std::byte> found(bytes.size());
+  const std::span<std::byte> into(found);
+  queue->download(std::vector<DownloadPiece>{{first.get(), 32, into.subspan(100, large)},
+                                             {second.get(), 300, into.last(200)},
+                                             {second.get(), 8, into.first(100)}});
+  EXPECT_TRUE(found == bytes);
+  std::vector<std::byte> around(large + 64);
+  first->download(around);
+  EXPECT_EQ(std::count(around.begin(), around.begin() + 32, std::byte{1}), 32);
+  EXPECT_EQ(std::count(around.end() - 32, around.end(), std::byte{1}), 32);
+  expect_error(ErrorCode::kInvalidArgument, "", [&] {
+    queue->download(std::vector<DownloadPiece>{{second.get(), 500, into.first(13)}});
+  });
+  expect_error(ErrorCode::kInvalidArgument, "", [&] {
+    queue->upload(std::vector<UploadPiece>{{second.get(), 500, all.first(13)}});
+  });
 }
 
 }  // namespace
