@@ -517,6 +517,68 @@ class RandomSteps {
 };
 
 // METAL_MARLIN_TEST_STEPS=1000 for the whole of it.
+// ---- what is saved and restored ----------------------------------------------
+
+// With and without a prefix cache, which still has some of it.
+TEST(SavedSequences, GoOnToTheLastBit) {
+  for (const char* const name : kModels) {
+    const auto model = load(name);
+    const std::vector<TokenId> tokens = some_tokens(37);
+    const std::array<TokenId, 1> next{7};
+    for (const bool prefix_cache : {false, true}) {
+      Session session(model, {2, 80, 64, 1, prefix_cache});
+      const SequenceId first = session.open();
+      session.step(std::array{SequenceInput{first, tokens}}, {});
+      const SavedSequence saved = session.save(first);
+      EXPECT_EQ(saved.length, 37);
+      EXPECT_EQ(saved.size, session.saved_bytes(first));
+      Logits expected;
+      session.step(std::array{SequenceInput{first, next}}, last_into(expected));
+      session.close(first);
+      const SequenceId other = session.open();
+      session.step(std::array{SequenceInput{other, some_tokens(60, 2)}}, {});
+      session.close(other);
+      const SequenceId again = session.open();
+      if (prefix_cache) {
+        EXPECT_GT(session.reuse(again, tokens), 0);
+      }
+      session.restore(again, saved);
+      EXPECT_EQ(session.length(again), 37);
+      Logits found;
+      session.step(std::array{SequenceInput{again, next}}, last_into(found));
+      EXPECT_EQ(found, expected) << name << " " << prefix_cache;
+      // Twice, beside a fork whose last page is shared and not full.
+      session.truncate(again, 20);
+      const SequenceId fork = session.fork(again);
+      session.restore(fork, saved);
+      session.step(std::array{SequenceInput{fork, next}}, last_into(found));
+      EXPECT_EQ(found, expected) << name << " " << prefix_cache;
+      EXPECT_EQ(session.length(again), 20);
+    }
+  }
+}
+
+TEST(SavedSequences, WrongOnesAreRefusedAndNothingIsChanged) {
+  const auto model = load("qwen3-tiny");
+  Session session(model, {2, 64, 64, 1, true});
+  const SequenceId first = session.open();
+  session.step(std::array{SequenceInput{first, some_tokens(50)}}, {});
+  SavedSequence saved = session.save(first);
+  const SequenceId other = session.open();
+  session.step(std::array{SequenceInput{other, some_tokens(5, 2)}}, {});
+  expect_error(ErrorCode::kInvalidArgument, "holds 5 tokens, expected a beginning of the 50 that were saved",
+               [&] { session.restore(other, saved); });
+  session.truncate(other, 0);
+  expect_error(ErrorCode::kInvalidArgument, "the cache is full", [&] { session.restore(other, saved); });
+  EXPECT_EQ(session.length(other), 0);
+  session.close(first);
+  saved.size -= 1;
+  expect_error(ErrorCode::kInvalidArgument, "restore: 50 tokens were saved in", [&] { session.restore(other, saved); });
+  saved.size += 1;
+  session.restore(other, saved);
+  EXPECT_EQ(session.length(other), 50);
+}
+
 struct Size {
   std::uint32_t threads;
   int steps;
