@@ -2,12 +2,15 @@
 """Writes tests/data/tokenizers/differential.json: 200 tokenizers made of all stages at random, and the ids and texts that
 the tokenizers library gives for them. Models and texts are shared; null stands for what the library refuses.
 
-Usage: make_tokenizer_differential.py [OUTPUT [COUNT [SEED]]]. Needs: tokenizers==0.23.3
+The models are those of the committed file, so that a seed gives the same vectors each time: the library's trainers go by
+the order of hash tables, which is another in each run, whatever the threads. --train makes new ones.
+
+Usage: make_tokenizer_differential.py [--train] [OUTPUT [COUNT [SEED]]]. Needs: tokenizers==0.23.3
 """
+import argparse
 import json
 import pathlib
 import random
-import sys
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
@@ -110,7 +113,7 @@ def added(content, **flags):
     return token | flags
 
 
-def base_models():
+def trained_models():
     specials = ["<s>", "</s>", "<unk>"]
     out = []
     for seed, pre in enumerate([pre_tokenizers.ByteLevel(add_prefix_space=False), pre_tokenizers.Metaspace(), pre_tokenizers.Whitespace()]):
@@ -138,7 +141,7 @@ def base_models():
     return out
 
 
-def options(rng, model):
+def changes_of(rng, model):
     if model["type"] == "BPE":
         out = {"fuse_unk": flag(rng), "byte_fallback": flag(rng), "ignore_merges": flag(rng)}
         if rng.random() < 0.3:
@@ -168,7 +171,7 @@ def case(rng, bases):
     config = {"added_tokens": tokens, "normalizer": stages(rng, NORMALIZERS, "normalizers"),
               "pre_tokenizer": stages(rng, PRE_TOKENIZERS, "pretokenizers"), "post_processor": post_processor(rng),
               "decoder": stages(rng, DECODERS, "decoders")}
-    changes = options(rng, bases[index])
+    changes = changes_of(rng, bases[index])
     whole = {"version": "1.0", "truncation": None, "padding": None, "model": bases[index] | changes} | config
     tokenizer = attempt(lambda: Tokenizer.from_str(json.dumps(whole)))
     vectors = []
@@ -181,15 +184,22 @@ def case(rng, bases):
     return {"model": index, "changes": changes, "config": config, "vectors": vectors}
 
 
+COMMITTED = pathlib.Path(__file__).parent.parent / "tests/data/tokenizers/differential.json"
+
+
 def main():
-    output = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "tests/data/tokenizers/differential.json")
-    count, seed = (int(sys.argv[i]) if len(sys.argv) > i else default for i, default in ((2, 200), (3, 1)))
-    rng = random.Random(seed)
-    bases = base_models()
-    cases = [case(rng, bases) for _ in range(count)]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", action="store_true")
+    parser.add_argument("output", nargs="?", type=pathlib.Path, default=COMMITTED)
+    parser.add_argument("count", nargs="?", type=int, default=200)
+    parser.add_argument("seed", nargs="?", type=int, default=1)
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
+    bases = trained_models() if options.train else json.loads(COMMITTED.read_text(encoding="utf-8"))["models"]
+    cases = [case(rng, bases) for _ in range(options.count)]
     compact = lambda value: json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     lines = ",\n".join(map(compact, cases))
-    output.write_text(f'{{"models":{compact(bases)},\n"texts":{compact(TEXTS)},\n"cases":[\n{lines}\n]}}\n', encoding="utf-8")
+    options.output.write_text(f'{{"models":{compact(bases)},\n"texts":{compact(TEXTS)},\n"cases":[\n{lines}\n]}}\n', encoding="utf-8")
 
 
 if __name__ == "__main__":
