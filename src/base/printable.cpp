@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "base/unicode.h"
+
 namespace metal_marlin {
 namespace {
 
@@ -13,7 +15,7 @@ std::size_t character_bytes(std::string_view text, std::string_view stay) {
   const std::size_t length = first >= 0xC2 && first < 0xE0 ? 2 : first >= 0xE0 && first < 0xF0 ? 3 : 4;
   if (first < 0xC2 || first > 0xF4 || text.size() < length) return 0;
   for (std::size_t i = 1; i < length; ++i) {
-    if ((at(i) & 0xC0U) != 0x80) return 0;
+    if (!is_continuation(text[i])) return 0;
   }
   if (first == 0xC2 && at(1) < 0xA0) return 0;  // controls of eight bits
   return length;

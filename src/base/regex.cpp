@@ -8,6 +8,7 @@
 #include <chrono>
 
 #include "base/regex_syntax.h"
+#include "base/unicode.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
@@ -140,7 +141,7 @@ std::vector<Regex::Match> Regex::matches(std::string_view text) const {
     }
     if (match.begin == match.end && !out.empty() && out.back().end == match.end) {
       do ++at;
-      while (at < text.size() && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80);
+      while (at < text.size() && is_continuation(text[at]));
       continue;
     }
     out.push_back(match);

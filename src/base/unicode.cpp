@@ -119,8 +119,8 @@ std::size_t complete_prefix(std::string_view text) {
   // At most the last three bytes can belong to an unfinished character.
   for (std::size_t back = 1; back <= 3 && back <= text.size(); ++back) {
     const std::size_t at = text.size() - back;
+    if (is_continuation(text[at])) continue;
     const auto byte = static_cast<unsigned char>(text[at]);
-    if ((byte & 0xC0) == 0x80) continue;
     std::size_t bad = 0;
     const bool unfinished = sequence_length(text, at, bad) == 0 && byte >= 0xC2 && byte <= 0xF4 && bad == back;
     return unfinished ? at : text.size();

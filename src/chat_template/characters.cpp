@@ -131,7 +131,7 @@ std::vector<std::size_t> character_places(std::string_view text) {
   std::vector<std::size_t> places;
   places.reserve(text.size() + 1);
   for (std::size_t i = 0; i < text.size(); ++i) {
-    if ((text[i] & 0xC0) != 0x80) places.push_back(i);
+    if (!is_continuation(text[i])) places.push_back(i);
   }
   places.push_back(text.size());
   return places;
@@ -141,7 +141,7 @@ std::size_t place_of(std::string_view text, std::size_t index) {
   std::size_t at = 0;
   while (index > 0 && at < text.size()) {
     ++at;
-    while (at < text.size() && (text[at] & 0xC0) == 0x80) ++at;
+    while (at < text.size() && is_continuation(text[at])) ++at;
     --index;
   }
   return at;
@@ -277,7 +277,7 @@ static std::string_view strip_where(std::string_view text, unsigned sides, F dro
   std::size_t end = text.size();
   while ((sides & kRight) != 0 && end > begin) {
     std::size_t last = end - 1;
-    while ((text[last] & 0xC0) == 0x80) --last;
+    while (is_continuation(text[last])) --last;
     std::size_t next = last;
     if (!drop(next_character(text, next))) break;
     end = last;
@@ -344,7 +344,7 @@ std::vector<std::string> split_words_from_right(std::string_view text, std::int6
     std::size_t begin = text.size();
     while (begin > 0) {
       std::size_t last = begin - 1;
-      while ((text[last] & 0xC0) == 0x80) --last;
+      while (is_continuation(text[last])) --last;
       std::size_t next = last;
       if (is_space(next_character(text, next))) break;
       begin = last;

@@ -14,6 +14,7 @@
 #include "io/gguf_tokenizer.h"
 #include "io/mapped_file.h"
 #include "io/model_folder.h"
+#include "io/tensor_names.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
@@ -160,7 +161,7 @@ class GgufCheckpoint final : public Checkpoint {
       if (!config_.at(flag).get<bool>()) return;
       for (std::int64_t layer = 0; layer < config_.at("num_hidden_layers").get<std::int64_t>(); ++layer) {
         for (const std::string_view module : modules) {
-          const std::string name = fmt::format("model.layers.{}.{}", layer, module);
+          const std::string name = fmt::format("{}{}.{}", kLayers, layer, module);
           const auto matrix = sources_.find(name + ".weight");
           if (matrix == sources_.end() || sources_.contains(name + ".bias")) continue;
           const Shape shape{matrix->second.tensor.shape.front()};

@@ -10,6 +10,7 @@
 
 #include "base/parse_number.h"
 #include "io/model_bounds.h"
+#include "io/tensor_names.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
@@ -396,7 +397,7 @@ std::optional<std::string> gguf_tensor_name(const std::string& name) {
       const std::string rest = name.substr(dot + 1);
       for (const auto& [from, to] : kLayer) {
         if (rest.starts_with(from))
-          return fmt::format("model.layers.{}.{}{}", name.substr(kBlock.size(), dot - kBlock.size()), to,
+          return fmt::format("{}{}.{}{}", kLayers, name.substr(kBlock.size(), dot - kBlock.size()), to,
                              rest.substr(from.size()));
       }
     }

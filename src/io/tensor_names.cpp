@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <string_view>
 
 #include "io/model_bounds.h"
 #include "metal_marlin/error.h"
@@ -22,6 +21,11 @@ bool begins_with_any(std::string_view name, std::span<const std::string_view> be
 }
 
 }  // namespace
+
+std::string_view layer_of(std::string_view name) {
+  if (!name.starts_with(kLayers)) return {};
+  return name.substr(0, name.find('.', kLayers.size()) + 1);
+}
 
 std::string full_name(const std::string& name) {
   if (begins_with_any(name, kInModel)) return std::string(kModel) + name;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -11,6 +12,10 @@ namespace metal_marlin {
 
 inline constexpr const char* kEmbeddingWeight = "model.embed_tokens.weight";
 inline constexpr const char* kHeadWeight = "lm_head.weight";
+inline constexpr std::string_view kLayers = "model.layers.";
+
+// "model.layers.N." of a weight in a layer; nothing of others.
+std::string_view layer_of(std::string_view name);
 
 // The name of a weight that was saved without the "model." of what is around it, or with one more.
 std::string full_name(const std::string& name);

@@ -56,7 +56,7 @@ class DecoderPlan {
   Plan build() {
     add(EmbeddingOp{kEmbeddingWeight, hidden_, config_.vocab});
     for (layer_ = 0; layer_ < plan_.layers; ++layer_) {
-      prefix_ = fmt::format("model.layers.{}.", layer_);
+      prefix_ = fmt::format("{}{}.", kLayers, layer_);
       norm("input_layernorm", hidden_, normed_, config_.hidden);
       latent() ? latent_attention() : attention();
       add(AddOp{hidden_, branch_});

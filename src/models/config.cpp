@@ -203,10 +203,10 @@ bool same_bytes(const Weight& a, const Weight& b) {
 }  // namespace
 
 bool is_prediction_weight(const ModelConfig& config, const std::string& weight) {
-  constexpr std::string_view kLayers = "model.layers.";
-  if (!weight.starts_with(kLayers)) return false;
-  const std::size_t dot = std::min(weight.find('.', kLayers.size()), weight.size());
-  const auto layer = parse_number<std::int64_t>(weight.substr(kLayers.size(), dot - kLayers.size()));
+  const std::string_view prefix = layer_of(weight);
+  if (prefix.empty()) return false;
+  const auto layer =
+      parse_number<std::int64_t>(std::string(prefix.substr(kLayers.size(), prefix.size() - kLayers.size() - 1)));
   return layer && *layer >= config.layers && *layer < config.layers + config.mtp_layers;
 }
 

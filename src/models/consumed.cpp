@@ -7,6 +7,7 @@
 #include <set>
 #include <vector>
 
+#include "io/tensor_names.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
@@ -21,13 +22,6 @@ constexpr std::array<std::string_view, 7> kHarmless{".input_scale",       ".outp
 constexpr std::string_view kRotations = ".rotary_emb.";
 
 constexpr std::string_view kExpert = ".experts";
-constexpr std::string_view kLayers = "model.layers.";
-
-// "model.layers.N." of a weight in a layer; nothing of others.
-std::string_view layer_of(std::string_view name) {
-  if (!name.starts_with(kLayers)) return {};
-  return name.substr(0, name.find('.', kLayers.size()) + 1);
-}
 
 }  // namespace
 
