@@ -359,7 +359,7 @@ Json gguf_config_json(const Gguf& gguf) {
        {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}) {
     if (const auto id = gguf.integer(key)) ends.push_back(*id);
   }
-  if (!ends.empty()) config["eos_token_id"] = ends.size() == 1 ? ends[0] : ends;
+  config["eos_token_id"] = ends.empty() ? Json() : ends.size() == 1 ? ends[0] : ends;
   if (const auto id = gguf.integer("tokenizer.ggml.bos_token_id")) config["bos_token_id"] = *id;
   return config;
 }

@@ -4,8 +4,10 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "base/parse_number.h"
 #include "base/thread_pool.h"
@@ -18,6 +20,8 @@
 namespace metal_marlin {
 namespace {
 
+constexpr std::string_view kSliding = "sliding_attention";
+
 // The types of layers that a model's list names; all alike without one.
 std::vector<std::string> parse_layer_types(const JsonObject& config, std::int64_t layers) {
   if (!config.has("layer_types")) return {"full_attention"};
@@ -26,7 +30,7 @@ std::vector<std::string> parse_layer_types(const JsonObject& config, std::int64_
     config.wrong("layer_types", fmt::format("{} entries", layers));
   std::vector<std::string> out;
   for (const Json& type : types) {
-    if (type != "full_attention" && type != "sliding_attention")
+    if (type != "full_attention" && type != kSliding)
       config.wrong("layer_types", "full_attention or sliding_attention entries");
     out.push_back(type.get<std::string>());
   }
@@ -34,16 +38,14 @@ std::vector<std::string> parse_layer_types(const JsonObject& config, std::int64_
 }
 
 // As the reference implementation has them: none in Llama and GLM, in all layers of Qwen3-MoE, and in those of Qwen3
-// that its list names or, without one, that follow the first 28.
+// that its list names or, without one, that follow the first 28. The others' attention does not go by such a list.
 std::vector<std::int64_t> parse_windows(const JsonObject& config, const std::string& architecture,
                                         std::int64_t layers) {
   std::vector<std::int64_t> windows(static_cast<std::size_t>(layers), 0);
   const std::vector<std::string> types = parse_layer_types(config, layers);
   const bool listed = config.has("layer_types");
-  const bool any = std::find(types.begin(), types.end(), "sliding_attention") != types.end();
   const bool qwen3 = architecture == "qwen3";
-  if (any && !qwen3)
-    config.wrong("layer_types", fmt::format("full_attention entries, as {} has no others", architecture));
+  const bool any = qwen3 && std::find(types.begin(), types.end(), kSliding) != types.end();
   const bool windowed = qwen3 || architecture == "qwen3_moe";
   const bool off = config.json().contains("sliding_window") && !config.has("sliding_window");
   if (!windowed || off || !config.boolean_or("use_sliding_window", any)) {
@@ -54,7 +56,7 @@ std::vector<std::int64_t> parse_windows(const JsonObject& config, const std::str
   const std::int64_t full = qwen3 ? config.integer_or("max_window_layers", 28) : 0;
   for (std::int64_t i = 0; i < layers; ++i) {
     const auto at = static_cast<std::size_t>(i);
-    if (listed && qwen3 ? types[at] == "sliding_attention" : i >= full) windows[at] = window;
+    if (listed && qwen3 ? types[at] == kSliding : i >= full) windows[at] = window;
   }
   return windows;
 }
@@ -171,6 +173,46 @@ std::vector<bool> parse_qwen_sparse(const JsonObject& config, std::int64_t layer
   return sparse;
 }
 
+// What the reference implementation's configurations have where a field is left out.
+struct Defaults {
+  std::string_view architecture;
+  std::int64_t vocab;
+  std::int64_t hidden;
+  std::int64_t intermediate;
+  std::int64_t layers;
+  std::int64_t heads;
+  std::optional<std::int64_t> kv_heads;  // nothing: as many as heads
+  std::int64_t positions;
+  double rms_eps;
+  std::optional<std::int64_t> end_token;
+};
+constexpr std::array<Defaults, 4> kDefaults{
+    {{"llama", 32000, 4096, 11008, 32, 32, std::nullopt, 2048, 1e-6, 2},
+     {"qwen3", 151936, 4096, 22016, 32, 32, 32, 32768, 1e-6, std::nullopt},
+     {"qwen3_moe", 151936, 2048, 6144, 24, 32, 4, 32768, 1e-6, std::nullopt},
+     {"glm4_moe_lite", 154880, 2048, 10240, 47, 20, std::nullopt, 202752, 1e-5, 1}}};
+
+// Of an architecture that is known.
+const Defaults& defaults_of(const std::string& architecture) {
+  return *std::find_if(kDefaults.begin(), kDefaults.end(),
+                       [&](const Defaults& known) { return known.architecture == architecture; });
+}
+
+// Left out, not null, which the reference implementation does not take.
+void parse_sizes(const JsonObject& config, const Defaults& defaults, ModelConfig& out) {
+  const auto size = [&](const char* key, Bounds bounds, std::int64_t usual) {
+    return config.json().contains(key) ? config.bounded(key, bounds) : usual;
+  };
+  out.vocab = size("vocab_size", kDimensionBounds, defaults.vocab);
+  out.hidden = size("hidden_size", kDimensionBounds, defaults.hidden);
+  out.intermediate = size("intermediate_size", kDimensionBounds, defaults.intermediate);
+  out.layers = size("num_hidden_layers", kLayerBounds, defaults.layers);
+  out.heads = size("num_attention_heads", kHeadBounds, defaults.heads);
+  const bool left_out = !config.json().contains("num_key_value_heads");
+  out.kv_heads = config.bounded_or("num_key_value_heads", kHeadBounds,
+                                   left_out ? defaults.kv_heads.value_or(out.heads) : out.heads);
+}
+
 // Windows and rotations.
 void parse_positions(const JsonObject& config, ModelConfig& out) {
   out.windows = parse_windows(config, out.model_type, out.layers);
@@ -211,7 +253,9 @@ bool is_prediction_weight(const ModelConfig& config, const std::string& weight) 
 }
 
 std::vector<std::string> known_architectures() {
-  return {"llama", "qwen3", "qwen3_moe", "glm4_moe_lite"};
+  std::vector<std::string> names;
+  for (const Defaults& known : kDefaults) names.emplace_back(known.architecture);
+  return names;
 }
 
 ModelConfig parse_model_config(const Json& json, const Json& generation, const std::string& where) {
@@ -227,15 +271,8 @@ ModelConfig parse_model_config(const Json& json, const Json& generation, const s
   const bool qwen_moe = out.model_type == "qwen3_moe";
   const bool glm = out.model_type == "glm4_moe_lite";
   out.qk_norm = out.model_type == "qwen3" || qwen_moe;
-  out.vocab = config.bounded("vocab_size", kDimensionBounds);
-  out.hidden = config.bounded("hidden_size", kDimensionBounds);
-  out.intermediate = config.bounded("intermediate_size", kDimensionBounds);
-  out.layers = config.bounded("num_hidden_layers", kLayerBounds);
-  out.heads = config.bounded("num_attention_heads", kHeadBounds);
-  // Of Qwen3 the reference implementation has defaults of its own where the field is left out.
-  const bool left_out = !json.contains("num_key_value_heads");
-  const std::int64_t default_kv = left_out && out.model_type == "qwen3" ? 32 : left_out && qwen_moe ? 4 : out.heads;
-  out.kv_heads = config.bounded_or("num_key_value_heads", kHeadBounds, default_kv);
+  const Defaults& defaults = defaults_of(out.model_type);
+  parse_sizes(config, defaults, out);
   if (glm) out.latent = parse_latent(config);
   out.head_dim = out.hidden / out.heads;
   if (glm) {
@@ -245,15 +282,12 @@ ModelConfig parse_model_config(const Json& json, const Json& generation, const s
   } else if (out.model_type == "qwen3") {
     out.head_dim = 128;
   }
-  out.max_positions = config.bounded_or("max_position_embeddings", kPositionBounds,
-                                        glm           ? 202752
-                                        : out.qk_norm ? 32768
-                                                      : 2048);
+  out.max_positions = config.bounded_or("max_position_embeddings", kPositionBounds, defaults.positions);
   if (out.heads % out.kv_heads != 0) {
     config.wrong("num_key_value_heads", fmt::format("a divisor of num_attention_heads {}", out.heads));
   }
   if (!glm && (out.head_dim < 2 || out.head_dim % 2 != 0)) config.wrong("head_dim", "an even number");
-  out.rms_eps = config.number_or("rms_norm_eps", glm ? 1e-5 : 1e-6);
+  out.rms_eps = config.number_or("rms_norm_eps", defaults.rms_eps);
   if (!(out.rms_eps >= 0) || !std::isfinite(out.rms_eps)) config.wrong("rms_norm_eps", "a number of at least 0");
   if (json.contains("tie_word_embeddings") && !config.has("tie_word_embeddings"))
     config.wrong("tie_word_embeddings", "true or false");  // as the reference implementation, which takes no null
@@ -277,12 +311,19 @@ ModelConfig parse_model_config(const Json& json, const Json& generation, const s
   }
   check_experts(config, out);
   collect_end_tokens(config, out.end_tokens);
+  if (!json.contains("eos_token_id") && generation.is_null() && defaults.end_token)
+    out.end_tokens.push_back(*defaults.end_token);
   if (!generation.is_null()) collect_end_tokens(JsonObject(generation, where + " (generation)"), out.end_tokens);
   return out;
 }
 
 ModelConfig read_model_config(const Checkpoint& checkpoint, const std::function<void(const std::string&)>& notice) {
   ModelConfig config = parse_model_config(checkpoint.config(), checkpoint.generation_config(), checkpoint.where());
+  const Json types = checkpoint.config().value("layer_types", Json());
+  if (notice && config.model_type != "qwen3" && types.is_array() &&
+      std::find(types.begin(), types.end(), kSliding) != types.end())
+    notice(fmt::format("{}: field layer_types has {}, which attention in {} does not go by", checkpoint.where(),
+                       kSliding, config.model_type));
   if (!config.tied || checkpoint.find(kHeadWeight) == nullptr || checkpoint.find(kEmbeddingWeight) == nullptr)
     return config;
   // Other bytes may be the same numbers; then it makes no difference which are used.

@@ -103,7 +103,7 @@ void parse_type(const JsonObject& json, RopeConfig& rope, double max_positions) 
       break;
   }
   rope.mscale_all_dim = json.number_or("mscale_all_dim", 0);
-  rope.attention_factor = json.number_or("attention_factor", 0);
+  if (json.has("attention_factor")) rope.attention_factor = json.number("attention_factor");
   if (!(rope.factor > 0)) json.wrong("factor", "a positive number");
 }
 
@@ -142,6 +142,8 @@ RopeConfig parse_rope(const JsonObject& config, const std::vector<std::string>& 
     parse_type(json, rope, max_positions);
   }
   if (!(rope.theta > 0)) config.wrong("rope_theta", "a positive number");
+  // The reference implementation's default rotation turns whole heads, whatever the field says, but in GLM.
+  if (rope.type == RopeType::kDefault && config.string_or("model_type", "") != "glm4_moe_lite") rope.rotated_part = 1;
   const bool whole = rope.rotated_part == 1;
   if (!whole && (rope.type != RopeType::kProportional || !(rope.rotated_part >= 0 && rope.rotated_part < 1)))
     throw Error(ErrorCode::kUnsupported,
@@ -157,7 +159,7 @@ double yarn_mscale(const RopeConfig& rope, double weight) {
 float rope_attention_scale(const RopeConfig& rope) {
   const bool longrope = rope.type == RopeType::kLongrope;
   if (rope.type != RopeType::kYarn && !longrope) return 1;
-  if (rope.attention_factor > 0) return static_cast<float>(rope.attention_factor);
+  if (rope.attention_factor) return static_cast<float>(*rope.attention_factor);
   if (longrope) {
     if (rope.factor <= 1) return 1;
     return static_cast<float>(std::sqrt(1 + std::log(rope.factor) / std::log(rope.original_max_positions)));

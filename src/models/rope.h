@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,7 +24,7 @@ struct RopeConfig {
   double max_positions = 2048;  // from which on the dynamic type changes its angles
   double beta_fast = 32;
   double beta_slow = 1;
-  double attention_factor = 0;  // 0: by the type's formula
+  std::optional<double> attention_factor;  // nothing: by the type's formula
   double mscale = 0;
   double mscale_all_dim = 0;
   double rotated_part = 1;  // of the pairs of a head, from the first on

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "made_checkpoint.h"
 #include "models/configs.h"
 #include "test_data.h"
 
@@ -28,7 +29,27 @@ TEST(Windows, AreTheReferences) {
   EXPECT_EQ(with(moe, "sliding_window", 4).windows, (Windows{4, 4, 4, 4}));
   Json llama = config_of("llama");
   llama["layer_types"] = {"full_attention", "sliding_attention", "full_attention", "full_attention"};
-  expect_error(ErrorCode::kCorruptFile, "layer_types", [&] { with(llama, "sliding_window", 4); });
+  EXPECT_EQ(with(llama, "sliding_window", 4).windows, (Windows{0, 0, 0, 0}));
+  moe["layer_types"] = llama["layer_types"];
+  EXPECT_EQ(with(moe, "sliding_window", 4).windows, (Windows{4, 4, 4, 4}));
+  for (const char* const type : {"chunked_attention", "linear_attention"}) {
+    llama["layer_types"][0] = type;
+    expect_error(ErrorCode::kCorruptFile, "layer_types", [&] { with(llama, "sliding_window", 4); });
+  }
+}
+
+// A list that attention does not go by is told.
+TEST(Windows, ThatAreNotUsedAreANotice) {
+  for (const char* const architecture : {"llama", "qwen3"}) {
+    Json config = config_of(architecture);
+    config.update({{"layer_types", {"full_attention", "sliding_attention", "full_attention", "full_attention"}},
+                   {"use_sliding_window", true}});
+    std::string notices;
+    read_model_config(MadeCheckpoint({}, {}, config), [&](const std::string& text) { notices += text; });
+    EXPECT_EQ(notices, std::string(architecture) == "qwen3" ? ""
+                                                            : "made: field layer_types has sliding_attention, which "
+                                                              "attention in llama does not go by");
+  }
 }
 
 TEST(ConfigNames, OfTheSameMustAgree) {
@@ -87,6 +108,28 @@ TEST(ConfigDefaults, AreTheReferences) {
     expect_error(ErrorCode::kCorruptFile, "tie_word_embeddings is null, expected true or false",
                  [&] { with(config, "tie_word_embeddings", nullptr); });
   }
+}
+
+TEST(ConfigDefaults, OfSizesAndEndsAreTheReferences) {
+  const auto sizes = [](const char* architecture) {
+    const ModelConfig c = parse_model_config({{"model_type", architecture}}, nullptr, "c");
+    return std::vector<std::int64_t>{c.vocab, c.hidden, c.intermediate, c.layers, c.heads, c.kv_heads, c.max_positions};
+  };
+  using Sizes = std::vector<std::int64_t>;
+  EXPECT_EQ(sizes("llama"), (Sizes{32000, 4096, 11008, 32, 32, 32, 2048}));
+  EXPECT_EQ(sizes("qwen3"), (Sizes{151936, 4096, 22016, 32, 32, 32, 32768}));
+  EXPECT_EQ(sizes("qwen3_moe"), (Sizes{151936, 2048, 6144, 24, 32, 4, 32768}));
+  EXPECT_EQ(sizes("glm4_moe_lite"), (Sizes{154880, 2048, 10240, 47, 20, 20, 202752}));
+  expect_error(ErrorCode::kCorruptFile, "field vocab_size is null",
+               [] { with(config_of("llama"), "vocab_size", nullptr); });
+  const auto ends = [](const char* architecture, const Json& generation) {
+    return parse_model_config(config_of(architecture), generation, "c").end_tokens;
+  };
+  EXPECT_EQ(ends("llama", nullptr), (Sizes{2}));
+  EXPECT_EQ(ends("glm4_moe_lite", nullptr), (Sizes{1}));
+  EXPECT_EQ(ends("qwen3", nullptr), Sizes());
+  EXPECT_EQ(ends("llama", Json::object()), Sizes());  // where there is a file for it, it is that one's
+  EXPECT_EQ(with(config_of("llama"), "eos_token_id", nullptr).end_tokens, Sizes());
 }
 
 TEST(Activations, OfOneFunctionAreOne) {

@@ -53,9 +53,40 @@ TEST(Rope, LongropeTakesFactorsByTheSequencesLength) {
 TEST(Rope, ProportionalTurnsAPartOfEachHead) {
   const Json rope = {{"rope_type", "proportional"}, {"partial_rotary_factor", 0.5}, {"rope_theta", 10000.0}};
   expect_near(frequencies(rope, 1), {1, 0.1, 0, 0});
-  expect_error(ErrorCode::kUnsupported, "partial_rotary_factor", [&] {
-    frequencies({{"rope_type", "default"}, {"partial_rotary_factor", 0.5}}, 1);
-  });
+}
+
+// The reference implementation's default rotation of Llama and Qwen does not read the field; GLM's does, and then the
+// sizes of what it multiplies differ, as they do in the other types.
+TEST(Rope, DefaultTurnsWholeHeads) {
+  const Json half = {{"rope_type", "default"}, {"partial_rotary_factor", 0.5}};
+  expect_near(frequencies(half, 1), {1, 0.1, 0.01, 0.001});
+  for (const char* const architecture : {"llama", "qwen3", "qwen3_moe"}) {
+    EXPECT_EQ(with(config_of(architecture), "partial_rotary_factor", 0.5).rope.rotated_part, 1) << architecture;
+    EXPECT_EQ(with(config_of(architecture), "rope_parameters", half).rope.rotated_part, 1) << architecture;
+  }
+  expect_error(ErrorCode::kUnsupported, "partial_rotary_factor",
+               [&] { with(config_of("glm4_moe_lite"), "partial_rotary_factor", 0.5); });
+  for (const char* const type : {"linear", "dynamic", "yarn"}) {
+    expect_error(ErrorCode::kUnsupported, "partial_rotary_factor", [&] {
+      frequencies({{"rope_type", type}, {"factor", 2.0}, {"partial_rotary_factor", 0.5}}, 1);
+    });
+  }
+}
+
+// Left out or null it follows from the factor; a number counts, 0 too.
+TEST(Rope, AttentionFactorsAreTakenAsTheyAre) {
+  Json rope = {{"rope_type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 16}};
+  float scale = 0;
+  frequencies(rope, 1, &scale);
+  EXPECT_FLOAT_EQ(scale, 0.1F * std::log(4.0F) + 1);
+  rope["attention_factor"] = nullptr;
+  frequencies(rope, 1, &scale);
+  EXPECT_FLOAT_EQ(scale, 0.1F * std::log(4.0F) + 1);
+  for (const float factor : {0.0F, 0.5F, -1.0F}) {
+    rope["attention_factor"] = factor;
+    frequencies(rope, 1, &scale);
+    EXPECT_EQ(scale, factor);
+  }
 }
 
 TEST(Rope, OfEachLayerType) {
