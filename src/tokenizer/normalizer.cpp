@@ -142,6 +142,7 @@ void Normalizer::run(const Prepend& step, NormalizedText& text) {
 }
 
 void Normalizer::run(const Replace& step, NormalizedText& text) {
+  if (text.bytes.empty()) return;  // of which stages before may have left nothing; it is not searched
   NormalizedText out;
   std::size_t done = 0;
   const auto keep = [&](std::size_t end) {
@@ -152,7 +153,7 @@ void Normalizer::run(const Replace& step, NormalizedText& text) {
   };
   for (const Regex::Match& match : step.pattern.matches(text.bytes)) {
     keep(match.begin);
-    out.append(step.content, (match.end > 0 ? match.end - 1 : 0) < text.head);
+    out.append(step.content, match.end == 0 || match.end - 1 < text.head);
     done = match.end;
   }
   if (done == 0 && out.bytes.empty()) return;

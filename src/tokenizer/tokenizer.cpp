@@ -199,7 +199,7 @@ std::shared_ptr<const Tokenizer> Tokenizer::from_json(std::string_view text, con
     }
     impl->add(list);
   }
-  if (!config.empty()) impl->configure(config, where + ": tokenizer_config.json", notice);
+  if (!config.empty()) impl->configure(config, tokenizer_config_beside(where), notice);
   impl->index(where);
   return std::shared_ptr<const Tokenizer>(new Tokenizer(std::move(impl)));
 }

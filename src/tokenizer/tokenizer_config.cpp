@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -116,7 +117,13 @@ void add_tokens_decoder(const JsonObject& decoder, TokenizerConfig& out) {
     if (error != std::errc() || end != key.data() + key.size()) decoder.wrong(key.c_str(), "a token id as its key");
     by_id[id] = &token;
   }
-  for (const auto& [id, token] : by_id) out.tokens.push_back(parse_added_token(JsonObject(*token, decoder.where())));
+  for (const auto& [id, token] : by_id)
+    out.tokens.push_back(parse_added_token(JsonObject(*token, fmt::format("{}: {}", decoder.where(), id))));
+}
+
+// Another file of the folder that a tokenizer.json lies in.
+std::string beside(const std::string& where, const char* name) {
+  return std::filesystem::path(where).replace_filename(name).string();
 }
 
 OrderedJson parse_ordered(std::string_view text, const std::string& where) {
@@ -124,14 +131,35 @@ OrderedJson parse_ordered(std::string_view text, const std::string& where) {
   return OrderedJson::parse(text.begin(), text.end());
 }
 
+// The tokens of an added_tokens.json. Ids count for their order alone, so that texts do as well, in the order of texts.
+std::vector<std::string> in_order_of_ids(std::string_view added_tokens, const std::string& where) {
+  const OrderedJson ids = parse_ordered(added_tokens, where);
+  const Json plain(ids);
+  const JsonObject object(plain, where);
+  std::map<Json, std::string> tokens;
+  for (const auto& [token, id] : ids.items()) {
+    const bool alike = tokens.empty() || tokens.begin()->first.is_string() == id.is_string();
+    if (!alike || (!id.is_string() && !id.is_number_integer()))
+      object.wrong(token.c_str(), "a token id, written as the others are");
+    tokens[Json(id)] = token;
+  }
+  std::vector<std::string> out;
+  for (const auto& [id, token] : tokens) out.push_back(token);
+  return out;
+}
+
 }  // namespace
+
+std::string tokenizer_config_beside(const std::string& where) {
+  return beside(where, "tokenizer_config.json");
+}
 
 AddedToken parse_added_token(const JsonObject& json) {
   constexpr std::array<std::string_view, 8> kKeys{"id",     "content",    "single_word", "lstrip",
                                                   "rstrip", "normalized", "special",     "__type"};
   json.only(kKeys);
   AddedToken token;
-  token.content = json.string("content");
+  token.content = json.string_or("content", "");  // of nothing there is no token
   token.single_word = json.boolean_or("single_word", false);
   token.lstrip = json.boolean_or("lstrip", false);
   token.rstrip = json.boolean_or("rstrip", false);
@@ -156,7 +184,11 @@ TokenizerConfig parse_tokenizer_config(std::string_view text, const std::string&
   for (const char* const key : {is_object ? "extra_special_tokens" : "model_specific_special_tokens",
                                 is_list ? "extra_special_tokens" : "additional_special_tokens"}) {
     if (!root.has(key)) continue;
-    for (const OrderedJson& entry : ordered.at(key)) add_named(Json(entry), where + ": " + key, out);
+    if (!root.at(key).is_structured()) root.wrong(key, "tokens: a list, or an object of their names");
+    for (const OrderedJson& entry : ordered.at(key)) {
+      if (entry.is_null()) root.wrong(key, "tokens, none of them null");
+      add_named(Json(entry), where + ": " + key, out);
+    }
   }
   out.split_specials = root.boolean_or("split_special_tokens", false);
   out.clean_up = root.boolean_or("clean_up_tokenization_spaces", false);
@@ -171,22 +203,20 @@ TokenizerConfig parse_tokenizer_config(std::string_view text, const std::string&
 std::string join_tokenizer_config(std::string_view config, std::string_view special_tokens_map,
                                   std::string_view added_tokens, const std::string& where) {
   if (special_tokens_map.empty() && added_tokens.empty()) return std::string(config);
-  OrderedJson root = config.empty() ? OrderedJson::object() : parse_ordered(config, where + ": tokenizer_config.json");
+  OrderedJson root =
+      config.empty() ? OrderedJson::object() : parse_ordered(config, beside(where, "tokenizer_config.json"));
   if (root.contains("added_tokens_decoder")) return std::string(config);
   if (!special_tokens_map.empty()) {
-    const OrderedJson map = parse_ordered(special_tokens_map, where + ": special_tokens_map.json");
+    const OrderedJson map = parse_ordered(special_tokens_map, beside(where, "special_tokens_map.json"));
     for (const auto& [key, value] : map.items()) root[key] = value;
   }
   if (!added_tokens.empty()) {
-    const std::string name = where + ": added_tokens.json";
-    const TokenizerConfig named = parse_tokenizer_config(root.dump(), where + ": special_tokens_map.json");
-    const Json ids = parse_json(added_tokens, name);
+    const TokenizerConfig named = parse_tokenizer_config(root.dump(), beside(where, "special_tokens_map.json"));
     OrderedJson& decoder = root["added_tokens_decoder"] = OrderedJson::object();
-    for (const auto& [token, id] : JsonObject(ids, name).json().items()) {
-      if (!id.is_number_integer()) JsonObject(ids, name).wrong(token.c_str(), "a token id");
+    for (const std::string& token : in_order_of_ids(added_tokens, beside(where, "added_tokens.json"))) {
       const bool special = std::any_of(named.named_tokens.begin(), named.named_tokens.end(),
-                                       [&, &text = token](const AddedToken& other) { return other.content == text; });
-      decoder[id.dump()] = {{"content", token}, {"special", special}, {"normalized", !special}};
+                                       [&](const AddedToken& other) { return other.content == token; });
+      decoder[std::to_string(decoder.size())] = {{"content", token}, {"special", special}, {"normalized", !special}};
     }
   }
   return root.dump();

@@ -25,6 +25,8 @@ TokenizerConfig parse_tokenizer_config(std::string_view text, const std::string&
 // added_tokens.json; all but `where` may be empty. \throws Error (kCorruptFile) naming the file.
 std::string join_tokenizer_config(std::string_view config, std::string_view special_tokens_map,
                                   std::string_view added_tokens, const std::string& where);
+// What the file of a tokenizer_config.json is called in errors, where the tokenizer.json is called `where`.
+std::string tokenizer_config_beside(const std::string& where);
 // An entry of added_tokens or added_tokens_decoder, or one of the named tokens.
 AddedToken parse_added_token(const JsonObject& json);
 

@@ -50,6 +50,50 @@ TEST(TokenizerConfig, NamesKeepTheirOrder) {
   EXPECT_TRUE(config.unknown.empty());
 }
 
+// By transformers 5.24. Ids of an added_tokens.json count for their order alone.
+TEST(TokenizerConfig, AddedTokensAreInTheOrderOfTheirIds) {
+  const auto tokens = [](const std::string& added) {
+    const std::string joined = join_tokenizer_config("{}", R"({"bos_token": "<b>"})", added, "m/tokenizer.json");
+    std::string out;
+    for (const AddedToken& token : parse_tokenizer_config(joined, "c").tokens)
+      out += token.content + (token.special ? "!" : "");
+    return out;
+  };
+  EXPECT_EQ(tokens(R"({"<z>": 9, "<b>": 10, "<a>": -1})"), "<a><z><b>!");
+  EXPECT_EQ(tokens(R"({"<z>": "9", "<b>": "10", "<c>": "z"})"), "<b>!<z><c>");  // texts, as texts
+  EXPECT_EQ(tokens(R"({"<z>": 9, "<b>": 9})"), "<b>!");                         // the last of one id
+  for (const char* const wrong : {R"({"<z>": 9, "<b>": "10"})", R"({"<b>": null})", R"({"<b>": 8.5})"})
+    expect_error(ErrorCode::kCorruptFile, "m/added_tokens.json: field <b> is ", [&] { tokens(wrong); });
+  expect_error(ErrorCode::kCorruptFile, "m/added_tokens.json: found array", [&] { tokens("[]"); });
+}
+
+// Each error names the file that is wrong, which the tokenizer.json is not.
+TEST(TokenizerConfig, ErrorsNameTheFile) {
+  const TemporaryFolder folder;
+  const Json base = read_json_file(test_data("tokenizers/config_cases.json"))["base"];
+  write(folder.path() / "tokenizer.json", base.dump());
+  for (const auto& [name, text] : {std::pair("tokenizer_config.json", R"({"bos_token": 5})"),
+                                   std::pair("tokenizer_config.json", R"({"extra_special_tokens": "<x>"})"),
+                                   std::pair("tokenizer_config.json", R"({"extra_special_tokens": ["<x>", null]})"),
+                                   std::pair("special_tokens_map.json", "{"), std::pair("added_tokens.json", "[]")}) {
+    write(folder.path() / name, text);
+    expect_error(ErrorCode::kCorruptFile, (folder.path() / name).string() + ": ",
+                 [&] { Tokenizer::load(folder.path()); });
+    std::filesystem::remove(folder.path() / name);
+  }
+}
+
+// As the reference, which makes empty tokens of them that no text holds.
+TEST(TokenizerConfig, EntriesWithoutContentAddNothing) {
+  const char* const decoder = R"({"added_tokens_decoder": {"9": {"special": true}, "10": {"content": null}, "11": {},
+      "12": {"content": "<new>"}}})";
+  const Json base = read_json_file(test_data("tokenizers/config_cases.json"))["base"];
+  const auto plain = Tokenizer::from_json(base.dump(), "t.json", "{}");
+  const auto tokenizer = Tokenizer::from_json(base.dump(), "t.json", decoder);
+  EXPECT_EQ(tokenizer->vocab_size(), plain->vocab_size() + 1);
+  EXPECT_EQ(tokenizer->find("<new>"), plain->vocab_size());
+}
+
 std::shared_ptr<const Tokenizer> with(const char* key, const Json& value, const std::string& config = "",
                                       const Tokenizer::Notice& notice = {}) {
   Json json = read_json_file(test_data("tokenizers/config_cases.json"))["base"];
@@ -130,7 +174,7 @@ TEST(TokenizerJson, FieldsThatAreLeftOutAreNoticed) {
   EXPECT_EQ(tokenizer->encode("abc").size(), 3U);
   EXPECT_EQ(notices,
             "t.json: field truncation is not used: texts are neither cut nor padded\n"
-            "t.json: tokenizer_config.json: not known here, and not used: new_thing\n");
+            "tokenizer_config.json: not known here, and not used: new_thing\n");
 }
 
 TEST(TokenizerFolder, OtherFormsAreNamed) {
