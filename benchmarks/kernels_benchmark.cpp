@@ -20,7 +20,7 @@ constexpr const char* kInputNames[] = {"f32", "q8", "bf16"};
 PanelMatrix bf16_matrix(ThreadPool& pool) {
   const auto bytes =
       std::make_shared<std::vector<std::byte>>(static_cast<std::size_t>(kRows * kCols * 2), std::byte{0x3C});
-  return {"w", Weight{DenseView{DType::kBf16, {kRows, kCols}, *bytes}, bytes}, kRows, kCols, pool};
+  return {Weight{DenseView{DType::kBf16, {kRows, kCols}, *bytes}, bytes}, kRows, kCols, pool};
 }
 
 PanelMatrix make_matrix(const FormatSpec& spec, ThreadPool& pool) {
@@ -30,7 +30,7 @@ PanelMatrix make_matrix(const FormatSpec& spec, ThreadPool& pool) {
     for (std::int64_t i = 0; i < kCols; ++i) out[i] = normal(random);
   };
   auto packed = std::make_shared<PackedMatrix>(quantize_matrix(spec, kRows, kCols, read, 1, pool));
-  return {"w", Weight{packed->view(), packed}, kRows, kCols, pool};
+  return {Weight{packed->view(), packed}, kRows, kCols, pool};
 }
 
 void linear(benchmark::State& state, const PanelMatrix& matrix, LinearInput input) {

@@ -276,18 +276,18 @@ void PackedView::check_sizes(std::string_view name) const {
   check_part(name, "minima of groups", sub_minima.size(), layout.sub_minimum_bytes);
 }
 
-void PackedView::check_finite(std::string_view name) const {
+void PackedView::check_finite(std::string_view what) const {
   const std::int64_t groups = spec.groups(cols);
   for (std::int64_t row = 0; row < rows; ++row) {
     for (std::int64_t group = 0; group < groups; ++group) {
       if (std::isfinite(scale(row, group)) && std::isfinite(minimum(row, group))) continue;
       throw Error(ErrorCode::kCorruptFile,
-                  fmt::format("tensor {}: the scale of row {}, group {} is not finite", name, row, group));
+                  fmt::format("{}: the scale of row {}, group {} is not finite", what, row, group));
     }
   }
   if (!std::isfinite(global_scale) || global_scale <= 0) {
     throw Error(ErrorCode::kCorruptFile,
-                fmt::format("tensor {}: global scale {}, expected a positive number", name, global_scale));
+                fmt::format("{}: global scale {}, expected a positive number", what, global_scale));
   }
   const PackedLayout layout(spec, rows, cols);
   for (std::int64_t row = 0; spec.sparse && row < rows; ++row) {
@@ -296,16 +296,16 @@ void PackedView::check_finite(std::string_view name) const {
           position_pair(positions.data() + static_cast<std::size_t>(row) * layout.position_row_bytes, group);
       if ((pair & 3U) < pair >> 2U) continue;
       throw Error(ErrorCode::kCorruptFile,
-                  fmt::format("tensor {}: row {}, inputs {} to {}: positions {} and {} of weights that are not zero, "
+                  fmt::format("{}: row {}, inputs {} to {}: positions {} and {} of weights that are not zero, "
                               "expected rising ones",
-                              name, row, kSparseGroup * group, kSparseGroup * group + 3, pair & 3U, pair >> 2U));
+                              what, row, kSparseGroup * group, kSparseGroup * group + 3, pair & 3U, pair >> 2U));
     }
   }
   if (spec.format != Format::kFp8E4M3 && spec.format != Format::kFp8E5M2) return;
   const std::span<const float> levels = decode_table(spec.format);
   for (const std::byte code : codes) {
     if (!std::isfinite(levels[std::to_integer<std::size_t>(code)]))
-      throw Error(ErrorCode::kCorruptFile, fmt::format("tensor {}: holds an element that is not finite", name));
+      throw Error(ErrorCode::kCorruptFile, fmt::format("{}: holds an element that is not finite", what));
   }
 }
 

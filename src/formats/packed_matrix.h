@@ -71,8 +71,8 @@ struct PackedView {
   // \throws Error (kCorruptFile) when a part's size is not what the layout says.
   void check_sizes(std::string_view name) const;
   // \throws Error (kCorruptFile) naming the place of a scale, minimum or element that
-  // is not finite, a global scale that is not positive, or positions that do not rise.
-  void check_finite(std::string_view name) const;
+  // is not finite, a global scale that is not positive, or positions that do not rise. what: the file and the tensor.
+  void check_finite(std::string_view what) const;
 
  private:
   // The scale, or minimum, of the group's super-block.

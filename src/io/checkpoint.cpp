@@ -87,8 +87,10 @@ const WeightInfo* Checkpoint::find(const std::string& name) const {
 }
 
 Weight Checkpoint::load(const std::string& name, ThreadPool& pool) const {
-  if (find(name) == nullptr) throw Error(ErrorCode::kNotFound, fmt::format("{}: tensor {} is missing", where(), name));
+  if (find(name) == nullptr) fail_missing(name);
   Weight weight = read(name, pool);
+  if (weight.packed())
+    std::get<PackedView>(weight.view).check_finite(fmt::format("{}: tensor {}", where(name), name_in_file(name)));
   const auto* const dense = std::get_if<DenseView>(&weight.view);
   if (dense == nullptr || !is_float(dense->dtype)) return weight;
   const std::int64_t count = element_count(dense->shape).value_or(0);
@@ -99,21 +101,26 @@ Weight Checkpoint::load(const std::string& name, ThreadPool& pool) const {
     float value = 0;
     convert_to_f32(dense->dtype, dense->bytes, static_cast<std::size_t>(bad), 1, &value);
     throw Error(ErrorCode::kCorruptFile, fmt::format("{}: tensor {}: element {} is {}, expected a finite number",
-                                                     where(name), name, bad, value));
+                                                     where(name), name_in_file(name), bad, value));
   });
   return weight;
 }
 
+void Checkpoint::fail_missing(const std::string& name) const {
+  throw Error(ErrorCode::kNotFound, fmt::format("{}: tensor {} is missing", where(), name_in_file(name)));
+}
+
 const WeightInfo& Checkpoint::require(const std::string& name, const Shape& shape) const {
   const WeightInfo* const info = find(name);
-  if (info == nullptr) throw Error(ErrorCode::kNotFound, fmt::format("{}: tensor {} is missing", where(), name));
+  if (info == nullptr) fail_missing(name);
   if (info->shape != shape) {
-    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: tensor {}: shape {}, the configuration asks for {}",
-                                                     where(name), name, shape_text(info->shape), shape_text(shape)));
+    throw Error(ErrorCode::kCorruptFile,
+                fmt::format("{}: tensor {}: shape {}, the configuration asks for {}", where(name), name_in_file(name),
+                            shape_text(info->shape), shape_text(shape)));
   }
   if (!info->packed && !is_float(info->dtype)) {
     throw Error(ErrorCode::kUnsupported, fmt::format("{}: tensor {}: type {}, expected a floating-point type",
-                                                     where(name), name, dtype_name(info->dtype)));
+                                                     where(name), name_in_file(name), dtype_name(info->dtype)));
   }
   return *info;
 }

@@ -60,9 +60,11 @@ class Checkpoint {
   [[nodiscard]] virtual std::string where() const = 0;
   // The file that a weight comes from.
   [[nodiscard]] virtual std::string where(const std::string& name) const = 0;
+  // What the file calls a weight, or would if it had it.
+  [[nodiscard]] virtual std::string name_in_file(const std::string& name) const { return name; }
   // In order of name.
   [[nodiscard]] virtual const std::vector<WeightInfo>& weights() const = 0;
-  // \throws Error (kNotFound) naming the weight; (kCorruptFile) when a dense one holds what is not finite.
+  // \throws Error (kNotFound) naming the weight; (kCorruptFile) when it holds what is not finite.
   [[nodiscard]] Weight load(const std::string& name, ThreadPool& pool) const;
   // Pages of its files need not stay in memory.
   virtual void release() const {}
@@ -77,6 +79,7 @@ class Checkpoint {
   const WeightInfo& require(const std::string& name, const Shape& shape) const;
 
  private:
+  [[noreturn]] void fail_missing(const std::string& name) const;
   // A weight that is there.
   [[nodiscard]] virtual Weight read(const std::string& name, ThreadPool& pool) const = 0;
 };

@@ -6,6 +6,8 @@
 #include <array>
 #include <cstring>
 
+#include "base/overloaded.h"
+#include "base/unicode.h"
 #include "io/byte_reader.h"
 #include "io/file_kind.h"
 #include "metal_marlin/error.h"
@@ -165,7 +167,8 @@ void place_tensors(Gguf& gguf, std::vector<PendingTensor>& pending, std::span<co
 }
 
 [[noreturn]] void wrong_type(const Gguf& gguf, std::string_view key, std::string_view expected) {
-  throw Error(ErrorCode::kCorruptFile, fmt::format("{}: key {}: expected {}", gguf.where, key, expected));
+  throw Error(ErrorCode::kCorruptFile,
+              fmt::format("{}: key {} is {}, expected {}", gguf.where, key, gguf.text_of(key), expected));
 }
 
 template <typename T, typename Stored>
@@ -276,6 +279,26 @@ Gguf parse_gguf(std::span<const std::byte> bytes, const std::string& where) {
   return gguf;
 }
 
+std::string Gguf::text_of(std::string_view key) const {
+  const auto found = values.find(key);
+  if (found == values.end()) return "missing";
+  const auto name = [](std::uint32_t type) {
+    constexpr std::array<std::string_view, 13> kNames{"u8",   "i8",     "u16",    "i16", "u32", "i32", "f32",
+                                                      "bool", "string", "arrays", "u64", "i64", "f64"};
+    return kNames.at(type);
+  };
+  constexpr std::size_t kMost = 60;  // of a text
+  return std::visit(Overloaded{[&](const GgufArray& array) {
+                                 return fmt::format("an array of {} {}", array.count, name(array.type));
+                               },
+                               [](std::string_view text) {
+                                 const std::size_t end = complete_prefix(text.substr(0, kMost));
+                                 return fmt::format("\"{}{}\"", text.substr(0, end), end < text.size() ? "..." : "");
+                               },
+                               [](const auto& number) { return fmt::format("{}", number); }},
+                    found->second);
+}
+
 std::optional<std::int64_t> Gguf::integer(std::string_view key) const {
   const auto found = values.find(key);
   if (found == values.end()) return std::nullopt;
@@ -289,7 +312,9 @@ std::optional<double> Gguf::number(std::string_view key) const {
   const auto found = values.find(key);
   if (found == values.end()) return std::nullopt;
   if (const auto* const value = std::get_if<double>(&found->second)) return *value;
-  return static_cast<double>(*integer(key));
+  if (const auto* const value = std::get_if<std::int64_t>(&found->second)) return static_cast<double>(*value);
+  if (const auto* const value = std::get_if<std::uint64_t>(&found->second)) return static_cast<double>(*value);
+  wrong_type(*this, key, "a number");
 }
 
 std::optional<bool> Gguf::boolean(std::string_view key) const {

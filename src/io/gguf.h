@@ -90,6 +90,8 @@ struct Gguf {
   [[nodiscard]] std::vector<std::string_view> strings(std::string_view key) const;
   [[nodiscard]] std::vector<std::int64_t> integers(std::string_view key) const;
   [[nodiscard]] std::vector<float> floats(std::string_view key) const;
+  // What stands there, for errors.
+  [[nodiscard]] std::string text_of(std::string_view key) const;
   // A key that is not known, and may change what the model is. \throws Error (kUnsupported) naming it.
   [[noreturn]] void refuse(std::string_view key) const;
 };

@@ -36,7 +36,11 @@ struct Part {
 std::vector<std::unique_ptr<Part>> open_parts(const std::filesystem::path& path) {
   std::vector<std::unique_ptr<Part>> parts;
   parts.push_back(std::make_unique<Part>(path));
+  constexpr std::int64_t kMostParts = 65535;
   const std::int64_t count = parts[0]->gguf.integer("split.count").value_or(1);
+  if (count < 0 || count > kMostParts)
+    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: key split.count is {}, expected an integer from 0 to {}",
+                                                     path.string(), count, kMostParts));
   if (count <= 1) return parts;
   const std::string name = path.filename().string();
   const std::vector<std::string> names = numbered_parts(name);
@@ -78,7 +82,7 @@ class GgufCheckpoint final : public Checkpoint {
       for (const auto& [name, tensor] : part->gguf.tensors) {
         if (part != parts_[0] && !gguf_.tensors.emplace(name, tensor).second)
           throw Error(ErrorCode::kCorruptFile,
-                      fmt::format("{}: tensor {} is in another part too", part->gguf.where, name));
+                      fmt::format("{}: tensor {} is in {} too", part->gguf.where, name, files_.at(name)));
         files_[name] = part->gguf.where;
       }
     }
@@ -90,8 +94,8 @@ class GgufCheckpoint final : public Checkpoint {
       if (!hf_name)
         throw Error(ErrorCode::kUnsupported,
                     fmt::format("{}: tensor {} is not one that the architecture has", files_[name], name));
-      for (auto& [weight, part] : gguf_weights(gguf_, *hf_name, tensor)) {
-        weights_.push_back(describe(weight, part));
+      for (auto& [weight, part] : gguf_weights(gguf_, name, *hf_name, tensor)) {
+        weights_.push_back(describe(weight, part, name));
         sources_.emplace(weight, Source{std::move(part), files_[name]});
       }
       lossy += !gguf_dense_type(tensor.type) && !gguf_packed_spec(tensor.type) ? 1 : 0;
@@ -112,6 +116,7 @@ class GgufCheckpoint final : public Checkpoint {
     const auto found = sources_.find(name);
     return found == sources_.end() ? gguf_.where : found->second.file;
   }
+  [[nodiscard]] std::string name_in_file(const std::string& name) const override { return gguf_name_of(name); }
   [[nodiscard]] const std::vector<WeightInfo>& weights() const override { return weights_; }
   void release() const override {
     for (const auto& part : parts_) part->file.release();
@@ -177,15 +182,16 @@ class GgufCheckpoint final : public Checkpoint {
     return {DenseView{DType::kF32, shape, std::as_bytes(std::span(*owner))}, owner};
   }
 
-  [[nodiscard]] WeightInfo describe(const std::string& name, const GgufTensor& tensor) const {
+  [[nodiscard]] WeightInfo describe(const std::string& name, const GgufTensor& tensor,
+                                    const std::string& name_in_gguf) const {
     WeightInfo info{name,         tensor.shape,        DType::kF16,
                     std::nullopt, tensor.bytes.size(), std::string(gguf_type_info(tensor.type).name)};
     if (const auto dense = gguf_dense_type(tensor.type)) {
       info.dtype = *dense;
     } else if (tensor.shape.size() != 2) {
       throw Error(ErrorCode::kUnsupported,
-                  fmt::format("{}: tensor {}: shape {} of a quantized tensor, expected a matrix", gguf_.where, name,
-                              shape_text(tensor.shape)));
+                  fmt::format("{}: tensor {}: shape {} of a quantized tensor, expected a matrix",
+                              files_.at(name_in_gguf), name_in_gguf, shape_text(tensor.shape)));
     } else if (const auto spec = gguf_packed_spec(tensor.type)) {
       info.packed = spec;
     } else if (!options_.gguf_to_f16) {

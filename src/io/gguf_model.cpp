@@ -19,6 +19,29 @@ namespace {
 constexpr std::string_view kBlock = "blk.";
 constexpr std::int64_t kContext = 2048;  // where no key says it
 
+// What tensors are called here and in the files of the reference implementation: outside of layers, and in one.
+struct TensorName {
+  std::string_view gguf;
+  std::string_view hf;
+};
+constexpr std::array<TensorName, 3> kTopNames{
+    {{"token_embd.", "model.embed_tokens."}, {"output_norm.", "model.norm."}, {"output.", "lm_head."}}};
+constexpr std::array<TensorName, 15> kLayerNames{{{"attn_norm.", "input_layernorm."},
+                                                  {"attn_q.", "self_attn.q_proj."},
+                                                  {"attn_k.", "self_attn.k_proj."},
+                                                  {"attn_v.", "self_attn.v_proj."},
+                                                  {"attn_output.", "self_attn.o_proj."},
+                                                  {"attn_q_norm.", "self_attn.q_norm."},
+                                                  {"attn_k_norm.", "self_attn.k_norm."},
+                                                  {"ffn_norm.", "post_attention_layernorm."},
+                                                  {"ffn_gate.", "mlp.gate_proj."},
+                                                  {"ffn_up.", "mlp.up_proj."},
+                                                  {"ffn_down.", "mlp.down_proj."},
+                                                  {"ffn_gate_inp.", "mlp.gate."},
+                                                  {"ffn_gate_exps.", "mlp.experts.*.gate_proj."},
+                                                  {"ffn_up_exps.", "mlp.experts.*.up_proj."},
+                                                  {"ffn_down_exps.", "mlp.experts.*.down_proj."}}};
+
 class Keys {
  public:
   Keys(const Gguf& gguf, std::string architecture) : gguf_(gguf), architecture_(std::move(architecture)) {}
@@ -54,7 +77,7 @@ class Keys {
   }
   [[noreturn]] void wrong(std::string_view key, std::string_view expected) const {
     throw Error(ErrorCode::kCorruptFile, fmt::format("{}: key {} is {}, expected {}", gguf_.where, name(key),
-                                                     gguf_.number(name(key)).value_or(0), expected));
+                                                     gguf_.text_of(name(key)), expected));
   }
 
  private:
@@ -300,6 +323,22 @@ void check_blocks(const Gguf& gguf, const Keys& keys, std::int64_t blocks) {
                                                      keys.name("block_count"), blocks, needed, last));
 }
 
+// The key that is wrong of those that say how wide heads are is the one that queries do not have.
+void check_head_size(const Gguf& gguf, const Keys& keys, std::int64_t heads, std::int64_t head_dim) {
+  const std::string source = keys.name(keys.find("attention.key_length") ? "attention.key_length" : "embedding_length");
+  const auto queries = gguf.tensors.find("blk.0.attn_q.weight");
+  if (queries != gguf.tensors.end() && queries->second.shape.size() == 2 &&
+      queries->second.shape[0] != heads * head_dim)
+    throw Error(ErrorCode::kCorruptFile,
+                fmt::format("{}: key {} makes {} heads of {}, but tensor {} is {}", gguf.where, source, heads, head_dim,
+                            queries->first, shape_text(queries->second.shape)));
+  for (const char* const key : {"rope.dimension_count", "attention.value_length"}) {
+    if (const std::int64_t found = keys.find(key).value_or(head_dim); found != head_dim)
+      throw Error(ErrorCode::kUnsupported, fmt::format("{}: key {} is {}, expected {}, the size of heads by {}",
+                                                       gguf.where, keys.name(key), found, head_dim, source));
+  }
+}
+
 // As llama.cpp runs them: all layers have experts, whose weights add up to 1.
 void add_experts(const Keys& keys, Json& config) {
   const std::int64_t experts = keys.bounded("expert_count", kExpertBounds);
@@ -323,11 +362,7 @@ Json gguf_config_json(const Gguf& gguf) {
   const std::int64_t heads = keys.bounded("attention.head_count", kHeadBounds);
   const std::int64_t hidden = keys.bounded("embedding_length", kDimensionBounds);
   const std::int64_t head_dim = keys.bounded_or("attention.key_length", kHeadDimBounds, hidden / heads);
-  for (const char* const key : {"rope.dimension_count", "attention.value_length"}) {
-    if (const std::int64_t found = keys.find(key).value_or(head_dim); found != head_dim)
-      throw Error(ErrorCode::kUnsupported, fmt::format("{}: key {} is {}, expected the head size {}", gguf.where,
-                                                       keys.name(key), found, head_dim));
-  }
+  check_head_size(gguf, keys, heads, head_dim);
   const auto embedding = gguf.tensors.find("token_embd.weight");
   const std::int64_t vocab = embedding != gguf.tensors.end() && embedding->second.shape.size() == 2
                                  ? embedding->second.shape.front()
@@ -370,49 +405,46 @@ bool is_gguf_side_tensor(const std::string& name) {
 }
 
 std::optional<std::string> gguf_tensor_name(const std::string& name) {
-  static constexpr std::array<std::array<std::string_view, 2>, 3> kTop{
-      {{"token_embd.", "model.embed_tokens."}, {"output_norm.", "model.norm."}, {"output.", "lm_head."}}};
-  static constexpr std::array<std::array<std::string_view, 2>, 15> kLayer{
-      {{"attn_norm.", "input_layernorm."},
-       {"attn_q.", "self_attn.q_proj."},
-       {"attn_k.", "self_attn.k_proj."},
-       {"attn_v.", "self_attn.v_proj."},
-       {"attn_output.", "self_attn.o_proj."},
-       {"attn_q_norm.", "self_attn.q_norm."},
-       {"attn_k_norm.", "self_attn.k_norm."},
-       {"ffn_norm.", "post_attention_layernorm."},
-       {"ffn_gate.", "mlp.gate_proj."},
-       {"ffn_up.", "mlp.up_proj."},
-       {"ffn_down.", "mlp.down_proj."},
-       {"ffn_gate_inp.", "mlp.gate."},
-       {"ffn_gate_exps.", "mlp.experts.*.gate_proj."},
-       {"ffn_up_exps.", "mlp.experts.*.up_proj."},
-       {"ffn_down_exps.", "mlp.experts.*.down_proj."}}};
-  for (const auto& [from, to] : kTop) {
-    if (name.starts_with(from)) return std::string(to) + name.substr(from.size());
+  for (const auto& [gguf, hf] : kTopNames) {
+    if (name.starts_with(gguf)) return std::string(hf) + name.substr(gguf.size());
   }
-  if (name.starts_with(kBlock)) {
-    const std::size_t dot = name.find('.', kBlock.size());
-    if (dot != std::string::npos) {
-      const std::string rest = name.substr(dot + 1);
-      for (const auto& [from, to] : kLayer) {
-        if (rest.starts_with(from))
-          return fmt::format("{}{}.{}{}", kLayers, name.substr(kBlock.size(), dot - kBlock.size()), to,
-                             rest.substr(from.size()));
-      }
-    }
+  if (!name.starts_with(kBlock)) return std::nullopt;
+  const std::size_t dot = name.find('.', kBlock.size());
+  if (dot == std::string::npos) return std::nullopt;
+  const std::string rest = name.substr(dot + 1);
+  for (const auto& [gguf, hf] : kLayerNames) {
+    if (rest.starts_with(gguf))
+      return fmt::format("{}{}.{}{}", kLayers, name.substr(kBlock.size(), dot - kBlock.size()), hf,
+                         rest.substr(gguf.size()));
   }
   return std::nullopt;
 }
 
-std::vector<std::pair<std::string, GgufTensor>> gguf_weights(const Gguf& gguf, const std::string& hf_name,
-                                                             const GgufTensor& tensor) {
+std::string gguf_name_of(const std::string& hf_name) {
+  for (const auto& [gguf, hf] : kTopNames) {
+    if (hf_name.starts_with(hf)) return std::string(gguf) + hf_name.substr(hf.size());
+  }
+  const std::string_view layer = layer_of(hf_name);
+  const std::string rest = hf_name.substr(layer.size());
+  for (const auto& [gguf, hf] : kLayerNames) {
+    const std::size_t star = hf.find('*');
+    const std::string_view after = star == std::string_view::npos ? std::string_view() : hf.substr(star + 1);
+    const std::size_t end = star == std::string_view::npos ? hf.size() : rest.find('.', star);
+    if (end >= rest.size() || !rest.starts_with(hf.substr(0, star)) || rest.compare(end, after.size(), after) != 0)
+      continue;
+    return fmt::format("{}{}{}{}", kBlock, layer.substr(kLayers.size()), gguf, rest.substr(end + after.size()));
+  }
+  return hf_name;
+}
+
+std::vector<std::pair<std::string, GgufTensor>> gguf_weights(const Gguf& gguf, const std::string& name,
+                                                             const std::string& hf_name, const GgufTensor& tensor) {
   const std::size_t star = hf_name.find('*');
   if (star == std::string::npos) return {{hf_name, tensor}};
   const std::int64_t experts = gguf.integer("qwen3moe.expert_count").value_or(0);
   if (tensor.shape.size() != 3 || tensor.shape[0] != experts || tensor.bytes.empty())
     throw Error(ErrorCode::kCorruptFile, fmt::format("{}: tensor {}: shape {}, expected matrices of {} experts",
-                                                     gguf.where, hf_name, shape_text(tensor.shape), experts));
+                                                     gguf.where, name, shape_text(tensor.shape), experts));
   const std::size_t bytes = tensor.bytes.size() / static_cast<std::size_t>(experts);
   std::vector<std::pair<std::string, GgufTensor>> out;
   for (std::size_t i = 0; i < static_cast<std::size_t>(experts); ++i)

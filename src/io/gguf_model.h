@@ -19,9 +19,11 @@ Json gguf_config_json(const Gguf& gguf);
 bool is_gguf_side_tensor(const std::string& name);
 // The Hugging Face name of a tensor, with '*' for the experts that it holds; nothing for tensors without one.
 std::optional<std::string> gguf_tensor_name(const std::string& name);
-// The weights that a tensor of such a name is: itself, or one an expert. \throws Error naming the tensor.
-std::vector<std::pair<std::string, GgufTensor>> gguf_weights(const Gguf& gguf, const std::string& hf_name,
-                                                             const GgufTensor& tensor);
+// The tensor that such a weight is, or is a part of, where a file has it.
+std::string gguf_name_of(const std::string& hf_name);
+// The weights that a tensor is, by its Hugging Face name: itself, or one an expert. \throws Error naming the tensor.
+std::vector<std::pair<std::string, GgufTensor>> gguf_weights(const Gguf& gguf, const std::string& name,
+                                                             const std::string& hf_name, const GgufTensor& tensor);
 
 // GGUF stores q and k of the llama architecture with the two halves of each
 // head interleaved. The row of the file that holds row `row` of the original.

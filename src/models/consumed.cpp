@@ -51,7 +51,7 @@ void require_consumed(const Checkpoint& checkpoint, const Plan& plan,
       throw Error(ErrorCode::kUnsupported,
                   fmt::format("{}: tensor {} is of a module that the model has, but nothing in its configuration makes "
                               "use of it",
-                              checkpoint.where(info.name), info.name));
+                              checkpoint.where(info.name), checkpoint.name_in_file(info.name)));
     }
     if (name.find(kRotations) != std::string_view::npos) continue;
     if (!layer_of(name).empty() && layers.contains(layer_of(name))) others.push_back(info.name);
@@ -59,7 +59,8 @@ void require_consumed(const Checkpoint& checkpoint, const Plan& plan,
   if (others.empty()) return;
   const std::string what =
       fmt::format("{}: {} tensor{} of its layers that the architecture has no place for, such as {}",
-                  checkpoint.where(others.front()), others.size(), others.size() > 1 ? "s" : "", others.front());
+                  checkpoint.where(others.front()), others.size(), others.size() > 1 ? "s" : "",
+                  checkpoint.name_in_file(others.front()));
   if (checkpoint.kind() == "GGUF") throw Error(ErrorCode::kUnsupported, what);
   if (notice) notice(what + ", are left out");
 }

@@ -49,6 +49,7 @@ class Overlay final : public Checkpoint {
   [[nodiscard]] const Json& generation_config() const override { return below_.generation_config(); }
   [[nodiscard]] std::string where() const override { return below_.where(); }
   [[nodiscard]] std::string where(const std::string& name) const override { return below_.where(name); }
+  [[nodiscard]] std::string name_in_file(const std::string& name) const override { return below_.name_in_file(name); }
   [[nodiscard]] const std::vector<WeightInfo>& weights() const override {
     return replaced_ == nullptr ? below_.weights() : infos_;
   }

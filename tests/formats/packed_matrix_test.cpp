@@ -277,7 +277,7 @@ TEST(SparseMatrix, FaultsAreNamed) {
   matrix = quantize(spec, 2, 12, normal_data(24, 3));
   expect_error(ErrorCode::kCorruptFile, "tensor w: row 1, inputs 8 to 11: positions 3 and 1", [&] {
     matrix.positions[3] = std::byte{0x07};  // 3 and 1
-    matrix.view().check_finite("w");
+    matrix.view().check_finite("f: tensor w");
   });
   matrix.positions.pop_back();
   expect_error(ErrorCode::kCorruptFile, "tensor w: positions take 3 bytes, expected 4",

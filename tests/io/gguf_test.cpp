@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "base/thread_pool.h"
@@ -168,6 +169,50 @@ TEST(Gguf, BadFilesAreRefusedByName) {
                [&] { parse_gguf(bytes_in("PK\x03\x04 something"), "x"); });
 }
 
+Gguf llama_metadata() {
+  Gguf gguf;
+  gguf.where = "test.gguf";
+  gguf.values = {{"general.architecture", std::string_view("llama")},
+                 {"llama.block_count", std::uint64_t{2}},
+                 {"llama.embedding_length", std::uint64_t{64}},
+                 {"llama.feed_forward_length", std::uint64_t{128}},
+                 {"llama.attention.head_count", std::uint64_t{4}},
+                 {"llama.attention.head_count_kv", std::uint64_t{2}},
+                 {"llama.rope.freq_base", 500000.0},
+                 {"llama.vocab_size", std::uint64_t{100}}};
+  return gguf;
+}
+
+// A file that is no part has other keys of splits for nothing, as in llama.cpp.
+TEST(GgufSplit, CountsAreBounded) {
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "m.gguf";
+  const auto open = [&](const std::string& key, std::int32_t value) {
+    std::string bytes("GGUF\3\0\0\0", 8);
+    const auto put = [&](std::uint64_t number, std::size_t size) {
+      for (std::size_t i = 0; i < size; ++i) bytes += static_cast<char>(number >> (8 * i));
+    };
+    put(0, 8);
+    put(1, 8);
+    put(key.size(), 8);
+    bytes += key;
+    put(5, 4);  // i32
+    put(static_cast<std::uint32_t>(value), 4);
+    std::ofstream(path, std::ios::binary) << bytes;
+    static_cast<void>(open_checkpoint(path));
+  };
+  for (const int count : {-3, 65536})
+    expect_error(ErrorCode::kCorruptFile,
+                 fmt::format("m.gguf: key split.count is {}, expected an integer from 0 to 65535", count),
+                 [&] { open("split.count", count); });
+  expect_error(ErrorCode::kCorruptFile, "m.gguf: key split.count is 2, expected a name such as",
+               [&] { open("split.count", 2); });
+  for (const auto& [key, value] : {std::pair("split.count", 0), std::pair("split.count", 1), std::pair("split.no", 7),
+                                   std::pair("split.tensors.count", 9)})
+    expect_error(ErrorCode::kNotFound, "key general.architecture is missing",
+                 [&, &key = key, &value = value] { open(key, value); });
+}
+
 TEST(Gguf, RotaryRowsArePermutedPerHead) {
   // Head size 6: the file has rows 0 3 1 4 2 5 of each head.
   std::vector<std::int64_t> rows;
@@ -185,18 +230,59 @@ TEST(Gguf, TensorNamesBecomeHuggingFaceNames) {
   EXPECT_EQ(gguf_tensor_name("rope_freqs.weight"), std::nullopt);
 }
 
-Gguf llama_metadata() {
-  Gguf gguf;
-  gguf.where = "test.gguf";
-  gguf.values = {{"general.architecture", std::string_view("llama")},
-                 {"llama.block_count", std::uint64_t{2}},
-                 {"llama.embedding_length", std::uint64_t{64}},
-                 {"llama.feed_forward_length", std::uint64_t{128}},
-                 {"llama.attention.head_count", std::uint64_t{4}},
-                 {"llama.attention.head_count_kv", std::uint64_t{2}},
-                 {"llama.rope.freq_base", 500000.0},
-                 {"llama.vocab_size", std::uint64_t{100}}};
-  return gguf;
+// Errors about weights speak of what the file calls them, or would.
+TEST(Gguf, HuggingFaceNamesBecomeTensorNames) {
+  for (const char* const name :
+       {"blk.12.attn_q.weight", "blk.0.attn_q_norm.weight", "blk.3.attn_q.bias", "output.weight", "output_norm.weight",
+        "token_embd.weight", "blk.7.ffn_gate_inp.weight", "blk.7.ffn_gate.weight"})
+    EXPECT_EQ(gguf_name_of(gguf_tensor_name(name).value()), name);
+  EXPECT_EQ(gguf_name_of("model.layers.31.mlp.experts.12.down_proj.weight"), "blk.31.ffn_down_exps.weight");
+  for (const char* const other : {"", "model.layers.3", "model.layers.3.visual.weight", "model.layers.3.mlp.experts."})
+    EXPECT_EQ(gguf_name_of(other), other);
+}
+
+TEST(Gguf, ValuesOfTheWrongTypeAreTold) {
+  Gguf gguf = llama_metadata();
+  const std::array<std::byte, 8> bytes{};
+  const std::string longer(100, 'x');
+  for (const auto& [value, found] : std::initializer_list<std::pair<GgufValue, std::string>>{
+           {1.5, "1.5"},
+           {true, "true"},
+           {std::string_view("abc"), "\"abc\""},
+           {std::string_view(longer), "\"" + longer.substr(0, 60) + "...\""},
+           {std::uint64_t{1} << 63, "9223372036854775808"},
+           {GgufArray{4, 2, bytes}, "an array of 2 u32"}}) {
+    gguf.values["llama.block_count"] = value;
+    expect_error(ErrorCode::kCorruptFile,
+                 fmt::format("test.gguf: key llama.block_count is {}, expected an integer", found),
+                 [&] { gguf_config_json(gguf); });
+  }
+  gguf = llama_metadata();
+  gguf.values["llama.rope.freq_base"] = std::string_view("1e6");
+  expect_error(ErrorCode::kCorruptFile, "key llama.rope.freq_base is \"1e6\", expected a number",
+               [&] { gguf_config_json(gguf); });
+  gguf.values["general.architecture"] = std::int64_t{-1};
+  expect_error(ErrorCode::kCorruptFile, "key general.architecture is -1, expected a string",
+               [&] { gguf_config_json(gguf); });
+  expect_error(ErrorCode::kCorruptFile, "key general.architecture is -1, expected an array",
+               [&] { static_cast<void>(gguf.strings("general.architecture")); });
+}
+
+// The key that is named is the one that is wrong.
+TEST(Gguf, SizesOfHeadsMustBeThoseOfTheTensors) {
+  Gguf gguf = llama_metadata();
+  gguf.tensors["blk.0.attn_q.weight"] = {GgufType::kF32, {64, 64}, {}};
+  gguf.values["llama.rope.dimension_count"] = std::uint64_t{16};
+  EXPECT_EQ(gguf_config_json(gguf)["head_dim"], 16);
+  gguf.values["llama.attention.key_length"] = std::uint64_t{32};
+  expect_error(ErrorCode::kCorruptFile,
+               "key llama.attention.key_length makes 4 heads of 32, but tensor blk.0.attn_q.weight is [64, 64]",
+               [&] { gguf_config_json(gguf); });
+  gguf.values["llama.attention.key_length"] = std::uint64_t{16};
+  gguf.values["llama.rope.dimension_count"] = std::uint64_t{8};
+  expect_error(ErrorCode::kUnsupported,
+               "key llama.rope.dimension_count is 8, expected 16, the size of heads by llama.attention.key_length",
+               [&] { gguf_config_json(gguf); });
 }
 
 TEST(Gguf, Llama3FrequencyFactorsBecomeTheirRule) {
@@ -335,18 +421,21 @@ TEST(GgufExperts, ATensorHoldsAMatrixForEach) {
   const Gguf gguf = experts_metadata();
   const std::vector<std::byte> bytes(4 * 2 * 34);
   const GgufTensor tensor{GgufType::kQ8_0, {4, 2, 32}, bytes};
-  const auto weights = gguf_weights(gguf, "model.layers.0.mlp.experts.*.up_proj.weight", tensor);
+  const auto weights =
+      gguf_weights(gguf, "blk.0.ffn_up_exps.weight", "model.layers.0.mlp.experts.*.up_proj.weight", tensor);
   ASSERT_EQ(weights.size(), 4U);
   EXPECT_EQ(weights[3].first, "model.layers.0.mlp.experts.3.up_proj.weight");
   EXPECT_EQ(weights[3].second.shape, (Shape{2, 32}));
   EXPECT_EQ(weights[3].second.bytes.data(), bytes.data() + static_cast<std::ptrdiff_t>(3 * 2 * 34));
   for (const Shape& shape : {Shape{3, 2, 32}, Shape{2, 32}, Shape{4, 2, 2, 32}}) {
-    expect_error(ErrorCode::kCorruptFile, "expected matrices of 4 experts", [&] {
-      gguf_weights(gguf, "model.layers.0.mlp.experts.*.up_proj.weight", {GgufType::kQ8_0, shape, bytes});
+    expect_error(ErrorCode::kCorruptFile, "tensor blk.0.ffn_up_exps.weight: shape", [&] {
+      gguf_weights(gguf, "blk.0.ffn_up_exps.weight", "model.layers.0.mlp.experts.*.up_proj.weight",
+                   {GgufType::kQ8_0, shape, bytes});
     });
   }
   expect_error(ErrorCode::kCorruptFile, "expected matrices of 4 experts", [&] {
-    gguf_weights(gguf, "model.layers.0.mlp.experts.*.up_proj.weight", {GgufType::kQ8_0, {4, 0, 32}, {}});
+    gguf_weights(gguf, "blk.0.ffn_up_exps.weight", "model.layers.0.mlp.experts.*.up_proj.weight",
+                 {GgufType::kQ8_0, {4, 0, 32}, {}});
   });
 }
 

@@ -139,14 +139,12 @@ PanelMatrix::PanelMatrix(std::int64_t rows, std::int64_t cols) {
   view_.blocks = divide_up(cols, kBlock);
 }
 
-PanelMatrix::PanelMatrix(const std::string& name, const Weight& weight, std::int64_t rows, std::int64_t cols,
-                         ThreadPool& pool)
+PanelMatrix::PanelMatrix(const Weight& weight, std::int64_t rows, std::int64_t cols, ThreadPool& pool)
     : PanelMatrix(rows, cols) {
   if (weight.packed()) {
     const auto& packed = std::get<PackedView>(weight.view);
     describe(packed.spec);
     if (packed.spec.format == Format::kNvfp4) view_.multiplier = 1.0F / packed.global_scale;
-    packed.check_finite(name);
     pack_codes(packed, pool);
   } else {
     const auto& dense = std::get<DenseView>(weight.view);

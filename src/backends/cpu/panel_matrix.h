@@ -64,9 +64,8 @@ class WorkspaceMemory {
 
 class PanelMatrix {
  public:
-  // Repacks, in parallel. \throws Error (kCorruptFile) naming `name` when a
-  // scale or element is not finite.
-  PanelMatrix(const std::string& name, const Weight& weight, std::int64_t rows, std::int64_t cols, ThreadPool& pool);
+  // Repacks, in parallel, a weight whose elements are finite, as a checkpoint gives them.
+  PanelMatrix(const Weight& weight, std::int64_t rows, std::int64_t cols, ThreadPool& pool);
 
   // What such a matrix of a weight of this kind would be, without elements.
   PanelMatrix(const WeightInfo& weight, std::int64_t rows, std::int64_t cols);

@@ -60,7 +60,7 @@ class Compiler {
     }
     const Weight weight = checkpoint_.load(planned.name, *pool_);
     place(planned, [&](std::int64_t first, std::int64_t rows) {
-      return std::make_unique<PanelMatrix>(planned.name, weight.rows(first, rows), rows, cols, *pool_);
+      return std::make_unique<PanelMatrix>(weight.rows(first, rows), rows, cols, *pool_);
     });
   }
 

@@ -129,7 +129,7 @@ Linear::Linear(Device& device, const std::string& name, const Weight& weight, st
     if (packed->spec.sparse) {
       matrix_ = make_sparse_tiled_matrix(device, name, *packed, pool);
     } else {
-      matrix_ = make_tiled_matrix(device, name, *packed, pool);
+      matrix_ = make_tiled_matrix(device, *packed, pool);
     }
   } else {
     matrix_ = make_dense_matrix(device, std::get<DenseView>(weight.view), rows, cols, pool);

@@ -34,7 +34,7 @@ MatrixStack::MatrixStack(Device& device, const std::string& name, std::span<cons
     for (std::size_t i = 0; i < views.size(); ++i) {
       if (views[i].spec.format == Format::kNvfp4) factors[i] = 1.0F / views[i].global_scale;
     }
-    matrix_ = make_tiled_matrix(device, name, views, pool);
+    matrix_ = make_tiled_matrix(device, views, pool);
     std::get<TiledMatrix>(matrix_).params.multiplier = 1;
   } else {
     std::vector<DenseView> views;

@@ -104,7 +104,7 @@ bool dense_matches(Device& device, ThreadPool& pool) {
 
 bool dequantized_matches(Device& device, Format format, ThreadPool& pool) {
   const Matrix m = make_matrix(format, pool);
-  const TiledMatrix units = make_tiled_matrix(device, "w", m.packed.view(), pool);
+  const TiledMatrix units = make_tiled_matrix(device, m.packed.view(), pool);
   const auto out = device.allocate(m.decoded.size() * sizeof(float));
   const auto commands = device.commands();
   encode_dequantize(device, *commands, units, DType::kF32, *out);

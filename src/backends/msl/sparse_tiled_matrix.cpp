@@ -68,7 +68,7 @@ SparseTiledMatrix make_sparse_tiled_matrix(Device& device, const std::string& na
         fmt::format("tensor {}: sparse_gemm has no kernel for {}, expected fp4, mxfp4, nvfp4 or s4", name, info.name));
   }
   SparseTiledMatrix matrix;
-  matrix.units = make_tiled_matrix(device, name, packed, pool);
+  matrix.units = make_tiled_matrix(device, packed, pool);
   matrix.units.codes.reset();  // the dense ones
   SparseWriter writer(name, packed);
   pool.parallel_for(writer.blocks(), 1, [&](std::int64_t begin, std::int64_t end) {

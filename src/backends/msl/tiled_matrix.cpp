@@ -164,9 +164,7 @@ float code_offset(Format format) {
   return number.kind == ElementKind::kInteger ? 0.0F - number.values.front() : 0.0F;
 }
 
-TiledMatrix make_tiled_matrix(Device& device, const std::string& name, std::span<const PackedView> items,
-                              ThreadPool& pool) {
-  for (const PackedView& item : items) item.check_finite(name);
+TiledMatrix make_tiled_matrix(Device& device, std::span<const PackedView> items, ThreadPool& pool) {
   const PackedView& packed = items[0];
   TiledMatrix matrix;
   matrix.codec = codec_name(packed.spec.format);

@@ -42,12 +42,10 @@ struct TiledMatrix {
 };
 // Several matrices of one shape and format lie one after another, each from a whole block of
 // 16 rows on; params are then those of one, but for the multiplier, which stays 1.
-// \throws Error (kCorruptFile) naming `name` when a scale or element is not finite.
-TiledMatrix make_tiled_matrix(Device& device, const std::string& name, std::span<const PackedView> items,
-                              ThreadPool& pool);
-inline TiledMatrix make_tiled_matrix(Device& device, const std::string& name, const PackedView& packed,
-                                     ThreadPool& pool) {
-  return make_tiled_matrix(device, name, std::span(&packed, 1), pool);
+// Their elements are finite, as a checkpoint gives them.
+TiledMatrix make_tiled_matrix(Device& device, std::span<const PackedView> items, ThreadPool& pool);
+inline TiledMatrix make_tiled_matrix(Device& device, const PackedView& packed, ThreadPool& pool) {
+  return make_tiled_matrix(device, std::span(&packed, 1), pool);
 }
 
 // f16 and bf16: 16 bytes a lane and tile. f32: row by row.

@@ -62,7 +62,7 @@ TEST_P(Dequant, EveryFormatBothLayouts) {
     for (const auto& [rows, cols] : {std::pair(19, 75), std::pair(32, 192)}) {
       if (few_shapes() && rows == 32) continue;
       const TestMatrix matrix = packed_matrix(spec, rows, cols, ++seed);
-      const TiledMatrix tiled_matrix = make_tiled_matrix(*device, "w", matrix.packed->view(), test_pool());
+      const TiledMatrix tiled_matrix = make_tiled_matrix(*device, matrix.packed->view(), test_pool());
       for (const DType type : {DType::kF16, DType::kBf16, DType::kF32}) {
         expect_bits(canonical(matrix.packed->view(), type), matrix.decoded(), type, text(spec) + " canonical");
         expect_bits(dequantize(tiled_matrix, rows * cols, type), matrix.decoded(), type, text(spec) + " units");
@@ -130,7 +130,7 @@ TEST_P(Dequant, EmbedsRowsOfEveryFormat) {
   unsigned seed = 90;
   for (const FormatSpec& spec : kernel_specs()) {
     const TestMatrix matrix = packed_matrix(spec, kRows, kCols, ++seed);
-    check(make_tiled_matrix(*device, "w", matrix.packed->view(), test_pool()), matrix.decoded(), text(spec));
+    check(make_tiled_matrix(*device, matrix.packed->view(), test_pool()), matrix.decoded(), text(spec));
   }
   for (const DType type : {DType::kF32, DType::kF16, DType::kBf16}) {
     const TestMatrix matrix = dense_matrix(type, kRows, kCols, ++seed);
