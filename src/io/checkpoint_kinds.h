@@ -12,7 +12,8 @@ struct HfFolder {
   // \throws Error naming the file: there is no config.json, or one of them is no JSON.
   explicit HfFolder(const std::filesystem::path& path);
   [[nodiscard]] std::vector<std::pair<std::string, std::string>> tokenizer_files() const;
-  // The field `dynamic` of the quantization's configuration, in the order of the file.
+  // The field `dynamic` of the quantization's configuration: first the rules that leave modules out, as GPTQModel has
+  // it, each kind in the order of the file. \throws Error naming the field.
   [[nodiscard]] std::vector<std::pair<std::string, Json>> module_rules() const;
 
   std::filesystem::path path;

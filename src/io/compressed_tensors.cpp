@@ -9,6 +9,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "base/round_up.h"
 #include "io/fp8_blocks.h"
 #include "io/group_order.h"
 #include "io/module_pattern.h"
@@ -51,6 +52,7 @@ constexpr std::array<std::string_view, 10> kParts{
 
 struct Group {
   FormatSpec spec;
+  std::string format;     // how the codes lie; empty or mixed-precision: the tensors tell
   Shape block;            // of FP8 that is scaled by blocks
   bool in_order = false;  // groups are of neighbours, whatever the order was in which they were rounded
 };
@@ -97,6 +99,7 @@ Group parse_config_group(const JsonObject& item, const std::string& overall) {
   const std::string strategy = weights.string_or("strategy", grouped ? "group" : "channel");
   const bool symmetric = weights.boolean_or("symmetric", true);
   Group group;
+  group.format = format;
   group.spec.zero = symmetric ? ZeroKind::kNone : ZeroKind::kInteger;
   group.spec.group = strategy == "group" || strategy == "tensor_group"
                          ? static_cast<int>(weights.bounded("group_size", 1, 1 << 20))
@@ -213,6 +216,37 @@ void read_zeros(const SafetensorsFolder& folder, const std::string& module, Pack
   }
 }
 
+// The format says in which tensor codes lie. \throws Error (kCorruptFile) naming the field and a tensor that it rules
+// out.
+void check_format(const SafetensorsFolder& folder, const JsonObject& quantization, const std::string& format,
+                  const std::string& codes) {
+  if (format.empty() || format == "mixed-precision") return;
+  const bool packed = format.ends_with("pack-quantized");
+  if (format != "dense" && packed == codes.ends_with(".weight_packed")) return;
+  throw Error(ErrorCode::kCorruptFile, fmt::format("{}: field format is {}, whose codes are not in {} of {}",
+                                                   quantization.where(), format, codes, folder.where(codes)));
+}
+
+// Symmetric codes may have zeros beside them that change nothing. \throws Error (kCorruptFile) naming others.
+void check_no_zeros(const SafetensorsFolder& folder, const std::string& module, const FormatSpec& spec) {
+  const std::string name = module + ".weight_zero_point";
+  const DenseView* const zeros = folder.find(name);
+  if (spec.zero != ZeroKind::kNone || zeros == nullptr) return;
+  const int bits = format_info(spec.format).bits;
+  const std::int64_t count = static_cast<std::int64_t>(zeros->bytes.size()) * 8 / bits;
+  for (std::int64_t i = 0; i < count; ++i) {
+    unsigned window = 0;
+    const auto bit = static_cast<std::size_t>(i * bits);
+    std::memcpy(&window, zeros->bytes.data() + bit / 8, std::min<std::size_t>(2, zeros->bytes.size() - bit / 8));
+    const unsigned zero = (window >> (bit % 8)) & ((1U << bits) - 1);
+    // Packed ones are codes, the middle of which is 0; the last word may have places for rows that there are not.
+    if (zero == 0 || (zeros->dtype == DType::kI32 && zero == 1U << (bits - 1))) continue;
+    throw Error(ErrorCode::kCorruptFile,
+                fmt::format("{}: tensor {}: zeros that are not 0, but the configuration says symmetric",
+                            folder.where(name), name));
+  }
+}
+
 // weight_shape, where there is one, is that of the codes.
 void check_shape(const SafetensorsFolder& folder, const std::string& module, std::int64_t rows, std::int64_t cols) {
   const std::string name = module + ".weight_shape";
@@ -298,6 +332,24 @@ std::vector<std::byte> repack(const Codes& codes, const FormatSpec& spec, std::i
   return out;
 }
 
+// Words of a row hold its codes, and there is a scale for each of its groups, or one for all.
+void check_layout(const SafetensorsFolder& folder, const std::string& module, const Codes& codes,
+                  const DenseView& scales, const FormatSpec& spec) {
+  const std::int64_t rows = codes.view->shape[0];
+  const auto size = static_cast<std::int64_t>(dtype_bytes(codes.view->dtype));
+  const bool plain = codes.view->dtype == DType::kI8 || codes.view->dtype == DType::kF8E4M3;
+  const auto row_bytes = static_cast<std::int64_t>(PackedLayout(spec, 1, codes.cols).code_row_bytes);
+  const Shape expected{rows, plain ? codes.cols : divide_up(row_bytes, size)};
+  if (codes.view->shape != expected)
+    bad_part(folder, codes.name, *codes.view,
+             fmt::format("{} {}", dtype_name(codes.view->dtype), shape_text(expected)));
+  const std::int64_t groups = spec.groups(codes.cols);
+  const std::int64_t count = element_count(scales.shape).value_or(0);
+  if (count != rows * groups && (count != 1 || spec.group != 0))
+    bad_part(folder, module + ".weight_scale", scales,
+             fmt::format("{} {}", dtype_name(scales.dtype), shape_text({rows, groups})));
+}
+
 }  // namespace
 
 LoadedPack load_compressed(const SafetensorsFolder& folder, const std::string& module, const FormatSpec& described) {
@@ -313,18 +365,17 @@ LoadedPack load_compressed(const SafetensorsFolder& folder, const std::string& m
   owner->rows = rows;
   owner->cols = codes.cols;
   const std::size_t stored = codes.view->bytes.size() / static_cast<std::size_t>(rows);
+  check_layout(folder, module, codes, scales, spec);
   if (codes.view->dtype == DType::kI8 || (stored > layout.code_row_bytes && stored - layout.code_row_bytes < 4)) {
     owner->codes = repack(codes, spec, rows, fmt::format("{}: module {}", folder.where(module + ".weight"), module));
     loaded.view.codes = owner->codes;
   }
-  const bool one = element_count(scales.shape) == 1 && rows != 1 && spec.group == 0;  // for the tensor
+  const bool one = element_count(scales.shape) == 1 && spec.group == 0;  // for the tensor
   const bool exponents = spec.scale_type == ScaleType::kBf16 && scales.dtype != DType::kBf16;
   if (one || exponents) {
     owner->scales.resize(layout.scale_bytes);
     const ScaleType type = exponents ? ScaleType::kE8m0 : spec.scale_type;
     const auto count = static_cast<std::size_t>(rows * spec.groups(codes.cols));
-    if (scales.bytes.size() != (one ? 1 : count) * scale_type_bytes(type))
-      bad_part(folder, module + ".weight_scale", scales, fmt::format("[{}, {}]", rows, spec.groups(codes.cols)));
     for (std::size_t i = 0; i < count; ++i)
       store_scale(spec.scale_type, owner->scales, i, load_scale(type, scales.bytes, one ? 0 : i));
     loaded.view.scales = owner->scales;
@@ -370,6 +421,11 @@ std::vector<StoredWeight> compressed_weights(const SafetensorsFolder& folder, co
     if (group < 0) continue;
     if (ignored.match(module) < ModuleTargets::Match::kClass) packed_left_out(quantization, "ignore", module);
     const Group& described = groups[static_cast<std::size_t>(group)];
+    check_format(folder, quantization, described.format, name);
+    check_no_zeros(folder, module, described.spec);
+    const std::string global = module + ".weight_global_scale";
+    if (described.spec.format != Format::kNvfp4 && folder.find(global) != nullptr)
+      bad_part(folder, global, part(folder, global), "none beside scales of one level");
     StoredWeight weight;
     if (!described.block.empty()) {
       weight = fp8_block_weight(folder, module, module + ".weight_scale", described.block);

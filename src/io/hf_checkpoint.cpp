@@ -31,13 +31,11 @@ class HfCheckpoint final : public Checkpoint {
       parts.insert(stored.parts.begin(), stored.parts.end());
       if (!stored.info.packed) ++decoded[stored.info.stored_as];
       std::string name = full_name(stored.info.name);
-      if (!stored_.emplace(name, std::move(stored)).second) fail_twice(name);
+      const std::string tensor = stored.parts.front();
+      if (!stored_.emplace(name, std::move(stored)).second) fail_twice(name, tensor);
     }
     for (const auto& [name, view] : tensors_.tensors()) {
-      const std::string full = full_name(name);
-      if (parts.contains(name) || stored_.contains(full)) continue;
-      for (auto& [weight, part] : expert_weights(full, view, tensors_.where(name)))
-        if (!dense_.emplace(weight, Dense{part, name}).second) fail_twice(weight);
+      if (!parts.contains(name)) add_dense(name, view, options);
     }
     name_tied_embedding();
     for (auto& [name, stored] : stored_) {
@@ -65,6 +63,10 @@ class HfCheckpoint final : public Checkpoint {
     const auto dense = dense_.find(name);
     return tensors_.where(dense == dense_.end() ? name : dense->second.tensor);
   }
+  [[nodiscard]] std::string name_in_file(const std::string& name) const override {
+    const auto dense = dense_.find(name);
+    return dense == dense_.end() ? name : dense->second.tensor;
+  }
   [[nodiscard]] const std::vector<WeightInfo>& weights() const override { return weights_; }
   void release() const override { tensors_.release(); }
   [[nodiscard]] std::string kind() const override { return kind_; }
@@ -85,8 +87,28 @@ class HfCheckpoint final : public Checkpoint {
     std::string tensor;  // of the files, which it is, or is a part of
   };
 
-  [[noreturn]] void fail_twice(const std::string& name) const {
-    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: tensor {} is stored twice", where(), name));
+  // A tensor that no quantized weight is made of. Of two names for one weight the first counts, as in the reference
+  // implementation; a weight that is quantized, or an expert that is stored together with others, too, has no such
+  // rule.
+  void add_dense(const std::string& name, const DenseView& view, const CheckpointOptions& options) {
+    const std::string full = full_name(name);
+    for (auto& [weight, part] : expert_weights(full, view, tensors_.where(name))) {
+      const auto [found, added] = dense_.emplace(weight, Dense{part, name});
+      if (stored_.contains(weight) || (!added && weight != full)) fail_twice(weight, name);
+      if (added) continue;
+      if (full_name(found->second.tensor) != full) fail_twice(weight, name);
+      if (options.notice)
+        options.notice(fmt::format("{}: tensor {} is not used, as {} of {} is the same weight", tensors_.where(name),
+                                   name, found->second.tensor, tensors_.where(found->second.tensor)));
+    }
+  }
+
+  [[noreturn]] void fail_twice(const std::string& weight, const std::string& name) const {
+    const auto stored = stored_.find(weight);
+    const std::string& other = stored == stored_.end() ? dense_.at(weight).tensor : stored->second.parts.front();
+    throw Error(ErrorCode::kCorruptFile,
+                fmt::format("{}: tensor {} is the same weight as {} of {}, expected one of them", tensors_.where(name),
+                            name, other, tensors_.where(other)));
   }
 
   // One that is tied to the head may be stored under the head's name alone.
@@ -162,8 +184,15 @@ std::vector<std::pair<std::string, Json>> HfFolder::module_rules() const {
   OrderedJson json = OrderedJson::parse(begin, begin + text.bytes().size());
   if (own) json = OrderedJson(json.at("quantization_config"));
   std::vector<std::pair<std::string, Json>> rules;
-  if (!json.contains("dynamic") || json.at("dynamic").is_null()) return rules;
-  for (const auto& [key, value] : json.at("dynamic").items()) rules.emplace_back(key, Json(value));
+  const Json plain(json);
+  const JsonObject typed(plain, file.string() + (own ? ": quantization_config" : ""));
+  if (!typed.has("dynamic")) return rules;
+  static_cast<void>(typed.object("dynamic"));
+  // Those that leave modules out go first, as in GPTQModel.
+  for (const bool out : {true, false}) {
+    for (const auto& [key, value] : json.at("dynamic").items())
+      if (key.starts_with('-') == out) rules.emplace_back(key, Json(value));
+  }
   return rules;
 }
 

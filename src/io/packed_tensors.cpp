@@ -228,13 +228,10 @@ LoadedPack load_packed_tensors(const SafetensorsFolder& folder, PackScheme schem
                                const PackedModule& described) {
   const FormatSpec& spec = described.spec;
   if (scheme == PackScheme::kCompressedTensors) return load_compressed(folder, module, spec);
-  const std::string codes_name = codes_entry(scheme, module, spec);
-  const DenseView& codes = part(folder, codes_name);
+  for (const TensorPlan& plan : packed_tensor_plans(scheme, module, described))
+    typed_part(folder, plan.name, plan.dtype, plan.shape);
+  const DenseView& codes = part(folder, codes_entry(scheme, module, spec));
   const DenseView& scales = part(folder, module + ".weight_scale");
-  if (codes.shape.size() != 2 || codes.shape[0] != described.rows)
-    bad_part(folder, codes_name, codes, fmt::format("a matrix of {} rows", described.rows));
-  if (scales.dtype != scale_dtype(spec.scale_type))
-    bad_part(folder, module + ".weight_scale", scales, std::string(dtype_name(scale_dtype(spec.scale_type))));
   LoadedPack loaded;
   loaded.view = {spec, described.rows, described.cols, 1, codes.bytes, scales.bytes, {}};
   if (spec.zero == ZeroKind::kMinimum) loaded.view.zeros = part(folder, module + ".weight_min").bytes;
@@ -243,7 +240,6 @@ LoadedPack load_packed_tensors(const SafetensorsFolder& folder, PackScheme schem
   if (spec.format == Format::kNvfp4) {
     const std::string name = module + ".weight_global_scale";
     const DenseView& global = part(folder, name);
-    if (global.dtype != DType::kF32 || element_count(global.shape) != 1) bad_part(folder, name, global, "F32 [1]");
     std::memcpy(&loaded.view.global_scale, global.bytes.data(), sizeof(float));
   }
   return loaded;

@@ -199,13 +199,46 @@ TEST(LoadedModels, EveryTensorOfTheExpertsIsUsed) {
   }
 }
 
-TEST(LoadedModels, AWeightUnderTwoNamesIsRefused) {
+// Which of them counts is the reference implementation's choice: the first by name.
+TEST(LoadedModels, OfAWeightUnderTwoNamesTheFirstIsUsed) {
   const TemporaryFolder folder;
-  write_changed(test_data("field/names-without-model/m"), folder.path() / "m", [&](auto& tensors) {
-    tensors.push_back({{"model.norm.weight", DType::kF32, {1}}, std::vector<std::byte>(4)});
+  std::string notices;
+  CheckpointOptions options;
+  options.notice = [&](const std::string& text) { notices += text + "\n"; };
+  ThreadPool pool(1);
+  for (const auto& [name, other, first] : {std::tuple("model.norm.weight", "norm.weight", true),
+                                           std::tuple("model.norm.weight", "model.model.norm.weight", false),
+                                           std::tuple("lm_head.weight", "model.lm_head.weight", true)}) {
+    const auto target = folder.path() / other;
+    write_changed(fixture("llama-tiny"), target, [&, &other = other](auto& tensors) {
+      tensors.push_back({{other, DType::kF32, {2}}, std::vector<std::byte>(8)});
+    });
+    notices.clear();
+    const auto checkpoint = open_checkpoint(target, options);
+    EXPECT_EQ(checkpoint->find(name)->shape != Shape{2}, first) << name;
+    const std::string used = first ? name : other;
+    const std::string left = first ? other : name;
+    EXPECT_NE(notices.find("tensor " + left + " is not used, as " + used + " of "), std::string::npos) << notices;
+  }
+}
+
+// What is packed must not be there once more.
+TEST(LoadedModels, AWeightBesideItsPackedFormIsRefused) {
+  const TemporaryFolder folder;
+  for (const auto& [source, module, packed] : {std::tuple("stored/gptq-4-asymmetric", "a", "a.qweight"),
+                                               std::tuple("stored/ct-int6-packed", "a", "a.weight_packed")}) {
+    const auto target = folder.path() / packed;
+    write_changed(test_data(source), target, [&, &module = module](auto& tensors) {
+      tensors.push_back({{std::string(module) + ".weight", DType::kF32, {2, 2}}, std::vector<std::byte>(16)});
+    });
+    expect_error(ErrorCode::kCorruptFile, "tensor a.weight is the same weight as " + std::string(packed) + " of ",
+                 [&] { open_checkpoint(target); });
+  }
+  write_changed(test_data("field/experts-together-qwen3/m"), folder.path() / "experts", [&](auto& tensors) {
+    tensors.push_back({{"model.layers.0.mlp.experts.1.up_proj.weight", DType::kF32, {1}}, std::vector<std::byte>(4)});
   });
-  expect_error(ErrorCode::kCorruptFile, "tensor model.norm.weight is stored twice",
-               [&] { open_checkpoint(folder.path() / "m"); });
+  expect_error(ErrorCode::kCorruptFile, "is the same weight as model.layers.0.mlp.experts.",
+               [&] { open_checkpoint(folder.path() / "experts"); });
 }
 
 TEST(QuantizedModels, KeepWhatTheyDoNotKnow) {

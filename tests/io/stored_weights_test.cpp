@@ -217,5 +217,108 @@ TEST(StoredWeightsErrors, NameTheCause) {
   }
 }
 
+// The tensors of a kind of folder, changed.
+void open_changed(const char* kind, const std::function<void(Json&)>& change_config,
+                  const std::function<void(std::map<std::string, DenseView>&)>& change) {
+  const TemporaryFolder folder;
+  const auto source = test_data("stored") / kind;
+  Json config = read_json_file(source / "config.json");
+  change_config(config);
+  std::ofstream(folder.path() / "config.json") << config.dump();
+  const SafetensorsFile file(source / "model.safetensors");
+  std::map<std::string, DenseView> tensors = file.tensors();
+  change(tensors);
+  std::vector<TensorPlan> plan;
+  for (const auto& [name, view] : tensors) plan.push_back({name, view.dtype, view.shape});
+  SafetensorsWriter writer(folder.path() / "model.safetensors", plan);
+  for (const auto& [name, view] : tensors) writer.write(view.bytes);
+  writer.finish();
+  ThreadPool pool(1);
+  static_cast<void>(open_checkpoint(folder.path())->load("a.weight", pool));
+}
+
+// What the configuration says of the codes and what lies beside them must agree.
+TEST(StoredWeightsErrors, TensorsThatContradictTheConfiguration) {
+  const auto nothing = [](auto&) {};
+  const auto format = [](const char* value) {
+    return [=](Json& config) {
+      config["quantization_config"]["format"] = value;
+      for (Json& group : config["quantization_config"]["config_groups"]) group.erase("format");
+    };
+  };
+  for (const char* const other : {"int-quantized", "float-quantized", "dense"})
+    expect_error(ErrorCode::kCorruptFile,
+                 fmt::format("field format is {}, whose codes are not in a.weight_packed of ", other),
+                 [&] { open_changed("ct-int6-packed", format(other), nothing); });
+  for (const char* const other : {"pack-quantized", "nvfp4-pack-quantized", "dense"})
+    expect_error(ErrorCode::kCorruptFile, fmt::format("field format is {}, whose codes are not in a.weight of ", other),
+                 [&] { open_changed("ct-int8", format(other), nothing); });
+  for (const char* const same : {"pack-quantized", "mixed-precision"})
+    EXPECT_NO_THROW(open_changed("ct-int6-packed", format(same), nothing)) << same;
+  for (const char* const same : {"int-quantized", "naive-quantized"})
+    EXPECT_NO_THROW(open_changed("ct-int8", format(same), nothing)) << same;
+
+  const std::vector<float> one{1};
+  const auto add_global = [&](auto& tensors) {
+    tensors["a.weight_global_scale"] = {DType::kF32, {1}, std::as_bytes(std::span(one))};
+  };
+  for (const char* const kind : {"ct-int8", "ct-int6-packed", "ct-fp8-blocks", "ct-mxfp4"})
+    expect_error(ErrorCode::kCorruptFile, "tensor a.weight_global_scale: found F32 [1], expected none",
+                 [&] { open_changed(kind, nothing, add_global); });
+
+  std::vector<std::int8_t> zeros(64);
+  std::vector<std::uint32_t> middles(64, 0x88888888U);
+  const auto add = [](DType dtype, const auto& values) {
+    return [&, dtype](auto& tensors) {
+      tensors["a.weight_zero_point"] = {dtype, {64}, std::as_bytes(std::span(values))};
+    };
+  };
+  for (const char* const kind : {"ct-int8", "ct-fp8-blocks", "ct-mxfp8"})
+    EXPECT_NO_THROW(open_changed(kind, nothing, add(DType::kI8, zeros))) << kind;
+  EXPECT_NO_THROW(open_changed("ct-groups-of-256", nothing, add(DType::kI32, middles)));  // s4
+  zeros[63] = 1;
+  middles[63] = 0x88887888U;
+  for (const char* const kind : {"ct-int8", "ct-fp8-blocks", "ct-mxfp8"})
+    expect_error(ErrorCode::kCorruptFile, "tensor a.weight_zero_point: zeros that are not 0",
+                 [&] { open_changed(kind, nothing, add(DType::kI8, zeros)); });
+  expect_error(ErrorCode::kCorruptFile, "tensor a.weight_zero_point: zeros that are not 0",
+               [&] { open_changed("ct-groups-of-256", nothing, add(DType::kI32, middles)); });
+}
+
+// Messages tell shapes, and the file.
+TEST(StoredWeightsErrors, SizesAreShapes) {
+  const auto nothing = [](auto&) {};
+  const auto cut = [](const char* name) {
+    return [=](auto& tensors) {
+      DenseView& view = tensors.at(name);
+      view.bytes = view.bytes.subspan(0, view.bytes.size() / 2);
+      view.shape[0] /= 2;
+    };
+  };
+  for (const char* const kind : {"ct-int8", "ct-int6-packed", "ct-mxfp4"})
+    expect_error(ErrorCode::kCorruptFile, "model.safetensors: tensor a.weight_scale: found ",
+                 [&] { open_changed(kind, nothing, cut("a.weight_scale")); });
+  const std::vector<std::uint8_t> infinite(4096, 0xFF);
+  expect_error(ErrorCode::kCorruptFile, "model.safetensors: tensor a.weight: the scale of row 0, group 0 is not finite",
+               [&] {
+                 open_changed("ct-int8", nothing, [&](auto& tensors) {
+                   DenseView& view = tensors.at("a.weight_scale");
+                   view.bytes = std::as_bytes(std::span(infinite)).subspan(0, view.bytes.size());
+                 });
+               });
+}
+
+TEST(StoredWeightsErrors, RulesOfGptqAreAnObject) {
+  const auto nothing = [](auto&) {};
+  const auto dynamic = [](const char* json) {
+    return [=](Json& config) { config["quantization_config"]["dynamic"] = Json::parse(json); };
+  };
+  for (const char* const wrong : {"[]", "[{}]", "\"-:a\"", "1"})
+    expect_error(ErrorCode::kCorruptFile, "config.json: quantization_config: field dynamic is ",
+                 [&] { open_changed("gptq-4-asymmetric", dynamic(wrong), nothing); });
+  for (const char* const right : {"null", "{}", R"({"-:b": {}, "+:a": {"bits": 4}})"})
+    EXPECT_NO_THROW(open_changed("gptq-4-asymmetric", dynamic(right), nothing)) << right;
+}
+
 }  // namespace
 }  // namespace metal_marlin
