@@ -318,6 +318,9 @@ TEST(StoredWeightsErrors, RulesOfGptqAreAnObject) {
                  [&] { open_changed("gptq-4-asymmetric", dynamic(wrong), nothing); });
   for (const char* const right : {"null", "{}", R"({"-:b": {}, "+:a": {"bits": 4}})"})
     EXPECT_NO_THROW(open_changed("gptq-4-asymmetric", dynamic(right), nothing)) << right;
+  // Those that leave modules out go first, wherever they stand.
+  expect_error(ErrorCode::kNotFound, "tensor a.weight is missing",
+               [&] { open_changed("gptq-4-asymmetric", dynamic(R"({"+:a": {"bits": 4}, "-:a": {}})"), nothing); });
 }
 
 }  // namespace
