@@ -10,11 +10,11 @@ import re
 import sys
 
 # Folders of src/, from the lowest up; those that stand beside each other include neither the other.
-LAYERS = [["base"], ["formats"], ["io"], ["tokenizer"], ["chat_template"], ["ops"], ["models"], ["backends"], ["runtime"],
+LAYERS = [["base"], ["formats"], ["io"], ["tokenizer"], ["chat_template"], ["grammar"], ["ops"], ["models"], ["backends"], ["runtime"],
           ["quantize", "server"], ["cli"]]
 LEVEL = {folder: level for level, folders in enumerate(LAYERS) for folder in folders}
 # The folder of src/ that each header of include/metal_marlin is the interface of.
-PUBLIC = {"error": "base", "format": "formats", "tokenizer": "tokenizer", "chat_template": "chat_template", "sampler": "ops",
+PUBLIC = {"error": "base", "format": "formats", "tokenizer": "tokenizer", "chat_template": "chat_template", "grammar": "grammar", "sampler": "ops",
           "model": "runtime", "generate": "runtime", "evaluate": "runtime", "inspect": "runtime", "engine": "runtime", "quantize": "quantize"}
 # What shaders and C++ share, and the shaders' interface; both know nothing of src/.
 SHADERS = re.compile(r"common/|msl_abi\.h$")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks too long for CI, each with a log in benchmarks/check_long/.
-# Usage: check_long.sh [PART...]; parts: fuzz lint package patterns templates api asan tsan sessions aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers page load large; none: all.
+# Usage: check_long.sh [PART...]; parts: fuzz lint package patterns templates schemas api asan tsan sessions aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers page load large; none: all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${METAL_MARLIN_DATA:-../shared/data}
@@ -8,7 +8,7 @@ text=$data/text/wikitext-2-test.txt
 
 # Ten minutes each of what reads the most forms, one of the others.
 fuzz() {
-  fuzz_some 600 "config tokenizer request chat_template"
+  fuzz_some 600 "config tokenizer request chat_template grammar"
   fuzz_some 60 "safetensors gguf json npy onnx metallib"
 }
 fuzz_some() { make fuzz FUZZ_SECONDS="$1" PARSERS="$2" 2>&1 | grep -E '^(parser|Done|SUMMARY)|ERROR|error:|Error '; }
@@ -33,6 +33,17 @@ templates() {
   make build
   "${METAL_MARLIN_PYTHON:-python3}" tools/check_chat_templates.py --binary build/release/bin/metal-marlin \
     --templates "$data/templates" --table benchmarks/chat_templates.md
+}
+
+# JSON Schema's test suite, from the sdist of jsonschema on PyPI.
+schemas() {
+  cmake --preset user > /dev/null
+  cmake --build --preset user > /dev/null
+  local work
+  work=$(mktemp -d)
+  "${METAL_MARLIN_PYTHON:-python3}" -m pip download --quiet --no-deps --no-binary :all: --dest "$work" jsonschema==4.23.0
+  "${METAL_MARLIN_PYTHON:-python3}" tools/check_schemas.py --binary build/user/bin/metal-marlin --suite "$work"/jsonschema-*.tar.gz
+  rm -r "$work"
 }
 
 # The server with a model that speaks, against the openai package and schemathesis, which METAL_MARLIN_PYTHON can import.
@@ -186,7 +197,7 @@ if [ "${1:-}" = --one ]; then
 fi
 mkdir -p benchmarks/check_long
 parts=("$@")
-[ $# -gt 0 ] || parts=(fuzz lint package patterns templates api asan tsan sessions aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers page load large)
+[ $# -gt 0 ] || parts=(fuzz lint package patterns templates schemas api asan tsan sessions aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers page load large)
 failed=()
 for part in "${parts[@]}"; do
   [ "$(type -t "$part")" = function ] || { echo "unknown part: $part" >&2; exit 2; }

@@ -275,3 +275,15 @@ for name, request in [
     put("request", name, json.dumps(request).encode())
 put("request", "deep", b'{"a": ' * 100)
 put("request", "target", b"/v1/models/a%2Fb%zz%4?x")
+
+for name, text in [
+        ("gbnf", 'groot ::= "a" (root | x){0,3} [^"\\n]*\n# c\nx ::= "\\u00e9"? . | "b"+\n'), ("gbnf_left", 'groot ::= x root | "b"\nx ::= "y"?'),
+        ("gbnf_bomb", 'groot ::= ((("a"{999}){999}){999})'), ("regex", r"r^(?:a|[^\d\u{1F600}-\u{1F64F}]{2,5})+\w*\.$"), ("regex_refused", r"r(?<=a)b\1"),
+        ("schema", 's{"type":"object","properties":{"a":{"type":"integer","minimum":-3,"maximum":250,"multipleOf":7},"b":{"enum":[1,"x",null]},"c":{"format":"date"}},'
+                   '"required":["a"],"additionalProperties":{"type":"string","minLength":1,"maxLength":4}}'),
+        ("schema_ref", 's{"$ref":"#/$defs/n","$defs":{"n":{"anyOf":[{"type":"null"},{"type":"array","prefixItems":[{"$ref":"#/$defs/n"}],"items":{"pattern":"^a|b"},"maxItems":3}]}}}'),
+        ("schema_all", 's{"allOf":[{"properties":{"a":{"type":"number"}}},{"oneOf":[{"type":"object","required":["a"]},{"const":3}]}],"type":["object","integer"]}'),
+        ("schema_texts", 's{"anyOf":[{"type":"string","pattern":"^(a|é)+$","minLength":2,"maxLength":9},{"type":"string","format":"ipv6","pattern":"^::"}]}'),
+        ("schema_numbers", 's{"prefixItems":[{"type":"number","exclusiveMinimum":-0.5,"maximum":10.25},{"type":"number","multipleOf":0.075},{"type":"integer","multipleOf":2500}]}'),
+        ("schema_circle", 's{"enum":[{"a":1}],"properties":{"a":{"$ref":"#"}}}')]:
+    put("grammar", name, text.encode())

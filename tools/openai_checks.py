@@ -2,8 +2,11 @@
 import contextlib
 import json
 import math
+import re
+from typing import Literal
 
 import openai
+import pydantic
 
 CHECKS = {"plain": [], "thinking": [], "guarded": []}
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
@@ -416,6 +419,50 @@ def responses(api):
     same(api.respond(temperature=1, extra={"seed": 4}).output_text, api.respond(temperature=1, extra={"seed": 4}).output_text)
 
 
+# Answers that are held to a grammar.
+
+class Place(pydantic.BaseModel):
+    city: str = pydantic.Field(max_length=40)
+    kind: Literal["town", "village", "capital"]
+    people: int = pydantic.Field(ge=0, le=50_000_000)
+    tags: list[str] = pydantic.Field(max_length=3)
+
+
+PLACE_FORMAT = {"type": "json_schema", "json_schema": {"name": "place", "strict": True, "schema": Place.model_json_schema() | {"additionalProperties": False}}}
+
+
+@check("plain")
+def structured(api):
+    """parse() of the package gives the objects that it was told of, whole and as a stream, of chats and of responses"""
+    question = [{"role": "user", "content": "Tell me about Paris."}]
+    whole = api.client.chat.completions.parse(model=MODEL, messages=question, response_format=Place, temperature=0, max_tokens=600)
+    holds(isinstance(whole.choices[0].message.parsed, Place), whole)
+    same(whole.choices[0].finish_reason, "stop")
+    chunks = list(api.chat(question, stream=True, response_format=PLACE_FORMAT, max_tokens=600))
+    same((Place.model_validate_json(joined(chunks)), last_reason(chunks)), (whole.choices[0].message.parsed, "stop"))
+    for seed in range(3):
+        drawn = api.chat(question, response_format=PLACE_FORMAT, max_tokens=600, temperature=1.2, n=2, seed=seed)
+        for choice in drawn.choices:
+            holds(choice.finish_reason == "length" or Place.model_validate_json(choice.message.content), choice)
+    response = api.client.responses.parse(model=MODEL, input="Tell me about Paris.", text_format=Place, temperature=0, max_output_tokens=600)
+    holds(isinstance(response.output_parsed, Place), response)
+    any_object = api.chat(question, response_format={"type": "json_object"}, max_tokens=600).choices[0]
+    holds(any_object.finish_reason == "length" or isinstance(json.loads(any_object.message.content), dict), any_object)
+    cut = api.chat(question, response_format=PLACE_FORMAT, max_tokens=3)
+    same((cut.choices[0].finish_reason, cut.choices[0].message.content[:1]), ("length", "{"))
+
+
+@check("plain")
+def guided(api):
+    """guided_*, structured_outputs, grammar and json_schema hold an answer to what they say"""
+    number = {"type": "number", "minimum": 1.5, "maximum": 2.5}
+    for extra, pattern in [({"guided_choice": ["yes", "no"]}, "yes|no"), ({"guided_regex": r"\d{4}-\d{2}"}, r"\d{4}-\d{2}"), ({"guided_json": number}, r"[12](\.\d+)?"),
+                           ({"guided_grammar": 'root ::= "x" [yz]{3}'}, "x[yz]{3}"), ({"grammar": 'root ::= "x" [yz]{3}'}, "x[yz]{3}"), ({"json_schema": number}, r"[12](\.\d+)?"),
+                           ({"structured_outputs": {"choice": ["é", "東京"]}}, "é|東京"), ({"structured_outputs": {"regex": "[🐟a]{5}"}}, "[🐟a]{5}")]:
+        for text in (api.text(extra=extra), api.go_on(extra=extra), api.respond(extra=extra).output_text):
+            holds(re.fullmatch(pattern, text), f"{extra} gave {text!r}")
+
+
 # Errors.
 
 @check("plain")
@@ -427,7 +474,9 @@ def errors(api):
                                 ({"max_tokens": 10**6}, "max_tokens", "context_length_exceeded"), ({"top_logprobs": 2}, "top_logprobs", "conflicting_parameters"),
                                 ({"logit_bias": {"a": 1}}, "logit_bias", None), ({"logit_bias": {"1": 101}}, "logit_bias", None), ({"presence_penalty": 3}, "presence_penalty", None),
                                 ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "unsupported_parameter"),
-                                ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
+                                ({"response_format": {"type": "xml"}}, "response_format.type", None),
+                                ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}}, "response_format.json_schema.schema", "invalid_grammar"),
+                                ({"extra": {"guided_regex": "(?=a)"}}, "guided_regex", "invalid_grammar"),
                                 ({"stream_options": {"include_usage": True}}, "stream_options", "conflicting_parameters"),
                                 ({"extra": {"colour": "red"}}, "colour", "unsupported_parameter"), ({"extra": {"top_k": "x"}}, "top_k", None),
                                 ({"extra": {"min_tokens": 30}}, "min_tokens", "conflicting_parameters"), ({"extra": {"min_p": -1}}, "min_p", None),
@@ -505,6 +554,17 @@ def thinking(api):
     same(thoughts(api.chat(inside, go_on)), raw)
     chunks = list(api.chat(extra=on, stream=True))
     same((joined(chunks, field="reasoning_content"), joined(chunks)), (thoughts(thought), ""))
+
+
+@check("thinking")
+def structured_thinking(api):
+    """a grammar begins behind the thought, also where a budget ends that"""
+    fields = {"response_format": PLACE_FORMAT, "max_tokens": 400}
+    for extra in ({"thinking_budget": 20}, {"thinking_budget": 1}):
+        answer = api.chat(**fields, extra=extra | {"chat_template_kwargs": {"enable_thinking": True}, "ignore_eos": True}).choices[0]
+        holds(answer.message.reasoning_content, answer)
+        holds(answer.finish_reason == "length" or Place.model_validate_json(answer.message.content), answer)
+        holds(answer.message.content.startswith("{"), answer)
 
 
 @check("thinking")

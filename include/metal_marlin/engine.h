@@ -15,6 +15,7 @@
 
 #include "metal_marlin/error.h"
 #include "metal_marlin/generate.h"
+#include "metal_marlin/grammar.h"
 #include "metal_marlin/model.h"
 #include "metal_marlin/sampler.h"
 
@@ -78,6 +79,11 @@ struct EngineRequest {
   std::vector<std::string> stop;  ///< Text that ends a sample; not part of its text.
   std::vector<TokenId> stop_ids;  ///< End a sample as the model's end tokens do: kEndToken.
   bool ignore_end = false;        ///< Go on past the model's end tokens.
+  /// As in GenerateOptions. Tokens of `stop_ids` come where a text of it is complete.
+  std::shared_ptr<const Grammar> grammar;
+  std::optional<GrammarThought> thought;
+  /// So many of the `answered` tokens, the last ones, came under the grammar, which goes on behind them.
+  std::size_t guided = 0;
   /// So many answers, which share the prompt's pages; sample i draws with sampler.seed + i.
   int samples = 1;
   /// -1: none; k: of each token and the k likeliest in its place.
@@ -159,6 +165,10 @@ class Engine {
   /// \throws Error (kInvalidArgument) naming the field, what was found and what was expected; (kBusy) when the queue is
   /// full or the engine drains; what failure() says when it is not healthy.
   RequestId submit(EngineRequest request, OnEngineEvent on_event);
+  /// Makes what requests with this grammar share, so that they begin at once; it is kept while somebody has the grammar
+  /// and few others were asked for since. \throws Error (kInvalidArgument, kUnsupported) where the model's tokens
+  /// cannot say its texts.
+  void prepare(const std::shared_ptr<const Grammar>& grammar);
   /// Its samples end with kCancelled after the step that runs; nothing happens where they ended already.
   void cancel(RequestId request);
   /// Takes no more requests, and returns when all have ended and been told so. After `deadline` it cancels those that

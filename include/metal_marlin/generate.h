@@ -4,10 +4,12 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "metal_marlin/grammar.h"
 #include "metal_marlin/model.h"
 #include "metal_marlin/sampler.h"
 
@@ -18,6 +20,9 @@ struct GenerateOptions {
   SamplerOptions sampler;
   std::vector<std::string> stop;  ///< Text that ends the generation; not part of the output.
   bool ignore_end = false;        ///< Go on past end-of-text tokens.
+  /// The text is one of these, or begins one: it ends where nothing may follow (kEndToken, as at an end token).
+  std::shared_ptr<const Grammar> grammar;
+  std::optional<GrammarThought> thought;  ///< What may come before the grammar's text.
 };
 
 enum class StopReason : std::uint8_t { kLength, kEndToken, kStopText, kCancelled };

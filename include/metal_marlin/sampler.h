@@ -54,14 +54,20 @@ class Sampler {
   /// Tokens that are not picked until the next call, which replaces them.
   void forbid(std::vector<TokenId> ids) { forbidden_ = std::move(ids); }
 
+  /// Only tokens whose bit is set are picked, until the next call, which replaces them; empty: all are. A bit a token,
+  /// 64 a word; the bits are not copied.
+  void allow(std::span<const std::uint64_t> mask) { allowed_ = mask; }
+
   // What sample() is made of, for those who do the same elsewhere.
   [[nodiscard]] const SamplerOptions& options() const { return options_; }
   /// The next random number of [0, 1); a token takes one where the temperature is not zero.
   [[nodiscard]] double next_uniform();
   /// The tokens that are penalized, each once.
   [[nodiscard]] std::span<const SeenToken> seen() const { return seen_; }
-  /// Whether there are biases or forbidden tokens: what only sample() itself knows of.
-  [[nodiscard]] bool must_see_logits() const { return !options_.logit_bias.empty() || !forbidden_.empty(); }
+  /// Whether there are biases, or tokens that may not be picked: what only sample() itself knows of.
+  [[nodiscard]] bool must_see_logits() const {
+    return !options_.logit_bias.empty() || !forbidden_.empty() || !allowed_.empty();
+  }
 
  private:
   struct Candidate {
@@ -69,6 +75,7 @@ class Sampler {
     float weight;
   };
   void see(TokenId id, int times);
+  void start(std::span<const float> logits);
   void fill(std::span<const float> logits);
   TokenId restrict_candidates(std::span<const float> logits);
   void sort_until(std::size_t begin, std::size_t end);
@@ -82,6 +89,7 @@ class Sampler {
   std::mt19937_64 random_;
   std::vector<SeenToken> seen_;
   std::vector<TokenId> forbidden_;
+  std::span<const std::uint64_t> allowed_;
   std::vector<std::size_t> places_;  // by id: 1 + its index there; 0: was never
   std::vector<Candidate> candidates_;
 };

@@ -55,6 +55,9 @@ class Tokenizer {
   [[nodiscard]] bool is_special(TokenId id) const;
   /// One more than the largest id.
   [[nodiscard]] std::int64_t vocab_size() const;
+  /// By id, what each token adds to a text that has begun: not always whole characters, nothing for special tokens.
+  /// \throws Error (kUnsupported) naming the stage of the decoder that makes it depend on other tokens.
+  [[nodiscard]] std::vector<std::string> token_bytes() const;
 
  private:
   friend class Detokenizer;

@@ -20,6 +20,7 @@ void add_tokenize(CLI::App& app);
 void add_render(CLI::App& app);
 void add_logits(CLI::App& app);
 void add_serve(CLI::App& app);
+void add_grammar(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_eval(CLI::App& app);
 void add_compare(CLI::App& app);

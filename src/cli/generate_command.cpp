@@ -2,8 +2,10 @@
 
 #include <nlohmann/json.hpp>
 
+#include "chat_template/reasoning.h"
 #include "cli/chat_flags.h"
 #include "cli/commands.h"
+#include "cli/grammar_flags.h"
 #include "cli/interrupts.h"
 #include "cli/sampler_flags.h"
 #include "cli/streams.h"
@@ -23,6 +25,7 @@ struct GenerateFlags {
   std::string system;
   ChatFlags chat_flags;
   bool json = false;
+  GrammarFlags grammar;
   GenerateOptions options;
 };
 
@@ -44,10 +47,13 @@ void print_json(const GenerateResult& result, const ModelInfo& info) {
   fmt::print("{}\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 
-// The tokens of the prompt; of a conversation those that its template prints, and no others.
-std::vector<TokenId> prompt_tokens(const GenerateFlags& flags, const ChatTemplate* chat, const Tokenizer& tokenizer) {
+// The tokens of the prompt; of a conversation those that its template prints, and no others. Says what thoughts a
+// grammar's text comes behind.
+std::vector<TokenId> prompt_tokens(GenerateFlags& flags, const ChatTemplate* chat, const Tokenizer& tokenizer) {
   if (chat == nullptr) return tokenizer.encode(flags.prompt);
   const std::string prompt = chat->render(one_message(flags.system, flags.prompt), flags.chat_flags.options());
+  if (const auto tags = find_reasoning_tags(chat->text()))
+    flags.options.thought = GrammarThought{tags->open, tags->close, ends_in_thought(prompt, *tags, false)};
   return tokenizer.encode(prompt, {.add_special = false, .parse_special = true});
 }
 
@@ -62,6 +68,7 @@ void run_generate(GenerateFlags& flags) {
     throw Error(ErrorCode::kInvalidArgument, "--system, --chat-template, --template-name, --set and --now need --chat");
   }
   validate(flags.options.sampler);
+  flags.options.grammar = flags.grammar.load();
   // Read before the model, which takes longer, and once: a pipe gives its text but once.
   if (!flags.prompt_file.empty()) flags.prompt = read_text_file(flags.prompt_file);
   std::vector<TokenId> prompt;
@@ -109,10 +116,12 @@ void add_generate(CLI::App& app) {
   add_sampler_flags(*command, flags->options.sampler);
   add_list(*command, "--stop", flags->options.stop, "text that ends the generation; repeatable");
   command->add_flag("--ignore-eos", flags->options.ignore_end, "go on past end tokens");
+  flags->grammar.add(*command);
   command->add_flag("--json", flags->json, "print one JSON object with tokens, text and speeds");
   command->footer(
       "Example:\n  metal-marlin generate Qwen3-4B-fp4 -p 'Once upon a time' -n 64 --temperature 0.7 --top-p 0.9 --seed "
-      "7");
+      "7\n"
+      "  metal-marlin generate Qwen3-4B-fp4 --chat -p 'Where is Oslo?' --schema place.json");
   command->callback([flags] { run_generate(*flags); });
 }
 

@@ -114,13 +114,15 @@ int run(int argc, char** argv) {
       "  metal-marlin quantize Qwen3-4B -o Qwen3-4B-fp4 --format fp4\n"
       "  metal-marlin generate Qwen3-4B-fp4 -p 'Once upon a time' -n 64\n"
       "  metal-marlin chat Qwen/Qwen3-4B --format fp4\n"
-      "Exit codes: 0 done, 2 wrong argument, 3 something is missing, 4 corrupt file, 5 not supported,\n"
+      "Exit codes: 0 done, 1 the answer is no, 2 wrong argument, 3 something is missing, 4 corrupt file, 5 not "
+      "supported,\n"
       "  6 the system refused a read or write, 7 not enough memory, 8 or 130 cancelled, 9 internal error.");
   add_quantize(app);
   add_generate(app);
   add_chat(app);
   add_tokenize(app);
   add_render(app);
+  add_grammar(app);
   add_logits(app);
 #if METAL_MARLIN_SERVER
   add_serve(app);
@@ -146,6 +148,8 @@ int run(int argc, char** argv) {
 #endif
   try {
     app.parse(argc, argv);
+  } catch (const CLI::RuntimeError& error) {  // a command's own answer
+    return error.get_exit_code();
   } catch (const CLI::ParseError& error) {
     const int code = app.exit(error);
     return code == 0 ? 0 : static_cast<int>(ErrorCode::kInvalidArgument);

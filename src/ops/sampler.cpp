@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "metal_marlin/error.h"
@@ -53,23 +54,47 @@ void Sampler::see(TokenId id, int times) {
   seen_[places_[index] - 1].count += times;
 }
 
+// The candidates that may be picked at all, with their logits.
+void Sampler::start(std::span<const float> logits) {
+  candidates_.clear();
+  if (allowed_.empty()) {
+    candidates_.resize(logits.size());
+    for (std::size_t i = 0; i < logits.size(); ++i) candidates_[i] = {static_cast<TokenId>(i), logits[i]};
+    return;
+  }
+  for (std::size_t word = 0; word < allowed_.size(); ++word) {
+    for (std::uint64_t bits = allowed_[word]; bits != 0; bits &= bits - 1) {
+      const std::size_t id = word * 64 + static_cast<std::size_t>(std::countr_zero(bits));
+      if (id < logits.size()) candidates_.push_back({static_cast<TokenId>(id), logits[id]});
+    }
+  }
+}
+
 void Sampler::fill(std::span<const float> logits) {
-  candidates_.resize(logits.size());
-  for (std::size_t i = 0; i < logits.size(); ++i) candidates_[i] = {static_cast<TokenId>(i), logits[i]};
-  const auto weight_of = [&](TokenId id) { return &candidates_[static_cast<std::size_t>(id)].weight; };
-  const auto is_there = [&](TokenId id) { return id >= 0 && static_cast<std::size_t>(id) < candidates_.size(); };
+  start(logits);
+  // Candidates are ascending; all of them are there where nothing is masked.
+  const auto find = [&](TokenId id) -> Candidate* {
+    if (allowed_.empty()) {
+      const bool is_there = id >= 0 && static_cast<std::size_t>(id) < candidates_.size();
+      return is_there ? &candidates_[static_cast<std::size_t>(id)] : nullptr;
+    }
+    const auto found = std::lower_bound(candidates_.begin(), candidates_.end(), id,
+                                        [](const Candidate& c, TokenId other) { return c.id < other; });
+    return found != candidates_.end() && found->id == id ? &*found : nullptr;
+  };
   for (const auto& [id, bias] : options_.logit_bias) {
-    if (is_there(id)) *weight_of(id) += bias;
+    if (Candidate* const candidate = find(id)) candidate->weight += bias;
   }
   for (const SeenToken& token : seen_) {
-    if (!is_there(token.id)) continue;
-    float& logit = *weight_of(token.id);
+    Candidate* const candidate = find(token.id);
+    if (candidate == nullptr) continue;
+    float& logit = candidate->weight;
     logit = logit > 0 ? logit / options_.repeat_penalty : logit * options_.repeat_penalty;
     if (token.count == 0) continue;
     logit -= static_cast<float>(token.count) * options_.frequency_penalty + options_.presence_penalty;
   }
   for (const TokenId id : forbidden_) {
-    if (is_there(id)) *weight_of(id) = -INFINITY;
+    if (Candidate* const candidate = find(id)) candidate->weight = -INFINITY;
   }
 }
 

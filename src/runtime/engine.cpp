@@ -45,6 +45,8 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
   Hooks hooks;
   bool has_tokenizer;
   EngineScheduler scheduler;  // the step thread's
+  std::once_flag vocabulary_made;
+  std::shared_ptr<GrammarVocabulary> vocabulary;  // with the first grammar
 
   std::mutex mutex;  // for all that follows
   std::condition_variable changed;
@@ -209,6 +211,28 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
 
   // ---- callers ----
 
+  // In the caller's thread, as a vocabulary and a grammar take their time.
+  const std::shared_ptr<GrammarVocabulary>& grammar_vocabulary() {
+    std::call_once(vocabulary_made, [&] {
+      if (!has_tokenizer)
+        throw Error(ErrorCode::kInvalidArgument, "a grammar needs a tokenizer, which the model lacks");
+      vocabulary = std::make_shared<GrammarVocabulary>(model->tokenizer(), model->info().vocab);
+    });
+    return vocabulary;
+  }
+
+  void add_guides(Request& request) {
+    const EngineRequest& asked = request.asked;
+    if (!asked.grammar) return;
+    const std::span<const TokenId> guided = std::span(asked.prompt).last(asked.guided);
+    for (int i = 0; i < asked.samples; ++i) {
+      auto guide = std::make_unique<GrammarGuide>(grammar_vocabulary(), asked.grammar, end_tokens(asked, model->info()),
+                                                  asked.thought);
+      for (const TokenId id : guided) guide->take(id);
+      request.guides.push_back(std::move(guide));
+    }
+  }
+
   RequestId submit(EngineRequest asked, OnEngineEvent on_event) {
     if (!on_event) throw Error(ErrorCode::kInvalidArgument, "request: there is nobody to tell of events");
     validate(asked, model->info(), plan.context, has_tokenizer);
@@ -216,6 +240,7 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
     request->asked = std::move(asked);
     request->on_event = std::move(on_event);
     request->submitted = Clock::now();
+    add_guides(*request);
     const std::lock_guard lock(mutex);
     if (!failure.empty()) throw Error(ErrorCode::kInternal, failure);
     if (draining || stopping) throw Error(ErrorCode::kBusy, "the engine ends, and takes no more requests");
@@ -283,6 +308,10 @@ Engine::~Engine() {
 
 RequestId Engine::submit(EngineRequest request, OnEngineEvent on_event) {
   return impl_->submit(std::move(request), std::move(on_event));
+}
+
+void Engine::prepare(const std::shared_ptr<const Grammar>& grammar) {
+  impl_->grammar_vocabulary()->masks(grammar);
 }
 
 void Engine::cancel(RequestId request) {

@@ -68,6 +68,16 @@ void validate(const EngineRequest& r, const ModelInfo& model, std::int64_t conte
   for (const std::string& stop : r.stop) require_field(!stop.empty(), "a stop text's length", 0, "1 or more");
   if (!r.stop.empty() && !has_tokenizer)
     throw Error(ErrorCode::kInvalidArgument, "request: there are stop texts, but the model has no tokenizer");
+  require_field(r.guided <= std::min(r.answered, r.prompt.size()), "guided", static_cast<std::int64_t>(r.guided),
+                "no more tokens than `answered` of the prompt");
+  if (r.grammar && !has_tokenizer)
+    throw Error(ErrorCode::kInvalidArgument, "request: there is a grammar, but the model has no tokenizer");
+}
+
+std::vector<TokenId> end_tokens(const EngineRequest& request, const ModelInfo& model) {
+  std::vector<TokenId> out = request.stop_ids;
+  if (!request.ignore_end) out.insert(out.end(), model.end_tokens.begin(), model.end_tokens.end());
+  return out;
 }
 
 TokenLogprob logprob_of(std::span<const float> logits, TokenId id, int top) {
@@ -99,9 +109,10 @@ Sample::Sample(std::shared_ptr<Request> request, int index, const ModelInfo& mod
       draws_(asked().max_tokens.value_or(1) > 0),
       most_tokens_(asked().max_tokens.value_or(static_cast<int>(context - prompt_size()))),
       tokens_(asked().prompt),
-      ends_(ends(model)),
+      ends_(end_tokens(asked(), model)),
       sampler_(sampler_of(asked(), index)),
       stop_(asked().stop) {
+  if (asked().grammar) guide_ = std::move(request_->guides[static_cast<std::size_t>(index)]);
   usage.prompt_tokens = prompt_size();
   const std::size_t said = std::min(asked().answered, tokens_.size());
   for (std::size_t i = 0; i < tokens_.size(); ++i) {
@@ -119,12 +130,6 @@ Sample::Sample(std::shared_ptr<Request> request, int index, const ModelInfo& mod
   }
 }
 
-std::vector<TokenId> Sample::ends(const ModelInfo& model) const {
-  std::vector<TokenId> out = asked().stop_ids;
-  if (!asked().ignore_end) out.insert(out.end(), model.end_tokens.begin(), model.end_tokens.end());
-  return out;
-}
-
 std::int64_t Sample::next_prompt_logprob() const {
   return asked().prompt_logprobs && index_ == 0 ? prompt_logprobs_done_ : prompt_size();
 }
@@ -132,6 +137,10 @@ std::int64_t Sample::next_prompt_logprob() const {
 void Sample::take_prompt_logits(std::span<const float> logits) {
   const TokenId id = tokens_[static_cast<std::size_t>(prompt_logprobs_done_++)];
   event_.prompt_logprobs.push_back(logprob_of(logits, id, asked().logprobs));
+}
+
+void Sample::prepare_draw() {
+  if (guide_) sampler_.allow(guide_->allowed());
 }
 
 TokenId Sample::draw(std::span<const float> logits) {
@@ -149,6 +158,8 @@ void Sample::take(TokenId id) {
   if (detokenizer_) show(detokenizer_->push(id));
   if (usage.generated_tokens == asked().min_tokens) sampler_.forbid({});
   if (stop_.stopped()) return end(StopReason::kStopText);
+  if (guide_) guide_->take(id);
+  if (guide_ && guide_->has_ended()) return end(StopReason::kEndToken);
   if (usage.generated_tokens == most_tokens_) end(StopReason::kLength);
 }
 

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "grammar/guide.h"
 #include "metal_marlin/engine.h"
 #include "runtime/stop_text.h"
 
@@ -21,8 +22,9 @@ struct Request {
   OnEngineEvent on_event;
   std::chrono::steady_clock::time_point submitted;
   std::atomic<bool> cancelled{false};
-  std::atomic<bool> started{false};  // one of its samples was in the cache
-  bool is_muted = false;             // its callback threw; of the thread that calls it
+  std::atomic<bool> started{false};                   // one of its samples was in the cache
+  bool is_muted = false;                              // its callback threw; of the thread that calls it
+  std::vector<std::unique_ptr<GrammarGuide>> guides;  // one a sample, which takes it; none without a grammar
 };
 
 // An EngineEvent that owns what it tells.
@@ -42,6 +44,9 @@ struct OwnedEvent {
 
 // \throws Error (kInvalidArgument) naming the field, what was found and what was expected.
 void validate(const EngineRequest& request, const ModelInfo& model, std::int64_t context, bool has_tokenizer);
+
+// Tokens that end a sample.
+std::vector<TokenId> end_tokens(const EngineRequest& request, const ModelInfo& model);
 
 // The token's log softmax, and the `top` likeliest.
 TokenLogprob logprob_of(std::span<const float> logits, TokenId id, int top);
@@ -71,6 +76,8 @@ class Sample {
 
   // Logits that follow the token before next_prompt_logprob().
   void take_prompt_logits(std::span<const float> logits);
+  // Before a token is drawn, with or without draw(). \throws Error where its grammar cannot go on.
+  void prepare_draw();
   // Draws from logits that were shown. \returns the token.
   TokenId draw(std::span<const float> logits);
   // Goes on with a token that was drawn.
@@ -89,7 +96,6 @@ class Sample {
 
  private:
   void show(const std::string& text);
-  [[nodiscard]] std::vector<TokenId> ends(const ModelInfo& model) const;
 
   std::shared_ptr<Request> request_;
   int index_;
@@ -98,6 +104,7 @@ class Sample {
   std::vector<TokenId> tokens_;
   std::vector<TokenId> ends_;
   Sampler sampler_;
+  std::unique_ptr<GrammarGuide> guide_;  // none: any text will do
   StopText stop_;
   std::optional<Detokenizer> detokenizer_;
   std::optional<TokenLogprob> drawn_logprob_;

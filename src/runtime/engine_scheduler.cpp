@@ -326,9 +326,20 @@ void EngineScheduler::make_fit() {
   }
 }
 
+// One whose grammar cannot go on takes no part in the step.
+void EngineScheduler::prepare(Resident& r) {
+  try {
+    r.sample->prepare_draw();
+  } catch (const Error& error) {
+    r.granted = 0;
+    r.sample->fail(error);
+  }
+}
+
 void EngineScheduler::step() {
   std::vector<Resident*> in;
   for (Resident& r : residents_) {
+    if (r.granted > 0 && draws(r)) prepare(r);
     if (r.granted > 0) in.push_back(&r);
   }
   if (in.empty()) return;
@@ -353,7 +364,7 @@ void EngineScheduler::run_step(std::span<Resident* const> in) {
   for (const Resident* const r : in) {
     Sample& sample = *r->sample;
     const std::int64_t begin = length(*r);
-    const bool draws = sample.draws() && r->granted == remaining(*r);
+    const bool draws = this->draws(*r);
     SequenceInput input{r->sequence,
                         sample.tokens().subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(r->granted)),
                         draws && sample.wants_logits() ? kLastLogits : kNoLogits};

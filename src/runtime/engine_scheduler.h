@@ -64,6 +64,8 @@ class EngineScheduler {
   void grant_prompts(std::int64_t budget);
   void make_fit();
   void step();
+  [[nodiscard]] bool draws(const Resident& r) const { return r.sample->draws() && r.granted == remaining(r); }
+  void prepare(Resident& r);
   void run_step(std::span<Resident* const> in);
   void finish_step(std::span<Resident* const> in, std::span<const TokenId> next, const NotFinite& failed);
   void out_of_memory(const char* what);

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "base/seconds_since.h"
+#include "grammar/guide.h"
 #include "metal_marlin/error.h"
 #include "runtime/stop_text.h"
 
@@ -23,8 +24,12 @@ class Generation {
       tokenizer_ = model->tokenizer();
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kNotFound) throw;
-      if (!options.stop.empty()) throw;
+      if (!options.stop.empty() || options.grammar) throw;
     }
+    if (!options.grammar) return;
+    const ModelInfo& info = model->info();
+    guide_.emplace(std::make_shared<GrammarVocabulary>(tokenizer_, info.vocab), options.grammar,
+                   options.ignore_end ? std::vector<TokenId>() : info.end_tokens, options.thought);
   }
 
   GenerateResult run(std::span<const TokenId> prompt) {
@@ -40,6 +45,7 @@ class Generation {
     result_.prompt_tokens = prompt.size();
     TokenId next = 0;
     const auto step = [&](std::span<const TokenId> tokens, Sampler* sampler) {
+      if (guide_ && sampler != nullptr) sampler->allow(guide_->allowed());
       session.sample(std::array{SequenceInput{sequence, tokens}}, {&sampler, 1}, {&next, 1});
     };
     auto start = std::chrono::steady_clock::now();
@@ -73,6 +79,13 @@ class Generation {
     result_.tokens.push_back(id);
     show(detokenizer_ ? detokenizer_->push(id) : std::string());
     if (stop_.stopped()) return false;
+    if (guide_) {
+      guide_->take(id);
+      if (guide_->has_ended()) {
+        result_.reason = StopReason::kEndToken;
+        return false;
+      }
+    }
     return result_.reason != StopReason::kCancelled;
   }
 
@@ -90,6 +103,7 @@ class Generation {
   StopText stop_;
   std::shared_ptr<const Tokenizer> tokenizer_;  // nothing where the model has none
   std::optional<Detokenizer> detokenizer_;
+  std::optional<GrammarGuide> guide_;
   GenerateResult result_;
 };
 

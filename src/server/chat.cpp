@@ -115,4 +115,9 @@ ChatPrompt render_chat(const Conversation& conversation, const ServedModel& mode
   return prompt;
 }
 
+std::optional<GrammarThought> thought_before(const ChatPrompt& prompt, const ServedModel& model) {
+  if (!model.reasoning) return std::nullopt;
+  return GrammarThought{model.reasoning->open, model.reasoning->close, prompt.in_thought};
+}
+
 }  // namespace metal_marlin::server

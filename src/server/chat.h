@@ -36,6 +36,8 @@ Conversation read_conversation(Fields& fields);
 Conversation read_response_conversation(Fields& fields);
 
 ChatPrompt render_chat(const Conversation& conversation, const ServedModel& model);
+// What may come before the text of a grammar.
+std::optional<GrammarThought> thought_before(const ChatPrompt& prompt, const ServedModel& model);
 
 // Sets what templates call so; "none" asks for no thoughts.
 void add_reasoning_effort(const std::string& effort, ChatOptions& options);

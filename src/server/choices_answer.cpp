@@ -129,12 +129,15 @@ std::optional<EngineRequest> ChoicesAnswer::go_on(std::size_t index) {
   const auto used = static_cast<int>(choice.tokens.size());
   if (choice.cut || (next.max_tokens && used >= *next.max_tokens)) return std::nullopt;
   choice.cut = true;
+  next.guided = choice.tokens.size();
   next.prompt.insert(next.prompt.end(), choice.tokens.begin(), choice.tokens.end());
   if (choice.splitter.inside()) {
     const std::string close = "\n" + request_.reasoning->close + "\n\n";
     const auto ids = model_.tokenizer->encode(close, {.add_special = false, .parse_special = true});
     next.prompt.insert(next.prompt.end(), ids.begin(), ids.end());
     add(index, choice, choice.splitter.push(close));
+    next.guided = 0;  // its text begins here, behind the thought
+    next.thought.reset();
   }
   next.answered = next.prompt.size() - request_.prompts.front().prompt.size();
   if (next.max_tokens) *next.max_tokens -= used;

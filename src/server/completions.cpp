@@ -7,6 +7,7 @@
 #include "server/api_error.h"
 #include "server/chat.h"
 #include "server/choices_answer.h"
+#include "server/grammar_request.h"
 #include "server/routes.h"
 
 namespace metal_marlin::server {
@@ -88,6 +89,7 @@ void answer_completions(Service& service, const Call& call) {
   constexpr std::array<const char*, 1> limits = {"max_tokens"};
   const std::optional<int> most = read_max_tokens(fields, limits, 0);
   const bool echo = fields.boolean("echo", false);
+  const std::optional<GrammarText> grammar = read_grammar(fields);
   EngineRequest& engine = request.options.engine;
   engine.logprobs = static_cast<int>(fields.integer("logprobs", 0, kMaxLogprobs).value_or(-1));
   refuse_unsupported(fields);
@@ -97,6 +99,7 @@ void answer_completions(Service& service, const Call& call) {
     throw conflict(fmt::format("n: expected at most {} answers of all prompts", kMaxChoices), "n");
   }
   engine.fair_key = call.fair_key;
+  if (!add_grammar(service, call, model, grammar, answer_completions, engine)) return;
   for (const Prompt& prompt : prompts) {
     EngineRequest next = engine;
     next.prompt = prompt.tokens;
@@ -133,9 +136,12 @@ void answer_chat_completions(Service& service, const Call& call) {
                      "thinking_budget");
     request.thinking_budget = static_cast<int>(*budget);
   }
+  const std::optional<GrammarText> grammar = read_grammar(fields);
   ChatPrompt prompt = render_chat(read_conversation(fields), model);
   refuse_unsupported(fields);
+  if (!add_grammar(service, call, model, grammar, answer_chat_completions, engine)) return;
   request.in_thought = prompt.in_thought;
+  engine.thought = thought_before(prompt, model);
   engine.fair_key = call.fair_key;
   EngineRequest next = engine;
   next.prompt = std::move(prompt.tokens);

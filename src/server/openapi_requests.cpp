@@ -83,6 +83,60 @@ Properties with_sampling(const Service& service, Properties own) {
   return own;
 }
 
+OrderedJson object_of(const Properties& properties, const std::vector<std::string>& required) {
+  OrderedJson value = {{"type", "object"}, {"properties", OrderedJson::object()}};
+  for (const auto& [name, property] : properties) value["properties"][name] = property;
+  if (!required.empty()) value["required"] = required;
+  value["additionalProperties"] = type("null");
+  return value;
+}
+
+OrderedJson json_schema() {
+  return {{"type", {"object", "boolean"}}};
+}
+
+// Of OpenAI's formats; the schema has its name beside it.
+Properties named_schema() {
+  return {{"name", nullable(text())},
+          {"description", nullable(text())},
+          {"strict", nullable(flag())},
+          {"schema", json_schema()}};
+}
+
+OrderedJson response_format() {
+  return either({object_of({{"type", one_of({"text"})}}, {"type"}),
+                 object_of({{"type", one_of({"json_object"})}, {"schema", nullable(json_schema())}}, {"type"}),
+                 object_of({{"type", one_of({"json_schema"})}, {"json_schema", object_of(named_schema(), {"schema"})}},
+                           {"type", "json_schema"})});
+}
+
+OrderedJson text_format() {
+  Properties named = named_schema();
+  named.emplace_back("type", one_of({"json_schema"}));
+  return object_of({{"format", nullable(either({object_of({{"type", one_of({"text", "json_object"})}}, {"type"}),
+                                                object_of(named, {"type", "schema"})}))},
+                    {"verbosity", OrderedJson::object()}},
+                   {});
+}
+
+// What an answer must look like, in others' words.
+Properties with_grammars(Properties own) {
+  const OrderedJson schema_or_text = {{"type", {"object", "boolean", "string"}}};
+  const OrderedJson choices = list_of(some_text(), 1, INT32_MAX);
+  const OrderedJson outputs = object_of({{"json", nullable(schema_or_text)},
+                                         {"regex", nullable(some_text())},
+                                         {"choice", nullable(choices)},
+                                         {"grammar", nullable(some_text())},
+                                         {"json_object", nullable(flag())}},
+                                        {});
+  const Properties shared = {{"guided_json", schema_or_text}, {"guided_regex", some_text()},
+                             {"guided_choice", choices},      {"guided_grammar", some_text()},
+                             {"grammar", some_text()},        {"json_schema", json_schema()},
+                             {"structured_outputs", outputs}};
+  own.insert(own.end(), shared.begin(), shared.end());
+  return own;
+}
+
 OrderedJson template_variables() {
   return {{"type", "object"}, {"propertyNames", {{"not", {{"enum", kTemplateFields}}}}}};
 }
@@ -126,23 +180,25 @@ OrderedJson completion_body(const Service& service) {
   const std::int64_t context = largest(service, [](const ServedModel& model) { return model.engine->plan().context; });
   const OrderedJson tokens = list_of(token(service), 1, static_cast<std::size_t>(context - 1));
   const OrderedJson prompts = list_of(either({some_text(), tokens}), 1, kMaxChoices);
-  return body(with_sampling(service, {{"prompt", either({some_text(), tokens, prompts})},
-                                      {"max_tokens", integer(0, INT32_MAX)},
-                                      {"n", integer(1, kMaxChoices)},
-                                      {"echo", flag()},
-                                      {"logprobs", integer(0, kMaxLogprobs)}}),
+  return body(with_sampling(service, with_grammars({{"prompt", either({some_text(), tokens, prompts})},
+                                                    {"max_tokens", integer(0, INT32_MAX)},
+                                                    {"n", integer(1, kMaxChoices)},
+                                                    {"echo", flag()},
+                                                    {"response_format", response_format()},
+                                                    {"logprobs", integer(0, kMaxLogprobs)}})),
               "prompt", true);
 }
 
 OrderedJson chat_body(const Service& service) {
-  return body(with_messages(with_sampling(service, {{"max_completion_tokens", integer(1, INT32_MAX)},
-                                                    {"max_tokens", integer(1, INT32_MAX)},
-                                                    {"n", integer(1, kMaxChoices)},
-                                                    {"logprobs", flag()},
-                                                    {"top_logprobs", integer(0, kMaxLogprobs)},
-                                                    {"separate_reasoning", flag()},
-                                                    {"thinking_budget", integer(1, INT32_MAX)}})),
-              "messages", true);
+  const Properties own = {{"max_completion_tokens", integer(1, INT32_MAX)},
+                          {"max_tokens", integer(1, INT32_MAX)},
+                          {"n", integer(1, kMaxChoices)},
+                          {"logprobs", flag()},
+                          {"top_logprobs", integer(0, kMaxLogprobs)},
+                          {"response_format", response_format()},
+                          {"separate_reasoning", flag()},
+                          {"thinking_budget", integer(1, INT32_MAX)}};
+  return body(with_messages(with_sampling(service, with_grammars(own))), "messages", true);
 }
 
 OrderedJson response_part(const OrderedJson& types) {
@@ -172,22 +228,15 @@ OrderedJson response_body(const Service& service) {
       {"properties",
        {{"effort", nullable(text())}, {"summary", OrderedJson::object()}, {"generate_summary", OrderedJson::object()}}},
       {"additionalProperties", type("null")}};
-  const OrderedJson format = {{"type", "object"},
-                              {"required", {"type"}},
-                              {"properties", {{"type", one_of({"text"})}}},
-                              {"additionalProperties", type("null")}};
-  const OrderedJson text_format = {{"type", "object"},
-                                   {"properties", {{"format", nullable(format)}, {"verbosity", OrderedJson::object()}}},
-                                   {"additionalProperties", type("null")}};
-  return body(with_sampling(service, {{"input", either({text(), items})},
-                                      {"instructions", text()},
-                                      {"max_output_tokens", integer(1, INT32_MAX)},
-                                      {"top_logprobs", integer(0, kMaxLogprobs)},
-                                      {"include", list_of(one_of({kIncludeLogprobs}))},
-                                      {"n", integer(1, 1)},
-                                      {"reasoning", reasoning},
-                                      {"text", text_format},
-                                      {"chat_template_kwargs", template_variables()}}),
+  return body(with_sampling(service, with_grammars({{"input", either({text(), items})},
+                                                    {"instructions", text()},
+                                                    {"max_output_tokens", integer(1, INT32_MAX)},
+                                                    {"top_logprobs", integer(0, kMaxLogprobs)},
+                                                    {"include", list_of(one_of({kIncludeLogprobs}))},
+                                                    {"n", integer(1, 1)},
+                                                    {"text", text_format()},
+                                                    {"reasoning", reasoning},
+                                                    {"chat_template_kwargs", template_variables()}})),
               "input", true);
 }
 

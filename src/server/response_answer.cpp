@@ -148,7 +148,6 @@ OrderedJson ResponseAnswer::response(const char* status) const {
                        {"previous_response_id", nullptr},
                        {"store", false},
                        {"temperature", request_.options.engine.sampler.temperature},
-                       {"text", {{"format", {{"type", "text"}}}}},
                        {"tool_choice", "none"},
                        {"tools", OrderedJson::array()},
                        {"top_p", request_.options.engine.sampler.top_p},

@@ -7,6 +7,7 @@
 
 #include "server/api_error.h"
 #include "server/chat.h"
+#include "server/grammar_request.h"
 #include "server/response_answer.h"
 #include "server/routes.h"
 
@@ -85,19 +86,12 @@ void read_logprobs(Fields& fields, EngineRequest& engine) {
     throw conflict(fmt::format("top_logprobs needs {} in include", kIncludeLogprobs), "top_logprobs");
 }
 
-// How long answers are to be is no promise, what form they have would be one.
-void read_text_format(Fields& fields) {
-  auto text = fields.object("text");
-  if (!text) return;
-  constexpr std::array<std::string_view, 1> harmless = {"verbosity"};
-  if (auto format = text->object("format")) {
-    if (format->text("type") != "text") {
-      throw ApiError(400, "text.format.type: answers are not held to a grammar, expected text", "text.format.type",
-                     "unsupported_parameter");
-    }
-    format->refuse_others({});
-  }
-  text->refuse_others(harmless);
+// As the request has it; without a format it is text.
+OrderedJson shown_text(const OrderedJson& body) {
+  OrderedJson text = body.value("text", OrderedJson());
+  if (!text.is_object()) text = OrderedJson::object();
+  if (text.value("format", OrderedJson()).is_null()) text["format"] = {{"type", "text"}};
+  return text;
 }
 
 }  // namespace
@@ -124,9 +118,11 @@ void answer_responses(Service& service, const Call& call) {
   constexpr std::array<const char*, 1> limits = {"max_output_tokens"};
   engine.max_tokens = read_max_tokens(fields, limits, 1);
   read_logprobs(fields, engine);
-  read_text_format(fields);
+  const std::optional<GrammarText> grammar = read_response_grammar(fields);
   const ChatPrompt prompt = render_chat(read_response_conversation(fields), model);
   refuse_unsupported(fields);
+  if (!add_grammar(service, call, model, grammar, answer_responses, engine)) return;
+  engine.thought = thought_before(prompt, model);
   engine.prompt = prompt.tokens;
   check_request(engine, model, "input", "max_output_tokens");
   engine.fair_key = call.fair_key;
@@ -134,7 +130,8 @@ void answer_responses(Service& service, const Call& call) {
   const OrderedJson shown = {{"instructions", body.value("instructions", OrderedJson())},
                              {"max_output_tokens", body.value("max_output_tokens", OrderedJson())},
                              {"metadata", body.value("metadata", OrderedJson::object())},
-                             {"reasoning", body.value("reasoning", OrderedJson::object())}};
+                             {"reasoning", body.value("reasoning", OrderedJson::object())},
+                             {"text", shown_text(body)}};
   if (service.log.with_prompts()) call.log->set("prompt", body["input"]);
   refuse_while_draining(service);
   try {

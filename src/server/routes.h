@@ -11,7 +11,7 @@ struct Route {
   const char* method;
   const char* path;  // one that ends with "/" stands for all that begin with it, "/" for itself
   bool open;         // without an API key
-  void (*answer)(Service& service, const Call& call);
+  AnswerRoute answer;
 };
 
 std::span<const Route> all_routes();

@@ -45,6 +45,11 @@ Server::Server(const ServerOptions& options)
       options.http, [this](const std::shared_ptr<Exchange>& exchange) { handle(exchange); },
       [](int status, const std::string& message) { return error_body(ApiError(status, message)); },
       [this](const HttpOutcome& outcome) { service_.metrics.answered(outcome.status); });
+  service_.take_turn = [this](const Call& call, AnswerRoute route) {
+    Call again = call;
+    again.has_turn = true;
+    http_->take_turn([this, again = std::move(again), route] { attempt(again, [&] { route(service_, again); }); });
+  };
   if (http_->on_loopback()) guard_.only_local_hosts();
 }
 
@@ -64,6 +69,11 @@ void Server::handle(const std::shared_ptr<Exchange>& exchange) {
     log_.write(log->line(outcome));
     service_.metrics.answered(outcome.status);
   });
+  attempt(call, [&] { answer(call); });
+}
+
+void Server::attempt(const Call& call, const std::function<void()>& what) {
+  const std::shared_ptr<Exchange>& exchange = call.exchange;
   const auto fail = [&](const ApiError& error) {
     call.log->set("error", error.what());
     if (error.status == 401) exchange->headers.emplace_back("WWW-Authenticate", "Bearer");
@@ -72,7 +82,7 @@ void Server::handle(const std::shared_ptr<Exchange>& exchange) {
     exchange->respond(error.status, "application/json", error_body(error));
   };
   try {
-    answer(call);
+    what();
   } catch (const ApiError& error) {
     fail(error);
   } catch (const Error& error) {

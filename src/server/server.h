@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
 
 #include "server/guard.h"
@@ -36,6 +37,8 @@ class Server {
  private:
   void handle(const std::shared_ptr<Exchange>& exchange);
   void answer(const Call& call);
+  // Does it, or answers with why it could not.
+  void attempt(const Call& call, const std::function<void()>& what);
 
   AccessLog log_;
   Guard guard_;

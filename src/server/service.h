@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <ctime>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "metal_marlin/engine.h"
 #include "metal_marlin/tokenizer.h"
 #include "server/access_log.h"
+#include "server/grammar_cache.h"
 #include "server/http/http.h"
 #include "server/metrics.h"
 
@@ -33,11 +35,15 @@ struct ServedModel {
 struct Call {
   std::shared_ptr<Exchange> exchange;
   std::shared_ptr<LogEntry> log;
-  std::string id;        // of the request, in the log and in X-Request-Id
-  std::string fair_key;  // whose it is: requests of several take turns
+  std::string id;         // of the request, in the log and in X-Request-Id
+  std::string fair_key;   // whose it is: requests of several take turns
+  bool has_turn = false;  // no other request that has one is answered at this time
 
   [[nodiscard]] const HttpRequest& request() const { return exchange->request(); }
 };
+
+struct Service;
+using AnswerRoute = void (*)(Service& service, const Call& call);
 
 struct Service {
   explicit Service(AccessLog& access_log) : log(access_log) {}
@@ -47,6 +53,9 @@ struct Service {
 
   AccessLog& log;
   Metrics metrics;
+  GrammarCache grammars;
+  // Answers a call once more, with its turn: for what takes so long that several at a time would hold up all others.
+  std::function<void(const Call& call, AnswerRoute answer)> take_turn;
   std::atomic<bool> draining = false;
   std::vector<ServedModel> models;  // at least one from the first request on; last: their engines tell the others until
                                     // they end

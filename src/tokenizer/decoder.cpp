@@ -1,11 +1,15 @@
 #include "tokenizer/decoder.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <utility>
 
 #include "base/unicode.h"
+#include "metal_marlin/error.h"
 #include "tokenizer/byte_level.h"
 #include "tokenizer/stages.h"
 
@@ -66,6 +70,34 @@ std::string clean_up(std::string text, bool whole = false) {
     if (!whole || from != kStageOnly) text = replace_literal(text, from, to);
   }
   return text;
+}
+
+// The byte that <0x41> stands for. Rust's parser of numbers, which the reference reads it with, takes a sign.
+std::optional<char> byte_of(std::string_view token) {
+  const auto digit = [&](std::size_t at) {
+    const char c = token[at];
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                  : -1;
+  };
+  if (token.size() != 6 || !token.starts_with("<0x") || token.back() != '>') return std::nullopt;
+  const int high = token[3] == '+' ? 0 : digit(3);
+  if (high < 0 || digit(4) < 0) return std::nullopt;
+  return static_cast<char>(high * 16 + digit(4));
+}
+
+std::string metaspace_text(const Decoder::Metaspace& step, const std::string& token, bool first) {
+  return replace_literal(token, step.replacement, first && step.drop_first ? "" : " ");
+}
+
+std::string word_piece_text(const Decoder::WordPiece& step, std::string token, bool first) {
+  if (!first && token.starts_with(step.prefix)) {
+    token.erase(0, step.prefix.size());
+  } else if (!first) {
+    token.insert(token.begin(), ' ');
+  }
+  return step.cleanup ? clean_up(std::move(token)) : token;
 }
 
 class Sink final : public Stream {
@@ -152,20 +184,9 @@ class ByteFallbackStage final : public Stage {
  public:
   using Stage::Stage;
   void push(std::string token) override {
-    const auto digit = [&](std::size_t at) {
-      const char c = token[at];
-      return c >= '0' && c <= '9'   ? c - '0'
-             : c >= 'A' && c <= 'F' ? c - 'A' + 10
-             : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                                    : -1;
-    };
-    if (token.size() == 6 && token.starts_with("<0x") && token.back() == '>') {
-      // Rust's parser of numbers takes a sign.
-      const int high = token[3] == '+' ? 0 : digit(3);
-      if (high >= 0 && digit(4) >= 0) {
-        run_ += static_cast<char>(high * 16 + digit(4));
-        return;
-      }
+    if (const std::optional<char> byte = byte_of(token)) {
+      run_ += *byte;
+      return;
     }
     flush();
     next().push(std::move(token));
@@ -290,27 +311,6 @@ class CleanUpStage final : public Stage {
   std::string held_;
 };
 
-std::unique_ptr<Stream> metaspace_stage(const Decoder::Metaspace& step, std::unique_ptr<Stream> next) {
-  return each(
-      [&step](const std::string& token, bool first) {
-        return replace_literal(token, step.replacement, first && step.drop_first ? "" : " ");
-      },
-      std::move(next));
-}
-
-std::unique_ptr<Stream> word_piece_stage(const Decoder::WordPiece& step, std::unique_ptr<Stream> next) {
-  return each(
-      [&step](std::string token, bool first) {
-        if (!first && token.starts_with(step.prefix)) {
-          token.erase(0, step.prefix.size());
-        } else if (!first) {
-          token.insert(token.begin(), ' ');
-        }
-        return step.cleanup ? clean_up(std::move(token)) : token;
-      },
-      std::move(next));
-}
-
 }  // namespace
 
 Decoder Decoder::parse(const Json& json, const std::string& where) {
@@ -370,9 +370,12 @@ std::unique_ptr<Stream> Decoder::stream(std::string& out) const {
                     std::move(next));
       }
     } else if (const auto* const metaspace = std::get_if<Metaspace>(&*step)) {
-      next = metaspace_stage(*metaspace, std::move(next));
+      next =
+          each([metaspace](const std::string& token, bool first) { return metaspace_text(*metaspace, token, first); },
+               std::move(next));
     } else if (const auto* const pieces = std::get_if<WordPiece>(&*step)) {
-      next = word_piece_stage(*pieces, std::move(next));
+      next = each([pieces](std::string token, bool first) { return word_piece_text(*pieces, std::move(token), first); },
+                  std::move(next));
     } else if (const auto* const bpe = std::get_if<Bpe>(&*step)) {
       next = std::make_unique<BpeStage>(*bpe, std::move(next));
     } else {
@@ -380,6 +383,46 @@ std::unique_ptr<Stream> Decoder::stream(std::string& out) const {
     }
   }
   return next;
+}
+
+std::string Decoder::bytes_of(std::string token) const {
+  const auto refuse = [](const char* stage) {
+    throw Error(
+        ErrorCode::kUnsupported,
+        fmt::format("the tokenizer's decoder has a stage {}: what a token adds to a text depends on the others, "
+                    "which a grammar cannot follow",
+                    stage));
+  };
+  if (clean_up_) refuse("that takes spaces from before punctuation");
+  bool joined = false;  // from here on stages see all tokens as one
+  for (const Step& step : steps_) {
+    if (std::holds_alternative<Fuse>(step)) {
+      joined = true;
+    } else if (const auto* const strip = std::get_if<Strip>(&step)) {
+      if (joined && strip->stop > 0) refuse("Strip of the end");
+      if (!joined) token = strip_token(*strip, token);
+    } else if (joined) {
+      refuse("behind one that joins tokens");
+    } else if (std::holds_alternative<ByteLevel>(step)) {
+      std::string bytes;
+      if (alphabet_to_bytes(token, bytes)) token = bytes;
+      joined = true;
+    } else if (std::holds_alternative<ByteFallback>(step)) {
+      if (const std::optional<char> byte = byte_of(token)) token = *byte;
+      joined = true;
+    } else if (std::holds_alternative<Spaces>(step)) {
+      token.insert(token.begin(), ' ');
+    } else if (const auto* const replace = std::get_if<Replace>(&step)) {
+      token = replace->pattern.replace_all(token, replace->content);
+    } else if (const auto* const metaspace = std::get_if<Metaspace>(&step)) {
+      token = metaspace_text(*metaspace, token, false);
+    } else if (const auto* const pieces = std::get_if<WordPiece>(&step)) {
+      token = word_piece_text(*pieces, std::move(token), false);
+    } else {
+      refuse(std::holds_alternative<Bpe>(step) ? "BPEDecoder" : "CTC");
+    }
+  }
+  return token;
 }
 
 }  // namespace metal_marlin

@@ -27,6 +27,9 @@ class Decoder {
   };
   // Appends to `out`, which must outlive the stream as this must.
   [[nodiscard]] std::unique_ptr<Stream> stream(std::string& out) const;
+  // What a token adds to a text that has begun, where that depends on nothing else.
+  // \throws Error (kUnsupported) naming the stage that makes it depend on other tokens.
+  [[nodiscard]] std::string bytes_of(std::string token) const;
 
   struct ByteLevel {};
   struct ByteFallback {};

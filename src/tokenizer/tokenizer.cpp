@@ -285,6 +285,14 @@ std::int64_t Tokenizer::vocab_size() const {
   return static_cast<std::int64_t>(impl_->spellings.size());
 }
 
+std::vector<std::string> Tokenizer::token_bytes() const {
+  std::vector<std::string> out;
+  out.reserve(impl_->spellings.size());
+  for (const std::optional<std::string>& spelling : impl_->spellings)
+    out.push_back(!spelling || impl_->specials.contains(*spelling) ? "" : impl_->decoder.bytes_of(*spelling));
+  return out;
+}
+
 struct Detokenizer::State {
   std::shared_ptr<const Tokenizer> tokenizer;
   bool skip_special;

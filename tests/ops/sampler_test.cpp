@@ -71,6 +71,27 @@ TEST(Sampler, PenaltiesCountEachTokenOnce) {
   for (std::size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(found[i], expected[i], 1e-6);
 }
 
+TEST(Sampler, PicksOnlyWhatIsAllowed) {
+  const std::vector<std::uint64_t> mask{0b0101001};  // 0, 3 and 5
+  SamplerOptions options;
+  options.repeat_penalty = 2;
+  options.logit_bias = {{1, 50.0F}, {3, 10.0F}};
+  Sampler greedy(options);
+  greedy.allow(mask);
+  EXPECT_TRUE(greedy.must_see_logits());
+  EXPECT_EQ(greedy.sample(kLogits), 3);
+  options.temperature = 1;
+  options.top_p = 0.99F;
+  Sampler sampled(options);
+  sampled.accept(2);
+  sampled.allow(mask);
+  const std::vector<float> p = sampled.distribution(kLogits);
+  EXPECT_EQ(p[1] + p[2] + p[4] + p[6], 0.0F);
+  EXPECT_GT(p[3], p[0]);
+  sampled.allow({});
+  EXPECT_GT(sampled.distribution(kLogits)[1], 0.9F);
+}
+
 TEST(Sampler, TypicalKeepsThoseNearestToTheMeanSurprise) {
   SamplerOptions options;
   options.temperature = 1;

@@ -75,6 +75,32 @@ TEST_P(Families, StreamingNeverSplitsACharacter) {
   }
 }
 
+// What each token adds, one after the other behind a token that begins the text, is what they are decoded to.
+TEST_P(Families, BytesOfTokensMakeTheirText) {
+  const auto tokenizer = load(GetParam());
+  const std::vector<std::string> bytes = tokenizer->token_bytes();
+  ASSERT_EQ(static_cast<std::int64_t>(bytes.size()), tokenizer->vocab_size());
+  const TokenId begin = tokenizer->encode("a", {.add_special = false}).back();
+  const std::size_t begun = tokenizer->decode(std::vector<TokenId>{begin}).size();
+  std::size_t compared = 0;
+  for (const Json& vector : read_json_file(test_data(std::string("tokenizers/") + GetParam() + ".vectors.json"))) {
+    std::vector<TokenId> ids{begin};
+    std::string text;
+    for (const TokenId id : vector["ids"].get<std::vector<TokenId>>()) {
+      if (tokenizer->is_special(id)) {
+        EXPECT_TRUE(bytes[static_cast<std::size_t>(id)].empty());
+        continue;
+      }
+      ids.push_back(id);
+      text += bytes[static_cast<std::size_t>(id)];
+    }
+    if (!is_valid_utf8(text)) continue;
+    EXPECT_EQ(tokenizer->decode(ids).substr(begun), text);
+    compared += text.size();
+  }
+  EXPECT_GT(compared, 1000U);
+}
+
 // Vocabularies with vectors of the llama.cpp project, which are not committed.
 class GgufVocabularies : public testing::TestWithParam<const char*> {};
 INSTANTIATE_TEST_SUITE_P(All, GgufVocabularies,

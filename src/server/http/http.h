@@ -96,6 +96,9 @@ class HttpServer {
 
   // Listens and answers from here on. \throws Error (kIo) as above.
   void start();
+  // Calls `task` in a thread of handlers, one such task at a time: requests that take long leave the others to the
+  // rest.
+  void take_turn(std::function<void()> task);
   [[nodiscard]] std::uint16_t port() const;
   [[nodiscard]] bool on_loopback() const;
   // No new connections; those that are open end after the answer that they wait for.

@@ -18,8 +18,8 @@ namespace {
 
 using boost::asio::ip::tcp;
 
-// Templates and tokenizers take milliseconds, so that a few threads are enough. Bodies from this size on, which take
-// longer, have turns in one of them.
+// Templates and tokenizers take milliseconds, so that a few threads are enough. What takes longer has turns in one of
+// them: bodies from this size on, and what asks for it.
 constexpr int kHandlerThreads = 2;
 constexpr std::size_t kLargeBody = 64 << 10;
 constexpr int kSendBuffer = 256 << 10;
@@ -35,7 +35,7 @@ struct HttpServer::Impl {
   WorkGuard work{context.get_executor()};
   boost::asio::io_context handlers;  // no asio::thread_pool: one that gets too few threads waits for itself for ever
   WorkGuard handler_work{handlers.get_executor()};
-  boost::asio::strand<boost::asio::io_context::executor_type> large_bodies{handlers.get_executor()};
+  boost::asio::strand<boost::asio::io_context::executor_type> turns{handlers.get_executor()};
   tcp::acceptor acceptor{context};
   boost::asio::steady_timer pause{context};
   std::unordered_map<Session*, std::shared_ptr<Session>> sessions;  // of the thread of the connections, as what follows
@@ -149,7 +149,7 @@ HttpServer::HttpServer(const HttpOptions& options, HttpHandler handler, HttpErro
     if (exchange->request().body.size() < kLargeBody) {
       boost::asio::post(impl.handlers, handle);
     } else {
-      boost::asio::post(impl.large_bodies, handle);
+      boost::asio::post(impl.turns, handle);
     }
   };
   if (!options.tls_certificate.empty()) impl.tls = make_tls_context(options.tls_certificate, options.tls_key);
@@ -163,6 +163,10 @@ void HttpServer::start() {
   for (int i = 0; i < kHandlerThreads; ++i) {
     impl_->threads.emplace_back([impl = impl_.get()] { impl->handlers.run(); });
   }
+}
+
+void HttpServer::take_turn(std::function<void()> task) {
+  boost::asio::post(impl_->turns, std::move(task));
 }
 
 HttpServer::~HttpServer() {
