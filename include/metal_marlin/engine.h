@@ -18,6 +18,7 @@
 #include "metal_marlin/grammar.h"
 #include "metal_marlin/model.h"
 #include "metal_marlin/sampler.h"
+#include "metal_marlin/tokenizer.h"
 
 namespace metal_marlin {
 
@@ -76,6 +77,8 @@ struct EngineRequest {
   /// Before so many neither end tokens nor stop_ids are drawn, and stop texts do not count.
   int min_tokens = 0;
   SamplerOptions sampler;
+  /// What its text and the grammar's texts are said in; none: the model's. For Tokenizer::showing() of that one.
+  std::shared_ptr<const Tokenizer> tokenizer;
   std::vector<std::string> stop;  ///< Text that ends a sample; not part of its text.
   std::vector<TokenId> stop_ids;  ///< End a sample as the model's end tokens do: kEndToken.
   bool ignore_end = false;        ///< Go on past the model's end tokens.
@@ -167,8 +170,8 @@ class Engine {
   RequestId submit(EngineRequest request, OnEngineEvent on_event);
   /// Makes what requests with this grammar share, so that they begin at once; it is kept while somebody has the grammar
   /// and few others were asked for since. \throws Error (kInvalidArgument, kUnsupported) where the model's tokens
-  /// cannot say its texts.
-  void prepare(const std::shared_ptr<const Grammar>& grammar);
+  /// cannot say its texts. \param tokenizer as the requests have it.
+  void prepare(const std::shared_ptr<const Grammar>& grammar, const std::shared_ptr<const Tokenizer>& tokenizer = {});
   /// Its samples end with kCancelled after the step that runs; nothing happens where they ended already.
   void cancel(RequestId request);
   /// Takes no more requests, and returns when all have ended and been told so. After `deadline` it cancels those that

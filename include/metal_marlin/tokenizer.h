@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -58,12 +59,16 @@ class Tokenizer {
   /// By id, what each token adds to a text that has begun: not always whole characters, nothing for special tokens.
   /// \throws Error (kUnsupported) naming the stage of the decoder that makes it depend on other tokens.
   [[nodiscard]] std::vector<std::string> token_bytes() const;
+  /// The same one, but for these special tokens: they are part of texts, as others are.
+  [[nodiscard]] std::shared_ptr<const Tokenizer> showing(std::span<const std::string> special) const;
 
  private:
   friend class Detokenizer;
   struct Impl;
-  explicit Tokenizer(std::unique_ptr<Impl> impl);
-  std::unique_ptr<Impl> impl_;
+  Tokenizer(std::shared_ptr<const Impl> impl, std::set<std::string, std::less<>> shown);
+  [[nodiscard]] bool is_hidden(const std::string& spelling) const;
+  std::shared_ptr<const Impl> impl_;
+  std::set<std::string, std::less<>> shown_;
 };
 
 /// Turns ids into text as they arrive; never emits part of a UTF-8 character.

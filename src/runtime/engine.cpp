@@ -23,6 +23,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using namespace std::chrono_literals;
 
+// The model's tokenizer, and what shows some of its special tokens.
+constexpr std::size_t kMostVocabularies = 4;
+
 EngineOptions with_parallel(EngineOptions options, const EnginePlan& plan) {
   options.parallel = plan.parallel;
   return options;
@@ -45,8 +48,9 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
   Hooks hooks;
   bool has_tokenizer;
   EngineScheduler scheduler;  // the step thread's
-  std::once_flag vocabulary_made;
-  std::shared_ptr<GrammarVocabulary> vocabulary;  // with the first grammar
+  std::mutex vocabulary_mutex;
+  std::vector<std::shared_ptr<GrammarVocabulary>>
+      vocabularies;  // of the tokenizers that requests with grammars had last
 
   std::mutex mutex;  // for all that follows
   std::condition_variable changed;
@@ -211,23 +215,28 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
 
   // ---- callers ----
 
-  // In the caller's thread, as a vocabulary and a grammar take their time.
-  const std::shared_ptr<GrammarVocabulary>& grammar_vocabulary() {
-    std::call_once(vocabulary_made, [&] {
-      if (!has_tokenizer)
-        throw Error(ErrorCode::kInvalidArgument, "a grammar needs a tokenizer, which the model lacks");
-      vocabulary = std::make_shared<GrammarVocabulary>(model->tokenizer(), model->info().vocab);
-    });
-    return vocabulary;
+  // \param shown none: the model's tokenizer.
+  std::shared_ptr<GrammarVocabulary> vocabulary_of(const std::shared_ptr<const Tokenizer>& shown) {
+    if (!has_tokenizer) throw Error(ErrorCode::kInvalidArgument, "a grammar needs a tokenizer, which the model lacks");
+    const std::shared_ptr<const Tokenizer> tokenizer = shown ? shown : model->tokenizer();
+    const std::lock_guard lock(vocabulary_mutex);
+    for (const auto& each : vocabularies) {
+      if (&each->tokenizer() == tokenizer.get()) return each;
+    }
+    if (vocabularies.size() == kMostVocabularies) vocabularies.erase(vocabularies.begin());
+    vocabularies.push_back(std::make_shared<GrammarVocabulary>(tokenizer, model->info().vocab));
+    return vocabularies.back();
   }
 
+  // In the caller's thread, as a vocabulary and a grammar take their time.
   void add_guides(Request& request) {
     const EngineRequest& asked = request.asked;
     if (!asked.grammar) return;
     const std::span<const TokenId> guided = std::span(asked.prompt).last(asked.guided);
+    const auto vocabulary = vocabulary_of(asked.tokenizer);
     for (int i = 0; i < asked.samples; ++i) {
-      auto guide = std::make_unique<GrammarGuide>(grammar_vocabulary(), asked.grammar, end_tokens(asked, model->info()),
-                                                  asked.thought);
+      auto guide =
+          std::make_unique<GrammarGuide>(vocabulary, asked.grammar, end_tokens(asked, model->info()), asked.thought);
       for (const TokenId id : guided) guide->take(id);
       request.guides.push_back(std::move(guide));
     }
@@ -310,8 +319,8 @@ RequestId Engine::submit(EngineRequest request, OnEngineEvent on_event) {
   return impl_->submit(std::move(request), std::move(on_event));
 }
 
-void Engine::prepare(const std::shared_ptr<const Grammar>& grammar) {
-  impl_->grammar_vocabulary()->masks(grammar);
+void Engine::prepare(const std::shared_ptr<const Grammar>& grammar, const std::shared_ptr<const Tokenizer>& tokenizer) {
+  impl_->vocabulary_of(tokenizer)->masks(grammar);
 }
 
 void Engine::cancel(RequestId request) {

@@ -70,6 +70,8 @@ void validate(const EngineRequest& r, const ModelInfo& model, std::int64_t conte
     throw Error(ErrorCode::kInvalidArgument, "request: there are stop texts, but the model has no tokenizer");
   require_field(r.guided <= std::min(r.answered, r.prompt.size()), "guided", static_cast<std::int64_t>(r.guided),
                 "no more tokens than `answered` of the prompt");
+  if (r.tokenizer && !has_tokenizer)
+    throw Error(ErrorCode::kInvalidArgument, "request: there is a tokenizer, but the model has none");
   if (r.grammar && !has_tokenizer)
     throw Error(ErrorCode::kInvalidArgument, "request: there is a grammar, but the model has no tokenizer");
 }
@@ -122,7 +124,7 @@ Sample::Sample(std::shared_ptr<Request> request, int index, const ModelInfo& mod
       sampler_.accept(tokens_[i]);
     }
   }
-  if (tokenizer) detokenizer_.emplace(tokenizer, true, asked().prompt);
+  if (tokenizer) detokenizer_.emplace(asked().tokenizer ? asked().tokenizer : tokenizer, true, asked().prompt);
   if (asked().min_tokens > 0) sampler_.forbid(ends_);
   if (next_prompt_logprob() == 0) {
     event_.prompt_logprobs.push_back({asked().prompt.front(), 0, {}});

@@ -105,8 +105,19 @@ void Tokenizer::Impl::encode_text(std::string_view text, std::size_t head, bool 
       [&](TokenId id) { out.push_back(id); });
 }
 
-Tokenizer::Tokenizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Tokenizer::Tokenizer(std::shared_ptr<const Impl> impl, std::set<std::string, std::less<>> shown)
+    : impl_(std::move(impl)), shown_(std::move(shown)) {}
 Tokenizer::~Tokenizer() = default;
+
+std::shared_ptr<const Tokenizer> Tokenizer::showing(std::span<const std::string> special) const {
+  std::set<std::string, std::less<>> shown = shown_;
+  shown.insert(special.begin(), special.end());
+  return std::shared_ptr<const Tokenizer>(new Tokenizer(impl_, std::move(shown)));
+}
+
+bool Tokenizer::is_hidden(const std::string& spelling) const {
+  return impl_->specials.contains(spelling) && !shown_.contains(spelling);
+}
 
 namespace {
 
@@ -201,7 +212,7 @@ std::shared_ptr<const Tokenizer> Tokenizer::from_json(std::string_view text, con
   }
   if (!config.empty()) impl->configure(config, tokenizer_config_beside(where), notice);
   impl->index(where);
-  return std::shared_ptr<const Tokenizer>(new Tokenizer(std::move(impl)));
+  return std::shared_ptr<const Tokenizer>(new Tokenizer(std::move(impl), {}));
 }
 
 namespace {
@@ -289,7 +300,7 @@ std::vector<std::string> Tokenizer::token_bytes() const {
   std::vector<std::string> out;
   out.reserve(impl_->spellings.size());
   for (const std::optional<std::string>& spelling : impl_->spellings)
-    out.push_back(!spelling || impl_->specials.contains(*spelling) ? "" : impl_->decoder.bytes_of(*spelling));
+    out.push_back(!spelling || is_hidden(*spelling) ? "" : impl_->decoder.bytes_of(*spelling));
   return out;
 }
 
@@ -304,7 +315,7 @@ struct Detokenizer::State {
     const Tokenizer::Impl& impl = *tokenizer->impl_;
     if (id < 0 || id >= tokenizer->vocab_size()) return;
     const std::optional<std::string>& spelling = impl.spellings[static_cast<std::size_t>(id)];
-    if (!spelling || (skip_special && impl.specials.contains(*spelling))) return;
+    if (!spelling || (skip_special && tokenizer->is_hidden(*spelling))) return;
     stream->push(*spelling);
   }
 
