@@ -10,7 +10,7 @@ import re
 import sys
 
 # Folders of src/, from the lowest up; those that stand beside each other include neither the other.
-LAYERS = [["base"], ["formats"], ["io"], ["tokenizer"], ["chat_template"], ["grammar"], ["ops"], ["models"], ["backends"], ["runtime"],
+LAYERS = [["base"], ["formats"], ["io"], ["tokenizer"], ["chat_template"], ["grammar"], ["tool_calls"], ["ops"], ["models"], ["backends"], ["runtime"],
           ["quantize", "server"], ["cli"]]
 LEVEL = {folder: level for level, folders in enumerate(LAYERS) for folder in folders}
 # The folder of src/ that each header of include/metal_marlin is the interface of.

@@ -287,3 +287,27 @@ for name, text in [
         ("schema_numbers", 's{"prefixItems":[{"type":"number","exclusiveMinimum":-0.5,"maximum":10.25},{"type":"number","multipleOf":0.075},{"type":"integer","multipleOf":2500}]}'),
         ("schema_circle", 's{"enum":[{"a":1}],"properties":{"a":{"$ref":"#"}}}')]:
     put("grammar", name, text.encode())
+
+# The first byte is the format's place among known_tool_formats(), the second one where the text is cut in two.
+for index, (name, text) in enumerate([
+        ("harmony", '<|channel|>analysis<|message|>x<|end|><|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"a":"b"}<|call|>'),
+        ("kimi", "<|tool_calls_section_begin|><|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>"),
+        ("deepseek_v3", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"),
+        ("deepseek_v31", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>now<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"),
+        ("deepseek_v32", '<｜DSML｜function_calls>\n<｜DSML｜invoke name="f">\n<｜DSML｜parameter name="b" string="false">1</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜function_calls>'),
+        ("deepseek_v4", '<｜DSML｜tool_calls><｜DSML｜invoke name="f"></｜DSML｜invoke></｜DSML｜tool_calls>'),
+        ("gemma", '<|tool_call>call:f{a:<|"|>x<|"|>,b:[1,{c:true}]}<tool_call|>'),
+        ("minimax", '<minimax:tool_call>\n<invoke name="f">\n<parameter name="a">x</parameter>\n</invoke>\n</minimax:tool_call>'),
+        ("qwen3_coder", "<tool_call>\n<function=f>\n<parameter=a>\nx\ny\n</parameter>\n<parameter=c>\nnull\n</parameter>\n</function>\n</tool_call>"),
+        ("seed", "<seed:tool_call>\n<function=f>\n<parameter=b>7</parameter>\n</function>\n</seed:tool_call>"),
+        ("glm_47", "a <tool_call>f<arg_key>a</arg_key><arg_value><</arg_value></tool_call><tool_call>now</tool_call>"),
+        ("glm_45", "<tool_call>f\n<arg_key>b</arg_key>\n<arg_value>True</arg_value>\n</tool_call>"),
+        ("minicpm", '<function name="f"><param name="a">x</param></function>'),
+        ("mistral_name", '[TOOL_CALLS]f[CALL_ID]abc123456[ARGS]{"a": "\\u00e9"}[TOOL_CALLS]now[ARGS]{}'),
+        ("mistral_list", '[TOOL_CALLS][{"name": "f", "arguments": {}, "id": "abc123456"}, {"name": "now", "arguments": "{}"}]'),
+        ("cohere", '<|START_ACTION|>[{"tool_call_id": "0", "tool_name": "f", "parameters": {"a": 1}}]<|END_ACTION|>'),
+        ("apertus", '<|tools_prefix|>[{"f": {"a": 1}}]<|tools_suffix|>'),
+        ("hermes", '```\n<tool_call>\n```\n<tool_call>\n{"arguments": {"a": [1, -2.5e3]}, "name": "f"}\n</tool_call>\n<tool_call>{"name'),
+        ("llama_functions", '<function=f>{"a": "<"}</function>'), ("lfm2", "<|tool_call_start|>[f(a='x\\'', b=None), now()]<|tool_call_end|>"),
+        ("llama4", '[f(c={"d": [True,]})]'), ("llama3", '<|python_tag|>{"name": "f", "parameters": {}}; {"name": "now", "parameters": {}}')]):
+    put("tool_calls", name, bytes([index, 7]) + text.encode())

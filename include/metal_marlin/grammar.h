@@ -4,12 +4,15 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 
 namespace metal_marlin {
+
+class Rules;
 
 /// A set of texts. Immutable and usable from many threads at once.
 class Grammar {
@@ -41,6 +44,7 @@ class Grammar {
   friend class GrammarGuide;
   friend class GrammarMatcher;
   friend class GrammarVocabulary;
+  friend std::shared_ptr<const Grammar> make_grammar(Rules rules, std::uint32_t root);
   struct Impl;
   explicit Grammar(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;

@@ -5,6 +5,7 @@
 #include "grammar/grammar_impl.h"
 #include "grammar/guide.h"
 #include "grammar/json_rules.h"
+#include "grammar/made_grammar.h"
 #include "grammar/pattern.h"
 #include "grammar/schema.h"
 #include "metal_marlin/error.h"
@@ -56,6 +57,10 @@ std::shared_ptr<const Grammar> Grammar::from_json_schema(std::string_view schema
   Rules rules;
   const ExpressionId root = parse_schema(rules, schema, where);
   return std::shared_ptr<const Grammar>(new Grammar(std::make_unique<Impl>(rules_of(std::move(rules), root))));
+}
+
+std::shared_ptr<const Grammar> make_grammar(Rules rules, ExpressionId root) {
+  return std::shared_ptr<const Grammar>(new Grammar(std::make_unique<Grammar::Impl>(rules_of(std::move(rules), root))));
 }
 
 bool Grammar::matches(std::string_view text) const {
