@@ -28,6 +28,16 @@ TEMPLATE = """{% for m in messages %}<|im_start|>{{ m.role }}
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% if enable_thinking is defined and enable_thinking %}<think>
 {% endif %}{% endif %}{# </think> #}"""
+# The same without thoughts, and with tools.
+TOOL_TEMPLATE = """{% if tools %}<|im_start|>system
+Tools: {{ tools | tojson }}<|im_end|>
+{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content or '' }}{% for call in m.tool_calls or [] %}
+<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>{% endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
 
 
 class Report:
@@ -84,6 +94,8 @@ def run(args, work, report):
     thinking = start("thinking", folder, "--context", "512", "--chat-template", str(work / "thinks.jinja"))
     thinking.generation, thinking.end_text, thinking.plain_draws = generation, end_text, draws
     report.run(thinking)
+    (work / "tools.jinja").write_text(TOOL_TEMPLATE)
+    report.run(start("tools", args.model, "--context", "1024", "--chat-template", str(work / "tools.jinja")))
     (work / "keys").write_text("# of the test\nsecret-1\n")
     report.run(start("guarded", args.model, "--api-key-file", str(work / "keys"), "--cors-origin", "http://page.example", "--allowed-host", "more.example",
                      "--max-body", "10000", "--context", "256", environment={"METAL_MARLIN_API_KEY": "secret-2"}), "secret-1")

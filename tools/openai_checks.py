@@ -8,7 +8,7 @@ from typing import Literal
 import openai
 import pydantic
 
-CHECKS = {"plain": [], "thinking": [], "guarded": []}
+CHECKS = {"plain": [], "thinking": [], "tools": [], "guarded": []}
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 STORY = "Once upon a time, in a village by the sea,"
 MODEL = "smol"
@@ -473,7 +473,7 @@ def errors(api):
                                 ({"max_tokens": 0}, "max_tokens", None), ({"max_tokens": openai.NOT_GIVEN, "max_completion_tokens": 0}, "max_completion_tokens", None),
                                 ({"max_tokens": 10**6}, "max_tokens", "context_length_exceeded"), ({"top_logprobs": 2}, "top_logprobs", "conflicting_parameters"),
                                 ({"logit_bias": {"a": 1}}, "logit_bias", None), ({"logit_bias": {"1": 101}}, "logit_bias", None), ({"presence_penalty": 3}, "presence_penalty", None),
-                                ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "unsupported_parameter"),
+                                ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "tools_unsupported"),
                                 ({"response_format": {"type": "xml"}}, "response_format.type", None),
                                 ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}}, "response_format.json_schema.schema", "invalid_grammar"),
                                 ({"extra": {"guided_regex": "(?=a)"}}, "guided_regex", "invalid_grammar"),
@@ -635,6 +635,71 @@ def model_defaults(api):
 
 
 # A server with keys, an origin, and small limits.
+
+WEATHER = {"name": "get_weather", "description": "The weather of a city.",
+           "parameters": {"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}, "days": {"type": "integer", "minimum": 1, "maximum": 7}},
+                          "required": ["city", "days"], "additionalProperties": False}}
+TOOLS = [{"type": "function", "function": WEATHER}]
+FORCED = {"tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 100}
+WHERE = [{"role": "user", "content": "What is the weather in Oslo for two days?"}]
+
+
+def weather(call):
+    """What a call asks for; its arguments are of their schema."""
+    same((call.type, call.function.name), ("function", "get_weather"))
+    arguments = json.loads(call.function.arguments)
+    same(set(arguments), {"city", "days"})
+    holds(len(arguments["city"]) <= 20 and arguments["days"] in range(1, 8), arguments)
+    return arguments
+
+
+@check("tools")
+def calls(api):
+    """a call that is asked for comes, whole and as a stream, and what came of it is taken"""
+    choice = api.chat(WHERE, **FORCED).choices[0]
+    same((choice.finish_reason, choice.message.content, len(choice.message.tool_calls)), ("tool_calls", None, 1))
+    asked = weather(choice.message.tool_calls[0])
+    named = api.chat(WHERE, **FORCED | {"tool_choice": {"type": "function", "function": {"name": "get_weather"}}}).choices[0].message.tool_calls
+    same(weather(named[0]), asked)
+    with api.client.chat.completions.stream(model=MODEL, messages=WHERE, temperature=0, **FORCED) as stream:
+        events = list(stream)
+        final = stream.get_final_completion().choices[0]
+    same((final.finish_reason, weather(final.message.tool_calls[0])), ("tool_calls", asked))
+    deltas = [event.arguments_delta for event in events if event.type == "tool_calls.function.arguments.delta"]
+    same("".join(deltas), choice.message.tool_calls[0].function.arguments)
+    holds(len(deltas) > 3, deltas)
+    answered = [*WHERE, choice.message.model_dump(exclude_none=True), {"role": "tool", "tool_call_id": choice.message.tool_calls[0].id, "content": "Sunny."}]
+    same(api.chat(answered, tools=TOOLS).choices[0].finish_reason in ("stop", "length", "tool_calls"), True)
+
+
+@check("tools")
+def free_answers(api):
+    """without a choice, and with none, the model says what it likes"""
+    for choice in ["auto", "none"]:
+        message = api.chat(tools=TOOLS, tool_choice=choice).choices[0].message
+        same((bool(message.content), message.tool_calls), (True, None))
+    with refused(openai.BadRequestError, "tool_choice", "conflicting_parameters"):
+        api.chat(tools=[], tool_choice="required")
+    with refused(openai.BadRequestError, "tools", None):
+        api.chat(WHERE, **FORCED | {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "not": {}}}}]})
+
+
+@check("tools")
+def response_calls(api):
+    """items of calls, whole and as a stream, and what came of them is taken"""
+    fields = {"model": MODEL, "input": WHERE[0]["content"], "tools": [{"type": "function", "strict": True} | WEATHER], "tool_choice": "required",
+              "parallel_tool_calls": False, "temperature": 0, "max_output_tokens": 100}
+    answer = api.client.responses.create(**fields)
+    [item] = answer.output
+    same((item.type, item.name, item.status), ("function_call", "get_weather", "completed"))
+    with api.client.responses.stream(**fields) as stream:
+        deltas = [event.delta for event in stream if event.type == "response.function_call_arguments.delta"]
+        final = stream.get_final_response()
+    same(("".join(deltas), final.output[0].arguments), (item.arguments, item.arguments))
+    follow = [{"role": "user", "content": fields["input"]}, item.model_dump(exclude_none=True),
+              {"type": "function_call_output", "call_id": item.call_id, "output": "Sunny."}]
+    holds(api.client.responses.create(**fields | {"input": follow, "tool_choice": "none"}).output_text, "no answer to what came of the call")
+
 
 @check("guarded")
 def keys(api):

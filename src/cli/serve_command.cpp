@@ -13,6 +13,7 @@
 #include "cli/streams.h"
 #include "metal_marlin/error.h"
 #include "server/server.h"
+#include "server/tools.h"
 
 namespace metal_marlin::cli {
 namespace {
@@ -70,9 +71,9 @@ server::ServedModel load_served(ServeFlags& flags, const std::string& name, cons
   flags.model.path = source.path.string();
   served.name = name;
   served.chat = load_template(flags, flags.model.path);
-  if (served.chat) served.reasoning = find_reasoning_tags(served.chat->text());
   const auto model = flags.model.load_model();
   served.tokenizer = model->tokenizer();
+  server::learn_template(served);
   served.engine = std::make_unique<Engine>(model, flags.engine);
   return served;
 }

@@ -76,7 +76,7 @@ void add_template_variables(Fields& fields, ChatOptions& options) {
 }
 
 Conversation read_conversation(Fields& fields) {
-  Conversation conversation{read_messages(fields), {}};
+  Conversation conversation{read_messages(fields), {}, read_tools(fields, false)};
   ChatOptions& options = conversation.options;
   options.continue_final_message = fields.boolean("continue_final_message", false);
   options.add_generation_prompt = fields.boolean("add_generation_prompt", !options.continue_final_message);
@@ -103,7 +103,9 @@ ChatPrompt render_chat(const Conversation& conversation, const ServedModel& mode
   }
   ChatPrompt prompt;
   try {
-    prompt.text = model.chat->render(json_text(conversation.messages), conversation.options);
+    ChatOptions options = conversation.options;
+    if (!conversation.tools.shown.empty()) options.tools = json_text(conversation.tools.shown);
+    prompt.text = model.chat->render(json_text(with_calls(conversation.messages, model)), options);
   } catch (const Error& error) {
     ApiError refused = to_api_error(Error(error.code(), without_folder(error.what())), "messages");
     if (refused.status == 400) refused.code = "template_error";

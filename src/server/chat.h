@@ -5,6 +5,7 @@
 
 #include "server/fields.h"
 #include "server/service.h"
+#include "server/tools.h"
 
 namespace metal_marlin::server {
 
@@ -25,11 +26,12 @@ struct ChatPrompt {
   bool in_thought = false;  // it ends where the model goes on thinking
 };
 
-// What the template is given of a request for a chat: messages, add_generation_prompt, continue_final_message,
-// chat_template_kwargs and reasoning_effort. \throws ApiError naming the field.
+// What the template is given of a request for a chat: messages, tools, tool_choice, add_generation_prompt,
+// continue_final_message, chat_template_kwargs and reasoning_effort. \throws ApiError naming the field.
 struct Conversation {
   OrderedJson messages;
   ChatOptions options;
+  Tools tools;
 };
 Conversation read_conversation(Fields& fields);
 // Of a response: input, instructions, reasoning, chat_template_kwargs.

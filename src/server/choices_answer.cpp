@@ -1,5 +1,7 @@
 #include "server/choices_answer.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "metal_marlin/inspect.h"
@@ -15,7 +17,12 @@ ChoicesAnswer::ChoicesAnswer(Service& service, const ServedModel& model, Call ca
       generation_(std::make_shared<Generation>(service, model, call_)),
       id_((request_.chat ? "chatcmpl-" : "cmpl-") + call_.id) {
   const auto count = request_.prompts.size() * static_cast<std::size_t>(request_.options.engine.samples);
-  choices_.assign(count, Choice(ReasoningSplitter(request_.reasoning, request_.in_thought)));
+  choices_.reserve(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    choices_.emplace_back(AnswerReader(request_.reasoning, request_.in_thought,
+                                       request_.chat ? make_call_parser(request_.tools, model_) : nullptr),
+                          CallList(model_, fmt::format("{}-{}", call_.id, i), request_.with_thoughts));
+  }
 }
 
 void ChoicesAnswer::start() {
@@ -48,14 +55,16 @@ void ChoicesAnswer::take(std::size_t index, const EngineEvent& event) {
       choice.completion_logprobs.add(event.logprobs, *model_.tokenizer);
     }
   }
-  ReasoningSplitter::Parts parts = choice.splitter.push(event.text);
+  CallEvents events = choice.reader.push(event.text);
+  if (event.finished) {
+    for (CallEvent& rest : choice.reader.finish()) events.push_back(std::move(rest));
+  }
+  const CallList::Delta delta = choice.calls.add(events);
   if (event.finished) {
     choice.finish = finish_reason(event);
-    const ReasoningSplitter::Parts rest = choice.splitter.finish();
-    parts.content += rest.content;
-    parts.reasoning += rest.reasoning;
+    if (choice.calls.asks_for_calls() && *event.finished != StopReason::kLength) choice.finish = "tool_calls";
   }
-  add(index, choice, parts);
+  add(index, choice, delta);
   if (generation_->all_ended()) end();
 }
 
@@ -81,17 +90,19 @@ void ChoicesAnswer::begin(std::size_t index, Choice& choice, const EngineEvent& 
       choices_[other].completion_logprobs.add(event.prompt_logprobs, *model_.tokenizer, true);
     }
   }
-  add(index, choice, {.reasoning = {}, .content = request_.echo[prompt]});
+  CallList::Delta echo;
+  echo.content = request_.echo[prompt];
+  add(index, choice, echo);
 }
 
-void ChoicesAnswer::add(std::size_t index, Choice& choice, const ReasoningSplitter::Parts& parts) {
+void ChoicesAnswer::add(std::size_t index, Choice& choice, const CallList::Delta& delta) {
   if (streaming_) {
     const bool logprobs = request_.options.engine.logprobs >= 0;
-    if (parts.content.empty() && parts.reasoning.empty() && !choice.finish && !logprobs) return;
-    return send_chunk(chunk(index, choice, parts));
+    if (delta.empty() && !choice.finish && !logprobs) return;
+    return send_chunk(chunk(index, choice, delta));
   }
-  choice.content += parts.content;
-  choice.reasoning += parts.reasoning;
+  choice.content += delta.content;
+  choice.reasoning += delta.reasoning;
 }
 
 void ChoicesAnswer::fail(const ApiError& error) {
@@ -131,11 +142,11 @@ std::optional<EngineRequest> ChoicesAnswer::go_on(std::size_t index) {
   choice.cut = true;
   next.guided = choice.tokens.size();
   next.prompt.insert(next.prompt.end(), choice.tokens.begin(), choice.tokens.end());
-  if (choice.splitter.inside()) {
+  if (choice.reader.inside()) {
     const std::string close = "\n" + request_.reasoning->close + "\n\n";
     const auto ids = model_.tokenizer->encode(close, {.add_special = false, .parse_special = true});
     next.prompt.insert(next.prompt.end(), ids.begin(), ids.end());
-    add(index, choice, choice.splitter.push(close));
+    add(index, choice, choice.calls.add(choice.reader.push(close)));
     next.guided = 0;  // its text begins here, behind the thought
     next.thought.reset();
   }
@@ -176,14 +187,15 @@ OrderedJson ChoicesAnswer::take_logprobs(Choice& choice) {
   return {{"content", std::exchange(choice.chat_logprobs, OrderedJson::array())}, {"refusal", nullptr}};
 }
 
-OrderedJson ChoicesAnswer::chunk(std::size_t index, Choice& choice, const ReasoningSplitter::Parts& parts) {
+OrderedJson ChoicesAnswer::chunk(std::size_t index, Choice& choice, const CallList::Delta& added) {
   OrderedJson value = {{"index", index}};
   if (request_.chat) {
     OrderedJson& delta = value["delta"] = OrderedJson::object();
-    if (!parts.reasoning.empty()) delta["reasoning_content"] = parts.reasoning;
-    if (!parts.content.empty()) delta["content"] = parts.content;
+    if (!added.reasoning.empty()) delta["reasoning_content"] = added.reasoning;
+    if (!added.content.empty()) delta["content"] = added.content;
+    if (!added.calls.empty()) delta["tool_calls"] = added.calls;
   } else {
-    value["text"] = parts.content;
+    value["text"] = added.content;
   }
   value["logprobs"] = take_logprobs(choice);
   value["finish_reason"] = choice.finish ? OrderedJson(choice.finish) : OrderedJson();
@@ -194,7 +206,12 @@ OrderedJson ChoicesAnswer::whole(std::size_t index, Choice& choice) {
   OrderedJson value = {{"index", index}};
   if (request_.chat) {
     value["message"] = {{"role", "assistant"}, {"content", choice.content}, {"refusal", nullptr}};
-    if (request_.reasoning) {
+    OrderedJson calls = choice.calls.whole();
+    if (!calls.empty()) {
+      if (choice.content.empty()) value["message"]["content"] = nullptr;
+      value["message"]["tool_calls"] = std::move(calls);
+    }
+    if (request_.reasoning || !choice.reasoning.empty()) {
       value["message"]["reasoning_content"] = choice.reasoning.empty() ? OrderedJson() : OrderedJson(choice.reasoning);
     }
   } else {

@@ -1,9 +1,12 @@
 // The answers of /v1/completions and /v1/chat/completions: choices, whole or as a stream of what is added to them.
 #pragma once
 
+#include "server/answer_reader.h"
+#include "server/call_list.h"
 #include "server/generation.h"
 #include "server/sampling_fields.h"
 #include "server/token_text.h"
+#include "server/tools.h"
 
 namespace metal_marlin::server {
 
@@ -12,9 +15,11 @@ struct ChoicesRequest {
   TextOptions options;
   std::vector<EngineRequest> prompts;
   std::vector<std::string> echo;           // texts of the prompts, where they are repeated
-  std::optional<ReasoningTags> reasoning;  // none: thoughts are not parted from the rest
+  std::optional<ReasoningTags> reasoning;  // none: no thoughts stand between tags, or are not parted from the rest
+  bool with_thoughts = true;               // they are parted from the rest
   bool in_thought = false;                 // the prompt ended in one
   std::optional<int> thinking_budget;      // tokens of a thought; then it is ended
+  Tools tools;
 };
 
 class ChoicesAnswer : public std::enable_shared_from_this<ChoicesAnswer> {
@@ -25,8 +30,9 @@ class ChoicesAnswer : public std::enable_shared_from_this<ChoicesAnswer> {
 
  private:
   struct Choice {
-    explicit Choice(ReasoningSplitter parts) : splitter(std::move(parts)) {}
-    ReasoningSplitter splitter;
+    Choice(AnswerReader reads, CallList lists) : reader(std::move(reads)), calls(std::move(lists)) {}
+    AnswerReader reader;
+    CallList calls;
     std::string content;
     std::string reasoning;
     CompletionLogprobs completion_logprobs;
@@ -39,7 +45,7 @@ class ChoicesAnswer : public std::enable_shared_from_this<ChoicesAnswer> {
 
   void take(std::size_t index, const EngineEvent& event);
   void begin(std::size_t index, Choice& choice, const EngineEvent& event);
-  void add(std::size_t index, Choice& choice, const ReasoningSplitter::Parts& parts);
+  void add(std::size_t index, Choice& choice, const CallList::Delta& delta);
   void fail(const ApiError& error);
   void end();
   std::optional<EngineRequest> go_on(std::size_t index);
@@ -47,7 +53,7 @@ class ChoicesAnswer : public std::enable_shared_from_this<ChoicesAnswer> {
 
   [[nodiscard]] OrderedJson frame(bool chunk) const;
   void send_chunk(OrderedJson choice);
-  [[nodiscard]] OrderedJson chunk(std::size_t index, Choice& choice, const ReasoningSplitter::Parts& parts);
+  [[nodiscard]] OrderedJson chunk(std::size_t index, Choice& choice, const CallList::Delta& added);
   [[nodiscard]] OrderedJson whole(std::size_t index, Choice& choice);
   OrderedJson take_logprobs(Choice& choice);
 

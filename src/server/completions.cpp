@@ -128,7 +128,8 @@ void answer_chat_completions(Service& service, const Call& call) {
   const auto top = fields.integer("top_logprobs", 0, kMaxLogprobs);
   if (top && !logprobs) throw conflict("top_logprobs needs logprobs: true", "top_logprobs");
   if (logprobs) engine.logprobs = static_cast<int>(top.value_or(0));
-  if (fields.boolean("separate_reasoning", true)) request.reasoning = model.reasoning;
+  request.with_thoughts = fields.boolean("separate_reasoning", true);
+  if (request.with_thoughts) request.reasoning = model.reasoning;
   if (const auto budget = fields.integer("thinking_budget", 1, INT32_MAX)) {
     if (engine.samples > 1) throw conflict("thinking_budget is for one answer, n is more", "thinking_budget");
     if (!request.reasoning)
@@ -137,9 +138,14 @@ void answer_chat_completions(Service& service, const Call& call) {
     request.thinking_budget = static_cast<int>(*budget);
   }
   const std::optional<GrammarText> grammar = read_grammar(fields);
-  ChatPrompt prompt = render_chat(read_conversation(fields), model);
+  Conversation conversation = read_conversation(fields);
+  ChatPrompt prompt = render_chat(conversation, model);
   refuse_unsupported(fields);
+  engine.tokenizer = model.marked;
   if (!add_grammar(service, call, model, grammar, answer_chat_completions, engine)) return;
+  if (!add_tools(service, call, conversation.tools, model, answer_chat_completions, engine)) return;
+  request.tools = std::move(conversation.tools);
+  if (request.tools.may_call()) request.reasoning = model.reasoning;  // what a thought quotes is no call
   request.in_thought = prompt.in_thought;
   engine.thought = thought_before(prompt, model);
   engine.fair_key = call.fair_key;

@@ -14,7 +14,7 @@ bool add_grammar(Service& service, const Call& call, const ServedModel& model, c
   }
   try {
     if (!request.grammar) request.grammar = service.grammars.make(*asked);
-    model.engine->prepare(request.grammar);
+    model.engine->prepare(request.grammar, request.tokenizer);
   } catch (const Error& error) {
     const std::string said = error.what();
     const bool is_named = said.starts_with(asked->field);

@@ -54,8 +54,17 @@ OrderedJson choices_event(const char* kind, const OrderedJson& choice) {
   return choices_frame(kind, list_of(choice, 0, 1), {}, {{"usage", nullable(usage_of_choices())}});
 }
 
-OrderedJson finish() {
-  return one_of({"stop", "length"});
+OrderedJson finish(const OrderedJson& reasons = {"stop", "length"}) {
+  return {{"enum", reasons}};
+}
+
+const OrderedJson& chat_reasons() {
+  static const OrderedJson all = {"stop", "length", "tool_calls"};
+  return all;
+}
+
+OrderedJson called_function() {
+  return object({{"name", text()}, {"arguments", text()}});
 }
 
 OrderedJson token_logprobs() {
@@ -82,15 +91,22 @@ OrderedJson chat_choice(const char* message_name, const OrderedJson& message, co
 }
 
 OrderedJson chat_answer() {
-  const OrderedJson message = object({{"role", one_of({"assistant"})}, {"content", text()}, {"refusal", type("null")}},
-                                     {{"reasoning_content", nullable(text())}});
-  return choices_answer("chat.completion", chat_choice("message", message, finish()));
+  const OrderedJson call = object({{"id", text()}, {"type", one_of({"function"})}, {"function", called_function()}});
+  const OrderedJson message =
+      object({{"role", one_of({"assistant"})}, {"content", nullable(text())}, {"refusal", type("null")}},
+             {{"reasoning_content", nullable(text())}, {"tool_calls", list_of(call)}});
+  return choices_answer("chat.completion", chat_choice("message", message, finish(chat_reasons())));
 }
 
 OrderedJson chat_event() {
-  const OrderedJson delta =
-      object({}, {{"role", one_of({"assistant"})}, {"content", text()}, {"reasoning_content", text()}});
-  return choices_event("chat.completion.chunk", chat_choice("delta", delta, nullable(finish())));
+  const OrderedJson begun =
+      object({{"index", count()}, {"id", text()}, {"type", one_of({"function"})}, {"function", called_function()}});
+  const OrderedJson more = object({{"index", count()}, {"function", object({{"arguments", text()}})}});
+  const OrderedJson delta = object({}, {{"role", one_of({"assistant"})},
+                                        {"content", text()},
+                                        {"reasoning_content", text()},
+                                        {"tool_calls", list_of(either({begun, more}))}});
+  return choices_event("chat.completion.chunk", chat_choice("delta", delta, nullable(finish(chat_reasons()))));
 }
 
 // Data is JSON, or one of these words.
@@ -116,7 +132,13 @@ OrderedJson response_output() {
               {"status", one_of({"completed", "incomplete"})},
               {"summary", none},
               {"content", list_of(object({{"type", one_of({"reasoning_text"})}, {"text", text()}}))}});
-  return list_of(either({message, thought}));
+  const OrderedJson call = object({{"id", text()},
+                                   {"type", one_of({"function_call"})},
+                                   {"status", one_of({"completed"})},
+                                   {"call_id", text()},
+                                   {"name", text()},
+                                   {"arguments", text()}});
+  return list_of(either({message, thought, call}));
 }
 
 OrderedJson response_answer() {
@@ -135,13 +157,13 @@ OrderedJson response_answer() {
                  {"incomplete_details", nullable(object({{"reason", one_of({"max_output_tokens"})}}))},
                  {"model", text()},
                  {"output", response_output()},
-                 {"parallel_tool_calls", one_of({false})},
+                 {"parallel_tool_calls", flag()},
                  {"previous_response_id", type("null")},
                  {"store", one_of({false})},
                  {"temperature", type("number")},
                  {"text", object({{"format", object({{"type", one_of({"text"})}})}})},
-                 {"tool_choice", one_of({"none"})},
-                 {"tools", {{"type", "array"}, {"maxItems", 0}}},
+                 {"tool_choice", any},
+                 {"tools", type("array")},
                  {"top_logprobs", count()},
                  {"top_p", number(0, 1)},
                  {"truncation", one_of({"disabled"})},

@@ -141,12 +141,44 @@ OrderedJson template_variables() {
   return {{"type", "object"}, {"propertyNames", {{"not", {{"enum", kTemplateFields}}}}}};
 }
 
+OrderedJson named(const Properties& properties, const OrderedJson& required) {
+  OrderedJson value = {{"type", "object"}, {"required", required}, {"properties", OrderedJson::object()}};
+  for (const auto& [name, property] : properties) value["properties"][name] = property;
+  return value;
+}
+
+OrderedJson tool_name() {
+  return {{"type", "string"}, {"pattern", "^[A-Za-z0-9_.-]{1,128}$"}};
+}
+
+// `flat`: with the function's fields beside the type, as responses have them. Names that come twice, choices of what is
+// not there and parameters that are no JSON Schema are refused too.
+Properties with_tools(Properties own, bool flat) {
+  const auto tool = [&](Properties fields) {
+    const OrderedJson type = one_of({"function"});
+    if (!flat) return named({{"type", type}, {"function", named(fields, {"name"})}}, {"type", "function"});
+    fields.emplace_back("type", type);
+    return named(fields, {"type", "name"});
+  };
+  const Properties function = {{"name", tool_name()},
+                               {"description", nullable(text())},
+                               {"strict", nullable(flag())},
+                               {"parameters", nullable(type("object"))}};
+  const OrderedJson choice = either({one_of({"none", "auto", "required"}), tool({{"name", tool_name()}})});
+  own.emplace_back("tools", list_of(tool(function), 0, kMostTools));
+  own.emplace_back("tool_choice", choice);
+  own.emplace_back("parallel_tool_calls", flag());
+  return own;
+}
+
 Properties with_messages(Properties own) {
   const OrderedJson part = {{"type", "object"},
                             {"required", {"text"}},
                             {"properties", {{"type", one_of({"text", nullptr})}, {"text", text()}}}};
   const OrderedJson content = either({text(), list_of(part)});
-  const OrderedJson calls = type("array");
+  const OrderedJson called =
+      named({{"name", some_text()}, {"arguments", either({text(), type("object"), type("null")})}}, {"name"});
+  const OrderedJson calls = list_of(named({{"id", nullable(text())}, {"function", called}}, {"function"}));
   const OrderedJson with_content = {{"required", {"content"}}, {"properties", {{"content", content}}}};
   const OrderedJson with_calls = {{"required", {"tool_calls"}}, {"properties", {{"tool_calls", calls}}}};
   const OrderedJson message = {
@@ -162,7 +194,7 @@ Properties with_messages(Properties own) {
                              {"reasoning_effort", text()},
                              {"chat_template_kwargs", template_variables()}};
   own.insert(own.end(), shared.begin(), shared.end());
-  return own;
+  return with_tools(std::move(own), false);
 }
 
 // A field that is null is as one that is not there; `required` must be more than that.
@@ -220,24 +252,32 @@ OrderedJson response_body(const Service& service) {
       {"type", "object"},
       {"required", {"type"}},
       {"properties", {{"type", one_of({"reasoning"})}, {"content", nullable(either({text(), thoughts}))}}}};
+  const OrderedJson call = named({{"type", one_of({"function_call"})},
+                                  {"call_id", text()},
+                                  {"name", some_text()},
+                                  {"arguments", nullable(text())}},
+                                 {"type", "call_id", "name"});
+  const OrderedJson output =
+      named({{"type", one_of({"function_call_output"})}, {"call_id", text()}, {"output", either({text(), parts})}},
+            {"type", "call_id", "output"});
   // A thought alone is no message: there must be one.
-  OrderedJson items = list_of(either({message, thought}));
-  items["contains"] = message;
+  OrderedJson items = list_of(either({message, thought, call, output}));
+  items["contains"] = either({message, call, output});
   const OrderedJson reasoning = {
       {"type", "object"},
       {"properties",
        {{"effort", nullable(text())}, {"summary", OrderedJson::object()}, {"generate_summary", OrderedJson::object()}}},
       {"additionalProperties", type("null")}};
-  return body(with_sampling(service, with_grammars({{"input", either({text(), items})},
-                                                    {"instructions", text()},
-                                                    {"max_output_tokens", integer(1, INT32_MAX)},
-                                                    {"top_logprobs", integer(0, kMaxLogprobs)},
-                                                    {"include", list_of(one_of({kIncludeLogprobs}))},
-                                                    {"n", integer(1, 1)},
-                                                    {"text", text_format()},
-                                                    {"reasoning", reasoning},
-                                                    {"chat_template_kwargs", template_variables()}})),
-              "input", true);
+  const Properties own = {{"input", either({text(), items})},
+                          {"instructions", text()},
+                          {"max_output_tokens", integer(1, INT32_MAX)},
+                          {"top_logprobs", integer(0, kMaxLogprobs)},
+                          {"include", list_of(one_of({kIncludeLogprobs}))},
+                          {"n", integer(1, 1)},
+                          {"text", text_format()},
+                          {"reasoning", reasoning},
+                          {"chat_template_kwargs", template_variables()}};
+  return body(with_sampling(service, with_grammars(with_tools(own, true))), "input", true);
 }
 
 OrderedJson tokenize_body(const Service& service) {

@@ -22,10 +22,10 @@ struct Unsupported {
 
 const std::vector<Unsupported>& unsupported_fields() {
   static const std::vector<Unsupported> all = {
-      {"tools", "tool calls are not parsed", {OrderedJson::array()}},
-      {"tool_choice", "tool calls are not parsed", {"none", "auto"}},
-      {"functions", "tool calls are not parsed", {OrderedJson::array()}},
-      {"function_call", "tool calls are not parsed", {"none", "auto"}},
+      {"tools", "completions have no tools", {OrderedJson::array()}},
+      {"tool_choice", "completions have no tools", {"none", "auto"}},
+      {"functions", "tools have taken its place", {OrderedJson::array()}},
+      {"function_call", "tool_choice has taken its place", {"none", "auto"}},
       {"response_format", "a response has text.format in its place", {{{"type", "text"}}}},
       {"modalities", "answers are text", {OrderedJson::array({"text"})}},
       {"audio", "answers are text", {}},
@@ -39,7 +39,7 @@ const std::vector<Unsupported>& unsupported_fields() {
       {"previous_response_id", "answers are not kept", {}},
       {"conversation", "answers are not kept", {}},
       {"prompt", "there are no stored prompts", {}},
-      {"max_tool_calls", "tool calls are not parsed", {}},
+      {"max_tool_calls", "no tools are run here", {}},
       {"truncation", "prompts are not cut", {"disabled"}},
       {"text",
        "it is a response's; here it is response_format",

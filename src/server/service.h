@@ -16,6 +16,7 @@
 #include "server/grammar_cache.h"
 #include "server/http/http.h"
 #include "server/metrics.h"
+#include "tool_calls/detect.h"
 
 namespace metal_marlin::server {
 
@@ -24,7 +25,10 @@ struct ServedModel {
   std::unique_ptr<Engine> engine;
   std::shared_ptr<const Tokenizer> tokenizer;
   std::shared_ptr<const ChatTemplate> chat;  // nullptr: the model has none
-  std::optional<ReasoningTags> reasoning;    // of its template
+  // What learn_template() finds out of it.
+  std::optional<ReasoningTags> reasoning;
+  std::optional<DetectedTools> tools;         // none: it has no calls that can be told
+  std::shared_ptr<const Tokenizer> marked{};  // shows what parts answers; nullptr: the tokenizer does
   std::time_t created = std::time(nullptr);
 
   [[nodiscard]] const ModelInfo& info() const { return engine->model().info(); }

@@ -266,7 +266,7 @@ class Chat(Case):
         for fields, param in [({"messages": []}, "messages"), ({"messages": "hi"}, "messages"), ({"messages": [{"role": "user"}]}, "messages[0].content"),
                               ({"messages": [{"content": "a"}]}, "messages[0].role"), ({"messages": ["a"]}, "messages[0]"),
                               ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages[0].content[0].type"),
-                              ({"tools": [{"type": "function"}]}, "tools"), ({"functions": [{"name": "f"}]}, "functions"),
+                              ({"tools": [{"type": "function"}]}, "tools[0].function"), ({"functions": [{"name": "f"}]}, "functions"),
                               ({"continue_final_message": True}, "continue_final_message"), ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
                               ({"max_completion_tokens": 0}, "max_completion_tokens"), ({"max_completion_tokens": 5000}, "max_completion_tokens"),
                               ({"messages": [{"role": "assistant", "tool_calls": 5}]}, "messages[0].tool_calls"), ({"prompt": "x"}, "prompt"), ({"thinking_budget": 4, "n": 2}, "thinking_budget")]:
@@ -359,9 +359,9 @@ class Responses(Case):
 
     def test_refusals(self):
         for fields, param in [({"input": []}, "input"), ({"input": 1}, "input"), ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
-                              ({"input": [{"type": "function_call_output"}]}, "input[0].type"), ({"input": [{"type": "reasoning", "content": "hm"}]}, "input"),
+                              ({"input": [{"type": "web_search_call"}]}, "input[0].type"), ({"input": [{"type": "reasoning", "content": "hm"}]}, "input"),
                               ({"max_output_tokens": 5000}, "max_output_tokens"), ({"max_output_tokens": 0}, "max_output_tokens"), ({"previous_response_id": "x"}, "previous_response_id"),
-                              ({"tools": [{}]}, "tools"), ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema"), ({"text": {"form": 1}}, "text.form"), ({"n": 2}, "n"), ({"max_tokens": 1}, "max_tokens")]:
+                              ({"tools": [{}]}, "tools[0].type"), ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema"), ({"text": {"form": 1}}, "text.form"), ({"n": 2}, "n"), ({"max_tokens": 1}, "max_tokens")]:
             with self.subTest(fields=fields):
                 self.assertEqual(self.server.refused(self.path, {"input": "a"} | fields)["param"], param)
 
@@ -380,9 +380,10 @@ class Rest(Case):
     def test_openapi_says_what_is_taken(self):
         schemas = {path: methods["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
                    for path, methods in json.loads(self.server.get("/openapi.json")[1])["paths"].items() if path.startswith("/v1/") and "post" in methods}
-        for fields in schemas.values():
+        for path, fields in schemas.items():
             self.assertIn({"type": "null"}, fields["temperature"]["anyOf"])
-            self.assertEqual((fields["best_of"], fields["user"], fields["tools"]), ({"enum": [None, 1]}, {}, {"enum": [None, []]}))
+            self.assertEqual((fields["best_of"], fields["user"]), ({"enum": [None, 1]}, {}))
+            self.assertEqual(fields["tools"] == {"enum": [None, []]}, path == "/v1/completions")
             self.assertEqual(fields["model"]["anyOf"][0]["enum"], ["model", ""])
             ids, = fields["logit_bias"]["anyOf"][0]["patternProperties"]
             vocabulary = fields["stop_token_ids"]["anyOf"][0]["items"]["maximum"] + 1

@@ -26,11 +26,11 @@ def byte_names():
     return names
 
 
-def make_model(fixture, folder, template=TEMPLATE):
+def make_model(fixture, folder, template=TEMPLATE, marks=()):
     """A fixture's weights with a tokenizer whose first 256 tokens are the bytes."""
     shutil.copytree(fixture, folder)
     names = byte_names()
-    marks = ["<think>", "</think>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
+    marks = ["<think>", "</think>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>", *marks]
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     tokenizer = {"added_tokens": [{"id": 256 + i, "content": mark, "single_word": False, "lstrip": False, "rstrip": False,
                                    "normalized": False, "special": mark.startswith("<|")} for i, mark in enumerate(marks)],
