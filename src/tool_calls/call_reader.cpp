@@ -213,7 +213,6 @@ bool CallReader::end_member() {
 bool CallReader::end_object() {
   if (!has_name_) return false;
   if (!begun_) arguments_ = "{}";
-  begun_ = true;
   stage_ = Stage::kDone;
   return true;
 }
@@ -307,7 +306,6 @@ std::size_t CallReader::read_parameter(std::string_view rest, bool last) {
   if (!open.is_whole) {  // what closes the call is not known here
     if (is_first_) arguments_ += '{';
     arguments_ += '}';
-    begun_ = true;
     stage_ = Stage::kDone;
     return 0;
   }

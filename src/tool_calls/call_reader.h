@@ -39,7 +39,7 @@ class CallReader {
   std::size_t read(std::string_view text, bool last);
   [[nodiscard]] bool is_done() const { return stage_ == Stage::kDone; }
   [[nodiscard]] bool has_failed() const { return stage_ == Stage::kFailed; }
-  // Name and id are known, and the arguments have begun.
+  // Name and id are known, and the arguments have begun; never of a call that has none.
   [[nodiscard]] bool has_begun() const { return has_name_ && begun_; }
   [[nodiscard]] const std::string& name() const { return name_; }
   [[nodiscard]] const std::string& id() const { return id_; }

@@ -198,9 +198,8 @@ void DelimitedParser::tell_call(CallEvents& out) {
 bool DelimitedParser::read_call(bool last, CallEvents& out) {
   take(call_->read(held_, last));
   // What has no arguments is known as a call by what closes it.
-  if (call_->has_begun() && !call_->is_done()) tell_call(out);
+  if (call_->has_begun()) tell_call(out);
   if (call_->is_done()) {
-    if (told_) tell_call(out);
     stage_ = Stage::kClose;
     return true;
   }

@@ -249,6 +249,15 @@ TEST(CallParser, SaysWhichCallsBrokeOff) {
   expect("Qwen3/Hermes", wrong, with_calls({R"(get_weather {"city" ...)"}, wrong));
   const std::string open = "<tool_call>get_weather<arg_key>city</arg_key><arg_value>Oslo</arg_value>";
   expect("GLM-4.7", open, with_calls({R"(get_weather {"city": "Oslo"...)"}, open));
+  // By what closes it, too; where nothing was told of it, it was none.
+  const std::string closed =
+      R"(<tool_call>{"name": "now", "arguments": {}}</tool_cell> <tool_call>{"name": "now"}</tool_call>)";
+  expect("Qwen3/Hermes", closed,
+         with_calls({"now {}...", "now {}"}, R"(<tool_call>{"name": "now", "arguments": {}}</tool_cell>)"));
+  expect("GLM-4.7", open + "</tool_cell>", with_calls({R"(get_weather {"city": "Oslo"}...)"}, open + "</tool_cell>"));
+  expect("Qwen3/Hermes", R"(<tool_call>{"name": "now"}</tool_cell>)",
+         with_calls({}, R"(<tool_call>{"name": "now"}</tool_cell>)"));
+  expect("GLM-4.7", "<tool_call>now</tool_cell>", with_calls({}, "<tool_call>now</tool_cell>"));
 }
 
 TEST(CallParser, ReadsChannels) {
