@@ -220,7 +220,7 @@ bool add_tools(Service& service, const Call& call, const Tools& tools, const Ser
     engine.grammar = call_grammar(format, tools.functions, options);
     model.engine->prepare(engine.grammar, engine.tokenizer);
   } catch (const Error& error) {
-    throw to_api_error(error, "tools");
+    throw to_api_error(Error(error.code(), std::string("tools: ") + error.what()), "tools");
   }
   return true;
 }

@@ -6,11 +6,12 @@
 
 #include "metal_marlin/error.h"
 #include "tool_calls/call_parser.h"
+#include "tool_calls/format_called.h"
 
 namespace metal_marlin {
 namespace {
 
-const std::vector<ToolFunction>& functions() {
+const std::vector<ToolFunction>& grammar_functions() {
   static const std::vector<ToolFunction> all = {
       {"get_weather",
        R"({"type":"object","properties":{"city":{"type":"string"},"days":{"type":"integer","maximum":9}},"required":["city"],)"
@@ -18,11 +19,6 @@ const std::vector<ToolFunction>& functions() {
        false},
       {"now", R"({"type":"object","additionalProperties":false})", false}};
   return all;
-}
-
-const ToolFormat& format_of(std::string_view name) {
-  const auto all = known_tool_formats();
-  return *std::find_if(all.begin(), all.end(), [&](const ToolFormat& each) { return each.name == name; });
 }
 
 // A call of each function, in each known format, as its grammar has it.
@@ -79,7 +75,7 @@ const std::vector<std::pair<std::string, std::vector<std::string>>>& written_cal
 }
 
 std::size_t calls_in(const ToolFormat& format, const std::string& text) {
-  const auto parser = CallParser::make(format, functions(), true);
+  const auto parser = CallParser::make(format, grammar_functions(), true);
   CallEvents events;
   parser->push(text, events);
   parser->finish(events);
@@ -89,8 +85,8 @@ std::size_t calls_in(const ToolFormat& format, const std::string& text) {
 
 TEST(CallGrammar, HasCallsThatItsParserReads) {
   for (const auto& [name, texts] : written_calls()) {
-    const ToolFormat& format = format_of(name);
-    const auto grammar = call_grammar(format, functions(), {});
+    const ToolFormat& format = format_called(name);
+    const auto grammar = call_grammar(format, grammar_functions(), {});
     for (const std::string& text : texts) {
       EXPECT_TRUE(grammar->matches(text)) << name << ": " << text;
       EXPECT_GT(calls_in(format, text), 0U) << name << ": " << text;
@@ -103,7 +99,7 @@ TEST(CallGrammar, HasCallsThatItsParserReads) {
 
 TEST(CallGrammar, HoldsArgumentsToTheirSchema) {
   const auto matches = [](std::string_view format, const std::string& text) {
-    return call_grammar(format_of(format), functions(), {})->matches(text);
+    return call_grammar(format_called(format), grammar_functions(), {})->matches(text);
   };
   EXPECT_FALSE(matches("Qwen3/Hermes", "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {}}\n</tool_call>"));
   EXPECT_FALSE(matches("Qwen3/Hermes", "<tool_call>\n{\"name\": \"other\", \"arguments\": {}}\n</tool_call>"));
@@ -118,7 +114,7 @@ TEST(CallGrammar, HoldsArgumentsToTheirSchema) {
       {"f",
        R"({"type":"object","properties":{"a":{"type":"integer"},"b":{"type":"integer"},"c":{"type":"integer"}},"required":["b"]})",
        false}};
-  const auto grammar = call_grammar(format_of("Llama 4 pythonic"), optional, {});
+  const auto grammar = call_grammar(format_called("Llama 4 pythonic"), optional, {});
   for (const char* const text : {"[f(b=1)]", "[f(a=1, b=2)]", "[f(b=1, c=2)]", "[f(a=1, b=2, c=3)]"})
     EXPECT_TRUE(grammar->matches(text));
   for (const char* const text : {"[f()]", "[f(a=1)]", "[f(a=1, c=2)]", "[f(, b=1)]", "[f(b=1, )]"})
@@ -127,28 +123,28 @@ TEST(CallGrammar, HoldsArgumentsToTheirSchema) {
 
 TEST(CallGrammar, HasOneCallWhereMoreMayNotBe) {
   const std::string call = "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>";
-  const auto grammar = call_grammar(format_of("Qwen3/Hermes"), functions(), {.parallel = false});
+  const auto grammar = call_grammar(format_called("Qwen3/Hermes"), grammar_functions(), {.parallel = false});
   EXPECT_TRUE(grammar->matches(call));
   EXPECT_FALSE(grammar->matches(call + "\n" + call));
 }
 
 TEST(CallGrammar, LeavesTextFreeUpToACall) {
   const std::string call = "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>";
-  const auto grammar = call_grammar(format_of("Qwen3/Hermes"), functions(), {.free_text = true});
+  const auto grammar = call_grammar(format_called("Qwen3/Hermes"), grammar_functions(), {.free_text = true});
   for (const std::string& text :
        {std::string(), std::string("Some <tool_cal <<tool_ text <"), "Some text.\n" + call, call})
     EXPECT_TRUE(grammar->matches(text)) << text;
   for (const std::string& text :
        {std::string("<tool_call> x"), "a" + call + "b", std::string("<tool_call>\n{\"name\": \"other\"")})
     EXPECT_FALSE(grammar->matches(text)) << text;
-  EXPECT_FALSE(has_free_text(format_of("Llama 3 JSON")));
-  EXPECT_FALSE(has_free_text(format_of("gpt-oss harmony")));
+  EXPECT_FALSE(has_free_text(format_called("Llama 3 JSON")));
+  EXPECT_FALSE(has_free_text(format_called("gpt-oss harmony")));
 }
 
 TEST(CallGrammar, RefusesWhatItCannotSay) {
   const auto refused = [](const std::string& parameters, bool strict = false) {
     try {
-      call_grammar(format_of("GLM-4.7"), {{"f", parameters, strict}}, {});
+      call_grammar(format_called("GLM-4.7"), {{"f", parameters, strict}}, {});
       return std::string();
     } catch (const Error& error) {
       return std::string(error.what());
@@ -162,7 +158,7 @@ TEST(CallGrammar, RefusesWhatItCannotSay) {
   EXPECT_NE(refused(bounded, true).find("maxLength"), std::string::npos);
   const std::string chosen =
       R"({"type":"object","properties":{"a":{"enum":["x","y"]},"b":{"type":"string","pattern":"^[ab]+$"}},"required":["a","b"]})";
-  const auto grammar = call_grammar(format_of("GLM-4.7"), {{"f", chosen, true}}, {});
+  const auto grammar = call_grammar(format_called("GLM-4.7"), {{"f", chosen, true}}, {});
   const auto call = [](const std::string& a, const std::string& b) {
     return "<tool_call>f<arg_key>a</arg_key><arg_value>" + a + "</arg_value><arg_key>b</arg_key><arg_value>" + b +
            "</arg_value></tool_call>";

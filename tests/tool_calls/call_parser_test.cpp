@@ -5,23 +5,18 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "tool_calls/detect.h"
+#include "tool_calls/format_called.h"
 
 namespace metal_marlin {
 namespace {
 
-std::vector<ToolFunction> functions() {
+std::vector<ToolFunction> parsed_functions() {
   return {{"get_weather",
            R"({"type":"object","properties":{"city":{"type":"string"},"days":{"type":"integer"},"units":)"
            R"({"enum":["C","F"]},"places":{"type":"array"},"exact":{"type":"boolean"},"when":)"
            R"({"anyOf":[{"type":"string"},{"type":"null"}]}}})",
            false},
           {"now", "", false}};
-}
-
-const ToolFormat& format_of(std::string_view name) {
-  const auto all = known_tool_formats();
-  return *std::find_if(all.begin(), all.end(), [&](const ToolFormat& each) { return each.name == name; });
 }
 
 // What an answer comes to: its text, and its calls; those that broke off are text.
@@ -60,7 +55,7 @@ void add(Answer& answer, const CallEvents& events) {
 }
 
 Answer parse(const ToolFormat& format, const std::vector<std::string>& pieces, bool parallel = true) {
-  const auto parser = CallParser::make(format, functions(), parallel);
+  const auto parser = CallParser::make(format, parsed_functions(), parallel);
   Answer answer;
   CallEvents events;
   for (const std::string& piece : pieces) {
@@ -91,7 +86,7 @@ Answer with_calls(std::vector<std::string> calls, std::string text = {}) {
 }
 
 void expect(std::string_view format, const std::string& text, Answer expected) {
-  const Answer found = parse_all_ways(format_of(format), text);
+  const Answer found = parse_all_ways(format_called(format), text);
   expected.first_id = found.first_id;
   EXPECT_EQ(found, expected) << format << ": " << text;
 }
@@ -142,18 +137,18 @@ TEST(CallParser, ReadsNamesAndArguments) {
 
 TEST(CallParser, TakesIdsThatTheModelWrites) {
   const Answer kimi = parse_all_ways(
-      format_of("Kimi K2"),
+      format_called("Kimi K2"),
       "<|tool_calls_section_begin|><|tool_call_begin|>functions.now:0<|tool_call_argument_begin|>{}<|tool_call_end|>"
       "<|tool_call_begin|>functions.get_weather:1<|tool_call_argument_begin|>{\"days\": 1}<|tool_call_end|>"
       "<|tool_calls_section_end|>");
   EXPECT_EQ(kimi.calls, (std::vector<std::string>{"now {}.", R"(get_weather {"days": 1}.)"}));
   EXPECT_EQ(kimi.first_id, "functions.now:0");
-  EXPECT_EQ(parse_all_ways(format_of("Mistral (name)"), "[TOOL_CALLS]now[CALL_ID]abc123456[ARGS]{}").first_id,
+  EXPECT_EQ(parse_all_ways(format_called("Mistral (name)"), "[TOOL_CALLS]now[CALL_ID]abc123456[ARGS]{}").first_id,
             "abc123456");
-  EXPECT_EQ(
-      parse(format_of("Cohere"), {R"(<|START_ACTION|>[{"tool_call_id": "7", "tool_name": "now", "parameters": {}}])"})
-          .first_id,
-      "7");
+  EXPECT_EQ(parse(format_called("Cohere"),
+                  {R"(<|START_ACTION|>[{"tool_call_id": "7", "tool_name": "now", "parameters": {}}])"})
+                .first_id,
+            "7");
 }
 
 TEST(CallParser, ReadsParametersByTheirTypes) {
@@ -284,15 +279,15 @@ TEST(CallParser, ReadsChannels) {
 
 TEST(CallParser, DropsWhatFollowsTheOnlyCall) {
   const std::string call = R"(<tool_call>{"name": "now"}</tool_call>)";
-  EXPECT_EQ(parse_all_ways(format_of("Qwen3/Hermes"), call + "\n" + call + "\nmore", false).calls,
+  EXPECT_EQ(parse_all_ways(format_called("Qwen3/Hermes"), call + "\n" + call + "\nmore", false).calls,
             (std::vector<std::string>{"now {}."}));
   const std::string message = "<|start|>assistant<|channel|>commentary to=functions.now<|message|>{}<|call|>";
-  EXPECT_EQ(parse_all_ways(format_of("gpt-oss harmony"), message + message, false).calls,
+  EXPECT_EQ(parse_all_ways(format_called("gpt-oss harmony"), message + message, false).calls,
             (std::vector<std::string>{"now {}."}));
 }
 
 TEST(CallParser, HoldsBackOnlyWhatMayBecomeACall) {
-  const auto parser = CallParser::make(format_of("Qwen3/Hermes"), functions(), true);
+  const auto parser = CallParser::make(format_called("Qwen3/Hermes"), parsed_functions(), true);
   CallEvents events;
   const auto pushed = [&](const std::string& text) {
     events.clear();
@@ -314,18 +309,19 @@ TEST(CallParser, HoldsBackOnlyWhatMayBecomeACall) {
 TEST(CallParser, MakesArgumentsOfWhichEveryBeginningBeginsJson) {
   // Deeper than JSON is read here, it is no call any more.
   const std::string deep = R"(<tool_call>{"name":"now","arguments":{"a":)" + std::string(100, '[');
-  EXPECT_EQ(parse_all_ways(format_of("Qwen3/Hermes"), deep).text, deep);
-  const Answer control =
-      parse(format_of("Qwen3/Hermes"), {"<tool_call>{\"name\":\"now\",\"arguments\":{\"a\":\"b\n\tc\"}}</tool_call>"});
+  EXPECT_EQ(parse_all_ways(format_called("Qwen3/Hermes"), deep).text, deep);
+  const Answer control = parse(format_called("Qwen3/Hermes"),
+                               {"<tool_call>{\"name\":\"now\",\"arguments\":{\"a\":\"b\n\tc\"}}</tool_call>"});
   EXPECT_EQ(control.calls, (std::vector<std::string>{"now {\"a\":\"b\\n\\u0009c\"}."}));
   for (const char* const value : {"01", "1.", ".5", "+1", "tru", "nul", "1e", "'a'", "True"}) {
     const std::string text = std::string(R"(<tool_call>{"name":"now","arguments":{"a":)") + value + "}}</tool_call>";
-    EXPECT_EQ(parse_all_ways(format_of("Qwen3/Hermes"), text).text, text);
+    EXPECT_EQ(parse_all_ways(format_called("Qwen3/Hermes"), text).text, text);
   }
   for (const char* const value :
        {"0", "-0.5E+3", "[]", "{}", "[ 1 , {\"b\" : null } ]", "\"\\ud83d\\ude00\"", "\"\\\\\"", "true"}) {
     const std::string text = std::string(R"(<tool_call>{"name":"now","arguments":{"a":)") + value + "}}</tool_call>";
-    EXPECT_EQ(parse_all_ways(format_of("Qwen3/Hermes"), text).calls.at(0), std::string("now {\"a\":") + value + "}.");
+    EXPECT_EQ(parse_all_ways(format_called("Qwen3/Hermes"), text).calls.at(0),
+              std::string("now {\"a\":") + value + "}.");
   }
 }
 
