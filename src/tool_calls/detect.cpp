@@ -249,7 +249,7 @@ std::optional<ToolFormat> derive_format(std::string_view answer, std::size_t cal
 }
 
 std::optional<DetectedTools> detect_rendered(const Probe& probe) {
-  for (const std::size_t calls : {2, 1}) {
+  for (const std::size_t calls : {std::size_t{2}, std::size_t{1}}) {
     for (const bool as_text : {false, true}) {
       for (const bool null_content : {true, false}) {
         const auto answer = probe.answer({calls, as_text, null_content});
