@@ -128,53 +128,62 @@ void DelimitedParser::leave_section() {
 bool DelimitedParser::read_section(bool last, CallEvents& out) {
   const std::size_t begin = skip_space(held_, 0);
   if (begin == held_.size() && !last) return false;
-  std::string_view rest = std::string_view(held_).substr(begin);
-  if (is_first_ && !in_list_ && !format_.list_open.empty()) {
-    const DelimiterMatch list = match_delimiter(rest, format_.list_open);
-    if (list.is_partial && !last) return false;
-    if (!list.is_whole) {
-      break_call(out);
-      return true;
-    }
+  if (is_first_ && !in_list_ && !format_.list_open.empty()) return open_list(begin, last, out);
+  if (!is_first_) {
+    if (const auto done = close_section(begin, last)) return *done;
+  }
+  return read_next_call(begin, last, out);
+}
+
+bool DelimitedParser::open_list(std::size_t begin, bool last, CallEvents& out) {
+  const DelimiterMatch list = match_delimiter(std::string_view(held_).substr(begin), format_.list_open);
+  if (list.is_partial && !last) return false;
+  if (list.is_whole) {
     take(begin + list.size);
     in_list_ = true;
+  } else {
+    break_call(out);
+  }
+  return true;
+}
+
+// \returns none: neither the list nor the section ends here.
+std::optional<bool> DelimitedParser::close_section(std::size_t begin, bool last) {
+  const std::string_view rest = std::string_view(held_).substr(begin);
+  const std::string& close = in_list_ ? format_.list_close : format_.section_close;
+  const DelimiterMatch match = match_delimiter(rest, close);
+  if (match.is_partial && !last) return false;
+  const bool is_cut = match.is_partial && !rest.empty();  // by the answer's end
+  if ((match.is_whole || is_cut) && !trim_space(close).empty()) {
+    held_.erase(0, is_cut ? held_.size() : begin + match.size);
+    raw_.clear();
+    if (!in_list_ || format_.section_close.empty()) {
+      leave_section();
+    } else {
+      in_list_ = false;
+    }
     return true;
   }
-  if (!is_first_) {
-    const std::string& close = in_list_ ? format_.list_close : format_.section_close;
-    const DelimiterMatch match = match_delimiter(rest, close);
-    if (match.is_partial && !last) return false;
-    const bool is_cut = match.is_partial && !rest.empty();  // by the answer's end
-    if ((match.is_whole || is_cut) && !trim_space(close).empty()) {
-      held_.erase(0, is_cut ? held_.size() : begin + match.size);
-      raw_.clear();
-      if (!in_list_ || format_.section_close.empty()) {
-        leave_section();
-      } else {
-        in_list_ = false;
-      }
-      return true;
-    }
-    // A list is closed, or open to the end: no call may follow.
-    if (rest.empty() || (!format_.list_open.empty() && !in_list_)) {
-      leave_section();
-      return true;
-    }
-  }
+  // A list is closed, or open to the end: no call may follow.
+  if (!rest.empty() && (format_.list_open.empty() || in_list_)) return std::nullopt;
+  leave_section();
+  return true;
+}
+
+bool DelimitedParser::read_next_call(std::size_t begin, bool last, CallEvents& out) {
   std::size_t at = begin;
   const std::string_view separator = trim_space(format_.separator);
   if (!is_first_ && !separator.empty()) {
-    const DelimiterMatch match = match_delimiter(rest, separator);
+    const DelimiterMatch match = match_delimiter(std::string_view(held_).substr(begin), separator);
     if (match.is_partial && !last) return false;
     if (match.is_whole) at = skip_space(held_, begin + match.size);
     if (at == held_.size() && !last) return false;
   }
-  rest = std::string_view(held_).substr(at);
+  const std::string_view rest = std::string_view(held_).substr(at);
   const DelimiterMatch match = match_delimiter(rest, format_.call_open);
   if (match.is_partial && !last) return false;
-  const bool begins =
-      match.is_whole && !(format_.call_open.empty() && format_.kind == CallKind::kObject && !rest.starts_with('{'));
-  if (begins && !rest.empty()) {
+  const bool is_bare = format_.call_open.empty() && format_.kind == CallKind::kObject;
+  if (match.is_whole && !rest.empty() && (!is_bare || rest.starts_with('{'))) {
     if (!is_first_) {  // what came before is a call of its own
       raw_.clear();
       opened_ = at;

@@ -23,6 +23,9 @@ class DelimitedParser final : public CallParser {
   bool advance(bool last, CallEvents& out);
   bool read_text(bool last, CallEvents& out);
   bool read_section(bool last, CallEvents& out);
+  bool open_list(std::size_t begin, bool last, CallEvents& out);
+  std::optional<bool> close_section(std::size_t begin, bool last);
+  bool read_next_call(std::size_t begin, bool last, CallEvents& out);
   bool read_call(bool last, CallEvents& out);
   bool read_close(bool last, CallEvents& out);
 
