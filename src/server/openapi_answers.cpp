@@ -134,7 +134,7 @@ OrderedJson response_output() {
               {"content", list_of(object({{"type", one_of({"reasoning_text"})}, {"text", text()}}))}});
   const OrderedJson call = object({{"id", text()},
                                    {"type", one_of({"function_call"})},
-                                   {"status", one_of({"completed"})},
+                                   {"status", one_of({"completed", "incomplete"})},
                                    {"call_id", text()},
                                    {"name", text()},
                                    {"arguments", text()}});
