@@ -18,6 +18,7 @@
 #include "metal_marlin/grammar.h"
 #include "metal_marlin/model.h"
 #include "metal_marlin/sampler.h"
+#include "metal_marlin/speculation.h"
 #include "metal_marlin/tokenizer.h"
 
 namespace metal_marlin {
@@ -38,6 +39,8 @@ struct EngineOptions {
   /// lost their place. It is copied back when they go on; samples for which there is no room are computed again. 0:
   /// all are; none given: 4 GiB, or half of what is free where that is less.
   std::optional<std::size_t> swap_bytes;
+  /// Guesses of the tokens that follow, for steps to check. Answers are the same with and without.
+  SpeculationOptions speculation;
   /// Most requests that wait; more are refused (kBusy).
   int queue = 256;
   /// How much longer than otherwise a step may take that computes a piece of a prompt beside others' next tokens.
@@ -151,6 +154,7 @@ struct EngineStats {
   std::int64_t cached_tokens = 0;     ///< of prompts, that the prefix cache had
   std::int64_t generated_tokens = 0;  ///< drawn so far
   double step_seconds = 0;            ///< of the last step
+  SpeculationStats speculation;
   CacheStats cache;
 };
 

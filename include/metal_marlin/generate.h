@@ -12,6 +12,7 @@
 #include "metal_marlin/grammar.h"
 #include "metal_marlin/model.h"
 #include "metal_marlin/sampler.h"
+#include "metal_marlin/speculation.h"
 
 namespace metal_marlin {
 
@@ -23,6 +24,7 @@ struct GenerateOptions {
   /// The text is one of these, or begins one: it ends where nothing may follow (kEndToken, as at an end token).
   std::shared_ptr<const Grammar> grammar;
   std::optional<GrammarThought> thought;  ///< What may come before the grammar's text.
+  SpeculationOptions speculation;
 };
 
 enum class StopReason : std::uint8_t { kLength, kEndToken, kStopText, kCancelled };
@@ -36,6 +38,7 @@ struct GenerateResult {
   std::size_t prompt_tokens = 0;
   double prompt_seconds = 0;
   double decode_seconds = 0;  ///< for tokens after the first
+  SpeculationStats speculation;
 };
 
 /// Called after each token with the text that is now certain to be output, which

@@ -77,6 +77,7 @@ class Model {
  private:
   friend class Session;
   friend class Engine;
+  friend class DraftProposer;
   struct Impl;
   explicit Model(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
@@ -111,6 +112,8 @@ struct SequenceInput {
   /// Logits are wanted from this token on. kLastLogits: of the last one only; kNoLogits: of none, for a prompt of
   /// which more is to come.
   std::size_t logits_from = kLastLogits;
+  /// So many at the end are guesses that may be cut again: the prefix cache waits with them.
+  std::size_t guessed = 0;
 };
 
 /// Logits that a step computed; valid during the call that delivers them.

@@ -151,6 +151,13 @@ TokenId Sample::draw(std::span<const float> logits) {
   return id;
 }
 
+TokenId Sample::draw_and_take(std::span<const float> logits) {
+  prepare_draw();
+  const TokenId id = wants_logits() ? draw(logits) : sampler_.sample(logits);
+  take(id);
+  return id;
+}
+
 void Sample::take(TokenId id) {
   if (std::find(ends_.begin(), ends_.end(), id) != ends_.end()) return end(StopReason::kEndToken);
   if (usage.generated_tokens++ == 0) usage.first_token_seconds = seconds_since(request_->submitted);

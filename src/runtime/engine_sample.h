@@ -66,6 +66,8 @@ class Sample {
   // Tokens that the cache must hold before the next event: all, but for a prompt of which only logprobs are wanted.
   [[nodiscard]] std::int64_t target() const { return static_cast<std::int64_t>(tokens_.size()) - (draws_ ? 0 : 1); }
   [[nodiscard]] bool draws() const { return draws_; }
+  // Tokens that may still be generated.
+  [[nodiscard]] std::int64_t most_left() const { return most_tokens_ - usage.generated_tokens; }
   [[nodiscard]] Sampler& sampler() { return sampler_; }
   // Whether what is drawn from must be shown, for its logprobs.
   [[nodiscard]] bool wants_logits() const { return draws_ && asked().logprobs >= 0; }
@@ -80,6 +82,8 @@ class Sample {
   void prepare_draw();
   // Draws from logits that were shown. \returns the token.
   TokenId draw(std::span<const float> logits);
+  // Draws from logits that were shown, and goes on with that token, which it returns. \throws as prepare_draw().
+  TokenId draw_and_take(std::span<const float> logits);
   // Goes on with a token that was drawn.
   void take(TokenId id);
   void end(StopReason reason);

@@ -15,6 +15,7 @@ namespace {
 
 // Memory that was refused is not asked for again so soon.
 constexpr std::chrono::seconds kRefusalHolds{1};
+constexpr int kMostGuesses = 8;  // of full length in a step
 constexpr int kPromptRows = 32;  // of logits in a pass at least, where a prompt's are asked for
 
 SessionOptions session_options(const EngineOptions& options, const EnginePlan& plan) {
@@ -39,6 +40,7 @@ SessionOptions engine_session(const EngineOptions& options, int parallel) {
   out.max_sequences = parallel;
   out.batch_tokens = options.step_tokens;
   out.batch_logits = std::max(parallel, kPromptRows);
+  if (options.speculation.any()) out.batch_logits += std::min(parallel, kMostGuesses) * options.speculation.tokens;
   out.prefix_cache = options.prefix_cache;
   out.one_order = true;
   return out;
@@ -54,7 +56,11 @@ EngineScheduler::EngineScheduler(std::shared_ptr<const Model> model, const Engin
       session_(model_, session_options(options, plan)),
       chunks_(options.prompt_delay),
       page_limit_(session_.cache_stats().limit),
-      page_ceiling_(page_limit_) {}
+      page_ceiling_(page_limit_) {
+  if (!options.speculation.any()) return;
+  speculation_.emplace(options.speculation, make_proposer(options.speculation, *model_, plan.parallel,
+                                                          plan.cache_tokens, options.step_tokens));
+}
 
 void EngineScheduler::add(const std::shared_ptr<Request>& request) {
   ++stats_.requests;
@@ -73,6 +79,7 @@ std::vector<OwnedEvent> EngineScheduler::run() {
   tell(events);
   admit();
   grant();
+  speculate();
   make_fit();
   step();
   end_cancelled();
@@ -87,6 +94,7 @@ EngineStats EngineScheduler::stats() const {
   out.swapped = static_cast<int>(swapped_.size());
   out.swapped_bytes = swapped_bytes_;
   out.cache = session_.cache_stats();
+  if (speculation_) out.speculation = speculation_->stats();
   return out;
 }
 
@@ -184,7 +192,7 @@ bool EngineScheduler::enter(Sample& sample) {
   queue_.remove(&sample);
   const auto place = std::find_if(residents_.begin(), residents_.end(),
                                   [&](const Resident& r) { return rank_of(sample) < rank_of(*r.sample); });
-  residents_.insert(place, {&sample, sequence});
+  residents_.insert(place, Resident{&sample, sequence, 0, speculation_ ? speculation_->begin() : nullptr});
   return true;
 }
 
@@ -218,7 +226,7 @@ bool EngineScheduler::could_enter_without_lower(const Sample& sample) const {
 // It waits again, as one of the first of its key. What the cache held of it is copied back then, or, where it could not
 // be kept, computed again from what is still found.
 void EngineScheduler::preempt_last() {
-  const Resident last = residents_.back();
+  const Resident last = std::move(residents_.back());
   residents_.pop_back();
   swap_out(last);
   session_.close(last.sequence);
@@ -307,11 +315,36 @@ void EngineScheduler::grant_prompts(std::int64_t budget) {
   give(first, budget);
 }
 
-// Those of the last rank make room. The first of all can always go on, as a request alone fits.
+// Guesses for those that get their next token, with what is left of the step's tokens.
+void EngineScheduler::speculate() {
+  if (!speculation_) return;
+  std::vector<Speculation::Request> requests;
+  std::int64_t granted = 0;
+  int decoding = 0;
+  for (Resident& r : residents_) {
+    granted += r.granted;
+    r.guess->clear();
+    if (r.granted != 1 || !draws(r)) continue;
+    ++decoding;
+    const auto most = std::min<std::int64_t>(r.sample->most_left() - 1, options_.speculation.tokens);
+    requests.push_back({r.guess.get(), r.sample->tokens(), static_cast<int>(most), &r.sample->sampler()});
+  }
+  const int rows = engine_session(options_, plan_.parallel).batch_logits - decoding;
+  speculation_->propose(requests, decoding,
+                        static_cast<int>(std::min<std::int64_t>(options_.step_tokens - granted, rows)));
+}
+
+std::int64_t EngineScheduler::missing_pages() const {
+  std::int64_t missing = page_limit_ - page_ceiling_ - session_.available_pages();
+  for (const Resident& r : residents_) missing += session_.pages_needed(r.sequence, r.granted + r.guessed());
+  return missing;
+}
+
+// Guesses make room, then those of the last rank. The first of all can always go on, as a request alone fits.
 void EngineScheduler::make_fit() {
+  for (std::size_t i = residents_.size(); speculation_ && i-- > 0 && missing_pages() > 0;) residents_[i].guess->clear();
   for (;;) {
-    std::int64_t missing = page_limit_ - page_ceiling_ - session_.available_pages();
-    for (const Resident& r : residents_) missing += session_.pages_needed(r.sequence, r.granted);
+    const std::int64_t missing = missing_pages();
     if (missing <= 0 || residents_.empty()) return;
     if (residents_.size() > 1) {
       preempt_last();
@@ -339,7 +372,7 @@ void EngineScheduler::prepare(Resident& r) {
 void EngineScheduler::step() {
   std::vector<Resident*> in;
   for (Resident& r : residents_) {
-    if (r.granted > 0 && draws(r)) prepare(r);
+    if (r.granted > 0 && draws(r) && r.guessed() == 0) prepare(r);
     if (r.granted > 0) in.push_back(&r);
   }
   if (in.empty()) return;
@@ -356,36 +389,48 @@ void EngineScheduler::step() {
   }
 }
 
+SequenceInput EngineScheduler::input_of(const Resident& r) const {
+  Sample& sample = *r.sample;
+  if (r.guessed() > 0) return {r.sequence, r.guess->step(), 0, static_cast<std::size_t>(r.guessed())};
+  const std::int64_t begin = length(r);
+  SequenceInput input{r.sequence,
+                      sample.tokens().subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(r.granted)),
+                      draws(r) && sample.wants_logits() ? kLastLogits : kNoLogits};
+  const std::int64_t before = sample.next_prompt_logprob() - 1;  // its logits tell the next one
+  if (sample.wants_whole_prompt() && before < begin + r.granted)
+    input.logits_from = static_cast<std::size_t>(before - begin);
+  return input;
+}
+
+// Logits that tell a sample's token at `following`. \returns the token that is still to be taken; -1: none.
+TokenId EngineScheduler::take_logits(Resident& r, std::int64_t following, std::span<const float> logits) {
+  Sample& sample = *r.sample;
+  if (r.guessed() > 0) {
+    if (r.guess->check(sample, logits)) ++stats_.generated_tokens;
+  } else if (following < sample.prompt_size()) {
+    sample.take_prompt_logits(logits);
+  } else if (sample.draws() && following == sample.target()) {
+    return sample.draw(logits);
+  }
+  return -1;
+}
+
 void EngineScheduler::run_step(std::span<Resident* const> in) {
   std::vector<SequenceInput> inputs;
   std::vector<Sampler*> samplers;
+  std::vector<std::int64_t> begins;
   std::vector<TokenId> next(in.size(), -1);
   std::vector<TokenId> drawn(in.size(), -1);  // from logits that were shown
   for (const Resident* const r : in) {
-    Sample& sample = *r->sample;
-    const std::int64_t begin = length(*r);
-    const bool draws = this->draws(*r);
-    SequenceInput input{r->sequence,
-                        sample.tokens().subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(r->granted)),
-                        draws && sample.wants_logits() ? kLastLogits : kNoLogits};
-    const std::int64_t before = sample.next_prompt_logprob() - 1;  // its logits tell the next one
-    if (sample.wants_whole_prompt() && before < begin + r->granted)
-      input.logits_from = static_cast<std::size_t>(before - begin);
-    inputs.push_back(input);
-    samplers.push_back(draws && !sample.wants_logits() ? &sample.sampler() : nullptr);
+    const bool is_shown = r->guessed() > 0 || r->sample->wants_logits();
+    inputs.push_back(input_of(*r));
+    samplers.push_back(draws(*r) && !is_shown ? &r->sample->sampler() : nullptr);
+    begins.push_back(length(*r));
   }
-  std::vector<std::int64_t> begins;
-  for (const Resident* const r : in) begins.push_back(length(*r));
   const LogitsSink sink = [&](std::span<const LogitsRow> rows) {
     for (const LogitsRow& row : rows) {
       const auto index = static_cast<std::size_t>(row.input);
-      Sample& sample = *in[index]->sample;
-      const std::int64_t following = begins[index] + static_cast<std::int64_t>(row.token) + 1;
-      if (following < sample.prompt_size()) {
-        sample.take_prompt_logits(row.values);
-      } else if (sample.draws() && following == sample.target()) {
-        drawn[index] = sample.draw(row.values);
-      }
+      drawn[index] = take_logits(*in[index], begins[index] + static_cast<std::int64_t>(row.token) + 1, row.values);
     }
   };
   NotFinite failed;
@@ -393,24 +438,38 @@ void EngineScheduler::run_step(std::span<Resident* const> in) {
   session_.sample(inputs, samplers, next, sink, &failed);
   stats_.step_seconds = seconds_since(start);
   for (std::size_t i = 0; i < in.size(); ++i) next[i] = std::max(next[i], drawn[i]);
-  finish_step(in, next, failed);
+  finish_step(in, next, begins, failed);
+}
+
+// What was guessed wrong leaves the cache. A guess may be at fault where logits are not finite: the next step is
+// without.
+void EngineScheduler::cut_guess(Resident& r, std::int64_t begin, bool failed) {
+  session_.truncate(r.sequence, std::min(length(r), begin + r.guess->checked()));
+  if (failed) r.guess->distrust();
 }
 
 void EngineScheduler::finish_step(std::span<Resident* const> in, std::span<const TokenId> next,
-                                  const NotFinite& failed) {
+                                  std::span<const std::int64_t> begins, const NotFinite& failed) {
   ++stats_.steps;
   was_refused_ = false;
   int decoding = 0;
   int prompt_tokens = 0;
+  std::vector<Speculation::Sequence*> guesses;
   for (std::size_t i = 0; i < in.size(); ++i) {
-    Sample& sample = *in[i]->sample;
-    const auto granted = static_cast<int>(in[i]->granted);
+    Resident& r = *in[i];
+    Sample& sample = *r.sample;
+    const bool has_failed =
+        std::find(failed.inputs.begin(), failed.inputs.end(), static_cast<int>(i)) != failed.inputs.end();
+    if (r.guessed() > 0) cut_guess(r, begins[i], has_failed);
+    if (r.guess && r.granted == 1) guesses.push_back(r.guess.get());
+    const auto granted = static_cast<int>(r.granted);
     (granted == 1 ? decoding : prompt_tokens) += granted;
-    const std::int64_t now = length(*in[i]);
+    const std::int64_t now = length(r);
     if (now - granted < sample.prompt_size() || granted > 1) stats_.prompt_tokens += granted;
     queue_.serve(sample, std::max<std::int64_t>(0, now - sample.computed));
     sample.computed = std::max(sample.computed, now);
-    if (std::find(failed.inputs.begin(), failed.inputs.end(), static_cast<int>(i)) != failed.inputs.end()) {
+    if (r.guessed() > 0) continue;
+    if (has_failed) {
       sample.fail(Error(ErrorCode::kCorruptFile, failed.message));
     } else if (next[i] >= 0) {
       ++stats_.generated_tokens;
@@ -420,6 +479,7 @@ void EngineScheduler::finish_step(std::span<Resident* const> in, std::span<const
     }
   }
   chunks_.record(decoding, prompt_tokens, stats_.step_seconds);
+  if (speculation_) speculation_->record(guesses, decoding, prompt_tokens == 0 ? stats_.step_seconds : 0);
 }
 
 // ---- steps that fail --------------------------------------------------------

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <unordered_map>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "runtime/engine_sample.h"
 #include "runtime/fair_queue.h"
 #include "runtime/prompt_chunks.h"
+#include "runtime/speculation.h"
 
 namespace metal_marlin {
 
@@ -40,7 +42,10 @@ class EngineScheduler {
   struct Resident {
     Sample* sample;
     SequenceId sequence;
-    std::int64_t granted = 0;  // tokens in the step that is made up
+    std::int64_t granted = 0;                           // tokens in the step that is made up, but for a guess
+    std::unique_ptr<Speculation::Sequence> guess = {};  // null: there is no speculation
+
+    [[nodiscard]] int guessed() const { return guess ? guess->guessed() : 0; }
   };
 
   [[nodiscard]] std::int64_t length(const Resident& r) const { return session_.length(r.sequence); }
@@ -62,12 +67,18 @@ class EngineScheduler {
   void preempt_last();
   void grant();
   void grant_prompts(std::int64_t budget);
+  void speculate();
+  [[nodiscard]] std::int64_t missing_pages() const;
   void make_fit();
   void step();
   [[nodiscard]] bool draws(const Resident& r) const { return r.sample->draws() && r.granted == remaining(r); }
   void prepare(Resident& r);
+  [[nodiscard]] SequenceInput input_of(const Resident& r) const;
+  TokenId take_logits(Resident& r, std::int64_t following, std::span<const float> logits);
   void run_step(std::span<Resident* const> in);
-  void finish_step(std::span<Resident* const> in, std::span<const TokenId> next, const NotFinite& failed);
+  void cut_guess(Resident& r, std::int64_t begin, bool failed);
+  void finish_step(std::span<Resident* const> in, std::span<const TokenId> next, std::span<const std::int64_t> begins,
+                   const NotFinite& failed);
   void out_of_memory(const char* what);
   void fail_step(const Error& error);
 
@@ -77,6 +88,7 @@ class EngineScheduler {
   std::function<void()> before_step_;
   std::shared_ptr<const Tokenizer> tokenizer_;
   Session session_;
+  std::optional<Speculation> speculation_;
   std::vector<std::unique_ptr<Sample>> samples_;  // all that have not ended
   FairQueue queue_;
   std::vector<Resident> residents_;                           // by rank

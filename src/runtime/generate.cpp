@@ -4,11 +4,13 @@
 #include <array>
 #include <chrono>
 #include <optional>
+#include <vector>
 
 #include "base/seconds_since.h"
 #include "grammar/guide.h"
 #include "metal_marlin/error.h"
-#include "runtime/stop_text.h"
+#include "runtime/engine_sample.h"
+#include "runtime/speculation.h"
 
 namespace metal_marlin {
 namespace {
@@ -16,94 +18,158 @@ namespace {
 // Tokens of the prompt in one step.
 constexpr std::size_t kPromptChunk = 512;
 
+std::shared_ptr<const Tokenizer> tokenizer_for(const Model& model, const GenerateOptions& options) {
+  try {
+    return model.tokenizer();
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kNotFound || !options.stop.empty() || options.grammar) throw;
+    return nullptr;
+  }
+}
+
+std::shared_ptr<Request> generate_request(const Model& model, std::span<const TokenId> prompt,
+                                          const GenerateOptions& options,
+                                          const std::shared_ptr<const Tokenizer>& tokenizer) {
+  auto out = std::make_shared<Request>();
+  out->asked.prompt.assign(prompt.begin(), prompt.end());
+  out->asked.max_tokens = std::max(options.max_tokens, 0);
+  out->asked.sampler = options.sampler;
+  out->asked.stop = options.stop;
+  out->asked.ignore_end = options.ignore_end;
+  out->asked.grammar = options.grammar;
+  out->submitted = std::chrono::steady_clock::now();
+  if (!options.grammar) return out;
+  const auto vocabulary = std::make_shared<GrammarVocabulary>(tokenizer, model.info().vocab);
+  out->guides.push_back(std::make_unique<GrammarGuide>(vocabulary, options.grammar,
+                                                       end_tokens(out->asked, model.info()), options.thought));
+  return out;
+}
+
+SessionOptions generate_session(std::size_t prompt, const GenerateOptions& options) {
+  SessionOptions out;
+  out.cache_tokens = static_cast<std::int64_t>(prompt) + std::max(options.max_tokens, 0);
+  out.batch_tokens = static_cast<int>(std::min(prompt, kPromptChunk));
+  out.batch_logits = 1;
+  if (!options.speculation.any()) return out;
+  out.batch_logits += options.speculation.tokens;
+  out.batch_tokens = std::max(out.batch_tokens, out.batch_logits);
+  out.one_order = true;  // what is checked among others is drawn as if it were alone
+  return out;
+}
+
 class Generation {
  public:
-  Generation(const std::shared_ptr<const Model>& model, const GenerateOptions& options, const OnText& on_text)
-      : model_(model), options_(options), on_text_(on_text), sampler_(options.sampler), stop_(options.stop) {
-    try {
-      tokenizer_ = model->tokenizer();
-    } catch (const Error& error) {
-      if (error.code() != ErrorCode::kNotFound) throw;
-      if (!options.stop.empty() || options.grammar) throw;
-    }
-    if (!options.grammar) return;
-    const ModelInfo& info = model->info();
-    guide_.emplace(std::make_shared<GrammarVocabulary>(tokenizer_, info.vocab), options.grammar,
-                   options.ignore_end ? std::vector<TokenId>() : info.end_tokens, options.thought);
+  Generation(const std::shared_ptr<const Model>& model, std::span<const TokenId> prompt, const GenerateOptions& options,
+             const OnText& on_text)
+      : options_(options),
+        on_text_(on_text),
+        tokenizer_(tokenizer_for(*model, options)),
+        sample_(generate_request(*model, prompt, options, tokenizer_), 0, model->info(), model->info().max_positions,
+                tokenizer_),
+        session_(model, generate_session(prompt.size(), options)),
+        sequence_(session_.open()) {
+    if (!options.speculation.any()) return;
+    const SessionOptions own = generate_session(prompt.size(), options);
+    speculation_.emplace(options.speculation,
+                         make_proposer(options.speculation, *model, 1, own.cache_tokens, own.batch_tokens));
+    guess_ = speculation_->begin();
   }
 
   GenerateResult run(std::span<const TokenId> prompt) {
-    if (prompt.empty()) throw Error(ErrorCode::kInvalidArgument, "the prompt has no tokens");
-    if (tokenizer_) detokenizer_.emplace(tokenizer_, true, prompt);
-    SessionOptions session_options;
-    session_options.cache_tokens = static_cast<std::int64_t>(prompt.size()) + std::max(options_.max_tokens, 0);
-    session_options.batch_tokens = static_cast<int>(std::min(prompt.size(), kPromptChunk));
-    session_options.batch_logits = 1;
-    Session session(model_, session_options);
-    const SequenceId sequence = session.open();
-    for (const TokenId id : prompt) sampler_.accept_prompt(id);
     result_.prompt_tokens = prompt.size();
-    TokenId next = 0;
-    const auto step = [&](std::span<const TokenId> tokens, Sampler* sampler) {
-      if (guide_ && sampler != nullptr) sampler->allow(guide_->allowed());
-      session.sample(std::array{SequenceInput{sequence, tokens}}, {&sampler, 1}, {&next, 1});
-    };
     auto start = std::chrono::steady_clock::now();
-    for (std::size_t begin = 0; begin < prompt.size(); begin += kPromptChunk) {
-      if (begin > 0) emit("");  // a chance to cancel
-      if (result_.reason == StopReason::kCancelled) return std::move(result_);
+    for (std::size_t begin = 0; begin < prompt.size() && !sample_.has_ended(); begin += kPromptChunk) {
       const auto chunk = prompt.subspan(begin, std::min(kPromptChunk, prompt.size() - begin));
-      const bool last = begin + chunk.size() == prompt.size();
-      step(chunk, last ? &sampler_ : nullptr);
+      step(chunk, begin + chunk.size() == prompt.size() && sample_.draws());
+      if (begin + chunk.size() < prompt.size()) emit("");  // a chance to cancel
     }
     result_.prompt_seconds = seconds_since(start);
     start = std::chrono::steady_clock::now();
-    for (int i = 0; i < options_.max_tokens && take(next); ++i) {
-      if (i + 1 < options_.max_tokens) step({&next, 1}, &sampler_);
+    if (!sample_.draws()) sample_.end(StopReason::kLength);
+    tell();
+    while (!sample_.has_ended()) {
+      advance();
+      tell();
     }
     result_.decode_seconds = seconds_since(start);
-    if (detokenizer_) show(detokenizer_->finish());
-    emit(stop_.finish());
-    if (stop_.stopped()) result_.reason = StopReason::kStopText;
+    if (speculation_) result_.speculation = speculation_->stats();
     return std::move(result_);
   }
 
  private:
-  // Whether to go on after `id`.
-  bool take(TokenId id) {
-    const auto& ends = model_->info().end_tokens;
-    if (!options_.ignore_end && std::find(ends.begin(), ends.end(), id) != ends.end()) {
-      result_.reason = StopReason::kEndToken;
-      return false;
+  // Tokens of the prompt, or the last one.
+  void step(std::span<const TokenId> tokens, bool draws) {
+    if (draws) sample_.prepare_draw();
+    Sampler* const sampler = draws ? &sample_.sampler() : nullptr;
+    TokenId next = -1;
+    session_.sample(std::array{SequenceInput{sequence_, tokens}}, {&sampler, 1}, {&next, 1});
+    if (!draws) return;
+    sample_.take(next);
+    news_.push_back(sample_.take_event());
+  }
+
+  // One more token, or those that were guessed and one more.
+  void advance() {
+    if (!speculation_) return step(sample_.tokens().last(1), true);
+    const std::array request{Speculation::Request{
+        guess_.get(), sample_.tokens(),
+        static_cast<int>(std::min<std::int64_t>(sample_.most_left() - 1, options_.speculation.tokens)),
+        &sample_.sampler()}};
+    speculation_->propose(request, 1, options_.speculation.tokens);
+    const auto start = std::chrono::steady_clock::now();
+    if (guess_->guessed() > 0) {
+      check_guess();
+    } else {
+      step(sample_.tokens().last(1), true);
     }
-    result_.tokens.push_back(id);
-    show(detokenizer_ ? detokenizer_->push(id) : std::string());
-    if (stop_.stopped()) return false;
-    if (guide_) {
-      guide_->take(id);
-      if (guide_->has_ended()) {
-        result_.reason = StopReason::kEndToken;
-        return false;
+    speculation_->record(std::array{guess_.get()}, 1, seconds_since(start));
+  }
+
+  void check_guess() {
+    const std::int64_t begin = session_.length(sequence_);
+    const SequenceInput input{sequence_, guess_->step(), 0, static_cast<std::size_t>(guess_->guessed())};
+    Sampler* const none = nullptr;
+    TokenId next = -1;
+    NotFinite failed;
+    const LogitsSink sink = [&](std::span<const LogitsRow> rows) {
+      for (const LogitsRow& row : rows) {
+        if (guess_->check(sample_, row.values)) news_.push_back(sample_.take_event());
       }
+    };
+    session_.sample({&input, 1}, {&none, 1}, {&next, 1}, sink, &failed);
+    session_.truncate(sequence_, begin + guess_->checked());
+    if (!failed.inputs.empty()) guess_->distrust();  // the step without it tells
+    if (sample_.has_ended() && (news_.empty() || !news_.back().is_last())) news_.push_back(sample_.take_event());
+  }
+
+  // Of each token that was drawn, until one is the last that is wanted.
+  void tell() {
+    for (OwnedEvent& event : news_) {
+      if (event.error) throw *event.error;
+      if (event.finished) result_.reason = *event.finished;
+      result_.tokens.insert(result_.tokens.end(), event.tokens.begin(), event.tokens.end());
+      if (!emit(event.text)) break;
     }
-    return result_.reason != StopReason::kCancelled;
+    news_.clear();
   }
 
-  void show(const std::string& text) { emit(stop_.push(text)); }
-
-  void emit(const std::string& text) {
+  bool emit(const std::string& text) {
     result_.text += text;
-    if (on_text_ && !on_text_(text)) result_.reason = StopReason::kCancelled;
+    if (!on_text_ || on_text_(text)) return true;
+    result_.reason = StopReason::kCancelled;
+    sample_.end(StopReason::kCancelled);
+    return false;
   }
 
-  const std::shared_ptr<const Model>& model_;
   const GenerateOptions& options_;
   const OnText& on_text_;
-  Sampler sampler_;
-  StopText stop_;
   std::shared_ptr<const Tokenizer> tokenizer_;  // nothing where the model has none
-  std::optional<Detokenizer> detokenizer_;
-  std::optional<GrammarGuide> guide_;
+  Sample sample_;
+  Session session_;
+  SequenceId sequence_;
+  std::optional<Speculation> speculation_;
+  std::unique_ptr<Speculation::Sequence> guess_;
+  std::vector<OwnedEvent> news_;
   GenerateResult result_;
 };
 
@@ -121,7 +187,8 @@ const char* stop_reason_name(StopReason reason) {
 
 GenerateResult generate(const std::shared_ptr<const Model>& model, std::span<const TokenId> prompt,
                         const GenerateOptions& options, const OnText& on_text) {
-  return Generation(model, options, on_text).run(prompt);
+  if (prompt.empty()) throw Error(ErrorCode::kInvalidArgument, "the prompt has no tokens");
+  return Generation(model, prompt, options, on_text).run(prompt);
 }
 
 }  // namespace metal_marlin

@@ -36,6 +36,7 @@ struct Part {
   int input;
   Sequence* sequence;
   std::span<const TokenId> tokens;
+  std::int64_t guessed_from;  // of the sequence's length: what is there may be cut again
 };
 
 // Where a step's results go: logits to a sink, or, of inputs that have a sampler, the token that it draws from them.
@@ -168,6 +169,18 @@ struct Session::Impl {
     if (!options.prefix_cache) return;
     sequence.tokens.resize(static_cast<std::size_t>(length));
     sequence.contents.resize(std::min(sequence.contents.size(), static_cast<std::size_t>(length / kCachePageTokens)));
+    publish(sequence, length);
+  }
+
+  // Lets the full pages of so many tokens be found.
+  void publish(Sequence& sequence, std::int64_t length) {
+    for (std::size_t i = sequence.contents.size(); static_cast<std::int64_t>(i + 1) * kCachePageTokens <= length; ++i) {
+      const PagePool::Found found =
+          pool.publish(sequence.pages[i], i == 0 ? 0 : sequence.contents.back(),
+                       std::span(sequence.tokens).subspan(i * kCachePageTokens, kCachePageTokens));
+      sequence.pages[i] = found.page;
+      sequence.contents.push_back(found.content);
+    }
   }
 
   // Whether the page that the next token goes to must be copied first.
@@ -264,7 +277,7 @@ struct Session::Impl {
     make_room(sequence, static_cast<std::int64_t>(added.size()));
     slices.push_back(
         {static_cast<int>(tokens.size()), static_cast<int>(added.size()), sequence.length, sequence.pages, length});
-    parts.push_back({index, &sequence, added});
+    parts.push_back({index, &sequence, added, length - static_cast<std::int64_t>(input.guessed)});
     for (std::size_t i = begin; i < end; ++i) {
       if (i >= from) {
         selected.push_back(static_cast<int>(tokens.size()));
@@ -281,18 +294,7 @@ struct Session::Impl {
     sequence.length += static_cast<std::int64_t>(part.tokens.size());
     if (!options.prefix_cache) return;
     sequence.tokens.insert(sequence.tokens.end(), part.tokens.begin(), part.tokens.end());
-    publish(sequence);
-  }
-
-  // Its full pages can be found.
-  void publish(Sequence& sequence) {
-    for (std::size_t i = sequence.contents.size(); (i + 1) * kCachePageTokens <= sequence.tokens.size(); ++i) {
-      const PagePool::Found found =
-          pool.publish(sequence.pages[i], i == 0 ? 0 : sequence.contents.back(),
-                       std::span(sequence.tokens).subspan(i * kCachePageTokens, kCachePageTokens));
-      sequence.pages[i] = found.page;
-      sequence.contents.push_back(found.content);
-    }
+    publish(sequence, std::min(sequence.length, part.guessed_from));
   }
 
   void restore(Sequence& sequence, const SavedSequence& saved) {
@@ -307,7 +309,7 @@ struct Session::Impl {
     sequence.length = saved.length;
     if (!options.prefix_cache) return;
     sequence.tokens = saved.tokens;
-    publish(sequence);
+    publish(sequence, sequence.length);
   }
 
   void run_pass(const Results& results) {

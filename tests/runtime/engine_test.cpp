@@ -94,20 +94,25 @@ int requests_to_run() {
   return asked == nullptr ? 200 : std::min(200, 5 * std::atoi(asked));
 }
 
-// Over a cache that holds one and a half of them, from several threads, some cancelled. swap_bytes: of an engine that
-// swaps.
-void expect_each_as_alone(const std::shared_ptr<const Model>& model, bool has_text, int count,
-                          std::optional<std::size_t> swap_bytes = {}) {
+// How an engine differs from one that just runs requests.
+struct Ways {
+  std::optional<std::size_t> swap_bytes;  // of an engine that swaps
+  SpeculationOptions speculation;
+};
+
+// Over a cache that holds one and a half of them, from several threads, some cancelled.
+void expect_each_as_alone(const std::shared_ptr<const Model>& model, bool has_text, int count, const Ways& ways = {}) {
   EngineOptions options = small(128, 6, 192);
+  options.speculation = ways.speculation;
   options.queue = count;
   // The first step waits for half of them, so that more are there than fit, however the threads are scheduled.
   std::atomic<int> submitted = 0;
-  options.swap_bytes = swap_bytes;
+  options.swap_bytes = ways.swap_bytes;
   const auto hold = [&] {
     while (submitted < count / 2) std::this_thread::yield();
   };
   const std::unique_ptr<Engine> held =
-      swap_bytes ? EngineWithFaults::swapping(model, options, hold) : EngineWithFaults::make(model, options, hold);
+      ways.swap_bytes ? EngineWithFaults::swapping(model, options, hold) : EngineWithFaults::make(model, options, hold);
   Engine& engine = *held;
   EngineOptions one = small(128, 1, 128);
   one.prefix_cache = false;
@@ -145,11 +150,16 @@ void expect_each_as_alone(const std::shared_ptr<const Model>& model, bool has_te
     }
   }
   expect_all_given_back(engine);
+  if (ways.speculation.any() && count > 2) {
+    const SpeculationStats stats = engine.stats().speculation;
+    EXPECT_GT(stats.accepted_tokens, 0);
+    EXPECT_GT(stats.draft_tokens, stats.accepted_tokens);
+  }
   if (count >= 100) {
     EXPECT_GT(engine.stats().preemptions, 0);
     EXPECT_GT(engine.stats().cached_tokens, 0);
     EXPECT_GT(engine.stats().cache.copied, 0);
-    if (swap_bytes) {
+    if (ways.swap_bytes) {
       EXPECT_GT(engine.stats().swapped_out, 0);  // those that were may all be cancelled
     }
   }
@@ -170,14 +180,44 @@ TEST(Engine, EveryModelAndCacheIsTheSameAsAlone) {
 }
 
 TEST(Engine, SwappedRequestsAreAsAlone) {
-  expect_each_as_alone(WithTokenizer().model, true, requests_to_run(), std::size_t{1} << 30);
+  expect_each_as_alone(WithTokenizer().model, true, requests_to_run(),
+                       {.swap_bytes = std::size_t{1} << 30, .speculation = {}});
   // Some of those that lose their place are copied back, others are computed again.
-  expect_each_as_alone(WithTokenizer().model, true, requests_to_run() * 2 / 5, std::size_t{300} << 10);
+  expect_each_as_alone(WithTokenizer().model, true, requests_to_run() * 2 / 5,
+                       {.swap_bytes = std::size_t{300} << 10, .speculation = {}});
   const int count = std::max(2, requests_to_run() / 20);
   for (const char* const name : {"qwen3-tiny", "qwen3-window", "qwen3-moe", "glm4-moe-lite-tiny"})
-    expect_each_as_alone(fixture_model(name), false, count, std::size_t{1} << 30);
+    expect_each_as_alone(fixture_model(name), false, count, {.swap_bytes = std::size_t{1} << 30, .speculation = {}});
   for (const char* const cache : {"f16", "fp8", "int8", "int4", "fp4"})
-    expect_each_as_alone(fixture_model("llama-tiny", cache), false, count, std::size_t{1} << 30);
+    expect_each_as_alone(fixture_model("llama-tiny", cache), false, count,
+                         {.swap_bytes = std::size_t{1} << 30, .speculation = {}});
+}
+
+// A draft that is wrong now and then: the model itself, with a cache that rounds.
+Ways guesses_of(const std::shared_ptr<const Model>& draft) {
+  Ways out;
+  out.speculation.draft = draft;
+  out.speculation.tokens = 5;
+  out.speculation.adapt = false;
+  return out;
+}
+
+TEST(Engine, GuessesChangeNoAnswer) {
+  const WithTokenizer with;
+  Ways ngram;
+  ngram.speculation.ngram = true;
+  ngram.speculation.adapt = false;
+  expect_each_as_alone(with.model, true, requests_to_run(), ngram);
+  expect_each_as_alone(with.model, true, requests_to_run(), guesses_of(fixture_model("llama-tiny", "int4")));
+}
+
+TEST(Engine, GuessesChangeNoAnswerOfAnyModel) {
+  const int count = std::max(2, requests_to_run() / 20);
+  for (const char* const name : {"qwen3-tiny", "qwen3-window", "qwen3-moe", "glm4-moe-lite-tiny"})
+    expect_each_as_alone(fixture_model(name), false, count, guesses_of(fixture_model(name, "int4")));
+  for (const char* const cache : {"f16", "int8"})
+    expect_each_as_alone(fixture_model("llama-tiny", cache), false, count,
+                         guesses_of(fixture_model("llama-tiny", "fp4")));
 }
 
 TEST(Engine, IdenticalRequestsAtOnceShareWhatTheyCan) {

@@ -385,6 +385,27 @@ TEST(Session, ReusesWhatTheCacheStillHolds) {
   }
 }
 
+TEST(Session, PagesOfGuessesAreFoundWhenTheyWereRight) {
+  SessionOptions options;
+  options.max_sequences = 2;
+  options.prefix_cache = true;
+  Session session(load("llama-tiny"), options);
+  const std::vector<TokenId> tokens = some_tokens(40);
+  std::vector<TokenId> wrong(tokens.begin(), tokens.begin() + 36);
+  for (std::size_t i = 20; i < wrong.size(); ++i) wrong[i] = tokens[i] == 5 ? 6 : 5;
+  const SequenceId first = session.open();
+  session.step(std::array{SequenceInput{first, wrong, kNoLogits, 16}}, {});  // right as far as 20
+  const SequenceId second = session.open();
+  EXPECT_EQ(session.reuse(second, wrong), 16);
+  session.close(second);
+  session.truncate(first, 20);
+  session.step(std::array{SequenceInput{first, std::span(tokens).subspan(20), kNoLogits, 8}}, {});
+  EXPECT_EQ(session.cache_stats().copied, 0);  // the page that was cut was nobody else's
+  session.truncate(first, 40);                 // all were right
+  const SequenceId third = session.open();
+  EXPECT_EQ(session.reuse(third, tokens), 32);
+}
+
 TEST(Session, MisuseIsNamed) {
   const auto model = load("llama-tiny");
   Session session(model, {1, 64});

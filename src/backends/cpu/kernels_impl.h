@@ -408,6 +408,24 @@ inline void linear_tokens(const LinearTile& tile, std::int64_t first, int valid)
   }
 }
 
+// Up to 7 tokens whose sums have one order: few decodings of the weights, as what speculation checks costs that much.
+template <LinearInput kInput>
+inline void linear_rest(const LinearTile& tile, std::int64_t t, int valid) {
+  while (t < tile.tokens) {
+    switch (tile.tokens - t) {
+      case 1: linear_tokens<kInput, 1>(tile, t, valid); return;
+      case 2: linear_tokens<kInput, 2>(tile, t, valid); return;
+      case 3: linear_tokens<kInput, 3>(tile, t, valid); return;
+      case 5: linear_tokens<kInput, 5>(tile, t, valid); return;
+      case 6:
+        linear_tokens<kInput, 3>(tile, t, valid);
+        t += 3;
+        break;
+      default: linear_tokens<kInput, 4>(tile, t, valid); t += 4;
+    }
+  }
+}
+
 template <LinearInput kInput>
 void linear(const LinearTile& tile) {
   constexpr bool kIntegerDot = kInput == LinearInput::kQ8;
@@ -417,14 +435,12 @@ void linear(const LinearTile& tile) {
   const int valid = static_cast<int>(lesser(kPanelRows, tile.matrix->rows - tile.panel * kPanelRows));
   std::int64_t t = 0;
   for (; t + 8 <= tile.tokens; t += 8) linear_tokens<kInput, 8>(tile, t, valid);
-  for (; t + 4 <= tile.tokens; t += 4) linear_tokens<kInput, 4>(tile, t, valid);
-  for (; t < tile.tokens; ++t) {
-    if (kIntegerDot || tile.one_order) {
-      linear_tokens<kInput, 1>(tile, t, valid);
-    } else {
-      linear_tokens<kInput, 1, 4>(tile, t, valid);
-    }
+  if (kIntegerDot || tile.one_order) {
+    linear_rest<kInput>(tile, t, valid);
+    return;
   }
+  for (; t + 4 <= tile.tokens; t += 4) linear_tokens<kInput, 4>(tile, t, valid);
+  for (; t < tile.tokens; ++t) linear_tokens<kInput, 1, 4>(tile, t, valid);
 }
 
 // ---- vectors ---------------------------------------------------------------
