@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "base/printable.h"
 #include "cli/chat_commands.h"
@@ -12,6 +13,7 @@
 #include "cli/line_reader.h"
 #include "cli/model_source.h"
 #include "cli/sampler_flags.h"
+#include "cli/speculation_flags.h"
 #include "cli/streams.h"
 #include "metal_marlin/error.h"
 
@@ -26,6 +28,7 @@ struct TalkFlags {
   SamplerOptions sampler;
   int max_tokens = 0;
   EngineOptions engine;
+  SpeculationFlags speculation;
 };
 
 // \returns false to leave.
@@ -83,6 +86,11 @@ void run_chat(TalkFlags& flags) {
   flags.model.path = source.path.string();
   const auto chat = flags.chat.load(flags.model.path);
   flags.engine.parallel = 1;
+  std::optional<ModelSource> draft;  // which keeps it in the cache
+  flags.engine.speculation = flags.speculation.options([&](const std::string& model) {
+    draft.emplace(find_model(model, flags.source, flags.model.load.threads));
+    return flags.model.load_model(draft->path.string());
+  });
   const bool terminal = isatty(STDIN_FILENO) != 0 && isatty(STDOUT_FILENO) != 0;
   ChatSession session(flags.model.load_model(), flags.engine, chat, has_colours());
   session.settings.chat = flags.chat.options();
@@ -112,6 +120,7 @@ void add_chat(CLI::App& app) {
                    "most tokens of the conversation; 0: what the model has, or memory has room for")
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 30))
       ->capture_default_str();
+  flags->speculation.add(*command);
   flags->model.add_load(*command);
   command->footer("Commands:\n" + chat_help() +
                   "Where the input is no terminal each line of it is a message, and answers alone are printed.\n"

@@ -8,6 +8,7 @@
 #include "cli/grammar_flags.h"
 #include "cli/interrupts.h"
 #include "cli/sampler_flags.h"
+#include "cli/speculation_flags.h"
 #include "cli/streams.h"
 #include "io/text_file.h"
 #include "metal_marlin/error.h"
@@ -26,6 +27,7 @@ struct GenerateFlags {
   ChatFlags chat_flags;
   bool json = false;
   GrammarFlags grammar;
+  SpeculationFlags speculation;
   GenerateOptions options;
 };
 
@@ -41,6 +43,8 @@ void print_json(const GenerateResult& result, const ModelInfo& info) {
                                       {"prompt_tokens", result.prompt_tokens},
                                       {"prompt_tokens_per_second", rate(result.prompt_tokens, result.prompt_seconds)},
                                       {"decode_tokens_per_second", rate(steps, result.decode_seconds)},
+                                      {"draft_tokens", result.speculation.draft_tokens},
+                                      {"accepted_tokens", result.speculation.accepted_tokens},
                                       {"threads", info.threads},
                                       {"backend", info.backend},
                                       {"device", info.device}};
@@ -75,6 +79,8 @@ void run_generate(GenerateFlags& flags) {
   if (!flags.ids_file.empty()) prompt = read_ids(flags.ids_file);
   const auto chat = flags.chat ? flags.chat_flags.load(flags.model.path) : nullptr;
   const auto model = flags.model.load_model();
+  flags.options.speculation =
+      flags.speculation.options([&](const std::string& draft) { return flags.model.load_model(draft); });
   if (flags.ids_file.empty()) prompt = prompt_tokens(flags, chat.get(), *model->tokenizer());
   notice_context(model->info(), prompt.size(), static_cast<std::size_t>(flags.options.max_tokens));
   if (!flags.json && flags.ids_file.empty() && !flags.chat) fmt::print("{}", flags.prompt);
@@ -92,10 +98,12 @@ void run_generate(GenerateFlags& flags) {
   fmt::print("\n");
   flush_output();
   const std::size_t steps = result.tokens.empty() ? 0 : result.tokens.size() - 1;
-  print_error("prompt {} tokens, {:.1f} tokens/s; generated {} tokens, {:.1f} tokens/s; {}, {} threads; ended by {}\n",
-              result.prompt_tokens, rate(result.prompt_tokens, result.prompt_seconds), result.tokens.size(),
-              rate(steps, result.decode_seconds), model->info().device, model->info().threads,
-              stop_reason_name(result.reason));
+  const std::string guesses = guesses_text(result.speculation);
+  print_error(
+      "prompt {} tokens, {:.1f} tokens/s; generated {} tokens, {:.1f} tokens/s; {}{}{}, {} threads; ended by {}\n",
+      result.prompt_tokens, rate(result.prompt_tokens, result.prompt_seconds), result.tokens.size(),
+      rate(steps, result.decode_seconds), guesses, guesses.empty() ? "" : "; ", model->info().device,
+      model->info().threads, stop_reason_name(result.reason));
 }
 
 }  // namespace
@@ -117,6 +125,7 @@ void add_generate(CLI::App& app) {
   add_list(*command, "--stop", flags->options.stop, "text that ends the generation; repeatable");
   command->add_flag("--ignore-eos", flags->options.ignore_end, "go on past end tokens");
   flags->grammar.add(*command);
+  flags->speculation.add(*command);
   command->add_flag("--json", flags->json, "print one JSON object with tokens, text and speeds");
   command->footer(
       "Example:\n  metal-marlin generate Qwen3-4B-fp4 -p 'Once upon a time' -n 64 --temperature 0.7 --top-p 0.9 --seed "

@@ -10,6 +10,7 @@
 #include "cli/commands.h"
 #include "cli/interrupts.h"
 #include "cli/model_source.h"
+#include "cli/speculation_flags.h"
 #include "cli/streams.h"
 #include "metal_marlin/error.h"
 #include "server/server.h"
@@ -26,6 +27,7 @@ struct ServeFlags {
   std::string template_file;
   std::string template_name;
   EngineOptions engine;
+  SpeculationFlags speculation;
   bool no_prefix_cache = false;
   std::optional<double> swap_space;  // GiB
   server::ServerOptions server;
@@ -106,12 +108,16 @@ void run_serve(ServeFlags& flags) {
   flags.server.http.read_timeout = milliseconds(flags.read_timeout);
   flags.server.http.write_timeout = milliseconds(flags.write_timeout);
   if (const char* const keys = std::getenv("METAL_MARLIN_API_KEY")) flags.server.guard.api_keys = keys;
-  std::vector<ModelSource> sources;  // which keep the models in the cache
+  std::vector<ModelSource> sources, drafts;  // which keep the models in the cache
   server::Server running(flags.server);
   for (const std::string& path : flags.paths)
     sources.push_back(find_model(path, flags.source, flags.model.load.threads));
   const std::vector<std::string> names = served_names(flags, sources);
   std::vector<server::ServedModel> models;
+  flags.engine.speculation = flags.speculation.options([&](const std::string& draft) {
+    drafts.push_back(find_model(draft, flags.source, flags.model.load.threads));
+    return flags.model.load_model(drafts.back().path.string());
+  });
   for (std::size_t i = 0; i < sources.size(); ++i) models.push_back(load_served(flags, names[i], sources[i]));
   std::string lines;
   for (const server::ServedModel& model : models) {
@@ -150,6 +156,7 @@ void add_limits(CLI::App& command, ServeFlags& flags) {
   command.add_option("--step-tokens", flags.engine.step_tokens, "most tokens in a step")->capture_default_str();
   command.add_option("--queue", flags.engine.queue, "most requests that wait; more get status 429")
       ->capture_default_str();
+  flags.speculation.add(command);
   command.add_flag("--no-prefix-cache", flags.no_prefix_cache, "do not keep prompts for those that begin alike");
   command.add_option("--max-body", http.max_body, "most bytes of a request")->capture_default_str();
   command.add_option("--max-connections", http.max_connections, "most connections")->capture_default_str();

@@ -59,6 +59,11 @@ struct Metrics::Impl {
   Gauges& swap_usage = gauge("cpu_cache_usage_perc", "Part of the memory to swap to that is used, 1: all.");
   Counters& swapped_out = counter("num_swaps_out_total", "Samples whose pages were copied to the processor's memory.");
   Counters& swapped_in = counter("num_swaps_in_total", "Samples whose pages were copied back.");
+  Counters& drafts = counter("spec_decode_num_drafts_total", "Guesses of the tokens that follow.");
+  Counters& draft_tokens = counter("spec_decode_num_draft_tokens_total", "Tokens that were guessed.");
+  Counters& accepted_tokens = counter("spec_decode_num_accepted_tokens_total", "Tokens that were guessed right.");
+  Counters& accepted_at = counter("spec_decode_num_accepted_tokens_per_pos_total",
+                                  "Tokens that were guessed right, by their place in the guess.");
   Counters& prompt_tokens = counter("prompt_tokens_total", "Tokens of the prompts of requests that ended.");
   Counters& generation_tokens = counter("generation_tokens_total", "Tokens that were generated.");
   Counters& success = counter("request_success_total", "Samples that ended, by their reason.");
@@ -72,6 +77,16 @@ struct Metrics::Impl {
   Histograms& queued = histogram("request_queue_time_seconds", "From a request's arrival to its first step.");
   Histograms& prompt_sizes = histogram("request_prompt_tokens", "Tokens of a request's prompt.");
   Histograms& answer_sizes = histogram("request_generation_tokens", "Tokens of a sample.");
+
+  void speculation(const std::string& model, const SpeculationStats& stats) {
+    const prometheus::Labels labels = {{"model_name", model}};
+    raise_to(drafts.Add(labels), static_cast<double>(stats.drafts));
+    raise_to(draft_tokens.Add(labels), static_cast<double>(stats.draft_tokens));
+    raise_to(accepted_tokens.Add(labels), static_cast<double>(stats.accepted_tokens));
+    for (std::size_t i = 0; i < stats.accepted_at.size(); ++i)
+      raise_to(accepted_at.Add({{"model_name", model}, {"position", std::to_string(i)}}),
+               static_cast<double>(stats.accepted_at[i]));
+  }
 };
 
 Metrics::Metrics() : impl_(std::make_unique<Impl>()) {}
@@ -118,6 +133,7 @@ std::string Metrics::text(std::span<const ServedModel> models, std::uint64_t los
     impl_->swap_usage.Add(labels).Set(swap > 0 ? static_cast<double>(stats.swapped_bytes) / swap : 0);
     raise_to(impl_->swapped_out.Add(labels), static_cast<double>(stats.swapped_out));
     raise_to(impl_->swapped_in.Add(labels), static_cast<double>(stats.swapped_in));
+    impl_->speculation(model.name, stats.speculation);
   }
   raise_to(impl_->lost.Add({}), static_cast<double>(lost_log_lines));
   return prometheus::TextSerializer().Serialize(impl_->registry.Collect());

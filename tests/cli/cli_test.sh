@@ -46,6 +46,12 @@ expect 2 "top-p is 2" generate "$work/fp4" --prompt-ids "$work/ids.json" --top-p
 a=$(run generate "$work/fp4" --prompt-ids "$work/ids.json" -n 20 --temperature 1 --seed 3 --threads 1 --ignore-eos --json | grep -A30 '"tokens"' | sed '/\]/q')
 b=$(run generate "$work/fp4" --prompt-ids "$work/ids.json" -n 20 --temperature 1 --seed 3 --threads 3 --ignore-eos --json | grep -A30 '"tokens"' | sed '/\]/q')
 [ "$a" = "$b" ] || fail "threads changed a sample"
+# Guesses change no answer, and are told.
+c=$(run generate "$work/fp4" --prompt-ids "$work/ids.json" -n 20 --temperature 1 --seed 3 --draft "$work/fp4" --ignore-eos --json | grep -A30 '"tokens"' | sed '/\]/q')
+[ "$a" = "$c" ] || fail "a draft changed a sample"
+expect 0 '"draft_tokens": ' generate "$work/fp4" --prompt-ids "$work/ids.json" -n 20 --speculate ngram --ignore-eos --json
+expect 2 "give --speculate ngram or --draft, not both" generate "$work/fp4" --prompt-ids "$work/ids.json" --speculate ngram --draft "$work/fp4"
+expect 2 "has another vocabulary than" generate "$work/fp4" --prompt-ids "$work/ids.json" --draft "$TEST_DATA/fixtures/glm4-moe-lite-tiny"
 run logits "$work/fp4" --ids "$work/ids.json" -o "$work/logits.safetensors"
 [ "$(wc -c < "$work/logits.safetensors")" -gt $((4 * 512 * 4)) ] || fail "logits file is too small"
 [ ! -e "$work/logits.safetensors.partial" ] || fail "a partial file was left"

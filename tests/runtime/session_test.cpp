@@ -211,7 +211,9 @@ TEST(Session, CutsLeaveNoTrace) {
         return out;
       };
       const Logits whole = run(tokens.size(), 0);
-      for (const auto& [chunk, others] : {std::pair(1, 0), std::pair(7, 1), std::pair(33, 5), std::pair(90, 3)}) {
+      for (const auto& [chunk, others] :
+           {std::pair(1, 0), std::pair(2, 0), std::pair(3, 0), std::pair(4, 0), std::pair(5, 0), std::pair(6, 0),
+            std::pair(7, 1), std::pair(33, 5), std::pair(90, 3)}) {
         EXPECT_EQ(run(static_cast<std::size_t>(chunk), static_cast<std::size_t>(others)), whole)
             << name << (exact ? " exact" : "") << " in chunks of " << chunk << " beside " << others;
       }

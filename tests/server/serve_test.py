@@ -443,7 +443,8 @@ class Rest(Case):
         for name in ["time_to_first_token_seconds_count", "time_per_output_token_seconds_bucket", "e2e_request_latency_seconds_sum",
                      "num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "prefix_cache_queries_total",
                      "prefix_cache_hits_total", "prompt_tokens_total", "num_preemptions_total", "num_requests_swapped", "cpu_cache_usage_perc",
-                     "num_swaps_out_total", "num_swaps_in_total"]:
+                     "num_swaps_out_total", "num_swaps_in_total",
+                     "spec_decode_num_drafts_total", "spec_decode_num_draft_tokens_total", "spec_decode_num_accepted_tokens_total"]:
             self.assertIn(f"metal_marlin:{name}{{", text)
         self.server.wait_until(lambda: any(line.get("generated_tokens") == 5 for line in self.server.logged()))
         line = next(line for line in self.server.logged() if line.get("generated_tokens") == 5)

@@ -128,6 +128,29 @@ TEST_P(EveryKernelSet, PackedLinearsMatchTheReference) {
   }
 }
 
+// To the last bit, whatever tokens are beside it: a step that checks guesses gives what a step of each would.
+TEST_P(EveryKernelSet, TokensOfPackedLinearsAreTheSameBesideOthers) {
+  unsigned seed = 50;
+  const std::int64_t rows = 35;
+  const std::int64_t cols = 96;
+  for (const FormatSpec& spec : kernel_specs()) {
+    const TestMatrix matrix = packed_matrix(spec, rows, cols, ++seed);
+    const PanelMatrix panels("w", matrix.weight, rows, cols, test_pool());
+    if (!panels.view().integer) continue;
+    const auto x = normal_data(static_cast<std::size_t>(9 * cols), ++seed);
+    std::vector<float> alone;
+    for (std::int64_t t = 0; t < 9; ++t) {
+      const std::vector<float> one(x.begin() + t * cols, x.begin() + (t + 1) * cols);
+      const auto out = run_linear(k, panels, nullptr, LinearInput::kQ8, 1, one, {}, nullptr);
+      alone.insert(alone.end(), out.begin(), out.end());
+    }
+    for (std::int64_t tokens = 2; tokens <= 9; ++tokens) {
+      const auto found = run_linear(k, panels, nullptr, LinearInput::kQ8, tokens, x, {}, nullptr);
+      EXPECT_TRUE(std::equal(found.begin(), found.end(), alone.begin())) << text(spec) << ", " << tokens << " tokens";
+    }
+  }
+}
+
 TEST_P(EveryKernelSet, DenseLinearsMatchTheReferenceAndAccumulate) {
   unsigned seed = 100;
   for (const DType type : {DType::kF32, DType::kF16, DType::kBf16}) {
