@@ -21,7 +21,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     for (const auto& entry : gguf.tensors) {
       const GgufTensor& tensor = entry.second;
       attempt([&] {
-        if (const auto name = gguf_tensor_name(entry.first)) static_cast<void>(gguf_weights(gguf, *name, tensor));
+        const std::string& stored = entry.first;
+        if (const auto name = gguf_tensor_name(stored)) static_cast<void>(gguf_weights(gguf, stored, *name, tensor));
       });
       if (tensor.bytes.empty() || tensor.shape.empty()) continue;
       const std::int64_t cols = tensor.shape.back();

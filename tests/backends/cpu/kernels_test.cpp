@@ -135,7 +135,7 @@ TEST_P(EveryKernelSet, TokensOfPackedLinearsAreTheSameBesideOthers) {
   const std::int64_t cols = 96;
   for (const FormatSpec& spec : kernel_specs()) {
     const TestMatrix matrix = packed_matrix(spec, rows, cols, ++seed);
-    const PanelMatrix panels("w", matrix.weight, rows, cols, test_pool());
+    const PanelMatrix panels(matrix.weight, rows, cols, test_pool());
     if (!panels.view().integer) continue;
     const auto x = normal_data(static_cast<std::size_t>(9 * cols), ++seed);
     std::vector<float> alone;
