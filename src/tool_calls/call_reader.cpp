@@ -181,7 +181,10 @@ std::size_t CallReader::read_member_value(std::string_view rest, bool last) {
   }
   const std::size_t taken = value_->read(rest, last, is_streaming_ ? arguments_ : content_);
   const bool is_unknown = !has_name_ && arguments_.size() > kMostKept;
-  if (value_->has_failed() || is_unknown || content_.size() > kMostKept) return fail();
+  if (value_->has_failed() || is_unknown || content_.size() > kMostKept) {
+    stage_ = Stage::kFailed;  // behind what was told of it, as where it came in pieces
+    return taken;
+  }
   if (!value_->is_done()) return taken;
   value_.reset();
   if (!end_member()) return fail();

@@ -253,6 +253,10 @@ TEST(CallParser, SaysWhichCallsBrokeOff) {
   expect("Qwen3/Hermes", R"(<tool_call>{"name": "now"}</tool_cell>)",
          with_calls({}, R"(<tool_call>{"name": "now"}</tool_cell>)"));
   expect("GLM-4.7", "<tool_call>now</tool_cell>", with_calls({}, "<tool_call>now</tool_cell>"));
+  // What was told of one is part of it, a delimiter within its texts too.
+  const std::string within =
+      R"(<|tools_prefix|>[{"get_weather": {"city: <|tools_prefix|>[{"now": {}}]<|tools_suffix|>)";
+  expect("Apertus", within, with_calls({R"(get_weather {"city: <|tools_prefix|>[{"...)"}, within));
 }
 
 TEST(CallParser, ReadsChannels) {
