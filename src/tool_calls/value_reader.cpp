@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/unicode.h"
+#include "tool_calls/delimiter.h"
 
 namespace metal_marlin {
 namespace {
@@ -13,10 +14,6 @@ namespace {
 constexpr std::size_t kMostDepth = 64;
 constexpr std::size_t kMostWord = 64;
 constexpr std::string_view kGemmaQuote = "<|\"|>";
-
-bool is_value_space(char c) {
-  return c == ' ' || c == '\t' || c == '\n' || c == '\r';
-}
 
 // In a text: its end may begin, or something that JSON escapes.
 bool may_mean_something(char c) {
@@ -103,7 +100,7 @@ std::size_t ValueReader::read(std::string_view text, bool last, std::string& out
 // \returns 0: more is needed, or it failed.
 std::size_t ValueReader::step(std::string_view rest, bool last, std::string& out) {
   if (stage_ == Stage::kText) return read_text(rest, last, out);
-  if (is_value_space(rest[0])) {
+  if (is_space_byte(rest[0])) {
     if (dialect_ == ValueDialect::kJson && begun_) out += rest[0];
     return 1;
   }
