@@ -168,14 +168,20 @@ std::size_t ValueReader::read_value(std::string_view rest, bool last, std::strin
     if (frames_.size() == kMostDepth) return fail();
     open(c == '[' ? Frame::kList : Frame::kObject, value);
   } else if (is_word_byte(c)) {
-    const Stage before = std::exchange(stage_, Stage::kWord);
-    taken = read_word(rest, last, value);
-    if (taken == 0 && stage_ == Stage::kWord) stage_ = before;
+    taken = begin_word(Stage::kWord, rest, last, value);
   } else {
     taken = open_text(rest, last, value, false);
   }
   if (taken > 0 && follows && dialect_ != ValueDialect::kJson) out += ", ";
   out += value;
+  return taken;
+}
+
+// A word that needs more is begun anew with it.
+std::size_t ValueReader::begin_word(Stage as, std::string_view rest, bool last, std::string& out) {
+  const Stage before = std::exchange(stage_, as);
+  const std::size_t taken = read_word(rest, last, out);
+  if (taken == 0 && stage_ == as) stage_ = before;
   return taken;
 }
 
@@ -187,9 +193,7 @@ std::size_t ValueReader::read_key(std::string_view rest, bool last, std::string&
   std::string key;
   std::size_t taken = 0;
   if (bare) {
-    const Stage before = std::exchange(stage_, Stage::kBareKey);
-    taken = read_word(rest, last, key);
-    if (taken == 0 && stage_ == Stage::kBareKey) stage_ = before;
+    taken = begin_word(Stage::kBareKey, rest, last, key);
   } else {
     taken = open_text(rest, last, key, true);
   }

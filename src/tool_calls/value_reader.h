@@ -47,6 +47,7 @@ class ValueReader {
   std::size_t read_key(std::string_view rest, bool last, std::string& out);
   std::size_t read_text(std::string_view rest, bool last, std::string& out);
   std::size_t read_escape(std::string_view rest, bool last, std::string& out);
+  std::size_t begin_word(Stage as, std::string_view rest, bool last, std::string& out);
   std::size_t read_word(std::string_view rest, bool last, std::string& out);
   std::size_t open_text(std::string_view rest, bool last, std::string& out, bool is_key);
   std::size_t between(std::string_view rest, std::string& out);

@@ -134,6 +134,19 @@ TEST(GrammarMatcher, AgreesWithTryingAll) {
   EXPECT_GT(found, 100);
 }
 
+// The tokens that may follow: those that the text goes on with, each tried alone, which the masks must say too.
+void find_possible(TokenMasks& masks, const GrammarMatcher& matcher, const std::vector<std::string>& tokens,
+                   std::vector<std::size_t>& possible) {
+  TokenMask mask(masks.words());
+  masks.add(matcher.stacks(), matcher.places(), mask);
+  for (std::size_t id = 0; id < tokens.size(); ++id) {
+    GrammarMatcher copy = matcher;
+    const bool expected = !tokens[id].empty() && copy.accept(tokens[id]);
+    ASSERT_EQ(has_token(mask, static_cast<TokenId>(id)), expected) << tokens[id];
+    if (expected) possible.push_back(id);
+  }
+}
+
 // Tokens that cross characters, begin and end within them, and cannot be at all.
 TEST(TokenMasks, AreWhatEachTokenTriedAloneSays) {
   Random random(11);
@@ -155,15 +168,9 @@ TEST(TokenMasks, AreWhatEachTokenTriedAloneSays) {
     TokenMasks masks(automaton, std::make_shared<TokenTiers>(tokens));
     GrammarMatcher matcher(automaton);
     for (int step = 0; step < 12; ++step) {
-      TokenMask mask(masks.words());
-      masks.add(matcher.stacks(), matcher.places(), mask);
+      SCOPED_TRACE(step);
       std::vector<std::size_t> possible;
-      for (std::size_t id = 0; id < tokens.size(); ++id) {
-        GrammarMatcher copy = matcher;
-        const bool expected = !tokens[id].empty() && copy.accept(tokens[id]);
-        ASSERT_EQ(has_token(mask, static_cast<TokenId>(id)), expected) << tokens[id];
-        if (expected) possible.push_back(id);
-      }
+      ASSERT_NO_FATAL_FAILURE(find_possible(masks, matcher, tokens, possible));
       allowed += static_cast<int>(possible.size());
       ASSERT_TRUE(!possible.empty() || matcher.is_complete()) << "a dead end";
       if (possible.empty()) break;
@@ -196,15 +203,9 @@ TEST(TokenMasks, CountAsEachTokenTriedAloneDoes) {
       if (run == 1) masks.make_ahead();
       GrammarMatcher matcher(automaton);
       for (int step = 0; step < 10; ++step) {
-        TokenMask mask(masks.words());
-        masks.add(matcher.stacks(), matcher.places(), mask);
+        SCOPED_TRACE(step);
         std::vector<std::size_t> possible;
-        for (std::size_t id = 0; id < tokens.size(); ++id) {
-          GrammarMatcher copy = matcher;
-          const bool expected = !tokens[id].empty() && copy.accept(tokens[id]);
-          ASSERT_EQ(has_token(mask, static_cast<TokenId>(id)), expected) << tokens[id] << " at step " << step;
-          if (expected) possible.push_back(id);
-        }
+        ASSERT_NO_FATAL_FAILURE(find_possible(masks, matcher, tokens, possible));
         allowed += static_cast<int>(possible.size());
         if (possible.empty()) break;
         ASSERT_TRUE(matcher.accept(tokens[possible[below(random, static_cast<unsigned>(possible.size()))]]));
