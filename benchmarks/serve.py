@@ -94,12 +94,16 @@ def prompt_of(draw):
 
 def load(peer, clients, rounds_each, draw):
     """Generated tokens a second of all clients, and the median of the seconds to a first token."""
-    prompts = [[prompt_of(draw) for _ in range(rounds_each)] for _ in range(clients)]
+    return run_clients(peer, [[prompt_of(draw) for _ in range(rounds_each)] for _ in range(clients)], ANSWER)
+
+
+def run_clients(peer, prompts, answer):
+    """The same for a list of prompts a client, with answers of so many tokens."""
     results, failures = [], []
 
     def client(own):
         try:
-            results.extend(peer.complete(prompt, ANSWER) for prompt in own)
+            results.extend(peer.complete(prompt, answer) for prompt in own)
         except BaseException as error:  # in a thread SystemExit would be lost
             failures.append(error)
     threads = [threading.Thread(target=client, args=(own,)) for own in prompts]
@@ -111,8 +115,8 @@ def load(peer, clients, rounds_each, draw):
     seconds = time.monotonic() - began
     if failures:
         raise failures[0]
-    if any(tokens != ANSWER for _, _, tokens in results):
-        raise SystemExit(f"error: answers of {sorted({tokens for _, _, tokens in results})} tokens, expected {ANSWER}")
+    if any(tokens != answer for _, _, tokens in results):
+        raise SystemExit(f"error: answers of {sorted({tokens for _, _, tokens in results})} tokens, expected {answer}")
     return sum(tokens for _, _, tokens in results) / seconds, statistics.median(first for first, _, _ in results)
 
 
