@@ -9,7 +9,8 @@ namespace metal_marlin {
 namespace {
 
 constexpr std::size_t kMostKept = 32;
-constexpr std::size_t kMostMasks = 16;  // that are kept while no answer needs them
+constexpr std::size_t kMostWorkPerByte = std::size_t{1} << 20;  // some milliseconds
+constexpr std::size_t kMostMasks = 16;                          // that are kept while no answer needs them
 
 void forbid(TokenMask& mask, TokenId id) {
   mask[static_cast<std::size_t>(id) / 64] &= ~(std::uint64_t{1} << (static_cast<std::size_t>(id) % 64));
@@ -23,6 +24,7 @@ std::string_view without_line_ends(std::string_view text) {
 }  // namespace
 
 GrammarMatcher::GrammarMatcher(std::shared_ptr<const Automaton> automaton) : automaton_(std::move(automaton)) {
+  stacks_.begin_work(kMostWorkPerByte);
   places_ = close_places(*automaton_, stacks_, {{automaton_->start(), Stacks::kBottom}});
 }
 
@@ -40,6 +42,7 @@ std::vector<Automaton::ByteEdge> GrammarMatcher::next() const {
 bool GrammarMatcher::accept(std::string_view bytes) {
   Places at = places_;
   for (const char c : bytes) {
+    stacks_.begin_work(kMostWorkPerByte);
     at = step_places(*automaton_, stacks_, at, static_cast<std::uint8_t>(c));
     if (at.is_dead()) return false;
   }

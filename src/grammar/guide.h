@@ -27,6 +27,7 @@ class GrammarMatcher {
   explicit GrammarMatcher(std::shared_ptr<const Automaton> automaton);
   explicit GrammarMatcher(const Grammar& grammar);
   // Goes on by these bytes. \returns false, and changes nothing, where no text of the grammar does.
+  // \throws Error (kInvalidArgument) where the text can be read in too many ways; it has changed nothing then, too.
   bool accept(std::string_view bytes);
   [[nodiscard]] bool is_complete() const { return places_.at_bottom; }
   [[nodiscard]] bool can_go_on() const { return !places_.reading.empty(); }

@@ -19,6 +19,8 @@ constexpr std::uint32_t kDead = 0;  // the local state of no place
 // What is made ahead: tens of milliseconds.
 constexpr std::size_t kMostNodesAhead = std::size_t{4} << 20;
 constexpr std::size_t kMostStatesAhead = std::size_t{1} << 12;
+// What is looked at of stacks: for one mask some tenths of a second, which only a grammar that is very ambiguous needs.
+constexpr std::size_t kMostWork = std::size_t{1} << 25;
 
 }  // namespace
 
@@ -137,7 +139,9 @@ const TokenMasks::Part& TokenMasks::part(StateId state, ListId list) {
 
 void TokenMasks::add(const Stacks& stacks, const Places& places, std::span<std::uint64_t> mask) {
   const std::lock_guard lock(mutex_);
-  if (part_bytes_ > kMostPartBytes || locals_.size() > kMostLocals) forget();
+  if (part_bytes_ > kMostPartBytes || locals_.size() > kMostLocals || stacks_.frame_count() > Stacks::kMostFrames / 2)
+    forget();
+  stacks_.begin_work(kMostWork);
   std::set<std::tuple<StateId, StackId, ListId>> known;
   std::vector<std::tuple<StateId, StackId, ListId>> open;
   const auto visit = [&](StateId state, StackId stack, ListId list) {
@@ -153,6 +157,7 @@ void TokenMasks::add(const Stacks& stacks, const Places& places, std::span<std::
     for (const TokenId id : found.few) add_token(mask, id);
     for (std::size_t i = 0; i < found.many.size(); ++i) mask[i] |= found.many[i];
     if (list_by_id_[found.rest]->second.empty()) continue;
+    stacks_.work(stacks.frames(stack).size());
     for (const Stacks::Frame& frame : stacks.frames(stack)) {
       if (frame.back != kNoState) visit(frame.back, frame.below, found.rest);
     }
@@ -188,9 +193,10 @@ void TokenMasks::make_ahead() {
   const std::vector<StateId> states = states_by_need();
   const std::lock_guard lock(mutex_);
   const std::size_t most = walked_ + kMostNodesAhead;
+  stacks_.begin_work(2 * kMostWork);
   for (std::size_t i = 0; i < std::min(states.size(), kMostStatesAhead); ++i) {
     for (ListId tier = 0; tier < tiers_->tries().size(); ++tier) {
-      if (walked_ > most || part_bytes_ > kMostPartBytes / 2) return;
+      if (walked_ > most || part_bytes_ > kMostPartBytes / 2 || stacks_.work_left() < kMostWork) return;
       part(states[i], tier);
     }
   }

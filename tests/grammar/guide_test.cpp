@@ -244,6 +244,39 @@ TEST(GrammarMatcher, AmbiguityCostsLittle) {
   EXPECT_TRUE(matcher.is_complete());
 }
 
+// Repeats of what may be empty, of which any number may stand for any part of the text: few are read, many are an error
+// soon, not a server that hangs.
+TEST(GrammarMatcher, RepeatsOfWhatMayBeEmptyAreReadOrRefused) {
+  const auto matcher_of = [](int times) {
+    const std::string text = fmt::format("root ::= x{{0,{}}} \"!\"\nx ::= y* | \"b\"*\ny ::= \"a\" x?", times);
+    return GrammarMatcher(std::make_shared<Automaton>(parse_gbnf(text, "g"), ByteSet().set()));
+  };
+  GrammarMatcher few = matcher_of(20);
+  ASSERT_TRUE(few.accept("aaaabbbaabbaaaabbabababaaaa"));
+  EXPECT_FALSE(few.accept("c"));
+  ASSERT_TRUE(few.accept("!"));
+  EXPECT_TRUE(few.is_complete());
+  expect_refused([&] { matcher_of(5000).accept(std::string(3000, 'a')); }, "too ambiguous");
+}
+
+TEST(TokenMasks, OfGrammarsThatAreTooAmbiguousAreRefused) {
+  const auto vocabulary = std::make_shared<GrammarVocabulary>(
+      Tokenizer::from_json(R"({"model":{"type":"WordLevel","vocab":{"a":0,"aaaaaaaa":1,"<e>":2},"unk_token":"a"},
+      "decoder":{"type":"Fuse"}})",
+                           "t"),
+      3);
+  expect_refused(
+      [&] {
+        GrammarGuide guide(vocabulary, Grammar::from_gbnf("root ::= x{0,5000}\nx ::= y*\ny ::= \"a\" x?", "g"), {2},
+                           {});
+        for (int i = 0; i < 1000; ++i) {
+          guide.allowed();
+          guide.take(1);
+        }
+      },
+      "too ambiguous");
+}
+
 // ---- with tokenizers ---------------------------------------------------------
 
 std::shared_ptr<const Tokenizer> tokenizer_of(const std::string& name) {
