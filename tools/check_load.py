@@ -22,13 +22,20 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../tests/server"))
-from served import Server, make_model  # noqa: E402
+from served import TOOL_TEMPLATE, Server, make_model  # noqa: E402
 
 WORDS = ("the of and to in is you that it he was for on are as with his they at be this have from or one had by word but not what all "
          "were we when your can said there use an each which she do how their if will up other about out many then them these so some "
          "her would make like him into time has look two more write go see number no way could people my than first water been call "
          "who oil its now find long down day did get come made may part").split()
 SHARED = "Here is a story that many of them begin with, so that its pages are found again by those that come later: "
+# What a third of the requests hold their answers to.
+PLACE = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 12}, "size": {"type": "integer", "minimum": 0, "maximum": 999},
+                                          "kind": {"enum": ["town", "river", "hill"]}},
+         "required": ["name", "size", "kind"], "additionalProperties": False}
+TOOLS = [{"type": "function", "function": {"name": "find_place", "description": "Finds one.", "parameters": PLACE}},
+         {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}, "additionalProperties": False}}}]
+MODELS = ["first", "second"]
 # What differs between two answers to one request though both are right.
 OF_THE_TIME = re.compile(rb'"(created|created_at|completed_at|cached_tokens)":\s*\d+')
 ABORTED = struct.pack("ii", 1, 0)  # SO_LINGER: the connection is reset
@@ -48,7 +55,10 @@ def make_requests(count, tokens):
         fields = {"temperature": 0} if i % 2 else {"temperature": 0.9, "seed": i, "top_p": 0.95}
         fields |= {"stream": i % 4 < 2, "ignore_eos": i % 5 > 0, "priority": i % 3}  # larger ones lose their place
         most = draw.choice([1, tokens // 8, tokens // 4, tokens // 2, tokens])
-        if i % 10 == 7:
+        fields["model"] = MODELS[i % 7 % 2]
+        if i % 3 == 2:
+            requests.append(shaped_request(i, fields, text, most))
+        elif i % 10 == 7:
             requests.append(("/v1/responses", fields | {"input": text, "max_output_tokens": most}))
         elif i % 10 < 4:
             fields |= {"logprobs": True, "top_logprobs": 2} if i % 7 == 0 else {}
@@ -59,6 +69,22 @@ def make_requests(count, tokens):
             prompt = [text, text[: len(text) // 2 + 1]] if i % 10 == 8 else text
             requests.append(("/v1/completions", fields | {"prompt": prompt, "max_tokens": most}))
     return requests
+
+
+def shaped_request(i, fields, text, most):
+    """One whose answer is of a schema or another grammar, or calls a tool."""
+    messages = {"messages": [{"role": "user", "content": text}], "max_tokens": most}
+    kind = i // 3 % 5
+    if kind == 0:
+        return "/v1/chat/completions", fields | messages | {"tools": TOOLS, "tool_choice": "required"}
+    if kind == 1:
+        return "/v1/chat/completions", fields | messages | {"tools": TOOLS}
+    if kind == 2:
+        schema = {"type": "json_schema", "json_schema": {"name": "place", "schema": PLACE}}
+        return "/v1/chat/completions", fields | messages | {"response_format": schema}
+    if kind == 3:
+        return "/v1/completions", fields | {"prompt": text, "max_tokens": most, "guided_json": PLACE}
+    return "/v1/completions", fields | {"prompt": text, "max_tokens": most, "guided_regex": "(ab|cd){1,9} [0-9]{3}"}
 
 
 def comparable(body, request_id):
@@ -287,7 +313,10 @@ def main():
         Server.program, Server.work = options.binary, pathlib.Path(work)
         has_tokenizer = (options.model / "tokenizer.json").exists()
         Server.folder = options.model if has_tokenizer else make_model(options.model, Server.work / "model")
-        server = Server("--cache-tokens", options.cache_tokens, "--parallel", 64, "--queue", 2 * options.clients + 16,
+        template = Server.work / "tools.jinja"
+        template.write_text(TOOL_TEMPLATE)
+        server = Server("--served-name", MODELS[0], "--alias", f"{MODELS[1]}={Server.folder}", "--chat-template", template,
+                        "--cache-tokens", options.cache_tokens, "--parallel", 64, "--queue", 2 * options.clients + 16,
                         "--max-connections", 2 * options.clients + 16)
         load = Load(options, server, make_requests(options.requests, options.tokens))
         try:

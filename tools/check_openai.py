@@ -20,7 +20,7 @@ import traceback
 from openai_checks import CHECKS, MODEL, STORY, Api, neutral_draws, same
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../tests/server"))
-from served import Server  # noqa: E402
+from served import TOOL_TEMPLATE, Server  # noqa: E402
 
 # ChatML with thoughts: what the model is asked to go on with ends inside of one where enable_thinking is true.
 TEMPLATE = """{% for m in messages %}<|im_start|>{{ m.role }}
@@ -28,16 +28,6 @@ TEMPLATE = """{% for m in messages %}<|im_start|>{{ m.role }}
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% if enable_thinking is defined and enable_thinking %}<think>
 {% endif %}{% endif %}{# </think> #}"""
-# The same without thoughts, and with tools.
-TOOL_TEMPLATE = """{% if tools %}<|im_start|>system
-Tools: {{ tools | tojson }}<|im_end|>
-{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}
-{{ m.content or '' }}{% for call in m.tool_calls or [] %}
-<tool_call>
-{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
-</tool_call>{% endfor %}<|im_end|>
-{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
-{% endif %}"""
 
 
 class Report:

@@ -124,6 +124,30 @@ def tokens(api):
 
 
 @check("plain")
+def embeddings(api):
+    """embeddings.create: texts and tokens give the same vectors, as floats and as base64, shorter ones are beginnings"""
+    texts = [STORY, UNICODE, "a"]
+    made = api.client.embeddings.create(model=MODEL, input=texts, encoding_format="float")
+    same([item.index for item in made.data], [0, 1, 2])
+    ids = [api.tokens(text) for text in texts]
+    same((made.usage.prompt_tokens, made.usage.total_tokens), (sum(map(len, ids)),) * 2)
+    for item in made.data:
+        holds(abs(sum(x * x for x in item.embedding) - 1) < 1e-4, "a vector is of length 1")
+    for given in (texts, ids):  # as the package asks by itself: base64
+        packed = api.client.embeddings.create(model=MODEL, input=given)
+        for ours, theirs in zip(packed.data, made.data, strict=True):
+            holds(max(abs(a - b) for a, b in zip(ours.embedding, theirs.embedding, strict=True)) < 1e-6, "base64 is as floats are")
+    short = api.client.embeddings.create(model=MODEL, input=STORY, dimensions=8).data[0].embedding
+    whole = made.data[0].embedding[:8]
+    length = math.sqrt(sum(x * x for x in whole))
+    holds(max(abs(a - b / length) for a, b in zip(short, whole, strict=True)) < 1e-5, "the first elements, at length 1")
+    with refused(openai.BadRequestError, "dimensions"):
+        api.client.embeddings.create(model=MODEL, input="a", dimensions=1 << 20)
+    with refused(openai.BadRequestError, "input", "context_length_exceeded"):
+        api.client.embeddings.create(model=MODEL, input="word " * 3000)
+
+
+@check("plain")
 def template(api):
     """/apply-template is what a chat is asked with"""
     prompt = api.post("/apply-template", messages=QUESTION)["prompt"]

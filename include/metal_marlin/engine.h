@@ -43,6 +43,10 @@ struct EngineOptions {
   SpeculationOptions speculation;
   /// Most requests that wait; more are refused (kBusy).
   int queue = 256;
+  /// What is free is shared with others that are still to come: so many bytes are theirs, and of the rest this part is
+  /// the engine's.
+  std::size_t memory_reserved = 0;
+  double memory_share = 1;
   /// How much longer than otherwise a step may take that computes a piece of a prompt beside others' next tokens.
   std::chrono::milliseconds prompt_delay{50};
   /// A step that takes longer means that the engine hangs: Engine::healthy().
@@ -67,6 +71,7 @@ struct TokenLogprob {
   TokenId id = -1;
   float logprob = 0;
   std::vector<std::pair<TokenId, float>> top;  ///< the likeliest, in descending order; ties go to the lower id
+  std::vector<float> asked{};                  ///< of EngineRequest::logprob_ids
 
   bool operator==(const TokenLogprob&) const = default;
 };
@@ -94,6 +99,8 @@ struct EngineRequest {
   int samples = 1;
   /// -1: none; k: of each token and the k likeliest in its place.
   int logprobs = -1;
+  /// Of these tokens too, wherever `logprobs` tells something (which is then not -1).
+  std::vector<TokenId> logprob_ids;
   /// Of the prompt's tokens too, as `logprobs` says (which is then not -1). The prompt is then computed whole: nothing
   /// of it is taken from the prefix cache.
   bool prompt_logprobs = false;

@@ -96,6 +96,9 @@ struct SessionOptions {
   /// bit. The cpu backend alone can (not for angles that depend on a sequence's length). It costs more where a step
   /// has one token and weights are multiplied as floats, and in the first step of prompts with latent attention.
   bool one_order = false;
+  /// Rows hold the model's last hidden states, after its final norm, in the place of logits, which are not computed:
+  /// LogitsRow::values is [hidden]. Nothing can be drawn.
+  bool hidden_states = false;
 };
 
 /// Of one sequence of one session; never used again after it was closed.

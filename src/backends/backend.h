@@ -77,6 +77,7 @@ struct RunnerLimits {
   int sequences = 1;           // per step
   int pages = 0;               // of the cache, at first
   bool count_experts = false;  // where counting costs time
+  bool hidden = false;         // rows are the plan's last hidden states in the place of its result: no head is computed
   bool one_order = false;      // a token's numbers do not depend on how steps are cut, where the backend can see to it
 };
 

@@ -19,6 +19,7 @@ void add_chat(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_render(CLI::App& app);
 void add_logits(CLI::App& app);
+void add_embed(CLI::App& app);
 void add_serve(CLI::App& app);
 void add_grammar(CLI::App& app);
 void add_inspect(CLI::App& app);

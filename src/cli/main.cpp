@@ -125,6 +125,7 @@ int run(int argc, char** argv) {
   add_grammar(app);
   add_logits(app);
 #if METAL_MARLIN_SERVER
+  add_embed(app);
   add_serve(app);
 #else
   add_missing(app, "serve", "Boost and prometheus-cpp");

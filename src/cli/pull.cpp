@@ -21,6 +21,12 @@ std::string environment(const char* name, const char* fallback) {
   return value == nullptr || *value == '\0' ? fallback : value;
 }
 
+// "1_Pooling/config.json": how sentence-transformers makes vectors.
+bool is_module_config(const std::string& name) {
+  static const Regex pattern("^[0-9]+_[A-Za-z0-9_]+/config\\.json$", "module");
+  return pattern.search(name);
+}
+
 // What a model needs: its safetensors, or its one GGUF file, and the texts beside them.
 std::vector<HubFile> files_of_model(const PullRequest& request, const std::vector<HubFile>& all) {
   const auto ends = [](const HubFile& file, std::initializer_list<std::string_view> suffixes) {
@@ -31,7 +37,10 @@ std::vector<HubFile> files_of_model(const PullRequest& request, const std::vecto
   std::vector<HubFile> tensors;
   std::vector<HubFile> ggufs;
   for (const HubFile& file : all) {
-    if (file.name.find('/') != std::string::npos) continue;
+    if (file.name.find('/') != std::string::npos) {
+      if (is_module_config(file.name)) texts.push_back(file);
+      continue;
+    }
     if (ends(file, {".json", ".jinja", ".txt", "tokenizer.model"})) texts.push_back(file);
     // Mistral's second copy of the weights.
     if (ends(file, {".safetensors"}) && !file.name.starts_with("consolidated")) tensors.push_back(file);

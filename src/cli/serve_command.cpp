@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -10,8 +11,10 @@
 #include "cli/commands.h"
 #include "cli/interrupts.h"
 #include "cli/model_source.h"
+#include "cli/progress_bar.h"
 #include "cli/speculation_flags.h"
 #include "cli/streams.h"
+#include "metal_marlin/embed.h"
 #include "metal_marlin/error.h"
 #include "server/server.h"
 #include "server/tools.h"
@@ -24,6 +27,11 @@ struct ServeFlags {
   SourceFlags source;
   std::vector<std::string> paths;
   std::vector<std::string> names;
+  std::vector<std::string> aliases;  // NAME=MODEL
+  std::vector<std::string> pinned;
+  double idle_unload = 0;
+  double load_wait = 60;
+  server::ModelLimits limits;
   std::string template_file;
   std::string template_name;
   EngineOptions engine;
@@ -58,40 +66,141 @@ std::shared_ptr<const ChatTemplate> load_template(const ServeFlags& flags, const
 std::vector<std::string> served_names(const ServeFlags& flags, const std::vector<ModelSource>& sources) {
   std::vector<std::string> names;
   for (std::size_t i = 0; i < sources.size(); ++i) {
-    const std::string& name = i < flags.names.size() ? flags.names[i] : sources[i].name;
+    const bool is_named = i < flags.names.size() && !flags.names[i].empty();
+    const std::string& name = is_named ? flags.names[i] : sources[i].name;
     if (std::find(names.begin(), names.end(), name) != names.end()) {
       throw Error(ErrorCode::kInvalidArgument,
-                  fmt::format("two models are called {}; --served-name gives them others", name));
+                  fmt::format("two models are called {}; --served-name and --alias give them others", name));
     }
     names.push_back(name);
   }
   return names;
 }
 
-server::ServedModel load_served(ServeFlags& flags, const std::string& name, const ModelSource& source) {
+// Models of --alias come behind those that are named without it.
+void take_aliases(ServeFlags& flags) {
+  if (flags.aliases.empty()) return;
+  flags.names.resize(flags.paths.size());
+  for (const std::string& alias : flags.aliases) {
+    const std::size_t at = alias.find('=');
+    if (at == alias.npos || at == 0 || at + 1 == alias.size())
+      throw Error(ErrorCode::kInvalidArgument, fmt::format("--alias {}: expected NAME=MODEL", alias));
+    flags.names.push_back(alias.substr(0, at));
+    flags.paths.push_back(alias.substr(at + 1));
+  }
+}
+
+// What makes the model's vectors; none where its files ask for what is not there.
+std::unique_ptr<Embedder> make_embedder(const std::shared_ptr<const Model>& model, const std::string& path,
+                                        server::ServedModel& served) {
+  try {
+    served.embedding = read_embedding_config(path);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kUnsupported) throw;
+    print_notice(fmt::format("{}; it gives no vectors", error.what()));
+    return nullptr;
+  }
+  EmbedderOptions options;
+  options.context = served.engine->plan().context;
+  options.others_wait = [engine = served.engine.get()] { return engine->stats().running > 0; };
+  return std::make_unique<Embedder>(model, options);
+}
+
+server::ServedModel load_served(const ServeFlags& flags, const std::string& name, const std::string& path,
+                                const std::function<bool()>& goes_on, const EngineOptions& share) {
   server::ServedModel served;
-  flags.model.path = source.path.string();
   served.name = name;
-  served.chat = load_template(flags, flags.model.path);
-  const auto model = flags.model.load_model();
+  served.chat = load_template(flags, path);
+  ProgressBar bar("load " + name, "B");
+  LoadOptions load = flags.model.load;
+  load.progress = [&](std::size_t done, std::size_t total) {
+    bar.update(static_cast<double>(done), static_cast<double>(total));
+    return goes_on() && !interrupted();
+  };
+  const std::shared_ptr<const Model> model = Model::load(path, load);
   served.tokenizer = model->tokenizer();
   server::learn_template(served);
-  served.engine = std::make_unique<Engine>(model, flags.engine);
+  EngineOptions options = flags.engine;
+  options.memory_reserved = share.memory_reserved;
+  options.memory_share = share.memory_share;
+  served.engine = std::make_unique<Engine>(model, options);
+  served.embedder = make_embedder(model, path, served);
   return served;
 }
 
-std::string example(const ServeFlags& flags, const std::string& url, const server::ServedModel& model) {
+// Of the files that hold its weights.
+std::size_t weight_bytes(const std::filesystem::path& path) {
+  std::error_code failed;
+  if (!std::filesystem::is_directory(path)) {
+    const auto size = std::filesystem::file_size(path, failed);
+    return failed ? 0 : size;
+  }
+  std::size_t bytes = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(path, failed)) {
+    if (entry.path().extension() == ".safetensors") bytes += entry.file_size(failed);
+  }
+  return bytes;
+}
+
+std::vector<server::ModelEntry> model_entries(const ServeFlags& flags, const std::vector<ModelSource>& sources) {
+  const std::vector<std::string> names = served_names(flags, sources);
+  for (const std::string& name : flags.pinned) {
+    if (std::find(names.begin(), names.end(), name) == names.end()) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("--pin {}: no model is called so; there is {}", name, fmt::join(names, ", ")));
+    }
+  }
+  if (flags.limits.max_loaded > 0 && static_cast<int>(flags.pinned.size()) > flags.limits.max_loaded) {
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("--max-loaded is {}, but {} models are pinned",
+                                                         flags.limits.max_loaded, flags.pinned.size()));
+  }
+  std::vector<server::ModelEntry> entries;
+  for (std::size_t i = 0; i < sources.size(); ++i) {
+    server::ModelEntry entry;
+    entry.name = names[i];
+    entry.load = [&flags, name = names[i], path = sources[i].path.string()](const std::function<bool()>& goes_on,
+                                                                            const EngineOptions& share) {
+      return load_served(flags, name, path, goes_on, share);
+    };
+    entry.weight_bytes = weight_bytes(sources[i].path);
+    entry.preload = sources.size() == 1;
+    entry.pinned = std::find(flags.pinned.begin(), flags.pinned.end(), names[i]) != flags.pinned.end();
+    entries.push_back(std::move(entry));
+  }
+  return entries;
+}
+
+std::string example(const ServeFlags& flags, const std::string& url, const std::string& model, bool chats) {
   const bool keys = !flags.server.guard.api_keys.empty() || !flags.server.guard.api_key_file.empty();
   const std::string what =
-      model.chat ? R"("messages": [{"role": "user", "content": "What is 2 + 2?"}])" : R"("prompt": "Once upon a time")";
+      chats ? R"("messages": [{"role": "user", "content": "What is 2 + 2?"}])" : R"("prompt": "Once upon a time")";
   return fmt::format(
       "curl {}/v1/{} -H 'Content-Type: application/json'{} -d '{{\"model\": \"{}\", {}, \"max_tokens\": 64, "
       "\"temperature\": 0}}'",
-      url, model.chat ? "chat/completions" : "completions", keys ? " -H 'Authorization: Bearer KEY'" : "", model.name,
-      what);
+      url, chats ? "chat/completions" : "completions", keys ? " -H 'Authorization: Bearer KEY'" : "", model, what);
+}
+
+std::string model_lines(const server::Models& models) {
+  std::string lines;
+  const server::ModelLeases loaded = models.loaded();
+  for (const server::ModelStatus& status : models.all()) {
+    const auto found = std::find_if(loaded.begin(), loaded.end(),
+                                    [&](const server::ModelLease& model) { return model->name == status.name; });
+    lines += fmt::format("model {}: {}\n", status.name,
+                         found == loaded.end() ? "is loaded when it is asked for" : (*found)->engine->plan().text());
+  }
+  return lines;
+}
+
+// The first model's, loaded or not.
+bool has_template(const ServeFlags& flags, const server::Models& models, const ModelSource& first) {
+  const server::ModelLeases loaded = models.loaded();
+  if (models.all().front().state == std::string_view("loaded")) return loaded.front()->chat != nullptr;
+  return load_template(flags, first.path.string()) != nullptr;
 }
 
 void check(const ServeFlags& flags) {
+  if (flags.paths.empty()) throw Error(ErrorCode::kInvalidArgument, "serve: no model is named");
   if (flags.names.size() > flags.paths.size()) {
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("--served-name: {} names for {} models", flags.names.size(), flags.paths.size()));
@@ -102,7 +211,10 @@ void check(const ServeFlags& flags) {
 }
 
 void run_serve(ServeFlags& flags) {
+  take_aliases(flags);
   check(flags);
+  flags.limits.idle_unload = milliseconds(flags.idle_unload);
+  flags.limits.load_wait = milliseconds(flags.load_wait);
   flags.engine.prefix_cache = !flags.no_prefix_cache;
   if (flags.swap_space) flags.engine.swap_bytes = static_cast<std::size_t>(*flags.swap_space * (1 << 30));
   flags.server.http.read_timeout = milliseconds(flags.read_timeout);
@@ -112,23 +224,19 @@ void run_serve(ServeFlags& flags) {
   server::Server running(flags.server);
   for (const std::string& path : flags.paths)
     sources.push_back(find_model(path, flags.source, flags.model.load.threads));
-  const std::vector<std::string> names = served_names(flags, sources);
-  std::vector<server::ServedModel> models;
+  std::vector<server::ModelEntry> entries = model_entries(flags, sources);
   flags.engine.speculation = flags.speculation.options([&](const std::string& draft) {
     drafts.push_back(find_model(draft, flags.source, flags.model.load.threads));
     return flags.model.load_model(drafts.back().path.string());
   });
-  for (std::size_t i = 0; i < sources.size(); ++i) models.push_back(load_served(flags, names[i], sources[i]));
-  std::string lines;
-  for (const server::ServedModel& model : models) {
-    lines += fmt::format("model {}: {}\n", model.name, model.engine->plan().text());
-  }
+  const std::string first = entries.front().name;
   const server::HttpOptions& http = flags.server.http;
-  running.start(std::move(models));
+  running.start(std::move(entries), flags.limits);
   const bool numbers = http.host.find(':') != http.host.npos;
   const std::string url = fmt::format("{}://{}:{}", http.tls_certificate.empty() ? "http" : "https",
                                       numbers ? fmt::format("[{}]", http.host) : http.host, running.port());
-  fmt::print("{}listening on {}\ntry: {}\n", lines, url, example(flags, url, running.models().front()));
+  fmt::print("{}listening on {}\ntry: {}\n", model_lines(running.models()), url,
+             example(flags, url, first, has_template(flags, running.models(), sources.front())));
   flush_output();
   while (!interrupted()) std::this_thread::sleep_for(std::chrono::milliseconds(50));
   print_error("shutting down: open requests have {} seconds; a second signal ends them at once\n", flags.drain);
@@ -196,17 +304,32 @@ void add_access(CLI::App& command, ServeFlags& flags) {
 void add_serve(CLI::App& app) {
   auto* const command = app.add_subcommand("serve", "Serve models by OpenAI's API over HTTP");
   auto flags = std::make_shared<ServeFlags>();
-  command->add_option("models", flags->paths, kModelHelp)->required();
+  command->add_option("models", flags->paths, kModelHelp);
   flags->source.add(*command);
   add_list(*command, "--served-name", flags->names,
            "what requests call a model, in the order of models; default: ORG/NAME, or its folder's name");
+  add_list(*command, "--alias", flags->aliases, "NAME=MODEL: one more model, and what requests call it; repeatable");
+  add_list(*command, "--pin", flags->pinned, "name of a model that is loaded at the start and stays; repeatable");
+  command
+      ->add_option("--idle-unload", flags->idle_unload,
+                   "seconds without a request after which a model is unloaded; 0: never")
+      ->check(CLI::Range(0.0, 1e7));
+  command
+      ->add_option("--max-loaded", flags->limits.max_loaded,
+                   "most models that are loaded; the one that was not used for longest goes for another; 0: all")
+      ->check(CLI::Range(0, 1024));
+  command->add_option("--load-wait", flags->load_wait, "seconds that a request waits for its model; then it gets 503")
+      ->check(CLI::Range(0.01, 86400.0))
+      ->capture_default_str();
   command->add_option("--chat-template", flags->template_file, "file with a chat template, instead of the models'");
   command->add_option("--template-name", flags->template_name, "which of a model's templates");
   flags->model.add_load(*command);
   add_access(*command, *flags);
   add_limits(*command, *flags);
   command->footer(
-      "Example:\n  metal-marlin serve Qwen/Qwen3-4B --format fp4 --port 8000\n"
+      "Examples:\n  metal-marlin serve Qwen/Qwen3-4B --format fp4 --port 8000\n"
+      "  metal-marlin serve --alias large=Qwen3-4B-fp4 --alias small=Qwen3-0.6B-fp4 --pin small --idle-unload 600\n"
+      "Of several models each is loaded when a request names it.\n"
       "SIGTERM and Ctrl-C end it when open requests were answered. docs/server.md tells the rest.\n"
       "Exit codes: 0 ended by a signal, 2 wrong argument, 3 no such model or file, 6 the port is taken or may not be\n"
       "  listened on, or a file cannot be written, 8 requests were open at the end of --drain, 130 a second signal.");

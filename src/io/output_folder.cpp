@@ -90,7 +90,10 @@ OutputFolder::~OutputFolder() {
 }
 
 void OutputFolder::write_file(const std::string& name, const std::string& text) {
-  write_and_sync(partial_ / name, std::as_bytes(std::span(text)));
+  const std::filesystem::path path = partial_ / name;
+  std::filesystem::create_directories(path.parent_path());
+  write_and_sync(path, std::as_bytes(std::span(text)));
+  if (path.parent_path() != partial_) sync_folder(path.parent_path());
 }
 
 void OutputFolder::commit() {

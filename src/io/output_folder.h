@@ -21,7 +21,7 @@ class OutputFolder {
   OutputFolder& operator=(const OutputFolder&) = delete;
 
   [[nodiscard]] const std::filesystem::path& path() const { return partial_; }
-  // Writes and flushes a whole file.
+  // Writes and flushes a whole file, in a folder of this one where its name says so.
   void write_file(const std::string& name, const std::string& text);
   [[nodiscard]] bool adopted() const { return adopted_; }
   // Leaves the folder as if the process were killed, for another to go on in.

@@ -74,6 +74,7 @@ class DecoderPlan {
     const BufferId final_norm = plan_.add_buffer("final", config_.hidden, true);
     const BufferId logits = plan_.add_buffer("logits", config_.vocab, true);
     plan_.outputs = {{kLogitsOutput, logits}};
+    plan_.hidden = final_norm;
     add(SelectOp{hidden_, selected});
     add(RmsNormOp{selected, final_norm, "model.norm.weight", config_.hidden, eps()});
     add(LinearOp{final_norm, logits, config_.tied ? kEmbeddingWeight : kHeadWeight, "", false, {ModelPart::kHead}});

@@ -1,5 +1,6 @@
 #include "ops/plan.h"
 
+#include <algorithm>
 #include <map>
 #include <set>
 #include <utility>
@@ -102,6 +103,19 @@ class Rotator {
 
 Plan with_rotations(const Plan& plan, const std::function<int(const std::string& weight)>& rotation_of) {
   return Rotator(plan, rotation_of).take();
+}
+
+Plan hidden_plan(const Plan& plan) {
+  Plan out = plan;
+  const auto writes = [&](const Op& op) {
+    const std::vector<BufferId> written = written_buffers(op);
+    return std::find(written.begin(), written.end(), plan.hidden) != written.end();
+  };
+  const auto last = std::find_if(out.ops.rbegin(), out.ops.rend(), writes);
+  if (last == out.ops.rend()) throw Error(ErrorCode::kInternal, "the plan has no hidden states");
+  out.ops.erase(last.base(), out.ops.end());
+  out.outputs = {{kHiddenOutput, plan.hidden}};
+  return out;
 }
 
 std::vector<PlannedWeight> planned_weights(const Plan& plan) {

@@ -233,6 +233,7 @@ struct Plan {
   std::vector<Buffer> buffers;
   std::vector<Op> ops;
   std::vector<PlanOutput> outputs;  // the first is what a step returns; ObserveOps show what does not last as long
+  BufferId hidden = -1;             // what the head reads: a model's last hidden states, normed; -1: it has none
   int layers = 0;
   CacheShape cache;
   std::vector<RopeTable> ropes;
@@ -263,6 +264,9 @@ std::vector<BufferId> written_buffers(const Op& op);
 // The plan with the inputs of weights that are stored rotated rotated too; rotation_of: the block of a
 // weight's rotation, 0 for none. \throws Error (kUnsupported) naming a weight that cannot be.
 Plan with_rotations(const Plan& plan, const std::function<int(const std::string& weight)>& rotation_of);
+
+// The plan up to its last hidden states, which are its output: no head. \throws Error (kInternal) where it has none.
+Plan hidden_plan(const Plan& plan);
 
 // What the checkpoint must hold for the plan, each weight once, in order of first use.
 struct PlannedWeight {

@@ -33,6 +33,7 @@
 #include "quantize/report.h"
 #include "quantize/sensitivity.h"
 #include "quantize/weights.h"
+#include "runtime/embedding_files.h"
 #include "runtime/model_impl.h"
 
 namespace metal_marlin {
@@ -87,6 +88,7 @@ class Quantizer {
       throw;
     }
     for (const auto& [name, text] : checkpoint_->tokenizer_files()) output.write_file(name, text);
+    for (const std::string& name : embedding_files(source_)) output.write_file(name, read_text_file(source_ / name));
     if (!checkpoint_->generation_config().is_null()) {
       output.write_file("generation_config.json", checkpoint_->generation_config().dump(2));
     }

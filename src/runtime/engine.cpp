@@ -301,7 +301,11 @@ Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions& options,
   const auto workspace = [&](int parallel) {
     return prepared.prepared->workspace_bytes(runner_limits(engine_session(options, parallel), 0), prepared.cache);
   };
-  const EngineMemory memory{prepared.backend->available_memory(),
+  const auto share = [&](std::size_t available) {
+    const std::size_t left = available > options.memory_reserved ? available - options.memory_reserved : 0;
+    return static_cast<std::size_t>(options.memory_share * static_cast<double>(left));
+  };
+  const EngineMemory memory{share(prepared.backend->available_memory()),
                             prepared.cache_page_bytes,
                             prepared.most_cache_pages,
                             workspace,

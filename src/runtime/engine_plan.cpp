@@ -33,6 +33,8 @@ void check(const EngineOptions& o, const ModelInfo& model) {
   require_option(o.step_tokens > std::max(o.parallel, 1), "step_tokens", o.step_tokens,
                  "more than parallel, and at least 2");
   require_option(o.queue >= 1, "queue", o.queue, "1 or more");
+  require_option(o.memory_share > 0 && o.memory_share <= 1, "memory_share, in hundredths,",
+                 static_cast<std::int64_t>(o.memory_share * 100), "more than 0, 100 at most");
   require_option(o.prompt_delay.count() >= 1, "prompt_delay", o.prompt_delay.count(), "1 ms or more");
   require_option(o.hang_after.count() >= 1, "hang_after", o.hang_after.count(), "1 ms or more");
 }

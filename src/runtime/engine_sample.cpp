@@ -27,6 +27,7 @@ void check_tokens(const EngineRequest& r, std::int64_t vocab) {
   };
   for (const TokenId id : r.prompt) require_token(id, "a token of the prompt");
   for (const TokenId id : r.stop_ids) require_token(id, "a token of stop_ids");
+  for (const TokenId id : r.logprob_ids) require_token(id, "a token of logprob_ids");
   for (const auto& [id, bias] : r.sampler.logit_bias) require_token(id, "a token of logit_bias");
 }
 
@@ -82,7 +83,7 @@ std::vector<TokenId> end_tokens(const EngineRequest& request, const ModelInfo& m
   return out;
 }
 
-TokenLogprob logprob_of(std::span<const float> logits, TokenId id, int top) {
+TokenLogprob logprob_of(std::span<const float> logits, TokenId id, int top, std::span<const TokenId> asked) {
   const float largest = *std::max_element(logits.begin(), logits.end());
   double sum = 0;
   for (const float x : logits) sum += std::exp(static_cast<double>(x - largest));
@@ -91,6 +92,7 @@ TokenLogprob logprob_of(std::span<const float> logits, TokenId id, int top) {
     return static_cast<float>(static_cast<double>(logits[static_cast<std::size_t>(token)]) - norm);
   };
   TokenLogprob out{id, of(id), {}};
+  for (const TokenId token : asked) out.asked.push_back(of(token));
   if (top == 0) return out;
   std::vector<TokenId> ids(logits.size());
   std::iota(ids.begin(), ids.end(), 0);
@@ -138,7 +140,7 @@ std::int64_t Sample::next_prompt_logprob() const {
 
 void Sample::take_prompt_logits(std::span<const float> logits) {
   const TokenId id = tokens_[static_cast<std::size_t>(prompt_logprobs_done_++)];
-  event_.prompt_logprobs.push_back(logprob_of(logits, id, asked().logprobs));
+  event_.prompt_logprobs.push_back(logprob_of(logits, id, asked().logprobs, asked().logprob_ids));
 }
 
 void Sample::prepare_draw() {
@@ -147,7 +149,7 @@ void Sample::prepare_draw() {
 
 TokenId Sample::draw(std::span<const float> logits) {
   const TokenId id = sampler_.sample(logits);
-  drawn_logprob_ = logprob_of(logits, id, asked().logprobs);
+  drawn_logprob_ = logprob_of(logits, id, asked().logprobs, asked().logprob_ids);
   return id;
 }
 

@@ -48,8 +48,8 @@ void validate(const EngineRequest& request, const ModelInfo& model, std::int64_t
 // Tokens that end a sample.
 std::vector<TokenId> end_tokens(const EngineRequest& request, const ModelInfo& model);
 
-// The token's log softmax, and the `top` likeliest.
-TokenLogprob logprob_of(std::span<const float> logits, TokenId id, int top);
+// The token's log softmax, those of the `top` likeliest, and those that are asked for by their ids.
+TokenLogprob logprob_of(std::span<const float> logits, TokenId id, int top, std::span<const TokenId> asked);
 
 class Sample {
  public:

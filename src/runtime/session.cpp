@@ -74,6 +74,7 @@ RunnerLimits runner_limits(const SessionOptions& options, std::int64_t pages) {
   out.sequences = options.max_sequences;
   out.pages = static_cast<int>(pages);
   out.one_order = options.one_order;
+  out.hidden = options.hidden_states;
   return out;
 }
 
@@ -81,6 +82,7 @@ struct Session::Impl {
   std::shared_ptr<const Model> model;
   SessionOptions options;
   std::int64_t vocab = 0;
+  std::int64_t row_width = 0;  // of logits, or of hidden states
   std::int64_t page_limit = 0;
   PagePool pool;
   std::unique_ptr<Runner> runner;
@@ -102,6 +104,7 @@ struct Session::Impl {
       : model(std::move(of)),
         options(with),
         vocab(model->info().vocab),
+        row_width(with.hidden_states ? model->info().hidden : vocab),
         sequences(static_cast<std::size_t>(with.max_sequences)) {
     const std::int64_t asked =
         options.cache_tokens > 0 ? options.cache_tokens : model->info().max_positions * options.max_sequences;
@@ -342,8 +345,8 @@ struct Session::Impl {
     const float* const all = draws ? nullptr : runner->wait();
     for (std::size_t i = 0; i < rows.size(); ++i) {
       if (samplers[i] != nullptr) continue;
-      const float* const row = draws ? runner->logits_of(i) : all + static_cast<std::int64_t>(i) * vocab;
-      rows[i].values = {row, static_cast<std::size_t>(vocab)};
+      const float* const row = draws ? runner->logits_of(i) : all + static_cast<std::int64_t>(i) * row_width;
+      rows[i].values = {row, static_cast<std::size_t>(row_width)};
     }
   }
 
@@ -400,7 +403,8 @@ struct Session::Impl {
   [[nodiscard]] std::string not_finite_message(Batch batch) {
     batch.samplers = {};
     const std::string place = runner->not_finite_at(batch);
-    return fmt::format("{}: the logits are not finite (NaN or infinite){}{}", model->impl_->path,
+    return fmt::format("{}: the {} are not finite (NaN or infinite){}{}", model->impl_->path,
+                       options.hidden_states ? "hidden states" : "logits",
                        place.empty() ? "" : "; the first values that are not come from: ", place);
   }
 
@@ -522,6 +526,8 @@ void Session::step(std::span<const SequenceInput> inputs, const LogitsSink& sink
 
 void Session::sample(std::span<const SequenceInput> inputs, std::span<Sampler* const> samplers, std::span<TokenId> next,
                      const LogitsSink& sink, NotFinite* failed) {
+  if (impl_->options.hidden_states)
+    throw Error(ErrorCode::kInvalidArgument, "sample: the session computes hidden states, and no logits to draw from");
   if (samplers.size() != inputs.size() || next.size() != inputs.size()) {
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("sample: {} inputs, {} samplers and room for {} tokens, expected as many of each",

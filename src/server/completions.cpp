@@ -82,7 +82,7 @@ void start(Service& service, const ServedModel& model, const Call& call, Choices
 void answer_completions(Service& service, const Call& call) {
   const OrderedJson body = parse_body(call.request().body);
   Fields fields(body);
-  const ServedModel& model = service.model(fields.text("model").value_or(""));
+  const ServedModel& model = service.model(call, fields.text("model").value_or(""));
   ChoicesRequest request;
   request.options = read_text_options(fields, model.info());
   const std::vector<Prompt> prompts = read_prompts(fields, model);
@@ -117,7 +117,7 @@ void answer_completions(Service& service, const Call& call) {
 void answer_chat_completions(Service& service, const Call& call) {
   const OrderedJson body = parse_body(call.request().body);
   Fields fields(body);
-  const ServedModel& model = service.model(fields.text("model").value_or(""));
+  const ServedModel& model = service.model(call, fields.text("model").value_or(""));
   ChoicesRequest request;
   request.chat = true;
   request.options = read_text_options(fields, model.info());

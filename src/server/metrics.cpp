@@ -6,6 +6,8 @@
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
+#include <algorithm>
+#include <map>
 #include <mutex>
 
 #include "server/service.h"
@@ -27,6 +29,24 @@ const Buckets kSizes = {1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10
 // A counter to what its source has counted.
 void raise_to(prometheus::Counter& counter, double value) {
   if (value > counter.Value()) counter.Increment(value - counter.Value());
+}
+
+// What two engines counted, one after the other.
+EngineStats together(const EngineStats& before, const EngineStats& now) {
+  EngineStats sum = now;
+  sum.cache.asked_tokens += before.cache.asked_tokens;
+  sum.cache.reused_tokens += before.cache.reused_tokens;
+  sum.preemptions += before.preemptions;
+  sum.swapped_out += before.swapped_out;
+  sum.swapped_in += before.swapped_in;
+  sum.speculation.drafts += before.speculation.drafts;
+  sum.speculation.draft_tokens += before.speculation.draft_tokens;
+  sum.speculation.accepted_tokens += before.speculation.accepted_tokens;
+  sum.speculation.accepted_at.resize(
+      std::max(sum.speculation.accepted_at.size(), before.speculation.accepted_at.size()));
+  for (std::size_t i = 0; i < before.speculation.accepted_at.size(); ++i)
+    sum.speculation.accepted_at[i] += before.speculation.accepted_at[i];
+  return sum;
 }
 
 }  // namespace
@@ -78,6 +98,35 @@ struct Metrics::Impl {
   Histograms& prompt_sizes = histogram("request_prompt_tokens", "Tokens of a request's prompt.");
   Histograms& answer_sizes = histogram("request_generation_tokens", "Tokens of a sample.");
 
+  Gauges& is_loaded = gauge("model_loaded", "1: the model is loaded, 0: it is not.");
+  Counters& loads = counter("model_loads_total", "Times that the model was loaded.");
+  Counters& unloads = counter("model_unloads_total", "Times that the model was unloaded.");
+  Gauges& embedding_requests = gauge("num_embedding_requests", "Requests for vectors that are open.");
+  std::map<std::string, EngineStats> before;  // of engines that are gone, by model; `collecting` is for these too
+
+  // Counters of an engine begin at 0 when its model is loaded again.
+  void engine(const std::string& model, const EngineStats& now, std::size_t swap_bytes) {
+    const EngineStats stats = together(before[model], now);
+    const prometheus::Labels labels = {{"model_name", model}};
+    const auto limit = static_cast<double>(now.cache.limit);
+    running.Add(labels).Set(now.running);
+    waiting.Add(labels).Set(now.waiting);
+    usage.Add(labels).Set(limit > 0 ? static_cast<double>(now.cache.held) / limit : 0);
+    raise_to(queries.Add(labels), static_cast<double>(stats.cache.asked_tokens));
+    raise_to(hits.Add(labels), static_cast<double>(stats.cache.reused_tokens));
+    raise_to(preemptions.Add(labels), static_cast<double>(stats.preemptions));
+    const auto swap = static_cast<double>(swap_bytes);
+    swapped.Add(labels).Set(now.swapped);
+    swap_usage.Add(labels).Set(swap > 0 ? static_cast<double>(now.swapped_bytes) / swap : 0);
+    raise_to(swapped_out.Add(labels), static_cast<double>(stats.swapped_out));
+    raise_to(swapped_in.Add(labels), static_cast<double>(stats.swapped_in));
+    speculation(model, stats.speculation);
+  }
+
+  void embedding(const std::string& model, const EmbedderStats& stats) {
+    embedding_requests.Add({{"model_name", model}}).Set(stats.open);
+  }
+
   void speculation(const std::string& model, const SpeculationStats& stats) {
     const prometheus::Labels labels = {{"model_name", model}};
     raise_to(drafts.Add(labels), static_cast<double>(stats.drafts));
@@ -112,28 +161,36 @@ void Metrics::sample_ended(const std::string& model, const EngineUsage& usage, c
   impl_->whole.Add(labels, kWhole).Observe(usage.total_seconds);
 }
 
+void Metrics::embedded(const std::string& model, std::size_t tokens, const char* reason) {
+  impl_->success.Add({{"model_name", model}, {"finished_reason", reason}}).Increment();
+  impl_->prompt_tokens.Add({{"model_name", model}}).Increment(static_cast<double>(tokens));
+}
+
 void Metrics::answered(int status) {
   impl_->answers.Add({{"status", status == 0 ? "none" : std::to_string(status)}}).Increment();
 }
 
-std::string Metrics::text(std::span<const ServedModel> models, std::uint64_t lost_log_lines) {
+void Metrics::unloaded(const std::string& model, const EngineStats& stats) {
   const std::scoped_lock lock(impl_->collecting);
-  for (const ServedModel& model : models) {
-    const EngineStats stats = model.engine->stats();
-    const prometheus::Labels labels = {{"model_name", model.name}};
-    const auto limit = static_cast<double>(stats.cache.limit);
-    impl_->running.Add(labels).Set(stats.running);
-    impl_->waiting.Add(labels).Set(stats.waiting);
-    impl_->usage.Add(labels).Set(limit > 0 ? static_cast<double>(stats.cache.held) / limit : 0);
-    raise_to(impl_->queries.Add(labels), static_cast<double>(stats.cache.asked_tokens));
-    raise_to(impl_->hits.Add(labels), static_cast<double>(stats.cache.reused_tokens));
-    raise_to(impl_->preemptions.Add(labels), static_cast<double>(stats.preemptions));
-    const auto swap = static_cast<double>(model.engine->plan().swap_bytes);
-    impl_->swapped.Add(labels).Set(stats.swapped);
-    impl_->swap_usage.Add(labels).Set(swap > 0 ? static_cast<double>(stats.swapped_bytes) / swap : 0);
-    raise_to(impl_->swapped_out.Add(labels), static_cast<double>(stats.swapped_out));
-    raise_to(impl_->swapped_in.Add(labels), static_cast<double>(stats.swapped_in));
-    impl_->speculation(model.name, stats.speculation);
+  EngineStats& before = impl_->before[model];
+  before = together(before, stats);
+}
+
+std::string Metrics::text(const Models& models, std::uint64_t lost_log_lines) {
+  const std::scoped_lock lock(impl_->collecting);
+  for (const ModelStatus& status : models.all()) {
+    const prometheus::Labels labels = {{"model_name", status.name}};
+    impl_->is_loaded.Add(labels).Set(status.state == std::string_view("loaded") ? 1 : 0);
+    raise_to(impl_->loads.Add(labels), static_cast<double>(status.loads));
+    raise_to(impl_->unloads.Add(labels), static_cast<double>(status.unloads));
+    impl_->engine(status.name, {}, 0);  // what is not loaded runs nothing
+  }
+  for (const ModelLease& model : models.loaded()) {
+    impl_->engine(model->name, model->engine->stats(), model->engine->plan().swap_bytes);
+    if (model->embedder) {
+      const EmbedderStats stats = model->embedder->stats();
+      impl_->embedding(model->name, stats);
+    }
   }
   raise_to(impl_->lost.Add({}), static_cast<double>(lost_log_lines));
   return prometheus::TextSerializer().Serialize(impl_->registry.Collect());

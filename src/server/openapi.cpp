@@ -13,7 +13,7 @@ namespace {
 using Statuses = std::vector<std::pair<const char*, const char*>>;
 
 // What is answered beside 200.
-Statuses statuses_of(const Route& route, bool takes_body, bool generates) {
+Statuses statuses_of(const Route& route, bool takes_body, bool computes) {
   Statuses all = {{"400", "The request is not one that can be answered; param names the field."},
                   {"403", "The Host header names another machine."}};
   if (!route.open) all.emplace_back("401", "The API key is missing or wrong.");
@@ -24,8 +24,9 @@ Statuses statuses_of(const Route& route, bool takes_body, bool generates) {
     all.emplace_back("413", "The body is larger than --max-body.");
     all.emplace_back("415", "The body is not application/json.");
   }
-  if (generates) all.emplace_back("429", "The queue is full; Retry-After says when to come again.");
-  if (generates || route.open) all.emplace_back("503", "The server is shutting down, or an engine failed.");
+  if (computes) all.emplace_back("429", "The queue is full; Retry-After says when to come again.");
+  if (takes_body || route.open)
+    all.emplace_back("503", "The server is shutting down, an engine failed, or the model cannot be loaded now.");
   return all;
 }
 
@@ -38,6 +39,7 @@ OrderedJson operation(const Route& route, const Service& service) {
   const OrderedJson answer = answer_schema(route.path);
   const OrderedJson event = event_schema(route.path);
   const bool generates = !event.is_null();
+  const bool computes = route.answer == answer_embeddings || route.answer == answer_rerank;
   const OrderedJson text = {{"type", "string"}};
   OrderedJson good = {{"description", "The answer."}};
   good["content"] = answer.is_null() ? content("text/plain", text) : content("application/json", answer);
@@ -46,7 +48,7 @@ OrderedJson operation(const Route& route, const Service& service) {
     good["content"].update(content("text/event-stream", event));
   }
   OrderedJson value = {{"responses", {{"200", good}}}};
-  for (const auto& [status, why] : statuses_of(route, !body.is_null(), generates)) {
+  for (const auto& [status, why] : statuses_of(route, !body.is_null(), generates || computes)) {
     OrderedJson bad = {{"description", why}};
     bad["content"] = content("application/json", {{"$ref", "#/components/schemas/Error"}});
     value["responses"][status] = std::move(bad);

@@ -26,7 +26,29 @@ OrderedJson model_answer() {
                  {"object", one_of({"model"})},
                  {"created", count()},
                  {"owned_by", text()},
-                 {"max_model_len", count()}});
+                 {"max_model_len", nullable(count())},
+                 {"state", one_of({"unloaded", "loading", "loaded", "unloading", "failed"})}},
+                {{"failure", text()}});
+}
+
+OrderedJson embedding_answer() {
+  const OrderedJson vector = object({{"object", one_of({"embedding"})},
+                                     {"index", count()},
+                                     {"embedding", either({list_of(type("number")), text()})}});
+  return object({{"object", one_of({"list"})},
+                 {"data", list_of(vector)},
+                 {"model", text()},
+                 {"usage", object({{"prompt_tokens", count()}, {"total_tokens", count()}})}});
+}
+
+OrderedJson rerank_answer() {
+  const OrderedJson result =
+      object({{"index", count()}, {"relevance_score", type("number")}}, {{"document", object({{"text", text()}})}});
+  return object({{"id", text()},
+                 {"object", one_of({"list"})},
+                 {"model", text()},
+                 {"results", list_of(result)},
+                 {"usage", object({{"prompt_tokens", count()}, {"total_tokens", count()}})}});
 }
 
 OrderedJson choices_frame(const char* kind, const OrderedJson& choices, const Properties& usage,
@@ -183,6 +205,8 @@ OrderedJson answer_schema(const std::string& path) {
   }
   if (path == "/v1/chat/completions") return schema::chat_answer();
   if (path == "/v1/responses") return schema::response_answer();
+  if (path == "/v1/embeddings") return schema::embedding_answer();
+  if (path == "/v1/rerank" || path == "/rerank") return schema::rerank_answer();
   if (path == "/v1/models")
     return schema::object({{"object", schema::one_of({"list"})}, {"data", schema::list_of(schema::model_answer())}});
   if (path == "/v1/models/") return schema::model_answer();

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "server/chat.h"
+#include "server/embeddings.h"
 #include "server/json_schema.h"
 #include "server/openapi_schemas.h"
 #include "server/sampling_fields.h"
@@ -12,15 +13,16 @@ namespace metal_marlin::server {
 namespace schema {
 namespace {
 
-// Of all models that are served the largest; a request for another of them is told so.
-std::int64_t largest(const Service& service, std::int64_t (*of)(const ServedModel&)) {
+// Of all models that are served the largest; a request for another of them is told so. Of one that was not loaded yet
+// it is not known.
+std::int64_t largest(const Service& service, std::optional<std::int64_t> ModelStatus::*of) {
   std::int64_t most = 0;
-  for (const ServedModel& model : service.models) most = std::max(most, of(model));
+  for (const ModelStatus& model : service.models.all()) most = std::max(most, (model.*of).value_or(INT32_MAX));
   return most;
 }
 
 std::int64_t vocabulary_of(const Service& service) {
-  return largest(service, [](const ServedModel& model) { return model.vocabulary(); });
+  return largest(service, &ModelStatus::vocabulary);
 }
 
 OrderedJson token(const Service& service) {
@@ -47,8 +49,8 @@ std::string decimal_pattern(std::int64_t most) {
 
 OrderedJson model_name(const Service& service) {
   OrderedJson names = OrderedJson::array();
-  for (const ServedModel& model : service.models) names.push_back(model.name);
-  if (service.models.size() == 1) names.push_back("");  // as where there is none
+  for (const ModelStatus& model : service.models.all()) names.push_back(model.name);
+  if (names.size() == 1) names.push_back("");  // as where there is none
   return {{"type", "string"}, {"enum", names}};
 }
 
@@ -209,7 +211,7 @@ OrderedJson body(const Properties& properties, const char* required, bool idle_f
 }
 
 OrderedJson completion_body(const Service& service) {
-  const std::int64_t context = largest(service, [](const ServedModel& model) { return model.engine->plan().context; });
+  const std::int64_t context = largest(service, &ModelStatus::context);
   const OrderedJson tokens = list_of(token(service), 1, static_cast<std::size_t>(context - 1));
   const OrderedJson prompts = list_of(either({some_text(), tokens}), 1, kMaxChoices);
   return body(with_sampling(service, with_grammars({{"prompt", either({some_text(), tokens, prompts})},
@@ -292,6 +294,33 @@ OrderedJson tokenize_body(const Service& service) {
   return either({of_text, of_messages});
 }
 
+OrderedJson embedding_body(const Service& service) {
+  const std::int64_t context = largest(service, &ModelStatus::context);
+  const OrderedJson tokens = list_of(token(service), 1, static_cast<std::size_t>(context));
+  const OrderedJson inputs = list_of(either({some_text(), tokens}), 1, kMostInputs);
+  return body({{"model", model_name(service)},
+               {"input", either({some_text(), tokens, inputs})},
+               {"encoding_format", one_of({"float", "base64"})},
+               {"dimensions", integer(1, largest(service, &ModelStatus::dimensions))},
+               {"prompt_name", one_of({""})},
+               {"user", text()}},
+              "input");
+}
+
+OrderedJson rerank_body(const Service& service) {
+  const OrderedJson document = object_of({{"text", some_text()}}, {"text"});
+  OrderedJson value = body({{"model", model_name(service)},
+                            {"query", some_text()},
+                            {"documents", list_of(either({some_text(), document}), 1, kMostInputs)},
+                            {"top_n", integer(1, INT32_MAX)},
+                            {"return_documents", flag()},
+                            {"user", text()}},
+                           "documents");
+  value["required"].push_back("query");
+  value["properties"]["query"] = some_text();
+  return value;
+}
+
 }  // namespace
 }  // namespace schema
 
@@ -299,6 +328,8 @@ OrderedJson request_schema(const std::string& path, const Service& service) {
   if (path == "/v1/completions") return schema::completion_body(service);
   if (path == "/v1/chat/completions") return schema::chat_body(service);
   if (path == "/v1/responses") return schema::response_body(service);
+  if (path == "/v1/embeddings") return schema::embedding_body(service);
+  if (path == "/v1/rerank" || path == "/rerank") return schema::rerank_body(service);
   if (path == "/tokenize") return schema::tokenize_body(service);
   if (path == "/apply-template")
     return schema::body(schema::with_messages({{"model", schema::model_name(service)}}), "messages");

@@ -138,7 +138,7 @@ Conversation read_response_conversation(Fields& fields) {
 void answer_responses(Service& service, const Call& call) {
   const OrderedJson body = parse_body(call.request().body);
   Fields fields(body);
-  const ServedModel& model = service.model(fields.text("model").value_or(""));
+  const ServedModel& model = service.model(call, fields.text("model").value_or(""));
   ResponseRequest request;
   request.options = read_text_options(fields, model.info());
   EngineRequest& engine = request.options.engine;

@@ -28,6 +28,10 @@ void answer_completions(Service& service, const Call& call);
 void answer_chat_completions(Service& service, const Call& call);
 // responses.cpp
 void answer_responses(Service& service, const Call& call);
+// embeddings.cpp
+void answer_embeddings(Service& service, const Call& call);
+// rerank.cpp
+void answer_rerank(Service& service, const Call& call);
 // text_routes.cpp
 void answer_tokenize(Service& service, const Call& call);
 void answer_detokenize(Service& service, const Call& call);

@@ -48,13 +48,18 @@ Server::Server(const ServerOptions& options)
   service_.take_turn = [this](const Call& call, AnswerRoute route) {
     Call again = call;
     again.has_turn = true;
-    http_->take_turn([this, again = std::move(again), route] { attempt(again, [&] { route(service_, again); }); });
+    http_->take_turn([this, again, route] { attempt(again, [this, again, route] { route(service_, again); }); });
   };
   if (http_->on_loopback()) guard_.only_local_hosts();
 }
 
+void Server::start(std::vector<ModelEntry> models, const ModelLimits& limits) {
+  service_.models.start(std::move(models), limits);
+  http_->start();
+}
+
 void Server::start(std::vector<ServedModel> models) {
-  service_.models = std::move(models);
+  service_.models.start(std::move(models));
   http_->start();
 }
 
@@ -69,27 +74,39 @@ void Server::handle(const std::shared_ptr<Exchange>& exchange) {
     log_.write(log->line(outcome));
     service_.metrics.answered(outcome.status);
   });
-  attempt(call, [&] { answer(call); });
+  attempt(call, [this, call] { answer(call); });
+}
+
+void Server::fail(const Call& call, const ApiError& error) {
+  const std::shared_ptr<Exchange>& exchange = call.exchange;
+  call.log->set("error", error.what());
+  if (error.status == 401) exchange->headers.emplace_back("WWW-Authenticate", "Bearer");
+  if (error.status == 405) exchange->headers.emplace_back("Allow", allowed_methods(exchange->request().path));
+  if (error.status == 429) exchange->headers.emplace_back("Retry-After", "1");
+  if (error.code == kModelLoading) exchange->headers.emplace_back("Retry-After", "10");
+  exchange->respond(error.status, "application/json", error_body(error));
 }
 
 void Server::attempt(const Call& call, const std::function<void()>& what) {
-  const std::shared_ptr<Exchange>& exchange = call.exchange;
-  const auto fail = [&](const ApiError& error) {
-    call.log->set("error", error.what());
-    if (error.status == 401) exchange->headers.emplace_back("WWW-Authenticate", "Bearer");
-    if (error.status == 405) exchange->headers.emplace_back("Allow", allowed_methods(exchange->request().path));
-    if (error.status == 429) exchange->headers.emplace_back("Retry-After", "1");
-    exchange->respond(error.status, "application/json", error_body(error));
-  };
   try {
     what();
+  } catch (const ModelNotLoaded& missing) {
+    wait_for_model(call, missing.entry, what);
   } catch (const ApiError& error) {
-    fail(error);
+    fail(call, error);
   } catch (const Error& error) {
-    fail(to_api_error(error));
+    fail(call, to_api_error(error));
   } catch (const std::exception& error) {
-    fail(ApiError(500, fmt::format("internal: {}", error.what())));
+    fail(call, ApiError(500, fmt::format("internal: {}", error.what())));
   }
+}
+
+void Server::wait_for_model(const Call& call, std::size_t entry, const std::function<void()>& what) {
+  const auto resume = [this, call, what](const std::optional<ApiError>& error) {
+    http_->post([this, call, what, error] { error ? fail(call, *error) : attempt(call, what); });
+  };
+  const std::uint64_t waiter = service_.models.wait_for(entry, call.models, resume);
+  call.exchange->when_gone([this, waiter] { service_.models.forget(waiter); });
 }
 
 void Server::answer(const Call& call) {
@@ -112,7 +129,11 @@ bool Server::drain(std::chrono::milliseconds most) {
   service_.draining = true;
   http_->stop_accepting();
   bool whole = true;
-  for (const ServedModel& model : service_.models) whole = model.engine->drain(left()) && whole;
+  service_.models.stop_loading();
+  for (const ModelLease& model : service_.models.loaded()) {
+    whole = model->engine->drain(left()) && whole;
+    if (model->embedder) whole = model->embedder->drain(left()) && whole;
+  }
   // What the engines said last is still on its way to the clients.
   return http_->wait_until_idle(std::max(left(), std::chrono::milliseconds(1000))) && whole;
 }

@@ -27,9 +27,11 @@ class Server {
   Server& operator=(const Server&) = delete;
 
   // Listens from here on. \throws Error (kIo) when somebody else began to, there.
+  void start(std::vector<ModelEntry> models, const ModelLimits& limits);
+  // Of models that are loaded, and stay.
   void start(std::vector<ServedModel> models);
   [[nodiscard]] std::uint16_t port() const { return http_->port(); }
-  [[nodiscard]] const std::vector<ServedModel>& models() const { return service_.models; }
+  [[nodiscard]] const Models& models() const { return service_.models; }
   // Takes no more requests, and returns when those that are open were answered, or after `most`: then it has ended
   // them. \returns whether none had to be.
   bool drain(std::chrono::milliseconds most);
@@ -37,8 +39,10 @@ class Server {
  private:
   void handle(const std::shared_ptr<Exchange>& exchange);
   void answer(const Call& call);
-  // Does it, or answers with why it could not.
+  // Does it, or answers with why it could not. It is done once more where it waits for a model.
   void attempt(const Call& call, const std::function<void()>& what);
+  void fail(const Call& call, const ApiError& error);
+  void wait_for_model(const Call& call, std::size_t entry, const std::function<void()>& what);
 
   AccessLog log_;
   Guard guard_;

@@ -9,12 +9,15 @@
 namespace metal_marlin::server {
 namespace {
 
-OrderedJson describe_model(const ServedModel& model) {
-  return {{"id", model.name},
-          {"object", "model"},
-          {"created", model.created},
-          {"owned_by", "metal-marlin"},
-          {"max_model_len", model.engine->plan().context}};
+OrderedJson describe_model(const ModelStatus& model) {
+  OrderedJson value = {{"id", model.name},
+                       {"object", "model"},
+                       {"created", model.created},
+                       {"owned_by", "metal-marlin"},
+                       {"max_model_len", model.context ? OrderedJson(*model.context) : OrderedJson()},
+                       {"state", model.state}};
+  if (!model.failure.empty()) value["failure"] = model.failure;
+  return value;
 }
 
 void answer_json(const Call& call, int status, const OrderedJson& value) {
@@ -25,19 +28,20 @@ void answer_json(const Call& call, int status, const OrderedJson& value) {
 
 void answer_models(Service& service, const Call& call) {
   OrderedJson list = OrderedJson::array();
-  for (const ServedModel& model : service.models) list.push_back(describe_model(model));
+  for (const ModelStatus& model : service.models.all()) list.push_back(describe_model(model));
   answer_json(call, 200, {{"object", "list"}, {"data", std::move(list)}});
 }
 
 void answer_model(Service& service, const Call& call) {
-  answer_json(call, 200,
-              describe_model(service.model(call.request().path.substr(std::string_view("/v1/models/").size()))));
+  answer_json(
+      call, 200,
+      describe_model(service.models.status(call.request().path.substr(std::string_view("/v1/models/").size()))));
 }
 
 void answer_health(Service& service, const Call& call) {
-  for (const ServedModel& model : service.models) {
-    if (!model.engine->healthy()) {
-      throw ApiError(503, fmt::format("model {}: {}", model.name, model.engine->failure()), {}, "engine_failed");
+  for (const ModelLease& model : service.models.loaded()) {
+    if (!model->engine->healthy()) {
+      throw ApiError(503, fmt::format("model {}: {}", model->name, model->engine->failure()), {}, "engine_failed");
     }
   }
   answer_json(call, 200, {{"status", "ok"}});

@@ -20,7 +20,7 @@ struct Body {
 
 void answer_tokenize(Service& service, const Call& call) {
   Body body(call);
-  const ServedModel& model = service.model(body.fields.text("model").value_or(""));
+  const ServedModel& model = service.model(call, body.fields.text("model").value_or(""));
   std::vector<TokenId> tokens;
   if (body.fields.find("messages") != nullptr) {
     if (body.fields.find("prompt") != nullptr) {
@@ -45,7 +45,7 @@ void answer_tokenize(Service& service, const Call& call) {
 
 void answer_detokenize(Service& service, const Call& call) {
   Body body(call);
-  const ServedModel& model = service.model(body.fields.text("model").value_or(""));
+  const ServedModel& model = service.model(call, body.fields.text("model").value_or(""));
   if (body.fields.find("tokens") == nullptr) body.fields.wrong("tokens", "a list of token ids");
   const auto tokens = body.fields.token_ids("tokens", model.vocabulary());
   const bool skip_special = body.fields.boolean("skip_special_tokens", false);
@@ -55,7 +55,7 @@ void answer_detokenize(Service& service, const Call& call) {
 
 void answer_apply_template(Service& service, const Call& call) {
   Body body(call);
-  const ServedModel& model = service.model(body.fields.text("model").value_or(""));
+  const ServedModel& model = service.model(call, body.fields.text("model").value_or(""));
   const ChatPrompt prompt = render_chat(read_conversation(body.fields), model);
   body.fields.refuse_others({});
   call.exchange->respond(200, kJsonType, json_text({{"prompt", prompt.text}}));

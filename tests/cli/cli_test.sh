@@ -5,7 +5,7 @@
 source "$(dirname "$0")/common.sh"
 
 expect 0 "Examples:" --help
-for name in quantize generate tokenize render logits inspect eval compare pull models chat status tune; do expect 0 "Example" $name --help; done
+for name in quantize generate embed tokenize render logits inspect eval compare pull models chat status tune; do expect 0 "Example" $name --help; done
 expect 0 '"formats"' status --json
 expect 2 "" nonsense
 expect 2 "required" quantize "$model"

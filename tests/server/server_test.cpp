@@ -87,7 +87,7 @@ class FailingServer {
   FailingServer& operator=(const FailingServer&) = delete;
 
   [[nodiscard]] std::uint16_t port() const { return server_->port(); }
-  [[nodiscard]] EngineStats stats() const { return server_->models().front().engine->stats(); }
+  [[nodiscard]] EngineStats stats() const { return server_->models().loaded().front()->engine->stats(); }
   bool drain() { return server_->drain(10s); }
 
   // Asks eight times, of which four wait and half are streams, lets the engine fail once all are there, and looks at

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <mutex>
 #include <optional>
 
 #include "backends/cpu/cache_rows.h"
@@ -30,8 +31,8 @@ CachePage cache_page(const CacheShape& shape, CacheType type) {
 
 class CpuModel final : public PreparedModel {
  public:
-  CpuModel(Program program, ThreadPool& pool, const Kernels& kernels)
-      : program_(std::move(program)), pool_(pool), kernels_(kernels) {}
+  CpuModel(Program program, ThreadPool& pool, const Kernels& kernels, Activations activations)
+      : program_(std::move(program)), pool_(pool), kernels_(kernels), activations_(activations) {}
 
   [[nodiscard]] std::unique_ptr<Runner> make_runner(const RunnerLimits& limits, CacheType cache) const override;
   [[nodiscard]] std::size_t workspace_bytes(const RunnerLimits& limits, CacheType cache) const override;
@@ -45,20 +46,29 @@ class CpuModel final : public PreparedModel {
     for (const auto& [name, vector] : program_.vectors) bytes += vector.size() * sizeof(float);
     return bytes;
   }
-  [[nodiscard]] const Program& program() const { return program_; }
+  // hidden: the one that ends with the hidden states, made when it is first asked for.
+  [[nodiscard]] const Program& program(bool hidden) const {
+    if (!hidden) return program_;
+    std::call_once(hidden_made_,
+                   [this] { hidden_ = over_weights(hidden_plan(program_.plan), program_, kernels_, activations_); });
+    return hidden_;
+  }
   [[nodiscard]] ThreadPool& pool() const { return pool_; }
   [[nodiscard]] const Kernels& kernels() const { return kernels_; }
 
  private:
   Program program_;
+  mutable std::once_flag hidden_made_;
+  mutable Program hidden_;  // over the weights of the other
   ThreadPool& pool_;
   const Kernels& kernels_;
+  Activations activations_;
 };
 
 class CpuRunner final : public Runner {
  public:
   CpuRunner(const CpuModel& model, const RunnerLimits& limits, CacheType cache, WorkspaceMemory& memory)
-      : program_(model.program()),
+      : program_(model.program(limits.hidden)),
         k_(model.kernels()),
         pool_(model.pool()),
         page_(cache_page(program_.plan.cache, cache)),
@@ -538,8 +548,8 @@ class CpuBackend final : public Backend {
   [[nodiscard]] Capabilities capabilities() const override { return cpu::capabilities(); }
   [[nodiscard]] MemoryEstimate estimate_memory(const Plan& plan, const Checkpoint& checkpoint, Activations activations,
                                                const RunnerLimits& limits, CacheType cache) const override {
-    const CpuModel model(outline(with_rotations(plan, checkpoint), checkpoint, kernels_, activations), *pool_,
-                         kernels_);
+    const CpuModel model(outline(with_rotations(plan, checkpoint), checkpoint, kernels_, activations), *pool_, kernels_,
+                         activations);
     const std::size_t page = page_bytes(cache_page(plan.cache, cache));
     return {model.weight_bytes(), model.workspace_bytes(limits, cache),
             page * static_cast<std::size_t>(plan.cache.heads * plan.layers)};
@@ -548,7 +558,7 @@ class CpuBackend final : public Backend {
                                                              const PrepareOptions& options) const override {
     return std::make_shared<CpuModel>(
         compile(with_rotations(plan, checkpoint), checkpoint, *pool_, kernels_, options.activations, options.progress),
-        *pool_, kernels_);
+        *pool_, kernels_, options.activations);
   }
 
  private:

@@ -10,21 +10,20 @@ namespace {
 
 class Compiler {
  public:
-  // pool: null for an outline.
-  Compiler(Program& program, const Checkpoint& checkpoint, ThreadPool* pool, const Kernels& kernels,
-           Activations activations, LoadProgress progress)
-      : program_(program),
-        checkpoint_(checkpoint),
-        pool_(pool),
-        kernels_(kernels),
-        activations_(activations),
-        progress_(std::move(progress)) {}
+  // weights: the program that has them, or will.
+  Compiler(Program& program, const Program& weights, const Kernels& kernels, Activations activations)
+      : program_(program), weights_(weights), kernels_(kernels), activations_(activations) {}
 
-  void run() {
+  // pool: null for an outline.
+  void load(const Checkpoint& checkpoint, ThreadPool* pool, const LoadProgress& progress) {
     for (const Op& op : program_.plan.ops) {
       if (const auto* const latent = op.as<LatentAttentionOp>()) expansions_[latent->expand] = latent;
     }
-    load_weights(program_.plan, checkpoint_, progress_, [this](const PlannedWeight& planned) { load(planned); });
+    load_weights(program_.plan, checkpoint, progress,
+                 [&](const PlannedWeight& planned) { load(planned, checkpoint, pool); });
+  }
+
+  void bind_steps() {
     const std::vector<FusedStep> fused = fuse(program_.plan, fusion());
     for (const FusedStep& step : fused) {
       program_.steps.push_back(bind(step));
@@ -45,22 +44,21 @@ class Compiler {
     return out;
   }
 
-  void load(const PlannedWeight& planned) {
+  void load(const PlannedWeight& planned, const Checkpoint& checkpoint, ThreadPool* pool) {
     if (!planned.matrix) {
-      program_.vectors[planned.name] = pool_ != nullptr
-                                           ? load_vector(checkpoint_, planned, *pool_)
-                                           : std::vector<float>(static_cast<std::size_t>(planned.shape[0]));
+      program_.vectors[planned.name] = pool != nullptr ? load_vector(checkpoint, planned, *pool)
+                                                       : std::vector<float>(static_cast<std::size_t>(planned.shape[0]));
       return;
     }
     const std::int64_t cols = planned.shape[1];
-    if (pool_ == nullptr) {
-      const WeightInfo& info = checkpoint_.require(planned.name, planned.shape);
+    if (pool == nullptr) {
+      const WeightInfo& info = checkpoint.require(planned.name, planned.shape);
       place(planned, [&](std::int64_t, std::int64_t rows) { return std::make_unique<PanelMatrix>(info, rows, cols); });
       return;
     }
-    const Weight weight = checkpoint_.load(planned.name, *pool_);
+    const Weight weight = checkpoint.load(planned.name, *pool);
     place(planned, [&](std::int64_t first, std::int64_t rows) {
-      return std::make_unique<PanelMatrix>(weight.rows(first, rows), rows, cols, *pool_);
+      return std::make_unique<PanelMatrix>(weight.rows(first, rows), rows, cols, *pool);
     });
   }
 
@@ -82,9 +80,9 @@ class Compiler {
   }
 
   [[nodiscard]] const float* vector(const std::string& name) const {
-    return name.empty() ? nullptr : program_.vectors.at(name).data();
+    return name.empty() ? nullptr : weights_.vectors.at(name).data();
   }
-  [[nodiscard]] const PanelMatrix* matrix(const std::string& name) const { return program_.matrices.at(name).get(); }
+  [[nodiscard]] const PanelMatrix* matrix(const std::string& name) const { return weights_.matrices.at(name).get(); }
   [[nodiscard]] LinearInput input_of(const PanelMatrix* m) const {
     if (activations_ == Activations::kF32) return LinearInput::kF32;
     if (m->view().integer) return LinearInput::kQ8;
@@ -122,7 +120,7 @@ class Compiler {
                    [&](const LinearOp& o) -> Step { return bind(FusedLinears{.linears = {&o}, .in = o.in}); },
                    [&](const AttentionOp& o) -> Step { return bind(FusedHeads{.attention = &o}, op.layer); },
                    [&](const LatentAttentionOp& o) -> Step {
-                     return LatentAttentionStep{o, op.layer, vector(o.norm), &program_.expansions.at(o.expand)};
+                     return LatentAttentionStep{o, op.layer, vector(o.norm), &weights_.expansions.at(o.expand)};
                    },
                    [&](const MoeOp& o) -> Step { return bind(o, op.layer); }, [](const auto& o) -> Step { return o; }},
         op.body);
@@ -203,11 +201,9 @@ class Compiler {
   }
 
   Program& program_;
-  const Checkpoint& checkpoint_;
-  ThreadPool* pool_;
+  const Program& weights_;
   const Kernels& kernels_;
   Activations activations_;
-  LoadProgress progress_;
   std::map<std::string, const LatentAttentionOp*> expansions_;  // by weight
 };
 
@@ -224,14 +220,25 @@ Program compile(Plan plan, const Checkpoint& checkpoint, ThreadPool& pool, const
                 Activations activations, const LoadProgress& progress) {
   Program program;
   program.plan = std::move(plan);
-  Compiler(program, checkpoint, &pool, kernels, activations, progress).run();
+  Compiler compiler(program, program, kernels, activations);
+  compiler.load(checkpoint, &pool, progress);
+  compiler.bind_steps();
   return program;
 }
 
 Program outline(Plan plan, const Checkpoint& checkpoint, const Kernels& kernels, Activations activations) {
   Program program;
   program.plan = std::move(plan);
-  Compiler(program, checkpoint, nullptr, kernels, activations, {}).run();
+  Compiler compiler(program, program, kernels, activations);
+  compiler.load(checkpoint, nullptr, {});
+  compiler.bind_steps();
+  return program;
+}
+
+Program over_weights(Plan plan, const Program& weights, const Kernels& kernels, Activations activations) {
+  Program program;
+  program.plan = std::move(plan);
+  Compiler(program, weights, kernels, activations).bind_steps();
   return program;
 }
 

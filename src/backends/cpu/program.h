@@ -164,6 +164,9 @@ Program compile(Plan plan, const Checkpoint& checkpoint, ThreadPool& pool, const
 // The same without the weights' elements: not to run, but to know what it takes.
 Program outline(Plan plan, const Checkpoint& checkpoint, const Kernels& kernels, Activations activations);
 
+// The steps of another plan over the weights of a program, which must outlive it.
+Program over_weights(Plan plan, const Program& weights, const Kernels& kernels, Activations activations);
+
 // Buffers whose lifetimes do not meet share memory.
 WorkspaceLayout lay_out(const Program& program, const RunnerLimits& limits);
 

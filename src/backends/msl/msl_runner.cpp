@@ -17,7 +17,7 @@ class MslRunner final : public Runner {
  public:
   MslRunner(const MslModel& model, Device& device, const RunnerLimits& limits, CacheType cache)
       : model_(model),
-        plan_(model.plan()),
+        plan_(limits.hidden ? hidden_plan(model.plan()) : model.plan()),
         device_(device),
         queue_(device_.make_queue()),
         limits_(limits),
@@ -33,9 +33,12 @@ class MslRunner final : public Runner {
     buffers_.cache = cache;
     buffers_.table_rows = limits.sequences + 1;
     buffers_.linear.emplace(device_, std::max(limits.tokens, limits.selected), cols, rows);
-    for (const PlanBuffer& buffer : plan_.buffers) {
+    const std::vector<bool> used = used_buffers();
+    for (std::size_t i = 0; i < used.size(); ++i) {
+      const PlanBuffer& buffer = plan_.buffers[i];
       const std::int64_t count = buffer.selected ? limits.selected : limits.tokens;
-      buffers_.plan.push_back(device_.allocate(static_cast<std::size_t>(count * buffer.width) * sizeof(float)));
+      buffers_.plan.push_back(
+          device_.allocate(used[i] ? static_cast<std::size_t>(count * buffer.width) * sizeof(float) : sizeof(float)));
     }
     make_workspaces();
     const auto tokens = static_cast<std::size_t>(limits.tokens);
@@ -170,6 +173,17 @@ class MslRunner final : public Runner {
     running_->wait();
     if (limits_.count_experts) count_experts();
     if (batch_->observer != nullptr) show_observed();
+  }
+
+  // A plan that ends early has no use for some: of logits, say.
+  [[nodiscard]] std::vector<bool> used_buffers() const {
+    std::vector<bool> used(plan_.buffers.size());
+    for (const Op& op : plan_.ops) {
+      for (const auto& ids : {read_buffers(op), written_buffers(op)}) {
+        for (const BufferId id : ids) used[static_cast<std::size_t>(id)] = true;
+      }
+    }
+    return used;
   }
 
   void make_workspaces() {
@@ -334,13 +348,13 @@ class MslRunner final : public Runner {
 
   std::unique_ptr<Commands> encode(const StepShape& shape) {
     std::unique_ptr<Commands> commands = queue_->commands();
-    encode_step(model_, device_, buffers_, *commands, shape);
+    encode_step(model_, plan_, device_, buffers_, *commands, shape);
     if (shape.sampled) draw_->encode(*commands, shape.selected, buffer(plan_.result()));
     return commands;
   }
 
   const MslModel& model_;
-  const Plan& plan_;
+  const Plan plan_;  // the model's, or what of it gives hidden states
   Device& device_;
   std::unique_ptr<Queue> queue_;
   RunnerLimits limits_;

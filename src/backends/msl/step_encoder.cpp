@@ -20,8 +20,9 @@ constexpr std::int64_t kFusedTokens = 33;
 
 class StepEncoder {
  public:
-  StepEncoder(const MslModel& model, Device& device, StepBuffers& buffers, Commands& commands, const StepShape& shape)
-      : model_(model), plan_(model.plan()), device_(device), buffers_(buffers), commands_(commands), shape_(shape) {}
+  StepEncoder(const MslModel& model, const Plan& plan, Device& device, StepBuffers& buffers, Commands& commands,
+              const StepShape& shape)
+      : model_(model), plan_(plan), device_(device), buffers_(buffers), commands_(commands), shape_(shape) {}
 
   void encode() {
     for (const FusedStep& step : fuse(plan_, fusion())) {
@@ -291,9 +292,9 @@ PagedParams paged_params(const MslModel& model, Device& device, const StepBuffer
   return p;
 }
 
-void encode_step(const MslModel& model, Device& device, StepBuffers& buffers, Commands& commands,
+void encode_step(const MslModel& model, const Plan& plan, Device& device, StepBuffers& buffers, Commands& commands,
                  const StepShape& shape) {
-  StepEncoder(model, device, buffers, commands, shape).encode();
+  StepEncoder(model, plan, device, buffers, commands, shape).encode();
 }
 
 }  // namespace metal_marlin::msl

@@ -65,8 +65,8 @@ inline constexpr std::uint32_t kMostSplits = 32;
 PagedParams paged_params(const MslModel& model, Device& device, const StepBuffers& buffers, const AttentionOp& op,
                          std::int64_t tokens);
 
-// The whole plan, but for what is drawn of its result. All must outlive the commands.
-void encode_step(const MslModel& model, Device& device, StepBuffers& buffers, Commands& commands,
+// A whole plan over the model's weights, but for what is drawn of its result. All must outlive the commands.
+void encode_step(const MslModel& model, const Plan& plan, Device& device, StepBuffers& buffers, Commands& commands,
                  const StepShape& shape);
 
 }  // namespace metal_marlin::msl

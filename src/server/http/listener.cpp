@@ -165,6 +165,10 @@ void HttpServer::start() {
   }
 }
 
+void HttpServer::post(std::function<void()> task) {
+  boost::asio::post(impl_->handlers, std::move(task));
+}
+
 void HttpServer::take_turn(std::function<void()> task) {
   boost::asio::post(impl_->turns, std::move(task));
 }
