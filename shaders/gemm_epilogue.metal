@@ -127,6 +127,17 @@ template <typename T>
   if (at.x < width) out[ulong(at.y) * width + at.x] = in[ulong(rows[at.y]) * width + at.x];
 }
 
+// out[i] = first[i] and second[i] side by side. Grid: (left + right, rows).
+template <typename T>
+[[kernel]] void join_rows(device const T* first [[buffer(0)]], device const T* second [[buffer(1)]],
+                          device T* out [[buffer(2)]], constant uint& left [[buffer(3)]],
+                          constant uint& right [[buffer(4)]], uint2 at [[thread_position_in_grid]]) {
+  follow_earlier_kernels();
+  if (at.x >= left + right) return;
+  out[ulong(at.y) * (left + right) + at.x] =
+      at.x < left ? first[ulong(at.y) * left + at.x] : second[ulong(at.y) * right + at.x - left];
+}
+
 #define MM_EPILOGUE(T)                                                                                             \
   template [[host_name("epilogue_" #T)]] [[kernel]] void epilogue<T>(device T*, device const float*,               \
                                                                      constant uint&, constant uint&,               \
@@ -139,7 +150,9 @@ template <typename T>
       device const T*, device const float*, device T*, constant uint&, constant float&, uint, uint, uint, uint,    \
       uint);                                                                                                 \
   template [[host_name("select_rows_" #T)]] [[kernel]] void select_rows<T>(device const T*, device const int*,     \
-                                                                           device T*, constant uint&, uint2);
+                                                                           device T*, constant uint&, uint2);       \
+  template [[host_name("join_rows_" #T)]] [[kernel]] void join_rows<T>(device const T*, device const T*, device T*, \
+                                                                       constant uint&, constant uint&, uint2);
 MM_EPILOGUE(float)
 MM_EPILOGUE(half)
 MM_EPILOGUE(bfloat)

@@ -6,15 +6,23 @@ Usage: make_model_fixtures.py FOLDER [NAME...]
 Each folder holds config.json, model.safetensors (bf16; one is sharded) and
 golden.safetensors: input_ids [96] i64, logits [96, vocab] f32 of the bf16 weights
 run in f32 with eager attention, greedy [48] i64, the greedy continuation.
+
+Of a model with a layer for the next tokens (num_nextn_predict_layers), which transformers leaves out, also, in f64:
+prediction [95, vocab], what the layer makes of each token's hidden state and the token after it, and
+prediction_next [vocab], what it makes of its last hidden state and the likeliest token of the last row. Its decoder
+layer is the module of transformers; what is around it is prediction_states() below (arXiv 2412.19437, section 2.2).
+What the model says depends most on the last token's embedding, which the layer passes on: of random layers, none would
+ever be right about another.
 """
 import json
 import pathlib
 import sys
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (Glm4MoeLiteConfig, Glm4MoeLiteForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM,
                           Qwen3MoeConfig, Qwen3MoeForCausalLM)
+from transformers.models.glm4_moe_lite.modeling_glm4_moe_lite import Glm4MoeLiteDecoderLayer, Glm4MoeLiteRMSNorm
 
 COMMON = dict(initializer_range=0.08, max_position_embeddings=4096, bos_token_id=1, eos_token_id=2, pad_token_id=0)
 
@@ -51,6 +59,13 @@ MODELS = {
         mlp_layer_types=["dense", "sparse", "sparse"], attention_bias=True, rope_interleave=False, rms_norm_eps=1e-5,
         rope_parameters={"rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "original_max_position_embeddings": 32, "beta_fast": 8.0,
                          "beta_slow": 1.0, "mscale": 0.7, "mscale_all_dim": 0.9}, **COMMON)),
+    # A layer for the next tokens behind the others.
+    "glm4-mtp": (Glm4MoeLiteForCausalLM, Glm4MoeLiteConfig(
+        vocab_size=256, hidden_size=64, intermediate_size=96, moe_intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=4, q_lora_rank=32, kv_lora_rank=32, qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=16,
+        n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1, n_group=1, topk_group=1, norm_topk_prob=True, routed_scaling_factor=1.5,
+        mlp_layer_types=["dense", "sparse"], num_nextn_predict_layers=1, rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, **COMMON)),
 }
 
 
@@ -68,6 +83,88 @@ def greedy(model, ids, count):
     for _ in range(count):
         ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], dim=1)
     return ids[0, -count:]
+
+
+class Prediction(torch.nn.Module):
+    """A layer for the next tokens, by the names of its weights in a checkpoint."""
+
+    def __init__(self, config):
+        super().__init__()
+        more = type(config)(**{**config.to_dict(), "num_hidden_layers": config.num_hidden_layers + 1,
+                               "mlp_layer_types": config.mlp_layer_types + ["sparse"]})
+        more._attn_implementation = more._experts_implementation = "eager"
+        self.layer = Glm4MoeLiteDecoderLayer(more, config.num_hidden_layers)
+        self.enorm, self.hnorm, self.norm = (Glm4MoeLiteRMSNorm(config.hidden_size, config.rms_norm_eps) for _ in range(3))
+        self.eh_proj = torch.nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
+
+    def name_of(self, key, number):
+        for own, stored in (("layer.", ""), ("norm.", "shared_head.norm.")):
+            if key.startswith(own):
+                return f"model.layers.{number}.{stored}{key[len(own):]}"
+        return f"model.layers.{number}.{key}"
+
+    # hidden: the model's, behind its final norm, of all tokens but the last; following: the tokens after them.
+    def prediction_states(self, model, hidden, following):
+        both = torch.cat([self.enorm(model.model.embed_tokens(following)), self.hnorm(hidden)], dim=-1)
+        count = both.shape[1]
+        positions = torch.arange(count)[None]
+        mask = torch.full((count, count), torch.finfo(both.dtype).min, dtype=both.dtype).triu(1)[None, None]
+        states = self.layer(self.eh_proj(both), attention_mask=mask, position_ids=positions,
+                            position_embeddings=model.model.rotary_emb(both, positions))
+        return self.norm(states)
+
+
+def add_prediction(folder, model, config):
+    torch.manual_seed(99)
+    prediction = Prediction(config)
+    with torch.no_grad():
+        for name, parameter in prediction.named_parameters():
+            parameter.normal_(1, 0.1) if "norm" in name else parameter.normal_(0, 0.02)
+        for name, buffer in prediction.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.uniform_(0.1, 0.4)
+        prediction.eh_proj.weight[:, :config.hidden_size] += torch.eye(config.hidden_size)
+        prediction.norm.weight.mul_(model.model.norm.weight)
+    tensors = load_file(folder / "model.safetensors")
+    for key, value in prediction.state_dict().items():
+        name = prediction.name_of(key, config.num_hidden_layers)
+        if key.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            split_experts(tensors, name, value)
+        else:
+            tensors[name] = value.to(torch.bfloat16 if "e_score" not in name else tensor_type(tensors))
+    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+    with torch.no_grad():
+        for parameter in prediction.parameters():
+            parameter.copy_(parameter.to(torch.bfloat16))
+    return prediction.double()
+
+
+def tensor_type(tensors):
+    return next(value.dtype for name, value in tensors.items() if "e_score" in name)
+
+
+# As the files have them: a matrix for each expert.
+def split_experts(tensors, name, value):
+    prefix, kind = name.rsplit(".", 1)
+    for expert, matrix in enumerate(value.to(torch.bfloat16)):
+        if kind == "down_proj":
+            tensors[f"{prefix}.{expert}.down_proj.weight"] = matrix
+        else:
+            for part, half in zip(("gate_proj", "up_proj"), matrix.chunk(2)):
+                tensors[f"{prefix}.{expert}.{part}.weight"] = half
+
+
+def prediction_golden(prediction, model, ids):
+    model = model.double()
+    model.config._experts_implementation = "eager"  # others take no f64
+    hidden = model.model(ids).last_hidden_state
+    following = ids[:, 1:]
+    states = prediction.prediction_states(model, hidden[:, :-1], following)
+    said = model.lm_head(states)
+    following = torch.cat([following, said[:, -1:].argmax(-1)], dim=1)
+    more = torch.cat([hidden[:, :-1], states[:, -1:]], dim=1)
+    after = model.lm_head(prediction.prediction_states(model, more, following))
+    return {"prediction": said[0].float().contiguous(), "prediction_next": after[0, -1].float().contiguous()}
 
 
 for index, (name, (kind, config)) in enumerate(MODELS.items()):
@@ -88,6 +185,9 @@ for index, (name, (kind, config)) in enumerate(MODELS.items()):
         for buffer_name, buffer in model.named_buffers():
             if buffer_name.endswith("e_score_correction_bias"):
                 buffer.uniform_(0.1, 0.4)
+        if getattr(config, "num_nextn_predict_layers", 0):
+            model.model.embed_tokens.weight.mul_(24)
+            model.lm_head.weight.mul_(3)
     model = model.to(torch.bfloat16)
     model.save_pretrained(folder, max_shard_size="60KB" if name == "llama-old-sharded" else "1GB")
     if name == "llama-old-sharded":
@@ -95,8 +195,11 @@ for index, (name, (kind, config)) in enumerate(MODELS.items()):
     # Loaded anew: a conversion would round the rotary frequencies to bf16 too.
     model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     ids = torch.randint(3, config.vocab_size, (1, 96))
+    prediction = add_prediction(folder, model, config) if getattr(config, "num_nextn_predict_layers", 0) else None
     with torch.no_grad():
-        save_file({"input_ids": ids[0], "logits": model(ids).logits[0].contiguous(), "greedy": greedy(model, ids, 48)},
-                  folder / "golden.safetensors")
+        golden = {"input_ids": ids[0], "logits": model(ids).logits[0].contiguous(), "greedy": greedy(model, ids, 48)}
+        if prediction is not None:
+            golden |= prediction_golden(prediction, model, ids)
+    save_file(golden, folder / "golden.safetensors")
     (folder / "generation_config.json").unlink(missing_ok=True)
     print(name, sum(p.numel() for p in model.parameters()))

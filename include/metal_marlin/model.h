@@ -32,6 +32,8 @@ struct LoadOptions {
   std::string backend = "cpu";
   /// Of the cpu backend: one of the instruction sets that `metal-marlin status` lists; empty: best.
   std::string instruction_set;
+  /// The layers that predict the next tokens too, where the model has some: SpeculationOptions::mtp goes by them.
+  bool prediction = false;
   /// GGUF K-quants and IQ4_XS become f16 instead of int8 group 32.
   bool gguf_to_f16 = false;
   /// Called with what the user should know.
@@ -45,6 +47,7 @@ struct ModelInfo {
   std::string kind;  ///< "dense", "metal-marlin", "compressed-tensors", "GPTQ", "AWQ", "GGUF", "ONNX"
   std::int64_t vocab = 0;
   std::int64_t layers = 0;
+  std::int64_t prediction_layers = 0;  ///< that predict the next tokens, and were loaded
   std::int64_t hidden = 0;
   std::int64_t max_positions = 0;
   std::size_t weight_bytes = 0;  ///< in memory
@@ -78,10 +81,19 @@ class Model {
   friend class Session;
   friend class Engine;
   friend class DraftProposer;
+  friend class MtpProposer;
   struct Impl;
   explicit Model(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
+
+/// Hidden states that a step computed: what the model's head multiplies.
+struct HiddenRows {
+  int input = 0;                  ///< index into the step's inputs
+  std::size_t token = 0;          ///< index into that input's tokens: of the first row
+  std::span<const float> values;  ///< [rows, hidden]; valid during the call
+};
+using HiddenSink = std::function<void(const HiddenRows&)>;
 
 struct SessionOptions {
   int max_sequences = 1;
@@ -99,6 +111,8 @@ struct SessionOptions {
   /// Rows hold the model's last hidden states, after its final norm, in the place of logits, which are not computed:
   /// LogitsRow::values is [hidden]. Nothing can be drawn.
   bool hidden_states = false;
+  /// Takes the hidden states of each pass, of a model that was loaded with LoadOptions::prediction.
+  HiddenSink on_hidden;
 };
 
 /// Of one sequence of one session; never used again after it was closed.
@@ -117,6 +131,8 @@ struct SequenceInput {
   std::size_t logits_from = kLastLogits;
   /// So many at the end are guesses that may be cut again: the prefix cache waits with them.
   std::size_t guessed = 0;
+  /// Of a layer that predicts: the hidden states that its tokens follow, a row each.
+  std::span<const float> hidden = {};
 };
 
 /// Logits that a step computed; valid during the call that delivers them.

@@ -17,13 +17,16 @@ struct SpeculationOptions {
   bool ngram = false;
   /// Guess what this model draws: a smaller one of the same vocabulary. Not together with `ngram`.
   std::shared_ptr<const Model> draft;
+  /// Guess by the model's own layer for the next tokens, run again for each: of a model that was loaded with
+  /// LoadOptions::prediction. Not together with the others.
+  bool mtp = false;
   /// Most tokens of a guess, 1 to 64.
   int tokens = 8;
   /// Guess as many as pay, by how often guesses were right and by how long steps took; none while that is a loss.
   /// False: as many as there are.
   bool adapt = true;
 
-  [[nodiscard]] bool any() const { return ngram || draft != nullptr; }
+  [[nodiscard]] bool any() const { return ngram || mtp || draft != nullptr; }
 };
 
 struct SpeculationStats {

@@ -108,6 +108,8 @@ class Runner {
   virtual void wait_tokens(std::span<TokenId> next) = 0;
   // After wait_tokens(): the logits of a row without a sampler, valid until the next submit().
   virtual const float* logits_of(std::size_t row) = 0;
+  // After the step: the rows of the plan's kHiddenOutput, valid until the next submit().
+  virtual const float* hidden() = 0;
   const float* step(const Batch& batch) {
     submit(batch);
     return wait();
@@ -144,6 +146,8 @@ class PreparedModel {
 struct PrepareOptions {
   Activations activations = Activations::kInt8;
   LoadProgress progress;
+  // Of the same backend and activations: what it has of matrices is not loaded again, but shared.
+  std::shared_ptr<const PreparedModel> shared = nullptr;
 };
 
 // What a backend can do, whatever it runs.

@@ -92,7 +92,10 @@ void run_chat(TalkFlags& flags) {
     return flags.model.load_model(draft->path.string());
   });
   const bool terminal = isatty(STDIN_FILENO) != 0 && isatty(STDOUT_FILENO) != 0;
-  ChatSession session(flags.model.load_model(), flags.engine, chat, has_colours());
+  flags.model.load.prediction = flags.speculation.want_prediction();
+  const auto model = flags.model.load_model();
+  flags.engine.speculation = flags.speculation.of_model(flags.engine.speculation, *model);
+  ChatSession session(model, flags.engine, chat, has_colours());
   session.settings.chat = flags.chat.options();
   session.settings.sampler = flags.sampler;
   if (flags.max_tokens > 0) session.settings.max_tokens = flags.max_tokens;

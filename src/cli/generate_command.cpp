@@ -78,9 +78,10 @@ void run_generate(GenerateFlags& flags) {
   std::vector<TokenId> prompt;
   if (!flags.ids_file.empty()) prompt = read_ids(flags.ids_file);
   const auto chat = flags.chat ? flags.chat_flags.load(flags.model.path) : nullptr;
+  flags.model.load.prediction = flags.speculation.want_prediction();
   const auto model = flags.model.load_model();
-  flags.options.speculation =
-      flags.speculation.options([&](const std::string& draft) { return flags.model.load_model(draft); });
+  flags.options.speculation = flags.speculation.of_model(
+      flags.speculation.options([&](const std::string& draft) { return flags.model.load_model(draft); }), *model);
   if (flags.ids_file.empty()) prompt = prompt_tokens(flags, chat.get(), *model->tokenizer());
   notice_context(model->info(), prompt.size(), static_cast<std::size_t>(flags.options.max_tokens));
   if (!flags.json && flags.ids_file.empty() && !flags.chat) fmt::print("{}", flags.prompt);

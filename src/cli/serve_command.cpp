@@ -113,6 +113,7 @@ server::ServedModel load_served(const ServeFlags& flags, const std::string& name
   served.chat = load_template(flags, path);
   ProgressBar bar("load " + name, "B");
   LoadOptions load = flags.model.load;
+  load.prediction = flags.speculation.want_prediction();
   load.progress = [&](std::size_t done, std::size_t total) {
     bar.update(static_cast<double>(done), static_cast<double>(total));
     return goes_on() && !interrupted();
@@ -123,6 +124,7 @@ server::ServedModel load_served(const ServeFlags& flags, const std::string& name
   EngineOptions options = flags.engine;
   options.memory_reserved = share.memory_reserved;
   options.memory_share = share.memory_share;
+  options.speculation = flags.speculation.of_model(options.speculation, *model);
   served.engine = std::make_unique<Engine>(model, options);
   served.embedder = make_embedder(model, path, served);
   return served;

@@ -11,8 +11,9 @@ void SpeculationFlags::add(CLI::App& command) {
       .add_option(
           "--speculate", kind,
           "guess the tokens that follow, for one step to check several: ngram looks up what came after the last "
-          "ones before; answers stay the same")
-      ->check(CLI::IsMember({"ngram", "off"}))
+          "ones before, mtp asks the layers that the model has for it, auto is mtp where it has them and else ngram; "
+          "answers stay the same")
+      ->check(CLI::IsMember({"ngram", "mtp", "auto", "off"}))
       ->capture_default_str();
   command.add_option("--draft", draft, "a smaller model of the same vocabulary that guesses instead");
   command.add_option("--draft-tokens", tokens, "most tokens of a guess; how many pay is measured")
@@ -24,11 +25,20 @@ SpeculationOptions SpeculationFlags::options(
     const std::function<std::shared_ptr<const Model>(const std::string& draft)>& load) const {
   SpeculationOptions out;
   out.ngram = kind == "ngram";
+  out.mtp = kind == "mtp";
   out.tokens = tokens;
   if (draft.empty()) return out;
-  if (out.ngram) throw Error(ErrorCode::kInvalidArgument, "give --speculate ngram or --draft, not both");
+  if (kind != "off")
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("give --speculate {} or --draft, not both", kind));
   out.draft = load(draft);
   return out;
+}
+
+SpeculationOptions SpeculationFlags::of_model(SpeculationOptions options, const Model& model) const {
+  if (kind != "auto") return options;
+  options.mtp = model.info().prediction_layers > 0;
+  options.ngram = !options.mtp;
+  return options;
 }
 
 std::string guesses_text(const SpeculationStats& stats) {

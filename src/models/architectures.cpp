@@ -53,35 +53,83 @@ class DecoderPlan {
     if (config.moe.shared > 0) shared_ = add_feed_forward("shared_", config.moe.shared * config.moe.intermediate);
   }
 
-  Plan build() {
+  Plan build(bool shows_hidden) {
     add(EmbeddingOp{kEmbeddingWeight, hidden_, config_.vocab});
-    for (layer_ = 0; layer_ < plan_.layers; ++layer_) {
-      prefix_ = fmt::format("{}{}.", kLayers, layer_);
-      norm("input_layernorm", hidden_, normed_, config_.hidden);
-      latent() ? latent_attention() : attention();
-      add(AddOp{hidden_, branch_});
-      norm("post_attention_layernorm", hidden_, normed_, config_.hidden);
-      if (config_.sparse[static_cast<std::size_t>(layer_)]) {
-        experts();
-        add(AddOp{hidden_, routed_});
-      } else {
-        feed_forward("mlp.", dense_, ModelPart::kFeedForward);
-        add(AddOp{hidden_, branch_});
-      }
-    }
+    for (layer_ = 0; layer_ < plan_.layers; ++layer_)
+      decoder_layer(layer_, config_.windows[static_cast<std::size_t>(layer_)],
+                    config_.sparse[static_cast<std::size_t>(layer_)]);
     layer_ = -1;
     const BufferId selected = plan_.add_buffer("selected", config_.hidden, true);
-    const BufferId final_norm = plan_.add_buffer("final", config_.hidden, true);
-    const BufferId logits = plan_.add_buffer("logits", config_.vocab, true);
-    plan_.outputs = {{kLogitsOutput, logits}};
-    plan_.hidden = final_norm;
+    if (!shows_hidden) {
+      add(SelectOp{hidden_, selected});
+      head(selected, "model.norm.weight");
+      return std::move(plan_);
+    }
+    // Of all tokens, as prediction layers read them: a norm is the same before rows are chosen as after.
+    const BufferId all = plan_.add_buffer("final", config_.hidden);
+    add(RmsNormOp{hidden_, all, "model.norm.weight", config_.hidden, eps()});
+    add(SelectOp{all, selected});
+    logits_of(selected);
+    plan_.outputs.push_back({kHiddenOutput, all});
+    return std::move(plan_);
+  }
+
+  // Layer `index` of those for the next tokens (arXiv 2412.19437, section 2.2): from the model's hidden state behind
+  // the final norm, and the token that follows it, what comes after that token. The norm before its head is also what
+  // it reads when it goes on from what it said itself.
+  Plan build_prediction(std::int64_t index) {
+    plan_.layers = 1;
+    plan_.prediction = true;
+    layer_ = 0;
+    prefix_ = prediction_prefix(config_, index);
+    const BufferId embedded = plan_.add_buffer("embedded", config_.hidden);
+    const BufferId before = plan_.add_buffer("before", config_.hidden);
+    const BufferId joined = plan_.add_buffer("joined", 2 * config_.hidden);
+    add(EmbeddingOp{kEmbeddingWeight, embedded, config_.vocab});
+    add(InputOp{before});
+    norm("enorm", embedded, embedded, config_.hidden);
+    norm("hnorm", before, before, config_.hidden);
+    add(JoinOp{embedded, before, joined});
+    linear("eh_proj", joined, hidden_, false, {});
+    decoder_layer(config_.layers + index, 0, config_.moe.experts > 0);
+    layer_ = -1;
+    const BufferId selected = plan_.add_buffer("selected", config_.hidden, true);
     add(SelectOp{hidden_, selected});
-    add(RmsNormOp{selected, final_norm, "model.norm.weight", config_.hidden, eps()});
-    add(LinearOp{final_norm, logits, config_.tied ? kEmbeddingWeight : kHeadWeight, "", false, {ModelPart::kHead}});
+    head(selected, prefix_ + "shared_head.norm.weight");
     return std::move(plan_);
   }
 
  private:
+  void decoder_layer(std::int64_t number, std::int64_t window, bool sparse) {
+    prefix_ = fmt::format("{}{}.", kLayers, number);
+    norm("input_layernorm", hidden_, normed_, config_.hidden);
+    latent() ? latent_attention() : attention(window);
+    add(AddOp{hidden_, branch_});
+    norm("post_attention_layernorm", hidden_, normed_, config_.hidden);
+    if (sparse) {
+      experts();
+      add(AddOp{hidden_, routed_});
+    } else {
+      feed_forward("mlp.", dense_, ModelPart::kFeedForward);
+      add(AddOp{hidden_, branch_});
+    }
+  }
+
+  // The norm of selected rows, shown as hidden, and their logits.
+  void head(BufferId selected, const std::string& norm_weight) {
+    const BufferId final_norm = plan_.add_buffer("final", config_.hidden, true);
+    add(RmsNormOp{selected, final_norm, norm_weight, config_.hidden, eps()});
+    logits_of(final_norm);
+    if (plan_.prediction) plan_.outputs.push_back({kHiddenOutput, final_norm});
+  }
+
+  void logits_of(BufferId rows) {
+    const BufferId logits = plan_.add_buffer("logits", config_.vocab, true);
+    plan_.outputs = {{kLogitsOutput, logits}};
+    plan_.hidden = rows;
+    add(LinearOp{rows, logits, config_.tied ? kEmbeddingWeight : kHeadWeight, "", false, {ModelPart::kHead}});
+  }
+
   struct FeedForward {
     BufferId gate = -1;
     BufferId up = -1;
@@ -113,7 +161,7 @@ class DecoderPlan {
     add(RmsNormOp{in, out, prefix_ + module + ".weight", width, eps()});
   }
 
-  void attention() {
+  void attention(std::int64_t window) {
     attention_linear("q_proj", normed_, q_, config_.attention_bias, Projection::kQuery);
     attention_linear("k_proj", normed_, k_, config_.attention_bias, Projection::kKey);
     attention_linear("v_proj", normed_, v_, config_.attention_bias, Projection::kValue);
@@ -124,8 +172,7 @@ class DecoderPlan {
     add(RopeOp{q_, config_.heads, config_.head_dim});
     add(RopeOp{k_, config_.kv_heads, config_.head_dim});
     const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim)));
-    add(AttentionOp{q_, k_, v_, attended_, config_.heads, config_.kv_heads, config_.head_dim, scale,
-                    config_.windows[static_cast<std::size_t>(layer_)]});
+    add(AttentionOp{q_, k_, v_, attended_, config_.heads, config_.kv_heads, config_.head_dim, scale, window});
     attention_linear("o_proj", attended_, branch_, config_.attention_bias, Projection::kOutput);
   }
 
@@ -203,8 +250,12 @@ class DecoderPlan {
 
 }  // namespace
 
-Plan build_plan(const ModelConfig& config) {
-  return DecoderPlan(config).build();
+Plan build_plan(const ModelConfig& config, bool shows_hidden) {
+  return DecoderPlan(config).build(shows_hidden);
+}
+
+Plan build_prediction_plan(const ModelConfig& config, std::int64_t index) {
+  return DecoderPlan(config).build_prediction(index);
 }
 
 }  // namespace metal_marlin

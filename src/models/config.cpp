@@ -244,12 +244,57 @@ bool same_bytes(const Weight& a, const Weight& b) {
 
 }  // namespace
 
-bool is_prediction_weight(const ModelConfig& config, const std::string& weight) {
-  const std::string_view prefix = layer_of(weight);
-  if (prefix.empty()) return false;
-  const auto layer =
-      parse_number<std::int64_t>(std::string(prefix.substr(kLayers.size(), prefix.size() - kLayers.size() - 1)));
-  return layer && *layer >= config.layers && *layer < config.layers + config.mtp_layers;
+std::string prediction_prefix(const ModelConfig& config, std::int64_t index) {
+  return fmt::format("{}{}.", kLayers, config.layers + index);
+}
+
+std::int64_t prediction_layers(const ModelConfig& config, const Checkpoint& checkpoint) {
+  std::string found;
+  std::string missing;
+  for (std::int64_t i = 0; i < config.mtp_layers; ++i) {
+    const std::string name = prediction_prefix(config, i) + "eh_proj.weight";
+    (checkpoint.find(name) != nullptr ? found : missing) = name;
+  }
+  if (found.empty()) return 0;
+  if (missing.empty()) return config.mtp_layers;
+  throw Error(ErrorCode::kNotFound, fmt::format("{}: there is tensor {}, but no {}, and the configuration tells of {} "
+                                                "layers that predict",
+                                                checkpoint.where(), found, missing, config.mtp_layers));
+}
+
+namespace {
+
+struct PredictionCopy {
+  std::string name;
+  const char* of;
+};
+std::vector<PredictionCopy> prediction_copies(const ModelConfig& config) {
+  std::vector<PredictionCopy> out;
+  for (std::int64_t i = 0; i < config.mtp_layers; ++i) {
+    const std::string prefix = prediction_prefix(config, i);
+    out.push_back({prefix + "embed_tokens.weight", kEmbeddingWeight});
+    out.push_back({prefix + "shared_head.head.weight", config.tied ? kEmbeddingWeight : kHeadWeight});
+  }
+  return out;
+}
+
+}  // namespace
+
+bool is_prediction_copy(const ModelConfig& config, const std::string& weight) {
+  const std::vector<PredictionCopy> copies = prediction_copies(config);
+  return std::any_of(copies.begin(), copies.end(), [&](const PredictionCopy& copy) { return copy.name == weight; });
+}
+
+void require_same_copies(const ModelConfig& config, const Checkpoint& checkpoint) {
+  ThreadPool pool(1);
+  for (const PredictionCopy& copy : prediction_copies(config)) {
+    if (checkpoint.find(copy.name) == nullptr || checkpoint.find(copy.of) == nullptr) continue;
+    if (same_bytes(checkpoint.load(copy.name, pool), checkpoint.load(copy.of, pool))) continue;
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("{}: tensor {} has other numbers than {}, which a layer that predicts has in common with "
+                            "the model",
+                            checkpoint.where(copy.name), copy.name, copy.of));
+  }
 }
 
 std::vector<std::string> known_architectures() {

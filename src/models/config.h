@@ -58,7 +58,7 @@ struct ModelConfig {
   LatentConfig latent;
   MoeConfig moe;
   std::vector<bool> sparse;              // per layer: has experts
-  std::int64_t mtp_layers = 0;           // multi-token prediction layers after the last; not run
+  std::int64_t mtp_layers = 0;           // multi-token prediction layers after the last
   std::vector<std::int64_t> end_tokens;  // any of them ends a generation
 };
 
@@ -70,11 +70,15 @@ ModelConfig parse_model_config(const Json& config, const Json& generation, const
 // in the reference implementation; notice: told so, if not empty.
 ModelConfig read_model_config(const Checkpoint& checkpoint, const std::function<void(const std::string&)>& notice = {});
 
-// Whether a weight belongs to the multi-token prediction layers, which follow
-// the others and are not run.
-inline constexpr const char* kPredictionNotice =
-    "the model has multi-token prediction layers, which are not run and left out";
-bool is_prediction_weight(const ModelConfig& config, const std::string& weight);
+// "model.layers.N." of a multi-token prediction layer's weights: these layers follow the others.
+std::string prediction_prefix(const ModelConfig& config, std::int64_t index);
+// How many of them a checkpoint holds: those that its configuration tells of, or none, where they were left out.
+// \throws Error naming one that is missing among others.
+std::int64_t prediction_layers(const ModelConfig& config, const Checkpoint& checkpoint);
+// Whether a weight is such a layer's copy of the embedding or the head, which are the model's own.
+bool is_prediction_copy(const ModelConfig& config, const std::string& weight);
+// \throws Error (kUnsupported) naming a copy with other numbers than what it is a copy of.
+void require_same_copies(const ModelConfig& config, const Checkpoint& checkpoint);
 
 // The architectures (model_type) we implement.
 std::vector<std::string> known_architectures();

@@ -154,6 +154,13 @@ struct OpTraits<InputOp> : OpDefaults {
 };
 
 template <>
+struct OpTraits<JoinOp> : OpDefaults {
+  static constexpr std::string_view kName = "join";
+  static BufferIds reads(const JoinOp& op) { return {op.first, op.second}; }
+  static BufferIds writes(const JoinOp& op) { return {op.out}; }
+};
+
+template <>
 struct OpTraits<ObserveOp> : OpDefaults {
   static constexpr std::string_view kName = "observe";
   static std::string subject(const ObserveOp& op) { return op.name; }

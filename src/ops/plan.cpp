@@ -126,6 +126,7 @@ std::vector<PlannedWeight> planned_weights(const Plan& plan) {
          with_traits(op, [&](auto traits, const auto&body) { return traits.weights(body, plan); })) {
       if (!seen.insert(weight.name).second) continue;
       weight.layer = op.layer;
+      weight.prediction = plan.prediction && !weight.embedding_or_head();
       weights.push_back(std::move(weight));
     }
   }

@@ -8,6 +8,7 @@
 #include <functional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -175,6 +176,13 @@ struct InputOp {
   BufferId out;
 };
 
+// out = first and second side by side.
+struct JoinOp {
+  BufferId first;
+  BufferId second;
+  BufferId out;
+};
+
 // Shows the first `width` elements of a buffer's rows to the batch's observer, under a name.
 struct ObserveOp {
   BufferId in;
@@ -183,7 +191,7 @@ struct ObserveOp {
 };
 
 using OpBody = std::variant<EmbeddingOp, RmsNormOp, LinearOp, RopeOp, AttentionOp, LatentAttentionOp, MoeOp, SwigluOp,
-                            AddOp, HadamardOp, SelectOp, InputOp, ObserveOp>;
+                            AddOp, HadamardOp, SelectOp, InputOp, JoinOp, ObserveOp>;
 
 // ops/op_traits.h says of each kind what it reads, writes and weighs.
 struct Op {
@@ -235,6 +243,7 @@ struct Plan {
   std::vector<PlanOutput> outputs;  // the first is what a step returns; ObserveOps show what does not last as long
   BufferId hidden = -1;             // what the head reads: a model's last hidden states, normed; -1: it has none
   int layers = 0;
+  bool prediction = false;  // of a layer for the next tokens, beside the model's own plan
   CacheShape cache;
   std::vector<RopeTable> ropes;
 
@@ -244,6 +253,13 @@ struct Plan {
   }
   [[nodiscard]] std::int64_t width(BufferId id) const { return buffers[static_cast<std::size_t>(id)].width; }
   [[nodiscard]] BufferId result() const { return outputs.front().buffer; }
+  // Of this name; -1: there is none.
+  [[nodiscard]] BufferId output(std::string_view name) const {
+    for (const PlanOutput& output : outputs) {
+      if (output.name == name) return output.buffer;
+    }
+    return -1;
+  }
   // The first op of a kind; null: there is none.
   template <typename T>
   [[nodiscard]] const T* find() const {
@@ -277,6 +293,7 @@ struct PlannedWeight {
   Role role = {};
   std::int64_t expert = -1;  // a routed expert's number
   int layer = -1;            // of the op that uses it first
+  bool prediction = false;   // of a plan for the next tokens alone
 
   // The embedding or the output head, not a linear layer inside the layers.
   [[nodiscard]] bool embedding_or_head() const {

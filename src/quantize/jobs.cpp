@@ -16,15 +16,22 @@ constexpr std::string_view kWeightSuffix = ".weight";
 
 class Planner {
  public:
-  Planner(const Checkpoint& checkpoint, const ModelConfig& config, const Plan& plan,
+  Planner(const Checkpoint& checkpoint, const ModelConfig& config, const Plan& plan, std::span<const Plan> predictions,
           const std::function<void(const std::string&)>& notice)
-      : checkpoint_(checkpoint), config_(config), plan_(plan), notice_(notice) {}
+      : checkpoint_(checkpoint), config_(config), plan_(plan), predictions_(predictions), notice_(notice) {}
 
   JobPlan run(const std::function<std::optional<WeightChoice>(const PlannedWeight&)>& choose, std::size_t shard_bytes) {
     std::map<std::string, PlannedWeight> planned;
-    for (const PlannedWeight& weight : planned_weights(plan_)) {
+    const auto add = [&](const PlannedWeight& weight) {
       checkpoint_.require(weight.name, weight.shape);
-      planned[weight.name] = weight;
+      planned.try_emplace(weight.name, weight);
+    };
+    for (const PlannedWeight& weight : planned_weights(plan_)) add(weight);
+    for (const Plan& prediction : predictions_) {
+      for (PlannedWeight& weight : planned_weights(prediction)) {
+        weight.layer = -1;  // no calibration text passes through it
+        add(weight);
+      }
     }
     for (const WeightInfo& info : checkpoint_.weights()) {
       const auto found = planned.find(info.name);
@@ -66,19 +73,13 @@ class Planner {
   }
 
  private:
-  // What the model does not use stays as it is, but for what follows from the rest.
+  // What the model does not use stays as it is, but for what follows from the rest or is a copy of it.
   bool leaves_out(const std::string& name) {
-    const auto notice = [&](const std::string& what) {
-      if (notice_) notice_(what);
-    };
-    if (is_prediction_weight(config_, name)) {
-      if (!std::exchange(prediction_noticed_, true))
-        notice(fmt::format("{}: {}", checkpoint_.where(), kPredictionNotice));
-      return true;
-    }
+    if (is_prediction_copy(config_, name)) return true;
     const bool follows = name.ends_with(".rotary_emb.inv_freq") || (config_.tied && name == kHeadWeight);
-    notice(fmt::format("{}: tensor {} is not used by the model and {}", checkpoint_.where(name), name,
-                       follows ? "is left out" : "stays as it is"));
+    if (notice_)
+      notice_(fmt::format("{}: tensor {} is not used by the model and {}", checkpoint_.where(name), name,
+                          follows ? "is left out" : "stays as it is"));
     return follows;
   }
 
@@ -175,8 +176,8 @@ class Planner {
   const Checkpoint& checkpoint_;
   const ModelConfig& config_;
   const Plan& plan_;
+  std::span<const Plan> predictions_;
   const std::function<void(const std::string&)>& notice_;
-  bool prediction_noticed_ = false;
   JobPlan out_;
   std::map<std::string, Job*> by_name_;
 };
@@ -200,9 +201,10 @@ std::string module_name(const std::string& weight) {
 }
 
 JobPlan plan_jobs(const Checkpoint& checkpoint, const ModelConfig& config, const Plan& plan,
+                  std::span<const Plan> predictions,
                   const std::function<std::optional<WeightChoice>(const PlannedWeight& weight)>& choose,
                   std::size_t shard_bytes, const std::function<void(const std::string&)>& notice) {
-  return Planner(checkpoint, config, plan, notice).run(choose, shard_bytes);
+  return Planner(checkpoint, config, plan, predictions, notice).run(choose, shard_bytes);
 }
 
 }  // namespace metal_marlin

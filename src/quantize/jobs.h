@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -56,9 +57,11 @@ struct JobPlan {
 // "model.layers.0.mlp.up_proj" of its ".weight".
 std::string module_name(const std::string& weight);
 
+// predictions: plans of the layers for the next tokens, none where the checkpoint has none.
 // choose: nothing for weights that are kept; asked only for those that may be quantized.
 // \throws Error naming a weight that is missing, of another shape, or cannot be rotated so.
 JobPlan plan_jobs(const Checkpoint& checkpoint, const ModelConfig& config, const Plan& plan,
+                  std::span<const Plan> predictions,
                   const std::function<std::optional<WeightChoice>(const PlannedWeight& weight)>& choose,
                   std::size_t shard_bytes, const std::function<void(const std::string&)>& notice);
 

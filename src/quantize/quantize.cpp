@@ -65,6 +65,9 @@ class Quantizer {
     config_ = read_model_config(*checkpoint_, options.notice);
     model_plan_ = build_plan(config_);
     require_consumed(*checkpoint_, model_plan_);
+    for (std::int64_t i = 0; i < prediction_layers(config_, *checkpoint_); ++i)
+      predictions_.push_back(build_prediction_plan(config_, i));
+    if (!predictions_.empty()) require_same_copies(config_, *checkpoint_);
     refuse_rotated_source();
     if (!options.calibration.empty()) {
       ids_ = calibration_tokens();
@@ -72,8 +75,8 @@ class Quantizer {
     }
     if (options.target_bpw > 0) allocate_formats();
     plan_ = plan_jobs(
-        *checkpoint_, config_, model_plan_, [this](const PlannedWeight& weight) { return choice_of(weight); },
-        options.shard_bytes, options.notice);
+        *checkpoint_, config_, model_plan_, predictions_,
+        [this](const PlannedWeight& weight) { return choice_of(weight); }, options.shard_bytes, options.notice);
     check_calibration();
     check_memory();
   }
@@ -118,9 +121,9 @@ class Quantizer {
                   fmt::format("format {} can be read but not written", format_info(options_.spec.format).name));
     }
     Recipe recipe;
-    recipe.rules.push_back({ModelPart::kEmbedding, false, std::nullopt, options_.embedding, std::nullopt});
-    recipe.rules.push_back({ModelPart::kHead, false, std::nullopt, options_.embedding, std::nullopt});
-    recipe.rules.push_back({std::nullopt, false, std::nullopt, options_.spec, std::nullopt});
+    recipe.rules.push_back({ModelPart::kEmbedding, false, false, std::nullopt, options_.embedding, std::nullopt});
+    recipe.rules.push_back({ModelPart::kHead, false, false, std::nullopt, options_.embedding, std::nullopt});
+    recipe.rules.push_back({std::nullopt, false, false, std::nullopt, options_.spec, std::nullopt});
     return recipe;
   }
 
@@ -295,7 +298,7 @@ class Quantizer {
 
   // Whether a routed expert is little used; unknown use counts as little.
   [[nodiscard]] bool is_cold(const PlannedWeight& weight) const {
-    if (weight.expert < 0) return false;
+    if (weight.expert < 0 || weight.prediction) return false;
     if (report_.expert_counts.empty()) return true;
     const auto& counts = report_.expert_counts.at(static_cast<std::size_t>(weight.layer));
     const auto total = std::accumulate(counts.begin(), counts.end(), 0.0);
@@ -309,7 +312,7 @@ class Quantizer {
     if (rule == nullptr || !rule->spec) return std::nullopt;
     WeightChoice choice{*rule->spec, rule->method.value_or(options_.method)};
     if (const auto found = allocated_.find(weight.name); found != allocated_.end()) choice.spec = found->second;
-    if (weight.embedding_or_head()) choice.method = QuantizeMethod::kRtn;
+    if (weight.embedding_or_head() || weight.prediction) choice.method = QuantizeMethod::kRtn;
     if (choice.method == QuantizeMethod::kMrGptq && choice.spec.rotation == 0) choice.spec.rotation = options_.rotation;
     validate(choice.spec);
     return choice;
@@ -423,6 +426,7 @@ class Quantizer {
   std::unique_ptr<Checkpoint> checkpoint_;
   ModelConfig config_;
   Plan model_plan_;
+  std::vector<Plan> predictions_;
   std::vector<TokenId> ids_;  // of the text
   std::vector<AllocationUnit> curves_;
   std::map<std::string, FormatSpec> allocated_;

@@ -16,14 +16,16 @@ struct ClassName {
   std::string_view name;
   std::optional<ModelPart> part;
   bool cold = false;
+  bool prediction = false;
 };
-constexpr std::array<ClassName, 8> kClasses{{{"embedding", ModelPart::kEmbedding},
+constexpr std::array<ClassName, 9> kClasses{{{"embedding", ModelPart::kEmbedding},
                                              {"head", ModelPart::kHead},
                                              {"attention", ModelPart::kAttention},
                                              {"feed-forward", ModelPart::kFeedForward},
                                              {"shared expert", ModelPart::kSharedExpert},
                                              {"expert", ModelPart::kExpert},
                                              {"cold expert", ModelPart::kExpert, true},
+                                             {"prediction", std::nullopt, false, true},
                                              {"linear", std::nullopt}}};
 
 FormatSpec spec_of(const JsonObject& rule) {
@@ -46,10 +48,12 @@ RecipeRule parse_rule(const JsonObject& json) {
   const auto* const found =
       std::find_if(kClasses.begin(), kClasses.end(), [&](const ClassName& entry) { return entry.name == name; });
   if (found == kClasses.end()) {
-    json.wrong("class", "embedding, head, attention, feed-forward, shared expert, expert, cold expert or linear");
+    json.wrong("class",
+               "embedding, head, attention, feed-forward, shared expert, expert, cold expert, prediction or linear");
   }
   rule.part = found->part;
   rule.cold = found->cold;
+  rule.prediction = found->prediction;
   if (json.has("match")) rule.match.emplace(json.string("match"), json.where() + ": match");
   if (json.has("method")) {
     try {
@@ -65,7 +69,8 @@ RecipeRule parse_rule(const JsonObject& json) {
 
 bool fits(const RecipeRule& rule, const PlannedWeight& weight, bool cold) {
   if (rule.part ? weight.role.part != *rule.part : weight.embedding_or_head()) return false;
-  return (!rule.cold || cold) && (!rule.match || rule.match->search(weight.name));
+  return (!rule.cold || cold) && (!rule.prediction || weight.prediction) &&
+         (!rule.match || rule.match->search(weight.name));
 }
 
 }  // namespace

@@ -21,6 +21,7 @@ namespace metal_marlin {
 struct RecipeRule {
   std::optional<ModelPart> part;         // nothing: every linear layer of the blocks
   bool cold = false;                     // of experts: the cold ones alone
+  bool prediction = false;               // of the layers for the next tokens alone
   std::optional<Regex> match;            // and its name is found by this
   std::optional<FormatSpec> spec;        // nothing: kept as it is
   std::optional<QuantizeMethod> method;  // nothing: the one that is asked for

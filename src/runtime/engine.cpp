@@ -297,16 +297,22 @@ Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions& options)
     : Engine(std::move(model), options, Hooks{}) {}
 
 Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions& options, Hooks hooks) {
+  if (options.speculation.any()) validate(options.speculation, *model);
   const Model::Impl& prepared = *model->impl_;
+  // A layer that guesses has a cache of its own, of as many tokens.
+  const Model::Impl* const layer =
+      options.speculation.mtp && prepared.prediction ? prepared.prediction->impl_.get() : nullptr;
   const auto workspace = [&](int parallel) {
-    return prepared.prepared->workspace_bytes(runner_limits(engine_session(options, parallel), 0), prepared.cache);
+    const RunnerLimits limits = runner_limits(engine_session(options, parallel), 0);
+    return prepared.prepared->workspace_bytes(limits, prepared.cache) +
+           (layer != nullptr ? layer->prepared->workspace_bytes(limits, layer->cache) : 0);
   };
   const auto share = [&](std::size_t available) {
     const std::size_t left = available > options.memory_reserved ? available - options.memory_reserved : 0;
     return static_cast<std::size_t>(options.memory_share * static_cast<double>(left));
   };
   const EngineMemory memory{share(prepared.backend->available_memory()),
-                            prepared.cache_page_bytes,
+                            prepared.cache_page_bytes + (layer != nullptr ? layer->cache_page_bytes : 0),
                             prepared.most_cache_pages,
                             workspace,
                             hooks.memory_apart || prepared.backend->capabilities().memory_apart,

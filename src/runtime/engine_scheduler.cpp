@@ -18,12 +18,6 @@ constexpr std::chrono::seconds kRefusalHolds{1};
 constexpr int kMostGuesses = 8;  // of full length in a step
 constexpr int kPromptRows = 32;  // of logits in a pass at least, where a prompt's are asked for
 
-SessionOptions session_options(const EngineOptions& options, const EnginePlan& plan) {
-  SessionOptions out = engine_session(options, plan.parallel);
-  out.cache_tokens = plan.cache_tokens;
-  return out;
-}
-
 std::shared_ptr<const Tokenizer> tokenizer_or_none(const Model& model) {
   try {
     return model.tokenizer();
@@ -43,6 +37,17 @@ SessionOptions engine_session(const EngineOptions& options, int parallel) {
   if (options.speculation.any()) out.batch_logits += std::min(parallel, kMostGuesses) * options.speculation.tokens;
   out.prefix_cache = options.prefix_cache;
   out.one_order = true;
+  return out;
+}
+
+SessionOptions EngineScheduler::session_options(const EngineOptions& options, const EnginePlan& plan) {
+  SessionOptions out = engine_session(options, plan.parallel);
+  out.cache_tokens = plan.cache_tokens;
+  if (options.speculation.mtp)
+    out.on_hidden = [this](const HiddenRows& rows) {
+      std::vector<float>& to = hidden_[static_cast<std::size_t>(rows.input)];
+      to.insert(to.end(), rows.values.begin(), rows.values.end());
+    };
   return out;
 }
 
@@ -434,6 +439,7 @@ void EngineScheduler::run_step(std::span<Resident* const> in) {
     }
   };
   NotFinite failed;
+  if (options_.speculation.mtp) hidden_.assign(in.size(), {});
   const auto start = std::chrono::steady_clock::now();
   session_.sample(inputs, samplers, next, sink, &failed);
   stats_.step_seconds = seconds_since(start);
@@ -448,6 +454,13 @@ void EngineScheduler::cut_guess(Resident& r, std::int64_t begin, bool failed) {
   if (failed) r.guess->distrust();
 }
 
+// Those of wrong guesses are nobody's.
+void EngineScheduler::see_hidden(const Resident& r, std::int64_t begin, std::span<const float> rows) {
+  const auto width = static_cast<std::size_t>(model_->info().hidden);
+  const std::size_t own = r.guessed() > 0 ? static_cast<std::size_t>(r.guess->checked()) * width : rows.size();
+  speculation_->see(*r.guess, r.sample->tokens(), begin, rows.first(std::min(own, rows.size())));
+}
+
 void EngineScheduler::finish_step(std::span<Resident* const> in, std::span<const TokenId> next,
                                   std::span<const std::int64_t> begins, const NotFinite& failed) {
   ++stats_.steps;
@@ -460,6 +473,7 @@ void EngineScheduler::finish_step(std::span<Resident* const> in, std::span<const
     Sample& sample = *r.sample;
     const bool has_failed =
         std::find(failed.inputs.begin(), failed.inputs.end(), static_cast<int>(i)) != failed.inputs.end();
+    if (r.guess && speculation_->wants_hidden()) see_hidden(r, begins[i], hidden_[i]);
     if (r.guessed() > 0) cut_guess(r, begins[i], has_failed);
     if (r.guess && r.granted == 1) guesses.push_back(r.guess.get());
     const auto granted = static_cast<int>(r.granted);

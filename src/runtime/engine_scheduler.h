@@ -48,6 +48,8 @@ class EngineScheduler {
     [[nodiscard]] int guessed() const { return guess ? guess->guessed() : 0; }
   };
 
+  void see_hidden(const Resident& r, std::int64_t begin, std::span<const float> rows);
+  [[nodiscard]] SessionOptions session_options(const EngineOptions& options, const EnginePlan& plan);
   [[nodiscard]] std::int64_t length(const Resident& r) const { return session_.length(r.sequence); }
   [[nodiscard]] std::int64_t remaining(const Resident& r) const { return r.sample->target() - length(r); }
   [[nodiscard]] std::int64_t pages_left() const;
@@ -92,6 +94,7 @@ class EngineScheduler {
   std::vector<std::unique_ptr<Sample>> samples_;  // all that have not ended
   FairQueue queue_;
   std::vector<Resident> residents_;                           // by rank
+  std::vector<std::vector<float>> hidden_;                    // of the step's residents, where guesses go by them
   std::unordered_map<const Sample*, SavedSequence> swapped_;  // of samples that wait
   std::size_t swapped_bytes_ = 0;
   PromptChunks chunks_;

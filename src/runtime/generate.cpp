@@ -66,7 +66,7 @@ class Generation {
         tokenizer_(tokenizer_for(*model, options)),
         sample_(generate_request(*model, prompt, options, tokenizer_), 0, model->info(), model->info().max_positions,
                 tokenizer_),
-        session_(model, generate_session(prompt.size(), options)),
+        session_(model, with_hidden(generate_session(prompt.size(), options))),
         sequence_(session_.open()) {
     if (!options.speculation.any()) return;
     const SessionOptions own = generate_session(prompt.size(), options);
@@ -97,12 +97,32 @@ class Generation {
   }
 
  private:
+  SessionOptions with_hidden(SessionOptions out) {
+    if (options_.speculation.mtp)
+      out.on_hidden = [this](const HiddenRows& rows) {
+        hidden_.insert(hidden_.end(), rows.values.begin(), rows.values.end());
+      };
+    return out;
+  }
+
+  // The first `count` of the step's hidden states are those of the sequence's tokens.
+  void see_hidden(std::int64_t begin, int count, int total) {
+    if (!speculation_ || !speculation_->wants_hidden()) return;
+    const std::size_t width = hidden_.size() / static_cast<std::size_t>(total);
+    speculation_->see(*guess_, sample_.tokens(), begin,
+                      std::span(hidden_).first(static_cast<std::size_t>(count) * width));
+    hidden_.clear();
+  }
+
   // Tokens of the prompt, or the last one.
   void step(std::span<const TokenId> tokens, bool draws) {
     if (draws) sample_.prepare_draw();
     Sampler* const sampler = draws ? &sample_.sampler() : nullptr;
     TokenId next = -1;
+    const std::int64_t begin = session_.length(sequence_);
+    const auto count = static_cast<int>(tokens.size());  // the sample's tokens may move below
     session_.sample(std::array{SequenceInput{sequence_, tokens}}, {&sampler, 1}, {&next, 1});
+    see_hidden(begin, count, count);
     if (!draws) return;
     sample_.take(next);
     news_.push_back(sample_.take_event());
@@ -137,6 +157,7 @@ class Generation {
       }
     };
     session_.sample({&input, 1}, {&none, 1}, {&next, 1}, sink, &failed);
+    see_hidden(begin, guess_->checked(), guess_->guessed() + 1);
     session_.truncate(sequence_, begin + guess_->checked());
     if (!failed.inputs.empty()) guess_->distrust();  // the step without it tells
     if (sample_.has_ended() && (news_.empty() || !news_.back().is_last())) news_.push_back(sample_.take_event());
@@ -170,6 +191,7 @@ class Generation {
   std::optional<Speculation> speculation_;
   std::unique_ptr<Speculation::Sequence> guess_;
   std::vector<OwnedEvent> news_;
+  std::vector<float> hidden_;  // of the last step
   GenerateResult result_;
 };
 
@@ -188,6 +210,7 @@ const char* stop_reason_name(StopReason reason) {
 GenerateResult generate(const std::shared_ptr<const Model>& model, std::span<const TokenId> prompt,
                         const GenerateOptions& options, const OnText& on_text) {
   if (prompt.empty()) throw Error(ErrorCode::kInvalidArgument, "the prompt has no tokens");
+  if (options.speculation.any()) validate(options.speculation, *model);
   return Generation(model, prompt, options, on_text).run(prompt);
 }
 

@@ -40,6 +40,43 @@ std::shared_ptr<const Tokenizer> Model::tokenizer() const {
   return impl_->tokenizer;
 }
 
+// Of an impl that has a backend, a plan and a cache type. shared: whose matrices stand for its own, or null.
+void Model::Impl::prepare_on_backend(const Checkpoint& checkpoint, Activations activations,
+                                     const LoadProgress& progress, const std::shared_ptr<const PreparedModel>& shared) {
+  const RunnerLimits least{.tokens = 1};  // a session asks for its own memory
+  Plan own = plan;
+  if (shared) {
+    std::erase_if(own.ops, [](const Op& op) {
+      const auto* const linear = op.as<LinearOp>();
+      return op.as<EmbeddingOp>() != nullptr || (linear != nullptr && linear->role.part == ModelPart::kHead);
+    });
+  }
+  const MemoryEstimate memory = backend->estimate_memory(own, checkpoint, activations, least, cache);
+  backend->require_memory(memory.weights + memory.workspace + memory.cache_page, "loading the weights of " + path);
+  cache_page_bytes = memory.cache_page;
+  most_cache_pages = memory.most_cache_pages;
+  prepared = backend->prepare(plan, checkpoint, {activations, progress, shared});
+}
+
+// The first of the model's layers for the next tokens; null: it has none.
+std::shared_ptr<const Model> Model::Impl::load_prediction(const Checkpoint& checkpoint, Activations activations,
+                                                          const LoadProgress& progress) const {
+  if (prediction_layers(config, checkpoint) == 0) return nullptr;
+  require_same_copies(config, checkpoint);
+  auto impl = std::make_unique<Impl>();
+  impl->path = path;
+  impl->config = config;
+  impl->plan = build_prediction_plan(config);
+  impl->backend = backend;
+  impl->cache = cache;
+  impl->prepare_on_backend(checkpoint, activations, progress, prepared);
+  impl->info.vocab = config.vocab;
+  impl->info.hidden = config.hidden;
+  impl->info.max_positions = config.max_positions;
+  impl->info.weight_bytes = impl->prepared->weight_bytes();
+  return std::shared_ptr<const Model>(new Model(std::move(impl)));
+}
+
 std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, const LoadOptions& options) {
   CheckpointOptions checkpoint_options;
   checkpoint_options.gguf_to_f16 = options.gguf_to_f16;
@@ -48,36 +85,25 @@ std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, cons
   auto impl = std::make_unique<Impl>();
   impl->path = path.string();
   impl->config = read_model_config(*checkpoint, options.notice);
-  impl->plan = build_plan(impl->config);
+  impl->plan = build_plan(impl->config, options.prediction && prediction_layers(impl->config, *checkpoint) > 0);
   require_consumed(*checkpoint, impl->plan, options.notice);
-  const auto& weights = checkpoint->weights();
-  if (options.notice && std::any_of(weights.begin(), weights.end(), [&](const WeightInfo& weight) {
-        return is_prediction_weight(impl->config, weight.name);
-      })) {
-    options.notice(fmt::format("{}: {}", path.string(), kPredictionNotice));
-  }
   impl->cache = !options.kv_cache.empty() ? parse_cache_type(options.kv_cache)
                 : options.exact           ? CacheType::kF32
                                           : CacheType::kF16;
   const std::shared_ptr<ThreadPool> pool = shared_pool(options.threads);
   impl->backend = make_backend(options.backend, {pool, options.instruction_set});
   const Activations activations = options.exact ? Activations::kF32 : Activations::kInt8;
-  const RunnerLimits least{.tokens = 1};  // a session asks for its own memory
-  const MemoryEstimate memory =
-      impl->backend->estimate_memory(impl->plan, *checkpoint, activations, least, impl->cache);
-  impl->backend->require_memory(memory.weights + memory.workspace + memory.cache_page,
-                                "loading the weights of " + impl->path);
-  impl->cache_page_bytes = memory.cache_page;
-  impl->most_cache_pages = memory.most_cache_pages;
-  impl->prepared = impl->backend->prepare(impl->plan, *checkpoint, {activations, options.progress});
+  impl->prepare_on_backend(*checkpoint, activations, options.progress, nullptr);
+  if (options.prediction) impl->prediction = impl->load_prediction(*checkpoint, activations, options.progress);
   impl->tokenizer = tokenizer_of(*checkpoint, options.notice);
   impl->info = {impl->config.model_type,
                 checkpoint->kind(),
                 impl->config.vocab,
                 impl->config.layers,
+                impl->prediction ? 1 : 0,
                 impl->config.hidden,
                 impl->config.max_positions,
-                impl->prepared->weight_bytes(),
+                impl->prepared->weight_bytes() + (impl->prediction ? impl->prediction->info().weight_bytes : 0),
                 {impl->config.end_tokens.begin(), impl->config.end_tokens.end()},
                 impl->backend->name(),
                 impl->backend->device(),

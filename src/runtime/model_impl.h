@@ -9,7 +9,7 @@
 namespace metal_marlin {
 
 struct Model::Impl {
-  std::unique_ptr<Backend> backend;  // first: outlives what it prepared
+  std::shared_ptr<Backend> backend;  // first: outlives what it prepared
   ModelInfo info;
   ModelConfig config;
   Plan plan;  // shapes only; the backend holds its own copy
@@ -17,8 +17,14 @@ struct Model::Impl {
   std::size_t cache_page_bytes = 0;
   std::int64_t most_cache_pages = 0;
   std::shared_ptr<const PreparedModel> prepared;
+  std::shared_ptr<const Model> prediction;     // its layer for the next tokens, with weights of this one; null: none
   std::shared_ptr<const Tokenizer> tokenizer;  // null: none
   std::string path;
+
+  void prepare_on_backend(const Checkpoint& checkpoint, Activations activations, const LoadProgress& progress,
+                          const std::shared_ptr<const PreparedModel>& shared);
+  [[nodiscard]] std::shared_ptr<const Model> load_prediction(const Checkpoint& checkpoint, Activations activations,
+                                                             const LoadProgress& progress) const;
 };
 
 // A model's tokenizer; null: it has none.

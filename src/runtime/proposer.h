@@ -11,8 +11,8 @@
 
 namespace metal_marlin {
 
-// By look-up (ngram_proposer.h), by a second model (draft_proposer.h). The prediction layers that a model has of its
-// own would be another, which also needs the hidden states that a step ends with: its place is here.
+// By look-up (ngram_proposer.h), by a second model (draft_proposer.h), by a layer that the model has for it
+// (mtp_proposer.h).
 class Proposer {
  public:
   // What it knows of one sequence.
@@ -39,6 +39,11 @@ class Proposer {
 
   [[nodiscard]] virtual std::unique_ptr<Sequence> begin() = 0;
   virtual void propose(std::span<Request> requests) = 0;
+  // Whether it goes by the hidden states that steps compute.
+  [[nodiscard]] virtual bool wants_hidden() const { return false; }
+  // Those of a sequence's tokens from `begin` on, a row each, which are its own: guesses that were wrong have none.
+  virtual void see(Sequence& /*sequence*/, std::span<const TokenId> /*tokens*/, std::int64_t /*begin*/,
+                   std::span<const float> /*rows*/) {}
   // Of each kind: how often a token is expected to be right before any was tried.
   [[nodiscard]] virtual std::span<const double> expected() const = 0;
   // Whether a guess takes next to no time, so that what is not used of it is no loss.

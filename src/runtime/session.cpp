@@ -35,6 +35,7 @@ struct Sequence {
 struct Part {
   int input;
   Sequence* sequence;
+  std::size_t begin;  // of the input's tokens
   std::span<const TokenId> tokens;
   std::int64_t guessed_from;  // of the sequence's length: what is there may be cut again
 };
@@ -83,6 +84,7 @@ struct Session::Impl {
   SessionOptions options;
   std::int64_t vocab = 0;
   std::int64_t row_width = 0;  // of logits, or of hidden states
+  bool takes_hidden = false;   // the model is a layer that predicts
   std::int64_t page_limit = 0;
   PagePool pool;
   std::unique_ptr<Runner> runner;
@@ -91,6 +93,7 @@ struct Session::Impl {
   CacheStats stats;  // what the pool does not count
   // Of the pass being built; capacity is reserved once.
   std::vector<TokenId> tokens;
+  std::vector<float> hidden;  // of the tokens, where the model is a layer that predicts
   std::vector<SequenceSlice> slices;
   std::vector<Part> parts;
   std::vector<int> selected;
@@ -105,7 +108,12 @@ struct Session::Impl {
         options(with),
         vocab(model->info().vocab),
         row_width(with.hidden_states ? model->info().hidden : vocab),
+        takes_hidden(model->impl_->plan.prediction),
         sequences(static_cast<std::size_t>(with.max_sequences)) {
+    if (options.on_hidden && model->impl_->plan.output(kHiddenOutput) < 0) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  "session options: on_hidden, but the model has no layers that predict, or none were loaded");
+    }
     const std::int64_t asked =
         options.cache_tokens > 0 ? options.cache_tokens : model->info().max_positions * options.max_sequences;
     // Every sequence may leave its last page part empty.
@@ -215,6 +223,12 @@ struct Session::Impl {
                       fmt::format("token id {} is outside the vocabulary of {}", id, vocab));
         }
       }
+      const std::size_t hidden_wanted =
+          takes_hidden ? input.tokens.size() * static_cast<std::size_t>(model->info().hidden) : 0;
+      if (input.hidden.size() != hidden_wanted) {
+        throw Error(ErrorCode::kInvalidArgument, fmt::format("sequence {}: {} hidden values, expected {}",
+                                                             input.sequence, input.hidden.size(), hidden_wanted));
+      }
       needed += pages_needed(sequence, static_cast<std::int64_t>(input.tokens.size()));
     }
     make_available(needed);
@@ -280,13 +294,18 @@ struct Session::Impl {
     make_room(sequence, static_cast<std::int64_t>(added.size()));
     slices.push_back(
         {static_cast<int>(tokens.size()), static_cast<int>(added.size()), sequence.length, sequence.pages, length});
-    parts.push_back({index, &sequence, added, length - static_cast<std::int64_t>(input.guessed)});
+    parts.push_back({index, &sequence, begin, added, length - static_cast<std::int64_t>(input.guessed)});
     for (std::size_t i = begin; i < end; ++i) {
       if (i >= from) {
         selected.push_back(static_cast<int>(tokens.size()));
         rows.push_back({index, i, {}});
       }
       tokens.push_back(input.tokens[i]);
+    }
+    const auto width = static_cast<std::size_t>(model->info().hidden);
+    if (!input.hidden.empty()) {
+      const std::span<const float> their = input.hidden.subspan(begin * width, added.size() * width);
+      hidden.insert(hidden.end(), their.begin(), their.end());
     }
     return added.size();
   }
@@ -323,6 +342,7 @@ struct Session::Impl {
       draws |= samplers.back() != nullptr;
     }
     Batch batch{tokens, slices, selected};
+    if (takes_hidden) batch.input = hidden.data();
     if (draws) batch.samplers = samplers;
     runner->submit(batch);
     drawn.assign(rows.size(), -1);
@@ -333,11 +353,32 @@ struct Session::Impl {
     }
     see_logits(draws);
     require_finite(batch, results);
+    if (options.on_hidden) show_hidden(results);
     for (const Part& part : parts) {
       if (!results.has_failed(part.input)) keep(part);
     }
     deliver(results);
     clear_pass();
+  }
+
+  // Of whole parts, or of the rows whose logits are wanted, as the plan has it.
+  void show_hidden(const Results& results) {
+    const Plan& plan = model->impl_->plan;
+    const float* const all = runner->hidden();
+    const auto width = static_cast<std::size_t>(model->info().hidden);
+    if (plan.buffers[static_cast<std::size_t>(plan.output(kHiddenOutput))].selected) {
+      for (std::size_t i = 0; i < rows.size(); ++i) {
+        if (!results.has_failed(rows[i].input))
+          options.on_hidden({rows[i].input, rows[i].token, {all + i * width, width}});
+      }
+      return;
+    }
+    std::size_t row = 0;
+    for (const Part& part : parts) {
+      if (!results.has_failed(part.input))
+        options.on_hidden({part.input, part.begin, {all + row * width, part.tokens.size() * width}});
+      row += part.tokens.size();
+    }
   }
 
   // Of the rows that have no sampler.
@@ -410,6 +451,7 @@ struct Session::Impl {
 
   void clear_pass() {
     tokens.clear();
+    hidden.clear();
     slices.clear();
     parts.clear();
     selected.clear();

@@ -9,6 +9,7 @@
 #include "base/seconds_since.h"
 #include "metal_marlin/error.h"
 #include "runtime/draft_proposer.h"
+#include "runtime/mtp_proposer.h"
 #include "runtime/ngram_proposer.h"
 
 namespace metal_marlin {
@@ -31,6 +32,9 @@ void validate(const SpeculationOptions& options, const Model& model) {
   }
   if (options.ngram && options.draft)
     throw Error(ErrorCode::kInvalidArgument, "speculation: there are both ngram and a draft model, expected one");
+  if (options.mtp && (options.ngram || options.draft))
+    throw Error(ErrorCode::kInvalidArgument, "speculation: there are both mtp and another way to guess, expected one");
+  if (options.mtp) MtpProposer::require_prediction(model);
   if (options.draft) DraftProposer::require_same_vocabulary(*options.draft, model);
 }
 
@@ -38,6 +42,7 @@ std::unique_ptr<Proposer> make_proposer(const SpeculationOptions& options, const
                                         std::int64_t cache_tokens, int step_tokens) {
   validate(options, model);
   if (options.ngram) return std::make_unique<NgramProposer>();
+  if (options.mtp) return std::make_unique<MtpProposer>(model, sequences, cache_tokens, step_tokens);
   return std::make_unique<DraftProposer>(options.draft, model.info().vocab, sequences, cache_tokens, step_tokens);
 }
 

@@ -56,6 +56,13 @@ class Speculation {
   [[nodiscard]] std::unique_ptr<Sequence> begin();
   // Guesses for the next step, `room` tokens at most, where `decoding` sequences get their next token in it.
   void propose(std::span<const Request> requests, int decoding, int room);
+  // Whether see() is to be called after each step, and its session to show hidden states.
+  [[nodiscard]] bool wants_hidden() const { return proposer_->wants_hidden(); }
+  // Hidden states that a step computed of a sequence's tokens from `begin` on, those of wrong guesses cut off. Before
+  // record().
+  void see(Sequence& sequence, std::span<const TokenId> tokens, std::int64_t begin, std::span<const float> rows) {
+    proposer_->see(*sequence.proposer_, tokens, begin, rows);
+  }
   // The step was run. seconds: 0 where it had something else in it too.
   void record(std::span<Sequence* const> sequences, int decoding, double seconds);
   [[nodiscard]] const SpeculationStats& stats() const { return stats_; }

@@ -238,6 +238,19 @@ Cases cases_of<InputOp>() {
 }
 
 template <>
+Cases cases_of<JoinOp>() {
+  Cases out;
+  for (const auto& [first, second] : {std::pair<int, int>{33, 33}, {1, 130}, {64, 7}}) {
+    CasePlan p;
+    const BufferId x = p.in(first);
+    const BufferId y = p.in(second);
+    const BufferId to = p.out(first + second);
+    append(out, p.with(std::to_string(first) + " and " + std::to_string(second), JoinOp{x, y, to}));
+  }
+  return out;
+}
+
+template <>
 Cases cases_of<ObserveOp>() {
   CasePlan p;
   const BufferId x = p.in(33);

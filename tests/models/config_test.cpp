@@ -138,14 +138,23 @@ TEST(Activations, OfOneFunctionAreOne) {
     expect_error(ErrorCode::kUnsupported, "hidden_act", [&] { with(config_of("llama"), "hidden_act", other); });
 }
 
-TEST(PredictionWeights, FollowTheLayers) {
+TEST(PredictionLayers, AreThoseThatTheCheckpointHolds) {
   ModelConfig config;
   config.layers = 3;
   config.mtp_layers = 2;
-  for (const auto& [name, is] : {std::pair("model.layers.2.norm.weight", false), std::pair("model.layers.3.x", true),
-                                 std::pair("model.layers.4.x", true), std::pair("model.layers.5.x", false),
-                                 std::pair("model.layers.x.3", false), std::pair("layers.3.x", false)})
-    EXPECT_EQ(is_prediction_weight(config, name), is) << name;
+  const auto with = [&](const std::vector<std::string>& names) {
+    std::vector<WeightInfo> weights;
+    for (const std::string& name : names) weights.push_back({name, {4, 8}, DType::kF32, std::nullopt, 128, "F32"});
+    return prediction_layers(config, MadeCheckpoint(std::move(weights), {}));
+  };
+  EXPECT_EQ(with({"model.layers.2.eh_proj.weight", "model.layers.5.eh_proj.weight", "model.layers.3.enorm.weight"}), 0);
+  EXPECT_EQ(with({"model.layers.3.eh_proj.weight", "model.layers.4.eh_proj.weight"}), 2);
+  expect_error(ErrorCode::kNotFound, "model.layers.3.eh_proj.weight", [&] { with({"model.layers.4.eh_proj.weight"}); });
+  for (const auto& [name, is] : {std::pair("model.layers.3.embed_tokens.weight", true),
+                                 std::pair("model.layers.4.shared_head.head.weight", true),
+                                 std::pair("model.layers.3.shared_head.norm.weight", false),
+                                 std::pair("model.layers.5.embed_tokens.weight", false)})
+    EXPECT_EQ(is_prediction_copy(config, name), is) << name;
 }
 
 }  // namespace

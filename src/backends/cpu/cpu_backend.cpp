@@ -38,7 +38,7 @@ class CpuModel final : public PreparedModel {
   [[nodiscard]] std::size_t workspace_bytes(const RunnerLimits& limits, CacheType cache) const override;
   [[nodiscard]] std::size_t weight_bytes() const override {
     std::size_t bytes = 0;
-    for (const auto& [name, matrix] : program_.matrices) bytes += matrix->bytes();
+    for (const auto& [name, matrix] : program_.matrices) bytes += program_.shared.contains(name) ? 0 : matrix->bytes();
     for (const auto& [name, heads] : program_.expansions) {
       for (const auto& matrix : heads.keys) bytes += matrix->bytes();
       for (const auto& matrix : heads.values) bytes += matrix->bytes();
@@ -129,6 +129,8 @@ class CpuRunner final : public Runner {
   const float* logits_of(std::size_t row) override {
     return wait() + row * static_cast<std::size_t>(width(program_.plan.result()));
   }
+
+  const float* hidden() override { return buffer(program_.plan.output(kHiddenOutput)); }
 
   std::string not_finite_at(const Batch& batch) override {
     searching_ = true;
@@ -493,6 +495,18 @@ class CpuRunner final : public Runner {
     });
   }
 
+  void run(const JoinOp& step, const StepContext& context) {
+    const std::int64_t first = width(step.first);
+    const std::int64_t second = width(step.second);
+    context.share(0, rows(step.out), 16, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t r = begin; r < end; ++r) {
+        float* const out = buffer(step.out) + r * (first + second);
+        std::copy_n(buffer(step.first) + r * first, first, out);
+        std::copy_n(buffer(step.second) + r * second, second, out + first);
+      }
+    });
+  }
+
   void run(const ObserveOp& step, const StepContext& context) {
     if (context.thread == 0 && batch_->observer != nullptr)
       (*batch_->observer)(step.name, {buffer(step.in), rows(step.in), step.width, width(step.in)});
@@ -556,8 +570,10 @@ class CpuBackend final : public Backend {
   }
   [[nodiscard]] std::shared_ptr<const PreparedModel> prepare(const Plan& plan, const Checkpoint& checkpoint,
                                                              const PrepareOptions& options) const override {
+    const auto* const shared = dynamic_cast<const CpuModel*>(options.shared.get());
     return std::make_shared<CpuModel>(
-        compile(with_rotations(plan, checkpoint), checkpoint, *pool_, kernels_, options.activations, options.progress),
+        compile(with_rotations(plan, checkpoint), checkpoint, *pool_, kernels_, options.activations, options.progress,
+                shared == nullptr ? nullptr : &shared->program(false)),
         *pool_, kernels_, options.activations);
   }
 

@@ -14,13 +14,13 @@ class Compiler {
   Compiler(Program& program, const Program& weights, const Kernels& kernels, Activations activations)
       : program_(program), weights_(weights), kernels_(kernels), activations_(activations) {}
 
-  // pool: null for an outline.
-  void load(const Checkpoint& checkpoint, ThreadPool* pool, const LoadProgress& progress) {
+  // pool: null for an outline; shared: what has some of the matrices already, or null.
+  void load(const Checkpoint& checkpoint, ThreadPool* pool, const LoadProgress& progress, const Program* shared) {
     for (const Op& op : program_.plan.ops) {
       if (const auto* const latent = op.as<LatentAttentionOp>()) expansions_[latent->expand] = latent;
     }
     load_weights(program_.plan, checkpoint, progress,
-                 [&](const PlannedWeight& planned) { load(planned, checkpoint, pool); });
+                 [&](const PlannedWeight& planned) { load(planned, checkpoint, pool, shared); });
   }
 
   void bind_steps() {
@@ -44,10 +44,15 @@ class Compiler {
     return out;
   }
 
-  void load(const PlannedWeight& planned, const Checkpoint& checkpoint, ThreadPool* pool) {
+  void load(const PlannedWeight& planned, const Checkpoint& checkpoint, ThreadPool* pool, const Program* shared) {
     if (!planned.matrix) {
       program_.vectors[planned.name] = pool != nullptr ? load_vector(checkpoint, planned, *pool)
                                                        : std::vector<float>(static_cast<std::size_t>(planned.shape[0]));
+      return;
+    }
+    if (shared != nullptr && shared->matrices.contains(planned.name)) {
+      program_.matrices[planned.name] = shared->matrices.at(planned.name);
+      program_.shared.insert(planned.name);
       return;
     }
     const std::int64_t cols = planned.shape[1];
@@ -217,11 +222,11 @@ Capabilities capabilities() {
 }
 
 Program compile(Plan plan, const Checkpoint& checkpoint, ThreadPool& pool, const Kernels& kernels,
-                Activations activations, const LoadProgress& progress) {
+                Activations activations, const LoadProgress& progress, const Program* shared) {
   Program program;
   program.plan = std::move(plan);
   Compiler compiler(program, program, kernels, activations);
-  compiler.load(checkpoint, &pool, progress);
+  compiler.load(checkpoint, &pool, progress, shared);
   compiler.bind_steps();
   return program;
 }
@@ -230,7 +235,7 @@ Program outline(Plan plan, const Checkpoint& checkpoint, const Kernels& kernels,
   Program program;
   program.plan = std::move(plan);
   Compiler compiler(program, program, kernels, activations);
-  compiler.load(checkpoint, nullptr, {});
+  compiler.load(checkpoint, nullptr, {}, nullptr);
   compiler.bind_steps();
   return program;
 }

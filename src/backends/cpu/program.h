@@ -4,6 +4,7 @@
 
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <variant>
 #include <vector>
@@ -140,7 +141,8 @@ struct Program {
   std::vector<Step> steps;
   std::vector<StepNote> notes;      // one a step
   std::vector<Lifetime> lifetimes;  // of the plan's buffers, in steps
-  std::map<std::string, std::unique_ptr<PanelMatrix>> matrices;
+  std::map<std::string, std::shared_ptr<const PanelMatrix>> matrices;
+  std::set<std::string> shared;  // of these: another program's
   std::map<std::string, HeadMatrices> expansions;
   std::map<std::string, std::vector<float>> vectors;
   // Widest input of a linear, rounded up to whole blocks, and scratch per thread.
@@ -158,9 +160,10 @@ struct WorkspaceLayout {
 // What the steps of every program can do.
 Capabilities capabilities();
 
-// Loads the weights and fuses, for these kernels. \throws Error (kCancelled) when progress says so.
+// Loads the weights and fuses, for these kernels. \param shared a program whose matrices are not loaded again, or null
+// \throws Error (kCancelled) when progress says so.
 Program compile(Plan plan, const Checkpoint& checkpoint, ThreadPool& pool, const Kernels& kernels,
-                Activations activations, const LoadProgress& progress);
+                Activations activations, const LoadProgress& progress, const Program* shared = nullptr);
 // The same without the weights' elements: not to run, but to know what it takes.
 Program outline(Plan plan, const Checkpoint& checkpoint, const Kernels& kernels, Activations activations);
 

@@ -67,4 +67,14 @@ void encode_select_rows(Device& device, Commands& commands, DType type, std::int
                             {128, 1, 1}, Arguments().buffer(0, in).buffer(1, rows).buffer(2, out).bytes(3, cols));
 }
 
+void encode_join_rows(Device& device, Commands& commands, DType type, std::int64_t count, std::int64_t first_width,
+                      std::int64_t second_width, Buffer& first, Buffer& second, Buffer& out) {
+  if (count == 0) return;
+  const auto left = static_cast<std::uint32_t>(first_width);
+  const auto right = static_cast<std::uint32_t>(second_width);
+  commands.dispatch_threads(
+      pipeline_of(device, "join_rows", type), {left + right, static_cast<std::uint32_t>(count), 1}, {128, 1, 1},
+      Arguments().buffer(0, first).buffer(1, second).buffer(2, out).bytes(3, left).bytes(4, right));
+}
+
 }  // namespace metal_marlin::msl

@@ -21,4 +21,8 @@ void encode_rms_norm(Device& device, Commands& commands, DType type, std::int64_
 void encode_select_rows(Device& device, Commands& commands, DType type, std::int64_t count, std::int64_t width,
                         Buffer& in, Buffer& rows, Buffer& out);
 
+// out[i] = first[i] and second[i] side by side, of so many elements each.
+void encode_join_rows(Device& device, Commands& commands, DType type, std::int64_t count, std::int64_t first_width,
+                      std::int64_t second_width, Buffer& first, Buffer& second, Buffer& out);
+
 }  // namespace metal_marlin::msl

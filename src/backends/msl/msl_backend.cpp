@@ -30,7 +30,7 @@ class MslBackend final : public Backend {
   [[nodiscard]] std::shared_ptr<const PreparedModel> prepare(const Plan& plan, const Checkpoint& checkpoint,
                                                              const PrepareOptions& options) const override {
     auto model = std::make_shared<MslModel>(with_rotations(plan, checkpoint), device_, options.activations);
-    model->load(checkpoint, *pool_, options.progress);
+    model->load(checkpoint, *pool_, options.progress, dynamic_cast<const MslModel*>(options.shared.get()));
     return model;
   }
 

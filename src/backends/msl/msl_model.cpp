@@ -7,7 +7,8 @@
 
 namespace metal_marlin::msl {
 
-void MslModel::load(const Checkpoint& checkpoint, ThreadPool& pool, const LoadProgress& progress) {
+void MslModel::load(const Checkpoint& checkpoint, ThreadPool& pool, const LoadProgress& progress,
+                    const MslModel* shared) {
   std::map<std::string, std::function<void()>> parts;  // by the last of the weights that they are made of
   for (const Op& op : plan_.ops) {
     if (const auto* const latent = op.as<LatentAttentionOp>()) {
@@ -25,6 +26,11 @@ void MslModel::load(const Checkpoint& checkpoint, ThreadPool& pool, const LoadPr
     }
   }
   load_weights(plan_, checkpoint, progress, [&](const PlannedWeight& planned) {
+    if (shared != nullptr && shared->matrices_.contains(planned.name)) {
+      matrices_[planned.name] = shared->matrices_.at(planned.name);
+      shared_.insert(planned.name);
+      return;
+    }
     const auto part = parts.find(planned.name);
     if (part == parts.end()) {
       load(checkpoint, planned, pool);
@@ -37,7 +43,7 @@ void MslModel::load(const Checkpoint& checkpoint, ThreadPool& pool, const LoadPr
 void MslModel::load(const Checkpoint& checkpoint, const PlannedWeight& planned, ThreadPool& pool) {
   if (planned.matrix) {
     auto& matrix = matrices_[planned.name];
-    matrix = std::make_unique<Linear>(*device_, planned.name, checkpoint.load(planned.name, pool), planned.shape[0],
+    matrix = std::make_shared<Linear>(*device_, planned.name, checkpoint.load(planned.name, pool), planned.shape[0],
                                       planned.shape[1], pool);
     matrix->tune(tuned_);
   } else {
@@ -56,7 +62,7 @@ void MslModel::load_experts(const MoeOp& op, int layer, const Checkpoint& checkp
 
 std::size_t MslModel::weight_bytes() const {
   std::size_t bytes = 0;
-  for (const auto& [name, matrix] : matrices_) bytes += matrix->bytes();
+  for (const auto& [name, matrix] : matrices_) bytes += shared_.contains(name) ? 0 : matrix->bytes();
   for (const auto& [name, vector] : vectors_) bytes += vector->size();
   for (const auto& [layer, latent] : latents_) bytes += latent->bytes();
   for (const auto& [layer, experts] : experts_) bytes += experts->bytes();

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 
 #include "backends/backend.h"
@@ -19,7 +20,8 @@ class MslModel final : public PreparedModel {
       : plan_(std::move(plan)), device_(std::move(device)), activations_(activations) {}
 
   // \throws Error naming a weight that is missing or of another shape.
-  void load(const Checkpoint& checkpoint, ThreadPool& pool, const LoadProgress& progress);
+  // shared: a model whose matrices are not loaded again, or null
+  void load(const Checkpoint& checkpoint, ThreadPool& pool, const LoadProgress& progress, const MslModel* shared);
   // What load() will take.
   [[nodiscard]] std::size_t estimate_weights(const Checkpoint& checkpoint) const;
 
@@ -45,7 +47,8 @@ class MslModel final : public PreparedModel {
   std::shared_ptr<Device> device_;
   Activations activations_;
   TunedTiles tuned_{TunedTiles::default_file()};
-  std::map<std::string, std::unique_ptr<Linear>> matrices_;
+  std::map<std::string, std::shared_ptr<Linear>> matrices_;
+  std::set<std::string> shared_;  // of these: another model's
   std::map<int, std::unique_ptr<LatentAttention>> latents_;
   std::map<int, std::unique_ptr<Experts>> experts_;
   std::map<std::string, std::unique_ptr<Buffer>> vectors_;

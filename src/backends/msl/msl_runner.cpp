@@ -94,6 +94,13 @@ class MslRunner final : public Runner {
     return values.data();
   }
 
+  const float* hidden() override {
+    const BufferId id = plan_.output(kHiddenOutput);
+    host_hidden_.resize(static_cast<std::size_t>(rows_of_batch(id) * width(id)));
+    download(buffer(id), std::span(host_hidden_));
+    return host_hidden_.data();
+  }
+
   void grow_cache(int pages) override {
     encoded_.clear();  // they name the buffers that go
     const auto grow = [&](std::vector<std::unique_ptr<DeviceBuffer>>& layers, std::size_t page) {
@@ -371,6 +378,7 @@ class MslRunner final : public Runner {
   std::vector<std::int32_t> host_k_starts_;
   std::vector<float> host_input_;
   std::vector<float> host_output_;
+  std::vector<float> host_hidden_;
   EncodedSteps encoded_{kKeptShapes};
   Commands* running_ = nullptr;
   const Batch* batch_ = nullptr;

@@ -241,6 +241,11 @@ class StepEncoder {
                        *buffers_.selected, buffer(op.out));
   }
 
+  void run(const JoinOp& op) {
+    encode_join_rows(device_, commands_, DType::kF32, rows(op.out), width(op.first), width(op.second), buffer(op.first),
+                     buffer(op.second), buffer(op.out));
+  }
+
   void run(const ObserveOp& op) {
     encode_select_rows(device_, commands_, DType::kF32, rows(op.in), width(op.in), buffer(op.in), *buffers_.all_rows,
                        *buffers_.observed[observed_++].rows);
