@@ -185,6 +185,9 @@ TEST(Engine, SwappedRequestsAreAsAlone) {
   // Some of those that lose their place are copied back, others are computed again.
   expect_each_as_alone(WithTokenizer().model, true, requests_to_run() * 2 / 5,
                        {.swap_bytes = std::size_t{300} << 10, .speculation = {}});
+}
+
+TEST(Engine, SwappedRequestsOfEveryModelAndCacheAreAsAlone) {
   const int count = std::max(2, requests_to_run() / 20);
   for (const char* const name : {"qwen3-tiny", "qwen3-window", "qwen3-moe", "glm4-moe-lite-tiny"})
     expect_each_as_alone(fixture_model(name), false, count, {.swap_bytes = std::size_t{1} << 30, .speculation = {}});
@@ -211,7 +214,7 @@ TEST(Engine, GuessesChangeNoAnswer) {
   expect_each_as_alone(with.model, true, requests_to_run(), guesses_of(fixture_model("llama-tiny", "int4")));
 }
 
-TEST(Engine, GuessesChangeNoAnswerOfAnyModel) {
+TEST(Engine, GuessesChangeNoAnswerOfEveryModelAndCache) {
   const int count = std::max(2, requests_to_run() / 20);
   for (const char* const name : {"qwen3-tiny", "qwen3-window", "qwen3-moe", "glm4-moe-lite-tiny"})
     expect_each_as_alone(fixture_model(name), false, count, guesses_of(fixture_model(name, "int4")));

@@ -182,6 +182,15 @@ TEST_P(SampledSession, SomeAreDrawnAndOthersShown) {
   EXPECT_LT(largest_difference(shown.at(21), alone(model, std::span(prompts[1]).first(22))), 1e-3);
 }
 
+// Tokens at a time, and other sequences beside them. METAL_MARLIN_TEST_STEPS: those that most is cut into take longest,
+// and threads do no more in them than in few steps of many sequences.
+std::vector<std::pair<int, int>> cuts_to_try() {
+  std::vector<std::pair<int, int>> out = {{7, 1}, {33, 5}, {90, 3}};
+  if (std::getenv("METAL_MARLIN_TEST_STEPS") == nullptr)
+    for (int chunk = 1; chunk <= 6; ++chunk) out.emplace_back(chunk, 0);
+  return out;
+}
+
 // With one_order: to the last bit, whatever the cuts, and whatever else is in a step.
 TEST(Session, CutsLeaveNoTrace) {
   for (const char* const name : {"llama-tiny", "qwen3-window", "qwen3-moe", "glm4-moe-lite-tiny"}) {
@@ -211,9 +220,7 @@ TEST(Session, CutsLeaveNoTrace) {
         return out;
       };
       const Logits whole = run(tokens.size(), 0);
-      for (const auto& [chunk, others] :
-           {std::pair(1, 0), std::pair(2, 0), std::pair(3, 0), std::pair(4, 0), std::pair(5, 0), std::pair(6, 0),
-            std::pair(7, 1), std::pair(33, 5), std::pair(90, 3)}) {
+      for (const auto& [chunk, others] : cuts_to_try()) {
         EXPECT_EQ(run(static_cast<std::size_t>(chunk), static_cast<std::size_t>(others)), whole)
             << name << (exact ? " exact" : "") << " in chunks of " << chunk << " beside " << others;
       }
@@ -539,7 +546,6 @@ class RandomSteps {
   std::map<SequenceId, std::vector<TokenId>> held_;
 };
 
-// METAL_MARLIN_TEST_STEPS=1000 for the whole of it.
 // ---- what is saved and restored ----------------------------------------------
 
 // With and without a prefix cache, which still has some of it.
@@ -602,6 +608,7 @@ TEST(SavedSequences, WrongOnesAreRefusedAndNothingIsChanged) {
   EXPECT_EQ(session.length(other), 50);
 }
 
+// METAL_MARLIN_TEST_STEPS=1000 for the whole of it.
 struct Size {
   std::uint32_t threads;
   int steps;

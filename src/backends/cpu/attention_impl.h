@@ -89,7 +89,7 @@ inline void scores_of_page(const AttentionTile& tile, const AttentionScratch& s,
   for (int r = 0; r < kRows; ++r) acc[r] = f_set(0.0F);
   for (int d = 0; d < tile.page.key_dim; ++d) {
     const F32 key = load_cache<kF16>(page, static_cast<std::int64_t>(d) * kCachePageTokens);
-#pragma GCC unroll 4
+    MM_UNROLL(4)
     for (int r = 0; r < kRows; ++r) acc[r] = f_fma(f_set(s.q[(row + r) * tile.page.key_dim + d]), key, acc[r]);
   }
   for (int r = 0; r < kRows; ++r) f_store(s.scores + (row + r) * kKeyBlock + column, acc[r]);
@@ -108,10 +108,10 @@ inline void scores_of_rows(const AttentionTile& tile, const AttentionScratch& s,
       const int left = static_cast<int>(lesser(16, tile.page.key_dim - d));
       F32 q[kRows];
       for (int r = 0; r < kRows; ++r) q[r] = f_load_part(s.q + (row + r) * tile.page.key_dim + d, left);
-#pragma GCC unroll 4
+      MM_UNROLL(4)
       for (int i = 0; i < kKeys; ++i) {
         const F32 key = load_cache<kF16>(page, (first + i) * stride + d);
-#pragma GCC unroll 4
+        MM_UNROLL(4)
         for (int r = 0; r < kRows; ++r) acc[r * kKeys + i] = f_fma(q[r], key, acc[r * kKeys + i]);
       }
     }
@@ -139,7 +139,7 @@ inline void values_of_block(const AttentionTile& tile, const AttentionScratch& s
             tile.cache + static_cast<std::size_t>(tile.pages[first_page + key / kCachePageTokens]) * tile.page_stride;
         value = load_cache<kF16>(page, values + (key % kCachePageTokens) * stride + d);
       }
-#pragma GCC unroll 4
+      MM_UNROLL(4)
       for (int r = 0; r < kRows; ++r) acc[r] = f_fma(f_set(s.scores[(row + r) * kKeyBlock + key]), value, acc[r]);
     }
     for (int r = 0; r < kRows; ++r) f_store(s.out + (row + r) * s.out_row + d, acc[r]);

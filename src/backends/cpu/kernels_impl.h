@@ -9,8 +9,14 @@
 // places that the number 0 to 5 in the low four bits of that lane of `pairs` means, and zeros elsewhere
 // (PanelKind::kSparse4).
 // kBf16Dot says that there are f_dot_bf16 and f_store_bf16.
+// MM_UNROLL(n), where a simd_*.h has it, comes before loops of n rounds that are to be none.
 
 #include "backends/cpu/kernels.h"
+
+#ifndef MM_UNROLL
+#define MM_PRAGMA(text) _Pragma(#text)
+#define MM_UNROLL(n) MM_PRAGMA(GCC unroll n)
+#endif
 
 namespace metal_marlin::cpu {
 namespace {
@@ -119,12 +125,10 @@ struct Sums {
   static_assert(kChains == 1 || (kChains == 4 && kTokens == 1));
   F32 v[kTokens * kChains];
   Sums() {
-#pragma GCC unroll 8
+    MM_UNROLL(8)
     for (int i = 0; i < kTokens * kChains; ++i) v[i] = f_set(0.0F);
   }
-  F32& at(int token, int chain) {
-    return v[token * kChains + chain % kChains];
-  }
+  F32& at(int token, int chain) { return v[token * kChains + chain % kChains]; }
   void store(F32* out) const {
     for (int t = 0; t < kTokens; ++t) {
       if constexpr (kChains == 4) {
@@ -145,7 +149,7 @@ inline void q8_panel(const PanelView& m, const std::uint8_t* codes, const float*
   Sums<kTokens> sum;
   for (std::int64_t b = 0; b < m.blocks; ++b, codes += kBlockBytes) {
     U8 w[kChunks];
-#pragma GCC unroll 8
+    MM_UNROLL(8)
     for (int c = 0; c < kChunks; ++c) {
       w[c] = unpack_chunk<kKind>(codes, c);
       if constexpr (kTable) w[c] = u_table(table, w[c]);
@@ -154,15 +158,15 @@ inline void q8_panel(const PanelView& m, const std::uint8_t* codes, const float*
     const float* const low = scales + (kHalves ? 2 * b : group_of(m, b)) * 2 * kPanelRows;
     const bool last_half = kHalves && 2 * b + 1 >= m.groups;
     const float* const high = last_half ? low : low + 2 * kPanelRows;
-#pragma GCC unroll 8
+    MM_UNROLL(8)
     for (int t = 0; t < kTokens; ++t) {
       const Q8Block& xb = x[t * stride + b];
       if constexpr (kHalves) {
         I32 d0 = i_zero();
         I32 d1 = i_zero();
-#pragma GCC unroll 4
+        MM_UNROLL(4)
         for (int c = 0; c < 4; ++c) d0 = i_dot4(d0, w[c], xb.q + 4 * c);
-#pragma GCC unroll 4
+        MM_UNROLL(4)
         for (int c = 4; c < 8; ++c) d1 = i_dot4(d1, w[c], xb.q + 4 * c);
         const F32 xs = f_set(xb.scale);
         sum.at(t, 0) = f_fma(f_mul(f_load(low), xs), i_to_f(d0), sum.at(t, 0));
@@ -171,7 +175,7 @@ inline void q8_panel(const PanelView& m, const std::uint8_t* codes, const float*
         sum.at(t, 0) = f_fma(f_load(high + kPanelRows), f_set(xb.high_sum), sum.at(t, 0));
       } else {
         I32 d = i_zero();
-#pragma GCC unroll 8
+        MM_UNROLL(8)
         for (int c = 0; c < kChunks; ++c) d = i_dot4(d, w[c], xb.q + 4 * c);
         sum.at(t, 0) = f_fma(f_mul(f_load(low), f_set(xb.scale)), i_to_f(d), sum.at(t, 0));
         sum.at(t, 0) = f_fma(f_load(low + kPanelRows), f_set(xb.sum), sum.at(t, 0));
@@ -251,7 +255,7 @@ inline void visit_codes(const PanelView& m, const std::uint8_t* codes, const flo
       const F32 scale = f_load(group);
       const F32 base = f_load(group + kPanelRows);
       const U8 chunk = unpack_chunk<kKind>(codes, c);
-#pragma GCC unroll 4
+      MM_UNROLL(4)
       for (int j = 0; j < 4; ++j) {
         visit(b * kBlock + 4 * c + j, j, f_fma(code_element<kKind, kTable>(m, chunk, j), scale, base));
       }
@@ -273,7 +277,7 @@ inline F32 dense_element(const std::uint8_t* panel, std::int64_t k) {
 template <PanelKind kKind, typename Visit>
 inline void visit_dense(const PanelView& m, const std::uint8_t* codes, const Visit& visit) {
   for (std::int64_t begin = 0; begin < m.cols; begin += 4) {
-#pragma GCC unroll 4
+    MM_UNROLL(4)
     for (int j = 0; j < 4; ++j) {
       const std::int64_t k = begin + j;
       if (k >= m.cols) break;
@@ -315,7 +319,7 @@ inline void f32_panel(const PanelView& m, std::int64_t panel, const float* scale
   Sums<kTokens, kChains> sum;
   visit_inputs(
       m, panel, scales, [&](std::int64_t k, int j, F32 w) __attribute__((always_inline)) {
-#pragma GCC unroll 8
+        MM_UNROLL(8)
         for (int t = 0; t < kTokens; ++t) sum.at(t, j) = f_fma(w, f_set(x[t * stride + k]), sum.at(t, j));
       });
   sum.store(acc);
@@ -335,7 +339,7 @@ inline void transposed_tokens(const TransposedTile& tile, std::int64_t first) {
       x[t] = f_load_part(tile.x + (first + t) * tile.x_stride + panel * kPanelRows, valid);
     visit_inputs(
         m, panel, tile.scratch, [&](std::int64_t k, int, F32 w) __attribute__((always_inline)) {
-#pragma GCC unroll 4
+          MM_UNROLL(4)
           for (int t = 0; t < kTokens; ++t) {
             float* const at = sums + (k * kTokens + t) * kPanelRows;
             f_store(at, f_fma(w, x[t], f_load(at)));
@@ -363,12 +367,12 @@ inline void bf16_panel(const PanelView& m, std::int64_t panel, const std::uint16
     const std::int64_t pairs = (m.cols + 1) / 2;
     Sums<kTokens, kChains> sum;
     for (std::int64_t begin = 0; begin < pairs; begin += 4) {
-#pragma GCC unroll 4
+      MM_UNROLL(4)
       for (int j = 0; j < 4; ++j) {
         const std::int64_t pair = begin + j;
         if (pair >= pairs) break;
         const U8 w = u_load(weights + pair * 4 * kPanelRows);
-#pragma GCC unroll 8
+        MM_UNROLL(8)
         for (int t = 0; t < kTokens; ++t) sum.at(t, j) = f_dot_bf16(sum.at(t, j), w, x + t * stride + 2 * pair);
       }
     }

@@ -6,6 +6,9 @@
 #include "backends/cpu/kernels.h"
 #include "formats/small_floats.h"
 
+// Where vectors are loops, unrolling what is around them makes nothing faster, and takes four times as long to compile.
+#define MM_UNROLL(n)
+
 namespace metal_marlin::cpu {
 namespace {
 
