@@ -16,7 +16,7 @@
 namespace metal_marlin {
 namespace {
 
-constexpr std::string_view kBlock = "blk.";
+constexpr std::string_view kLayerPrefix = "blk.";
 constexpr std::int64_t kContext = 2048;  // where no key says it
 
 // What tensors are called here and in the files of the reference implementation: outside of layers, and in one.
@@ -232,8 +232,8 @@ Json rope_parameters(const Gguf& gguf, const Keys& keys, std::int64_t head_dim) 
   const double linear = keys.number("rope.scale_linear").value_or(1);
   const double factor = keys.number("rope.scaling.factor").value_or(linear == 0 ? 1 : linear);
   const std::string type(gguf.string(keys.name("rope.scaling.type")).value_or("linear"));
-  constexpr std::array<std::string_view, 4> kTypes{"none", "linear", "yarn", "longrope"};
-  if (std::find(kTypes.begin(), kTypes.end(), type) == kTypes.end())
+  constexpr std::array<std::string_view, 4> kScalings{"none", "linear", "yarn", "longrope"};
+  if (std::find(kScalings.begin(), kScalings.end(), type) == kScalings.end())
     throw Error(ErrorCode::kUnsupported, fmt::format("{}: key {} is {}, expected none, linear, yarn or longrope",
                                                      gguf.where, keys.name("rope.scaling.type"), type));
   const std::int64_t original = keys.bounded_or("rope.scaling.original_context_length", {0, kPositionBounds.high},
@@ -299,7 +299,8 @@ const Architecture& architecture_of(const Gguf& gguf) {
 
 // The number in "blk.12.attn_q.weight"; nothing where it is not written so.
 std::optional<std::int64_t> block_of(const std::string& name) {
-  const std::string number = name.substr(kBlock.size(), name.find('.', kBlock.size()) - kBlock.size());
+  const std::string number =
+      name.substr(kLayerPrefix.size(), name.find('.', kLayerPrefix.size()) - kLayerPrefix.size());
   const auto block = parse_number<std::int64_t>(number);
   return block && *block >= 0 && std::to_string(*block) == number ? block : std::nullopt;
 }
@@ -309,7 +310,8 @@ std::optional<std::int64_t> block_of(const std::string& name) {
 void check_blocks(const Gguf& gguf, const Keys& keys, std::int64_t blocks) {
   std::int64_t needed = 0;
   std::string last;
-  for (auto at = gguf.tensors.lower_bound(kBlock); at != gguf.tensors.end() && at->first.starts_with(kBlock); ++at) {
+  for (auto at = gguf.tensors.lower_bound(kLayerPrefix);
+       at != gguf.tensors.end() && at->first.starts_with(kLayerPrefix); ++at) {
     const auto block = block_of(at->first);
     if (!block)
       throw Error(ErrorCode::kCorruptFile,
@@ -408,13 +410,13 @@ std::optional<std::string> gguf_tensor_name(const std::string& name) {
   for (const auto& [gguf, hf] : kTopNames) {
     if (name.starts_with(gguf)) return std::string(hf) + name.substr(gguf.size());
   }
-  if (!name.starts_with(kBlock)) return std::nullopt;
-  const std::size_t dot = name.find('.', kBlock.size());
+  if (!name.starts_with(kLayerPrefix)) return std::nullopt;
+  const std::size_t dot = name.find('.', kLayerPrefix.size());
   if (dot == std::string::npos) return std::nullopt;
   const std::string rest = name.substr(dot + 1);
   for (const auto& [gguf, hf] : kLayerNames) {
     if (rest.starts_with(gguf))
-      return fmt::format("{}{}.{}{}", kLayers, name.substr(kBlock.size(), dot - kBlock.size()), hf,
+      return fmt::format("{}{}.{}{}", kLayers, name.substr(kLayerPrefix.size(), dot - kLayerPrefix.size()), hf,
                          rest.substr(gguf.size()));
   }
   return std::nullopt;
@@ -432,7 +434,7 @@ std::string gguf_name_of(const std::string& hf_name) {
     const std::size_t end = star == std::string_view::npos ? hf.size() : rest.find('.', star);
     if (end >= rest.size() || !rest.starts_with(hf.substr(0, star)) || rest.compare(end, after.size(), after) != 0)
       continue;
-    return fmt::format("{}{}{}{}", kBlock, layer.substr(kLayers.size()), gguf, rest.substr(end + after.size()));
+    return fmt::format("{}{}{}{}", kLayerPrefix, layer.substr(kLayers.size()), gguf, rest.substr(end + after.size()));
   }
   return hf_name;
 }

@@ -16,35 +16,37 @@ namespace {
 
 enum class Fate : std::uint8_t { kExact, kRounded, kF16 };  // the same numbers; a scale rounded to f32; decoded
 
-struct Kind {
+struct StoredKind {
   const char* name;
   const char* stored_as;  // of module a, or the only one that is named so; empty: several
   Fate fate = Fate::kExact;
 };
 
-class StoredWeights : public testing::TestWithParam<Kind> {
+class StoredWeights : public testing::TestWithParam<StoredKind> {
  protected:
   std::string name_ = GetParam().name;
 };
 INSTANTIATE_TEST_SUITE_P(
     Kinds, StoredWeights,
-    testing::Values(Kind{"mlx-affine-2", "u2"}, Kind{"mlx-affine-3", "u3"}, Kind{"mlx-affine-4", "u4"},
-                    Kind{"mlx-affine-5", "u5"}, Kind{"mlx-affine-6", "u6"}, Kind{"mlx-affine-8", "u8"},
-                    Kind{"mlx-mixed", ""}, Kind{"mlx-mxfp4", "mxfp4"}, Kind{"mlx-nvfp4", "nvfp4"},
-                    Kind{"mlx-mxfp8", "fp8-e4m3"}, Kind{"bnb-nf4", "nf4", Fate::kRounded},
-                    Kind{"bnb-nf4-nested", "nf4", Fate::kRounded}, Kind{"bnb-fp4", "bitsandbytes fp4", Fate::kF16},
-                    Kind{"bnb-nf4-across-rows", "bitsandbytes nf4", Fate::kF16}, Kind{"bnb-int8", "int8"},
-                    Kind{"fp8-blocks", "fp8-e4m3"}, Kind{"fp8-blocks-ue8m0", "fp8-e4m3"},
-                    Kind{"fp8-tensor", "fp8-e4m3"}, Kind{"ct-fp8-blocks", "fp8-e4m3"}, Kind{"ct-int8", "int8"},
-                    Kind{"ct-int8-asymmetric", "u8"}, Kind{"ct-int8-tensor", "int8"},
-                    Kind{"ct-int2-packed-asymmetric", "u2"}, Kind{"ct-int3-packed-asymmetric", "u3"},
-                    Kind{"ct-int6-packed-asymmetric", "u6"}, Kind{"ct-int8-packed-asymmetric", "u8"},
-                    Kind{"ct-int5-packed-asymmetric", "u5"}, Kind{"ct-int2-packed", "int2"},
-                    Kind{"ct-int3-packed", "int3"}, Kind{"ct-int5-packed", "int5"}, Kind{"ct-int6-packed", "int6"},
-                    Kind{"ct-groups-of-256", "s4"}, Kind{"ct-mxfp4", "mxfp4"}, Kind{"ct-mxfp8", "fp8-e4m3"},
-                    Kind{"gptq-2-asymmetric", "u2"}, Kind{"gptq-3", "int3"}, Kind{"gptq-3-asymmetric", "u3"},
-                    Kind{"gptq-4-asymmetric", "u4"}, Kind{"gptq-8-asymmetric", "u8"}, Kind{"gptq-v2-called-gptq", "s4"},
-                    Kind{"gptq-dynamic", ""}, Kind{"gptq-own-config", "s4"}),
+    testing::Values(
+        StoredKind{"mlx-affine-2", "u2"}, StoredKind{"mlx-affine-3", "u3"}, StoredKind{"mlx-affine-4", "u4"},
+        StoredKind{"mlx-affine-5", "u5"}, StoredKind{"mlx-affine-6", "u6"}, StoredKind{"mlx-affine-8", "u8"},
+        StoredKind{"mlx-mixed", ""}, StoredKind{"mlx-mxfp4", "mxfp4"}, StoredKind{"mlx-nvfp4", "nvfp4"},
+        StoredKind{"mlx-mxfp8", "fp8-e4m3"}, StoredKind{"bnb-nf4", "nf4", Fate::kRounded},
+        StoredKind{"bnb-nf4-nested", "nf4", Fate::kRounded}, StoredKind{"bnb-fp4", "bitsandbytes fp4", Fate::kF16},
+        StoredKind{"bnb-nf4-across-rows", "bitsandbytes nf4", Fate::kF16}, StoredKind{"bnb-int8", "int8"},
+        StoredKind{"fp8-blocks", "fp8-e4m3"}, StoredKind{"fp8-blocks-ue8m0", "fp8-e4m3"},
+        StoredKind{"fp8-tensor", "fp8-e4m3"}, StoredKind{"ct-fp8-blocks", "fp8-e4m3"}, StoredKind{"ct-int8", "int8"},
+        StoredKind{"ct-int8-asymmetric", "u8"}, StoredKind{"ct-int8-tensor", "int8"},
+        StoredKind{"ct-int2-packed-asymmetric", "u2"}, StoredKind{"ct-int3-packed-asymmetric", "u3"},
+        StoredKind{"ct-int6-packed-asymmetric", "u6"}, StoredKind{"ct-int8-packed-asymmetric", "u8"},
+        StoredKind{"ct-int5-packed-asymmetric", "u5"}, StoredKind{"ct-int2-packed", "int2"},
+        StoredKind{"ct-int3-packed", "int3"}, StoredKind{"ct-int5-packed", "int5"},
+        StoredKind{"ct-int6-packed", "int6"}, StoredKind{"ct-groups-of-256", "s4"}, StoredKind{"ct-mxfp4", "mxfp4"},
+        StoredKind{"ct-mxfp8", "fp8-e4m3"}, StoredKind{"gptq-2-asymmetric", "u2"}, StoredKind{"gptq-3", "int3"},
+        StoredKind{"gptq-3-asymmetric", "u3"}, StoredKind{"gptq-4-asymmetric", "u4"},
+        StoredKind{"gptq-8-asymmetric", "u8"}, StoredKind{"gptq-v2-called-gptq", "s4"}, StoredKind{"gptq-dynamic", ""},
+        StoredKind{"gptq-own-config", "s4"}),
     [](const auto& test) {
       std::string name = test.param.name;
       std::replace(name.begin(), name.end(), '-', '_');

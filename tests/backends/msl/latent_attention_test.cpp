@@ -29,7 +29,7 @@ struct LatentCase {
   [[nodiscard]] std::size_t width() const { return rank + rope; }
 };
 
-constexpr float kEps = 1e-3F;
+constexpr float kLatentEps = 1e-3F;
 constexpr float kRopeScale = 1.25F;
 constexpr double kRotated = 10;  // no smaller than what rotated elements are sums of
 constexpr std::size_t kPage = 16;
@@ -107,7 +107,7 @@ class LatentFixture {
                                0,
                                0,
                                "norm",
-                               kEps,
+                               kLatentEps,
                                "expand",
                                0,
                                static_cast<std::int64_t>(case_.heads),
@@ -185,7 +185,7 @@ class LatentFixture {
     std::vector<double> expected(case_.width());
     double squares = 0;
     for (std::size_t r = 0; r < case_.rank; ++r) squares += static_cast<double>(latent[r]) * latent[r];
-    const double factor = 1 / std::sqrt(squares / static_cast<double>(case_.rank) + kEps);
+    const double factor = 1 / std::sqrt(squares / static_cast<double>(case_.rank) + kLatentEps);
     for (std::size_t r = 0; r < case_.rank; ++r) expected[r] = latent[r] * factor * norm_[r];
     rotate(latent + case_.rank, t.position, expected.data() + case_.rank);
 
