@@ -54,6 +54,53 @@ template <typename T>
   for (uint i = index; i < width; i += threads) to[i] = T(float(from[i]) * factor * weight[i]);
 }
 
+// The same by mean and deviation, without a bias (arXiv 1607.06450).
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void layer_norm(
+    device const T* x [[buffer(0)]], device const float* weight [[buffer(1)]], device T* out [[buffer(2)]],
+    constant uint& width [[buffer(3)]], constant float& eps [[buffer(4)]], uint run [[threadgroup_position_in_grid]],
+    uint index [[thread_index_in_threadgroup]], uint threads [[threads_per_threadgroup]],
+    uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
+  threadgroup float sums[8], squares[8];
+  follow_earlier_kernels();
+  device const T* from = x + ulong(run) * width;
+  device T* to = out + ulong(run) * width;
+  float sum = 0.0f;
+  for (uint i = index; i < width; i += threads) sum += float(from[i]);
+  const float mean = sum_of_all(sum, {index, threads, simdgroup, lane}, sums) / float(width);
+  float square = 0.0f;
+  for (uint i = index; i < width; i += threads) {
+    const float v = float(from[i]) - mean;
+    square = fma(v, v, square);
+  }
+  square = sum_of_all(square, {index, threads, simdgroup, lane}, squares);
+  const float factor = 1.0f / precise::sqrt(square / float(width) + eps);
+  for (uint i = index; i < width; i += threads) to[i] = T((float(from[i]) - mean) * factor * weight[i]);
+}
+
+// x *= factor, then, with a cap, x = cap tanh(x / cap). Grid: threads that take elements in turn.
+template <typename T>
+[[kernel]] void scale(device T* x [[buffer(0)]], constant ulong& elements [[buffer(1)]],
+                      constant float& factor [[buffer(2)]], constant float& cap [[buffer(3)]],
+                      uint at [[thread_position_in_grid]], uint threads [[threads_per_grid]]) {
+  follow_earlier_kernels();
+  for (ulong i = at; i < elements; i += threads) {
+    const float v = float(x[i]) * factor;
+    x[i] = T(cap != 0.0f ? cap * precise::tanh(v / cap) : v);
+  }
+}
+
+// x *= 1 + beta log(1 + floor(position / span)), a row a token. Grid: (width, tokens).
+template <typename T>
+[[kernel]] void scale_by_position(device T* x [[buffer(0)]], device const int* positions [[buffer(1)]],
+                                  constant uint& width [[buffer(2)]], constant float& beta [[buffer(3)]],
+                                  constant float& span [[buffer(4)]], uint2 at [[thread_position_in_grid]]) {
+  follow_earlier_kernels();
+  if (at.x >= width) return;
+  device T* const place = x + ulong(at.y) * width + at.x;
+  *place = T(float(*place) * (1.0f + beta * precise::log(1.0f + floor(float(positions[at.y]) / span))));
+}
+
 // Rows of x prepared (common/prepare.h). One threadgroup a token, of the padded number of tokens.
 template <typename Out>
 [[kernel, max_total_threads_per_threadgroup(512)]] void prepare(
@@ -149,6 +196,13 @@ template <typename T>
   template [[host_name("rms_norm_" #T)]] [[kernel, max_total_threads_per_threadgroup(256)]] void rms_norm<T>(      \
       device const T*, device const float*, device T*, constant uint&, constant float&, uint, uint, uint, uint,    \
       uint);                                                                                                 \
+  template [[host_name("layer_norm_" #T)]] [[kernel, max_total_threads_per_threadgroup(256)]] void layer_norm<T>(  \
+      device const T*, device const float*, device T*, constant uint&, constant float&, uint, uint, uint, uint,    \
+      uint);                                                                                                       \
+  template [[host_name("scale_" #T)]] [[kernel]] void scale<T>(device T*, constant ulong&, constant float&,        \
+                                                               constant float&, uint, uint);                       \
+  template [[host_name("scale_by_position_" #T)]] [[kernel]] void scale_by_position<T>(                            \
+      device T*, device const int*, constant uint&, constant float&, constant float&, uint2);                      \
   template [[host_name("select_rows_" #T)]] [[kernel]] void select_rows<T>(device const T*, device const int*,     \
                                                                            device T*, constant uint&, uint2);       \
   template [[host_name("join_rows_" #T)]] [[kernel]] void join_rows<T>(device const T*, device const T*, device T*, \

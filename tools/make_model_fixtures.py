@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes tiny random models with golden logits from Hugging Face transformers.
 
-Needs: torch==2.11.0 transformers==5.17.0 safetensors==0.8.0
+Needs: torch==2.11.0 transformers==5.24.0 safetensors==0.8.0
 Usage: make_model_fixtures.py FOLDER [NAME...]
 Each folder holds config.json, model.safetensors (bf16; one is sharded) and
 golden.safetensors: input_ids [96] i64, logits [96, vocab] f32 of the bf16 weights
@@ -20,11 +20,26 @@ import sys
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import (Glm4MoeLiteConfig, Glm4MoeLiteForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM,
-                          Qwen3MoeConfig, Qwen3MoeForCausalLM)
+from transformers import (AutoConfig, AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration, Glm4MoeLiteConfig,
+                          Glm4MoeLiteForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig,
+                          Qwen3MoeForCausalLM)
 from transformers.models.glm4_moe_lite.modeling_glm4_moe_lite import Glm4MoeLiteDecoderLayer, Glm4MoeLiteRMSNorm
 
 COMMON = dict(initializer_range=0.08, max_position_embeddings=4096, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+
+SMALL = dict(initializer_range=0.08, max_position_embeddings=4096, bos_token_id=1, eos_token_id=2, pad_token_id=0, vocab_size=160,
+             hidden_size=48, intermediate_size=72, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
+SLIDING, FULL = "sliding_attention", "full_attention"
+GEMMA3 = dict(SMALL, num_hidden_layers=4, head_dim=20, query_pre_attn_scalar=28, sliding_window=16,
+              layer_types=[SLIDING, SLIDING, FULL, SLIDING], rope_parameters={
+                  SLIDING: {"rope_type": "default", "rope_theta": 1000.0},
+                  FULL: {"rope_type": "linear", "rope_theta": 100000.0, "factor": 8.0}})
+
+
+def auto(kind, **fields):
+    return AutoModelForCausalLM, AutoConfig.for_model(kind, **dict(SMALL, **fields))
+
 
 MODELS = {
     # Odd sizes, biases everywhere, a tied head, linear scaling, 5 query heads a key head.
@@ -66,6 +81,50 @@ MODELS = {
         n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1, n_group=1, topk_group=1, norm_topk_prob=True, routed_scaling_factor=1.5,
         mlp_layer_types=["dense", "sparse"], num_nextn_predict_layers=1, rms_norm_eps=1e-5,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, **COMMON)),
+    # Biases of q, k and v alone, a window in the upper layer.
+    "qwen2": auto("qwen2", rope_parameters=PLAIN, use_sliding_window=True, sliding_window=20, max_window_layers=1),
+    # A window in all layers, heads that are not the width over their number.
+    "mistral": auto("mistral", rope_parameters=PLAIN, head_dim=20, sliding_window=20),
+    # Queries that grow with their positions.
+    "ministral3": auto("ministral3", head_dim=16, rope_parameters={
+        "type": "yarn", "rope_type": "yarn", "rope_theta": 10000.0, "factor": 16.0, "original_max_position_embeddings": 24,
+        "max_position_embeddings": 4096, "beta_fast": 8.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0,
+        "llama_4_scaling_beta": 0.4}),
+    # Projections stored as one, a rotation of a part of each head by factors.
+    "phi3": auto("phi3", hidden_size=64, original_max_position_embeddings=256, sliding_window=30, rope_parameters={
+        "rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.75,
+        "short_factor": [1.0, 1.1, 1.2, 1.5, 2.0, 2.5], "long_factor": [1.0, 2.0, 4.0, 8.0, 12.0, 16.0]}),
+    # Soft caps that are felt, norms before and after.
+    "gemma2": auto("gemma2", head_dim=20, query_pre_attn_scalar=28, attn_logit_softcapping=2.0, final_logit_softcapping=3.0,
+                   sliding_window=16, rope_parameters=PLAIN),
+    # A rotation for each type of layer.
+    "gemma3": (AutoModelForCausalLM, AutoConfig.for_model("gemma3_text", **GEMMA3)),
+    # The same inside of a model of images.
+    "gemma3-images": (Gemma3ForConditionalGeneration, Gemma3Config(
+        text_config=dict(GEMMA3, num_hidden_layers=2, layer_types=[SLIDING, FULL]), mm_tokens_per_image=4, vision_config=dict(
+            hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14),
+        boi_token_index=150, eoi_token_index=151, image_token_index=152, eos_token_id=2)),
+    # Norms after the parts alone, and over whole projections.
+    "olmo2": auto("olmo2", rope_parameters=PLAIN),
+    "olmo3": auto("olmo3", num_hidden_layers=4, sliding_window=16, rope_parameters={
+        SLIDING: PLAIN, FULL: {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "original_max_position_embeddings": 32,
+                               "beta_fast": 8.0, "beta_slow": 1.0}}),
+    # Layers without a rotation, which here have a window too.
+    "smollm3": auto("smollm3", num_hidden_layers=4, no_rope_layer_interval=2, use_sliding_window=True, sliding_window=20,
+                    rope_parameters=PLAIN),
+    # Factors everywhere.
+    "granite": auto("granite", rope_parameters=PLAIN, embedding_multiplier=6.0, attention_multiplier=0.2, residual_multiplier=0.3,
+                    logits_scaling=0.5, tie_word_embeddings=True),
+    # Rotation of the first half of each head by neighbours, gate and up stored as one, biases of q, k and v.
+    "glm4": auto("glm4", head_dim=24, rope_parameters=dict(PLAIN, partial_rotary_factor=0.5)),
+    # Norms of heads, norms after the parts, rotations in layers with a window alone.
+    "exaone4": auto("exaone4", num_hidden_layers=4, sliding_window=16, layer_types=[SLIDING, SLIDING, FULL, SLIDING],
+                    rope_parameters=PLAIN),
+    # GELU by the error function.
+    "seed-oss": auto("seed_oss", head_dim=20, hidden_act="gelu", rope_parameters=PLAIN),
+    # Both parts read the same norm, of mean and deviation.
+    "cohere2": auto("cohere2", num_hidden_layers=4, sliding_window=16, layer_types=[SLIDING, SLIDING, FULL, SLIDING],
+                    logit_scale=0.4, rope_parameters=PLAIN),
 }
 
 
@@ -173,15 +232,15 @@ for index, (name, (kind, config)) in enumerate(MODELS.items()):
     folder = pathlib.Path(sys.argv[1]) / name
     torch.manual_seed(100 + index)
     config._attn_implementation = "eager"
-    model = kind(config).eval()
+    model = (kind.from_config(config) if kind is AutoModelForCausalLM else kind(config)).eval()
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             if parameter_name.endswith("bias"):
                 parameter.normal_(0, 0.2)
             elif parameter_name.endswith("mlp.gate.weight"):
                 parameter.normal_(0, 0.3)
-            elif "norm" in parameter_name:
-                parameter.normal_(1, 0.2)
+            elif "norm" in parameter_name:  # Gemma's weights are one less than what is multiplied by
+                parameter.normal_(0 if name.startswith("gemma") else 1, 0.2)
         for buffer_name, buffer in model.named_buffers():
             if buffer_name.endswith("e_score_correction_bias"):
                 buffer.uniform_(0.1, 0.4)
@@ -194,7 +253,8 @@ for index, (name, (kind, config)) in enumerate(MODELS.items()):
         old_keys(folder / "config.json")
     # Loaded anew: a conversion would round the rotary frequencies to bf16 too.
     model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
-    ids = torch.randint(3, config.vocab_size, (1, 96))
+    ids = torch.randint(3, min(config.get_text_config().vocab_size, 150), (1, 96)) if name == "gemma3-images" else torch.randint(
+        3, config.vocab_size, (1, 96))
     prediction = add_prediction(folder, model, config) if getattr(config, "num_nextn_predict_layers", 0) else None
     with torch.no_grad():
         golden = {"input_ids": ids[0], "logits": model(ids).logits[0].contiguous(), "greedy": greedy(model, ids, 48)}

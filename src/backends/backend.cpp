@@ -44,6 +44,9 @@ void sequence_frequencies(const RopeTable& rope, const SequenceSlice& sequence, 
 std::vector<float> load_vector(const Checkpoint& checkpoint, const PlannedWeight& planned, ThreadPool& pool) {
   std::vector<float> values(static_cast<std::size_t>(planned.shape[0]));
   checkpoint.load(planned.name, pool).decode_row(0, planned.shape[0], values.data());
+  if (planned.added != 0) {
+    for (float& value : values) value += planned.added;
+  }
   return values;
 }
 

@@ -35,7 +35,7 @@ Plan with_rotations(const Plan& plan, const Checkpoint& checkpoint);
 // \throws Error naming a weight that is missing or of another shape; (kCancelled).
 void load_weights(const Plan& plan, const Checkpoint& checkpoint, const LoadProgress& progress,
                   const std::function<void(const PlannedWeight&)>& load);
-// A norm's or a bias' elements.
+// A norm's or a bias' elements, with what is added to them.
 std::vector<float> load_vector(const Checkpoint& checkpoint, const PlannedWeight& planned, ThreadPool& pool);
 
 // New tokens of one sequence in a batch.

@@ -10,6 +10,7 @@
 #include "base/thread_pool.h"
 #include "io/checkpoint_kinds.h"
 #include "io/model_folder.h"
+#include "io/split_checkpoint.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
@@ -74,7 +75,8 @@ Weight Weight::rows(std::int64_t first, std::int64_t count) const {
     return {out, owner};
   }
   DenseView out = std::get<DenseView>(view);
-  out.bytes = part(out.bytes, static_cast<std::size_t>(out.shape[1]) * dtype_bytes(out.dtype));
+  const std::int64_t cols = out.shape.size() > 1 ? out.shape[1] : 1;
+  out.bytes = part(out.bytes, static_cast<std::size_t>(cols) * dtype_bytes(out.dtype));
   out.shape[0] = count;
   return {out, owner};
 }
@@ -125,7 +127,9 @@ const WeightInfo& Checkpoint::require(const std::string& name, const Shape& shap
   return *info;
 }
 
-std::unique_ptr<Checkpoint> open_checkpoint(const std::filesystem::path& path, const CheckpointOptions& options) {
+namespace {
+
+std::unique_ptr<Checkpoint> open_stored(const std::filesystem::path& path, const CheckpointOptions& options) {
   if (!std::filesystem::exists(path)) {
     throw Error(ErrorCode::kNotFound, fmt::format("{}: no such file or folder", path.string()));
   }
@@ -142,6 +146,12 @@ std::unique_ptr<Checkpoint> open_checkpoint(const std::filesystem::path& path, c
                 fmt::format("{}: is a file of weights; name the folder that holds it and config.json", path.string()));
   }
   return open_gguf_checkpoint(path, options);
+}
+
+}  // namespace
+
+std::unique_ptr<Checkpoint> open_checkpoint(const std::filesystem::path& path, const CheckpointOptions& options) {
+  return split_projections(open_stored(path, options));
 }
 
 }  // namespace metal_marlin

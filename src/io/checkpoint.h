@@ -35,7 +35,7 @@ struct Weight {
   [[nodiscard]] bool packed() const { return std::holds_alternative<PackedView>(view); }
   // Row `row` of a matrix (or a whole vector as row 0) in f32.
   void decode_row(std::int64_t row, std::int64_t cols, float* out) const;
-  // Rows [first, first + count) of a matrix, which shares the bytes.
+  // Rows [first, first + count) of a matrix, or elements of a vector, which share the bytes.
   [[nodiscard]] Weight rows(std::int64_t first, std::int64_t count) const;
 };
 

@@ -15,6 +15,15 @@ constexpr std::string_view kModel = "model.";
 constexpr std::array<std::string_view, 3> kInModel{"embed_tokens.", "layers.", "norm."};
 constexpr std::string_view kExperts = ".mlp.experts.";
 
+// Of a model that lies within another, of images, say: "model.language_model." stands for its "model.", as
+// "language_model." does before its whole names.
+std::string name_in_language_model(const std::string& name) {
+  constexpr std::string_view kNew = "model.language_model.";
+  constexpr std::string_view kOld = "language_model.";
+  if (name.starts_with(kNew)) return std::string(kModel) + name.substr(kNew.size());
+  return name.starts_with(kOld) ? name.substr(kOld.size()) : name;
+}
+
 bool begins_with_any(std::string_view name, std::span<const std::string_view> beginnings) {
   return std::any_of(beginnings.begin(), beginnings.end(),
                      [&](std::string_view beginning) { return name.starts_with(beginning); });
@@ -27,7 +36,8 @@ std::string_view layer_of(std::string_view name) {
   return name.substr(0, name.find('.', kLayers.size()) + 1);
 }
 
-std::string full_name(const std::string& name) {
+std::string full_name(const std::string& whole) {
+  const std::string name = name_in_language_model(whole);
   if (begins_with_any(name, kInModel)) return std::string(kModel) + name;
   if (!name.starts_with(kModel)) return name;
   const std::string_view rest = std::string_view(name).substr(kModel.size());

@@ -17,7 +17,8 @@ inline constexpr std::string_view kLayers = "model.layers.";
 // "model.layers.N." of a weight in a layer; nothing of others.
 std::string_view layer_of(std::string_view name);
 
-// The name of a weight that was saved without the "model." of what is around it, or with one more.
+// The name of a weight that was saved without the "model." of what is around it, or with one more, or within a model
+// that has other parts too.
 std::string full_name(const std::string& name);
 
 // The weights that a tensor of such a name is: itself, or, where it holds a projection of all experts ([experts, rows,

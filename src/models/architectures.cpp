@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <cmath>
-
 #include "io/tensor_names.h"
 
 namespace metal_marlin {
@@ -12,9 +10,6 @@ namespace {
 // Of the norms on low-rank projections, whatever rms_norm_eps says.
 constexpr float kLatentNormEps = 1e-6F;
 
-// The layers of the families we know: Llama (arXiv 2302.13971), Qwen3 (2505.09388;
-// norms on q and k) and GLM-4.7-Flash (latent attention), with dense or sparse
-// feed-forward parts.
 RopeTable rope_table(const RopeConfig& rope, std::int64_t dim) {
   RopeTable table;
   table.frequencies.resize(static_cast<std::size_t>(dim / 2));
@@ -25,11 +20,13 @@ RopeTable rope_table(const RopeConfig& rope, std::int64_t dim) {
   return table;
 }
 
+// The layers of decoders as their traits say: latent or ordinary attention, dense or sparse feed-forward parts.
 class DecoderPlan {
  public:
   explicit DecoderPlan(const ModelConfig& config) : config_(config) {
     plan_.layers = static_cast<int>(config.layers);
-    plan_.ropes.push_back(rope_table(config.rope, latent() ? config.latent.rope_dim : config.head_dim));
+    for (const RopeConfig& rope : config.ropes)
+      plan_.ropes.push_back(rope_table(rope, rope.rotated_dim(latent() ? config.latent.rope_dim : config.head_dim)));
     hidden_ = plan_.add_buffer("hidden", config.hidden);
     normed_ = plan_.add_buffer("normed", config.hidden);
     branch_ = plan_.add_buffer("branch", config.hidden);
@@ -55,19 +52,22 @@ class DecoderPlan {
 
   Plan build(bool shows_hidden) {
     add(EmbeddingOp{kEmbeddingWeight, hidden_, config_.vocab});
-    for (layer_ = 0; layer_ < plan_.layers; ++layer_)
-      decoder_layer(layer_, config_.windows[static_cast<std::size_t>(layer_)],
-                    config_.sparse[static_cast<std::size_t>(layer_)]);
+    scale(hidden_, config_.embedding_scale);
+    for (layer_ = 0; layer_ < plan_.layers; ++layer_) {
+      const auto at = static_cast<std::size_t>(layer_);
+      decoder_layer(layer_, config_.windows[at], config_.rotations[at], config_.sparse[at]);
+    }
     layer_ = -1;
+    prefix_ = "model.";
     const BufferId selected = plan_.add_buffer("selected", config_.hidden, true);
     if (!shows_hidden) {
       add(SelectOp{hidden_, selected});
-      head(selected, "model.norm.weight");
+      head(selected, "norm");
       return std::move(plan_);
     }
     // Of all tokens, as prediction layers read them: a norm is the same before rows are chosen as after.
     const BufferId all = plan_.add_buffer("final", config_.hidden);
-    add(RmsNormOp{hidden_, all, "model.norm.weight", config_.hidden, eps()});
+    norm("norm", hidden_, all, config_.hidden);
     add(SelectOp{all, selected});
     logits_of(selected);
     plan_.outputs.push_back({kHiddenOutput, all});
@@ -91,34 +91,34 @@ class DecoderPlan {
     norm("hnorm", before, before, config_.hidden);
     add(JoinOp{embedded, before, joined});
     linear("eh_proj", joined, hidden_, false, {});
-    decoder_layer(config_.layers + index, 0, config_.moe.experts > 0);
+    decoder_layer(config_.layers + index, 0, config_.rotations.front(), config_.moe.experts > 0);
     layer_ = -1;
     const BufferId selected = plan_.add_buffer("selected", config_.hidden, true);
     add(SelectOp{hidden_, selected});
-    head(selected, prefix_ + "shared_head.norm.weight");
+    head(selected, "shared_head.norm");
     return std::move(plan_);
   }
 
  private:
-  void decoder_layer(std::int64_t number, std::int64_t window, bool sparse) {
+  void decoder_layer(std::int64_t number, std::int64_t window, int rope, bool sparse) {
     prefix_ = fmt::format("{}{}.", kLayers, number);
-    norm("input_layernorm", hidden_, normed_, config_.hidden);
-    latent() ? latent_attention() : attention(window);
-    add(AddOp{hidden_, branch_});
-    norm("post_attention_layernorm", hidden_, normed_, config_.hidden);
+    in_ = norm_before(config_.attention_norms);
+    latent() ? latent_attention() : attention(window, rope);
+    add_branch(config_.attention_norms, branch_);
+    if (!config_.parallel) in_ = norm_before(config_.feed_forward_norms);
     if (sparse) {
       experts();
-      add(AddOp{hidden_, routed_});
+      add_branch(config_.feed_forward_norms, routed_);
     } else {
       feed_forward("mlp.", dense_, ModelPart::kFeedForward);
-      add(AddOp{hidden_, branch_});
+      add_branch(config_.feed_forward_norms, branch_);
     }
   }
 
   // The norm of selected rows, shown as hidden, and their logits.
-  void head(BufferId selected, const std::string& norm_weight) {
+  void head(BufferId selected, const std::string& norm_module) {
     const BufferId final_norm = plan_.add_buffer("final", config_.hidden, true);
-    add(RmsNormOp{selected, final_norm, norm_weight, config_.hidden, eps()});
+    norm(norm_module, selected, final_norm, config_.hidden);
     logits_of(final_norm);
     if (plan_.prediction) plan_.outputs.push_back({kHiddenOutput, final_norm});
   }
@@ -128,6 +128,7 @@ class DecoderPlan {
     plan_.outputs = {{kLogitsOutput, logits}};
     plan_.hidden = rows;
     add(LinearOp{rows, logits, config_.tied ? kEmbeddingWeight : kHeadWeight, "", false, {ModelPart::kHead}});
+    scale(logits, config_.logits_scale, config_.logits_soft_cap);
   }
 
   struct FeedForward {
@@ -137,7 +138,7 @@ class DecoderPlan {
   };
 
   [[nodiscard]] bool latent() const { return config_.latent.rank > 0; }
-  [[nodiscard]] float eps() const { return static_cast<float>(config_.rms_eps); }
+  [[nodiscard]] float eps() const { return static_cast<float>(config_.norm_eps); }
 
   FeedForward add_feed_forward(const std::string& name, std::int64_t width) {
     const BufferId gate = plan_.add_buffer(name + "gate", width);
@@ -157,35 +158,59 @@ class DecoderPlan {
     linear("self_attn." + module, in, out, bias, {ModelPart::kAttention, projection});
   }
 
-  void norm(const char* module, BufferId in, BufferId out, std::int64_t width) {
-    add(RmsNormOp{in, out, prefix_ + module + ".weight", width, eps()});
+  void norm(const std::string& module, BufferId in, BufferId out, std::int64_t width) {
+    add(NormOp{in, out, prefix_ + module + ".weight", width, eps(), config_.norm, config_.norm_one_more});
+  }
+  void scale(BufferId x, double factor, double soft_cap = 0) {
+    if (factor == 1 && soft_cap == 0) return;
+    add(ScaleOp{x, static_cast<float>(factor), static_cast<float>(soft_cap)});
   }
 
-  void attention(std::int64_t window) {
-    attention_linear("q_proj", normed_, q_, config_.attention_bias, Projection::kQuery);
-    attention_linear("k_proj", normed_, k_, config_.attention_bias, Projection::kKey);
-    attention_linear("v_proj", normed_, v_, config_.attention_bias, Projection::kValue);
-    if (config_.qk_norm) {
-      norm("self_attn.q_norm", q_, q_, config_.head_dim);
-      norm("self_attn.k_norm", k_, k_, config_.head_dim);
+  // What a part reads.
+  BufferId norm_before(const PartNorms& norms) {
+    if (norms.before.empty()) return hidden_;
+    norm(norms.before, hidden_, normed_, config_.hidden);
+    return normed_;
+  }
+  // What a part gave goes to the rest.
+  void add_branch(const PartNorms& norms, BufferId branch) {
+    if (!norms.after.empty()) norm(norms.after, branch, branch, config_.hidden);
+    scale(branch, config_.residual_scale);
+    add(AddOp{hidden_, branch});
+  }
+
+  void attention(std::int64_t window, int rope) {
+    attention_linear("q_proj", in_, q_, config_.qkv_bias, Projection::kQuery);
+    attention_linear("k_proj", in_, k_, config_.qkv_bias, Projection::kKey);
+    attention_linear("v_proj", in_, v_, config_.qkv_bias, Projection::kValue);
+    if (config_.qk_norm != QkNorm::kNone) {
+      const bool heads = config_.qk_norm == QkNorm::kHeads;
+      norm("self_attn.q_norm", q_, q_, heads ? config_.head_dim : plan_.width(q_));
+      norm("self_attn.k_norm", k_, k_, heads ? config_.head_dim : plan_.width(k_));
     }
-    add(RopeOp{q_, config_.heads, config_.head_dim});
-    add(RopeOp{k_, config_.kv_heads, config_.head_dim});
-    const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim)));
-    add(AttentionOp{q_, k_, v_, attended_, config_.heads, config_.kv_heads, config_.head_dim, scale, window});
-    attention_linear("o_proj", attended_, branch_, config_.attention_bias, Projection::kOutput);
+    const QueryScale& query = config_.query_scale;
+    // Before the rotation, which it does not depend on, for that to stay beside attention.
+    if (query.beta != 0) add(PositionScaleOp{q_, static_cast<float>(query.beta), static_cast<float>(query.span)});
+    if (rope != kNoRotation) {
+      add(RopeOp{q_, config_.heads, config_.head_dim, rope, config_.interleaved});
+      add(RopeOp{k_, config_.kv_heads, config_.head_dim, rope, config_.interleaved});
+    }
+    add(AttentionOp{q_, k_, v_, attended_, config_.heads, config_.kv_heads, config_.head_dim,
+                    static_cast<float>(config_.attention_scale), window,
+                    static_cast<float>(config_.attention_soft_cap)});
+    attention_linear("o_proj", attended_, branch_, config_.output_bias, Projection::kOutput);
   }
 
   void latent_attention() {
     const LatentConfig& c = config_.latent;
     if (c.q_rank > 0) {
-      attention_linear("q_a_proj", normed_, q_low_, config_.attention_bias, Projection::kQueryDown);
+      attention_linear("q_a_proj", in_, q_low_, config_.qkv_bias, Projection::kQueryDown);
     } else {
-      attention_linear("q_proj", normed_, q_, false, Projection::kQuery);
+      attention_linear("q_proj", in_, q_, false, Projection::kQuery);
     }
-    attention_linear("kv_a_proj_with_mqa", normed_, latent_, config_.attention_bias, Projection::kLatentDown);
+    attention_linear("kv_a_proj_with_mqa", in_, latent_, config_.qkv_bias, Projection::kLatentDown);
     if (c.q_rank > 0) {
-      add(RmsNormOp{q_low_, q_low_, prefix_ + "self_attn.q_a_layernorm.weight", c.q_rank, kLatentNormEps});
+      add(NormOp{q_low_, q_low_, prefix_ + "self_attn.q_a_layernorm.weight", c.q_rank, kLatentNormEps});
       attention_linear("q_b_proj", q_low_, q_, false, Projection::kQueryUp);
     }
     LatentAttentionOp op{q_,
@@ -203,23 +228,22 @@ class DecoderPlan {
                          latent_softmax_scale(config_),
                          c.interleaved};
     add(std::move(op));
-    attention_linear("o_proj", attended_, branch_, config_.attention_bias, Projection::kOutput);
+    attention_linear("o_proj", attended_, branch_, config_.output_bias, Projection::kOutput);
   }
 
-  // Reads `normed`, leaves its sum in `branch`.
+  // Reads `in`, leaves its sum in `branch`.
   void feed_forward(const std::string& module, const FeedForward& buffers, ModelPart part) {
-    linear(module + "gate_proj", normed_, buffers.gate, config_.mlp_bias, {part, Projection::kGate});
-    linear(module + "up_proj", normed_, buffers.up, config_.mlp_bias, {part, Projection::kUp});
-    add(SwigluOp{buffers.gate, buffers.up, buffers.active});
+    linear(module + "gate_proj", in_, buffers.gate, config_.mlp_bias, {part, Projection::kGate});
+    linear(module + "up_proj", in_, buffers.up, config_.mlp_bias, {part, Projection::kUp});
+    add(GatedOp{buffers.gate, buffers.up, buffers.active, config_.activation});
     linear(module + "down_proj", buffers.active, branch_, config_.mlp_bias, {part, Projection::kDown});
   }
 
-  // Reads `normed`, leaves its sum in `routed`.
+  // Reads `in`, leaves its sum in `routed`.
   void experts() {
     const MoeConfig& c = config_.moe;
-    add(LinearOp{
-        normed_, router_, prefix_ + "mlp.gate.weight", "", true, {ModelPart::kFeedForward, Projection::kRouter}});
-    MoeOp op{normed_,
+    add(LinearOp{in_, router_, prefix_ + "mlp.gate.weight", "", true, {ModelPart::kFeedForward, Projection::kRouter}});
+    MoeOp op{in_,
              router_,
              routed_,
              prefix_ + "mlp.experts.",
@@ -243,6 +267,7 @@ class DecoderPlan {
   int layer_ = -1;      // whose ops are being written
   std::string prefix_;  // of its weights
   BufferId hidden_, normed_, branch_;
+  BufferId in_ = -1;  // what the part reads
   BufferId q_ = -1, q_low_ = -1, k_ = -1, v_ = -1, latent_ = -1, attended_ = -1;
   FeedForward dense_, shared_;
   BufferId router_ = -1, routed_ = -1;

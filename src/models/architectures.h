@@ -1,4 +1,4 @@
-// Forward passes, one function an architecture family.
+// The forward pass that a model's traits describe.
 #pragma once
 
 #include "models/config.h"

@@ -38,6 +38,26 @@ struct MoeConfig {
   double scale = 1;
 };
 
+// The norms around a part of a layer, by their modules' names; empty: none.
+struct PartNorms {
+  std::string before;  // of what the part reads
+  std::string after;   // of what it gives, before that is added to what comes in
+};
+
+// Norms of queries and keys.
+enum class QkNorm : std::uint8_t {
+  kNone,
+  kHeads,        // each head by itself
+  kProjections,  // all heads together
+};
+
+// Queries times 1 + beta * log(1 + floor(position / span)).
+struct QueryScale {
+  double beta = 0;  // 0: none
+  double span = 1;
+};
+
+// What a layer does is said by traits, which src/models/families fills in by model_type; build_plan reads them alone.
 struct ModelConfig {
   std::string model_type;
   std::int64_t vocab = 0;
@@ -48,19 +68,41 @@ struct ModelConfig {
   std::int64_t kv_heads = 0;
   std::int64_t head_dim = 0;
   std::int64_t max_positions = 0;
-  double rms_eps = 1e-6;
-  bool tied = false;            // lm_head shares the embedding
-  bool attention_bias = false;  // q, k, v and o projections have biases
+  bool tied = false;  // lm_head shares the embedding
+
+  NormKind norm = NormKind::kRms;
+  bool norm_one_more = false;  // norms multiply by their weights plus one
+  double norm_eps = 1e-6;
+  PartNorms attention_norms{"input_layernorm", ""};
+  PartNorms feed_forward_norms{"post_attention_layernorm", ""};
+  bool parallel = false;  // the feed-forward part reads what attention reads, not what comes of it
+
+  bool qkv_bias = false;
+  bool output_bias = false;
   bool mlp_bias = false;
-  bool qk_norm = false;               // RMS norm over each head of q and k
+  QkNorm qk_norm = QkNorm::kNone;
   std::vector<std::int64_t> windows;  // per layer; 0: full attention
-  RopeConfig rope;
+  std::vector<RopeConfig> ropes;
+  std::vector<int> rotations;     // per layer: which of them; kNoRotation: none
+  bool interleaved = false;       // rotations are of pairs (2i, 2i + 1)
+  double attention_scale = 0;     // of scores
+  double attention_soft_cap = 0;  // on scores; 0: none
+  QueryScale query_scale;
+
+  GateActivation activation = GateActivation::kSilu;
+  double embedding_scale = 1;
+  double residual_scale = 1;  // of what a part adds
+  double logits_scale = 1;
+  double logits_soft_cap = 0;  // 0: none
+
   LatentConfig latent;
   MoeConfig moe;
   std::vector<bool> sparse;              // per layer: has experts
   std::int64_t mtp_layers = 0;           // multi-token prediction layers after the last
   std::vector<std::int64_t> end_tokens;  // any of them ends a generation
 };
+
+inline constexpr int kNoRotation = -1;
 
 // config: config.json; generation: generation_config.json, or null.
 // \throws Error naming the field, or the known architectures.

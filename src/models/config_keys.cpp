@@ -72,7 +72,7 @@ constexpr std::array<Keys, 17> kOrigin{"architectures",        "_name_or_path", 
                                        "model_max_length",     "max_sequence_length", "model_name",    "base_model",
                                        "custom_pipelines"};
 // Of training, and of heads for other tasks.
-constexpr std::array<Keys, 25> kTraining{"initializer_range",
+constexpr std::array<Keys, 26> kTraining{"initializer_range",
                                          "attention_dropout",
                                          "hidden_dropout",
                                          "resid_pdrop",
@@ -96,9 +96,10 @@ constexpr std::array<Keys, 25> kTraining{"initializer_range",
                                          "finetuning_task",
                                          "task_specific_params",
                                          "unsloth_training",
-                                         "initializer_factor"};
+                                         "initializer_factor",
+                                         "residual_dropout"};
 // How another program computes the same, or what it hands back.
-constexpr std::array<Keys, 22> kRuntime{"use_cache",
+constexpr std::array<Keys, 23> kRuntime{"use_cache",
                                         "pretraining_tp",
                                         "attn_implementation",
                                         "_attn_implementation",
@@ -119,7 +120,8 @@ constexpr std::array<Keys, 22> kRuntime{"use_cache",
                                         "is_decoder",
                                         "pruned_heads",
                                         "use_return_dict",
-                                        "fuse_qkv"};
+                                        "fuse_qkv",
+                                        "cache_implementation"};
 // Settings of generation, which this program takes from its own options, and tokens that no weight depends on.
 constexpr std::array<Keys, 35> kGeneration{"bos_token_id",
                                            "pad_token_id",
@@ -158,51 +160,47 @@ constexpr std::array<Keys, 35> kGeneration{"bos_token_id",
                                            "keys_to_ignore_at_inference"};
 
 // Fields that ask for nothing when they have one value.
-struct Neutral {
-  std::string_view key;
-  std::string_view value;  // as JSON
-};
-constexpr std::array<Neutral, 24> kNeutral{{{"is_encoder_decoder", "false"},
-                                            {"add_cross_attention", "false"},
-                                            {"cross_attention_hidden_size", "null"},
-                                            {"tie_encoder_decoder", "false"},
-                                            {"use_bidirectional_attention", "false"},
-                                            {"is_causal", "true"},
-                                            {"rope_interleaved", "false"},
-                                            {"use_mrope", "false"},
-                                            {"use_qk_norm", "false"},
-                                            {"qk_layernorm", "false"},
-                                            {"qkv_bias", "false"},
-                                            {"attention_out_bias", "false"},
-                                            {"use_parallel_residual", "false"},
-                                            {"parallel_attn", "false"},
-                                            {"logits_scaling", "1.0"},
-                                            {"logit_scale", "1.0"},
-                                            {"embedding_multiplier", "1.0"},
-                                            {"residual_multiplier", "1.0"},
-                                            {"position_embedding_type", "\"rope\""},
-                                            {"moe_layer_freq", "1"},
-                                            {"shared_expert_intermediate_size", "0"},
-                                            {"attention_chunk_size", "0"},
-                                            {"hidden_activation", "\"silu\""},
-                                            {"mtp_num_hidden_layers", "0"}}};
+constexpr std::array<NeutralField, 24> kNeutral{{{"is_encoder_decoder", "false"},
+                                                 {"add_cross_attention", "false"},
+                                                 {"cross_attention_hidden_size", "null"},
+                                                 {"tie_encoder_decoder", "false"},
+                                                 {"use_bidirectional_attention", "false"},
+                                                 {"is_causal", "true"},
+                                                 {"rope_interleaved", "false"},
+                                                 {"use_mrope", "false"},
+                                                 {"use_qk_norm", "false"},
+                                                 {"qk_layernorm", "false"},
+                                                 {"qkv_bias", "false"},
+                                                 {"attention_out_bias", "false"},
+                                                 {"use_parallel_residual", "false"},
+                                                 {"parallel_attn", "false"},
+                                                 {"logits_scaling", "1.0"},
+                                                 {"logit_scale", "1.0"},
+                                                 {"embedding_multiplier", "1.0"},
+                                                 {"residual_multiplier", "1.0"},
+                                                 {"position_embedding_type", "\"rope\""},
+                                                 {"moe_layer_freq", "1"},
+                                                 {"shared_expert_intermediate_size", "0"},
+                                                 {"attention_chunk_size", "0"},
+                                                 {"hidden_activation", "\"silu\""},
+                                                 {"mtp_num_hidden_layers", "0"}}};
 
-bool neutral(const std::string& key, const Json& value) {
-  return std::any_of(kNeutral.begin(), kNeutral.end(),
-                     [&](const Neutral& known) { return known.key == key && value == Json::parse(known.value); });
+bool neutral(std::span<const NeutralField> fields, const std::string& key, const Json& value) {
+  return std::any_of(fields.begin(), fields.end(),
+                     [&](const NeutralField& known) { return known.key == key && value == Json::parse(known.value); });
 }
 
-template <std::size_t kSize>
-bool holds(const std::array<Keys, kSize>& keys, const std::string& key) {
+bool holds(std::span<const Keys> keys, const std::string& key) {
   return std::find(keys.begin(), keys.end(), key) != keys.end();
 }
 
 }  // namespace
 
-void check_config_keys(const JsonObject& config) {
+void check_config_keys(const JsonObject& config, const Architecture& architecture) {
   for (const auto& [key, value] : config.json().items()) {
     if (value.is_null() || holds(kUsed, key) || holds(kOrigin, key) || holds(kTraining, key) || holds(kRuntime, key) ||
-        holds(kGeneration, key) || neutral(key, value)) {
+        holds(kGeneration, key) || holds(architecture.keys, key) || neutral(kNeutral, key, value) ||
+        neutral(architecture.neutral, key, value)) {
       continue;
     }
     // qk_head_dim follows from other fields.

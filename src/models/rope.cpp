@@ -111,19 +111,24 @@ void parse_type(const JsonObject& json, RopeConfig& rope, double max_positions) 
 
 // transformers 5 keeps everything in rope_parameters; before, rope_theta stood
 // alone and rope_scaling held the rest, its type under "type" or "rope_type".
-RopeConfig parse_rope(const JsonObject& config, const std::vector<std::string>& layer_types, double max_positions) {
+RopeConfig parse_rope(const JsonObject& config, const std::vector<std::string>& layer_types, double max_positions,
+                      const RopeRules& rules) {
   RopeConfig rope;
-  rope.max_positions = rope.original_max_positions = max_positions;
-  rope.theta = config.number_or("rope_theta", 10000);
-  rope.rotated_part = config.number_or("partial_rotary_factor", 1);
+  rope.max_positions = max_positions;
+  rope.original_max_positions = rules.original_max_positions.value_or(max_positions);
+  rope.theta = config.number_or("rope_theta", rules.theta);
+  rope.rotated_part = config.number_or("partial_rotary_factor", rules.part);
   const bool scaling = config.has("rope_scaling") && !config.at("rope_scaling").empty();
   const char* const key = scaling ? "rope_scaling" : "rope_parameters";
   if (config.has(key) && !config.at(key).empty()) {
     const JsonObject json = parameters_of(config, key, layer_types);
-    json.only(kKeys);
+    std::vector<std::string_view> keys(kKeys.begin(), kKeys.end());
+    keys.insert(keys.end(), rules.also.begin(), rules.also.end());
+    json.only(keys);
     rope.theta = json.number_or("rope_theta", rope.theta);
     rope.rotated_part = json.number_or("partial_rotary_factor", rope.rotated_part);
-    const std::string name = json.string_or("rope_type", json.string_or("type", "default"));
+    std::string name = json.string_or("rope_type", json.string_or("type", "default"));
+    if (rules.longrope_names && (name == "su" || name == "yarn")) name = "longrope";
     const auto* const known =
         std::find_if(kNames.begin(), kNames.end(), [&](const RopeName& entry) { return entry.name == name; });
     if (known == kNames.end()) {
@@ -142,14 +147,33 @@ RopeConfig parse_rope(const JsonObject& config, const std::vector<std::string>& 
     parse_type(json, rope, max_positions);
   }
   if (!(rope.theta > 0)) config.wrong("rope_theta", "a positive number");
-  // The reference implementation's default rotation turns whole heads, whatever the field says, but in GLM.
-  if (rope.type == RopeType::kDefault && config.string_or("model_type", "") != "glm4_moe_lite") rope.rotated_part = 1;
-  const bool whole = rope.rotated_part == 1;
-  if (!whole && (rope.type != RopeType::kProportional || !(rope.rotated_part >= 0 && rope.rotated_part < 1)))
+  if (rope.type == RopeType::kDefault && rules.partial == PartialRotation::kIgnored) rope.rotated_part = 1;
+  const double part = rope.rotated_part;
+  if (part == 1) return rope;
+  if (rules.partial != PartialRotation::kDone && rope.type != RopeType::kProportional)
     throw Error(ErrorCode::kUnsupported,
                 fmt::format("{}: field partial_rotary_factor is {}, expected 1, or less with rope_type proportional",
-                            config.where(), rope.rotated_part));
+                            config.where(), part));
+  if (!(part >= 0 && part < 1)) config.wrong("partial_rotary_factor", "a number from 0 to 1");
   return rope;
+}
+
+RopeConfig parse_rope_of(const JsonObject& config, const std::string& layer_type, double max_positions,
+                         const RopeRules& rules, const char* theta_key) {
+  Json one = Json::object();
+  for (const char* const key : {"original_max_position_embeddings", "partial_rotary_factor"}) {
+    if (config.has(key)) one[key] = config.at(key);
+  }
+  const bool full = layer_type == "full_attention";
+  if (config.has(theta_key)) one["rope_theta"] = config.at(theta_key);
+  if (full && config.has("rope_scaling")) one["rope_scaling"] = config.at("rope_scaling");
+  if (config.has("rope_parameters")) {
+    const JsonObject all = config.object("rope_parameters");
+    constexpr std::array<std::string_view, 2> kTypes{"full_attention", "sliding_attention"};
+    all.only(kTypes);
+    if (all.has(layer_type.c_str())) one["rope_parameters"] = all.at(layer_type.c_str());
+  }
+  return parse_rope(JsonObject(one, config.where()), {layer_type}, max_positions, rules);
 }
 
 double yarn_mscale(const RopeConfig& rope, double weight) {

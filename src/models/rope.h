@@ -27,18 +27,45 @@ struct RopeConfig {
   std::optional<double> attention_factor;  // nothing: by the type's formula
   double mscale = 0;
   double mscale_all_dim = 0;
-  double rotated_part = 1;  // of the pairs of a head, from the first on
+  double rotated_part = 1;  // of a head, from the first element on
   bool truncate = true;
   std::vector<float> short_factors;  // divisors of each pair's frequency, for sequences up to the original length
   std::vector<float> long_factors;   // and for longer ones
 
   // Whether angles depend on the length of the sequence.
   [[nodiscard]] bool by_length() const { return type == RopeType::kDynamic || type == RopeType::kLongrope; }
+  // Elements that pairs are made of, in heads of so many. The proportional type pairs all of them, some by no angle.
+  [[nodiscard]] std::int64_t rotated_dim(std::int64_t head_dim) const {
+    return type == RopeType::kProportional ? head_dim
+                                           : static_cast<std::int64_t>(static_cast<double>(head_dim) * rotated_part);
+  }
+};
+
+// What the reference implementation of an architecture does with partial_rotary_factor.
+enum class PartialRotation : std::uint8_t {
+  kIgnored,  // by its default type, and fails with others
+  kFails,
+  kDone
+};
+
+// What differs between architectures.
+struct RopeRules {
+  double theta = 10000;  // here and below: where it is left out
+  double part = 1;
+  PartialRotation partial = PartialRotation::kIgnored;
+  std::optional<double> original_max_positions = {};  // nothing: the model's context
+  bool longrope_names = false;                        // "su" and "yarn" are old names of longrope
+  std::span<const std::string_view> also = {};  // fields among the parameters that are read elsewhere, or by nobody
 };
 
 // config: config.json; layer_types: those that the model's layers are of. max_positions: the model's context.
 // \throws Error naming the field.
-RopeConfig parse_rope(const JsonObject& config, const std::vector<std::string>& layer_types, double max_positions);
+RopeConfig parse_rope(const JsonObject& config, const std::vector<std::string>& layer_types, double max_positions,
+                      const RopeRules& rules = {});
+// The same of layers of one type, where the parameters of each are fields of rope_parameters. Old files have the
+// common fields, of which rope_scaling is for full attention alone and `theta_key` the other type's base.
+RopeConfig parse_rope_of(const JsonObject& config, const std::string& layer_type, double max_positions,
+                         const RopeRules& rules, const char* theta_key);
 
 // Angle per position step of each pair of dimensions of a head, [out.size()], in a sequence of `length` positions.
 void rope_frequencies(const RopeConfig& rope, std::int64_t length, std::span<float> out);

@@ -62,12 +62,12 @@ class Fuser {
   // Whether nobody after the step's first `count` ops reads the buffer.
   [[nodiscard]] bool ends_in(std::size_t count, BufferId id) const { return !liveness_.is_read(id, at_ + count); }
   // A norm of whole rows, not of heads.
-  [[nodiscard]] bool of_rows(const RmsNormOp& norm) const { return norm.width == plan_.width(norm.in); }
+  [[nodiscard]] bool of_rows(const NormOp& norm) const { return norm.width == plan_.width(norm.in); }
 
   [[nodiscard]] std::optional<FusedStep> heads() const {
     FusedHeads heads;
     std::size_t length = 0;
-    while (peek<RmsNormOp>(length) != nullptr || peek<RopeOp>(length) != nullptr) ++length;
+    while (peek<NormOp>(length) != nullptr || peek<RopeOp>(length) != nullptr) ++length;
     const auto* const attention = peek<AttentionOp>(length);
     if (capabilities_.attention && attention != nullptr) {
       if (!collect(heads, length, attention->q, attention->k) || !of_dim(heads, attention->head_dim))
@@ -76,7 +76,7 @@ class Fuser {
       return FusedStep{ops(length + 1), {}, heads};
     }
     if (!capabilities_.rotations) return std::nullopt;
-    const std::size_t norms = peek<RmsNormOp>(0) != nullptr ? 2 : 0;
+    const std::size_t norms = peek<NormOp>(0) != nullptr ? 2 : 0;
     const auto* const q = peek<RopeOp>(norms);
     const auto* const k = peek<RopeOp>(norms + 1);
     if (q == nullptr || k == nullptr || !collect(heads, norms + 2, q->x, k->x) || !of_dim(heads, q->head_dim) ||
@@ -87,7 +87,7 @@ class Fuser {
   }
 
   [[nodiscard]] static bool of_dim(const FusedHeads& heads, std::int64_t dim) {
-    const auto norm_fits = [&](const RmsNormOp* norm) { return norm == nullptr || norm->width == dim; };
+    const auto norm_fits = [&](const NormOp* norm) { return norm == nullptr || norm->width == dim; };
     const auto rope_fits = [&](const RopeOp* rope) { return rope == nullptr || rope->head_dim == dim; };
     return norm_fits(heads.q_norm) && norm_fits(heads.k_norm) && rope_fits(heads.q_rope) && rope_fits(heads.k_rope);
   }
@@ -96,9 +96,9 @@ class Fuser {
   [[nodiscard]] bool collect(FusedHeads& heads, std::size_t count, BufferId q, BufferId k) const {
     if (q == k) return false;
     for (std::size_t i = 0; i < count; ++i) {
-      if (const auto* const norm = peek<RmsNormOp>(i)) {
-        if (norm->in != norm->out || (norm->in != q && norm->in != k)) return false;
-        const RmsNormOp*& place = norm->in == q ? heads.q_norm : heads.k_norm;
+      if (const auto* const norm = peek<NormOp>(i)) {
+        if (norm->kind != NormKind::kRms || norm->in != norm->out || (norm->in != q && norm->in != k)) return false;
+        const NormOp*& place = norm->in == q ? heads.q_norm : heads.k_norm;
         const RopeOp* const rope = norm->in == q ? heads.q_rope : heads.k_rope;
         if (place != nullptr || rope != nullptr) return false;  // the norm is first
         place = norm;
@@ -111,18 +111,19 @@ class Fuser {
       }
     }
     const bool same_eps = heads.q_norm == nullptr || heads.k_norm == nullptr || heads.q_norm->eps == heads.k_norm->eps;
-    const bool same_table =
-        heads.q_rope == nullptr || heads.k_rope == nullptr || heads.q_rope->rope == heads.k_rope->rope;
-    return same_eps && same_table;
+    const bool same_rotation =
+        heads.q_rope == nullptr || heads.k_rope == nullptr ||
+        (heads.q_rope->rope == heads.k_rope->rope && heads.q_rope->interleaved == heads.k_rope->interleaved);
+    return same_eps && same_rotation;
   }
 
-  // [rms_norm] [hadamard] linear+, then [swiglu] of two or [add] of one.
+  // [norm] [hadamard] linear+, then [gated product] of two or [add] of one.
   [[nodiscard]] std::optional<FusedStep> linears() const {
     FusedStep step;
     FusedLinears fused;
     std::size_t length = 0;
     if (capabilities_.linear_inputs) {
-      fused.norm = peek<RmsNormOp>(length);
+      fused.norm = peek<NormOp>(length);
       if (fused.norm != nullptr) ++length;
       fused.rotation = peek<HadamardOp>(length);
       if (fused.rotation != nullptr) ++length;
@@ -151,14 +152,14 @@ class Fuser {
 
   // What the step does with the results; length: of the ops so far.
   void finish_linears(FusedLinears& fused, FusedStep& step, std::size_t& length) const {
-    const auto* const product = peek<SwigluOp>(length);
+    const auto* const product = peek<GatedOp>(length);
     if (product != nullptr && fused.linears.size() == 2) {
       const LinearOp& gate = *fused.linears[0];
       const LinearOp& up = *fused.linears[1];
       const bool theirs = gate.out == product->gate && up.out == product->up;
       const bool apart = product->out != gate.out && product->out != up.out && product->out != fused.in;
       if (theirs && apart && ends_in(length + 1, gate.out) && ends_in(length + 1, up.out) && capabilities_.gate_up &&
-          capabilities_.gate_up(gate, up)) {
+          capabilities_.gate_up(gate, up, *product)) {
         fused.product = product;
         step.inner.insert(step.inner.end(), {gate.out, up.out});
         ++length;
@@ -183,8 +184,8 @@ class Fuser {
     SingleOp form;
     const auto* const reader = peek<LinearOp>(1);
     if (reader != nullptr && capabilities_.prepares && capabilities_.prepares(*reader)) {
-      const auto* const norm = peek<RmsNormOp>(0);
-      const auto* const product = peek<SwigluOp>(0);
+      const auto* const norm = peek<NormOp>(0);
+      const auto* const product = peek<GatedOp>(0);
       if ((norm != nullptr && of_rows(*norm) && norm->out == reader->in) ||
           (product != nullptr && product->out == reader->in)) {
         form.reader = reader;

@@ -18,18 +18,18 @@ struct SingleOp {
 
 // Products of the same input, with what makes their input, and what is made of their results.
 struct FusedLinears {
-  const RmsNormOp* norm = nullptr;
+  const NormOp* norm = nullptr;
   const HadamardOp* rotation = nullptr;
   std::vector<const LinearOp*> linears;
-  const SwigluOp* product = nullptr;  // of two: gate and up
-  const AddOp* sum = nullptr;         // of one
-  BufferId in = -1;                   // what norm, rotation or linears read
+  const GatedOp* product = nullptr;  // of two: gate and up
+  const AddOp* sum = nullptr;        // of one
+  BufferId in = -1;                  // what norm, rotation or linears read
 };
 
 // The norms of queries' and keys' heads, their rotations, and the attention that reads them; any may be missing.
 struct FusedHeads {
-  const RmsNormOp* q_norm = nullptr;
-  const RmsNormOp* k_norm = nullptr;
+  const NormOp* q_norm = nullptr;
+  const NormOp* k_norm = nullptr;
   const RopeOp* q_rope = nullptr;
   const RopeOp* k_rope = nullptr;
   const AttentionOp* attention = nullptr;
@@ -52,7 +52,7 @@ struct FuseCapabilities {
   bool attention = false;      // head norms and rotations, in any order, and the attention after them
   bool rotations = false;      // the rotations of queries and keys, and both their norms before them
   // Gate, up and their gated product. Null: never.
-  std::function<bool(const LinearOp& gate, const LinearOp& up)> gate_up = {};
+  std::function<bool(const LinearOp& gate, const LinearOp& up, const GatedOp& product)> gate_up = {};
   // A norm or a gated product also prepares the input of this linear, the op after it. Null: never.
   std::function<bool(const LinearOp& linear)> prepares = {};
 };

@@ -47,12 +47,16 @@ struct OpTraits<EmbeddingOp> : OpDefaults {
 };
 
 template <>
-struct OpTraits<RmsNormOp> : OpDefaults {
-  static constexpr std::string_view kName = "rms_norm";
-  static std::string subject(const RmsNormOp& op) { return op.weight; }
-  static BufferIds reads(const RmsNormOp& op) { return {op.in}; }
-  static BufferIds writes(const RmsNormOp& op) { return {op.out}; }
-  static PlannedWeights weights(const RmsNormOp& op, const Plan&) { return {planned_vector(op.weight, op.width)}; }
+struct OpTraits<NormOp> : OpDefaults {
+  static constexpr std::string_view kName = "norm";
+  static std::string subject(const NormOp& op) { return op.weight; }
+  static BufferIds reads(const NormOp& op) { return {op.in}; }
+  static BufferIds writes(const NormOp& op) { return {op.out}; }
+  static PlannedWeights weights(const NormOp& op, const Plan&) {
+    PlannedWeight weight = planned_vector(op.weight, op.width);
+    weight.added = op.one_more ? 1 : 0;
+    return {weight};
+  }
 };
 
 template <>
@@ -74,6 +78,13 @@ struct OpTraits<RopeOp> : OpDefaults {
   static constexpr std::string_view kName = "rope";
   static BufferIds reads(const RopeOp& op) { return {op.x}; }
   static BufferIds writes(const RopeOp& op) { return {op.x}; }
+};
+
+template <>
+struct OpTraits<PositionScaleOp> : OpDefaults {
+  static constexpr std::string_view kName = "scale by position";
+  static BufferIds reads(const PositionScaleOp& op) { return {op.x}; }
+  static BufferIds writes(const PositionScaleOp& op) { return {op.x}; }
 };
 
 template <>
@@ -119,10 +130,10 @@ struct OpTraits<MoeOp> : OpDefaults {
 };
 
 template <>
-struct OpTraits<SwigluOp> : OpDefaults {
-  static constexpr std::string_view kName = "swiglu";
-  static BufferIds reads(const SwigluOp& op) { return {op.gate, op.up}; }
-  static BufferIds writes(const SwigluOp& op) { return {op.out}; }
+struct OpTraits<GatedOp> : OpDefaults {
+  static constexpr std::string_view kName = "gated product";
+  static BufferIds reads(const GatedOp& op) { return {op.gate, op.up}; }
+  static BufferIds writes(const GatedOp& op) { return {op.out}; }
 };
 
 template <>
@@ -130,6 +141,13 @@ struct OpTraits<AddOp> : OpDefaults {
   static constexpr std::string_view kName = "add";
   static BufferIds reads(const AddOp& op) { return {op.x, op.y}; }
   static BufferIds writes(const AddOp& op) { return {op.x}; }
+};
+
+template <>
+struct OpTraits<ScaleOp> : OpDefaults {
+  static constexpr std::string_view kName = "scale";
+  static BufferIds reads(const ScaleOp& op) { return {op.x}; }
+  static BufferIds writes(const ScaleOp& op) { return {op.x}; }
 };
 
 template <>

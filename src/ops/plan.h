@@ -55,14 +55,20 @@ struct EmbeddingOp {
   std::int64_t vocab;
 };
 
-// Root-mean-square norm (arXiv 1910.07467) of each run of `width` elements; a
-// row may hold several runs (heads).
-struct RmsNormOp {
+enum class NormKind : std::uint8_t {
+  kRms,   // by the root of the mean square (arXiv 1910.07467)
+  kLayer  // by the mean and the deviation, without a bias (arXiv 1607.06450)
+};
+
+// A norm of each run of `width` elements; a row may hold several runs (heads).
+struct NormOp {
   BufferId in;
   BufferId out;
   std::string weight;
   std::int64_t width;
   float eps;
+  NormKind kind = NormKind::kRms;
+  bool one_more = false;  // multiplies by the weight plus one
 };
 
 // out = in * weight^T + bias; weight is [out width, in width].
@@ -75,12 +81,21 @@ struct LinearOp {
   Role role = {};
 };
 
-// Rotates pairs (i, i + head_dim/2) of each head in place by position * frequency.
+// Rotates pairs of each head in place by position * frequency: (i, i + n/2) of its first n elements, of which the table
+// has n/2 frequencies.
 struct RopeOp {
   BufferId x;
   std::int64_t heads;
   std::int64_t head_dim;
-  int rope = 0;  // index into Plan::ropes
+  int rope = 0;              // index into Plan::ropes
+  bool interleaved = false;  // pairs (2i, 2i + 1) instead
+};
+
+// x *= 1 + beta * log(1 + floor(position / span)): queries far from where a model's training began.
+struct PositionScaleOp {
+  BufferId x;
+  float beta;
+  float span;
 };
 
 // Appends k and v to the cache of its layer, then causal softmax attention of q
@@ -95,6 +110,7 @@ struct AttentionOp {
   std::int64_t head_dim;
   float scale;
   std::int64_t window;  // keys a query sees, itself included; 0: all
+  float soft_cap = 0;   // scores become cap * tanh(score / cap); 0: none
 };
 
 // Multi-head latent attention (arXiv 2405.04434). A token's keys and values of
@@ -145,17 +161,27 @@ struct MoeOp {
 // The name of an expert's weight; projection: gate, up or down.
 std::string expert_weight(const MoeOp& op, std::int64_t expert, const char* projection);
 
-// out = silu(gate) * up (arXiv 2002.05202)
-struct SwigluOp {
+enum class GateActivation : std::uint8_t { kSilu, kGeluTanh, kGelu };
+
+// out = activation(gate) * up (arXiv 2002.05202)
+struct GatedOp {
   BufferId gate;
   BufferId up;
   BufferId out;
+  GateActivation activation = GateActivation::kSilu;
 };
 
 // x += y
 struct AddOp {
   BufferId x;
   BufferId y;
+};
+
+// x *= factor, then, with a cap, x = cap * tanh(x / cap)
+struct ScaleOp {
+  BufferId x;
+  float factor;
+  float soft_cap = 0;
 };
 
 // out = in, each block of a row rotated by a Hadamard matrix over its root (formats/hadamard.h).
@@ -190,8 +216,8 @@ struct ObserveOp {
   std::int64_t width;
 };
 
-using OpBody = std::variant<EmbeddingOp, RmsNormOp, LinearOp, RopeOp, AttentionOp, LatentAttentionOp, MoeOp, SwigluOp,
-                            AddOp, HadamardOp, SelectOp, InputOp, JoinOp, ObserveOp>;
+using OpBody = std::variant<EmbeddingOp, NormOp, LinearOp, RopeOp, PositionScaleOp, AttentionOp, LatentAttentionOp,
+                            MoeOp, GatedOp, AddOp, ScaleOp, HadamardOp, SelectOp, InputOp, JoinOp, ObserveOp>;
 
 // ops/op_traits.h says of each kind what it reads, writes and weighs.
 struct Op {
@@ -292,6 +318,7 @@ struct PlannedWeight {
   bool quantizable = false;
   Role role = {};
   std::int64_t expert = -1;  // a routed expert's number
+  float added = 0;           // to each element of a vector as it is loaded
   int layer = -1;            // of the op that uses it first
   bool prediction = false;   // of a plan for the next tokens alone
 

@@ -96,7 +96,8 @@ LayerCalibration::LayerCalibration(const Checkpoint& checkpoint, Plan plan, std:
   rows_ = std::make_unique<RowFile>(path_of(first), tokens(), width(embedding->out), open);
   if (first > 0) return;
   Plan slice = plan_;
-  slice.ops.erase(slice.ops.begin() + 1, slice.ops.end());
+  slice.ops.erase(std::find_if(slice.ops.begin(), slice.ops.end(), [](const Op& op) { return op.layer >= 0; }),
+                  slice.ops.end());  // what is made of the embedding stays
   slice.outputs = {{kHiddenOutput, embedding->out}};
   slice.layers = 0;
   run(slice, Overlay(checkpoint_, nullptr), std::array{Stream{nullptr, nullptr, rows_.get()}}, {});
@@ -294,7 +295,7 @@ void LayerCalibration::observe_expert(const MoeOp& moe, std::int64_t expert, con
               ObserveOp{x, gate, width(moe.in)},
               LinearOp{x, gated, gate, ""},
               LinearOp{x, raised, up, ""},
-              SwigluOp{gated, raised, active},
+              GatedOp{gated, raised, active},
               ObserveOp{active, down, moe.intermediate}};
   Sums sums;
   const Consumer consume = [&](const std::string& name, const Rows& rows, std::int64_t columns) {

@@ -84,14 +84,17 @@ Cases cases_of<EmbeddingOp>() {
 }
 
 template <>
-Cases cases_of<RmsNormOp>() {
+Cases cases_of<NormOp>() {
   Cases out;
   for (const auto& [rows, width] : {std::pair<int, int>{1, 5}, {1, 130}, {3, 20}}) {
     CasePlan p;
     const BufferId x = p.in(std::int64_t{rows} * width);
     const BufferId y = p.out(std::int64_t{rows} * width);
-    append(out, CasePlan(p).with("apart", RmsNormOp{x, y, "norm", width, 1e-5F}));
-    append(out, CasePlan(p).with("in place", RmsNormOp{x, x, "norm", width, 1e-5F}));
+    append(out, CasePlan(p).with("apart", NormOp{x, y, "norm", width, 1e-5F}));
+    append(out, CasePlan(p).with("in place", NormOp{x, x, "norm", width, 1e-5F}));
+    append(out, CasePlan(p).with("one more", NormOp{x, y, "norm", width, 1e-5F, NormKind::kRms, true}));
+    append(out, CasePlan(p).with("layer", NormOp{x, y, "norm", width, 1e-5F, NormKind::kLayer}));
+    append(out, CasePlan(p).with("layer in place", NormOp{x, x, "norm", width, 1e-5F, NormKind::kLayer}));
   }
   return out;
 }
@@ -128,9 +131,23 @@ Cases cases_of<RopeOp>() {
     CasePlan p;
     add_ropes(p.plan, dim);
     const BufferId x = p.in(std::int64_t{heads} * dim);
-    append(out, p.with("rope", RopeOp{x, heads, dim, 1}));
+    append(out, CasePlan(p).with("rope", RopeOp{x, heads, dim, 1}));
+    append(out, p.with("interleaved", RopeOp{x, heads, dim, 1, true}));
+  }
+  for (const bool interleaved : {false, true}) {
+    CasePlan p;
+    add_ropes(p.plan, 34);  // of 50
+    const BufferId x = p.in(150);
+    append(out, p.with("a part of heads", RopeOp{x, 3, 50, 1, interleaved}));
   }
   return out;
+}
+
+template <>
+Cases cases_of<PositionScaleOp>() {
+  CasePlan p;
+  const BufferId x = p.in(37);
+  return p.with("scale by position", PositionScaleOp{x, 0.3F, 4});
 }
 
 template <>
@@ -145,7 +162,10 @@ Cases cases_of<AttentionOp>() {
     const BufferId k = p.in(std::int64_t{kv_heads} * dim);
     const BufferId v = p.in(std::int64_t{kv_heads} * dim);
     const BufferId y = p.out(std::int64_t{heads} * dim);
-    append(out, p.with("dim " + std::to_string(dim), AttentionOp{q, k, v, y, heads, kv_heads, dim, 0.4F, window}));
+    for (const float soft_cap : {0.0F, 1.5F}) {
+      append(out, CasePlan(p).with("dim " + std::to_string(dim),
+                                   AttentionOp{q, k, v, y, heads, kv_heads, dim, 0.4F, window, soft_cap}));
+    }
   }
   return out;
 }
@@ -194,12 +214,16 @@ Cases cases_of<MoeOp>() {
 }
 
 template <>
-Cases cases_of<SwigluOp>() {
-  CasePlan p;
-  const BufferId gate = p.in(37);
-  const BufferId up = p.in(37);
-  const BufferId y = p.out(37);
-  return p.with("swiglu", SwigluOp{gate, up, y});
+Cases cases_of<GatedOp>() {
+  Cases out;
+  for (const GateActivation activation : {GateActivation::kSilu, GateActivation::kGeluTanh, GateActivation::kGelu}) {
+    CasePlan p;
+    const BufferId gate = p.in(37);
+    const BufferId up = p.in(37);
+    const BufferId y = p.out(37);
+    append(out, p.with("activation " + std::to_string(static_cast<int>(activation)), GatedOp{gate, up, y, activation}));
+  }
+  return out;
 }
 
 template <>
@@ -208,6 +232,17 @@ Cases cases_of<AddOp>() {
   const BufferId x = p.in(37);
   const BufferId y = p.in(37);
   return p.with("add", AddOp{x, y});
+}
+
+template <>
+Cases cases_of<ScaleOp>() {
+  Cases out;
+  for (const float soft_cap : {0.0F, 0.7F}) {
+    CasePlan p;
+    const BufferId x = p.in(37);
+    append(out, p.with("soft cap " + std::to_string(soft_cap), ScaleOp{x, -1.3F, soft_cap}));
+  }
+  return out;
 }
 
 template <>

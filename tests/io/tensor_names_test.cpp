@@ -19,6 +19,9 @@ TEST(TensorNames, HaveTheModelAroundThemOnce) {
            {"model.visual.norm.weight", "model.visual.norm.weight"},
            {"model.model.visual.weight", "model.model.visual.weight"},
            {"visual.layers.0.weight", "visual.layers.0.weight"},
+           {"model.language_model.layers.3.mlp.up_proj.weight", "model.layers.3.mlp.up_proj.weight"},
+           {"language_model.model.norm.weight", "model.norm.weight"},
+           {"language_model.lm_head.weight", "lm_head.weight"},
            {"norms", "norms"}}) {
     EXPECT_EQ(full_name(name), full);
   }

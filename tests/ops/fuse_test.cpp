@@ -19,14 +19,14 @@ Plan plan_of(std::vector<Op> ops) {
 FuseCapabilities everything() {
   FuseCapabilities out;
   out.linear_inputs = out.linear_groups = out.attention = out.rotations = true;
-  out.gate_up = [](const LinearOp&, const LinearOp&) { return true; };
+  out.gate_up = [](const LinearOp&, const LinearOp&, const GatedOp&) { return true; };
   return out;
 }
 // What one that prepares inputs apart can: no norm goes into a product.
 FuseCapabilities launches() {
   FuseCapabilities out;
   out.rotations = true;
-  out.gate_up = [](const LinearOp&, const LinearOp&) { return true; };
+  out.gate_up = [](const LinearOp&, const LinearOp&, const GatedOp&) { return true; };
   out.prepares = [](const LinearOp&) { return true; };
   return out;
 }
@@ -48,22 +48,22 @@ using Buffers = std::vector<BufferId>;
 
 TEST(Fuse, NothingWithoutCapabilities) {
   const Plan plan =
-      plan_of({RmsNormOp{0, 1, "n", 8, 1e-6F}, LinearOp{1, 2, "gate", ""}, LinearOp{1, 3, "up", ""}, SwigluOp{2, 3, 4},
+      plan_of({NormOp{0, 1, "n", 8, 1e-6F}, LinearOp{1, 2, "gate", ""}, LinearOp{1, 3, "up", ""}, GatedOp{2, 3, 4},
                RopeOp{5, 2, 4}, RopeOp{6, 2, 4}, AttentionOp{5, 6, 7, 0, 2, 2, 4, 1, 0}});
   EXPECT_EQ(sizes(plan, {}), Sizes(7, 1));
 }
 
 TEST(Fuse, RotationsWithTheirHeadsNorms) {
-  const RmsNormOp q_norm{0, 0, "q", 4, 1e-6F};
-  const RmsNormOp k_norm{1, 1, "k", 4, 1e-6F};
+  const NormOp q_norm{0, 0, "q", 4, 1e-6F};
+  const NormOp k_norm{1, 1, "k", 4, 1e-6F};
   const RopeOp q{0, 2, 4};
   const RopeOp k{1, 2, 4};
   const Plan plan = plan_of({q_norm, k_norm, q, k});
   const std::vector<FusedStep> steps = fuse(plan, launches());
   ASSERT_EQ(steps.size(), 1U);
   const auto& heads = std::get<FusedHeads>(steps[0].form);
-  EXPECT_EQ(heads.q_norm, plan.ops[0].as<RmsNormOp>());
-  EXPECT_EQ(heads.k_norm, plan.ops[1].as<RmsNormOp>());
+  EXPECT_EQ(heads.q_norm, plan.ops[0].as<NormOp>());
+  EXPECT_EQ(heads.k_norm, plan.ops[1].as<NormOp>());
   EXPECT_EQ(heads.q_rope, plan.ops[2].as<RopeOp>());
   EXPECT_EQ(heads.k_rope, plan.ops[3].as<RopeOp>());
   EXPECT_EQ(heads.attention, nullptr);
@@ -72,17 +72,17 @@ TEST(Fuse, RotationsWithTheirHeadsNorms) {
   EXPECT_EQ(sizes(plan_of({q, RopeOp{1, 1, 8}}), launches()), (Sizes{1, 1}));
   EXPECT_EQ(sizes(plan_of({q, RopeOp{1, 2, 4, 1}}), launches()), (Sizes{1, 1}));  // another table
   EXPECT_EQ(sizes(plan_of({q, q}), launches()), (Sizes{1, 1}));
-  const RmsNormOp other_eps{1, 1, "k", 4, 1e-5F};
+  const NormOp other_eps{1, 1, "k", 4, 1e-5F};
   EXPECT_EQ(sizes(plan_of({q_norm, other_eps, q, k}), launches()), (Sizes{1, 1, 2}));
-  const RmsNormOp whole{1, 1, "k", 8, 1e-6F};
+  const NormOp whole{1, 1, "k", 8, 1e-6F};
   EXPECT_EQ(sizes(plan_of({q_norm, whole, q, k}), launches()), (Sizes{1, 1, 2}));
-  const RmsNormOp elsewhere{1, 2, "k", 4, 1e-6F};
+  const NormOp elsewhere{1, 2, "k", 4, 1e-6F};
   EXPECT_EQ(sizes(plan_of({q_norm, elsewhere, q, k}), launches()), (Sizes{1, 1, 2}));
 }
 
 TEST(Fuse, AttentionTakesWhatComesBeforeIt) {
-  const RmsNormOp q_norm{0, 0, "q", 4, 1e-6F};
-  const RmsNormOp k_norm{1, 1, "k", 4, 1e-6F};
+  const NormOp q_norm{0, 0, "q", 4, 1e-6F};
+  const NormOp k_norm{1, 1, "k", 4, 1e-6F};
   const RopeOp q{0, 2, 4};
   const RopeOp k{1, 2, 4};
   const AttentionOp attention{0, 1, 2, 3, 2, 2, 4, 1, 0};
@@ -105,7 +105,7 @@ TEST(Fuse, AttentionTakesWhatComesBeforeIt) {
 TEST(Fuse, GateAndUp) {
   const LinearOp gate{0, 1, "gate", ""};
   const LinearOp up{0, 2, "up", ""};
-  const SwigluOp product{1, 2, 3};
+  const GatedOp product{1, 2, 3};
   for (const FuseCapabilities& some : {everything(), launches()}) {
     const Plan plan = plan_of({gate, up, product});
     EXPECT_EQ(sizes(plan, some), Sizes{3});
@@ -119,11 +119,13 @@ TEST(Fuse, GateAndUp) {
     wanted.outputs = {{"up", 2}};
     EXPECT_GT(sizes(wanted, some).size(), 1U);
     EXPECT_GT(sizes(plan_of({up, gate, product}), some).size(), 1U);
-    EXPECT_GT(sizes(plan_of({gate, up, SwigluOp{1, 2, 0}}), some).size(), 1U);  // over what they read
+    EXPECT_GT(sizes(plan_of({gate, up, GatedOp{1, 2, 0}}), some).size(), 1U);  // over what they read
     EXPECT_GT(sizes(plan_of({gate, LinearOp{4, 2, "up", ""}, product}), some).size(), 1U);
   }
   FuseCapabilities no_kernel = launches();
-  no_kernel.gate_up = [](const LinearOp& a, const LinearOp& b) { return a.weight != "gate" || b.weight != "up"; };
+  no_kernel.gate_up = [](const LinearOp& a, const LinearOp& b, const GatedOp&) {
+    return a.weight != "gate" || b.weight != "up";
+  };
   EXPECT_EQ(sizes(plan_of({gate, up, product}), no_kernel), (Sizes{1, 1, 1}));
 }
 
@@ -149,7 +151,7 @@ TEST(Fuse, ASumTakesTheProductBeforeIt) {
 }
 
 TEST(Fuse, LinearsTakeTheNormAndTheRotationBeforeThem) {
-  const RmsNormOp norm{0, 1, "norm", 8, 1e-6F};
+  const NormOp norm{0, 1, "norm", 8, 1e-6F};
   const HadamardOp rotation{1, 2, 8};
   const LinearOp q{2, 3, "q", ""};
   const LinearOp k{2, 4, "k", ""};
@@ -159,36 +161,36 @@ TEST(Fuse, LinearsTakeTheNormAndTheRotationBeforeThem) {
   EXPECT_EQ(std::get<FusedLinears>(fuse(plan, everything())[0].form).in, 0);
   EXPECT_EQ(sizes(plan_of({norm, rotation, q, k, AddOp{5, 2}})), (Sizes{1, 1, 2, 1}));
   EXPECT_EQ(sizes(plan_of({norm, rotation, q, k, AddOp{5, 1}})), (Sizes{1, 3, 1}));
-  EXPECT_EQ(sizes(plan_of({RmsNormOp{0, 1, "norm", 4, 1e-6F}, LinearOp{1, 2, "q", ""}})), (Sizes{1, 1}));  // of heads
+  EXPECT_EQ(sizes(plan_of({NormOp{0, 1, "norm", 4, 1e-6F}, LinearOp{1, 2, "q", ""}})), (Sizes{1, 1}));  // of heads
   // In place: what the norm reads is what the step reads.
-  const Plan in_place = plan_of({RmsNormOp{1, 1, "norm", 8, 1e-6F}, LinearOp{1, 2, "q", ""}});
+  const Plan in_place = plan_of({NormOp{1, 1, "norm", 8, 1e-6F}, LinearOp{1, 2, "q", ""}});
   EXPECT_EQ(sizes(in_place), Sizes{2});
   EXPECT_EQ(fuse(in_place, everything())[0].buffers(), (Buffers{1, 2}));
-  EXPECT_EQ(sizes(plan_of({RmsNormOp{2, 1, "norm", 8, 1e-6F}, LinearOp{1, 3, "q", ""}, AddOp{2, 3}})),
+  EXPECT_EQ(sizes(plan_of({NormOp{2, 1, "norm", 8, 1e-6F}, LinearOp{1, 3, "q", ""}, AddOp{2, 3}})),
             (Sizes{2, 1}));  // the sum changes what the step reads
 }
 
 TEST(Fuse, WhatAProductReadsIsPrepared) {
-  const RmsNormOp norm{0, 1, "norm", 8, 1e-6F};
+  const NormOp norm{0, 1, "norm", 8, 1e-6F};
   const LinearOp linear{1, 2, "q", ""};
   const auto reader = [](const Plan& plan, const FuseCapabilities& capabilities) {
     return std::get<SingleOp>(fuse(plan, capabilities)[0].form).reader;
   };
   const Plan plan = plan_of({norm, linear});
   EXPECT_EQ(reader(plan, launches()), plan.ops[1].as<LinearOp>());
-  const Plan gated = plan_of({SwigluOp{3, 4, 1}, linear, AddOp{5, 2}});
+  const Plan gated = plan_of({GatedOp{3, 4, 1}, linear, AddOp{5, 2}});
   EXPECT_EQ(sizes(gated, launches()), (Sizes{1, 2}));
   EXPECT_EQ(reader(gated, launches()), gated.ops[1].as<LinearOp>());
   FuseCapabilities in_f32 = launches();
   in_f32.prepares = [](const LinearOp& l) { return l.weight != "q"; };
   EXPECT_EQ(reader(plan, in_f32), nullptr);
-  EXPECT_EQ(reader(plan_of({RmsNormOp{0, 1, "norm", 4, 1e-6F}, linear}), launches()), nullptr);  // of heads
+  EXPECT_EQ(reader(plan_of({NormOp{0, 1, "norm", 4, 1e-6F}, linear}), launches()), nullptr);  // of heads
   EXPECT_EQ(reader(plan_of({norm, LinearOp{3, 2, "q", ""}}), launches()), nullptr);
-  EXPECT_EQ(reader(plan_of({SwigluOp{3, 4, 5}, linear}), launches()), nullptr);
+  EXPECT_EQ(reader(plan_of({GatedOp{3, 4, 5}, linear}), launches()), nullptr);
 }
 
 TEST(Fuse, LifetimesEndWithTheLastReader) {
-  Plan plan = plan_of({LinearOp{0, 1, "gate", ""}, LinearOp{0, 2, "up", ""}, SwigluOp{1, 2, 3},
+  Plan plan = plan_of({LinearOp{0, 1, "gate", ""}, LinearOp{0, 2, "up", ""}, GatedOp{1, 2, 3},
                        LinearOp{3, 4, "down", ""}, AddOp{0, 4}, SelectOp{0, 5}});
   plan.outputs = {{kHiddenOutput, 5}};
   const std::vector<FusedStep> steps = fuse(plan, everything());

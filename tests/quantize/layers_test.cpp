@@ -72,7 +72,7 @@ TEST_P(Layers, ActivationsAreTheWholeModels) {
   load.exact = true;
   load.threads = 2;
   Session session(Model::load(fixture(GetParam()), load), {1, 64, 64, 1});
-  const auto& norm = *plan.ops[plan.ops.size() - 2].as<RmsNormOp>();
+  const auto& norm = *plan.ops[plan.ops.size() - 2].as<NormOp>();
   const auto& head = *plan.ops.back().as<LinearOp>();
   const std::vector<float> factors = vector_of(*checkpoint, norm.weight, norm.width);
   for (std::size_t begin = 0; begin < ids.size(); begin += kContext) {

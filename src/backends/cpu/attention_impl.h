@@ -154,6 +154,7 @@ inline void softmax_row(const AttentionTile& tile, const AttentionScratch& s, in
   const std::int64_t end = position + 1;
   const std::int64_t begin = tile.window > 0 ? greater(0, end - tile.window) : 0;
   float* const scores = s.scores + row * kKeyBlock;
+  if (tile.soft_cap != 0) scale_row(scores, keys, 1.0F, tile.soft_cap);
   for (int i = 0; i < keys; ++i) {
     if (first_key + i < begin || first_key + i >= end) scores[i] = kMinusInfinity;
   }

@@ -296,11 +296,13 @@ class CpuRunner final : public Runner {
     });
   }
 
+  [[nodiscard]] auto norm(NormKind kind) const { return kind == NormKind::kLayer ? k_.layer_norm : k_.rms_norm; }
+
   void run(const NormStep& step, const StepContext& context) {
     const std::int64_t n = width(step.in);
     context.share(0, rows(step.in), 4, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t at = begin * n; at < end * n; at += step.width) {
-        k_.rms_norm(buffer(step.in) + at, step.weight, step.width, step.eps, buffer(step.out) + at);
+        norm(step.kind)(buffer(step.in) + at, step.weight, step.width, step.eps, buffer(step.out) + at);
       }
     });
   }
@@ -320,7 +322,7 @@ class CpuRunner final : public Runner {
       const float* const x = buffer(step.in) + t * n;
       float* const row = out.f32 + t * padded;
       if (step.norm != nullptr) {
-        k_.rms_norm(x, step.norm, n, step.eps, row);
+        norm(step.norm_kind)(x, step.norm, n, step.eps, row);
       } else {
         std::memcpy(row, x, static_cast<std::size_t>(n) * sizeof(float));
       }
@@ -364,6 +366,7 @@ class CpuRunner final : public Runner {
         tile.accumulate = part->accumulate;
         tile.one_order = context.one_order;
         tile.scratch = context.linear_scratch;
+        tile.activation = part->activation;
         multiply(k_, part->input, in, 0, padded, tile);
       }
     });
@@ -382,7 +385,10 @@ class CpuRunner final : public Runner {
   // x: the token's heads.
   void rotate(const RopeOp& op, float* x, std::int64_t token) {
     const RopeAngles& rope = ropes_[static_cast<std::size_t>(op.rope)];
-    k_.rope(x, op.heads, op.head_dim, rope.cosines.data() + token * rope.pairs, rope.sines.data() + token * rope.pairs);
+    const float* const cosines = rope.cosines.data() + token * rope.pairs;
+    const float* const sines = rope.sines.data() + token * rope.pairs;
+    if (!op.interleaved) return k_.rope(x, op.heads, op.head_dim, rope.pairs, cosines, sines);
+    for (std::int64_t h = 0; h < op.heads; ++h) k_.rope_interleaved(x + h * op.head_dim, rope.pairs, cosines, sines);
   }
 
   void place_token(const AttentionStep& step, std::int64_t t) {
@@ -426,6 +432,7 @@ class CpuRunner final : public Runner {
       tile.scale = op.scale;
       tile.first_position = item.sequence->past + item.first;
       tile.window = op.window;
+      tile.soft_cap = op.soft_cap;
       tile.one_order = context.one_order;
       tile.pages = item.sequence->pages.data();
       tile.cache = cache(step.layer, head);
@@ -451,11 +458,11 @@ class CpuRunner final : public Runner {
     });
   }
 
-  void run(const SwigluOp& step, const StepContext& context) {
+  void run(const GatedOp& step, const StepContext& context) {
     const std::int64_t n = width(step.out);
     context.share(0, rows(step.out), 4, [&](std::int64_t begin, std::int64_t end) {
-      k_.swiglu(buffer(step.gate) + begin * n, buffer(step.up) + begin * n, (end - begin) * n,
-                buffer(step.out) + begin * n);
+      k_.gated(gate_of(step.activation), buffer(step.gate) + begin * n, buffer(step.up) + begin * n, (end - begin) * n,
+               buffer(step.out) + begin * n);
     });
   }
 
@@ -463,6 +470,24 @@ class CpuRunner final : public Runner {
     const std::int64_t n = width(step.x);
     context.share(0, rows(step.x), 4, [&](std::int64_t begin, std::int64_t end) {
       k_.add(buffer(step.x) + begin * n, buffer(step.y) + begin * n, (end - begin) * n);
+    });
+  }
+
+  void run(const ScaleOp& step, const StepContext& context) {
+    const std::int64_t n = width(step.x);
+    context.share(0, rows(step.x), 4, [&](std::int64_t begin, std::int64_t end) {
+      k_.scale(buffer(step.x) + begin * n, (end - begin) * n, step.factor, step.soft_cap);
+    });
+  }
+
+  void run(const PositionScaleOp& step, const StepContext& context) {
+    const std::int64_t n = width(step.x);
+    context.share(0, tokens(), 4, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t t = begin; t < end; ++t) {
+        const auto position = static_cast<float>(rows_[static_cast<std::size_t>(t)].position);
+        const float factor = 1 + step.beta * std::log(1 + std::floor(position / step.span));
+        k_.scale(buffer(step.x) + t * n, n, factor, 0);
+      }
     });
   }
 

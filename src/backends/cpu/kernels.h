@@ -97,8 +97,11 @@ struct Q8Block {
 // What a linear multiplies its weights by.
 enum class LinearInput : std::uint8_t { kF32, kQ8, kBf16 };
 
+// As GateActivation.
+enum class Gate : std::uint8_t { kSilu, kGeluTanh, kGelu };
+
 // One panel of 16 outputs for some tokens. With `gate`, the result is
-// silu(gate * x) * (matrix * x).
+// activation(gate * x) * (matrix * x).
 struct LinearTile {
   const PanelView* matrix;
   const PanelView* gate;  // null: plain
@@ -116,6 +119,7 @@ struct LinearTile {
   float* scratch;   // scratch_floats(matrix) floats, twice with a gate
   // A token's sums are made in the same order whatever the tokens beside it: slower for one alone.
   bool one_order = false;
+  Gate activation = Gate::kSilu;  // of a gate
 };
 [[maybe_unused]] static inline std::int64_t scratch_floats(const PanelView& matrix) {
   return matrix.groups * kPanelRows * 2;
@@ -185,6 +189,7 @@ struct AttentionTile {
   float scale;
   std::int64_t first_position;
   std::int64_t window;  // 0: none
+  float soft_cap;       // on scores; 0: none
   const std::int32_t* pages;
   const std::byte* cache;  // of this layer and head
   std::size_t page_stride;
@@ -210,13 +215,17 @@ struct Kernels {
   // n a multiple of 32; null like linear_bf16.
   void (*round_bf16)(const float* x, std::int64_t n, std::uint16_t* out);
   void (*rms_norm)(const float* x, const float* weight, std::int64_t n, float eps, float* out);
-  void (*swiglu)(const float* gate, const float* up, std::int64_t n, float* out);
+  void (*layer_norm)(const float* x, const float* weight, std::int64_t n, float eps, float* out);
+  void (*gated)(Gate activation, const float* gate, const float* up, std::int64_t n, float* out);
+  // x *= factor, then, unless it is 0, the soft cap.
+  void (*scale)(float* x, std::int64_t n, float factor, float soft_cap);
   void (*add)(float* x, const float* y, std::int64_t n);
   void (*linear_transposed)(const TransposedTile&);
-  // x: [heads][head_dim]; cosines, sines: [head_dim / 2]
-  void (*rope)(float* x, std::int64_t heads, std::int64_t head_dim, const float* cosines, const float* sines);
+  // x: [heads][head_dim], of each the first 2 * pairs elements; cosines, sines: [pairs]
+  void (*rope)(float* x, std::int64_t heads, std::int64_t head_dim, std::int64_t pairs, const float* cosines,
+               const float* sines);
   // One head, of pairs (2i, 2i+1).
-  void (*rope_interleaved)(float* x, std::int64_t head_dim, const float* cosines, const float* sines);
+  void (*rope_interleaved)(float* x, std::int64_t pairs, const float* cosines, const float* sines);
   // Puts a token's key and value (not read where latent) into slot `slot` of a page in f16 or f32.
   void (*store_kv)(const CachePage& layout, const float* k, const float* v, int slot, std::byte* page);
   void (*attention)(const AttentionTile&);

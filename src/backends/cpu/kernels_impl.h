@@ -55,6 +55,67 @@ inline F32 f_silu(F32 x) {
   return f_div(x, f_add(f_set(1.0F), f_exp(f_sub(f_set(0.0F), x))));
 }
 
+// tanh(x), to 2e-7 of it: a polynomial near 0, where 1 - 2 / (exp(2x) + 1) would lose digits.
+inline F32 f_tanh(F32 x) {
+  constexpr float kNear = 0.625F;
+  const F32 far = f_sub(f_set(1.0F), f_div(f_set(2.0F), f_add(f_exp(f_add(x, x)), f_set(1.0F))));
+  const F32 small =
+      f_min(f_max(x, f_set(-1.0F)), f_set(1.0F));  // where the polynomial counts; elsewhere it stays finite
+  const F32 square = f_mul(small, small);
+  F32 p = f_set(-5.70498872745e-3F);
+  p = f_fma(p, square, f_set(2.06390887954e-2F));
+  p = f_fma(p, square, f_set(-5.37397155531e-2F));
+  p = f_fma(p, square, f_set(1.33314422036e-1F));
+  p = f_fma(p, square, f_set(-3.33332819422e-1F));
+  const F32 near = f_fma(f_mul(p, square), small, x);  // NaN where x is
+  const F32 size = f_abs(x);
+  return f_add(f_sub(near, f_zero_below(near, size, kNear)), f_zero_below(far, size, kNear));
+}
+
+// The error function to 2e-7: x P(x^2) up to 1, beyond 1 - exp(-x^2) Q(1 / (1 + 0.47047 x)), as the shaders have it
+// (shaders/common/epilogue.h).
+inline F32 f_erf(F32 x) {
+  const F32 size = f_min(f_abs(x), f_set(9.0F));
+  const F32 square = f_mul(size, size);
+  F32 p = f_set(-9.72840917e-06F);
+  p = f_fma(p, square, f_set(1.12881753e-04F));
+  p = f_fma(p, square, f_set(-8.48726777e-04F));
+  p = f_fma(p, square, f_set(5.22126164e-03F));
+  p = f_fma(p, square, f_set(-2.68655177e-02F));
+  p = f_fma(p, square, f_set(1.12837844e-01F));
+  p = f_fma(p, square, f_set(-3.76126379e-01F));
+  p = f_fma(p, square, f_set(1.12837923F));
+  const F32 near = f_mul(size, p);
+  const F32 u = f_div(f_set(1.0F), f_fma(f_set(0.47047F), size, f_set(1.0F)));
+  F32 q = f_set(6.31385073e-02F);
+  q = f_fma(q, u, f_set(-1.70215204e-01F));
+  q = f_fma(q, u, f_set(2.50529218e-02F));
+  q = f_fma(q, u, f_set(1.92574903e-01F));
+  q = f_fma(q, u, f_set(9.42102224e-02F));
+  q = f_fma(q, u, f_set(2.72297055e-01F));
+  q = f_fma(q, u, f_set(2.56447852e-01F));
+  q = f_fma(q, u, f_set(2.66650379e-01F));
+  q = f_fma(q, u, f_set(-7.01115569e-05F));
+  const F32 far = f_sub(f_set(1.0F), f_mul(f_exp(f_sub(f_set(0.0F), square)), q));
+  // f_zero_below(v, s, low) is v where s is at least low: sizes above 1 take the second form, signs are x's.
+  constexpr float kNear = 1.0F;
+  const F32 of_size = f_add(f_sub(near, f_zero_below(near, size, kNear)), f_zero_below(far, size, kNear));
+  const F32 positive = f_zero_below(of_size, x, 0.0F);
+  return f_sub(f_add(positive, positive), of_size);
+}
+
+inline F32 f_activate(Gate activation, F32 x) {
+  switch (activation) {
+    case Gate::kSilu: return f_silu(x);
+    case Gate::kGeluTanh: {  // x sigmoid(2u), since (1 + tanh u) / 2 = sigmoid(2u)
+      const F32 cubic = f_fma(f_mul(f_mul(x, x), x), f_set(0.044715F), x);
+      return f_div(x, f_add(f_set(1.0F), f_exp(f_mul(cubic, f_set(-1.5957691216F)))));
+    }
+    case Gate::kGelu: break;
+  }
+  return f_mul(f_mul(f_set(0.5F), x), f_add(f_set(1.0F), f_erf(f_mul(x, f_set(0.70710678F)))));
+}
+
 // ---- weights ---------------------------------------------------------------
 
 // Chunk `c` of a plane of kWidth bits, moved to bit kPlace of each byte.
@@ -405,7 +466,8 @@ inline void linear_tokens(const LinearTile& tile, std::int64_t first, int valid)
   const F32 bias = load_bias(tile.bias, tile.panel, valid);
   for (int t = 0; t < kTokens; ++t) {
     F32 y = f_add(acc[t], bias);
-    if (tile.gate != nullptr) y = f_mul(y, f_silu(f_add(gate[t], load_bias(tile.gate_bias, tile.panel, valid))));
+    if (tile.gate != nullptr)
+      y = f_mul(y, f_activate(tile.activation, f_add(gate[t], load_bias(tile.gate_bias, tile.panel, valid))));
     float* const out = tile.out + (first + t) * tile.out_stride + tile.panel * kPanelRows;
     if (tile.accumulate) y = f_add(y, f_load_part(out, valid));
     f_store_part(out, y, valid);
@@ -487,10 +549,37 @@ void rms_norm(const float* x, const float* weight, std::int64_t n, float eps, fl
   }
 }
 
-void swiglu(const float* gate, const float* up, std::int64_t n, float* out) {
+void layer_norm(const float* x, const float* weight, std::int64_t n, float eps, float* out) {
+  F32 sum = f_set(0.0F);
+  for (std::int64_t i = 0; i < n; i += 16) sum = f_add(sum, f_load_part(x + i, static_cast<int>(lesser(16, n - i))));
+  const F32 mean = f_set(f_reduce_add(sum) / static_cast<float>(n));
+  F32 squares = f_set(0.0F);
   for (std::int64_t i = 0; i < n; i += 16) {
     const int left = static_cast<int>(lesser(16, n - i));
-    f_store_part(out + i, f_mul(f_silu(f_load_part(gate + i, left)), f_load_part(up + i, left)), left);
+    f_store_part(out + i, f_sub(f_load_part(x + i, left), mean), left);
+    const F32 v = f_load_part(out + i, left);  // zeros where there is nothing
+    squares = f_fma(v, v, squares);
+  }
+  const F32 factor = f_set(1.0F / __builtin_sqrtf(f_reduce_add(squares) / static_cast<float>(n) + eps));
+  for (std::int64_t i = 0; i < n; i += 16) {
+    const int left = static_cast<int>(lesser(16, n - i));
+    f_store_part(out + i, f_mul(f_mul(f_load_part(out + i, left), factor), f_load_part(weight + i, left)), left);
+  }
+}
+
+void gated(Gate activation, const float* gate, const float* up, std::int64_t n, float* out) {
+  for (std::int64_t i = 0; i < n; i += 16) {
+    const int left = static_cast<int>(lesser(16, n - i));
+    f_store_part(out + i, f_mul(f_activate(activation, f_load_part(gate + i, left)), f_load_part(up + i, left)), left);
+  }
+}
+
+void scale_row(float* x, std::int64_t n, float factor, float soft_cap) {
+  for (std::int64_t i = 0; i < n; i += 16) {
+    const int left = static_cast<int>(lesser(16, n - i));
+    F32 y = f_mul(f_load_part(x + i, left), f_set(factor));
+    if (soft_cap != 0) y = f_mul(f_set(soft_cap), f_tanh(f_div(y, f_set(soft_cap))));
+    f_store_part(x + i, y, left);
   }
 }
 
@@ -501,8 +590,8 @@ void add(float* x, const float* y, std::int64_t n) {
   }
 }
 
-void rope(float* x, std::int64_t heads, std::int64_t head_dim, const float* cosines, const float* sines) {
-  const std::int64_t half = head_dim / 2;
+void rope(float* x, std::int64_t heads, std::int64_t head_dim, std::int64_t half, const float* cosines,
+          const float* sines) {
   for (std::int64_t h = 0; h < heads; ++h, x += head_dim) {
     for (std::int64_t i = 0; i < half; i += 16) {
       const int left = static_cast<int>(lesser(16, half - i));
@@ -516,8 +605,8 @@ void rope(float* x, std::int64_t heads, std::int64_t head_dim, const float* cosi
   }
 }
 
-void rope_interleaved(float* x, std::int64_t head_dim, const float* cosines, const float* sines) {
-  for (std::int64_t i = 0; i < head_dim / 2; ++i) {
+void rope_interleaved(float* x, std::int64_t pairs, const float* cosines, const float* sines) {
+  for (std::int64_t i = 0; i < pairs; ++i) {
     const float a = x[2 * i];
     const float b = x[2 * i + 1];
     x[2 * i] = a * cosines[i] - b * sines[i];
@@ -541,7 +630,9 @@ constexpr Kernels make_kernels(const char* name) {
           quantize_q8,
           kBf16Dot ? round_bf16 : nullptr,
           rms_norm,
-          swiglu,
+          layer_norm,
+          gated,
+          scale_row,
           add,
           linear_transposed,
           rope,

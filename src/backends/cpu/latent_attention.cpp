@@ -80,9 +80,9 @@ void LatentAttention::place(const LatentAttentionStep& step, const StepContext& 
   const float* const sines = rope.sines.data() + token * rope.pairs;
   const auto rotate = [&](float* x) {
     if (op.interleaved) {
-      k.rope_interleaved(x, op.rope_dim, cosines, sines);
+      k.rope_interleaved(x, op.rope_dim / 2, cosines, sines);
     } else {
-      k.rope(x, 1, op.rope_dim, cosines, sines);
+      k.rope(x, 1, op.rope_dim, op.rope_dim / 2, cosines, sines);
     }
   };
   const std::int64_t key_dim = op.nope_dim + op.rope_dim;

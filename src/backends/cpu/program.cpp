@@ -101,7 +101,7 @@ class Compiler {
 
   [[nodiscard]] FuseCapabilities fusion() const {
     FuseCapabilities out = capabilities().fusion;
-    out.gate_up = [this](const LinearOp& gate, const LinearOp& up) {
+    out.gate_up = [this](const LinearOp& gate, const LinearOp& up, const GatedOp&) {
       return input_of(matrix(gate.weight)) == input_of(matrix(up.weight));
     };
     return out;
@@ -116,18 +116,17 @@ class Compiler {
 
   [[nodiscard]] Step bind(const Op& op) const {
     return std::visit(
-        Overloaded{[&](const EmbeddingOp& o) -> Step {
-                     return EmbeddingStep{matrix(o.weight), o.out};
-                   },
-                   [&](const RmsNormOp& o) -> Step {
-                     return NormStep{o.in, o.out, vector(o.weight), o.width, o.eps};
-                   },
-                   [&](const LinearOp& o) -> Step { return bind(FusedLinears{.linears = {&o}, .in = o.in}); },
-                   [&](const AttentionOp& o) -> Step { return bind(FusedHeads{.attention = &o}, op.layer); },
-                   [&](const LatentAttentionOp& o) -> Step {
-                     return LatentAttentionStep{o, op.layer, vector(o.norm), &weights_.expansions.at(o.expand)};
-                   },
-                   [&](const MoeOp& o) -> Step { return bind(o, op.layer); }, [](const auto& o) -> Step { return o; }},
+        Overloaded{
+            [&](const EmbeddingOp& o) -> Step {
+              return EmbeddingStep{matrix(o.weight), o.out};
+            },
+            [&](const NormOp& o) -> Step { return NormStep{o.in, o.out, vector(o.weight), o.width, o.eps, o.kind}; },
+            [&](const LinearOp& o) -> Step { return bind(FusedLinears{.linears = {&o}, .in = o.in}); },
+            [&](const AttentionOp& o) -> Step { return bind(FusedHeads{.attention = &o}, op.layer); },
+            [&](const LatentAttentionOp& o) -> Step {
+              return LatentAttentionStep{o, op.layer, vector(o.norm), &weights_.expansions.at(o.expand)};
+            },
+            [&](const MoeOp& o) -> Step { return bind(o, op.layer); }, [](const auto& o) -> Step { return o; }},
         op.body);
   }
 
@@ -135,7 +134,7 @@ class Compiler {
     AttentionStep step{*fused.attention, layer};
     if (fused.q_norm != nullptr) step.q_norm = vector(fused.q_norm->weight);
     if (fused.k_norm != nullptr) step.k_norm = vector(fused.k_norm->weight);
-    if (const RmsNormOp* const norm = fused.q_norm != nullptr ? fused.q_norm : fused.k_norm) step.eps = norm->eps;
+    if (const NormOp* const norm = fused.q_norm != nullptr ? fused.q_norm : fused.k_norm) step.eps = norm->eps;
     step.q_rope = fused.q_rope;
     step.k_rope = fused.k_rope;
     return step;
@@ -148,12 +147,14 @@ class Compiler {
     if (fused.norm != nullptr) {
       step.norm = vector(fused.norm->weight);
       step.eps = fused.norm->eps;
+      step.norm_kind = fused.norm->kind;
     }
     if (fused.product != nullptr) {
       const LinearOp& gate = *fused.linears[0];
       const LinearOp& up = *fused.linears[1];
       step.parts.push_back({matrix(up.weight), matrix(gate.weight), vector(up.bias), vector(gate.bias),
-                            fused.product->out, false, input_of(matrix(up.weight))});
+                            fused.product->out, false, input_of(matrix(up.weight)),
+                            gate_of(fused.product->activation)});
       return step;
     }
     for (const LinearOp* const op : fused.linears) {
@@ -219,6 +220,15 @@ Capabilities capabilities() {
   out.fusion.linear_inputs = out.fusion.linear_groups = out.fusion.attention = true;
   out.angles_by_sequence = true;
   return out;
+}
+
+Gate gate_of(GateActivation activation) {
+  switch (activation) {
+    case GateActivation::kSilu: return Gate::kSilu;
+    case GateActivation::kGeluTanh: return Gate::kGeluTanh;
+    case GateActivation::kGelu: break;
+  }
+  return Gate::kGelu;
 }
 
 Program compile(Plan plan, const Checkpoint& checkpoint, ThreadPool& pool, const Kernels& kernels,

@@ -26,9 +26,10 @@ struct NormStep {
   const float* weight;
   std::int64_t width;
   float eps;
+  NormKind kind;
 };
 
-// One matrix of a LinearStep; with a gate the output is silu(gate x) * (matrix x).
+// One matrix of a LinearStep; with a gate the output is activation(gate x) * (matrix x).
 struct LinearPart {
   const PanelMatrix* matrix;
   const PanelMatrix* gate = nullptr;
@@ -37,6 +38,7 @@ struct LinearPart {
   BufferId out = -1;
   bool accumulate = false;
   LinearInput input = LinearInput::kF32;
+  Gate activation = Gate::kSilu;
 };
 
 // Linears that read the same input, with the norm and the rotation before them.
@@ -44,6 +46,7 @@ struct LinearStep {
   BufferId in;
   const float* norm = nullptr;  // null: none
   float eps = 0;
+  NormKind norm_kind = NormKind::kRms;
   int rotation = 0;  // block; 0: none
   std::vector<LinearPart> parts;
 };
@@ -102,7 +105,7 @@ struct StepOf<EmbeddingOp> {
   using Type = EmbeddingStep;
 };
 template <>
-struct StepOf<RmsNormOp> {
+struct StepOf<NormOp> {
   using Type = NormStep;
 };
 template <>
@@ -132,7 +135,7 @@ using Step = StepsOf<OpBody>::Type;
 
 // What errors say of a step.
 struct StepNote {
-  std::string ops;                // "rms_norm A, linear B"
+  std::string ops;                // "norm A, linear B"
   std::vector<BufferId> buffers;  // that it reads or writes
 };
 
@@ -159,6 +162,8 @@ struct WorkspaceLayout {
 
 // What the steps of every program can do.
 Capabilities capabilities();
+
+Gate gate_of(GateActivation activation);
 
 // Loads the weights and fuses, for these kernels. \param shared a program whose matrices are not loaded again, or null
 // \throws Error (kCancelled) when progress says so.

@@ -17,6 +17,15 @@ void encode_residual(Device& device, Commands& commands, DType type, std::int64_
 // Root-mean-square norm of `runs` runs of `width` elements; weight f32 [width]; out may be x.
 void encode_rms_norm(Device& device, Commands& commands, DType type, std::int64_t runs, std::int64_t width, float eps,
                      Buffer& x, Buffer& weight, Buffer& out);
+// The same by mean and deviation, without a bias.
+void encode_layer_norm(Device& device, Commands& commands, DType type, std::int64_t runs, std::int64_t width, float eps,
+                       Buffer& x, Buffer& weight, Buffer& out);
+// x *= factor, then, unless the cap is 0, x = cap * tanh(x / cap).
+void encode_scale(Device& device, Commands& commands, DType type, std::int64_t elements, float factor, float soft_cap,
+                  Buffer& x);
+// x[t] *= 1 + beta * log(1 + floor(positions[t] / span)); positions i32 [tokens].
+void encode_scale_by_position(Device& device, Commands& commands, DType type, std::int64_t tokens, std::int64_t width,
+                              float beta, float span, Buffer& positions, Buffer& x);
 // out[i] = in[rows[i]]; rows i32 [count].
 void encode_select_rows(Device& device, Commands& commands, DType type, std::int64_t count, std::int64_t width,
                         Buffer& in, Buffer& rows, Buffer& out);

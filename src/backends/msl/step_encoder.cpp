@@ -34,9 +34,10 @@ class StepEncoder {
  private:
   [[nodiscard]] FuseCapabilities fusion() const {
     FuseCapabilities out = kFusion;
-    out.gate_up = [this](const LinearOp& gate, const LinearOp& up) {
-      return shape_.tokens >= kFusedTokens && model_.activations() != Activations::kF32 && gate.bias.empty() &&
-             up.bias.empty() && can_fuse_gate_up(model_.matrix(gate.weight), model_.matrix(up.weight));
+    out.gate_up = [this](const LinearOp& gate, const LinearOp& up, const GatedOp& product) {
+      return product.activation == GateActivation::kSilu && shape_.tokens >= kFusedTokens &&
+             model_.activations() != Activations::kF32 && gate.bias.empty() && up.bias.empty() &&
+             can_fuse_gate_up(model_.matrix(gate.weight), model_.matrix(up.weight));
     };
     out.prepares = [this](const LinearOp& linear) {
       return !linear.exact && model_.matrix(linear.weight).prepared_type(model_.activations()) != DType::kF32;
@@ -45,7 +46,7 @@ class StepEncoder {
   }
 
   void run(const FusedStep& step, const SingleOp& form) {
-    if (form.reader != nullptr) return run_prepared(step.ops.front(), *form.reader);
+    if (form.reader != nullptr && !is_layer_norm(step.ops.front())) return run_prepared(step.ops.front(), *form.reader);
     std::visit([&](const auto& op) { run(op); }, step.ops.front().body);
     written(step);
   }
@@ -83,18 +84,32 @@ class StepEncoder {
     ready_type_ = type;
   }
 
+  // Which no kernel makes and prepares at once.
+  static bool is_layer_norm(const Op& op) {
+    const auto* const norm = op.as<NormOp>();
+    return norm != nullptr && norm->kind == NormKind::kLayer;
+  }
+  static Activation activation_of(GateActivation activation) {
+    switch (activation) {
+      case GateActivation::kSilu: return Activation::kSilu;
+      case GateActivation::kGeluTanh: return Activation::kGeluTanh;
+      case GateActivation::kGelu: break;
+    }
+    return Activation::kGelu;
+  }
+
   // A norm or a gated product whose result is prepared for `reader` too.
   void run_prepared(const Op& op, const LinearOp& reader) {
     const BufferId out = reader.in;
     if (rows(out) == 0) return;
     const DType type = model_.matrix(reader.weight).prepared_type(model_.activations());
-    if (const auto* const norm = op.as<RmsNormOp>()) {
+    if (const auto* const norm = op.as<NormOp>()) {
       encode_prepare_norm(device_, commands_, type, rows(out), norm->width, norm->eps, buffer(norm->in),
                           *model_.vector(norm->weight), buffer(out), *buffers_.linear);
     } else {
-      const auto& product = std::get<SwigluOp>(op.body);
-      encode_prepare_gated(device_, commands_, type, rows(out), width(out), Activation::kSilu, buffer(product.gate),
-                           buffer(product.up), buffer(out), *buffers_.linear);
+      const auto& product = std::get<GatedOp>(op.body);
+      encode_prepare_gated(device_, commands_, type, rows(out), width(out), activation_of(product.activation),
+                           buffer(product.gate), buffer(product.up), buffer(out), *buffers_.linear);
     }
     ready_ = out;
     ready_type_ = type;
@@ -111,9 +126,10 @@ class StepEncoder {
     model_.matrix(op.weight).encode_rows(commands_, shape_.tokens, *buffers_.tokens, buffer(op.out));
   }
 
-  void run(const RmsNormOp& op) {
-    encode_rms_norm(device_, commands_, DType::kF32, rows(op.in) * width(op.in) / op.width, op.width, op.eps,
-                    buffer(op.in), *model_.vector(op.weight), buffer(op.out));
+  void run(const NormOp& op) {
+    const auto encode = op.kind == NormKind::kLayer ? encode_layer_norm : encode_rms_norm;
+    encode(device_, commands_, DType::kF32, rows(op.in) * width(op.in) / op.width, op.width, op.eps, buffer(op.in),
+           *model_.vector(op.weight), buffer(op.out));
   }
 
   void run_linear(const LinearOp& op, BufferId out, bool accumulate) {
@@ -139,9 +155,12 @@ class StepEncoder {
   void run_rope(const RopeOp& op, const RopeOp* k, const std::optional<HeadNorms>& norms) {
     RopeParams p;
     p.q_heads = static_cast<std::uint32_t>(op.heads);
-    p.head_dim = p.rotary_dim = static_cast<std::uint32_t>(op.head_dim);
+    const RopeTable& table = plan_.ropes[static_cast<std::size_t>(op.rope)];
+    p.head_dim = static_cast<std::uint32_t>(op.head_dim);
+    p.rotary_dim = static_cast<std::uint32_t>(2 * table.frequencies.size());
+    p.interleaved = op.interleaved ? 1 : 0;
     p.q_stride = static_cast<std::uint32_t>(width(op.x));
-    p.scale = plan_.ropes[static_cast<std::size_t>(op.rope)].scale;
+    p.scale = table.scale;
     if (k != nullptr) {
       p.k_heads = static_cast<std::uint32_t>(k->heads);
       p.k_stride = static_cast<std::uint32_t>(width(k->x));
@@ -222,9 +241,18 @@ class StepEncoder {
     model_.experts(layer_).encode(commands_, call, *buffers_.experts);
   }
 
-  void run(const SwigluOp& op) {
-    encode_gated(device_, commands_, DType::kF32, rows(op.out) * width(op.out), Activation::kSilu, buffer(op.gate),
-                 buffer(op.up), buffer(op.out));
+  void run(const GatedOp& op) {
+    encode_gated(device_, commands_, DType::kF32, rows(op.out) * width(op.out), activation_of(op.activation),
+                 buffer(op.gate), buffer(op.up), buffer(op.out));
+  }
+
+  void run(const ScaleOp& op) {
+    encode_scale(device_, commands_, DType::kF32, rows(op.x) * width(op.x), op.factor, op.soft_cap, buffer(op.x));
+  }
+
+  void run(const PositionScaleOp& op) {
+    encode_scale_by_position(device_, commands_, DType::kF32, shape_.tokens, width(op.x), op.beta, op.span,
+                             *buffers_.positions, buffer(op.x));
   }
 
   void run(const AddOp& op) {
@@ -291,6 +319,7 @@ PagedParams paged_params(const MslModel& model, Device& device, const StepBuffer
   p.out_stride = static_cast<std::uint32_t>(plan.width(op.out));
   p.window = static_cast<std::uint32_t>(op.window);
   p.scale = op.scale;
+  p.soft_cap = op.soft_cap;
   p.split_keys = kSplitKeys;
   p.rounded = model.activations() == Activations::kF32 ? 0 : 1;
   p.splits = paged_splits(device, p, DType::kF32, buffers.cache, tokens, kMostSplits);

@@ -269,11 +269,23 @@ TEST_P(EveryKernelSet, VectorOpsMatchTheReference) {
     const double factor = 1 / std::sqrt(squares / static_cast<double>(n) + 1e-5);
     for (std::size_t i = 0; i < size; ++i)
       EXPECT_NEAR(out[i], x[i] * factor * y[i], 2e-6 * (std::fabs(x[i] * y[i]) + 1e-3));
-    k.swiglu(x.data(), y.data(), n, out.data());
+    k.gated(Gate::kSilu, x.data(), y.data(), n, out.data());
     for (std::size_t i = 0; i < size; ++i) {
       const double expected = x[i] / (1 + std::exp(-static_cast<double>(x[i]))) * y[i];
       EXPECT_NEAR(out[i], expected, 1e-6 * (std::fabs(expected) + 1e-6));
     }
+    k.layer_norm(x.data(), y.data(), n, 1e-5F, out.data());
+    double mean = 0;
+    for (const float v : x) mean += v / static_cast<double>(n);
+    double deviations = 0;
+    for (const float v : x) deviations += (v - mean) * (v - mean);
+    const double scale = 1 / std::sqrt(deviations / static_cast<double>(n) + 1e-5);
+    for (std::size_t i = 0; i < size; ++i)
+      EXPECT_NEAR(out[i], (x[i] - mean) * scale * y[i],
+                  5e-6 * (std::fabs(scale * y[i]) * (std::fabs(x[i]) + 1) + 1e-3));
+    std::copy(x.begin(), x.end(), out.begin());
+    k.scale(out.data(), n, 0.5F, 0);
+    for (std::size_t i = 0; i < size; ++i) EXPECT_EQ(out[i], 0.5F * x[i]);
     std::copy(x.begin(), x.end(), out.begin());
     k.add(out.data(), y.data(), n);
     for (std::size_t i = 0; i < size; ++i) EXPECT_EQ(out[i], x[i] + y[i]);
@@ -285,13 +297,45 @@ TEST_P(EveryKernelSet, SiluHoldsAtTheEnds) {
   const std::vector<float> gate{-1e4F, -100, -88, -87, -20, -0.0F, 0, 1e-30F, 20, 88, 1e4F};
   const std::vector<float> up(gate.size(), 1);
   std::vector<float> out(gate.size());
-  k.swiglu(gate.data(), up.data(), static_cast<std::int64_t>(gate.size()), out.data());
+  k.gated(Gate::kSilu, gate.data(), up.data(), static_cast<std::int64_t>(gate.size()), out.data());
   for (std::size_t i = 0; i < gate.size(); ++i) {
     const double expected = gate[i] / (1 + std::exp(-static_cast<double>(gate[i])));
     EXPECT_NEAR(out[i], expected,
                 1e-6 * std::fabs(expected) + 1e-30 + (gate[i] < -87 ? 1e-33 + std::fabs(gate[i]) * 1.2e-38 : 0))
         << gate[i];
   }
+}
+
+TEST_P(EveryKernelSet, GelusMatchTheReference) {
+  std::vector<float> gate{-1e4F, -0.0F, 0, 1e-30F, 1e4F};
+  for (float x = -12; x < 12; x += 0.0137F) gate.push_back(x);
+  const auto n = static_cast<std::int64_t>(gate.size());
+  const std::vector<float> up(gate.size(), 1);
+  std::vector<float> by_erf(gate.size());
+  std::vector<float> by_tanh(gate.size());
+  k.gated(Gate::kGelu, gate.data(), up.data(), n, by_erf.data());
+  k.gated(Gate::kGeluTanh, gate.data(), up.data(), n, by_tanh.data());
+  for (std::size_t i = 0; i < gate.size(); ++i) {
+    const double x = gate[i];
+    EXPECT_NEAR(by_erf[i], 0.5 * x * (1 + std::erf(x / std::sqrt(2.0))), 3e-7 * std::fabs(x)) << x;
+    const double u = std::sqrt(2 / 3.14159265358979) * (x + 0.044715 * x * x * x);
+    EXPECT_NEAR(by_tanh[i], 0.5 * x * (1 + std::tanh(u)), 3e-7 * std::fabs(x)) << x;
+  }
+}
+
+TEST_P(EveryKernelSet, SoftCapsMatchTheReferenceAndKeepWhatIsNotANumber) {
+  constexpr float kCap = 3;
+  std::vector<float> x{-1e30F, -100, -0.0F, 0, 1e-30F, 1e-4F, 100, 1e30F};
+  for (float v = -40; v < 40; v += 0.0473F) x.push_back(v);
+  std::vector<float> out = x;
+  k.scale(out.data(), static_cast<std::int64_t>(out.size()), 2, kCap);
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double expected = kCap * std::tanh(2.0 * x[i] / kCap);
+    EXPECT_NEAR(out[i], expected, 5e-7 * std::fabs(expected)) << x[i];
+  }
+  float nan = std::nanf("");
+  k.scale(&nan, 1, 1, kCap);
+  EXPECT_TRUE(std::isnan(nan));
 }
 
 // Against the f32 product with the same decoded weights, in double precision.
@@ -334,7 +378,7 @@ TEST_P(EveryKernelSet, RopeRotatesNeighboursWhereInterleaved) {
   auto x = before;
   const std::vector<float> cosines{0.5F, 0.25F, 1, -1, 0};
   const std::vector<float> sines{0.1F, 0.9F, 0, 0.2F, 1};
-  k.rope_interleaved(x.data(), 10, cosines.data(), sines.data());
+  k.rope_interleaved(x.data(), 5, cosines.data(), sines.data());
   for (std::size_t i = 0; i < 5; ++i) {
     EXPECT_NEAR(x[2 * i], before[2 * i] * cosines[i] - before[2 * i + 1] * sines[i], 1e-6);
     EXPECT_NEAR(x[2 * i + 1], before[2 * i + 1] * cosines[i] + before[2 * i] * sines[i], 1e-6);
@@ -352,7 +396,7 @@ TEST_P(EveryKernelSet, RopeRotatesPairsHalfAHeadApart) {
       cosines.push_back(std::cos(0.3F * static_cast<float>(i)));
       sines.push_back(std::sin(0.3F * static_cast<float>(i)));
     }
-    k.rope(x.data(), heads, dim, cosines.data(), sines.data());
+    k.rope(x.data(), heads, dim, dim / 2, cosines.data(), sines.data());
     for (std::int64_t h = 0; h < heads; ++h) {
       for (std::int64_t i = 0; i < dim / 2; ++i) {
         const auto a = static_cast<std::size_t>(h * dim + i);

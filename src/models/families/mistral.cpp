@@ -1,0 +1,55 @@
+// Mistral (arXiv 2310.06825) and Ministral 3, whose queries grow with their positions.
+#include <array>
+#include <nlohmann/json.hpp>
+
+#include "models/families/family.h"
+
+namespace metal_marlin {
+namespace {
+
+void describe_mistral(const JsonObject& config, ModelConfig& out) {
+  out.windows.assign(out.windows.size(), window_or(config, 4096));
+}
+
+constexpr std::array<std::string_view, 2> kPositions{"llama_4_scaling_beta", "max_position_embeddings"};
+
+// What the reference implementation has where nothing is said of rotations.
+Json usual_rotation() {
+  return {{"rope_type", "yarn"},
+          {"rope_theta", 1000000.0},
+          {"factor", 16.0},
+          {"original_max_position_embeddings", 16384},
+          {"beta_fast", 32.0},
+          {"beta_slow", 1.0},
+          {"mscale", 1.0},
+          {"mscale_all_dim", 1.0},
+          {"llama_4_scaling_beta", 0.1}};
+}
+
+void describe_ministral3(const JsonObject& config, ModelConfig& out) {
+  if (!config.has("rope_scaling") && !config.has("rope_parameters")) {
+    Json whole = config.json();
+    whole["rope_parameters"] = usual_rotation();
+    return describe_ministral3(JsonObject(whole, config.where()), out);
+  }
+  out.windows.assign(out.windows.size(), window_or(config, 0));
+  out.ropes = {parse_rope(config, {std::string(kFullLayer)}, static_cast<double>(out.max_positions),
+                          {.theta = 1000000, .also = kPositions})};
+  const JsonObject rope = config.object(config.has("rope_scaling") ? "rope_scaling" : "rope_parameters");
+  out.query_scale = {rope.number("llama_4_scaling_beta"), out.ropes[0].original_max_positions};
+}
+
+}  // namespace
+
+Family mistral_family() {
+  static const std::array<Architecture, 2> kAll{
+      {{.name = "mistral",
+        .sizes = {32000, 4096, 14336, 32, 32, 8, std::nullopt, 131072, 1e-6, {2}},
+        .describe = describe_mistral},
+       {.name = "ministral3",
+        .sizes = {131072, 4096, 14336, 34, 32, 8, 128, 262144, 1e-5, {2}},
+        .describe = describe_ministral3}}};
+  return kAll;
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,38 @@
+// OLMo 2 (arXiv 2501.00656) and OLMo 3: norms follow the parts, and queries and keys are normed as a whole.
+#include <array>
+
+#include "models/families/family.h"
+
+namespace metal_marlin {
+namespace {
+
+void describe_olmo2(const JsonObject& config, ModelConfig& out) {
+  parse_attention_biases(config, false, out);
+  out.qk_norm = QkNorm::kProjections;
+  out.attention_norms = {"", "post_attention_layernorm"};
+  out.feed_forward_norms = {"", "post_feedforward_layernorm"};
+}
+
+void describe_olmo3(const JsonObject& config, ModelConfig& out) {
+  describe_olmo2(config, out);
+  const std::vector<std::string> types = layer_types_or_period(config, out.layers, 4);
+  out.windows = windows_of(types, window_or(config, 4096));
+  const RopeRules rules{.theta = 500000};
+  parse_ropes_by_type(config, types, rules, rules, "", out);  // rope_theta is of full attention alone
+}
+
+}  // namespace
+
+Family olmo_family() {
+  static const std::array<Architecture, 2> kAll{
+      {{.name = "olmo2",
+        .sizes = {50304, 4096, 11008, 32, 32, std::nullopt, std::nullopt, 2048, 1e-5, {50279}},
+        .describe = describe_olmo2},
+       {.name = "olmo3",
+        .sizes = {50304, 4096, 11008, 32, 32, std::nullopt, std::nullopt, 2048, 1e-5, {50279}},
+        .describe = describe_olmo3,
+        .by_layer_types = true}}};
+  return kAll;
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,31 @@
+// Phi-3 (arXiv 2404.14219) and Phi-4.
+#include <array>
+#include <nlohmann/json.hpp>
+
+#include "models/families/family.h"
+
+namespace metal_marlin {
+namespace {
+
+void describe_phi3(const JsonObject& config, ModelConfig& out) {
+  out.windows.assign(out.windows.size(), window_or(config, 0));
+  RopeRules rules{.partial = PartialRotation::kDone, .original_max_positions = 4096};
+  rules.longrope_names = true;
+  out.ropes = {parse_rope(config, {std::string(kFullLayer)}, static_cast<double>(out.max_positions), rules)};
+  const RopeType type = out.ropes[0].type;
+  if (type != RopeType::kDefault && type != RopeType::kLongrope)
+    config.wrong(config.has("rope_scaling") ? "rope_scaling" : "rope_parameters", "a rotation of type longrope");
+}
+
+}  // namespace
+
+Family phi_family() {
+  static const std::array<Architecture, 1> kAll{
+      {{.name = "phi3",
+        .sizes = {32064, 3072, 8192, 32, 32, std::nullopt, std::nullopt, 4096, 1e-5, {32000}},
+        .describe = describe_phi3,
+        .neutral = {{"attention_bias", "false"}, {"mlp_bias", "false"}, {"lm_head_bias", "false"}}}}};
+  return kAll;
+}
+
+}  // namespace metal_marlin
