@@ -39,6 +39,75 @@ TEST(Windows, AreTheReferences) {
   }
 }
 
+TEST(Windows, OfOtherFamiliesAreTheReferences) {
+  using Windows = std::vector<std::int64_t>;
+  const auto windows = [](const char* architecture, const char* key, const Json& value) {
+    return with(config_of(architecture), key, value).windows;
+  };
+  EXPECT_EQ(windows("mistral", "sliding_window", 4), (Windows{4, 4, 4, 4}));
+  EXPECT_EQ(windows("mistral", "sliding_window", nullptr), (Windows{0, 0, 0, 0}));
+  EXPECT_EQ(windows("mistral", "use_cache", true), Windows(4, 4096));
+  EXPECT_EQ(windows("ministral3", "use_cache", true), Windows(4, 0));
+  EXPECT_EQ(windows("phi3", "sliding_window", 4), (Windows{4, 4, 4, 4}));
+  EXPECT_EQ(windows("gemma2", "sliding_window", 4), (Windows{4, 0, 4, 0}));
+  EXPECT_EQ(windows("gemma3_text", "sliding_window", 4), (Windows{4, 4, 4, 4}));  // up to the sixth layer
+  EXPECT_EQ(windows("olmo3", "sliding_window", 4), (Windows{4, 4, 4, 0}));
+  EXPECT_EQ(windows("exaone4", "sliding_window", nullptr), (Windows{0, 0, 0, 0}));
+  EXPECT_EQ(windows("qwen2", "sliding_window", 4), (Windows{0, 0, 0, 0}));
+  Json qwen = config_of("qwen2");
+  qwen.update({{"use_sliding_window", true}, {"max_window_layers", 3}});
+  EXPECT_EQ(with(qwen, "sliding_window", 4).windows, (Windows{0, 0, 0, 4}));
+  Json smol = config_of("smollm3");
+  smol.update({{"use_sliding_window", true}, {"no_rope_layers", {1, 0, 1, 0}}});
+  EXPECT_EQ(with(smol, "sliding_window", 4).windows, (Windows{0, 4, 0, 4}));
+}
+
+TEST(Rotations, AreOfTheLayersThatHaveThem) {
+  using Layers = std::vector<int>;
+  constexpr int kNone = kNoRotation;
+  EXPECT_EQ(with(config_of("smollm3"), "no_rope_layers", {1, 1, 0, 1}).rotations, (Layers{0, 0, kNone, 0}));
+  EXPECT_EQ(with(config_of("smollm3"), "no_rope_layer_interval", 2).rotations, (Layers{0, kNone, 0, kNone}));
+  expect_error(ErrorCode::kCorruptFile, "no_rope_layers", [] { with(config_of("smollm3"), "no_rope_layers", {1}); });
+  EXPECT_EQ(with(config_of("cohere2"), "sliding_window_pattern", 2).rotations, (Layers{0, kNone, 0, kNone}));
+  EXPECT_EQ(with(config_of("exaone4"), "sliding_window", 4).rotations, (Layers{0, 0, 0, kNone}));
+  EXPECT_EQ(with(config_of("exaone4"), "sliding_window", nullptr).rotations, (Layers{0, 0, 0, 0}));
+}
+
+TEST(Traits, OfCapsAndFactorsAreTheReferences) {
+  const ModelConfig gemma = parse_model_config(config_of("gemma2"), nullptr, "c");
+  EXPECT_EQ(std::pair(gemma.attention_soft_cap, gemma.logits_soft_cap), std::pair(50.0, 30.0));
+  EXPECT_EQ(with(config_of("gemma2"), "attn_logit_softcapping", nullptr).attention_soft_cap, 0);
+  EXPECT_EQ(gemma.attention_scale, 0.0625);
+  EXPECT_EQ(gemma.activation, GateActivation::kGeluTanh);
+  expect_error(ErrorCode::kCorruptFile, "final_logit_softcapping",
+               [] { with(config_of("gemma2"), "final_logit_softcapping", -1.0); });
+  EXPECT_EQ(parse_model_config(config_of("gemma3_text"), nullptr, "c").logits_soft_cap, 0);
+  EXPECT_EQ(with(config_of("granite"), "logits_scaling", 8.0).logits_scale, 0.125);
+  EXPECT_EQ(with(config_of("granite"), "residual_multiplier", 0.25).residual_scale, 0.25);
+  const ModelConfig ministral = parse_model_config(config_of("ministral3"), nullptr, "c");
+  EXPECT_EQ(std::pair(ministral.query_scale.beta, ministral.query_scale.span), std::pair(0.1, 16384.0));
+}
+
+// The text of a model of images: its configuration lies within, what ends it beside it.
+TEST(TextWithin, IsTheModel) {
+  Json text = config_of("gemma3_text");
+  text.erase("model_type");
+  Json whole = {{"model_type", "gemma3"},
+                {"text_config", text},
+                {"vision_config", {{"hidden_size", 8}}},
+                {"eos_token_id", {1, 106}}};
+  const ModelConfig config = parse_model_config(whole, nullptr, "c");
+  EXPECT_EQ(config.model_type, "gemma3_text");
+  EXPECT_EQ(config.hidden, 32);
+  EXPECT_EQ(config.end_tokens, (std::vector<std::int64_t>{1, 106}));
+  EXPECT_TRUE(config.tied);
+  whole["something_new"] = 1;
+  expect_error(ErrorCode::kUnsupported, "field something_new", [&] { parse_model_config(whole, nullptr, "c"); });
+  whole.erase("something_new");
+  whole["text_config"]["something_new"] = 1;
+  expect_error(ErrorCode::kUnsupported, "field something_new", [&] { parse_model_config(whole, nullptr, "c"); });
+}
+
 // A list that attention does not go by is told.
 TEST(Windows, ThatAreNotUsedAreANotice) {
   for (const char* const architecture : {"llama", "qwen3"}) {

@@ -84,7 +84,8 @@ double positive_or(const JsonObject& config, const char* key, double usual) {
 }
 
 double cap_or(const JsonObject& config, const char* key, double usual) {
-  return config.json().contains(key) && !config.has(key) ? 0 : positive_or(config, key, usual);
+  if (!config.json().contains(key)) return usual;
+  return config.has(key) ? positive_or(config, key, usual) : 0;
 }
 
 }  // namespace metal_marlin

@@ -83,7 +83,7 @@ void parse_ropes_by_type(const JsonObject& config, const std::vector<std::string
 void parse_attention_biases(const JsonObject& config, bool usual, ModelConfig& out);
 // A number above 0.
 double positive_or(const JsonObject& config, const char* key, double usual);
-// The same, where null is none: 0.
+// The same, where null is none: 0; `usual` may be that too.
 double cap_or(const JsonObject& config, const char* key, double usual);
 
 // ---- the families ------------------------------------------------------------
