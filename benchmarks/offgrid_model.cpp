@@ -78,7 +78,7 @@ class OffgridModel {
     // Heads that share values share the factors.
     const Factors& values = factors(config_.kv_heads * config_.head_dim);
     at("self_attn.v_proj").over_rows = &values;
-    if (config_.attention_bias) scalings_[prefix + "self_attn.v_proj.bias"].over_columns = &values;
+    if (config_.qkv_bias) scalings_[prefix + "self_attn.v_proj.bias"].over_columns = &values;
     Factors of_heads;
     for (std::int64_t head = 0; head < config_.heads; ++head) {
       const auto begin = values.begin() + head / (config_.heads / config_.kv_heads) * config_.head_dim;
