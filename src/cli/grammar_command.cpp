@@ -11,6 +11,7 @@
 #include "cli/commands.h"
 #include "cli/grammar_flags.h"
 #include "grammar/guide.h"
+#include "io/model_bounds.h"
 #include "io/text_file.h"
 #include "metal_marlin/error.h"
 
@@ -53,7 +54,8 @@ double processor_seconds() {
 // How long the masks of a model's tokens take along a text: as they come first, and once what they share is known.
 void time_masks(const std::shared_ptr<const Grammar>& grammar, const std::string& text, const std::string& model) {
   const auto tokenizer = Tokenizer::load(model, print_notice);
-  const auto vocabulary = std::make_shared<GrammarVocabulary>(tokenizer, tokenizer->vocab_size());
+  const auto vocabulary =
+      std::make_shared<GrammarVocabulary>(tokenizer, std::min(tokenizer->vocab_size(), kMaxDimension));
   const double begin = processor_seconds();
   const auto masks = vocabulary->masks(grammar);  // which guides share
   fmt::print("masks, ahead: {:.3f} ms\n", (processor_seconds() - begin) * 1000);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -13,7 +14,7 @@
 namespace metal_marlin {
 namespace {
 
-constexpr std::int64_t kMaxId = 1 << 26;
+constexpr std::int64_t kMaxId = std::numeric_limits<TokenId>::max();
 // Bounds of how often a text may be repeated.
 constexpr std::size_t kMaxStages = 8;
 constexpr std::size_t kMaxPieces = 64;
@@ -60,7 +61,7 @@ Labels parse_labels(const JsonObject& json) {
 
 TokenId parse_token_id(const Json& json, const JsonObject& owner, const char* key) {
   if (!json.is_number_integer() || json.get<std::int64_t>() < 0 || json.get<std::int64_t>() > kMaxId) {
-    owner.wrong(key, "token ids from 0 to 2^26");
+    owner.wrong(key, "token ids from 0 to 2^31 - 1");
   }
   return json.get<TokenId>();
 }

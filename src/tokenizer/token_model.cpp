@@ -115,8 +115,8 @@ std::optional<TokenId> TokenModel::find(std::string_view token) const {
   return found->second;
 }
 
-void TokenModel::spell(std::vector<std::optional<std::string>>& spellings) const {
-  for (const auto& [token, id] : vocabulary_) spellings[static_cast<std::size_t>(id)] = token;
+void TokenModel::spell(Spellings& spellings) const {
+  for (const auto& [token, id] : vocabulary_) spellings[id] = token;
 }
 
 std::vector<TokenId> byte_tokens(const TokenModel& model) {

@@ -19,6 +19,8 @@ struct StringHash {
   std::size_t operator()(std::string_view text) const { return std::hash<std::string_view>{}(text); }
 };
 using Vocabulary = std::unordered_map<std::string, TokenId, StringHash, std::equal_to<>>;
+// Tokens by id. Ids may lie as far apart as a file says: memory follows from how many there are.
+using Spellings = std::unordered_map<TokenId, std::string>;
 
 class TokenModel {
  public:
@@ -34,7 +36,7 @@ class TokenModel {
   // How many tokens the model says it has.
   [[nodiscard]] virtual std::size_t size() const { return vocabulary_.size(); }
   // The token of each id that has one.
-  virtual void spell(std::vector<std::optional<std::string>>& spellings) const;
+  virtual void spell(Spellings& spellings) const;
 
  protected:
   explicit TokenModel(Vocabulary vocabulary) : vocabulary_(std::move(vocabulary)) {}

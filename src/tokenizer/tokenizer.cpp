@@ -5,16 +5,20 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <unordered_map>
 
+#include "base/printable.h"
 #include "base/unicode.h"
 #include "io/gguf.h"
 #include "io/gguf_byte_order.h"
 #include "io/gguf_tokenizer.h"
 #include "io/json.h"
 #include "io/mapped_file.h"
+#include "io/model_bounds.h"
 #include "io/model_folder.h"
 #include "metal_marlin/error.h"
 #include "tokenizer/added_tokens.h"
@@ -37,31 +41,35 @@ struct Tokenizer::Impl {
   std::unique_ptr<const TokenModel> model;
   std::map<TokenId, AddedToken> added;
   std::map<std::string, TokenId> added_ids;
-  std::set<std::string> specials;                     // contents
-  AddedTokenMatcher raw_tokens;                       // matched in the text as it is
-  AddedTokenMatcher normalized_tokens;                // matched in normalized text
-  std::vector<std::optional<std::string>> spellings;  // by id, as the decoder sees them; not all ids have one
-  bool split_specials = false;                        // special tokens in a text are text
+  std::set<std::string> specials;       // contents
+  AddedTokenMatcher raw_tokens;         // matched in the text as it is
+  AddedTokenMatcher normalized_tokens;  // matched in normalized text
+  Spellings spellings;                  // as the decoder sees them
+  std::int64_t size = 0;                // one more than the largest id
+  bool split_specials = false;          // special tokens in a text are text
 
   [[nodiscard]] std::optional<TokenId> find(const std::string& token) const {
     const auto found = added_ids.find(token);
     return found != added_ids.end() ? std::optional(found->second) : model->find(token);
   }
   // Tokens of one list take the ids behind all that there are before it.
-  void add(const std::vector<AddedToken>& list);
+  void add(const std::vector<AddedToken>& list, const std::string& where);
   void configure(std::string_view config, const std::string& where, const Notice& notice);
-  void index(const std::string& where);
+  void index();
   void encode_text(std::string_view text, std::size_t head, bool parse_special, std::vector<TokenId>& out) const;
 };
 
 // Tokens get the id that the model has for them, or the next one; what the file says of ids does not count.
-void Tokenizer::Impl::add(const std::vector<AddedToken>& list) {
-  auto next = static_cast<TokenId>(model->size());
-  if (!added.empty()) next = std::max(next, added.rbegin()->first + 1);
+void Tokenizer::Impl::add(const std::vector<AddedToken>& list, const std::string& where) {
+  auto next = static_cast<std::int64_t>(model->size());
+  if (!added.empty()) next = std::max(next, std::int64_t{added.rbegin()->first} + 1);
   for (AddedToken token : list) {
     if (token.content.empty()) continue;
     const std::optional<TokenId> known = find(token.content);
-    token.id = known ? *known : next++;
+    if (!known && next > std::numeric_limits<TokenId>::max())
+      throw Error(ErrorCode::kCorruptFile, fmt::format("{}: no id is left for token {} behind the largest, {}", where,
+                                                       printable(token.content), next - 1));
+    token.id = known ? *known : static_cast<TokenId>(next++);
     if (token.special) specials.insert(token.content);
     added_ids[token.content] = token.id;
     added[token.id] = std::move(token);
@@ -69,23 +77,16 @@ void Tokenizer::Impl::add(const std::vector<AddedToken>& list) {
 }
 
 // What encoding and decoding look up, once all tokens are known.
-void Tokenizer::Impl::index(const std::string& where) {
-  TokenId largest = added.empty() ? -1 : added.rbegin()->first;
-  for (const auto& [token, id] : model->vocabulary()) largest = std::max(largest, id);
-  const std::size_t count = model->size() + added.size();
-  const auto size = std::max(static_cast<std::size_t>(largest) + 1, model->vocabulary().empty() ? 0 : model->size());
-  // Ids are dense in practice; a file that says otherwise may not make us allocate.
-  if (size > 8 * count + 65536) {
-    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: largest token id {} with {} tokens", where, largest, count));
-  }
-  spellings.resize(size);
+void Tokenizer::Impl::index() {
+  spellings.reserve(model->size() + added.size());
   model->spell(spellings);
   for (auto& [id, token] : added) {
     token.special = specials.contains(token.content);
     std::string spelling = token.normalized ? normalizer.apply(token.content) : token.content;
     (token.normalized ? normalized_tokens : raw_tokens).insert(spelling, token);
-    spellings[static_cast<std::size_t>(id)] = std::move(spelling);
+    spellings[id] = std::move(spelling);
   }
+  for (const auto& [id, spelling] : spellings) size = std::max(size, std::int64_t{id} + 1);
 }
 
 void Tokenizer::Impl::encode_text(std::string_view text, std::size_t head, bool parse_special,
@@ -177,9 +178,9 @@ void check_top_level(const JsonObject& root, const Tokenizer::Notice& notice) {
 
 void Tokenizer::Impl::configure(std::string_view config, const std::string& where, const Notice& notice) {
   const TokenizerConfig extra = parse_tokenizer_config(config, where);
-  for (const AddedToken& token : extra.tokens) add({token});
+  for (const AddedToken& token : extra.tokens) add({token}, where);
   for (const AddedToken& token : extra.named_tokens) {
-    if (!added_ids.contains(token.content)) add({token});
+    if (!added_ids.contains(token.content)) add({token}, where);
   }
   split_specials = extra.split_specials;
   if (dynamic_cast<const Bpe*>(model.get()) == nullptr ? extra.clean_up : extra.clean_up_bpe) decoder.clean_up_text();
@@ -208,10 +209,10 @@ std::shared_ptr<const Tokenizer> Tokenizer::from_json(std::string_view text, con
       check_fields(token, kAddedTokenFields);
       list.push_back(parse_added_token(token));
     }
-    impl->add(list);
+    impl->add(list, where);
   }
   if (!config.empty()) impl->configure(config, tokenizer_config_beside(where), notice);
-  impl->index(where);
+  impl->index();
   return std::shared_ptr<const Tokenizer>(new Tokenizer(std::move(impl), {}));
 }
 
@@ -293,14 +294,16 @@ bool Tokenizer::is_special(TokenId id) const {
 }
 
 std::int64_t Tokenizer::vocab_size() const {
-  return static_cast<std::int64_t>(impl_->spellings.size());
+  return impl_->size;
 }
 
 std::vector<std::string> Tokenizer::token_bytes() const {
-  std::vector<std::string> out;
-  out.reserve(impl_->spellings.size());
-  for (const std::optional<std::string>& spelling : impl_->spellings)
-    out.push_back(!spelling || is_hidden(*spelling) ? "" : impl_->decoder.bytes_of(*spelling));
+  // No model has tokens behind the most that a vocabulary may have, whatever ids a file gives.
+  std::vector<std::string> out(static_cast<std::size_t>(std::min(impl_->size, kMaxDimension)));
+  for (const auto& [id, spelling] : impl_->spellings) {
+    if (id < kMaxDimension && !is_hidden(spelling))
+      out[static_cast<std::size_t>(id)] = impl_->decoder.bytes_of(spelling);
+  }
   return out;
 }
 
@@ -313,10 +316,9 @@ struct Detokenizer::State {
 
   void push(TokenId id) {
     const Tokenizer::Impl& impl = *tokenizer->impl_;
-    if (id < 0 || id >= tokenizer->vocab_size()) return;
-    const std::optional<std::string>& spelling = impl.spellings[static_cast<std::size_t>(id)];
-    if (!spelling || (skip_special && tokenizer->is_hidden(*spelling))) return;
-    stream->push(*spelling);
+    const auto found = impl.spellings.find(id);
+    if (found == impl.spellings.end() || (skip_special && tokenizer->is_hidden(found->second))) return;
+    stream->push(found->second);
   }
 
   // Takes what is there, less the text before as far as it has come out as expected.

@@ -35,8 +35,8 @@ Unigram::Unigram(std::vector<std::pair<std::string, double>> pieces, std::option
   build_trie();
 }
 
-void Unigram::spell(std::vector<std::optional<std::string>>& spellings) const {
-  for (std::size_t id = 0; id < pieces_.size(); ++id) spellings[id] = pieces_[id].first;
+void Unigram::spell(Spellings& spellings) const {
+  for (std::size_t id = 0; id < pieces_.size(); ++id) spellings[static_cast<TokenId>(id)] = pieces_[id].first;
 }
 
 // Breadth first over the sorted tokens, so that the children of a node stand side by side.

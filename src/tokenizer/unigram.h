@@ -12,7 +12,7 @@ class Unigram final : public TokenModel {
           std::string where);
   void encode(std::string_view piece, std::vector<TokenId>& out) const override;
   [[nodiscard]] std::size_t size() const override { return pieces_.size(); }
-  void spell(std::vector<std::optional<std::string>>& spellings) const override;
+  void spell(Spellings& spellings) const override;
 
  private:
   // A trie of tokens, its nodes sorted by (parent, byte).

@@ -233,6 +233,41 @@ TEST(TokenizerJson, FieldsAreTheReferences) {
 }
 
 // The library panics there; a model that writes such a token is not at fault.
+// Ids may lie anywhere; memory follows from how many there are.
+TEST(TokenizerJson, IdsMayLieFarApart) {
+  constexpr TokenId kFar = 2147483000;
+  const Json json = {{"version", "1.0"},
+                     {"model",
+                      {{"type", "BPE"},
+                       {"vocab", {{"a", 0}, {"b", 5000000}, {"ab", kFar}}},
+                       {"merges", Json::array({Json::array({"a", "b"})})}}}};
+  const auto tokenizer = Tokenizer::from_json(json.dump(), "t.json", R"({"eos_token": "<end>"})");
+  EXPECT_EQ(tokenizer->encode("aab<end>"), (std::vector<TokenId>{0, kFar, 3}));  // the next one behind the model's 3
+  EXPECT_EQ(tokenizer->decode(std::vector<TokenId>{kFar, 5000000, 4, 0}), "ab b a");
+  EXPECT_EQ(tokenizer->vocab_size(), std::int64_t{kFar} + 1);
+  const std::vector<std::string> bytes = tokenizer->token_bytes();  // as many as a model may have
+  EXPECT_EQ(bytes.size(), std::size_t{1} << 24);
+  EXPECT_EQ(bytes[5000000], " b");
+  Json beyond = json;
+  beyond["model"]["vocab"]["c"] = 2147483648;
+  expect_error(ErrorCode::kCorruptFile, "token ids from 0 to 2^31 - 1",
+               [&] { Tokenizer::from_json(beyond.dump(), "t.json"); });
+  Json last = json;
+  last["model"]["vocab"]["ab"] = 2147483647;
+  last["added_tokens"] = Json::array();
+  for (const char* const content : {"ab", "more"})
+    last["added_tokens"].push_back({{"id", 0},
+                                    {"content", content},
+                                    {"single_word", false},
+                                    {"lstrip", false},
+                                    {"rstrip", false},
+                                    {"normalized", false},
+                                    {"special", false}});
+  EXPECT_NO_THROW(Tokenizer::from_json(last.dump(), "t.json"));
+  expect_error(ErrorCode::kCorruptFile, "no id is left for token <end> behind the largest, 2147483647",
+               [&] { Tokenizer::from_json(last.dump(), "t.json", R"({"eos_token": "<end>"})"); });
+}
+
 TEST(TokenizerJson, AStripThatIsLongerThanItsTokenTakesAllOfIt) {
   const auto tokenizer = with("decoder", {{"type", "Strip"}, {"content", "a"}, {"start", 1}, {"stop", 2}});
   EXPECT_EQ(tokenizer->decode(tokenizer->encode("aba"), false), "b");
