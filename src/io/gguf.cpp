@@ -375,6 +375,8 @@ std::vector<float> Gguf::floats(std::string_view key) const {
     append_as<float, float>(*array, out);
   } else if (array->type == kF64) {
     append_as<float, double>(*array, out);
+  } else if (array->type == kI32) {
+    append_as<float, std::int32_t>(*array, out);
   } else {
     wrong_type(*this, key, "an array of numbers");
   }

@@ -86,7 +86,7 @@ class GgufCheckpoint final : public Checkpoint {
         files_[name] = part->gguf.where;
       }
     }
-    config_ = gguf_config_json(gguf_);
+    config_ = gguf_config_json(gguf_, options_.notice);
     std::size_t lossy = 0;
     for (const auto& [name, tensor] : gguf_.tensors) {
       const auto hf_name = gguf_tensor_name(name);
@@ -126,15 +126,22 @@ class GgufCheckpoint final : public Checkpoint {
   [[nodiscard]] std::vector<std::pair<std::string, std::string>> tokenizer_files() const override {
     std::vector<std::pair<std::string, std::string>> files;
     if (!gguf_.string("tokenizer.ggml.model")) return files;
-    files.emplace_back("tokenizer.json", gguf_tokenizer_json(gguf_).dump());
+    const Json tokenizer = gguf_tokenizer_json(gguf_);
+    files.emplace_back("tokenizer.json", tokenizer.dump());
     const std::vector<std::string_view> tokens = gguf_.strings("tokenizer.ggml.tokens");
     Json config = {{"tokenizer_class", "PreTrainedTokenizerFast"}};
-    for (const auto& [key, field] :
-         {std::pair("tokenizer.ggml.bos_token_id", "bos_token"), std::pair("tokenizer.ggml.eos_token_id", "eos_token"),
-          std::pair("tokenizer.ggml.padding_token_id", "pad_token")}) {
-      const auto id = gguf_.integer(key);
-      if (id && *id >= 0 && *id < static_cast<std::int64_t>(tokens.size()))
-        config[field] = tokens[static_cast<std::size_t>(*id)];
+    const GgufSpecialTokens special = gguf_special_tokens(gguf_);
+    const Json& added = tokenizer.at("added_tokens");
+    for (const auto& [name, id] :
+         {std::pair("bos", special.begin), std::pair("eos", special.end), std::pair("pad", special.padding)}) {
+      if (id < 0 || id >= static_cast<std::int64_t>(tokens.size())) continue;
+      // What has a name here becomes special: a comma that stands in for the end of a text is none.
+      const bool is_special = std::any_of(added.begin(), added.end(), [id = id](const Json& token) {
+        return token.at("id") == id && token.at("special").get<bool>();
+      });
+      const char* const key = std::string_view(name) == "pad" ? "padding" : name;
+      if (is_special || gguf_.integer(fmt::format("tokenizer.ggml.{}_token_id", key)) == id)
+        config[fmt::format("{}_token", name)] = tokens[static_cast<std::size_t>(id)];
     }
     if (const auto chat = gguf_.string("tokenizer.chat_template")) config["chat_template"] = *chat;
     files.emplace_back("tokenizer_config.json", config.dump(2, ' ', false, Json::error_handler_t::replace));

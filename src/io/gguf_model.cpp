@@ -9,6 +9,7 @@
 #include <numbers>
 
 #include "base/parse_number.h"
+#include "io/gguf_tokenizer.h"
 #include "io/model_bounds.h"
 #include "io/tensor_names.h"
 #include "metal_marlin/error.h"
@@ -354,7 +355,7 @@ void add_experts(const Keys& keys, Json& config) {
 
 }  // namespace
 
-Json gguf_config_json(const Gguf& gguf) {
+Json gguf_config_json(const Gguf& gguf, const std::function<void(const std::string&)>& notice) {
   const Architecture& kind = architecture_of(gguf);
   const std::string architecture(kind.name);
   const Keys keys(gguf, architecture);
@@ -391,13 +392,10 @@ Json gguf_config_json(const Gguf& gguf) {
       {"rope_parameters", rope_parameters(gguf, keys, head_dim)},
       {"dtype", "float16"}};
   if (architecture == "qwen3moe") add_experts(keys, config);
-  Json ends = Json::array();
-  for (const char* const key :
-       {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}) {
-    if (const auto id = gguf.integer(key)) ends.push_back(*id);
-  }
+  const GgufSpecialTokens tokens = gguf_special_tokens(gguf, notice);
+  const Json ends = tokens.ends;
   config["eos_token_id"] = ends.empty() ? Json() : ends.size() == 1 ? ends[0] : ends;
-  if (const auto id = gguf.integer("tokenizer.ggml.bos_token_id")) config["bos_token_id"] = *id;
+  if (tokens.begin >= 0) config["bos_token_id"] = tokens.begin;
   return config;
 }
 

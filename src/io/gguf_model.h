@@ -1,6 +1,7 @@
 // A GGUF file's metadata and tensor names as the Hugging Face files give them.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
@@ -12,8 +13,8 @@
 namespace metal_marlin {
 
 // config.json of the model. \throws Error naming the key that is missing or the
-// architecture that we do not know.
-Json gguf_config_json(const Gguf& gguf);
+// architecture that we do not know. notice: as gguf_special_tokens has it.
+Json gguf_config_json(const Gguf& gguf, const std::function<void(const std::string&)>& notice = {});
 
 // Whether a tensor tells of rotations, which the config holds already.
 bool is_gguf_side_tensor(const std::string& name);

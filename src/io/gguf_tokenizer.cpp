@@ -21,9 +21,70 @@ constexpr std::int64_t kUnknown = 2;
 constexpr std::int64_t kControl = 3;
 constexpr std::int64_t kUserDefined = 4;
 
-// The unknown token of files that do not name it.
-constexpr std::int64_t kBertUnknown = 100;
-constexpr std::int64_t kT5Unknown = 2;
+// Special tokens of files that do not name them, by kind of tokenizer.
+struct UsualTokens {
+  std::string_view model;
+  std::int64_t begin;
+  std::int64_t end;
+  std::int64_t separator;
+  std::int64_t unknown;
+  std::int64_t padding;
+};
+constexpr std::array<UsualTokens, 4> kUsualTokens{{{"llama", 1, 2, -1, 0, -1},
+                                                   {"gpt2", 11, 11, -1, -1, -1},
+                                                   {"bert", 101, -1, 102, 100, 0},
+                                                   {"t5", -1, 1, -1, 2, 0}}};
+
+// Texts of tokens that end an answer, whatever a file says of them.
+constexpr std::array<std::string_view, 22> kEnds{"<|eot_id|>",
+                                                 "<|im_end|>",
+                                                 "<|end|>",
+                                                 "<|return|>",
+                                                 "<|call|>",
+                                                 "<|flush|>",
+                                                 "<|calls|>",
+                                                 "<end_of_turn>",
+                                                 "<|endoftext|>",
+                                                 "</s>",
+                                                 "<|eom_id|>",
+                                                 "<EOT>",
+                                                 "_<EOT>",
+                                                 "[EOT]",
+                                                 "[EOS]",
+                                                 "<|end_of_text|>",
+                                                 "<end_of_utterance>",
+                                                 "<eos>",
+                                                 "<turn|>",
+                                                 "<|tool_response>",
+                                                 "<｜end▁of▁sentence｜>",
+                                                 "[e~["};
+
+// Tokens of infilling: those of a key or, without it, of a text.
+struct InfillToken {
+  std::string_view key;
+  std::string_view older_key;
+  bool ends_answer;
+  std::array<std::string_view, 8> texts;
+};
+constexpr std::array<InfillToken, 6> kInfill{
+    {{"fim_pre_token_id",
+      "prefix_token_id",
+      false,
+      {"<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>",
+       "<|prefix|>"}},
+     {"fim_suf_token_id",
+      "suffix_token_id",
+      false,
+      {"<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>", "<|code_suffix|>",
+       "<|suffix|>"}},
+     {"fim_mid_token_id",
+      "middle_token_id",
+      false,
+      {"<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>", "<|code_middle|>",
+       "<|middle|>"}},
+     {"fim_pad_token_id", "", true, {"<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"}},
+     {"fim_rep_token_id", "", true, {"<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"}},
+     {"fim_sep_token_id", "", true, {"<|file_sep|>"}}}};
 
 constexpr std::string_view kMark = "▁";  // SentencePiece's space
 
@@ -68,6 +129,16 @@ Json decoders_of_marks() {
   return Json::array({mark_to_space(), {{"type", "ByteFallback"}}, {{"type", "Fuse"}}});
 }
 
+template <std::size_t kSize>
+bool holds(const std::array<std::string_view, kSize>& texts, std::string_view text) {
+  return !text.empty() && std::find(texts.begin(), texts.end(), text) != texts.end();
+}
+
+// Of the many texts of a vocabulary, few begin as those do that have a part of their own.
+bool may_be_special(std::string_view text) {
+  return text.size() >= 3 && (text[0] == '<' || text[0] == '[' || text[0] == '_' || text.starts_with(kMark));
+}
+
 // SentencePiece BPE merges the pair that makes the best-scored piece; as ranked
 // merges, that is all splits of the pieces in order of score.
 Json merges_from_scores(const std::vector<std::string_view>& tokens, const std::vector<float>& scores,
@@ -102,8 +173,10 @@ struct Tokens {
 };
 
 std::vector<float> scores_of(const Gguf& gguf, const Tokens& tokens) {
-  std::vector<float> scores = gguf.floats("tokenizer.ggml.scores");
-  if (scores.size() != tokens.texts.size()) {
+  constexpr std::string_view kKey = "tokenizer.ggml.scores";
+  if (!gguf.values.contains(kKey)) return std::vector<float>(tokens.texts.size());  // as llama.cpp: alike
+  std::vector<float> scores = gguf.floats(kKey);
+  if (scores.size() < tokens.texts.size()) {
     throw Error(ErrorCode::kCorruptFile, fmt::format("{}: key tokenizer.ggml.scores: {} scores for {} tokens",
                                                      gguf.where, scores.size(), tokens.texts.size()));
   }
@@ -181,12 +254,12 @@ void fill_wordpiece(const Gguf& gguf, const Tokens& tokens, Json& out) {
                        {"strip_accents", gguf.boolean("tokenizer.ggml.normalizer.strip_accents").value_or(lower)}};
   out["pre_tokenizer"] = {{"type", "BertPreTokenizer"}};
   out["decoder"] = {{"type", "WordPiece"}, {"prefix", "##"}, {"cleanup", true}};
-  const std::size_t unknown =
-      static_cast<std::size_t>(gguf.integer("tokenizer.ggml.unknown_token_id").value_or(kBertUnknown));
-  if (unknown >= tokens.texts.size()) {
-    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: key tokenizer.ggml.unknown_token_id: {} of {} tokens",
-                                                     gguf.where, unknown, tokens.texts.size()));
-  }
+  const std::int64_t id = gguf_special_tokens(gguf).unknown;
+  if (id < 0)
+    throw Error(ErrorCode::kCorruptFile,
+                fmt::format("{}: key tokenizer.ggml.unknown_token_id: {}, and there are {} tokens", gguf.where,
+                            gguf.text_of("tokenizer.ggml.unknown_token_id"), tokens.texts.size()));
+  const auto unknown = static_cast<std::size_t>(id);
   Json vocab = Json::object();
   for (std::size_t i = 0; i < tokens.texts.size(); ++i) {
     std::string text(tokens.texts[i]);
@@ -224,9 +297,8 @@ void fill_unigram(const Gguf& gguf, const Tokens& tokens, Json& out) {
   for (std::size_t i = 0; i < tokens.texts.size(); ++i) {
     pieces.push_back({tokens.texts[i], tokens.types[i] == kUserDefined ? 0.0F : scores[i]});
   }
-  out["model"] = {{"type", "Unigram"},
-                  {"vocab", std::move(pieces)},
-                  {"unk_id", gguf.integer("tokenizer.ggml.unknown_token_id").value_or(kT5Unknown)}};
+  const std::int64_t unknown = gguf_special_tokens(gguf).unknown;
+  out["model"] = {{"type", "Unigram"}, {"vocab", std::move(pieces)}, {"unk_id", unknown < 0 ? Json() : Json(unknown)}};
 }
 
 Json added_token(std::size_t id, std::string_view content, bool special) {
@@ -241,11 +313,26 @@ namespace {
 Tokens read_tokens(const Gguf& gguf) {
   Tokens tokens{utf8_strings(gguf, "tokenizer.ggml.tokens"), gguf.integers("tokenizer.ggml.token_type")};
   if (tokens.types.empty()) tokens.types.assign(tokens.texts.size(), kNormal);
-  if (tokens.types.size() != tokens.texts.size()) {
+  if (tokens.types.size() < tokens.texts.size()) {
     throw Error(ErrorCode::kCorruptFile, fmt::format("{}: key tokenizer.ggml.token_type: {} types for {} tokens",
                                                      gguf.where, tokens.types.size(), tokens.texts.size()));
   }
+  tokens.types.resize(tokens.texts.size());
   return tokens;
+}
+
+// Tokens that look like ones that control are such, whatever type the file gives them.
+void correct_types(const Gguf& gguf, const GgufSpecialTokens& special, Tokens& tokens) {
+  for (std::size_t i = 0; i < tokens.texts.size(); ++i) {
+    const std::string_view text = tokens.texts[i];
+    if (!may_be_special(text)) continue;
+    const bool infill = std::any_of(kInfill.begin(), kInfill.end(), [&](const InfillToken& token) {
+      return holds(token.texts, text) && !gguf.values.contains(fmt::format("tokenizer.ggml.{}", token.key));
+    });
+    const bool ends = holds(kEnds, text) && std::find(special.ends.begin(), special.ends.end(),
+                                                      static_cast<std::int64_t>(i)) != special.ends.end();
+    if (infill || ends) tokens.types[i] = kControl;
+  }
 }
 
 // The tokens around a text: where the file does not say, each kind has its own.
@@ -262,8 +349,10 @@ Json ends_json(const Gguf& gguf, const Ends& ends, std::size_t tokens) {
   const auto add = [&](bool wanted, std::int64_t id, const char* label) {
     if (!wanted) return;
     if (id < 0 || id >= static_cast<std::int64_t>(tokens)) {
-      throw Error(ErrorCode::kCorruptFile, fmt::format("{}: the {} token to add around a text is {} of {} tokens",
-                                                       gguf.where, label, id, tokens));
+      throw Error(ErrorCode::kCorruptFile,
+                  fmt::format("{}: the {} token to add around a text is {} of {} tokens (keys "
+                              "tokenizer.ggml.bos_token_id, eos_token_id and add_bos_token, add_eos_token)",
+                              gguf.where, label, id < 0 ? "none" : std::to_string(id), tokens));
     }
     pieces.push_back({{"SpecialToken", {{"id", label}, {"type_id", 0}}}});
     special[label] = {{"id", label}, {"ids", Json::array({id})}, {"tokens", Json::array({label})}};
@@ -285,24 +374,24 @@ const GgufPreKind& pre_kind(const Gguf& gguf, std::string_view model) {
   return *kind;
 }
 
-// Fills in the stages and the model; the ends that this kind has by default.
+// Fills in the stages and the model; which ends this kind adds by default.
 Ends fill_stages(const Gguf& gguf, std::string_view model, const Tokens& tokens, Json& out) {
   if (model == "llama") {
     fill_sentencepiece(gguf, tokens, out);
-    return {true, false, 1, 2};
+    return {.add_begin = true};
   }
   if (model == "gpt2" || model == "gemma4") {
     const GgufPreKind& kind = pre_kind(gguf, model);
     fill_bpe(gguf, tokens, kind, out);
-    return {kind.add_bos, false, model == "gpt2" ? 11 : -1, model == "gpt2" ? 11 : -1};
+    return {.add_begin = kind.add_bos};
   }
   if (model == "bert") {
     fill_wordpiece(gguf, tokens, out);
-    return {true, true, 101, 102};
+    return {.add_begin = true, .add_end = true};
   }
   if (model == "t5") {
     fill_unigram(gguf, tokens, out);
-    return {false, true, -1, 1};
+    return {.add_end = true};
   }
   throw Error(ErrorCode::kUnsupported,
               fmt::format("{}: key tokenizer.ggml.model is '{}', expected one of gpt2, llama, gemma4, bert, t5",
@@ -314,7 +403,7 @@ Ends fill_stages(const Gguf& gguf, std::string_view model, const Tokens& tokens,
 namespace {
 
 // What is read, here and for the model's configuration.
-constexpr std::array<std::string_view, 20> kUsedKeys{"ggml.model",
+constexpr std::array<std::string_view, 29> kUsedKeys{"ggml.model",
                                                      "ggml.pre",
                                                      "ggml.tokens",
                                                      "ggml.token_type",
@@ -333,22 +422,22 @@ constexpr std::array<std::string_view, 20> kUsedKeys{"ggml.model",
                                                      "ggml.remove_extra_whitespaces",
                                                      "ggml.precompiled_charsmap",
                                                      "ggml.normalizer.lowercase",
-                                                     "ggml.normalizer.strip_accents"};
-// Tokens that a text is not given by itself (of two texts, of infilling, of heads for other tasks), and the same
-// tokenizer once more in the form of another program.
-constexpr std::array<std::string_view, 19> kHarmlessKeys{"ggml.cls_token_id",
+                                                     "ggml.normalizer.strip_accents",
+                                                     "ggml.prefix_token_id",
+                                                     "ggml.suffix_token_id",
+                                                     "ggml.middle_token_id",
+                                                     "ggml.fim_pre_token_id",
+                                                     "ggml.fim_suf_token_id",
+                                                     "ggml.fim_mid_token_id",
+                                                     "ggml.fim_pad_token_id",
+                                                     "ggml.fim_rep_token_id",
+                                                     "ggml.fim_sep_token_id"};
+// Tokens that a text is not given by itself (of two texts, of heads for other tasks), and the same tokenizer once more
+// in the form of another program.
+constexpr std::array<std::string_view, 10> kHarmlessKeys{"ggml.cls_token_id",
                                                          "ggml.mask_token_id",
                                                          "ggml.add_sep_token",
                                                          "ggml.token_type_count",
-                                                         "ggml.prefix_token_id",
-                                                         "ggml.suffix_token_id",
-                                                         "ggml.middle_token_id",
-                                                         "ggml.fim_pre_token_id",
-                                                         "ggml.fim_suf_token_id",
-                                                         "ggml.fim_mid_token_id",
-                                                         "ggml.fim_pad_token_id",
-                                                         "ggml.fim_rep_token_id",
-                                                         "ggml.fim_sep_token_id",
                                                          "ggml.separator_token_id",
                                                          "ggml.suppress_tokens",
                                                          "huggingface.json",
@@ -361,15 +450,102 @@ void check_keys_of_tokenizer(const Gguf& gguf) {
   constexpr std::string_view kPrefix = "tokenizer.";
   for (const auto& [key, value] : gguf.values) {
     if (!key.starts_with(kPrefix) || key.starts_with("tokenizer.chat_template")) continue;
-    const auto holds = [rest = std::string_view(key).substr(kPrefix.size())](const auto& keys) {
-      return std::find(keys.begin(), keys.end(), rest) != keys.end();
-    };
-    if (holds(kUsedKeys) || holds(kHarmlessKeys)) continue;
+    const std::string_view rest = std::string_view(key).substr(kPrefix.size());
+    if (holds(kUsedKeys, rest) || holds(kHarmlessKeys, rest)) continue;
     gguf.refuse(key);
   }
 }
 
+// What the keys and texts of a file name.
+class SpecialTokens {
+ public:
+  SpecialTokens(const Gguf& gguf, const std::function<void(const std::string&)>& notice)
+      : gguf_(gguf),
+        notice_(notice),
+        model_(gguf.string("tokenizer.ggml.model").value_or("")),
+        texts_(gguf.strings("tokenizer.ggml.tokens")) {}
+
+  [[nodiscard]] GgufSpecialTokens find() {
+    const auto* const usual = std::find_if(kUsualTokens.begin(), kUsualTokens.end(),
+                                           [&](const UsualTokens& tokens) { return tokens.model == model_; });
+    const UsualTokens defaults = usual == kUsualTokens.end() ? UsualTokens{model_, -1, -1, -1, -1, -1} : *usual;
+    out_ = {token("bos_token_id", begin_of(defaults), true), token("eos_token_id", defaults.end, true),
+            token("seperator_token_id", defaults.separator), token("unknown_token_id", defaults.unknown),
+            token("padding_token_id", defaults.padding),     {}};
+    add_end(out_.end);
+    for (const char* const key : {"eot_token_id", "eom_token_id"}) add_end(token(key, -1));
+    for (const InfillToken& infill : kInfill) {
+      if (infill.ends_answer) add_end(token(infill.key, first_of(infill)));
+    }
+    for (std::size_t i = 0; i < texts_.size(); ++i) {
+      if (may_be_special(texts_[i]) && holds(kEnds, texts_[i])) add_end(static_cast<std::int64_t>(i));
+    }
+    leave_out_messages();
+    return out_;
+  }
+
+ private:
+  // Of these kinds of BPE none, though 11 is the usual one.
+  [[nodiscard]] std::int64_t begin_of(const UsualTokens& defaults) const {
+    constexpr std::array<std::string_view, 3> kNone{"chatglm-bpe", "glm4", "glm5"};
+    const bool none = model_ == "gpt2" && holds(kNone, gguf_.string("tokenizer.ggml.pre").value_or(""));
+    return none ? -1 : defaults.begin;
+  }
+
+  // Where the file has no tokens, ids are the keys'.
+  [[nodiscard]] std::int64_t token(std::string_view name, std::int64_t usual, bool told = false) const {
+    const std::string key = fmt::format("tokenizer.ggml.{}", name);
+    const auto count = static_cast<std::int64_t>(texts_.size());
+    if (usual >= count) usual = -1;
+    const auto id = gguf_.integer(key);
+    if (id && (texts_.empty() || (*id >= 0 && *id < count))) return *id;
+    if (notice_ && id)
+      notice_(fmt::format("{}: key {} is {} of {} tokens, and is not used", gguf_.where, key, *id, count));
+    if (notice_ && told && usual >= 0)
+      notice_(fmt::format("{}: key {} names no token, as which llama.cpp takes {}", gguf_.where, key, usual));
+    return usual;
+  }
+
+  [[nodiscard]] std::int64_t first_of(const InfillToken& infill) const {
+    const auto found = std::find_if(texts_.begin(), texts_.end(), [&](std::string_view text) {
+      return may_be_special(text) && holds(infill.texts, text);
+    });
+    return found == texts_.end() ? -1 : found - texts_.begin();
+  }
+
+  void add_end(std::int64_t id) {
+    if (id >= 0 && std::find(out_.ends.begin(), out_.ends.end(), id) == out_.ends.end()) out_.ends.push_back(id);
+  }
+
+  // Where other tokens end an answer, <|end|> ends but a message of it, and </s> is a text.
+  void leave_out_messages() {
+    const auto ends = [&](std::string_view text) {
+      return std::any_of(out_.ends.begin(), out_.ends.end(), [&](std::int64_t id) {
+        return static_cast<std::size_t>(id) < texts_.size() && texts_[static_cast<std::size_t>(id)] == text;
+      });
+    };
+    const auto leave_out = [&](std::string_view text) {
+      std::erase_if(out_.ends, [&](std::int64_t id) {
+        return static_cast<std::size_t>(id) < texts_.size() && texts_[static_cast<std::size_t>(id)] == text;
+      });
+    };
+    const bool calls = ends("<|call|>") || ends("<|calls|>");
+    if (calls && (ends("<|return|>") || ends("<|flush|>"))) leave_out("<|end|>");
+    if (ends("<|tool_response>")) leave_out("</s>");
+  }
+
+  const Gguf& gguf_;
+  const std::function<void(const std::string&)>& notice_;
+  std::string_view model_;
+  std::vector<std::string_view> texts_;
+  GgufSpecialTokens out_;
+};
+
 }  // namespace
+
+GgufSpecialTokens gguf_special_tokens(const Gguf& gguf, const std::function<void(const std::string&)>& notice) {
+  return SpecialTokens(gguf, notice).find();
+}
 
 Json gguf_tokenizer_json(const Gguf& gguf) {
   const auto model = gguf.string("tokenizer.ggml.model");
@@ -377,7 +553,9 @@ Json gguf_tokenizer_json(const Gguf& gguf) {
     throw Error(ErrorCode::kNotFound, fmt::format("{}: the model has no tokenizer", gguf.where));
   }
   check_keys_of_tokenizer(gguf);
-  const Tokens tokens = read_tokens(gguf);
+  Tokens tokens = read_tokens(gguf);
+  const GgufSpecialTokens special = gguf_special_tokens(gguf);
+  correct_types(gguf, special, tokens);
   Json out = {{"version", "1.0"},      {"truncation", nullptr},    {"padding", nullptr},
               {"normalizer", nullptr}, {"pre_tokenizer", nullptr}, {"added_tokens", Json::array()}};
   Ends ends = fill_stages(gguf, *model, tokens, out);
@@ -387,11 +565,9 @@ Json gguf_tokenizer_json(const Gguf& gguf) {
       out["added_tokens"].push_back(added_token(i, tokens.texts[i], type != kUserDefined));
     }
   }
-  ends.begin = gguf.integer("tokenizer.ggml.bos_token_id").value_or(ends.begin);
-  if (*model == "bert") {  // always between these, whatever the keys say
-    ends.end = gguf.integer("tokenizer.ggml.seperator_token_id").value_or(ends.end);
-  } else {
-    ends.end = gguf.integer("tokenizer.ggml.eos_token_id").value_or(ends.end);
+  ends.begin = special.begin;
+  ends.end = *model == "bert" ? special.separator : special.end;
+  if (*model != "bert") {  // always between these, whatever the keys say
     ends.add_begin = gguf.boolean("tokenizer.ggml.add_bos_token").value_or(ends.add_begin);
     ends.add_end = gguf.boolean("tokenizer.ggml.add_eos_token").value_or(ends.add_end);
     if (*model == "gemma4") ends.add_begin = true;

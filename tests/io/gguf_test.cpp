@@ -454,6 +454,111 @@ TEST(GgufTokenizer, KeysThatAskForMoreAreNamed) {
   expect_error(ErrorCode::kUnsupported, "tokenizer.ggml.model is 'rwkv'", [&] { gguf_tokenizer_json(gguf); });
 }
 
+// A file's tokens and keys, which stay as long as it does.
+class GgufSpecials : public testing::Test {
+ protected:
+  void add_tokens(std::string_view model, std::initializer_list<std::pair<std::size_t, std::string_view>> named,
+                  std::size_t count = 128) {
+    bytes_.clear();
+    std::vector<std::string> texts(count);
+    for (std::size_t i = 0; i < count; ++i) texts[i] = fmt::format("t{}", i);
+    for (const auto& [id, text] : named) texts[id] = text;
+    for (const std::string& text : texts) {
+      const std::uint64_t size = text.size();
+      const auto raw = std::as_bytes(std::span(&size, 1));
+      bytes_.insert(bytes_.end(), raw.begin(), raw.end());
+      for (const char c : text) bytes_.push_back(static_cast<std::byte>(c));
+    }
+    gguf_.where = "x.gguf";
+    gguf_.values["tokenizer.ggml.model"] = model;
+    gguf_.values["tokenizer.ggml.tokens"] = GgufArray{kGgufString, count, bytes_};
+  }
+  void set(const char* key, std::uint64_t id) { gguf_.values[fmt::format("tokenizer.ggml.{}", key)] = id; }
+  std::vector<std::int64_t> ends() const { return gguf_special_tokens(gguf_).ends; }
+
+  Gguf gguf_;
+  std::vector<std::byte> bytes_;
+};
+using Ids = std::vector<std::int64_t>;
+
+// What llama.cpp has where keys are missing (src/llama-vocab.cpp).
+TEST_F(GgufSpecials, OfKindsWithoutTheKeys) {
+  const auto found = [&](std::string_view model, const char* pre = "default") {
+    add_tokens(model, {});
+    gguf_.values["tokenizer.ggml.pre"] = std::string_view(pre);
+    const GgufSpecialTokens tokens = gguf_special_tokens(gguf_);
+    return Ids{tokens.begin, tokens.end, tokens.separator, tokens.unknown, tokens.padding};
+  };
+  EXPECT_EQ(found("llama"), (Ids{1, 2, -1, 0, -1}));
+  EXPECT_EQ(found("gpt2"), (Ids{11, 11, -1, -1, -1}));
+  EXPECT_EQ(found("gpt2", "glm4"), (Ids{-1, 11, -1, -1, -1}));
+  EXPECT_EQ(found("bert"), (Ids{101, -1, 102, 100, 0}));
+  EXPECT_EQ(found("t5"), (Ids{-1, 1, -1, 2, 0}));
+  EXPECT_EQ(found("gemma4"), (Ids{-1, -1, -1, -1, -1}));
+  EXPECT_EQ(found("none"), (Ids{-1, -1, -1, -1, -1}));
+  add_tokens("gpt2", {}, 8);  // of which 11 is none
+  EXPECT_EQ(gguf_special_tokens(gguf_).end, -1);
+}
+
+TEST_F(GgufSpecials, IdsThatNameNoTokenAreNotUsed) {
+  add_tokens("llama", {});
+  std::vector<std::string> notices;
+  const auto told = [&](const std::string& notice) { notices.push_back(notice); };
+  set("bos_token_id", 3);
+  set("eos_token_id", 128);
+  EXPECT_EQ(gguf_special_tokens(gguf_, told).end, 2);
+  ASSERT_EQ(notices.size(), 2U);
+  EXPECT_EQ(notices[0], "x.gguf: key tokenizer.ggml.eos_token_id is 128 of 128 tokens, and is not used");
+  EXPECT_EQ(notices[1], "x.gguf: key tokenizer.ggml.eos_token_id names no token, as which llama.cpp takes 2");
+  set("eos_token_id", 127);
+  set("eot_token_id", 4000000000);
+  notices.clear();
+  EXPECT_EQ(gguf_special_tokens(gguf_, told).ends, (Ids{127}));
+  EXPECT_EQ(notices.size(), 1U);
+}
+
+TEST_F(GgufSpecials, EndsOfAnswersAreToldByTheirTexts) {
+  add_tokens("gpt2", {{20, "<|im_end|>"}, {21, "<|endoftext|>"}, {22, "<|im_start|>"}, {23, "<|file_sep|>"}});
+  set("eos_token_id", 21);
+  EXPECT_EQ(ends(), (Ids{21, 23, 20}));
+  set("eot_token_id", 30);
+  set("fim_pad_token_id", 31);
+  set("fim_sep_token_id", 32);
+  EXPECT_EQ(ends(), (Ids{21, 30, 31, 32, 20}));
+  add_tokens("gpt2", {{20, "<|end|>"}, {21, "<|return|>"}, {22, "<|call|>"}});
+  set("eos_token_id", 21);
+  EXPECT_EQ(ends(), (Ids{21, 30, 31, 32, 22}));  // an answer's messages end with <|end|>, which goes on
+  add_tokens("gemma4", {{1, "</s>"}, {2, "<|tool_response>"}});
+  EXPECT_EQ(ends(), (Ids{21, 30, 31, 32, 2}));
+}
+
+TEST_F(GgufSpecials, ThatLookLikeControlAreControl) {
+  add_tokens("gpt2", {{20, "<|im_end|>"}, {21, "<|fim_prefix|>"}, {22, "<|im_start|>"}});
+  Json added = gguf_tokenizer_json(gguf_)["added_tokens"];
+  ASSERT_EQ(added.size(), 2U);
+  EXPECT_EQ(added[0]["id"], 20);
+  EXPECT_EQ(added[1]["id"], 21);
+  EXPECT_TRUE(added[0]["special"].get<bool>());
+}
+
+// Scores and types of more tokens than there are, none, and of integers.
+TEST_F(GgufSpecials, ScoresAndTypesMayBeMore) {
+  add_tokens("llama", {});
+  EXPECT_NO_THROW(gguf_tokenizer_json(gguf_));
+  const std::vector<std::int32_t> numbers(130, 1);
+  const auto array = [&](std::size_t count) {
+    return GgufArray{5, count, std::as_bytes(std::span(numbers)).first(count * 4)};  // of i32
+  };
+  gguf_.values["tokenizer.ggml.scores"] = array(130);
+  gguf_.values["tokenizer.ggml.token_type"] = array(130);
+  EXPECT_NO_THROW(gguf_tokenizer_json(gguf_));
+  gguf_.values["tokenizer.ggml.token_type"] = array(127);
+  expect_error(ErrorCode::kCorruptFile, "127 types for 128 tokens", [&] { gguf_tokenizer_json(gguf_); });
+  gguf_.values["tokenizer.ggml.token_type"] = array(128);
+  gguf_.values["tokenizer.ggml.scores"] = array(127);
+  expect_error(ErrorCode::kCorruptFile, "127 scores for 128 tokens", [&] { gguf_tokenizer_json(gguf_); });
+}
+
 // Types of others, by their names.
 TEST(Gguf, TypesThatAreNotReadAreNamed) {
   MappedFile file(test_data("../fuzz/corpus/gguf/kind"));
