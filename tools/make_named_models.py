@@ -61,17 +61,22 @@ def model_twice(weights):
         weights["model." + name] = weights.pop(name)
 
 
-# The model, whether its experts are stored together, what becomes of its weights, and the fields that are left out.
+LEFT_OUT = object()
+# The model, whether its experts are stored together, what becomes of its weights, and of fields of its configuration.
 MODELS = {
-    "experts-together-qwen3": (lambda: qwen3_moe(num_experts=5, num_experts_per_tok=2), True, None, []),
-    "experts-together-glm4": (lambda: glm4(num_experts_per_tok=2), True, None, []),
-    "experts-per-token-left-out": (lambda: qwen3_moe(num_experts=10, mlp_only_layers=[1]), False, None, ["num_experts_per_tok"]),
-    "experts-per-token-left-out-glm4": (glm4, False, None, ["num_experts_per_tok"]),
-    "names-without-model": (llama, False, without_model, []),
-    "names-with-model-twice": (qwen3, False, model_twice, []),
-    "tied-another-head": (lambda: qwen3(tie_word_embeddings=True), False, another_head, []),
-    "tied-same-head": (lambda: llama(tie_word_embeddings=True), False, same_head, []),
-    "tied-only-head": (lambda: llama(tie_word_embeddings=True), False, only_head, []),
+    "experts-together-qwen3": (lambda: qwen3_moe(num_experts=5, num_experts_per_tok=2), True, None, {}),
+    "experts-together-glm4": (lambda: glm4(num_experts_per_tok=2), True, None, {}),
+    "experts-per-token-left-out": (lambda: qwen3_moe(num_experts=10, mlp_only_layers=[1]), False, None, {"num_experts_per_tok": LEFT_OUT}),
+    "experts-per-token-left-out-glm4": (glm4, False, None, {"num_experts_per_tok": LEFT_OUT}),
+    "names-without-model": (llama, False, without_model, {}),
+    "names-with-model-twice": (qwen3, False, model_twice, {}),
+    "tied-another-head": (lambda: qwen3(tie_word_embeddings=True), False, another_head, {}),
+    "tied-same-head": (lambda: llama(tie_word_embeddings=True), False, same_head, {}),
+    "tied-only-head": (lambda: llama(tie_word_embeddings=True), False, only_head, {}),
+    "fields-that-do-not-count-glm4": (lambda: glm4(num_experts_per_tok=2), False, None, {
+        "topk_method": "greedy", "scoring_func": "softmax", "qk_head_dim": 99, "qk_rope_head_dim": 4, "head_dim": 8,
+        "n_routed_experts": 4, "num_local_experts": 6}),
+    "no-shared-experts-glm4": (lambda: glm4(num_experts_per_tok=2, n_shared_experts=0), False, None, {}),
 }
 
 
@@ -87,7 +92,7 @@ def randomize(model):
 
 
 def make(name, folder):
-    build, together, change, left_out = MODELS[name]
+    build, together, change, fields = MODELS[name]
     torch.manual_seed(200 + list(MODELS).index(name))
     model = build()
     with torch.no_grad():
@@ -101,8 +106,7 @@ def make(name, folder):
     assert together == any(weight.endswith("mlp.experts.gate_up_proj") for weight in weights)
     save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((path / "config.json").read_text())
-    for field in left_out:
-        del config[field]
+    config = {key: value for key, value in {**config, **fields}.items() if value is not LEFT_OUT}
     (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     ids = torch.randint(3, config["vocab_size"], (12,))
     (folder / name / "ids.json").write_text(json.dumps(ids.tolist()) + "\n")

@@ -122,6 +122,30 @@ const Architecture& architecture_of(const std::string& name, const std::string& 
                                                    name, fmt::join(known_architectures(), ", ")));
 }
 
+// Fields that say something else than the reference implementation, and with it this one, computes.
+void notice_unused(const JsonObject& config, const Architecture& architecture,
+                   const std::function<void(const std::string&)>& notice) {
+  const auto shown = [&](const auto& key) {
+    return config.at(std::string(key).c_str()).dump(-1, ' ', false, Json::error_handler_t::replace);
+  };
+  const Json types = config.json().value("layer_types", Json());
+  if (!architecture.by_layer_types && types.is_array() &&
+      std::find(types.begin(), types.end(), kSlidingLayer) != types.end())
+    notice(fmt::format("{}: field layer_types has {}, which attention in {} does not go by", config.where(),
+                       kSlidingLayer, architecture.name));
+  for (const FieldNames& names : architecture.other_names) {
+    if (config.has(names.field) && config.has(names.other) && config.at(names.field) != config.at(names.other))
+      notice(fmt::format("{}: field {} is {}, and counts in the place of {}, which is {}", config.where(), names.other,
+                         shown(names.other), names.field, shown(names.field)));
+  }
+  for (const NeutralField& field : architecture.unread) {
+    const std::string key(field.key);
+    if (config.has(key.c_str()) && shown(key) != field.value)
+      notice(fmt::format("{}: field {} is {}, which {} does not go by: there it is {}", config.where(), key, shown(key),
+                         architecture.name, field.value));
+  }
+}
+
 bool same_bytes(const Weight& a, const Weight& b) {
   const auto same = [](std::span<const std::byte> x, std::span<const std::byte> y) {
     return std::equal(x.begin(), x.end(), y.begin(), y.end());
@@ -244,11 +268,8 @@ ModelConfig parse_model_config(const Json& json, const Json& generation, const s
 
 ModelConfig read_model_config(const Checkpoint& checkpoint, const std::function<void(const std::string&)>& notice) {
   ModelConfig config = parse_model_config(checkpoint.config(), checkpoint.generation_config(), checkpoint.where());
-  const Json types = checkpoint.config().value("layer_types", Json());
-  if (notice && !find_architecture(config.model_type)->by_layer_types && types.is_array() &&
-      std::find(types.begin(), types.end(), kSlidingLayer) != types.end())
-    notice(fmt::format("{}: field layer_types has {}, which attention in {} does not go by", checkpoint.where(),
-                       kSlidingLayer, config.model_type));
+  if (notice)
+    notice_unused(JsonObject(checkpoint.config(), checkpoint.where()), *find_architecture(config.model_type), notice);
   if (!config.tied || checkpoint.find(kHeadWeight) == nullptr || checkpoint.find(kEmbeddingWeight) == nullptr)
     return config;
   // Other bytes may be the same numbers; then it makes no difference which are used.

@@ -14,7 +14,7 @@ namespace {
 using Keys = std::string_view;
 
 // What parse_model_config and the checkpoints read.
-constexpr std::array<Keys, 50> kUsed{"model_type",
+constexpr std::array<Keys, 48> kUsed{"model_type",
                                      "vocab_size",
                                      "hidden_size",
                                      "intermediate_size",
@@ -54,8 +54,6 @@ constexpr std::array<Keys, 50> kUsed{"model_type",
                                      "moe_intermediate_size",
                                      "n_group",
                                      "topk_group",
-                                     "topk_method",
-                                     "scoring_func",
                                      "norm_topk_prob",
                                      "routed_scaling_factor",
                                      "first_k_dense_replace",
@@ -200,13 +198,11 @@ void check_config_keys(const JsonObject& config, const Architecture& architectur
   for (const auto& [key, value] : config.json().items()) {
     if (value.is_null() || holds(kUsed, key) || holds(kOrigin, key) || holds(kTraining, key) || holds(kRuntime, key) ||
         holds(kGeneration, key) || holds(architecture.keys, key) || neutral(kNeutral, key, value) ||
-        neutral(architecture.neutral, key, value)) {
+        neutral(architecture.neutral, key, value) ||
+        std::any_of(architecture.unread.begin(), architecture.unread.end(),
+                    [&](const NeutralField& field) { return field.key == key; })) {
       continue;
     }
-    // qk_head_dim follows from other fields.
-    if (key == "qk_head_dim" && value == config.integer_or("qk_nope_head_dim", 0) +
-                                             config.integer_or(config.either("qk_rope_head_dim", "head_dim"), 0))
-      continue;
     std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
     if (text.size() > 60) text = text.substr(0, 57) + "...";
     throw Error(ErrorCode::kUnsupported,

@@ -42,7 +42,7 @@ void require_consumed(const Checkpoint& checkpoint, const Plan& plan,
     layers.emplace(layer_of(weight.name));
   }
   for (const WeightInfo& info : checkpoint.weights()) {
-    if (used.contains(info.name)) continue;
+    if (used.contains(info.name) || element_count(info.shape) == 0) continue;  // of shared experts that are none
     const std::string_view name = info.name;
     const auto ends = [&](std::string_view end) { return name.ends_with(end); };
     if (std::any_of(kHarmless.begin(), kHarmless.end(), ends)) continue;

@@ -60,7 +60,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"experts-together-glm4", "m", 1e-4}, Case{"experts-per-token-left-out", "m", 1e-4},
                     Case{"experts-per-token-left-out-glm4", "m", 1e-4}, Case{"names-without-model", "m", 1e-4},
                     Case{"names-with-model-twice", "m", 1e-4}, Case{"tied-another-head", "m", 1e-4},
-                    Case{"tied-same-head", "m", 1e-4}, Case{"tied-only-head", "m", 1e-4}),
+                    Case{"tied-same-head", "m", 1e-4}, Case{"tied-only-head", "m", 1e-4},
+                    Case{"fields-that-do-not-count-glm4", "m", 1e-4}, Case{"no-shared-experts-glm4", "m", 1e-4}),
     [](const auto& test) {
       std::string name = std::string(test.param.name) + "_" + test.param.model;
       for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) != 0 ? c : '_';

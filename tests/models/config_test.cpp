@@ -122,7 +122,8 @@ TEST(Windows, ThatAreNotUsedAreANotice) {
   }
 }
 
-TEST(ConfigNames, OfTheSameMustAgree) {
+// As the reference implementation has it: another name than its configuration's field counts.
+TEST(ConfigNames, TheOtherNameCounts) {
   Json glm = config_of("glm4_moe_lite");
   glm.update({{"kv_lora_rank", 16},
               {"q_lora_rank", 16},
@@ -131,17 +132,28 @@ TEST(ConfigNames, OfTheSameMustAgree) {
               {"n_routed_experts", 4},
               {"num_experts_per_tok", 2},
               {"moe_intermediate_size", 8}});
-  EXPECT_EQ(with(glm, "qk_head_dim", 16).latent.rope_dim, 8);  // head_dim is another name for qk_rope_head_dim
-  EXPECT_EQ(with(glm, "qk_rope_head_dim", 8).latent.rope_dim, 8);
-  expect_error(ErrorCode::kCorruptFile, "field head_dim is 8, expected 4, as qk_rope_head_dim has it",
-               [&] { with(glm, "qk_rope_head_dim", 4); });
-  expect_error(ErrorCode::kCorruptFile, "field num_local_experts is 8, expected 4, as n_routed_experts has it",
-               [&] { with(glm, "num_local_experts", 8); });
+  EXPECT_EQ(with(glm, "qk_head_dim", 99).latent.rope_dim, 8);  // which follows from others, whatever it says
+  EXPECT_EQ(with(glm, "qk_rope_head_dim", 4).latent.rope_dim, 8);
+  EXPECT_EQ(with(glm, "num_local_experts", 8).moe.experts, 8);
   Json moe = config_of("qwen3_moe");
   moe.update({{"num_experts", 4}, {"num_experts_per_tok", 2}, {"moe_intermediate_size", 8}});
-  EXPECT_EQ(with(moe, "num_local_experts", 4).moe.experts, 4);
-  expect_error(ErrorCode::kCorruptFile, "field num_experts is 4, expected 8, as num_local_experts has it",
-               [&] { with(moe, "num_local_experts", 8); });
+  EXPECT_EQ(with(moe, "num_local_experts", 8).moe.experts, 8);
+}
+
+// Routers of this architecture are what they are; the fields of its relatives are a notice.
+TEST(ConfigRouters, DoNotGoByFieldsOfOthers) {
+  const Json glm = config_of("glm4_moe_lite");
+  EXPECT_EQ(with(glm, "topk_method", "greedy").moe.scoring, RouterScoring::kSigmoid);
+  EXPECT_TRUE(with(glm, "scoring_func", "softmax").moe.router_bias);
+  std::vector<std::string> notices;
+  const auto model = open_checkpoint(test_data("field/fields-that-do-not-count-glm4/m"));
+  read_model_config(*model, [&](const std::string& notice) { notices.push_back(notice); });
+  ASSERT_EQ(notices.size(), 4U);
+  EXPECT_NE(notices[0].find("field head_dim is 8, and counts in the place of qk_rope_head_dim, which is 4"),
+            std::string::npos);
+  EXPECT_NE(notices[1].find("field num_local_experts is 6"), std::string::npos);
+  EXPECT_NE(notices[2].find("field topk_method is \"greedy\""), std::string::npos);
+  EXPECT_NE(notices[3].find("field scoring_func is \"softmax\""), std::string::npos);
 }
 
 TEST(ConfigBiases, OfMlpsAreLlamasAlone) {

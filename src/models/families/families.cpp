@@ -31,6 +31,10 @@ void require(const JsonObject& config, const char* key, bool supported, const st
   }
 }
 
+const char* counting_name(const JsonObject& config, const FieldNames& names) {
+  return config.has(names.other) ? names.other : names.field;
+}
+
 std::vector<std::string> listed_layer_types(const JsonObject& config, std::int64_t layers) {
   if (!config.has("layer_types")) return {};
   const Json& types = config.at("layer_types");

@@ -35,6 +35,13 @@ struct NeutralField {
   std::string_view value;  // as JSON
 };
 
+// Names of one thing: the field that the reference implementation's configuration has, and another, which it takes in
+// its place where a file has both.
+struct FieldNames {
+  const char* field;
+  const char* other;
+};
+
 struct Architecture {
   std::string_view name;  // model_type
   SizeDefaults sizes;
@@ -44,7 +51,9 @@ struct Architecture {
   // Fields that describe reads, beside those that all have, and those that the reference implementation does not read.
   std::vector<std::string_view> keys = {};
   std::vector<NeutralField> neutral = {};
-  bool by_layer_types = false;  // attention goes by layer_types
+  std::vector<FieldNames> other_names = {};
+  std::vector<NeutralField> unread = {};  // that do not count; who gives one another value is told so
+  bool by_layer_types = false;            // attention goes by layer_types
   std::string_view eps_key = "rms_norm_eps";
   std::string_view activation_key = "hidden_act";
   // Where the model that this is lies within another, of images, say: the field that has its configuration, and its
@@ -67,6 +76,9 @@ inline constexpr std::string_view kSlidingLayer = "sliding_attention";
 
 // \throws Error (kUnsupported) naming the field, what it is and what was expected.
 void require(const JsonObject& config, const char* key, bool supported, const std::string& expected);
+
+// The one that counts.
+const char* counting_name(const JsonObject& config, const FieldNames& names);
 
 // The types of layers that a model's list names; nothing without one.
 std::vector<std::string> listed_layer_types(const JsonObject& config, std::int64_t layers);

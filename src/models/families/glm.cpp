@@ -12,6 +12,9 @@
 namespace metal_marlin {
 namespace {
 
+constexpr FieldNames kRopeDimNames{"qk_rope_head_dim", "head_dim"};
+constexpr FieldNames kExpertNames{"n_routed_experts", "num_local_experts"};
+
 // Where a field is left out it is what the reference implementation's configuration of the architecture has, here and
 // below.
 LatentConfig parse_latent(const JsonObject& config) {
@@ -20,7 +23,7 @@ LatentConfig parse_latent(const JsonObject& config) {
   latent.q_rank = whole ? 0 : config.bounded_or("q_lora_rank", kDimensionBounds, 768);
   latent.rank = config.bounded_or("kv_lora_rank", kDimensionBounds, 512);
   latent.nope_dim = config.bounded_or("qk_nope_head_dim", {1, kHeadDimBounds.high}, 192);
-  latent.rope_dim = config.bounded_or(config.either("qk_rope_head_dim", "head_dim"), kHeadDimBounds, 64);
+  latent.rope_dim = config.bounded_or(counting_name(config, kRopeDimNames), kHeadDimBounds, 64);
   latent.value_dim = config.bounded_or("v_head_dim", {1, kHeadDimBounds.high}, 256);
   latent.interleaved = config.boolean_or("rope_interleave", true);
   if (latent.rope_dim % 2 != 0) config.wrong("qk_rope_head_dim", "an even number");
@@ -29,8 +32,7 @@ LatentConfig parse_latent(const JsonObject& config) {
 
 MoeConfig parse_glm_moe(const JsonObject& config) {
   MoeConfig moe;
-  parse_experts(config, config.either("n_routed_experts", "num_local_experts"),
-                {.experts = 64, .top_k = 4, .intermediate = 1536}, moe);
+  parse_experts(config, counting_name(config, kExpertNames), {.experts = 64, .top_k = 4, .intermediate = 1536}, moe);
   moe.shared = config.bounded_or("n_shared_experts", {0, kExpertBounds.high}, 1);
   moe.groups = config.bounded_or("n_group", {1, moe.experts}, 1);
   moe.top_groups = config.bounded_or("topk_group", {1, moe.groups}, 1);
@@ -40,8 +42,6 @@ MoeConfig parse_glm_moe(const JsonObject& config) {
   if (moe.top_k > moe.experts / moe.groups * moe.top_groups) {
     config.wrong("num_experts_per_tok", "no more experts than topk_group groups have");
   }
-  require(config, "topk_method", config.string_or("topk_method", "noaux_tc") == "noaux_tc", "noaux_tc");
-  require(config, "scoring_func", config.string_or("scoring_func", "sigmoid") == "sigmoid", "sigmoid");
   moe.scoring = RouterScoring::kSigmoid;
   moe.router_bias = true;
   moe.normalize = config.boolean_or("norm_topk_prob", true);
@@ -94,7 +94,10 @@ Family glm_family() {
   static const std::array<Architecture, 2> kAll{
       {{.name = "glm4_moe_lite",
         .sizes = {154880, 2048, 10240, 47, 20, std::nullopt, std::nullopt, 202752, 1e-5, {1}},
-        .describe = describe_glm4_moe_lite},
+        .describe = describe_glm4_moe_lite,
+        .keys = {"qk_head_dim"},  // which follows from others
+        .other_names = {kRopeDimNames, kExpertNames},
+        .unread = {{"topk_method", R"("noaux_tc")"}, {"scoring_func", R"("sigmoid")"}}},
        {.name = "glm4",
         .sizes = {151552, 4096, 13696, 40, 32, 2, 128, 131072, 1.5625e-07, {151329, 151336, 151338}},
         .describe = describe_glm4}}};

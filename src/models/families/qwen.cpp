@@ -9,6 +9,8 @@
 namespace metal_marlin {
 namespace {
 
+constexpr FieldNames kExpertNames{"num_experts", "num_local_experts"};
+
 // Where use_sliding_window says so: in layers of the list's type or, without a list, that follow the first
 // max_window_layers. usual: of use_sliding_window, where it is left out.
 std::vector<std::int64_t> qwen_windows(const JsonObject& config, std::int64_t layers, bool usual) {
@@ -36,8 +38,7 @@ void describe_qwen3(const JsonObject& config, ModelConfig& out) {
 
 MoeConfig parse_qwen_moe(const JsonObject& config) {
   MoeConfig moe;
-  parse_experts(config, config.either("num_local_experts", "num_experts"),  // transformers 5, 4
-                {.experts = 128, .top_k = 8, .intermediate = 768}, moe);
+  parse_experts(config, counting_name(config, kExpertNames), {.experts = 128, .top_k = 8, .intermediate = 768}, moe);
   moe.normalize = config.boolean_or("norm_topk_prob", false);
   return moe;
 }
@@ -80,7 +81,8 @@ Family qwen_family() {
         .by_layer_types = true},
        {.name = "qwen3_moe",
         .sizes = {151936, 2048, 6144, 24, 32, 4, std::nullopt, 32768, 1e-6, {}},
-        .describe = describe_qwen3_moe}}};
+        .describe = describe_qwen3_moe,
+        .other_names = {kExpertNames}}}};
   return kAll;
 }
 
