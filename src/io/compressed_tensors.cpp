@@ -85,14 +85,22 @@ bool is_in_order(const JsonObject& weights) {
   return true;
 }
 
+// How codes lie, by this part of the configuration; empty where it does not say. \throws Error (kUnsupported) naming
+// one that is not read, used or not.
+std::string stored_format(const JsonObject& json) {
+  if (!json.has("format")) return "";
+  const std::string format = json.string("format");
+  if (std::find(kCompressedFormats.begin(), kCompressedFormats.end(), format) == kCompressedFormats.end())
+    throw Error(ErrorCode::kUnsupported, fmt::format("{}: format {} is not one that we read", json.where(), format));
+  return format;
+}
+
 Group parse_config_group(const JsonObject& item, const std::string& overall) {
   item.only(kGroupKeys);
   const JsonObject weights = item.object("weights");
   weights.only(kWeightKeys);
-  const std::string format = item.string_or("format", overall);
-  if (!format.empty() &&
-      std::find(kCompressedFormats.begin(), kCompressedFormats.end(), format) == kCompressedFormats.end())
-    throw Error(ErrorCode::kUnsupported, fmt::format("{}: format {} is not one that we read", item.where(), format));
+  const std::string own = stored_format(item);
+  const std::string& format = own.empty() ? overall : own;
   const std::string type = weights.string_or("type", "int");
   const auto bits = static_cast<int>(weights.bounded("num_bits", 1, 16));
   const bool grouped = weights.has("group_size") && weights.integer("group_size") != -1;
@@ -405,10 +413,11 @@ std::vector<StoredWeight> compressed_weights(const SafetensorsFolder& folder, co
   const Transforms transforms(quantization);
   std::vector<Group> groups;
   std::vector<ModuleTargets> targets;
+  const std::string overall = stored_format(quantization);
   const JsonObject config = quantization.object("config_groups");
   for (const auto& [name, entry] : config.json().items()) {
     const JsonObject item(entry, config.where() + ": " + name);
-    groups.push_back(parse_config_group(item, quantization.string_or("format", "")));
+    groups.push_back(parse_config_group(item, overall));
     targets.emplace_back(names_of(item, "targets"));
   }
   std::vector<StoredWeight> out;

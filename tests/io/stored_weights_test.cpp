@@ -1,6 +1,7 @@
 // Folders in the layouts of other programs, and what their weights are (tools/make_stored_weight_vectors.py).
 #include "io/stored_weights.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -164,8 +165,9 @@ TEST(StoredWeightsErrors, NameTheCause) {
     with("fp8-blocks", set(q, "weight_block_size", {16, 16}));
   });
   expect_error(Code::kUnsupported, "field new_thing", [&] { with("ct-int8", set(q, "new_thing", 1)); });
-  for (const char* const format : {"marlin-24", "sparse-24-bitmask"})
-    expect_error(Code::kUnsupported, format, [&] { with("ct-int8", set(q, "format", format)); });
+  for (const char* const format : {"marlin-24", "sparse-24-bitmask", "", "x"})  // also where groups have their own
+    expect_error(Code::kUnsupported, fmt::format("format {} is not one that we read", format),
+                 [&] { with("ct-int8", set(q, "format", format)); });
   expect_error(Code::kUnsupported, "hqq", [&] { with("ct-int8", set(q, "quant_method", "hqq")); });
   for (const char* const location : {"output", "q_attn", "k_cache"}) {
     const Json apply = Json::array({{{"targets", {"Linear"}}, {"location", location}}});
