@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks too long for CI, each with a log in benchmarks/check_long/.
-# Usage: check_long.sh [PART...]; parts: fuzz lint package patterns templates schemas api asan tsan sessions aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers page load large; none: all.
+# Usage: check_long.sh [PART...]; parts: fuzz lint package patterns keys templates schemas api asan tsan sessions aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers page load large; none: all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${METAL_MARLIN_DATA:-../shared/data}
@@ -25,6 +25,13 @@ package() { tools/check_package.sh; }
 patterns() {
   make build
   "${METAL_MARLIN_PYTHON:-python3}" tools/check_regex_differential.py --binary build/release/bin/metal-marlin
+}
+
+# Each key of a GGUF file and of quantized folders' configurations, dropped and changed.
+keys() {
+  cmake --preset user > /dev/null
+  cmake --build --preset user > /dev/null
+  "${METAL_MARLIN_PYTHON:-python3}" tools/check_model_keys.py build/user/bin/metal-marlin
 }
 
 # Real chat templates over conversations of every kind, against transformers, which METAL_MARLIN_PYTHON can import.
@@ -197,7 +204,7 @@ if [ "${1:-}" = --one ]; then
 fi
 mkdir -p benchmarks/check_long
 parts=("$@")
-[ $# -gt 0 ] || parts=(fuzz lint package patterns templates schemas api asan tsan sessions aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers page load large)
+[ $# -gt 0 ] || parts=(fuzz lint package patterns keys templates schemas api asan tsan sessions aarch64 metal_cpp metal_mutants libcxx air metallib differential mutants formats registers page load large)
 failed=()
 for part in "${parts[@]}"; do
   [ "$(type -t "$part")" = function ] || { echo "unknown part: $part" >&2; exit 2; }

@@ -1,0 +1,259 @@
+#!/usr/bin/env python3
+"""Drops, retypes and changes each key of a small GGUF file and of quantized folders' configurations, and looks at what
+the program makes of it: no crash, no internal error, an error that names the key, or a model that is another one. A key
+that changes nothing must be one of those below, with the reason.
+
+Needs: numpy==2.4.6 gguf==0.19.0
+Usage: check_model_keys.py PROGRAM [--seed N] [--changes N] [--only gguf|folders]
+"""
+import argparse
+import concurrent.futures
+import copy
+import hashlib
+import json
+import math
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import gguf
+import numpy as np
+
+DATA = pathlib.Path(__file__).parent.parent / "tests/data"
+INTERNAL = 9  # the exit status of an error of the program's own
+
+# What may be there or not, or say something else, and the model is the same.
+HARMLESS = {
+    "general.name": "a name", "general.file_type": "how most tensors are stored, which each tensor says itself",
+    "general.quantization_version": "of the blocks, which have been the same since there are these types",
+    "llama.context_length": "rotations without a scale do not go by it",
+    "llama.vocab_size": "the rows of token_embd.weight, which it must equal",
+    "llama.rope.dimension_count": "the size of heads, which it must equal",
+    "llama.attention.key_length": "the size of heads, which follows from others", "llama.attention.value_length": "the same",
+    "llama.rope.scaling.finetuned": "how the model was trained",
+    "tokenizer.ggml.bos_token_id": "not added here", "tokenizer.ggml.eos_token_id": "not added here, ends an answer",
+    "tokenizer.ggml.padding_token_id": "nothing is padded", "tokenizer.ggml.eot_token_id": "ends an answer",
+    "tokenizer.ggml.fim_pad_token_id": "ends an answer", "tokenizer.ggml.unknown_token_id": "BPE of bytes knows all",
+    "tokenizer.ggml.add_eos_token": "false is what is left out", "tokenizer.ggml.add_bos_token": "false is what is left out",
+    "tokenizer.ggml.scores": "of SentencePiece", "tokenizer.ggml.token_type": "of tokens that a text does not have",
+    "tokenizer.ggml.pre": "texts without what the kinds cut otherwise",
+    "tokenizer.chat_template": "of conversations",
+    "llama.rope.scaling.type": "linear is what is left out",
+    "tokenizer.ggml.merges": "the first of equal ones counts",
+    # Of configurations of quantized folders, without what they lie in.
+    "quant_method": "of GPTQ's own file", "quantization_status": "how far another program is", "version": "of the writer",
+    "kv_cache_scheme": "how others keep the cache", "input_activations": "how others round activations",
+    "output_activations": "the same", "activation_scheme": "the same", "dynamic": "the same, or rules for no module",
+    "format": "the tensors tell", "checkpoint_format": "gptq is what is left out", "fmt": "what is left out",
+    "strategy": "follows from group_size", "type": "int is what is left out", "symmetric": "true is what is left out",
+    "sym": "the same", "zero_point": "true is AWQ's, where it is left out", "bits": "of a module, what all have",
+    "num_bits": "of activations", "group_size": "where scales are the row's or the tensor's", "actorder": "none",
+    "transform_config": "none", "sparsity_config": "none", "moe_sparsity_config": "none",
+    "global_compression_ratio": "a report", "observer": "how scales were searched", "damp_percent": "the same",
+    "desc_act": "g_idx tells", "static_groups": "the same", "true_sequential": "how it was made",
+    "modules_to_not_convert": "those are not packed, which the tensors tell", "ignore": "the same", "lm_head": "the same",
+    "weight_block_size": "what the scales' shape gives", "scale_dtype": "the scales have a type", "zp_dtype": "zeros too",
+    "requires_grad": "of training", "randomize": "false is what is left out", "precision": "of the rotation elsewhere",
+    "targets": "twice the same",
+}
+
+
+class Gguf:
+    """A file's keys as (kind, value), and its tensors."""
+
+    def __init__(self, rng):
+        texts = [chr(c) if 33 <= c < 127 else f"<{c}>" for c in range(256)] + ["<s>", "</s>", "ab"]
+        self.keys = {
+            "general.name": ("string", "made"), "general.file_type": ("uint32", 1), "general.quantization_version": ("uint32", 2),
+            "llama.context_length": ("uint32", 64), "llama.embedding_length": ("uint32", 32), "llama.block_count": ("uint32", 1),
+            "llama.feed_forward_length": ("uint32", 64), "llama.vocab_size": ("uint32", 259),
+            "llama.attention.head_count": ("uint32", 4), "llama.attention.head_count_kv": ("uint32", 2),
+            "llama.attention.key_length": ("uint32", 8), "llama.attention.value_length": ("uint32", 8),
+            "llama.attention.layer_norm_rms_epsilon": ("float32", 1e-5), "llama.rope.dimension_count": ("uint32", 8),
+            "llama.rope.freq_base": ("float32", 500.0), "llama.rope.scaling.type": ("string", "linear"),
+            "llama.rope.scaling.factor": ("float32", 2.0), "llama.rope.scaling.finetuned": ("bool", True),
+            "tokenizer.ggml.model": ("string", "gpt2"), "tokenizer.ggml.pre": ("string", "gpt-2"),
+            "tokenizer.ggml.tokens": ("array", texts), "tokenizer.ggml.token_type": ("array", [1] * 256 + [3, 3, 1]),
+            "tokenizer.ggml.merges": ("array", ["a b"]), "tokenizer.ggml.bos_token_id": ("uint32", 256),
+            "tokenizer.ggml.eos_token_id": ("uint32", 257), "tokenizer.ggml.padding_token_id": ("uint32", 0),
+            "tokenizer.ggml.eot_token_id": ("uint32", 257), "tokenizer.ggml.add_bos_token": ("bool", True),
+            "tokenizer.ggml.add_eos_token": ("bool", False), "tokenizer.ggml.scores": ("array", [0.0] * 259),
+            "tokenizer.ggml.fim_pad_token_id": ("uint32", 255), "tokenizer.ggml.unknown_token_id": ("uint32", 254),
+            "tokenizer.chat_template": ("string", "{{ messages }}")}
+        shapes = {"token_embd.weight": (259, 32), "output_norm.weight": (32,), "output.weight": (259, 32),
+                  "blk.0.attn_norm.weight": (32,), "blk.0.attn_q.weight": (32, 32), "blk.0.attn_k.weight": (16, 32),
+                  "blk.0.attn_v.weight": (16, 32), "blk.0.attn_output.weight": (32, 32), "blk.0.ffn_norm.weight": (32,),
+                  "blk.0.ffn_gate.weight": (64, 32), "blk.0.ffn_up.weight": (64, 32), "blk.0.ffn_down.weight": (32, 64)}
+        self.tensors = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+    def write(self, path, keys):
+        writer = gguf.GGUFWriter(path, "llama")
+        for name, (kind, value) in keys.items():
+            if kind == "array":
+                writer.add_array(name, value)
+            else:
+                getattr(writer, "add_" + kind)(name, value)
+        for name, tensor in self.tensors.items():
+            writer.add_tensor(name, tensor)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+
+def other_values(value, rng):
+    """Values of the same and of other types."""
+    texts = ["", "x", "\x1b[31mred", "a" * 5000, "é\u202e"]
+    numbers = [0, 1, -1, 3, 2 ** 31, 2 ** 32, 2 ** 63 - 1]
+    out = [*rng.sample(texts, 2), *rng.sample(numbers, 3), rng.choice([0.5, -1.0, math.inf, 1e300]), rng.random() < 0.5]
+    if isinstance(value, bool):
+        out.append(not value)
+    elif isinstance(value, (int, float)):
+        out += [value * 2, value + 1]
+    elif isinstance(value, list):
+        out += [value[:len(value) // 2], value * 2, [rng.choice(numbers)] * len(value), ["x"] * len(value)]
+    return out
+
+
+def gguf_value(value):
+    if isinstance(value, bool):
+        return "bool", value
+    if isinstance(value, int):
+        return ("int64" if value < 0 else "uint64" if value >= 2 ** 31 else rng_kind(value)), value
+    if isinstance(value, float):
+        return "float64", value
+    return ("array", value) if isinstance(value, list) else ("string", value)
+
+
+def rng_kind(value):
+    return "uint32" if value % 2 else "int32"
+
+
+def run(program, model, folder, is_folder):
+    """The exit status, the errors, and a hash of what the model gives."""
+    ids = folder / "ids.json"
+    ids.write_text("[1, 5, 7, 20, 9, 11]")
+    text = folder / "text.txt"
+    text.write_text("ab <s> 12 don't")
+    out = folder / "out.safetensors"
+    out.unlink(missing_ok=True)
+    commands = [["logits", model, "--ids", ids, "-o", out, "--exact", "--threads", "1"]]
+    if not is_folder:
+        commands.append(["tokenize", model, "--json", "-f", text])
+    digest = hashlib.sha256()
+    errors = ""
+    for command in commands:
+        done = subprocess.run([program, *map(str, command)], capture_output=True, timeout=120)
+        errors += done.stderr.decode(errors="replace")
+        if done.returncode:
+            return done.returncode, errors, None
+        digest.update(done.stdout)
+    digest.update(out.read_bytes())
+    return 0, errors, digest.hexdigest()
+
+
+def judge(key, found, usual):
+    """What is wrong with it. A shape or a code that does not fit is named by its tensor, not by the key."""
+    status, errors, digest = found
+    if status < 0 or status >= 128 or status == INTERNAL:
+        return f"status {status}: {errors[-200:]!r}"
+    if any(ord(c) < 32 and c not in "\n\t" for c in errors):
+        return f"control characters in {errors!r}"
+    last = key.rsplit(".", 1)[-1]
+    if status and last not in errors and not any(word in errors for word in ("tensor ", "field ", "quantization_config", "JSON")):
+        return f"an error that does not name the key: {errors.strip()[-200:]}"
+    if status == 0 and digest == usual and key not in HARMLESS and last not in HARMLESS and last not in errors:
+        return "used silently, or not at all"
+    return None
+
+
+def gguf_changes(rng, count):
+    model = Gguf(np.random.default_rng(rng.randrange(1 << 30)))
+    cases = [(None, "as it is", dict(model.keys))]
+    for key, (kind, value) in model.keys.items():
+        cases.append((key, "dropped", {k: v for k, v in model.keys.items() if k != key}))
+        others = [v for v in other_values(value, rng) if not (isinstance(v, list) and not v)]
+        for other in rng.sample(others, min(count, len(others))):
+            cases.append((key, repr(other)[:40], {**model.keys, key: gguf_value(other)}))
+    return [(key, what, lambda folder, keys=keys: (model.write(folder / "m.gguf", keys), folder / "m.gguf")[1], False)
+            for key, what, keys in cases]
+
+
+def places(config, path=()):
+    """All keys within a configuration."""
+    for key, value in config.items():
+        yield (*path, key)
+        if isinstance(value, dict):
+            yield from places(value, (*path, key))
+
+
+def folder_changes(source, rng, count):
+    name = "config.json"
+    config = json.loads((source / name).read_text())
+    field = "quantization_config" if "quantization_config" in config else "quantization"
+    if field not in config:
+        return []
+    cases = [(None, "as it is", config)]
+    for place in places(config[field]):
+        owner = config[field]
+        for key in place[:-1]:
+            owner = owner[key]
+        value = owner[place[-1]]
+        for other in [None, *rng.sample(other_values(value, rng), count)]:
+            changed = copy.deepcopy(config)
+            target = changed[field]
+            for key in place[:-1]:
+                target = target[key]
+            if other is None:
+                del target[place[-1]]
+            else:
+                target[place[-1]] = other
+            cases.append((place[-1], "dropped" if other is None else repr(other)[:40], changed))
+
+    def make(folder, changed):
+        shutil.copytree(source, folder / "m")
+        (folder / "m" / name).write_text(json.dumps(changed))
+        return folder / "m"
+    return [(key, what, lambda folder, changed=changed: make(folder, changed), True) for key, what, changed in cases]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("program", type=lambda text: pathlib.Path(text).resolve())
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--changes", type=int, default=4, help="of a key, besides dropping it")
+    parser.add_argument("--only", choices=["gguf", "folders"])
+    arguments = parser.parse_args()
+    rng = random.Random(arguments.seed)
+    groups = [] if arguments.only == "folders" else [("GGUF", gguf_changes(rng, arguments.changes))]
+    if arguments.only != "gguf":
+        for source in sorted(path.parent for glob in ("compressed_tensors/*/config.json", "field/*/m/config.json") for path in DATA.glob(glob)):
+            groups.append((str(source.relative_to(DATA)), folder_changes(source, rng, arguments.changes)))
+    wrong = total = 0
+
+    def try_case(case):
+        with tempfile.TemporaryDirectory() as folder:
+            return run(arguments.program, case[2](pathlib.Path(folder)), pathlib.Path(folder), case[3])
+    for name, cases in groups:
+        if not cases:
+            continue
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            results = list(pool.map(try_case, cases))
+        if results[0][0]:
+            print(f"{name}: does not run as it is: {results[0][1].strip()[-150:]}")
+            continue
+        for (key, what, _, _), found in zip(cases[1:], results[1:]):
+            total += 1
+            complaint = judge(key, found, results[0][2])
+            if complaint:
+                wrong += 1
+                print(f"{name}: {key} {what}: {complaint}")
+    print(f"{total} changes, {wrong} to look at")
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
