@@ -112,7 +112,7 @@ struct SessionOptions {
   /// LogitsRow::values is [hidden]. Nothing can be drawn.
   bool hidden_states = false;
   /// Takes the hidden states of each pass, of a model that was loaded with LoadOptions::prediction.
-  HiddenSink on_hidden;
+  HiddenSink on_hidden = {};
 };
 
 /// Of one sequence of one session; never used again after it was closed.

@@ -51,6 +51,14 @@ c=$(run generate "$work/fp4" --prompt-ids "$work/ids.json" -n 20 --temperature 1
 [ "$a" = "$c" ] || fail "a draft changed a sample"
 expect 0 '"draft_tokens": ' generate "$work/fp4" --prompt-ids "$work/ids.json" -n 20 --speculate ngram --ignore-eos --json
 expect 2 "give --speculate ngram or --draft, not both" generate "$work/fp4" --prompt-ids "$work/ids.json" --speculate ngram --draft "$work/fp4"
+expect 2 "give --speculate auto or --draft, not both" generate "$work/fp4" --prompt-ids "$work/ids.json" --speculate auto --draft "$work/fp4"
+expect 2 "has no layers that predict the next tokens" generate "$work/fp4" --prompt-ids "$work/ids.json" --speculate mtp
+echo "[5, 6, 7, 8, 9, 10]" > "$work/mtp.json"
+for kind in off mtp auto; do
+  run generate "$TEST_DATA/fixtures/glm4-mtp" --prompt-ids "$work/mtp.json" -n 40 --exact --speculate "$kind" --ignore-eos --json > "$work/mtp-$kind.json"
+  grep -A60 '"tokens"' "$work/mtp-$kind.json" | sed '/\]/q' > "$work/mtp-$kind.tokens"
+  cmp -s "$work/mtp-off.tokens" "$work/mtp-$kind.tokens" || fail "--speculate $kind changed an answer"
+done
 expect 2 "has another vocabulary than" generate "$work/fp4" --prompt-ids "$work/ids.json" --draft "$TEST_DATA/fixtures/llama-yarn"
 run logits "$work/fp4" --ids "$work/ids.json" -o "$work/logits.safetensors"
 [ "$(wc -c < "$work/logits.safetensors")" -gt $((4 * 512 * 4)) ] || fail "logits file is too small"

@@ -4,8 +4,6 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "io/file_write.h"
-#include "io/json.h"
 #include "metal_marlin/generate.h"
 #include "metal_marlin/inspect.h"
 #include "metal_marlin/quantize.h"

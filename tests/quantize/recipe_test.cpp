@@ -59,6 +59,9 @@ TEST(Recipe, BuiltInOnesSayWhatTheirModelsNeed) {
   EXPECT_EQ(format_of(glm, expert()), "fp4");
   EXPECT_EQ(format_of(glm, weight(ModelPart::kSharedExpert, "model.layers.1.mlp.shared_experts.up_proj.weight")),
             "fp4");
+  PlannedWeight predicts = expert();
+  predicts.prediction = true;
+  EXPECT_EQ(format_of(glm, predicts, true), "fp4");  // not cold
   const Recipe qwen = load_recipe("qwen3-4b");
   EXPECT_EQ(format_of(qwen, weight(ModelPart::kAttention, "model.layers.1.self_attn.o_proj.weight")), "fp8-e4m3");
   EXPECT_EQ(format_of(qwen, weight(ModelPart::kFeedForward, "model.layers.1.mlp.up_proj.weight")), "fp4");
