@@ -33,7 +33,12 @@ def tensors_of(c, layers):
     out = [("model.embed_tokens.weight", [c["vocab_size"], hidden]), ("model.norm.weight", [hidden])]
     if not c.get("tie_word_embeddings"):
         out.append(("lm_head.weight", [c["vocab_size"], hidden]))
-    for layer in range(layers):
+    predicting = c.get("num_nextn_predict_layers", 0)
+    for layer in range(layers, layers + predicting):
+        prefix = f"model.layers.{layer}."
+        out.extend((prefix + name + ".weight", [hidden]) for name in ("enorm", "hnorm", "shared_head.norm"))
+        out.append((prefix + "eh_proj.weight", [hidden, 2 * hidden]))
+    for layer in range(layers + predicting):
         prefix = f"model.layers.{layer}."
         out.extend([(prefix + "input_layernorm.weight", [hidden]), (prefix + "post_attention_layernorm.weight", [hidden])])
         if c["model_type"] == "glm4_moe_lite":
@@ -98,6 +103,7 @@ def main():
     parser.add_argument("tokenizer")
     parser.add_argument("out")
     parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--prediction", action="store_true", help="with a layer for the next tokens, of GLM")
     options = parser.parse_args()
     with open(options.recipe, encoding="utf-8") as f:
         config = json.load(f)["models"][0]["config"]
@@ -105,7 +111,7 @@ def main():
         sys.exit(f"{options.recipe}: model_type is {config['model_type']}, expected glm4_moe_lite or qwen3")
     config.update(num_hidden_layers=options.layers, torch_dtype="bfloat16")
     if config["model_type"] == "glm4_moe_lite":
-        config["num_nextn_predict_layers"] = 0
+        config["num_nextn_predict_layers"] = int(options.prediction)
     block = bf16_block(1, 0.03)
     shards, size = [[]], 0
     for name, shape in tensors_of(config, options.layers):
