@@ -16,6 +16,15 @@ ApiError loading_ended() {
   return {503, "the server is shutting down", {}, "shutting_down"};
 }
 
+// Large blocks are mapped each by itself, and what is free at the end of a thread's memory is not kept: glibc raises
+// both thresholds to tens of megabytes with the first large blocks that are freed, and keeps as much in every thread.
+void keep_large_blocks_apart() {
+#if defined(__GLIBC__)
+  mallopt(M_MMAP_THRESHOLD, 256 << 10);
+  mallopt(M_TRIM_THRESHOLD, 256 << 10);
+#endif
+}
+
 // What was freed goes back to the system: the allocator would keep what lies between what is still in use.
 void give_memory_back() {
 #if defined(__GLIBC__)
@@ -26,7 +35,9 @@ void give_memory_back() {
 }  // namespace
 
 Models::Models(std::function<void(const std::string&, const EngineStats&)> on_unload)
-    : on_unload_(std::move(on_unload)) {}
+    : on_unload_(std::move(on_unload)) {
+  keep_large_blocks_apart();
+}
 
 Models::~Models() {
   stop_loading();
