@@ -134,10 +134,10 @@ def embeddings(api):
     for item in made.data:
         holds(abs(sum(x * x for x in item.embedding) - 1) < 1e-4, "a vector is of length 1")
     for given in (texts, ids):  # as the package asks by itself: base64
-        packed = api.client.embeddings.create(model=MODEL, input=given)
+        packed = api.lenient.embeddings.create(model=MODEL, input=given)  # whose types do not know what it asked for
         for ours, theirs in zip(packed.data, made.data, strict=True):
             holds(max(abs(a - b) for a, b in zip(ours.embedding, theirs.embedding, strict=True)) < 1e-6, "base64 is as floats are")
-    short = api.client.embeddings.create(model=MODEL, input=STORY, dimensions=8).data[0].embedding
+    short = api.lenient.embeddings.create(model=MODEL, input=STORY, dimensions=8).data[0].embedding
     whole = made.data[0].embedding[:8]
     length = math.sqrt(sum(x * x for x in whole))
     holds(max(abs(a - b / length) for a, b in zip(short, whole, strict=True)) < 1e-5, "the first elements, at length 1")
