@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
 
 #include "base/parse_number.h"
 #include "base/printable.h"
@@ -74,6 +75,15 @@ void show_tokens(ChatSession& session, const std::string&) {
              usage.prompt_tokens, usage.cached_tokens, usage.generated_tokens, seconds > 0 ? steps / seconds : 0);
 }
 
+// Nothing that can be waited for: Ctrl-C would have to end the program. "-" is a file's name too, as for /save.
+std::string read_conversation(const std::string& path) {
+  std::error_code none;
+  const auto type = std::filesystem::status(path, none).type();
+  if (type != std::filesystem::file_type::not_found && type != std::filesystem::file_type::regular)
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: not a regular file", path));
+  return read_text_file(path == "-" ? "./-" : path);
+}
+
 constexpr std::array kCommands{
     Command{"/system", "[TEXT]", "set the system message; without a text: none", false,
             [](ChatSession& session, const std::string& text) { session.set_system(text); }},
@@ -87,7 +97,7 @@ constexpr std::array kCommands{
         "/save", "FILE", "write the messages as JSON", true,
         [](ChatSession& session, const std::string& path) { write_file_atomically(path, session.messages_json()); }},
     Command{"/load", "FILE", "take the messages of such a file", true,
-            [](ChatSession& session, const std::string& path) { session.load(read_text_file(path), path); }},
+            [](ChatSession& session, const std::string& path) { session.load(read_conversation(path), path); }},
     Command{"/tokens", "", "tokens of the conversation, and the last answer's speed", false, show_tokens},
     Command{"/help", "", "this", false, [](ChatSession&, const std::string&) { fmt::print("{}", chat_help()); }},
     Command{"/exit", "", "leave", false, nullptr},

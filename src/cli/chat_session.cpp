@@ -11,6 +11,7 @@
 
 #include "cli/interrupts.h"
 #include "io/json.h"
+#include "io/json_fields.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::cli {
@@ -181,8 +182,18 @@ void ChatSession::clear() {
 void ChatSession::load(std::string_view json, const std::string& where) {
   const Json checked = parse_json(json, where);
   if (!checked.is_array()) throw Error(ErrorCode::kCorruptFile, fmt::format("{}: expected a list of messages", where));
-  for (std::size_t i = 0; i < checked.size(); ++i)
-    static_cast<void>(JsonObject(checked[i], fmt::format("{}: message {}", where, i)).string("role"));
+  for (std::size_t i = 0; i < checked.size(); ++i) {
+    const JsonObject message(checked[i], fmt::format("{}: message {}", where, i));
+    static_cast<void>(message.string("role"));
+    // Templates write whatever else they find as if it were text.
+    const bool has_text =
+        message.has("content") && (message.at("content").is_string() || message.at("content").is_array());
+    if (!has_text && (message.has("content") || !message.has("tool_calls")))
+      message.wrong("content", "a text or a list of parts");
+  }
+  if (const std::size_t fields = most_json_fields(json); fields > kMostJsonFields)
+    throw Error(ErrorCode::kCorruptFile,
+                fmt::format("{}: an object of {} fields, expected at most {}", where, fields, kMostJsonFields));
   Messages messages = Messages::parse(json);
   if (!messages.empty()) {
     try {

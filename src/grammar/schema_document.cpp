@@ -8,6 +8,7 @@
 #include <numeric>
 #include <utility>
 
+#include "io/json_fields.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
@@ -133,6 +134,8 @@ SchemaDocument::SchemaDocument(std::string_view text, std::string where) : where
     if (depth > kDeepestValue) refuse("", fmt::format("more than {} values in each other", kDeepestValue));
     return true;
   };
+  if (const std::size_t fields = most_json_fields(text); fields > kMostJsonFields)
+    refuse("", fmt::format("an object of {} fields, expected at most {}", fields, kMostJsonFields));
   try {
     root_ = OrderedJson::parse(text.begin(), text.end(), check_depth);
   } catch (const OrderedJson::exception& error) {

@@ -7,6 +7,7 @@
 
 #include "base/printable.h"
 #include "io/file_kind.h"
+#include "io/json_fields.h"
 #include "io/mapped_file.h"
 #include "metal_marlin/error.h"
 
@@ -25,6 +26,24 @@ bool is_nested_deeper(std::string_view text, int most) {
     }
   }
   return false;
+}
+
+std::size_t most_json_fields(std::string_view text) {
+  std::vector<std::size_t> open;  // fields of each object that has not ended; arrays have none
+  std::size_t most = 0;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c == '"') {
+      for (++i; i < text.size() && text[i] != '"'; ++i) i += text[i] == '\\' ? 1 : 0;
+    } else if (c == '[' || c == '{') {
+      open.push_back(0);
+    } else if (c == ':' && !open.empty()) {
+      most = std::max(most, ++open.back());
+    } else if ((c == ']' || c == '}') && !open.empty()) {
+      open.pop_back();
+    }
+  }
+  return most;
 }
 
 std::string invalid_json_text(std::string_view text, const std::exception& error) {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "io/json_fields.h"
 #include "server/api_error.h"
 
 namespace metal_marlin::server {
@@ -21,6 +22,10 @@ const char* kind_of(const OrderedJson& value) {
 OrderedJson parse_body(std::string_view body) {
   if (is_nested_deeper(body, kMaxDepth))
     throw ApiError(400, fmt::format("the body is nested more than {} deep", kMaxDepth), {}, "json_too_deep");
+  if (const std::size_t fields = most_json_fields(body); fields > kMostJsonFields)
+    throw ApiError(400,
+                   fmt::format("the body has an object of {} fields, expected at most {}", fields, kMostJsonFields), {},
+                   "json_too_large");
   OrderedJson value;
   try {
     value = OrderedJson::parse(body.begin(), body.end());

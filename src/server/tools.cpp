@@ -7,6 +7,7 @@
 #include <map>
 
 #include "base/hash.h"
+#include "io/json_fields.h"
 #include "server/api_error.h"
 #include "tool_calls/call_grammar.h"
 
@@ -115,7 +116,8 @@ OrderedJson shown_arguments(const OrderedJson* arguments, bool as_text, const st
     value = OrderedJson::object();
   if (value.is_string()) {
     const auto text = value.get<std::string>();
-    if (!is_nested_deeper(text, 64)) value = OrderedJson::parse(text, nullptr, false);
+    if (!is_nested_deeper(text, 64) && most_json_fields(text) <= kMostJsonFields)
+      value = OrderedJson::parse(text, nullptr, false);
   }
   if (!value.is_object()) throw ApiError(400, fmt::format("{}: expected a JSON object, as text", name), name);
   return as_text ? OrderedJson(json_text(value)) : value;

@@ -93,10 +93,17 @@ class Pipe(Chat):
         self.assertEqual([m["role"] for m in self.messages("new.json")], ["user", "assistant"])
         self.assertEqual(list(self.folder.glob("*.partial*")), [])
         for text, code, says in (("[", 4, "bad.json"), ("{}", 4, "a list of messages"), ('[{"content": "x"}]', 3, "role"),
-                                 ('[{"role": 5}]', 4, "role"), ("[5]", 4, "message 0")):
+                                 ('[{"role": 5}]', 4, "role"), ("[5]", 4, "message 0"),
+                                 ('[{"role": "user"}]', 3, "content"), ('[{"role": "user", "content": null}]', 4, "content"),
+                                 ('[{"role": "user", "content": {"a": 1}}]', 4, "content"), ('[{"role": "user", "content": 5}]', 4, "content"),
+                                 (json.dumps([{"role": "user", "content": "a"} | {str(i): 1 for i in range(5000)}]), 4, "an object of 5002 fields")):
             (self.folder / "bad.json").write_text(text)
             self.run_chat("/load bad.json\n", code=code, says=says)
         self.run_chat("/load none.json\n", code=3, says="none.json")
+        os.mkfifo(self.folder / "pipe")  # which nobody writes to
+        for name in (".", "pipe", "/dev/zero"):
+            self.run_chat(f"/load {name}\n", code=2, says=f"{name}: not a regular file")
+        self.run_chat("/load -\n[]\n", code=3, says="./-")
         self.run_chat("/save none/saved.json\n", code=6, says="none/saved.json")
 
     def test_texts_of_several_lines(self):

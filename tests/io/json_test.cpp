@@ -5,6 +5,7 @@
 #include <array>
 #include <nlohmann/json.hpp>
 
+#include "io/json_fields.h"
 #include "test_data.h"
 
 namespace metal_marlin {
@@ -35,6 +36,22 @@ TEST(Json, DepthIsBounded) {
   EXPECT_TRUE(is_nested_deeper(R"(["\\", []])", 1));
   EXPECT_FALSE(is_nested_deeper("\"", 1));
   EXPECT_FALSE(is_nested_deeper("\"\\", 1));
+}
+
+TEST(Json, FieldsOfTheLargestObjectAreCounted) {
+  for (const auto& [text, fields] : std::initializer_list<std::pair<const char*, std::size_t>>{
+           {"", 0},
+           {"{}", 0},
+           {"[1, 2, 3]", 0},
+           {R"({"a": [1, 2, 3, 4], "b": "c:d,e:f,g:"})", 2},
+           {R"({"a": {"b": 1, "c": 2, "d": {}}, "e": [{"f": 1}]})", 3},
+           {R"([{"a": {"b": 1}, "c": 2}, {"a": 1}])", 2},
+           {R"("\":":::")", 0},
+           {"}]::", 0},
+           {R"({"a": 1, "a": 2)", 2},
+       }) {
+    EXPECT_EQ(most_json_fields(text), fields) << text;
+  }
 }
 
 TEST(JsonObject, FieldsHaveTheTypesThatAreAskedFor) {

@@ -116,9 +116,10 @@ class Tools(unittest.TestCase):
         expected = '<|user|>a<|end|><|assistant|><|call|>{"name": "now", "arguments": {"a": [1]}}</call><|end|><|tool|>t(now)<|end|><|assistant|>'
         self.assertEqual(prompt(messages), expected)
         self.assertEqual(prompt(messages, tools=TOOLS), "[get_weather,now]" + expected)
-        call["function"]["arguments"] = "[1]"
-        error = self.server.refused("/apply-template", {"messages": messages})
-        self.assertEqual(error["param"], "messages[1].tool_calls[0].function.arguments")
+        for arguments in ["[1]", json.dumps({str(i): 1 for i in range(5000)})]:
+            call["function"]["arguments"] = arguments
+            error = self.server.refused("/apply-template", {"messages": messages})
+            self.assertEqual(error["param"], "messages[1].tool_calls[0].function.arguments")
         call["function"] = {"arguments": "{}"}
         self.assertEqual(self.server.refused("/apply-template", {"messages": messages})["param"], "messages[1].tool_calls[0].function.name")
 

@@ -127,6 +127,7 @@ class Structured(unittest.TestCase):
                                     ({"response_format": named({"not": {}})}, schema, "invalid_grammar"), ({"response_format": named({"type": "float"})}, schema, "invalid_grammar"),
                                     ({"response_format": {"type": "json_object", "colour": 1}}, "response_format.colour", "unsupported_parameter"),
                                     ({"guided_json": 5}, "guided_json", None), ({"guided_json": "{"}, "guided_json", "invalid_grammar"),
+                                    ({"guided_json": json.dumps({str(i): 1 for i in range(5000)})}, "guided_json", "invalid_grammar"),
                                     ({"guided_regex": "(?=a)"}, "guided_regex", "invalid_grammar"), ({"guided_regex": ""}, "guided_regex", None),
                                     ({"guided_choice": []}, "guided_choice", None), ({"guided_choice": ["a", 1]}, "guided_choice", None),
                                     ({"guided_grammar": "root ::= x"}, "guided_grammar", "invalid_grammar"), ({"grammar": "a"}, "grammar", "invalid_grammar"),
