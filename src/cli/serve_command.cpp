@@ -7,6 +7,7 @@
 #include <optional>
 #include <thread>
 
+#include "base/printable.h"
 #include "cli/chat_flags.h"
 #include "cli/commands.h"
 #include "cli/interrupts.h"
@@ -16,6 +17,7 @@
 #include "cli/streams.h"
 #include "metal_marlin/embed.h"
 #include "metal_marlin/error.h"
+#include "server/json_text.h"
 #include "server/server.h"
 #include "server/tools.h"
 
@@ -172,14 +174,22 @@ std::vector<server::ModelEntry> model_entries(const ServeFlags& flags, const std
   return entries;
 }
 
+// The name as JSON that stays whole between a shell's single quotes, in ASCII.
+std::string quoted_name(const std::string& name) {
+  std::string text = OrderedJson(name).dump(-1, ' ', true, OrderedJson::error_handler_t::replace);
+  for (std::size_t at = text.find('\''); at != text.npos; at = text.find('\'', at)) text.replace(at, 1, "\\u0027");
+  return text;
+}
+
 std::string example(const ServeFlags& flags, const std::string& url, const std::string& model, bool chats) {
   const bool keys = !flags.server.guard.api_keys.empty() || !flags.server.guard.api_key_file.empty();
   const std::string what =
       chats ? R"("messages": [{"role": "user", "content": "What is 2 + 2?"}])" : R"("prompt": "Once upon a time")";
   return fmt::format(
-      "curl {}/v1/{} -H 'Content-Type: application/json'{} -d '{{\"model\": \"{}\", {}, \"max_tokens\": 64, "
+      "curl {}/v1/{} -H 'Content-Type: application/json'{} -d '{{\"model\": {}, {}, \"max_tokens\": 64, "
       "\"temperature\": 0}}'",
-      url, chats ? "chat/completions" : "completions", keys ? " -H 'Authorization: Bearer KEY'" : "", model, what);
+      url, chats ? "chat/completions" : "completions", keys ? " -H 'Authorization: Bearer KEY'" : "",
+      quoted_name(model), what);
 }
 
 std::string model_lines(const server::Models& models) {
@@ -188,7 +198,7 @@ std::string model_lines(const server::Models& models) {
   for (const server::ModelStatus& status : models.all()) {
     const auto found = std::find_if(loaded.begin(), loaded.end(),
                                     [&](const server::ModelLease& model) { return model->name == status.name; });
-    lines += fmt::format("model {}: {}\n", status.name,
+    lines += fmt::format("model {}: {}\n", printable_line(status.name),
                          found == loaded.end() ? "is loaded when it is asked for" : (*found)->engine->plan().text());
   }
   return lines;
