@@ -41,6 +41,11 @@ std::size_t write_at_once(int descriptor, std::string_view text) {
   return done;
 }
 
+// What is not known of a request that is none.
+OrderedJson or_null(const std::string& text) {
+  return text.empty() ? OrderedJson() : OrderedJson(text);
+}
+
 }  // namespace
 
 AccessLog::AccessLog(const std::string& file, bool prompts)
@@ -70,10 +75,10 @@ void AccessLog::write(const OrderedJson& line) {
 
 LogEntry::LogEntry(const HttpRequest& request, const std::string& id)
     : fields_{{"time", fmt::format("{:%Y-%m-%dT%H:%M:%S}Z", fmt::gmtime(std::time(nullptr)))},
-              {"id", id},
+              {"id", or_null(id)},
               {"client", request.peer},
-              {"method", request.method},
-              {"path", request.path}} {}
+              {"method", or_null(request.method)},
+              {"path", or_null(request.path)}} {}
 
 void LogEntry::set(const std::string& key, OrderedJson value) {
   const std::scoped_lock lock(mutex_);

@@ -1,6 +1,7 @@
 #include "server/guard.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 
@@ -50,9 +51,19 @@ ApiKeys::ApiKeys(std::string_view list, std::filesystem::path file, std::functio
   }
 }
 
+// The time of the change of the file itself too: one that takes another's place may be as large, and tools that copy
+// keep the time of its text.
 ApiKeys::Stamp ApiKeys::stamp() const {
-  std::error_code ignored;
-  return {std::filesystem::last_write_time(file_, ignored), std::filesystem::file_size(file_, ignored)};
+  struct stat status {};
+  if (stat(file_.c_str(), &status) != 0) return {};
+#ifdef __APPLE__
+  const timespec& changed = status.st_ctimespec;
+#else
+  const timespec& changed = status.st_ctim;
+#endif
+  return {static_cast<std::int64_t>(status.st_dev), static_cast<std::int64_t>(status.st_ino),
+          static_cast<std::int64_t>(changed.tv_sec), static_cast<std::int64_t>(changed.tv_nsec),
+          static_cast<std::int64_t>(status.st_size)};
 }
 
 void ApiKeys::refresh() {
@@ -87,16 +98,17 @@ int ApiKeys::find(std::string_view key) {
   return found;
 }
 
-bool is_loopback_host(std::string_view host) {
-  if (host.starts_with('[')) {
-    const std::size_t end = host.find(']');
-    return host.substr(0, std::min(end, host.size())) == "[::1" && end != host.npos &&
-           (end + 1 == host.size() || host[end + 1] == ':');
-  }
-  host = host.substr(0, host.find(':'));
-  std::string name(host);
+std::string host_name(std::string_view host) {
+  const std::size_t bracket = host.starts_with('[') ? std::min(host.find(']'), host.size()) : 0;
+  const std::size_t end = host.find(':', bracket);
+  std::string name(host.substr(0, end));
   for (char& c : name) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
-  if (name == "localhost") return true;
+  return name;
+}
+
+bool is_loopback_host(std::string_view host) {
+  const std::string name = host_name(host);
+  if (name == "localhost" || name == "[::1]") return true;
   const bool numeric = std::all_of(name.begin(), name.end(), [](char c) { return (c >= '0' && c <= '9') || c == '.'; });
   return numeric && name.starts_with("127.") && std::count(name.begin(), name.end(), '.') == 3;
 }
@@ -108,8 +120,8 @@ void Guard::check_host(const HttpRequest& request) const {
   if (!local_) return;
   const std::string* const host = request.header("host");
   if (host == nullptr || is_loopback_host(*host)) return;
-  const std::string name = host->substr(0, host->find(':'));
-  if (std::find(options_.hosts.begin(), options_.hosts.end(), name) != options_.hosts.end()) return;
+  const std::string name = host_name(*host);
+  if (std::ranges::any_of(options_.hosts, [&](const std::string& known) { return host_name(known) == name; })) return;
   throw ApiError(403, fmt::format("Host {} is not this machine; --allowed-host names others", *host), {}, "bad_host");
 }
 
@@ -135,7 +147,9 @@ HttpHeaders Guard::cors_headers(const HttpRequest& request) const {
     HttpHeaders headers = {{"Access-Control-Allow-Origin", allowed}, {"Vary", "Origin"}};
     if (is_preflight(request)) {
       headers.emplace_back("Access-Control-Allow-Methods", "GET, POST");
-      headers.emplace_back("Access-Control-Allow-Headers", "authorization, content-type, x-request-id");
+      // Whichever the page's client sends, and clients send some that tell of themselves.
+      const std::string* const asked = request.header("access-control-request-headers");
+      if (asked != nullptr) headers.emplace_back("Access-Control-Allow-Headers", *asked);
       headers.emplace_back("Access-Control-Max-Age", "600");
     }
     return headers;

@@ -1,6 +1,8 @@
 // Who may ask: API keys, the Host that a browser must have meant, pages of which origins.
 #pragma once
 
+#include <array>
+#include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <mutex>
@@ -24,11 +26,7 @@ class ApiKeys {
   int find(std::string_view key);
 
  private:
-  struct Stamp {
-    std::filesystem::file_time_type time;
-    std::uintmax_t size = 0;
-    bool operator==(const Stamp&) const = default;
-  };
+  using Stamp = std::array<std::int64_t, 5>;
   [[nodiscard]] Stamp stamp() const;  // of the file as it is now
   void refresh();
 
@@ -37,9 +35,11 @@ class ApiKeys {
   std::function<void(const std::string&)> notice_;
   std::mutex mutex_;  // of what follows
   std::vector<std::string> filed_;
-  Stamp stamp_;
+  Stamp stamp_{};
 };
 
+// The name in a Host header: without its port, in small letters.
+std::string host_name(std::string_view host);
 // Whether a Host header names this machine's loopback: localhost, 127.0.0.0/8 or [::1], with or without a port. A page
 // of another site that had its name resolved to 127.0.0.1 sends that name.
 bool is_loopback_host(std::string_view host);

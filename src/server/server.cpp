@@ -24,11 +24,19 @@ std::string request_id(const HttpRequest& request) {
   return fmt::format("{:08x}{:08x}{:08x}", random(), random(), random());
 }
 
+// Without its parameters, in small letters.
+std::string media_type(std::string_view type) {
+  type = type.substr(0, type.find(';'));
+  std::string name(type.substr(0, type.find_last_not_of(" \t") + 1));
+  for (char& c : name) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  return name;
+}
+
 void check_content_type(const HttpRequest& request) {
   if (request.method != "POST") return;
   const std::string* const type = request.header("content-type");
   // Pages of other sites may send texts and forms without being asked, but not this.
-  if (type != nullptr && type->starts_with("application/json")) return;
+  if (type != nullptr && media_type(*type) == "application/json") return;
   throw ApiError(415, "the body must have Content-Type: application/json", {}, "unsupported_media_type");
 }
 
@@ -44,7 +52,12 @@ Server::Server(const ServerOptions& options)
   http_ = std::make_unique<HttpServer>(
       options.http, [this](const std::shared_ptr<Exchange>& exchange) { handle(exchange); },
       [](int status, const std::string& message) { return error_body(ApiError(status, message)); },
-      [this](const HttpOutcome& outcome) { service_.metrics.answered(outcome.status); });
+      [this](const HttpRequest& request, const std::string& message, const HttpOutcome& outcome) {
+        LogEntry entry(request, "");
+        entry.set("error", message);
+        log_.write(entry.line(outcome));
+        service_.metrics.answered(outcome.status);
+      });
   service_.take_turn = [this](const Call& call, AnswerRoute route) {
     Call again = call;
     again.has_turn = true;
@@ -88,6 +101,7 @@ void Server::fail(const Call& call, const ApiError& error) {
 }
 
 void Server::attempt(const Call& call, const std::function<void()>& what) {
+  if (call.exchange->is_gone()) return;  // while it waited for its turn
   try {
     what();
   } catch (const ModelNotLoaded& missing) {

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "server/api_error.h"
+
 namespace metal_marlin::server {
 namespace {
 
@@ -13,6 +15,33 @@ TEST(LoopbackHost, IsThisMachineAlone) {
                                  "127.example.org:80", "128.0.0.1", "[::2]", "[::1", "[::1]x", "127.0.0", "0.0.0.0"}) {
     EXPECT_FALSE(is_loopback_host(host)) << host;
   }
+}
+
+TEST(HostName, HasNoPortAndSmallLetters) {
+  for (const auto& [host, name] :
+       std::initializer_list<std::pair<const char*, const char*>>{{"MyBox:8000", "mybox"},
+                                                                  {"mybox", "mybox"},
+                                                                  {"[FE80::1]:80", "[fe80::1]"},
+                                                                  {"[fe80::1]", "[fe80::1]"},
+                                                                  {"", ""},
+                                                                  {"[::1", "[::1"},
+                                                                  {"[::1]x", "[::1]x"}}) {
+    EXPECT_EQ(host_name(host), name);
+  }
+}
+
+TEST(Guard, HostsThatAreMeantAreTakenHoweverTheyAreWritten) {
+  Guard guard({{}, {}, {}, {"MyBox", "[FE80::1]"}}, [](const std::string&) {});
+  guard.only_local_hosts();
+  const auto asked_by = [](const char* host) {
+    HttpRequest request;
+    request.headers = {{"host", host}};
+    return request;
+  };
+  for (const char* const host : {"mybox", "MYBOX:8000", "[fe80::1]:80", "localhost"})
+    EXPECT_NO_THROW(guard.check_host(asked_by(host))) << host;
+  for (const char* const host : {"mybox.example", "xmybox", "[fe80::2]", "[fe80"})
+    EXPECT_THROW(guard.check_host(asked_by(host)), ApiError) << host;
 }
 
 TEST(ApiKeys, AreFoundWhole) {

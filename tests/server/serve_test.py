@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -175,15 +176,20 @@ class Completions(Case):
     def test_bodies(self):
         for body, code in [("{", "invalid_json"), ("[]", "invalid_json"), (b'{"prompt": "\xff"}', "invalid_json"),
                            ('{"prompt": ' + "[" * 100 + "]" * 100 + "}", "json_too_deep"),
-                           ('{"metadata": ' + '{"a": ' * 50000 + "1" + "}" * 50001, "json_too_deep")]:
+                           ('{"metadata": ' + '{"a": ' * 50000 + "1" + "}" * 50001, "json_too_deep"),
+                           (json.dumps({"prompt": "a", "metadata": {str(i): 1 for i in range(5000)}}), "json_too_large"),
+                           (json.dumps({"prompt": "a", "metadata": {str(i): 1 for i in range(500_000)}}), "json_too_large")]:
             self.assertEqual(self.server.refused(self.path, body)["code"], code)
         for body, text in [('{"a":\n 1,}', "line 2, column 4: unexpected '}'"), ('{"a": ', "line 1, column 7: unexpected end"),
                            ('{"a": 1e999}', "a number that is too large"), ("[]", "the body is a list in JSON, expected an object")]:
             message = self.server.refused(self.path, body)["message"]
             self.assertIn(text, message)
             self.assertNotIn("exception", message)
-        status, _, text = self.server.ask("POST", self.path, "{}", {"Content-Type": "text/plain"})
-        self.assertEqual((status, json.loads(text)["error"]["code"]), (415, "unsupported_media_type"))
+        for kind in ["text/plain", "application/jsonp", "application/json-seq", "text/plain; application/json", ""]:
+            status, _, text = self.server.ask("POST", self.path, "{}", {"Content-Type": kind})
+            self.assertEqual((status, json.loads(text)["error"]["code"]), (415, "unsupported_media_type"), kind)
+        for kind in ["application/json;charset=utf-8", "Application/JSON ; charset=utf-8"]:
+            self.assertEqual(self.server.ask("POST", self.path, {"prompt": "a", "max_tokens": 1}, {"Content-Type": kind})[0], 200, kind)
 
 
 class Chat(Case):
@@ -551,6 +557,36 @@ class Rest(Case):
             thread.join()
         self.assertLess(before, 10)
 
+    @unittest.skipUnless(os.path.exists("/proc/self/stat"), "the time that a process took is asked for there")
+    def test_large_bodies_of_clients_that_went_are_left(self):
+        """Their turns are no work: one takes a second of the processor's time."""
+        body = json.dumps({"prompt": "a large prompt " * 150_000}).encode()
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+
+        def spent():
+            times = pathlib.Path(f"/proc/{self.server.process.pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+            return sum(map(int, times))
+        before = spent()
+        self.server.refused("/v1/completions", body.decode())
+        one = spent() - before
+        connections = [socket.create_connection(("127.0.0.1", self.server.port), timeout=60) for _ in range(16)]
+        for connection in connections:
+            connection.sendall(head + body)
+        for connection in connections:
+            connection.close()
+        self.server.refused("/v1/completions", body.decode())  # behind all of them
+        self.assertLess(spent() - before - one, 8 * one)
+
+    def test_what_is_no_request_is_logged(self):
+        for text, method, path, status in [(b"nonsense\r\n\r\n", None, None, 400),
+                                           (b"POST /tokenize?a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n", "POST", "/tokenize", 413)]:
+            def lines():
+                known = {"client": "127.0.0.1", "id": None, "method": method, "path": path, "status": status}
+                return [line for line in self.server.logged() if known.items() <= line.items() and line["error"]]
+            before = len(lines())
+            self.raw(text)
+            self.server.wait_until(lambda: len(lines()) == before + 1)
+
     def test_client_goes(self):
         for fields in [{}, {"n": 2, "prompt": ["a", "b"]}]:
             aborted = self.server.metric("request_success_total", 'finished_reason="abort"') or 0
@@ -655,6 +691,16 @@ class Keys(unittest.TestCase):
         self.assertEqual((answer[1]["WWW-Authenticate"], json.loads(answer[2])["error"]["code"]), ("Bearer", "invalid_api_key"))
         file.write_text("another one\n")
         self.assertEqual([status(key) for key in ["first", "another one", "third"]], [401, 200, 200])
+        # Another file in its place, as large and of the same time.
+        before = file.stat()
+        other = WORK / "other_keys"
+        other.write_text("another two\n")
+        os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+        other.replace(file)
+        self.assertEqual([status(key) for key in ["another one", "another two"]], [401, 200])
+        file.write_text("another one\n")
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        self.assertEqual([status(key) for key in ["another one", "another two"]], [200, 401])
         file.write_text("")
         self.assertEqual(status("another one"), 200)
         file.unlink()
@@ -665,10 +711,11 @@ class Keys(unittest.TestCase):
 
     def test_cors(self):
         server = Server("--cors-origin", "http://page.example")
-        asked = {"Origin": "http://page.example", "Access-Control-Request-Method": "POST"}
+        asked = {"Origin": "http://page.example", "Access-Control-Request-Method": "POST",
+                 "Access-Control-Request-Headers": "authorization,content-type,x-stainless-os"}
         status, headers, _ = server.ask("OPTIONS", "/v1/completions", headers=asked)
         self.assertEqual((status, headers["Access-Control-Allow-Origin"]), (204, "http://page.example"))
-        self.assertIn("authorization", headers["Access-Control-Allow-Headers"])
+        self.assertEqual(headers["Access-Control-Allow-Headers"], asked["Access-Control-Request-Headers"])
         self.assertEqual(server.ask("GET", "/health", headers=asked)[1]["Access-Control-Allow-Origin"], "http://page.example")
         self.assertNotIn("Access-Control-Allow-Origin", server.ask("GET", "/health", headers={"Origin": "http://other.example"})[1])
         self.assertEqual(server.stop(), 0)
@@ -703,6 +750,15 @@ class Ends(unittest.TestCase):
         self.assertIn(f"curl http://127.0.0.1:{server.port}/v1/chat/completions", server.lines[-1])
         example = json.loads(server.lines[-1].split("-d '")[1].rsplit("'", 1)[0])
         self.assertEqual(server.post("/v1/chat/completions", example)["model"], "tiny")
+        self.assertEqual(server.stop(), 0)
+
+    def test_names_that_a_shell_or_terminal_takes_apart(self):
+        name = "it's \"a\" \x1b[31m mod\u00e9l"
+        server = Server("--served-name", name)
+        self.assertNotIn("\x1b", "".join(server.lines))
+        self.assertTrue(server.lines[0].startswith("model it's \"a\" \\x1b[31m mod\u00e9l: "), server.lines[0])
+        command = shlex.split(server.lines[-1].removeprefix("try: "))
+        self.assertEqual(json.loads(command[command.index("-d") + 1])["model"], name)
         self.assertEqual(server.stop(), 0)
 
     def test_drain(self):

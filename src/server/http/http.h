@@ -53,6 +53,8 @@ class Exchange {
   virtual void begin(int status, std::string_view content_type) = 0;
   virtual void write(std::string piece) = 0;
   virtual void end() = 0;
+  // Whether the client went before the answer was complete: work for it is in vain.
+  [[nodiscard]] virtual bool is_gone() const = 0;
   // `gone` is called once, when the client goes before the answer is complete; at once where it is gone already.
   virtual void when_gone(std::function<void()> gone) = 0;
   // Called once, when the answer was sent or will not be.
@@ -82,14 +84,15 @@ struct HttpOptions {
 // The answer of the transport itself, to what is no request or past a limit: a body for a status and what is wrong.
 using HttpErrorBody = std::function<std::string(int status, const std::string& message)>;
 
+// Told of an answer to what never came to the handler: what is known of the request, what is wrong, how it ended.
+using HttpRefused = std::function<void(const HttpRequest&, const std::string& message, const HttpOutcome&)>;
+
 // Listens, reads requests, calls the handler in a few threads of its own, and writes answers.
 class HttpServer {
  public:
   // Takes the address, and refuses connections until start().
   // \throws Error (kIo) when the address cannot be listened on, (kInvalidArgument) for a certificate.
-  // refused: told of the answers to what never came to the handler.
-  HttpServer(const HttpOptions& options, HttpHandler handler, HttpErrorBody error_body,
-             std::function<void(const HttpOutcome&)> refused);
+  HttpServer(const HttpOptions& options, HttpHandler handler, HttpErrorBody error_body, HttpRefused refused);
   ~HttpServer();  // ends all connections
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;

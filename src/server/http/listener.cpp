@@ -134,8 +134,7 @@ void HttpServer::Impl::forget(Session& session) {
   changed.notify_all();
 }
 
-HttpServer::HttpServer(const HttpOptions& options, HttpHandler handler, HttpErrorBody error_body,
-                       std::function<void(const HttpOutcome&)> refused)
+HttpServer::HttpServer(const HttpOptions& options, HttpHandler handler, HttpErrorBody error_body, HttpRefused refused)
     : impl_(std::make_unique<Impl>()) {
   Impl& impl = *impl_;
   impl.handler = std::move(handler);

@@ -71,6 +71,11 @@ class SessionExchange : public Exchange {
     post([](Session& session) { session.end_answer(); });
   }
 
+  [[nodiscard]] bool is_gone() const override {
+    const std::scoped_lock lock(answer_->mutex);
+    return answer_->gone;
+  }
+
   void when_gone(std::function<void()> gone) override {
     {
       const std::scoped_lock lock(answer_->mutex);
@@ -297,7 +302,16 @@ void Session::handle_request() {
 
 void Session::refuse(int status, const std::string& message) {
   answer_ = std::make_shared<Answer>();
-  answer_->when_over = shared_->refused;
+  HttpRequest request;
+  request.peer = peer_;
+  if (parser_) {
+    const auto& message = parser_->get();  // its first line, once that was read
+    request.method = std::string(message.method_string());
+    request.path = target_path(std::string_view(message.target().data(), message.target().size()));
+  }
+  answer_->when_over = [tell = shared_->refused, request = std::move(request), message](const HttpOutcome& outcome) {
+    tell(request, message, outcome);
+  };
   began_ = std::chrono::steady_clock::now();
   read_timer_->cancel();
   keep_alive_ = false;

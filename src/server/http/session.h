@@ -21,7 +21,7 @@ class Session;
 struct SessionShared {
   HttpOptions options;
   HttpErrorBody error_body;
-  std::function<void(const HttpOutcome&)> refused;
+  HttpRefused refused;
   std::function<void(const std::shared_ptr<Exchange>&)> dispatch;  // calls the handler in another thread
   std::function<void(Session&)> closed;
 
