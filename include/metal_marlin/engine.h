@@ -87,7 +87,8 @@ struct EngineRequest {
   SamplerOptions sampler;
   /// What its text and the grammar's texts are said in; none: the model's. For Tokenizer::showing() of that one.
   std::shared_ptr<const Tokenizer> tokenizer;
-  std::vector<std::string> stop;  ///< Text that ends a sample; not part of its text.
+  std::vector<std::string> stop;  ///< Text that ends a sample; not part of its text but with `show_stop`.
+  bool show_stop = false;
   std::vector<TokenId> stop_ids;  ///< End a sample as the model's end tokens do: kEndToken.
   bool ignore_end = false;        ///< Go on past the model's end tokens.
   /// As in GenerateOptions. Tokens of `stop_ids` come where a text of it is complete.
@@ -108,7 +109,7 @@ struct EngineRequest {
   std::string fair_key;  ///< Keys of one priority take turns, by the tokens that were computed for them.
 };
 
-/// Of one request, as its last event tells it.
+/// Of one request: with its last event of all of it, before then of what came so far.
 struct EngineUsage {
   std::int64_t prompt_tokens = 0;
   std::int64_t cached_tokens = 0;     ///< of the prompt, that the prefix cache had
@@ -131,7 +132,8 @@ struct EngineEvent {
   /// The sample's last event. A sample that failed has an error instead.
   std::optional<StopReason> finished;
   std::optional<Error> error;
-  EngineUsage usage;  ///< with the last event
+  EngineUsage usage;           ///< so far; total_seconds with the last event
+  std::string_view stop_text;  ///< with kStopText: which of the request's it was
 
   [[nodiscard]] bool is_last() const { return finished.has_value() || error.has_value(); }
 };

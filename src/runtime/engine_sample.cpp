@@ -115,7 +115,7 @@ Sample::Sample(std::shared_ptr<Request> request, int index, const ModelInfo& mod
       tokens_(asked().prompt),
       ends_(end_tokens(asked(), model)),
       sampler_(sampler_of(asked(), index)),
-      stop_(asked().stop) {
+      stop_(asked().stop, asked().show_stop) {
   if (asked().grammar) guide_ = std::move(request_->guides[static_cast<std::size_t>(index)]);
   usage.prompt_tokens = prompt_size();
   const std::size_t said = std::min(asked().answered, tokens_.size());
@@ -183,6 +183,7 @@ void Sample::end(StopReason reason) {
   if (detokenizer_ && reason != StopReason::kCancelled) show(detokenizer_->finish());
   event_.text += stop_.finish();
   event_.finished = stop_.stopped() ? StopReason::kStopText : reason;
+  event_.stop_text = stop_.found();
   usage.total_seconds = seconds_since(request_->submitted);
 }
 

@@ -38,6 +38,7 @@ struct OwnedEvent {
   std::optional<StopReason> finished;
   std::optional<Error> error;
   EngineUsage usage;
+  std::string stop_text;
 
   [[nodiscard]] bool is_last() const { return finished.has_value() || error.has_value(); }
 };

@@ -51,7 +51,7 @@ void EventDelivery::deliver(const OwnedEvent& event) {
   if (request.is_muted) return;
   try {
     request.on_event({event.sample, event.text, event.tokens, event.logprobs, event.prompt_logprobs, event.finished,
-                      event.error, event.usage});
+                      event.error, event.usage, event.stop_text});
   } catch (...) {  // whatever it was, it was the callback's
     request.is_muted = true;
     request.cancelled = true;

@@ -5,18 +5,23 @@
 
 namespace metal_marlin {
 
-StopText::StopText(std::vector<std::string> stops) : stops_(std::move(stops)) {
+StopText::StopText(std::vector<std::string> stops, bool shown) : stops_(std::move(stops)), shown_(shown) {
   std::erase_if(stops_, [](const std::string& stop) { return stop.empty(); });
 }
 
 std::string StopText::push(std::string_view text) {
   if (stopped_) return {};
   held_ += text;
-  std::size_t found = std::string::npos;
-  for (const std::string& stop : stops_) found = std::min(found, held_.find(stop));
-  if (found != std::string::npos) {
+  std::size_t first = std::string::npos;
+  for (const std::string& stop : stops_) {
+    const std::size_t at = held_.find(stop);
+    if (at >= first) continue;
+    first = at;
+    found_ = stop;
+  }
+  if (first != std::string::npos) {
     stopped_ = true;
-    held_.resize(found);
+    held_.resize(first + (shown_ ? found_.size() : 0));
     return std::exchange(held_, {});
   }
   std::size_t keep = 0;  // longest suffix that begins a stop string

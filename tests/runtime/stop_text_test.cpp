@@ -17,6 +17,17 @@ TEST(StopText, HoldsBackWhatMayBecomeAStop) {
   EXPECT_EQ(stop.finish(), "");
 }
 
+TEST(StopText, SaysWhichItWasAndShowsItWhereAsked) {
+  for (const bool shown : {false, true}) {
+    StopText stop({"two", "on", "one"}, shown);
+    EXPECT_EQ(stop.push("a o"), "a ");
+    EXPECT_EQ(stop.found(), "");
+    EXPECT_EQ(stop.push("ne two"), shown ? "on" : "");  // the first to begin, and of those the first named
+    EXPECT_EQ(stop.found(), "on");
+    EXPECT_EQ(stop.push("x"), "");
+  }
+}
+
 TEST(StopText, WithoutAStopEverythingComesOut) {
   StopText stop({"END"});
   EXPECT_EQ(stop.push("the EN"), "the ");
