@@ -309,12 +309,15 @@ void add_access(CLI::App& command, ServeFlags& flags) {
   command.add_option("--tls-key", options.http.tls_key, "PEM file with its key");
   command.add_option("--log-file", options.log_file, "file for a line of JSON a request; default: the standard error");
   command.add_flag("--log-prompts", options.log_prompts, "log prompts too");
+  command.add_flag("--keep-billing-line", options.keep_billing_line,
+                   "leave x-anthropic-billing-header lines in system prompts of /v1/messages, which keep prompts from "
+                   "being found in the cache");
 }
 
 }  // namespace
 
 void add_serve(CLI::App& app) {
-  auto* const command = app.add_subcommand("serve", "Serve models by OpenAI's API over HTTP");
+  auto* const command = app.add_subcommand("serve", "Serve models by OpenAI's API and Anthropic's over HTTP");
   auto flags = std::make_shared<ServeFlags>();
   command->add_option("models", flags->paths, kModelHelp);
   flags->source.add(*command);

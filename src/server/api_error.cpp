@@ -6,7 +6,9 @@
 namespace metal_marlin::server {
 namespace {
 
-const char* error_type(int status) {
+const char* error_type(int status, bool is_message) {
+  if (is_message && status == 413) return "request_too_large";
+  if (is_message && status >= 500) return status == 503 ? "overloaded_error" : "api_error";
   switch (status) {
     case 401: return "authentication_error";
     case 403: return "permission_error";
@@ -18,13 +20,20 @@ const char* error_type(int status) {
 
 }  // namespace
 
-std::string error_body(const ApiError& error) {
+bool is_message_path(std::string_view path) {
+  constexpr std::string_view own = "/v1/messages";
+  return path.starts_with(own) && (path.size() == own.size() || path[own.size()] == '/');
+}
+
+std::string error_body(const ApiError& error, std::string_view path, const std::string& request_id) {
+  const bool is_message = is_message_path(path);
   const auto text_or_null = [](const std::string& text) { return text.empty() ? OrderedJson() : OrderedJson(text); };
-  return json_text({{"error",
-                     {{"message", error.what()},
-                      {"type", error_type(error.status)},
-                      {"param", text_or_null(error.param)},
-                      {"code", text_or_null(error.code)}}}});
+  const OrderedJson told = {{"message", error.what()},
+                            {"type", error_type(error.status, is_message)},
+                            {"param", text_or_null(error.param)},
+                            {"code", text_or_null(error.code)}};
+  if (!is_message) return json_text({{"error", told}});
+  return json_text({{"type", "error"}, {"error", told}, {"request_id", text_or_null(request_id)}});
 }
 
 ApiError conflict(const std::string& message, const std::string& param) {

@@ -1,8 +1,9 @@
-// What a client is told when its request cannot be answered, in the shape of OpenAI's API.
+// What a client is told when its request cannot be answered, in the shape of the API that it speaks.
 #pragma once
 
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 #include "base/printable.h"
 #include "metal_marlin/error.h"
@@ -17,8 +18,11 @@ struct ApiError : std::runtime_error {
   std::string code;   // a name for programs; empty: none
 };
 
-// {"error": {"message", "type", "param", "code"}}
-std::string error_body(const ApiError& error);
+// Whether a path is one of Anthropic's API.
+bool is_message_path(std::string_view path);
+// {"error": {"message", "type", "param", "code"}}; for paths of Anthropic's API {"type": "error", "error",
+// "request_id"}, the error with the same fields.
+std::string error_body(const ApiError& error, std::string_view path, const std::string& request_id);
 
 // Fields of a request that are right, each for itself, but not together. `param` is the one to change.
 ApiError conflict(const std::string& message, const std::string& param);

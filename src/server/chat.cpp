@@ -7,9 +7,7 @@
 #include "server/api_error.h"
 
 namespace metal_marlin::server {
-namespace {
 
-// A content of parts as one text. \throws ApiError for a part that is none.
 std::string join_parts(const OrderedJson& parts, const std::string& name) {
   std::string text;
   for (std::size_t i = 0; i < parts.size(); ++i) {
@@ -26,16 +24,37 @@ std::string join_parts(const OrderedJson& parts, const std::string& name) {
   return text;
 }
 
+namespace {
+
+// A call as messages had it before there were tools. \returns whether there is one.
+bool read_legacy_call(Fields& fields, OrderedJson& message) {
+  message.erase("function_call");
+  auto call = fields.object("function_call");
+  if (!call) return false;
+  const auto name = call->text("name");
+  if (!name || name->empty()) call->wrong("name", "the name of a function");
+  if (fields.find("tool_calls") != nullptr)
+    throw conflict(fmt::format("{} and tool_calls: expected one of them", fields.name_of("function_call")),
+                   fields.name_of("function_call"));
+  OrderedJson function = {{"name", *name}, {"arguments", call->text("arguments").value_or("")}};
+  message["tool_calls"] = OrderedJson::array();
+  message["tool_calls"].push_back({{"type", "function"}, {"function", std::move(function)}});
+  return true;
+}
+
 // What the template sees of a message: its content as one text, and all other fields as they are.
 OrderedJson read_message(const OrderedJson& value, const std::string& name) {
   Fields fields(value, name);
   OrderedJson message = value;
-  if (fields.choice("role", kRoles) == "developer") message["role"] = "system";  // its name in templates
+  const std::string role = fields.choice("role", kRoles);
+  if (role == "developer") message["role"] = "system";  // their names in templates
+  if (role == "function") message["role"] = "tool";
+  const bool is_legacy = read_legacy_call(fields, message);
   const OrderedJson* const content = fields.find("content");
   const OrderedJson* const calls = fields.find("tool_calls");
   if (calls != nullptr && !calls->is_array()) fields.wrong("tool_calls", "a list");
   if (content == nullptr) {
-    if (calls == nullptr) fields.wrong("content", "a text or a list of parts");
+    if (calls == nullptr && !is_legacy) fields.wrong("content", "a text or a list of parts");
   } else if (content->is_array()) {
     message["content"] = join_parts(*content, fields.name_of("content"));
   } else if (!content->is_string()) {
@@ -76,7 +95,7 @@ void add_template_variables(Fields& fields, ChatOptions& options) {
 }
 
 Conversation read_conversation(Fields& fields) {
-  Conversation conversation{read_messages(fields), {}, read_tools(fields, false)};
+  Conversation conversation{read_messages(fields), {}, read_tools(fields, ToolStyle::kChat), {}};
   ChatOptions& options = conversation.options;
   options.continue_final_message = fields.boolean("continue_final_message", false);
   options.add_generation_prompt = fields.boolean("add_generation_prompt", !options.continue_final_message);

@@ -29,10 +29,8 @@ void ChoicesAnswer::start() {
   Generation::GoOn go_on;
   std::vector<EngineRequest> requests = request_.prompts;
   if (request_.thinking_budget) {
-    EngineRequest& first = requests.front();
-    limit(first);
-    first.max_tokens = std::min(*request_.thinking_budget, *first.max_tokens);
-    first.min_tokens = std::min(first.min_tokens, *first.max_tokens);
+    budget_.emplace(model_, requests.front(), *request_.thinking_budget);
+    requests.front() = budget_->first();
     go_on = [self = shared_from_this()](std::size_t index) { return self->go_on(index); };
   }
   generation_->start(
@@ -46,7 +44,7 @@ void ChoicesAnswer::take(std::size_t index, const EngineEvent& event) {
   if (const auto failure = failure_of(event)) return fail(*failure);
   Choice& choice = choices_[index];
   if (!choice.begun) begin(index, choice, event);
-  if (request_.thinking_budget) choice.tokens.insert(choice.tokens.end(), event.tokens.begin(), event.tokens.end());
+  if (budget_) budget_->add(event.tokens);
   if (!event.logprobs.empty()) {
     if (request_.chat) {
       for (auto& entry : chat_logprobs(event.logprobs, *model_.tokenizer))
@@ -62,7 +60,8 @@ void ChoicesAnswer::take(std::size_t index, const EngineEvent& event) {
   const CallList::Delta delta = choice.calls.add(events);
   if (event.finished) {
     choice.finish = finish_reason(event);
-    if (choice.calls.asks_for_calls() && *event.finished != StopReason::kLength) choice.finish = "tool_calls";
+    if (choice.calls.asks_for_calls() && *event.finished != StopReason::kLength)
+      choice.finish = request_.tools.is_legacy ? "function_call" : "tool_calls";
   }
   add(index, choice, delta);
   if (generation_->all_ended()) end();
@@ -108,8 +107,8 @@ void ChoicesAnswer::add(std::size_t index, Choice& choice, const CallList::Delta
 void ChoicesAnswer::fail(const ApiError& error) {
   over_ = true;
   generation_->cancel();
-  if (!streaming_) return call_.exchange->respond(error.status, "application/json", error_body(error));
-  call_.exchange->write("data: " + error_body(error) + "\n\n");
+  if (!streaming_) return call_.exchange->respond(error.status, "application/json", call_.error(error));
+  call_.exchange->write("data: " + call_.error(error) + "\n\n");
   call_.exchange->write(std::string(kSseDone));
   call_.exchange->end();
 }
@@ -133,36 +132,12 @@ void ChoicesAnswer::end() {
   call_.exchange->respond(200, "application/json", json_text(answer));
 }
 
-// A thought at the end of its budget is closed in the model's place; an answer that was begun goes on as it is.
 std::optional<EngineRequest> ChoicesAnswer::go_on(std::size_t index) {
   Choice& choice = choices_[index];
-  EngineRequest next = request_.prompts.front();
-  const auto used = static_cast<int>(choice.tokens.size());
-  if (choice.cut || (next.max_tokens && used >= *next.max_tokens)) return std::nullopt;
-  choice.cut = true;
-  next.guided = choice.tokens.size();
-  next.prompt.insert(next.prompt.end(), choice.tokens.begin(), choice.tokens.end());
-  if (choice.reader.inside()) {
-    const std::string close = "\n" + request_.reasoning->close + "\n\n";
-    const auto ids = model_.tokenizer->encode(close, {.add_special = false, .parse_special = true});
-    next.prompt.insert(next.prompt.end(), ids.begin(), ids.end());
-    add(index, choice, choice.calls.add(choice.reader.push(close)));
-    next.guided = 0;  // its text begins here, behind the thought
-    next.thought.reset();
-  }
-  next.answered = next.prompt.size() - request_.prompts.front().prompt.size();
-  if (next.max_tokens) *next.max_tokens -= used;
-  next.min_tokens = std::max(0, next.min_tokens - used);
-  limit(next);
-  if (*next.max_tokens <= 0) return std::nullopt;
-  return next;
-}
-
-// A tag that closed a thought takes room in the context that was not asked for: the answer may end earlier.
-void ChoicesAnswer::limit(EngineRequest& request) const {
-  const std::int64_t left = model_.engine->plan().context - static_cast<std::int64_t>(request.prompt.size());
-  request.max_tokens = static_cast<int>(std::min<std::int64_t>(left, request.max_tokens.value_or(INT32_MAX)));
-  request.min_tokens = std::min(request.min_tokens, std::max(0, *request.max_tokens));
+  auto more = budget_->go_on(choice.reader.inside());
+  if (!more) return std::nullopt;
+  if (!more->closing.empty()) add(index, choice, choice.calls.add(choice.reader.push(more->closing)));
+  return std::move(more->request);
 }
 
 OrderedJson ChoicesAnswer::frame(bool chunk) const {
@@ -177,7 +152,11 @@ OrderedJson ChoicesAnswer::frame(bool chunk) const {
 void ChoicesAnswer::send_chunk(OrderedJson choice) {
   OrderedJson value = frame(true);
   value["choices"] = OrderedJson::array({std::move(choice)});
-  if (request_.options.usage_at_end) value["usage"] = nullptr;
+  if (request_.options.usage_in_chunks) {
+    value["usage"] = generation_->usage().json();
+  } else if (request_.options.usage_at_end) {
+    value["usage"] = nullptr;
+  }
   call_.exchange->write(sse_data(value));
 }
 
@@ -193,7 +172,11 @@ OrderedJson ChoicesAnswer::chunk(std::size_t index, Choice& choice, const CallLi
     OrderedJson& delta = value["delta"] = OrderedJson::object();
     if (!added.reasoning.empty()) delta["reasoning_content"] = added.reasoning;
     if (!added.content.empty()) delta["content"] = added.content;
-    if (!added.calls.empty()) delta["tool_calls"] = added.calls;
+    if (!added.calls.empty() && request_.tools.is_legacy) {
+      delta["function_call"] = added.calls.front()["function"];
+    } else if (!added.calls.empty()) {
+      delta["tool_calls"] = added.calls;
+    }
   } else {
     value["text"] = added.content;
   }
@@ -209,7 +192,11 @@ OrderedJson ChoicesAnswer::whole(std::size_t index, Choice& choice) {
     OrderedJson calls = choice.calls.whole();
     if (!calls.empty()) {
       if (choice.content.empty()) value["message"]["content"] = nullptr;
-      value["message"]["tool_calls"] = std::move(calls);
+      if (request_.tools.is_legacy) {
+        value["message"]["function_call"] = calls.front()["function"];
+      } else {
+        value["message"]["tool_calls"] = std::move(calls);
+      }
     }
     if (request_.reasoning || !choice.reasoning.empty()) {
       value["message"]["reasoning_content"] = choice.reasoning.empty() ? OrderedJson() : OrderedJson(choice.reasoning);

@@ -5,6 +5,7 @@
 #include "server/call_list.h"
 #include "server/generation.h"
 #include "server/sampling_fields.h"
+#include "server/thought_budget.h"
 #include "server/token_text.h"
 #include "server/tools.h"
 
@@ -39,8 +40,6 @@ class ChoicesAnswer : public std::enable_shared_from_this<ChoicesAnswer> {
     OrderedJson chat_logprobs = OrderedJson::array();
     const char* finish = nullptr;
     bool begun = false;
-    std::vector<TokenId> tokens;  // kept where a thought has a budget
-    bool cut = false;             // its thought was ended
   };
 
   void take(std::size_t index, const EngineEvent& event);
@@ -49,7 +48,6 @@ class ChoicesAnswer : public std::enable_shared_from_this<ChoicesAnswer> {
   void fail(const ApiError& error);
   void end();
   std::optional<EngineRequest> go_on(std::size_t index);
-  void limit(EngineRequest& request) const;
 
   [[nodiscard]] OrderedJson frame(bool chunk) const;
   void send_chunk(OrderedJson choice);
@@ -63,6 +61,7 @@ class ChoicesAnswer : public std::enable_shared_from_this<ChoicesAnswer> {
   ChoicesRequest request_;
   std::shared_ptr<Generation> generation_;
   std::vector<Choice> choices_;
+  std::optional<ThoughtBudget> budget_;
   std::string id_;
   std::time_t created_ = std::time(nullptr);
   bool streaming_ = false;

@@ -131,7 +131,7 @@ void start_embedding(Service& service, const Call& call, const ServedModel& mode
     if (!result.error) return answer(std::move(result.vectors));
     const ApiError error = to_api_error(*result.error);
     call.log->set("error", error.what());
-    call.exchange->respond(error.status, "application/json", error_body(error));
+    call.exchange->respond(error.status, "application/json", call.error(error));
   };
   const std::uint64_t id = embedder.submit(std::move(request), on_result);
   call.exchange->when_gone([&embedder, id, models = call.models] { embedder.cancel(id); });

@@ -134,7 +134,6 @@ void Generation::account(Choice& choice, const EngineEvent& event) {
     choice.begun = true;
     choice.last = now;
   }
-  if (!event.is_last()) return;
   const EngineUsage& before = choice.before;
   choice.usage = event.usage;
   if (before.generated_tokens == 0) return;

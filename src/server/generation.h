@@ -32,7 +32,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void start(std::vector<EngineRequest> requests, Sink sink, GoOn go_on = {});
   void cancel();
 
-  // For the sink.
+  // For the sink: so far.
   [[nodiscard]] TokenUsage usage() const;
   [[nodiscard]] bool all_ended() const { return open_ == 0; }
 

@@ -52,6 +52,24 @@ class GrammarReader {
     text->refuse_others(harmless);
   }
 
+  // Anthropic's: {"type": "json_schema", "schema"}, in output_config or, before it was there, beside everything.
+  void read_output_format() {
+    constexpr std::array<std::string_view, 1> types = {"json_schema"};
+    const auto read = [&](Fields& fields, const char* key) {
+      auto format = fields.object(key);
+      if (!format) return;
+      format->choice("type", types);
+      read_named_schema(*format);
+      format->refuse_others({});
+    };
+    read(fields_, "output_format");
+    auto output = fields_.object("output_config");
+    if (!output) return;
+    read(*output, "format");
+    output->text("effort");  // templates are told
+    output->refuse_others({});
+  }
+
   void read_others() {
     add_schema(fields_, "guided_json", true);
     add_text(fields_, "guided_regex", Kind::kRegex);
@@ -129,6 +147,13 @@ class GrammarReader {
 std::optional<GrammarText> read_grammar(Fields& fields) {
   GrammarReader reader(fields);
   reader.read_response_format();
+  reader.read_others();
+  return reader.found();
+}
+
+std::optional<GrammarText> read_message_grammar(Fields& fields) {
+  GrammarReader reader(fields);
+  reader.read_output_format();
   reader.read_others();
   return reader.found();
 }

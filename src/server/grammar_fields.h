@@ -22,5 +22,7 @@ struct GrammarText {
 std::optional<GrammarText> read_grammar(Fields& fields);
 // Of responses: text.format, and the same but for response_format.
 std::optional<GrammarText> read_response_grammar(Fields& fields);
+// Of Anthropic's API: output_config.format or output_format in its place.
+std::optional<GrammarText> read_message_grammar(Fields& fields);
 
 }  // namespace metal_marlin::server

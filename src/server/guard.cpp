@@ -128,13 +128,17 @@ void Guard::check_host(const HttpRequest& request) const {
 std::string Guard::check_key(const HttpRequest& request, bool open) {
   if (open || !keys_.needed()) return request.peer;
   constexpr std::string_view scheme = "bearer ";
+  const std::string* const plain = request.header("x-api-key");
+  const int shown_plainly = plain == nullptr ? -1 : keys_.find(trimmed(*plain));
   const std::string* const header = request.header("authorization");
   std::string_view shown = header == nullptr ? std::string_view() : std::string_view(*header);
   const bool bearer = shown.size() > scheme.size() && std::equal(scheme.begin(), scheme.end(), shown.begin(),
                                                                  [](char a, char b) { return a == (b | 0x20); });
-  const int place = bearer ? keys_.find(trimmed(shown.substr(scheme.size()))) : -1;
+  const int shown_as_bearer = bearer ? keys_.find(trimmed(shown.substr(scheme.size()))) : -1;
+  const int place = std::max(shown_plainly, shown_as_bearer);
   if (place < 0) {
-    throw ApiError(401, "the API key is missing or wrong, expected Authorization: Bearer KEY", {}, "invalid_api_key");
+    throw ApiError(401, "the API key is missing or wrong, expected Authorization: Bearer KEY or x-api-key: KEY", {},
+                   "invalid_api_key");
   }
   return fmt::format("key {}", place);
 }

@@ -59,7 +59,8 @@ class Guard {
 
   // \throws ApiError (403).
   void check_host(const HttpRequest& request) const;
-  // Whose request it is: the place of the key, or the address where no keys are needed. \throws ApiError (401).
+  // Whose request it is: the place of the key, of Authorization or x-api-key, or the address where none are needed.
+  // \throws ApiError (401).
   std::string check_key(const HttpRequest& request, bool open);
   // Headers for a page of an allowed origin.
   [[nodiscard]] HttpHeaders cors_headers(const HttpRequest& request) const;

@@ -1,4 +1,6 @@
 // /openapi.json: what the routes take and give, for programs.
+#include <fmt/format.h>
+
 #include <array>
 #include <utility>
 
@@ -50,7 +52,8 @@ OrderedJson operation(const Route& route, const Service& service) {
   OrderedJson value = {{"responses", {{"200", good}}}};
   for (const auto& [status, why] : statuses_of(route, !body.is_null(), generates || computes)) {
     OrderedJson bad = {{"description", why}};
-    bad["content"] = content("application/json", {{"$ref", "#/components/schemas/Error"}});
+    const char* const kind = is_message_path(route.path) ? "MessageError" : "Error";
+    bad["content"] = content("application/json", {{"$ref", fmt::format("#/components/schemas/{}", kind)}});
     value["responses"][status] = std::move(bad);
   }
   if (!body.is_null()) value["requestBody"] = {{"content", content("application/json", body)}, {"required", true}};
@@ -73,10 +76,12 @@ OrderedJson document(const Service& service) {
   return {{"openapi", "3.1.0"},
           {"info", {{"title", "Metal Marlin"}, {"version", version()}}},
           {"paths", paths},
-          {"security", {{{"key", OrderedJson::array()}}}},
+          {"security", {{{"key", OrderedJson::array()}}, {{"plain_key", OrderedJson::array()}}}},
           {"components",
-           {{"securitySchemes", {{"key", {{"type", "http"}, {"scheme", "bearer"}}}}},
-            {"schemas", {{"Error", error_schema()}}}}}};
+           {{"securitySchemes",
+             {{"key", {{"type", "http"}, {"scheme", "bearer"}}},
+              {"plain_key", {{"type", "apiKey"}, {"in", "header"}, {"name", "x-api-key"}}}}},
+            {"schemas", {{"Error", error_schema()}, {"MessageError", message_error_schema()}}}}}};
 }
 
 }  // namespace

@@ -21,13 +21,23 @@ OrderedJson logprob() {
   return {{"type", "number"}, {"maximum", 0}};
 }
 
+OrderedJson told_error() {
+  return object({{"message", text()}, {"type", text()}, {"param", nullable(text())}, {"code", nullable(text())}});
+}
+
 OrderedJson model_answer() {
   return object({{"id", text()},
                  {"object", one_of({"model"})},
                  {"created", count()},
                  {"owned_by", text()},
                  {"max_model_len", nullable(count())},
-                 {"state", one_of({"unloaded", "loading", "loaded", "unloading", "failed"})}},
+                 {"state", one_of({"unloaded", "loading", "loaded", "unloading", "failed"})},
+                 {"type", one_of({"model"})},
+                 {"display_name", text()},
+                 {"created_at", text()},
+                 {"lifecycle", one_of({"active"})},
+                 {"max_input_tokens", nullable(count())},
+                 {"max_tokens", nullable(count())}},
                 {{"failure", text()}});
 }
 
@@ -81,7 +91,7 @@ OrderedJson finish(const OrderedJson& reasons = {"stop", "length"}) {
 }
 
 const OrderedJson& chat_reasons() {
-  static const OrderedJson all = {"stop", "length", "tool_calls"};
+  static const OrderedJson all = {"stop", "length", "tool_calls", "function_call"};
   return all;
 }
 
@@ -114,20 +124,22 @@ OrderedJson chat_choice(const char* message_name, const OrderedJson& message, co
 
 OrderedJson chat_answer() {
   const OrderedJson call = object({{"id", text()}, {"type", one_of({"function"})}, {"function", called_function()}});
-  const OrderedJson message =
-      object({{"role", one_of({"assistant"})}, {"content", nullable(text())}, {"refusal", type("null")}},
-             {{"reasoning_content", nullable(text())}, {"tool_calls", list_of(call)}});
+  const OrderedJson message = object(
+      {{"role", one_of({"assistant"})}, {"content", nullable(text())}, {"refusal", type("null")}},
+      {{"reasoning_content", nullable(text())}, {"tool_calls", list_of(call)}, {"function_call", called_function()}});
   return choices_answer("chat.completion", chat_choice("message", message, finish(chat_reasons())));
 }
 
 OrderedJson chat_event() {
   const OrderedJson begun =
       object({{"index", count()}, {"id", text()}, {"type", one_of({"function"})}, {"function", called_function()}});
-  const OrderedJson more = object({{"index", count()}, {"function", object({{"arguments", text()}})}});
+  const OrderedJson more_arguments = object({{"arguments", text()}});
+  const OrderedJson more = object({{"index", count()}, {"function", more_arguments}});
   const OrderedJson delta = object({}, {{"role", one_of({"assistant"})},
                                         {"content", text()},
                                         {"reasoning_content", text()},
-                                        {"tool_calls", list_of(either({begun, more}))}});
+                                        {"tool_calls", list_of(either({begun, more}))},
+                                        {"function_call", either({called_function(), more_arguments})}});
   return choices_event("chat.completion.chunk", chat_choice("delta", delta, nullable(finish(chat_reasons()))));
 }
 
@@ -196,6 +208,55 @@ OrderedJson response_answer() {
                  {"reasoning", any}});
 }
 
+OrderedJson message_usage() {
+  return object({{"input_tokens", count()},
+                 {"cache_creation_input_tokens", one_of({0})},
+                 {"cache_read_input_tokens", count()},
+                 {"output_tokens", count()},
+                 {"output_tokens_details", object({{"thinking_tokens", count()}})},
+                 {"service_tier", one_of({"standard"})}});
+}
+
+OrderedJson message_block() {
+  const OrderedJson thought = object({{"type", one_of({"thinking"})}, {"thinking", text()}, {"signature", text()}});
+  const OrderedJson call =
+      object({{"type", one_of({"tool_use"})}, {"id", text()}, {"name", text()}, {"input", type("object")}});
+  return either({object({{"type", one_of({"text"})}, {"text", text()}}), thought, call});
+}
+
+OrderedJson message_reasons() {
+  return one_of({"end_turn", "max_tokens", "stop_sequence", "tool_use", "model_context_window_exceeded"});
+}
+
+OrderedJson message_answer(const OrderedJson& content, const OrderedJson& reason) {
+  return object({{"id", text()},
+                 {"type", one_of({"message"})},
+                 {"role", one_of({"assistant"})},
+                 {"model", text()},
+                 {"content", content},
+                 {"stop_reason", reason},
+                 {"stop_sequence", nullable(text())},
+                 {"usage", message_usage()}});
+}
+
+OrderedJson message_event() {
+  const auto of = [](const char* name, Properties fields) {
+    fields.emplace_back("type", one_of({name}));
+    return object(fields);
+  };
+  const OrderedJson none = {{"type", "array"}, {"maxItems", 0}};
+  const auto delta = [&](const char* kind, const char* key) { return of(kind, {{key, text()}}); };
+  const OrderedJson deltas = either({delta("text_delta", "text"), delta("thinking_delta", "thinking"),
+                                     delta("signature_delta", "signature"), delta("input_json_delta", "partial_json")});
+  const OrderedJson ended = object({{"stop_reason", message_reasons()}, {"stop_sequence", nullable(text())}});
+  return either({of("message_start", {{"message", message_answer(none, type("null"))}}),
+                 of("content_block_start", {{"index", count()}, {"content_block", message_block()}}),
+                 of("content_block_delta", {{"index", count()}, {"delta", deltas}}),
+                 of("content_block_stop", {{"index", count()}}), of("ping", {}),
+                 of("message_delta", {{"delta", ended}, {"usage", message_usage()}}), of("message_stop", {}),
+                 message_error_schema()});
+}
+
 }  // namespace
 }  // namespace schema
 
@@ -207,8 +268,19 @@ OrderedJson answer_schema(const std::string& path) {
   if (path == "/v1/responses") return schema::response_answer();
   if (path == "/v1/embeddings") return schema::embedding_answer();
   if (path == "/v1/rerank" || path == "/rerank") return schema::rerank_answer();
-  if (path == "/v1/models")
-    return schema::object({{"object", schema::one_of({"list"})}, {"data", schema::list_of(schema::model_answer())}});
+  if (path == "/v1/messages") {
+    OrderedJson content = schema::list_of(schema::message_block());
+    content["minItems"] = 1;
+    return schema::message_answer(content, schema::message_reasons());
+  }
+  if (path == "/v1/messages/count_tokens") return schema::object({{"input_tokens", schema::count()}});
+  if (path == "/v1/models") {
+    return schema::object({{"object", schema::one_of({"list"})},
+                           {"data", schema::list_of(schema::model_answer())},
+                           {"has_more", schema::one_of({false})},
+                           {"first_id", schema::text()},
+                           {"last_id", schema::text()}});
+  }
   if (path == "/v1/models/") return schema::model_answer();
   if (path == "/detokenize" || path == "/apply-template") return schema::object({{"prompt", schema::text()}});
   if (path == "/tokenize") {
@@ -231,6 +303,7 @@ OrderedJson event_schema(const std::string& path) {
     const OrderedJson choice = schema::completion_choice(schema::nullable(schema::finish()));
     return choices(schema::choices_event("text_completion", choice));
   }
+  if (path == "/v1/messages") return schema::event(schema::message_event(), {{"event", schema::text()}});
   if (path != "/v1/responses") return {};
   const OrderedJson name = {{"type", "string"}, {"pattern", "^response\\."}};
   const OrderedJson data = {{"type", "object"},
@@ -240,10 +313,13 @@ OrderedJson event_schema(const std::string& path) {
 }
 
 OrderedJson error_schema() {
-  return schema::object({{"error", schema::object({{"message", schema::text()},
-                                                   {"type", schema::text()},
-                                                   {"param", schema::nullable(schema::text())},
-                                                   {"code", schema::nullable(schema::text())}})}});
+  return schema::object({{"error", schema::told_error()}});
+}
+
+OrderedJson message_error_schema() {
+  return schema::object({{"type", schema::one_of({"error"})},
+                         {"error", schema::told_error()},
+                         {"request_id", schema::nullable(schema::text())}});
 }
 
 }  // namespace metal_marlin::server

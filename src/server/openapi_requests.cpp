@@ -54,18 +54,26 @@ OrderedJson model_name(const Service& service) {
   return {{"type", "string"}, {"enum", names}};
 }
 
+OrderedJson object_of(const Properties& properties, const std::vector<std::string>& required) {
+  OrderedJson value = {{"type", "object"}, {"properties", OrderedJson::object()}};
+  for (const auto& [name, property] : properties) value["properties"][name] = property;
+  if (!required.empty()) value["required"] = required;
+  value["additionalProperties"] = type("null");
+  return value;
+}
+
+// What ends answers, however it is called.
+OrderedJson stop_texts() {
+  return either({some_text(), list_of(some_text(), 0, kMaxStops)});
+}
+
 // What all requests for text take.
 Properties with_sampling(const Service& service, Properties own) {
-  const OrderedJson stream_options = {
-      {"type", "object"},
-      {"properties", {{"include_usage", nullable(flag())}, {"include_obfuscation", nullable(flag())}}},
-      {"additionalProperties", type("null")}};
   const OrderedJson biases = {{"type", "object"},
                               {"patternProperties", {{decimal_pattern(vocabulary_of(service) - 1), number(-100, 100)}}},
                               {"additionalProperties", false}};
   const Properties shared = {{"model", model_name(service)},
                              {"stream", flag()},
-                             {"stream_options", stream_options},
                              {"temperature", number(0, 2)},
                              {"top_p", number(1e-6, 1)},
                              {"top_k", integer(-1, INT32_MAX)},
@@ -76,7 +84,6 @@ Properties with_sampling(const Service& service, Properties own) {
                              {"repetition_penalty", number(0.01, 100)},
                              {"logit_bias", biases},
                              {"seed", integer(INT64_MIN, INT64_MAX)},
-                             {"stop", either({some_text(), list_of(some_text(), 0, kMaxStops)})},
                              {"stop_token_ids", list_of(token(service))},
                              {"ignore_eos", flag()},
                              {"min_tokens", integer(0, INT32_MAX)},
@@ -85,12 +92,15 @@ Properties with_sampling(const Service& service, Properties own) {
   return own;
 }
 
-OrderedJson object_of(const Properties& properties, const std::vector<std::string>& required) {
-  OrderedJson value = {{"type", "object"}, {"properties", OrderedJson::object()}};
-  for (const auto& [name, property] : properties) value["properties"][name] = property;
-  if (!required.empty()) value["required"] = required;
-  value["additionalProperties"] = type("null");
-  return value;
+// And OpenAI's alone.
+Properties with_openai_sampling(const Service& service, Properties own) {
+  own.emplace_back("stream_options", object_of({{"include_usage", nullable(flag())},
+                                                {"include_obfuscation", nullable(flag())},
+                                                {"continuous_usage_stats", nullable(flag())}},
+                                               {}));
+  own.emplace_back("stop", stop_texts());
+  own.emplace_back("include_stop_str_in_output", flag());
+  return with_sampling(service, std::move(own));
 }
 
 OrderedJson json_schema() {
@@ -166,10 +176,19 @@ Properties with_tools(Properties own, bool flat) {
                                {"description", nullable(text())},
                                {"strict", nullable(flag())},
                                {"parameters", nullable(type("object"))}};
-  const OrderedJson choice = either({one_of({"none", "auto", "required"}), tool({{"name", tool_name()}})});
+  const OrderedJson one = tool({{"name", tool_name()}});
+  const OrderedJson mode = one_of({"auto", "required"});
+  OrderedJson some = named({{"mode", mode}, {"tools", list_of(one, 1, kMostTools)}}, {"mode", "tools"});
+  if (!flat) some = named({{"allowed_tools", some}}, {"allowed_tools"});
+  some["required"].push_back("type");
+  some["properties"]["type"] = one_of({"allowed_tools"});
+  const OrderedJson choice = either({one_of({"none", "auto", "required"}), one, some});
   own.emplace_back("tools", list_of(tool(function), 0, kMostTools));
   own.emplace_back("tool_choice", choice);
   own.emplace_back("parallel_tool_calls", flag());
+  if (flat) return own;
+  own.emplace_back("functions", list_of(named(function, {"name"}), 0, kMostTools));
+  own.emplace_back("function_call", either({one_of({"none", "auto"}), named({{"name", tool_name()}}, {"name"})}));
   return own;
 }
 
@@ -181,13 +200,18 @@ Properties with_messages(Properties own) {
   const OrderedJson called =
       named({{"name", some_text()}, {"arguments", either({text(), type("object"), type("null")})}}, {"name"});
   const OrderedJson calls = list_of(named({{"id", nullable(text())}, {"function", called}}, {"function"}));
+  const OrderedJson legacy = named({{"name", some_text()}, {"arguments", nullable(text())}}, {"name"});
+  const OrderedJson with_legacy = {{"required", {"function_call"}}, {"properties", {{"function_call", legacy}}}};
   const OrderedJson with_content = {{"required", {"content"}}, {"properties", {{"content", content}}}};
   const OrderedJson with_calls = {{"required", {"tool_calls"}}, {"properties", {{"tool_calls", calls}}}};
-  const OrderedJson message = {
-      {"type", "object"},
-      {"required", {"role"}},
-      {"properties", {{"role", {{"enum", kRoles}}}, {"content", nullable(content)}, {"tool_calls", nullable(calls)}}},
-      {"anyOf", OrderedJson::array({with_content, with_calls})}};
+  const OrderedJson message = {{"type", "object"},
+                               {"required", {"role"}},
+                               {"properties",
+                                {{"role", {{"enum", kRoles}}},
+                                 {"content", nullable(content)},
+                                 {"tool_calls", nullable(calls)},
+                                 {"function_call", nullable(legacy)}}},
+                               {"anyOf", OrderedJson::array({with_content, with_calls, with_legacy})}};
   OrderedJson messages = list_of(message);
   messages["minItems"] = 1;
   const Properties shared = {{"messages", messages},
@@ -199,12 +223,14 @@ Properties with_messages(Properties own) {
   return with_tools(std::move(own), false);
 }
 
-// A field that is null is as one that is not there; `required` must be more than that.
-OrderedJson body(const Properties& properties, const char* required, bool idle_fields = false) {
-  OrderedJson value = {{"type", "object"}, {"required", {required}}, {"properties", OrderedJson::object()}};
-  if (idle_fields) value["properties"] = schemas_of_idle_fields();
+// A field that is null is as one that is not there; those that are required must be more than that.
+OrderedJson body(const Properties& properties, const std::vector<std::string>& required,
+                 std::optional<Api> idle_fields = std::nullopt) {
+  OrderedJson value = {{"type", "object"}, {"required", required}, {"properties", OrderedJson::object()}};
+  if (idle_fields) value["properties"] = schemas_of_idle_fields(*idle_fields);
   for (const auto& [name, property] : properties) {
-    value["properties"][name] = name == required ? property : nullable(property);
+    const bool must_be = std::find(required.begin(), required.end(), name) != required.end();
+    value["properties"][name] = must_be ? property : nullable(property);
   }
   value["additionalProperties"] = type("null");
   return value;
@@ -214,13 +240,13 @@ OrderedJson completion_body(const Service& service) {
   const std::int64_t context = largest(service, &ModelStatus::context);
   const OrderedJson tokens = list_of(token(service), 1, static_cast<std::size_t>(context - 1));
   const OrderedJson prompts = list_of(either({some_text(), tokens}), 1, kMaxChoices);
-  return body(with_sampling(service, with_grammars({{"prompt", either({some_text(), tokens, prompts})},
-                                                    {"max_tokens", integer(0, INT32_MAX)},
-                                                    {"n", integer(1, kMaxChoices)},
-                                                    {"echo", flag()},
-                                                    {"response_format", response_format()},
-                                                    {"logprobs", integer(0, kMaxLogprobs)}})),
-              "prompt", true);
+  return body(with_openai_sampling(service, with_grammars({{"prompt", either({some_text(), tokens, prompts})},
+                                                           {"max_tokens", integer(0, INT32_MAX)},
+                                                           {"n", integer(1, kMaxChoices)},
+                                                           {"echo", flag()},
+                                                           {"response_format", response_format()},
+                                                           {"logprobs", integer(0, kMaxLogprobs)}})),
+              {"prompt"}, Api::kOpenAi);
 }
 
 OrderedJson chat_body(const Service& service) {
@@ -232,7 +258,7 @@ OrderedJson chat_body(const Service& service) {
                           {"response_format", response_format()},
                           {"separate_reasoning", flag()},
                           {"thinking_budget", integer(1, INT32_MAX)}};
-  return body(with_messages(with_sampling(service, with_grammars(own))), "messages", true);
+  return body(with_messages(with_openai_sampling(service, with_grammars(own))), {"messages"}, Api::kOpenAi);
 }
 
 OrderedJson response_part(const OrderedJson& types) {
@@ -279,7 +305,91 @@ OrderedJson response_body(const Service& service) {
                           {"text", text_format()},
                           {"reasoning", reasoning},
                           {"chat_template_kwargs", template_variables()}};
-  return body(with_sampling(service, with_grammars(with_tools(own, true))), "input", true);
+  return body(with_openai_sampling(service, with_grammars(with_tools(own, true))), {"input"}, Api::kOpenAi);
+}
+
+OrderedJson text_block() {
+  return named({{"type", one_of({"text"})}, {"text", text()}}, {"type", "text"});
+}
+
+// Messages of Anthropic's API; that a result is of a call before it, a schema cannot say.
+OrderedJson block_messages() {
+  const OrderedJson texts = either({text(), list_of(text_block())});
+  const OrderedJson result = named({{"type", one_of({"tool_result"})},
+                                    {"tool_use_id", text()},
+                                    {"content", nullable(texts)},
+                                    {"is_error", nullable(flag())}},
+                                   {"type", "tool_use_id"});
+  const OrderedJson call =
+      named({{"type", one_of({"tool_use"})}, {"id", text()}, {"name", some_text()}, {"input", type("object")}},
+            {"type", "id", "name", "input"});
+  const OrderedJson thought = named({{"type", one_of({"thinking"})}, {"thinking", text()}}, {"type", "thinking"});
+  const OrderedJson hidden = named({{"type", one_of({"redacted_thinking"})}}, {"type"});
+  const auto message = [](const char* role, const std::vector<OrderedJson>& blocks) {
+    return named({{"role", one_of({role})}, {"content", either({text(), list_of(either(blocks))})}},
+                 {"role", "content"});
+  };
+  OrderedJson messages =
+      list_of(either({message("user", {text_block(), result}),
+                      message("assistant", {text_block(), thought, hidden, call}), message("system", {text_block()})}));
+  messages["minItems"] = 1;
+  return messages;
+}
+
+OrderedJson message_tool() {
+  return object_of({{"name", tool_name()},
+                    {"input_schema", type("object")},
+                    {"type", one_of({"custom", nullptr})},
+                    {"description", nullable(text())},
+                    {"strict", nullable(flag())},
+                    {"input_examples", nullable(list_of(type("object")))},
+                    {"eager_input_streaming", nullable(flag())},
+                    {"defer_loading", one_of({false, nullptr})},
+                    {"allowed_callers", one_of({OrderedJson::array({"direct"}), nullptr})},
+                    {"cache_control", OrderedJson::object()}},
+                   {"name", "input_schema"});
+}
+
+OrderedJson message_choice() {
+  const OrderedJson parallel = nullable(flag());
+  return either(
+      {object_of({{"type", one_of({"auto", "any", "none"})}, {"disable_parallel_tool_use", parallel}}, {"type"}),
+       object_of({{"type", one_of({"tool"})}, {"name", tool_name()}, {"disable_parallel_tool_use", parallel}},
+                 {"type", "name"})});
+}
+
+OrderedJson thinking() {
+  const OrderedJson display = one_of({"summarized", "omitted", nullptr});
+  return either(
+      {object_of({{"type", one_of({"enabled"})}, {"budget_tokens", integer(1, INT32_MAX)}, {"display", display}},
+                 {"type", "budget_tokens"}),
+       object_of({{"type", one_of({"adaptive"})}, {"display", display}}, {"type"}),
+       object_of({{"type", one_of({"disabled"})}}, {"type"})});
+}
+
+// What both /v1/messages and its count_tokens take.
+Properties with_blocks(Properties own) {
+  Properties named = named_schema();
+  named.emplace_back("type", one_of({"json_schema"}));
+  const OrderedJson format = object_of(named, {"type", "schema"});
+  const Properties shared = {
+      {"messages", block_messages()},
+      {"system", either({text(), list_of(text_block())})},
+      {"tools", list_of(message_tool(), 0, kMostTools)},
+      {"tool_choice", message_choice()},
+      {"thinking", thinking()},
+      {"output_format", format},
+      {"output_config", object_of({{"format", nullable(format)}, {"effort", nullable(text())}}, {})},
+      {"chat_template_kwargs", template_variables()}};
+  own.insert(own.end(), shared.begin(), shared.end());
+  return with_grammars(std::move(own));
+}
+
+OrderedJson message_body(const Service& service) {
+  const Properties own = {{"max_tokens", integer(1, INT32_MAX)},
+                          {"stop_sequences", stop_texts()},
+                          {"metadata", object_of({{"user_id", nullable(text())}}, {})}};
+  return body(with_blocks(with_sampling(service, own)), {"messages", "max_tokens"}, Api::kAnthropic);
 }
 
 OrderedJson tokenize_body(const Service& service) {
@@ -288,9 +398,9 @@ OrderedJson tokenize_body(const Service& service) {
                                     {"add_special_tokens", flag()},
                                     {"parse_special", flag()},
                                     {"return_token_strs", flag()}},
-                                   "prompt");
+                                   {"prompt"});
   const OrderedJson of_messages =
-      body(with_messages({{"model", model_name(service)}, {"return_token_strs", flag()}}), "messages");
+      body(with_messages({{"model", model_name(service)}, {"return_token_strs", flag()}}), {"messages"});
   return either({of_text, of_messages});
 }
 
@@ -330,14 +440,18 @@ OrderedJson request_schema(const std::string& path, const Service& service) {
   if (path == "/v1/responses") return schema::response_body(service);
   if (path == "/v1/embeddings") return schema::embedding_body(service);
   if (path == "/v1/rerank" || path == "/rerank") return schema::rerank_body(service);
+  if (path == "/v1/messages") return schema::message_body(service);
+  if (path == "/v1/messages/count_tokens") {
+    return schema::body(schema::with_blocks({{"model", schema::model_name(service)}}), {"messages"}, Api::kAnthropic);
+  }
   if (path == "/tokenize") return schema::tokenize_body(service);
   if (path == "/apply-template")
-    return schema::body(schema::with_messages({{"model", schema::model_name(service)}}), "messages");
+    return schema::body(schema::with_messages({{"model", schema::model_name(service)}}), {"messages"});
   if (path != "/detokenize") return {};
   return schema::body({{"model", schema::model_name(service)},
                        {"tokens", schema::list_of(schema::token(service))},
                        {"skip_special_tokens", schema::flag()}},
-                      "tokens");
+                      {"tokens"});
 }
 
 }  // namespace metal_marlin::server

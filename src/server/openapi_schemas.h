@@ -16,7 +16,8 @@ OrderedJson answer_schema(const std::string& path);
 // An event of what a route answers where `stream` is true; null: it never does.
 OrderedJson event_schema(const std::string& path);
 
-// What everything that went wrong is answered with.
+// What everything that went wrong is answered with; of Anthropic's API in its shape.
 OrderedJson error_schema();
+OrderedJson message_error_schema();
 
 }  // namespace metal_marlin::server

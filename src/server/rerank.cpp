@@ -153,7 +153,7 @@ class PairScores : public std::enable_shared_from_this<PairScores> {
     if (const auto failure = failure_of(event)) {
       over_ = true;
       generation_->cancel();
-      return call_.exchange->respond(failure->status, "application/json", error_body(*failure));
+      return call_.exchange->respond(failure->status, "application/json", call_.error(*failure));
     }
     for (const TokenLogprob& drawn : event.logprobs) {
       const double yes = drawn.asked[0];

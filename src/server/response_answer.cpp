@@ -141,7 +141,7 @@ void ResponseAnswer::end(const char* status) {
 void ResponseAnswer::fail(const ApiError& error) {
   over_ = true;
   generation_->cancel();
-  if (!streaming_) return call_.exchange->respond(error.status, "application/json", error_body(error));
+  if (!streaming_) return call_.exchange->respond(error.status, "application/json", call_.error(error));
   if (is_open_) items_.back().status = "incomplete";
   error_ = {{"code", error.code.empty() ? "server_error" : error.code}, {"message", error.what()}};
   send("response.failed", {{"response", response("failed")}});

@@ -125,7 +125,7 @@ OrderedJson shown_text(const OrderedJson& body) {
 }  // namespace
 
 Conversation read_response_conversation(Fields& fields) {
-  Conversation conversation{read_input(fields), {}, read_tools(fields, true)};
+  Conversation conversation{read_input(fields), {}, read_tools(fields, ToolStyle::kResponse), {}};
   if (auto reasoning = fields.object("reasoning")) {
     if (const auto effort = reasoning->text("effort")) add_reasoning_effort(*effort, conversation.options);
     constexpr std::array<std::string_view, 2> harmless = {"summary", "generate_summary"};

@@ -9,12 +9,14 @@
 namespace metal_marlin::server {
 namespace {
 
-constexpr std::array<Route, 18> kRoutes = {{{"POST", "/v1/completions", false, answer_completions},
+constexpr std::array<Route, 20> kRoutes = {{{"POST", "/v1/completions", false, answer_completions},
                                             {"POST", "/v1/chat/completions", false, answer_chat_completions},
                                             {"POST", "/v1/responses", false, answer_responses},
                                             {"POST", "/v1/embeddings", false, answer_embeddings},
                                             {"POST", "/v1/rerank", false, answer_rerank},
                                             {"POST", "/rerank", false, answer_rerank},
+                                            {"POST", "/v1/messages", false, answer_messages},
+                                            {"POST", "/v1/messages/count_tokens", false, answer_count_tokens},
                                             {"GET", "/v1/models", false, answer_models},
                                             {"GET", "/v1/models/", false, answer_model},
                                             {"POST", "/tokenize", false, answer_tokenize},

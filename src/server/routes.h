@@ -32,6 +32,9 @@ void answer_responses(Service& service, const Call& call);
 void answer_embeddings(Service& service, const Call& call);
 // rerank.cpp
 void answer_rerank(Service& service, const Call& call);
+// messages.cpp
+void answer_messages(Service& service, const Call& call);
+void answer_count_tokens(Service& service, const Call& call);
 // text_routes.cpp
 void answer_tokenize(Service& service, const Call& call);
 void answer_detokenize(Service& service, const Call& call);

@@ -20,12 +20,23 @@ struct Unsupported {
   std::vector<OrderedJson> idle;
 };
 
-const std::vector<Unsupported>& unsupported_fields() {
+const std::vector<Unsupported>& unsupported_fields(Api api) {
+  static const OrderedJson keeps_thoughts = {
+      {"edits", OrderedJson::array({{{"type", "clear_thinking_20251015"}, {"keep", "all"}}})}};
+  static const std::vector<Unsupported> of_messages = {
+      {"mcp_servers", "no servers are called", {OrderedJson::array()}},
+      {"container", "nothing is run here", {}},
+      {"context_management",
+       "conversations are not edited",
+       {OrderedJson::object(), {{"edits", OrderedJson::array()}}, keeps_thoughts}},
+      {"diagnostics",
+       "nothing is known of earlier requests",
+       {OrderedJson::object(), {{"previous_message_id", nullptr}}}}};
   static const std::vector<Unsupported> all = {
       {"tools", "completions have no tools", {OrderedJson::array()}},
       {"tool_choice", "completions have no tools", {"none", "auto"}},
-      {"functions", "tools have taken its place", {OrderedJson::array()}},
-      {"function_call", "tool_choice has taken its place", {"none", "auto"}},
+      {"functions", "chats alone have functions", {OrderedJson::array()}},
+      {"function_call", "chats alone have functions", {"none", "auto"}},
       {"response_format", "a response has text.format in its place", {{{"type", "text"}}}},
       {"modalities", "answers are text", {OrderedJson::array({"text"})}},
       {"audio", "answers are text", {}},
@@ -45,8 +56,9 @@ const std::vector<Unsupported>& unsupported_fields() {
        "it is a response's; here it is response_format",
        {{{"format", {{"type", "text"}}}}, OrderedJson::object()}},
       {"truncate_prompt_tokens", "prompts are not cut", {}},
+      {"prompt_logprobs", "a completion with echo and logprobs has them", {}},
   };
-  return all;
+  return api == Api::kAnthropic ? of_messages : all;
 }
 
 // Fields that name, file or bill a request, or say how fast it should be.
@@ -62,6 +74,13 @@ constexpr std::array<std::string_view, 12> kHarmless = {"user",
                                                         "request_id",
                                                         "verbosity",
                                                         "spaces_between_special_tokens"};
+
+constexpr std::array<std::string_view, 5> kHarmlessInMessages = {"metadata", "service_tier", "cache_control",
+                                                                 "inference_geo", "speed"};
+
+std::span<const std::string_view> harmless_fields(Api api) {
+  return api == Api::kAnthropic ? std::span<const std::string_view>(kHarmlessInMessages) : kHarmless;
+}
 
 // As it is written in decimal, and in no other way, so that none is there twice.
 std::optional<TokenId> token_id(const std::string& text, std::int64_t vocabulary) {
@@ -112,28 +131,43 @@ SamplerOptions read_sampler(Fields& fields, const ModelInfo& model) {
   return sampler;
 }
 
-}  // namespace
-
-TextOptions read_text_options(Fields& fields, const ModelInfo& model) {
+// What all requests for text have, however they call what ends an answer.
+TextOptions read_options(Fields& fields, const ModelInfo& model, const char* stop_key) {
   TextOptions out;
   out.engine.sampler = read_sampler(fields, model);
-  out.engine.samples = static_cast<int>(fields.integer("n", 1, kMaxChoices).value_or(1));
-  out.engine.stop = fields.texts("stop");
+  out.engine.stop = fields.texts(stop_key);
   if (std::any_of(out.engine.stop.begin(), out.engine.stop.end(), [](const auto& text) { return text.empty(); }))
-    throw ApiError(400, "stop has a text that is empty, expected texts that can end an answer", "stop");
-  if (out.engine.stop.size() > kMaxStops) fields.wrong("stop", fmt::format("at most {} texts", kMaxStops));
+    throw ApiError(400, fmt::format("{} has a text that is empty, expected texts that can end an answer", stop_key),
+                   stop_key);
+  if (out.engine.stop.size() > kMaxStops) fields.wrong(stop_key, fmt::format("at most {} texts", kMaxStops));
   out.engine.stop_ids = fields.token_ids("stop_token_ids", model.vocab);
   out.engine.ignore_end = fields.boolean("ignore_eos", false);
   out.engine.min_tokens = static_cast<int>(fields.integer("min_tokens", 0, INT32_MAX).value_or(0));
   out.engine.priority = static_cast<int>(fields.integer("priority", INT32_MIN, INT32_MAX).value_or(0));
   out.stream = fields.boolean("stream", false);
+  return out;
+}
+
+}  // namespace
+
+TextOptions read_text_options(Fields& fields, const ModelInfo& model) {
+  TextOptions out = read_options(fields, model, "stop");
+  out.engine.samples = static_cast<int>(fields.integer("n", 1, kMaxChoices).value_or(1));
+  out.engine.show_stop = fields.boolean("include_stop_str_in_output", false);
   if (auto options = fields.object("stream_options")) {
     if (!out.stream) throw conflict("stream_options is only for stream: true", "stream_options");
     out.usage_at_end = options->boolean("include_usage", false);
+    out.usage_in_chunks = options->boolean("continuous_usage_stats", false);
+    if (out.usage_in_chunks && !out.usage_at_end)
+      throw conflict("continuous_usage_stats needs include_usage: true", "stream_options.continuous_usage_stats");
     options->boolean("include_obfuscation", false);  // nothing is obfuscated
     options->refuse_others({});
   }
   return out;
+}
+
+TextOptions read_message_options(Fields& fields, const ModelInfo& model) {
+  return read_options(fields, model, "stop_sequences");
 }
 
 std::optional<int> read_max_tokens(Fields& fields, std::span<const char* const> keys, int least) {
@@ -145,21 +179,21 @@ std::optional<int> read_max_tokens(Fields& fields, std::span<const char* const> 
   return most;
 }
 
-void refuse_unsupported(Fields& fields) {
-  for (const Unsupported& field : unsupported_fields()) {
+void refuse_unsupported(Fields& fields, Api api) {
+  for (const Unsupported& field : unsupported_fields(api)) {
     if (fields.was_read(field.key)) continue;
     const OrderedJson* const value = fields.find(field.key);
     if (value == nullptr || std::find(field.idle.begin(), field.idle.end(), *value) != field.idle.end()) continue;
     throw ApiError(400, fmt::format("{} is not supported: {}", fields.name_of(field.key), field.why),
                    fields.name_of(field.key), "unsupported_parameter");
   }
-  fields.refuse_others(kHarmless);
+  fields.refuse_others(harmless_fields(api));
 }
 
-OrderedJson schemas_of_idle_fields() {
+OrderedJson schemas_of_idle_fields(Api api) {
   OrderedJson schemas = OrderedJson::object();
-  for (const std::string_view name : kHarmless) schemas[std::string(name)] = OrderedJson::object();
-  for (const Unsupported& field : unsupported_fields()) {
+  for (const std::string_view name : harmless_fields(api)) schemas[std::string(name)] = OrderedJson::object();
+  for (const Unsupported& field : unsupported_fields(api)) {
     OrderedJson& values = schemas[field.key]["enum"] = OrderedJson::array({nullptr});
     for (const OrderedJson& value : field.idle) values.push_back(value);
   }

@@ -51,7 +51,9 @@ Server::Server(const ServerOptions& options)
       service_(log_) {
   http_ = std::make_unique<HttpServer>(
       options.http, [this](const std::shared_ptr<Exchange>& exchange) { handle(exchange); },
-      [](int status, const std::string& message) { return error_body(ApiError(status, message)); },
+      [](int status, const std::string& path, const std::string& message) {
+        return error_body(ApiError(status, message), path, {});
+      },
       [this](const HttpRequest& request, const std::string& message, const HttpOutcome& outcome) {
         LogEntry entry(request, "");
         entry.set("error", message);
@@ -63,6 +65,7 @@ Server::Server(const ServerOptions& options)
     again.has_turn = true;
     http_->take_turn([this, again, route] { attempt(again, [this, again, route] { route(service_, again); }); });
   };
+  service_.keep_billing_line = options.keep_billing_line;
   if (http_->on_loopback()) guard_.only_local_hosts();
 }
 
@@ -83,6 +86,7 @@ void Server::handle(const std::shared_ptr<Exchange>& exchange) {
   const Call call = {exchange, std::make_shared<LogEntry>(exchange->request(), id), id, {}};
   exchange->headers = guard_.cors_headers(exchange->request());
   exchange->headers.emplace_back("X-Request-Id", id);
+  if (is_message_path(exchange->request().path)) exchange->headers.emplace_back("request-id", id);
   exchange->when_over([this, log = call.log](const HttpOutcome& outcome) {
     log_.write(log->line(outcome));
     service_.metrics.answered(outcome.status);
@@ -97,7 +101,7 @@ void Server::fail(const Call& call, const ApiError& error) {
   if (error.status == 405) exchange->headers.emplace_back("Allow", allowed_methods(exchange->request().path));
   if (error.status == 429) exchange->headers.emplace_back("Retry-After", "1");
   if (error.code == kModelLoading) exchange->headers.emplace_back("Retry-After", "10");
-  exchange->respond(error.status, "application/json", error_body(error));
+  exchange->respond(error.status, "application/json", call.error(error));
 }
 
 void Server::attempt(const Call& call, const std::function<void()>& what) {

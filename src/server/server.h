@@ -15,6 +15,7 @@ struct ServerOptions {
   GuardOptions guard;
   std::string log_file;  // empty: the standard error
   bool log_prompts = false;
+  bool keep_billing_line = false;  // of the system prompts of Anthropic's API
 };
 
 class Server {

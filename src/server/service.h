@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "server/access_log.h"
+#include "server/api_error.h"
 #include "server/grammar_cache.h"
 #include "server/http/http.h"
 #include "server/metrics.h"
@@ -27,6 +28,8 @@ struct Call {
   std::shared_ptr<ModelLeases> models = std::make_shared<ModelLeases>();
 
   [[nodiscard]] const HttpRequest& request() const { return exchange->request(); }
+  // The body of an error, as the client's API has it.
+  [[nodiscard]] std::string error(const ApiError& error) const { return error_body(error, request().path, id); }
 };
 
 struct Service;
@@ -45,6 +48,7 @@ struct Service {
   // Answers a call once more, with its turn: for what takes so long that several at a time would hold up all others.
   std::function<void(const Call& call, AnswerRoute answer)> take_turn;
   std::atomic<bool> draining = false;
+  bool keep_billing_line = false;  // of system prompts
   // Last: their engines tell the others until they end.
   Models models{[this](const std::string& name, const EngineStats& stats) { metrics.unloaded(name, stats); }};
 };

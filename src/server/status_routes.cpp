@@ -1,4 +1,5 @@
 // Routes that tell about the server.
+#include <fmt/chrono.h>
 #include <fmt/format.h>
 
 #include "metal_marlin/inspect.h"
@@ -9,13 +10,21 @@
 namespace metal_marlin::server {
 namespace {
 
+// By OpenAI's names, and then by Anthropic's: clients of either read what they know.
 OrderedJson describe_model(const ModelStatus& model) {
+  const OrderedJson most = model.context ? OrderedJson(*model.context - 1) : OrderedJson();
   OrderedJson value = {{"id", model.name},
                        {"object", "model"},
                        {"created", model.created},
                        {"owned_by", "metal-marlin"},
                        {"max_model_len", model.context ? OrderedJson(*model.context) : OrderedJson()},
-                       {"state", model.state}};
+                       {"state", model.state},
+                       {"type", "model"},
+                       {"display_name", model.name},
+                       {"created_at", fmt::format("{:%Y-%m-%dT%H:%M:%S}Z", fmt::gmtime(model.created))},
+                       {"lifecycle", "active"},
+                       {"max_input_tokens", most},
+                       {"max_tokens", most}};
   if (!model.failure.empty()) value["failure"] = model.failure;
   return value;
 }
@@ -29,7 +38,11 @@ void answer_json(const Call& call, int status, const OrderedJson& value) {
 void answer_models(Service& service, const Call& call) {
   OrderedJson list = OrderedJson::array();
   for (const ModelStatus& model : service.models.all()) list.push_back(describe_model(model));
-  answer_json(call, 200, {{"object", "list"}, {"data", std::move(list)}});
+  const OrderedJson first = list.front()["id"];
+  const OrderedJson last = list.back()["id"];
+  answer_json(
+      call, 200,
+      {{"object", "list"}, {"data", std::move(list)}, {"has_more", false}, {"first_id", first}, {"last_id", last}});
 }
 
 void answer_model(Service& service, const Call& call) {

@@ -31,54 +31,144 @@ std::string function_name(Fields& fields) {
   return *name;
 }
 
-ToolFunction read_function(Fields& fields) {
+const char* schema_key(ToolStyle style) {
+  return style == ToolStyle::kMessage ? "input_schema" : "parameters";
+}
+
+ToolFunction read_function(Fields& fields, ToolStyle style) {
   ToolFunction function;
   function.name = function_name(fields);
   fields.text("description");
   function.strict = fields.boolean("strict", false);
-  const OrderedJson* const parameters = fields.find("parameters");
-  if (parameters == nullptr) return function;
-  if (!parameters->is_object()) fields.wrong("parameters", "a JSON Schema, an object");
+  const char* const key = schema_key(style);
+  const OrderedJson* const parameters = fields.find(key);
+  if (parameters == nullptr && style != ToolStyle::kMessage) return function;
+  if (parameters == nullptr || !parameters->is_object()) fields.wrong(key, "a JSON Schema, an object");
   function.parameters = json_text(*parameters);
   return function;
 }
 
-// The function's own fields; nested: those of its member `function`.
-Fields function_fields(Fields& tool, bool flat) {
+void check_type(Fields& tool, std::string_view expected) {
   const std::string type = tool.text("type").value_or("");
-  if (type != "function") {
-    throw ApiError(400,
-                   fmt::format("{} is {}, expected function: others are not run here", tool.name_of("type"),
-                               OrderedJson(type).dump()),
-                   tool.name_of("type"), "unsupported_tool");
-  }
-  if (flat) return tool;
+  if (type == expected) return;
+  throw ApiError(400,
+                 fmt::format("{} is {}, expected {}: others are not run here", tool.name_of("type"),
+                             OrderedJson(type).dump(), expected),
+                 tool.name_of("type"), "unsupported_tool");
+}
+
+// Those of Anthropic's API are `custom`, or have no type; its fields that are for more than the model's own calls must
+// ask for nothing.
+void check_message_tool(Fields& tool) {
+  if (tool.find("type") != nullptr) check_type(tool, "custom");
+  if (tool.boolean("defer_loading", false)) tool.wrong("defer_loading", "false: tools are shown from the start");
+  const OrderedJson* const callers = tool.find("allowed_callers");
+  if (callers != nullptr && *callers != OrderedJson::array({"direct"}))
+    tool.wrong("allowed_callers", "[\"direct\"]: no code is run here");
+  const OrderedJson* const examples = tool.find("input_examples");
+  if (examples != nullptr && !examples->is_array()) tool.wrong("input_examples", "a list of objects");
+  tool.boolean("eager_input_streaming", true);  // inputs are streamed as they are made
+}
+
+// The function's own fields, of a tool or of a choice; in chats those of its member `function`.
+Fields function_fields(Fields& tool, ToolStyle style) {
+  check_type(tool, "function");
+  if (style != ToolStyle::kChat) return tool;
   auto function = tool.object("function");
   if (!function) tool.wrong("function", "an object");
   return *function;
 }
 
-void read_list(const OrderedJson& list, bool flat, Tools& tools) {
+// As templates know functions: with everything that a tool says of itself.
+OrderedJson shown_function(const OrderedJson& fields, ToolStyle style) {
+  OrderedJson shown = OrderedJson::object();
+  for (const auto& [key, value] : fields.items()) {
+    const bool is_own = key == "type" || key == "cache_control" || key == "eager_input_streaming" ||
+                        key == "defer_loading" || key == "allowed_callers";
+    if (!is_own && !value.is_null()) shown[key == schema_key(style) ? "parameters" : key] = value;
+  }
+  if (!shown.contains("description")) shown["description"] = "";  // templates ask for it
+  if (!shown.contains("parameters")) shown["parameters"] = {{"type", "object"}, {"properties", OrderedJson::object()}};
+  return {{"type", "function"}, {"function", std::move(shown)}};
+}
+
+void add_function(Fields& fields, const OrderedJson& value, ToolStyle style, Tools& tools) {
   constexpr std::array<std::string_view, 1> own = {"type"};
+  constexpr std::array<std::string_view, 1> cached = {"cache_control"};
+  ToolFunction function = read_function(fields, style);
+  fields.refuse_others(style == ToolStyle::kMessage ? std::span(cached) : std::span(own));
+  const auto same = [&](const ToolFunction& each) { return each.name == function.name; };
+  if (std::any_of(tools.functions.begin(), tools.functions.end(), same)) {
+    throw conflict(fmt::format("{} is {}, as of another function", fields.name_of("name"), function.name),
+                   fields.name_of("name"));
+  }
+  tools.shown.push_back(shown_function(value, style));
+  tools.functions.push_back(std::move(function));
+}
+
+void read_list(const OrderedJson& list, ToolStyle style, Tools& tools) {
   for (std::size_t i = 0; i < list.size(); ++i) {
     Fields tool(list[i], fmt::format("tools[{}]", i));
-    Fields fields = function_fields(tool, flat);
-    ToolFunction function = read_function(fields);
-    fields.refuse_others(own);
-    const auto same = [&](const ToolFunction& each) { return each.name == function.name; };
-    if (std::any_of(tools.functions.begin(), tools.functions.end(), same))
-      fields.wrong("name", "a name that no other function has");
-    OrderedJson shown = flat ? list[i] : list[i]["function"];
-    if (flat) shown.erase("type");
-    if (!shown.contains("description")) shown["description"] = "";  // templates ask for it
-    if (!shown.contains("parameters") || shown["parameters"].is_null())
-      shown["parameters"] = {{"type", "object"}, {"properties", OrderedJson::object()}};
-    tools.shown.push_back({{"type", "function"}, {"function", std::move(shown)}});
-    tools.functions.push_back(std::move(function));
+    if (style == ToolStyle::kMessage) {
+      check_message_tool(tool);
+      add_function(tool, list[i], style, tools);
+    } else {
+      Fields fields = function_fields(tool, style);
+      add_function(fields, style == ToolStyle::kChat ? list[i]["function"] : list[i], style, tools);
+    }
   }
 }
 
-void read_choice(Fields& fields, bool flat, Tools& tools) {
+const ToolFunction& named_function(Fields& named, const Tools& tools) {
+  const std::string name = function_name(named);
+  const auto found = std::find_if(tools.functions.begin(), tools.functions.end(),
+                                  [&](const ToolFunction& each) { return each.name == name; });
+  if (found == tools.functions.end()) {
+    throw conflict(fmt::format("{} is {}, which none of the tools is called", named.name_of("name"), name),
+                   named.name_of("name"));
+  }
+  return *found;
+}
+
+void choose_one(Fields& named, Tools& tools) {
+  tools.functions = {ToolFunction(named_function(named, tools))};
+  tools.choice = ToolChoice::kRequired;
+  tools.parallel = false;
+}
+
+// Some of the tools, as if there were no others; the model is still told of all, so that prompts begin alike.
+void choose_some(Fields& choice, ToolStyle style, Tools& tools) {
+  constexpr std::array<std::string_view, 2> modes = {"auto", "required"};
+  auto nested = style == ToolStyle::kChat ? choice.object("allowed_tools") : std::optional<Fields>(choice);
+  if (!nested) choice.wrong("allowed_tools", "an object with mode and tools");
+  if (nested->choice("mode", modes) == "required") tools.choice = ToolChoice::kRequired;
+  const OrderedJson* const list = nested->find("tools");
+  if (list == nullptr || !list->is_array() || list->empty()) nested->wrong("tools", "a list of at least one tool");
+  std::vector<ToolFunction> allowed;
+  for (std::size_t i = 0; i < list->size(); ++i) {
+    Fields entry((*list)[i], fmt::format("{}[{}]", nested->name_of("tools"), i));
+    Fields named = function_fields(entry, style);
+    const ToolFunction& function = named_function(named, tools);
+    if (std::none_of(allowed.begin(), allowed.end(), [&](const auto& each) { return each.name == function.name; }))
+      allowed.push_back(function);
+  }
+  tools.functions = std::move(allowed);
+}
+
+// Anthropic's: {"type": "auto" | "any" | "tool" | "none", "name", "disable_parallel_tool_use"}.
+void read_message_choice(Fields& fields, Tools& tools) {
+  auto choice = fields.object("tool_choice");
+  if (!choice) return;
+  constexpr std::array<std::string_view, 4> types = {"auto", "any", "tool", "none"};
+  const std::string type = choice->choice("type", types);
+  tools.parallel = !choice->boolean("disable_parallel_tool_use", false);
+  if (type == "none") tools.choice = ToolChoice::kNone;
+  if (type == "any") tools.choice = ToolChoice::kRequired;
+  if (type == "tool") choose_one(*choice, tools);
+  choice->refuse_others({});
+}
+
+void read_choice(Fields& fields, ToolStyle style, Tools& tools) {
   const OrderedJson* const choice = fields.find("tool_choice");
   if (choice == nullptr) return;
   tools.asked_choice = *choice;
@@ -87,20 +177,37 @@ void read_choice(Fields& fields, bool flat, Tools& tools) {
   } else if (*choice == "required") {
     tools.choice = ToolChoice::kRequired;
   } else if (choice->is_object()) {
-    Fields named(*choice, "tool_choice");
-    Fields function = function_fields(named, flat);
-    const std::string name = function_name(function);
-    const auto found = std::find_if(tools.functions.begin(), tools.functions.end(),
-                                    [&](const ToolFunction& each) { return each.name == name; });
-    if (found == tools.functions.end()) function.wrong("name", "the name of one of tools");
-    tools.functions = {ToolFunction(*found)};
-    tools.choice = ToolChoice::kRequired;
-    tools.parallel = false;
+    Fields asked(*choice, "tool_choice");
+    if (asked.text("type") == "allowed_tools") return choose_some(asked, style, tools);
+    Fields function = function_fields(asked, style);
+    choose_one(function, tools);
   } else if (*choice != "auto") {
-    fields.wrong("tool_choice", "none, auto, required or an object of type function");
+    fields.wrong("tool_choice", "none, auto, required or an object of type function or allowed_tools");
   }
-  if (tools.choice == ToolChoice::kRequired && tools.functions.empty())
-    throw conflict("tool_choice asks for a call, but there are no tools", "tool_choice");
+}
+
+// What chats had before tools: functions without a type, of which one is called at a time.
+void read_legacy(Fields& fields, Tools& tools) {
+  const OrderedJson* const list = fields.find("functions");
+  const OrderedJson* const choice = fields.find("function_call");
+  if (list != nullptr && !list->is_array()) fields.wrong("functions", "a list of functions");
+  if (list != nullptr && list->size() > kMostTools)
+    fields.wrong("functions", fmt::format("at most {} functions", kMostTools));
+  const bool is_choice = choice != nullptr && *choice != "none" && *choice != "auto";
+  if (is_choice && !choice->is_object()) fields.wrong("function_call", "none, auto or an object with a name");
+  if ((list == nullptr || list->empty()) && !is_choice) return;
+  if (!tools.shown.empty())
+    throw conflict("tools and functions: expected one of them", list == nullptr ? "function_call" : "functions");
+  tools.is_legacy = true;
+  tools.parallel = false;
+  for (std::size_t i = 0; list != nullptr && i < list->size(); ++i) {
+    Fields function((*list)[i], fmt::format("functions[{}]", i));
+    add_function(function, (*list)[i], ToolStyle::kChat, tools);
+  }
+  if (choice != nullptr && *choice == "none") tools.choice = ToolChoice::kNone;
+  if (!is_choice) return;
+  Fields named(*choice, "function_call");
+  choose_one(named, tools);
 }
 
 [[noreturn]] void refuse_tools(const ServedModel& model) {
@@ -153,14 +260,21 @@ std::string base36(std::uint64_t number, int size) {
 
 }  // namespace
 
-Tools read_tools(Fields& fields, bool flat) {
+Tools read_tools(Fields& fields, ToolStyle style) {
   Tools tools;
   const OrderedJson* const list = fields.find("tools");
   if (list != nullptr && !list->is_array()) fields.wrong("tools", "a list of tools");
   if (list != nullptr && list->size() > kMostTools) fields.wrong("tools", fmt::format("at most {} tools", kMostTools));
-  tools.parallel = fields.boolean("parallel_tool_calls", true);
-  if (list != nullptr) read_list(*list, flat, tools);
-  read_choice(fields, flat, tools);
+  if (style != ToolStyle::kMessage) tools.parallel = fields.boolean("parallel_tool_calls", true);
+  if (list != nullptr) read_list(*list, style, tools);
+  if (style == ToolStyle::kMessage) {
+    read_message_choice(fields, tools);
+  } else {
+    read_choice(fields, style, tools);
+  }
+  if (style == ToolStyle::kChat) read_legacy(fields, tools);
+  if (tools.choice == ToolChoice::kRequired && tools.functions.empty())
+    throw conflict("tool_choice asks for a call, but there are no tools", "tool_choice");
   return tools;
 }
 

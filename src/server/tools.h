@@ -11,19 +11,26 @@ constexpr std::size_t kMostTools = 512;
 
 enum class ToolChoice { kNone, kAuto, kRequired };
 
+// How the APIs write tools and the choice among them.
+enum class ToolStyle {
+  kChat,      // a function in a member of its own; also the older functions and function_call
+  kResponse,  // name and parameters beside the type
+  kMessage    // Anthropic's: name and input_schema, no type; a choice is an object
+};
+
 struct Tools {
   std::vector<ToolFunction> functions;       // that may be called
   OrderedJson shown = OrderedJson::array();  // to the template: all of them, in OpenAI's nested form
   ToolChoice choice = ToolChoice::kAuto;
   bool parallel = true;
   OrderedJson asked_choice = "auto";  // as it came
+  bool is_legacy = false;             // they came as `functions`: an answer has one function_call at most
 
   [[nodiscard]] bool may_call() const { return choice != ToolChoice::kNone && !functions.empty(); }
 };
 
-// Reads tools, tool_choice and parallel_tool_calls. `flat`: as responses have them, name and parameters beside the
-// type. \throws ApiError naming the field.
-Tools read_tools(Fields& fields, bool flat);
+// Reads tools, tool_choice and what else the style has. \throws ApiError naming the field.
+Tools read_tools(Fields& fields, ToolStyle style);
 
 // Finds out what the model's template says of calls, and which special tokens its answers must show for them and for
 // thoughts.

@@ -15,7 +15,7 @@ void attempt_request(const Action& action) {
   try {
     action();
   } catch (const metal_marlin::server::ApiError& error) {
-    if (metal_marlin::server::error_body(error).empty()) __builtin_trap();
+    if (metal_marlin::server::error_body(error, "/v1/messages", "a").empty()) __builtin_trap();
   }
 }
 
@@ -35,8 +35,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     attempt_request([&] { read_max_tokens(fields, limits, 1); });
     attempt_request([&] { json_text(read_conversation(fields).messages); });
     attempt_request([&] { json_text(read_response_conversation(fields).messages); });
+    attempt_request([&] { read_message_options(fields, model); });
+    attempt_request([&] { json_text(read_message_conversation(fields, size % 2 == 0).messages); });
     attempt_request([&] { fields.token_ids("tokens", 512); });
     attempt_request([&] { refuse_unsupported(fields); });
+    attempt_request([&] { refuse_unsupported(fields, Api::kAnthropic); });
   });
   const std::string path = target_path(text);
   if (path.size() > size) __builtin_trap();

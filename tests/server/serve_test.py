@@ -63,6 +63,11 @@ class Completions(Case):
         self.assertEqual([c["choices"][0]["finish_reason"] for c in chunks[:-1]][-1], "length")
         self.assertEqual((chunks[-1]["choices"], chunks[-1]["usage"]["completion_tokens"]), ([], 40))
         self.assertTrue(all(chunk["usage"] is None for chunk in chunks[:-1]))
+        options = {"include_usage": True, "continuous_usage_stats": True}
+        counts = [chunk["usage"] for chunk in self.server.stream(self.path, {"prompt": "once upon", "max_tokens": 40, "stream_options": options} | ENDLESS)]
+        said = [count["completion_tokens"] for count in counts]
+        self.assertEqual((said, said[-1], {count["prompt_tokens"] for count in counts}), (sorted(said), 40, {9}))
+        self.assertTrue(1 <= said[0] < 40, said)
 
     def test_prompts(self):
         text = self.complete("abc")["choices"][0]["text"]
@@ -98,6 +103,10 @@ class Completions(Case):
         # What may begin a stop text, which is of several tokens, is held back in streams.
         chunks = self.server.stream(self.path, {"prompt": "a", "logit_bias": {"65": 100}, "stop": "AAA", "max_tokens": 9} | ENDLESS)
         self.assertEqual([("".join(c["choices"][0]["text"] for c in chunks)), chunks[-1]["choices"][0]["finish_reason"]], ["", "stop"])
+        shown = {"include_stop_str_in_output": True, "logit_bias": {"65": 100}, "stop": ["zz", "AAA"], "max_tokens": 9}
+        self.assertEqual(self.complete(**shown)["choices"][0], stopped | {"text": "AAA"})
+        chunks = self.server.stream(self.path, {"prompt": "a"} | shown | ENDLESS)
+        self.assertEqual("".join(c["choices"][0]["text"] for c in chunks), "AAA")
         chunks = self.server.stream(self.path, {"prompt": "a", "logit_bias": {"65": 100}, "stop": "AAAB", "max_tokens": 9} | ENDLESS)
         self.assertEqual("".join(c["choices"][0]["text"] for c in chunks), "A" * 9)
         by_token = self.complete(logit_bias={"65": 100}, stop_token_ids=[65])["choices"][0]
@@ -156,6 +165,8 @@ class Completions(Case):
                                     ({"logit_bias": {"512": 1}}, "logit_bias", None), ({"logit_bias": {"1": 101}}, "logit_bias", None),
                                     ({"logit_bias": {"01": 1}}, "logit_bias", None), ({"logit_bias": {"-0": 1}}, "logit_bias", None), ({"stop": [""]}, "stop", None), ({"stop": [1]}, "stop", None),
                                     ({"stream_options": {}}, "stream_options", "conflicting_parameters"), ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x", "unsupported_parameter"),
+                                    ({"stream": True, "stream_options": {"continuous_usage_stats": True}}, "stream_options.continuous_usage_stats", "conflicting_parameters"),
+                                    ({"prompt_logprobs": 1}, "prompt_logprobs", "unsupported_parameter"),
                                     ({"suffix": "x"}, "suffix", "unsupported_parameter"), ({"best_of": 2}, "best_of", "unsupported_parameter"),
                                     ({"colour": "red"}, "colour", "unsupported_parameter"), ({"seed": 1.5}, "seed", None),
                                     ({"logprobs": 21}, "logprobs", None), ({"echo": 1}, "echo", None)]:
@@ -272,7 +283,7 @@ class Chat(Case):
         for fields, param in [({"messages": []}, "messages"), ({"messages": "hi"}, "messages"), ({"messages": [{"role": "user"}]}, "messages[0].content"),
                               ({"messages": [{"content": "a"}]}, "messages[0].role"), ({"messages": ["a"]}, "messages[0]"),
                               ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages[0].content[0].type"),
-                              ({"tools": [{"type": "function"}]}, "tools[0].function"), ({"functions": [{"name": "f"}]}, "functions"),
+                              ({"tools": [{"type": "function"}]}, "tools[0].function"), ({"functions": [{"name": "a b"}]}, "functions[0].name"),
                               ({"continue_final_message": True}, "continue_final_message"), ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
                               ({"max_completion_tokens": 0}, "max_completion_tokens"), ({"max_completion_tokens": 5000}, "max_completion_tokens"),
                               ({"messages": [{"role": "assistant", "tool_calls": 5}]}, "messages[0].tool_calls"), ({"prompt": "x"}, "prompt"), ({"thinking_budget": 4, "n": 2}, "thinking_budget")]:

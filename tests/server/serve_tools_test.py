@@ -128,16 +128,61 @@ class Tools(unittest.TestCase):
         self.refused("tools[0].type", code="unsupported_tool", tools=[{"type": "web_search"}])
         self.refused("tools[0].function", tools=[{"type": "function"}])
         self.refused("tools[0].function.name", tools=[{"type": "function", "function": {"name": "a b"}}])
-        self.refused("tools[1].function.name", tools=[TOOLS[0], TOOLS[0]])
+        self.refused("tools[1].function.name", code="conflicting_parameters", tools=[TOOLS[0], TOOLS[0]])
         self.refused("tools[0].function.parameters", tools=[{"type": "function", "function": {"name": "a", "parameters": []}}])
         self.refused("tools", tools=[{"type": "function", "function": {"name": "a", "parameters": {"type": "object", "properties": {"b": {"if": {}}}}}}])
         self.refused("tool_choice", tool_choice="sometimes")
         self.refused("tool_choice", code="conflicting_parameters", tools=[])
-        self.refused("tool_choice.function.name", tool_choice={"type": "function", "function": {"name": "other"}})
-        self.refused("tool_choice.type", code="unsupported_tool", tool_choice={"type": "allowed_tools"})
+        self.refused("tool_choice.function.name", code="conflicting_parameters", tool_choice={"type": "function", "function": {"name": "other"}})
+        self.refused("tool_choice.type", code="unsupported_tool", tool_choice={"type": "custom"})
+        self.refused("tool_choice.allowed_tools", tool_choice={"type": "allowed_tools"})
+        some = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "now"}}]}
+        for change, param in [({"mode": "none"}, "mode"), ({"tools": []}, "tools")]:
+            self.refused(f"tool_choice.allowed_tools.{param}", tool_choice={"type": "allowed_tools", "allowed_tools": some | change})
         self.refused("parallel_tool_calls", parallel_tool_calls=1)
-        self.refused("functions", code="unsupported_parameter", functions=[WEATHER])
+        other = {"type": "function", "function": {"name": "other"}}
+        self.refused("tool_choice.allowed_tools.tools[0].function.name", code="conflicting_parameters",
+                     tool_choice={"type": "allowed_tools", "allowed_tools": some | {"tools": [other]}})
+        self.refused("functions", code="conflicting_parameters", functions=[WEATHER])
+        self.refused("functions[0].name", tools=None, tool_choice=None, functions=[{"name": "a b"}])
+        self.refused("function_call.name", code="conflicting_parameters", tools=None, tool_choice=None, functions=[WEATHER], function_call={"name": "other"})
+        self.refused("function_call", tools=None, tool_choice=None, functions=[WEATHER], function_call="required")
+        self.refused("functions", path="/v1/completions", code="unsupported_parameter", prompt="a", functions=[WEATHER])
         self.refused("tools", path="/v1/completions", code="unsupported_parameter", prompt="a", tools=TOOLS)
+
+    def test_some_of_the_tools(self):
+        shown = self.server.post("/tokenize", {"messages": MESSAGES, "tools": TOOLS})["count"]
+        for name in ["get_weather", "now"]:
+            some = {"mode": "required", "tools": [{"type": "function", "function": {"name": name}}] * 2}
+            choice = {"type": "allowed_tools", "allowed_tools": some}
+            self.assertEqual(self.chat(tool_choice=choice)["message"]["tool_calls"][0]["function"]["name"], name)
+            flat = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": name}]}
+            answer = self.server.post("/v1/responses", {"input": "a", "tools": FLAT, "tool_choice": flat, "seed": 1, "max_output_tokens": 300,
+                                                        "logit_bias": {"256": -100}, "parallel_tool_calls": False})
+            self.assertEqual((answer["output"][0]["name"], answer["tool_choice"]), (name, flat))
+            self.assertEqual(self.server.post("/tokenize", {"messages": MESSAGES, "tools": TOOLS, "tool_choice": choice})["count"], shown)
+        free = {"type": "allowed_tools", "allowed_tools": some | {"mode": "auto"}}
+        self.assertEqual(self.chat(tool_choice=free, logit_bias={"65": 100}, max_tokens=4)["message"]["content"], "AAAA")
+
+    def test_functions(self):
+        old = {"tools": None, "tool_choice": None, "parallel_tool_calls": None, "functions": [WEATHER, NOW], "function_call": {"name": "get_weather"}}
+        choice = self.chat(**old)
+        message = choice["message"]
+        self.assertEqual((choice["finish_reason"], message["content"], "tool_calls" in message), ("function_call", None, False))
+        self.check_weather({"type": "function", "function": message["function_call"]})
+        choices = [chunk["choices"][0] for chunk in self.server.stream("/v1/chat/completions", self.body(**old))]
+        deltas = [choice["delta"]["function_call"] for choice in choices if "function_call" in choice["delta"]]
+        self.assertEqual(deltas[0]["name"], "get_weather")
+        self.assertEqual("".join(delta["arguments"] for delta in deltas), message["function_call"]["arguments"])
+        self.assertEqual(choices[-1]["finish_reason"], "function_call")
+        for call in ["none", "auto"]:
+            self.assertEqual(self.chat(**old | {"function_call": call, "logit_bias": {"65": 100}, "max_tokens": 4})["message"]["content"], "AAAA")
+        said = {"role": "assistant", "content": None, "function_call": {"name": "now", "arguments": "{}"}}
+        result = {"role": "function", "name": "now", "content": "t"}
+        prompt = self.server.post("/apply-template", {"messages": [*MESSAGES, said, result], "functions": [WEATHER, NOW]})["prompt"]
+        self.assertEqual(prompt, '[get_weather,now]<|user|>a<|end|><|assistant|><|call|>{"name": "now", "arguments": {}}</call><|end|><|tool|>t(now)<|end|><|assistant|>')
+        error = self.server.refused("/apply-template", {"messages": [said | {"function_call": {"arguments": "{}"}}]})
+        self.assertEqual(error["param"], "messages[0].function_call.name")
 
     def test_response(self):
         body = {"input": "a", "tools": FLAT, "tool_choice": {"type": "function", "name": "get_weather"}, "seed": 1, "max_output_tokens": 300}

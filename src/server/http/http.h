@@ -82,7 +82,8 @@ struct HttpOptions {
 };
 
 // The answer of the transport itself, to what is no request or past a limit: a body for a status and what is wrong.
-using HttpErrorBody = std::function<std::string(int status, const std::string& message)>;
+// `path` as far as it is known.
+using HttpErrorBody = std::function<std::string(int status, const std::string& path, const std::string& message)>;
 
 // Told of an answer to what never came to the handler: what is known of the request, what is wrong, how it ended.
 using HttpRefused = std::function<void(const HttpRequest&, const std::string& message, const HttpOutcome&)>;

@@ -35,7 +35,8 @@ class SessionExchange : public Exchange {
     if (begun_) {  // whoever wrote may have given up; the client must not take it for whole
       if (!ended_) post([](Session& session) { session.drop(); });
     } else {
-      SessionExchange::respond(500, "application/json", shared_->error_body(500, "the server gave no answer"));
+      SessionExchange::respond(500, "application/json",
+                               shared_->error_body(500, request().path, "the server gave no answer"));
     }
   }
 
@@ -301,6 +302,8 @@ void Session::handle_request() {
 }
 
 void Session::refuse(int status, const std::string& message) {
+  const auto target = parser_->get().target();
+  const std::string path = target_path(std::string_view(target.data(), target.size()));
   answer_ = std::make_shared<Answer>();
   HttpRequest request;
   request.peer = peer_;
@@ -316,7 +319,7 @@ void Session::refuse(int status, const std::string& message) {
   read_timer_->cancel();
   keep_alive_ = false;
   head_only_ = false;
-  begin_answer(status, "application/json", {}, shared_->error_body(status, message));
+  begin_answer(status, "application/json", {}, shared_->error_body(status, path, message));
 }
 
 void Session::begin_answer(int status, std::string_view content_type, const HttpHeaders& headers,
