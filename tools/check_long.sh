@@ -53,13 +53,15 @@ schemas() {
   rm -r "$work"
 }
 
-# The server with a model that speaks, against the openai package and schemathesis, which METAL_MARLIN_PYTHON can import.
+# The server with a model that speaks, against the packages openai and anthropic and schemathesis, which
+# METAL_MARLIN_PYTHON can import.
 api() {
   make build > /dev/null
   local work program=build/release/bin/metal-marlin python=${METAL_MARLIN_PYTHON:-python3} status=0
   work=$(mktemp -d)
   $program quantize "$(tools/fetch_smollm2.sh)" -o "$work/model" --format fp4 > /dev/null
   "$python" tools/check_openai.py --binary $program --model "$work/model" || status=1
+  "$python" tools/check_anthropic.py --binary $program --model "$work/model" || status=1
   "$python" tools/check_openapi.py --binary $program --model "$work/model" || status=1
   rm -r "$work"
   return $status

@@ -14,46 +14,12 @@ import pathlib
 import shutil
 import sys
 import tempfile
-import time
-import traceback
 
-from openai_checks import CHECKS, MODEL, STORY, Api, neutral_draws, same
+from api_report import TEMPLATE, Report
+from openai_checks import CHECKS, MODEL, STORY, Api, neutral_draws
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../tests/server"))
 from served import TOOL_TEMPLATE, Server  # noqa: E402
-
-# ChatML with thoughts: what the model is asked to go on with ends inside of one where enable_thinking is true.
-TEMPLATE = """{% for m in messages %}<|im_start|>{{ m.role }}
-{{ m.content }}<|im_end|>
-{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
-{% if enable_thinking is defined and enable_thinking %}<think>
-{% endif %}{% endif %}{# </think> #}"""
-
-
-class Report:
-    def __init__(self, only, quiet):
-        self.only, self.quiet, self.results = only, quiet, []
-
-    def run(self, server, key="none"):
-        """The checks of one server, then its end, which is one too."""
-        for check in CHECKS[server.kind]:
-            if self.only in check.__name__:
-                self.one(server.kind, check.__name__, check.__doc__, lambda check=check: check(Api(server, key)))
-        self.one(server.kind, "stop", "the server ends with exit code 0", lambda: same(server.stop(), 0))
-
-    def one(self, kind, name, says, check):
-        start = time.monotonic()
-        error = None
-        try:
-            check()
-        except Exception as failure:  # noqa: BLE001 whatever is wrong is a check that failed
-            place = traceback.extract_tb(failure.__traceback__)
-            lines = [f"{frame.lineno}" for frame in place if "openai_checks" in frame.filename]
-            error = f"{type(failure).__name__}: {failure} {failure.__cause__ or ''} (lines {' '.join(lines)})"
-        self.results.append({"server": kind, "check": name, "says": says, "seconds": round(time.monotonic() - start, 1), "error": error})
-        if not self.quiet:
-            print(f"{'FAILED' if error else 'ok    '} {kind}.{name}: {says}" + (f"\n  {error[:600]}" if error else ""), flush=True)
-
 
 def thinking_model(model, work, end):
     """The model beside a generation_config.json of our own."""
@@ -98,10 +64,10 @@ def main():
     parser.add_argument("--only", default="", help="checks whose names have this in them")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     args = parser.parse_args()
-    report = Report(args.only, args.json)
+    report = Report(CHECKS, Api, args.only, args.json)
     with tempfile.TemporaryDirectory() as work:
         run(args, pathlib.Path(work), report)
-    failed = [result for result in report.results if result["error"]]
+    failed = report.failed()
     if args.json:
         print(json.dumps({"checks": report.results, "failed": len(failed)}, indent=2))
     else:

@@ -271,6 +271,17 @@ for name, request in [
         ("response", {"input": [{"role": "user", "content": [{"type": "input_text", "text": "a"}]},
                                 {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "b"}]},
                                 {"type": "message", "role": "assistant", "content": "c"}], "instructions": "d", "reasoning": {"effort": "low"}}),
+        ("message", {"system": [{"type": "text", "text": "x-anthropic-billing-header: a\nb", "cache_control": {"type": "ephemeral"}}], "max_tokens": 9, "messages": [
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": [{"type": "thinking", "thinking": "b", "signature": "c"}, {"type": "tool_use", "id": "d", "name": "f", "input": {"e": 1}}]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "d", "content": [{"type": "text", "text": "g"}], "is_error": True}]},
+            {"role": "assistant", "content": "h"}], "tools": [{"name": "f", "input_schema": {"type": "object"}, "strict": True}],
+            "tool_choice": {"type": "tool", "name": "f", "disable_parallel_tool_use": True}, "thinking": {"type": "enabled", "budget_tokens": 3, "display": "omitted"},
+            "output_config": {"effort": "low"}, "stop_sequences": ["i"], "metadata": {"user_id": "j"}}),
+        ("functions", {"messages": [{"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}, {"role": "function", "name": "f", "content": "a"}],
+                       "functions": [{"name": "f"}], "function_call": {"name": "f"}}),
+        ("allowed", {"messages": [{"role": "user", "content": "a"}], "tools": [{"type": "function", "function": {"name": "f"}}],
+                     "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "f"}}]}}}),
         ("tokens", {"tokens": [1, 511, 0], "tools": [], "colour": None})]:
     put("request", name, json.dumps(request).encode())
 put("request", "deep", b'{"a": ' * 100)

@@ -7,6 +7,7 @@ from typing import Literal
 
 import openai
 import pydantic
+from api_report import holds, same
 
 CHECKS = {"plain": [], "thinking": [], "tools": [], "guarded": []}
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
@@ -22,16 +23,6 @@ def check(server):
         CHECKS[server].append(function)
         return function
     return add
-
-
-def same(found, expected, what=""):
-    if found != expected:
-        raise AssertionError(f"{what}: {found!r}, expected {expected!r}")
-
-
-def holds(condition, what):
-    if not condition:
-        raise AssertionError(what)
 
 
 @contextlib.contextmanager

@@ -18,12 +18,12 @@ def refusals_have_a_reason(ctx, response, case):
 
 @schemathesis.check
 def streams_are_whole(ctx, response, case):
-    """A stream ends with its mark, or its last event says that the response is over, and none of its events is an error."""
+    """A stream ends with its mark, or its last event says that it is over, and none of its events is an error."""
     if not response.headers.get("content-type", [""])[0].startswith("text/event-stream"):
         return
     text = response.content.decode()
     last = text.rstrip("\n").rsplit("\n\n", 1)[-1]
-    if last != "data: [DONE]" and not last.startswith(("event: response.completed\n", "event: response.incomplete\n")):
+    if last != "data: [DONE]" and not last.startswith(("event: response.completed\n", "event: response.incomplete\n", "event: message_stop\n")):
         raise AssertionError(f"the stream ends with {last[:200]}")
-    if 'data: {"error"' in text:
+    if 'data: {"error"' in text or "event: error\n" in text:
         raise AssertionError(f"the stream has an error: {text[-400:]}")

@@ -302,16 +302,15 @@ void Session::handle_request() {
 }
 
 void Session::refuse(int status, const std::string& message) {
-  const auto target = parser_->get().target();
-  const std::string path = target_path(std::string_view(target.data(), target.size()));
   answer_ = std::make_shared<Answer>();
   HttpRequest request;
   request.peer = peer_;
   if (parser_) {
-    const auto& message = parser_->get();  // its first line, once that was read
-    request.method = std::string(message.method_string());
-    request.path = target_path(std::string_view(message.target().data(), message.target().size()));
+    const auto& begun = parser_->get();  // its first line, once that was read
+    request.method = std::string(begun.method_string());
+    request.path = target_path(std::string_view(begun.target().data(), begun.target().size()));
   }
+  const std::string path = request.path;
   answer_->when_over = [tell = shared_->refused, request = std::move(request), message](const HttpOutcome& outcome) {
     tell(request, message, outcome);
   };
