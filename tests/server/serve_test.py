@@ -386,7 +386,7 @@ class Responses(Case):
 class Rest(Case):
     def test_openapi(self):
         document = json.loads(self.server.get("/openapi.json")[1])
-        self.assertEqual(len(document["paths"]), 13)
+        self.assertEqual(len(document["paths"]), 15)
         for path, methods in document["paths"].items():
             for method, operation in methods.items():
                 self.assertNotIn(self.server.ask(method.upper(), path.replace("{name}", "model"), "{}" if method == "post" else None)[0], [404, 405])
@@ -398,10 +398,16 @@ class Rest(Case):
         schemas = {path: methods["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
                    for path, methods in json.loads(self.server.get("/openapi.json")[1])["paths"].items() if path.startswith("/v1/") and "post" in methods}
         for path, fields in schemas.items():
-            self.assertIn({"type": "null"}, fields["temperature"]["anyOf"])
-            self.assertEqual((fields["best_of"], fields["user"]), ({"enum": [None, 1]}, {}))
             self.assertEqual(fields["tools"] == {"enum": [None, []]}, path == "/v1/completions")
             self.assertEqual(fields["model"]["anyOf"][0]["enum"], ["model", ""])
+            if path.startswith("/v1/messages"):
+                self.assertEqual((fields["container"], fields["speed"], "best_of" in fields, "stop" in fields), ({"enum": [None]}, {}, False, False))
+            else:
+                self.assertEqual((fields["best_of"], fields["user"]), ({"enum": [None, 1]}, {}))
+            if path == "/v1/messages/count_tokens":  # nothing is drawn
+                self.assertNotIn("temperature", fields)
+                continue
+            self.assertIn({"type": "null"}, fields["temperature"]["anyOf"])
             ids, = fields["logit_bias"]["anyOf"][0]["patternProperties"]
             vocabulary = fields["stop_token_ids"]["anyOf"][0]["items"]["maximum"] + 1
             self.assertEqual([i for i in range(10 * vocabulary) if re.search(ids, str(i))], list(range(vocabulary)))
