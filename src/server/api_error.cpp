@@ -28,10 +28,12 @@ bool is_message_path(std::string_view path) {
 std::string error_body(const ApiError& error, std::string_view path, const std::string& request_id) {
   const bool is_message = is_message_path(path);
   const auto text_or_null = [](const std::string& text) { return text.empty() ? OrderedJson() : OrderedJson(text); };
-  const OrderedJson told = {{"message", error.what()},
-                            {"type", error_type(error.status, is_message)},
-                            {"param", text_or_null(error.param)},
-                            {"code", text_or_null(error.code)}};
+  OrderedJson told = {{"message", error.what()},
+                      {"type", error_type(error.status, is_message)},
+                      {"param", text_or_null(error.param)},
+                      {"code", text_or_null(error.code)}};
+  // By which clients know that they must send whole conversations.
+  if (is_message && error.param == "thread") told["details"] = {{"error_code", "thread_unsupported_request"}};
   if (!is_message) return json_text({{"error", told}});
   return json_text({{"type", "error"}, {"error", told}, {"request_id", text_or_null(request_id)}});
 }

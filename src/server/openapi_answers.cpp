@@ -22,7 +22,8 @@ OrderedJson logprob() {
 }
 
 OrderedJson told_error() {
-  return object({{"message", text()}, {"type", text()}, {"param", nullable(text())}, {"code", nullable(text())}});
+  return object({{"message", text()}, {"type", text()}, {"param", nullable(text())}, {"code", nullable(text())}},
+                {{"details", object({{"error_code", text()}})}});
 }
 
 OrderedJson model_answer() {

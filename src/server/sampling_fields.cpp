@@ -26,6 +26,7 @@ const std::vector<Unsupported>& unsupported_fields(Api api) {
   static const std::vector<Unsupported> of_messages = {
       {"mcp_servers", "no servers are called", {OrderedJson::array()}},
       {"container", "nothing is run here", {}},
+      {"thread", "conversations are not kept", {}},
       {"context_management",
        "conversations are not edited",
        {OrderedJson::object(), {{"edits", OrderedJson::array()}}, keeps_thoughts}},

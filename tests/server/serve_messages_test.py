@@ -282,6 +282,8 @@ class Messages(unittest.TestCase):
                 ({"colour": 1}, "colour", "unsupported_parameter")]:
             with self.subTest(fields=fields):
                 self.refused(param, code, **fields)
+        kept = self.ask(400, thread={"type": "create"})["error"]
+        self.assertEqual((kept["param"], kept["details"]), ("thread", {"error_code": "thread_unsupported_request"}))
         size = self.prompt(system="a" * 2000)
         self.assertEqual(self.refused("messages", "context_length_exceeded", system="a" * 2000), f"prompt is too long: {size} tokens > 1023 maximum")
         self.refused("model", "model_not_found", 404, "not_found_error", model="other")
