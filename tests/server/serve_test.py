@@ -386,7 +386,7 @@ class Responses(Case):
 class Rest(Case):
     def test_openapi(self):
         document = json.loads(self.server.get("/openapi.json")[1])
-        self.assertEqual(len(document["paths"]), 15)
+        self.assertEqual(len(document["paths"]), 18)
         for path, methods in document["paths"].items():
             for method, operation in methods.items():
                 self.assertNotIn(self.server.ask(method.upper(), path.replace("{name}", "model"), "{}" if method == "post" else None)[0], [404, 405])
@@ -397,6 +397,8 @@ class Rest(Case):
     def test_openapi_says_what_is_taken(self):
         schemas = {path: methods["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
                    for path, methods in json.loads(self.server.get("/openapi.json")[1])["paths"].items() if path.startswith("/v1/") and "post" in methods}
+        for path in ["/v1/embeddings", "/v1/rerank"]:
+            self.assertEqual(schemas.pop(path)["model"]["anyOf"][0]["enum"], ["model", ""])
         for path, fields in schemas.items():
             self.assertEqual(fields["tools"] == {"enum": [None, []]}, path == "/v1/completions")
             self.assertEqual(fields["model"]["anyOf"][0]["enum"], ["model", ""])
