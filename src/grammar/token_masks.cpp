@@ -20,7 +20,7 @@ constexpr std::uint32_t kDead = 0;  // the local state of no place
 constexpr std::size_t kMostNodesAhead = std::size_t{4} << 20;
 constexpr std::size_t kMostStatesAhead = std::size_t{1} << 12;
 // What is looked at of stacks: for one mask some tenths of a second, which only a grammar that is very ambiguous needs.
-constexpr std::size_t kMostWork = std::size_t{1} << 25;
+constexpr std::size_t kMostMaskWork = std::size_t{1} << 25;
 
 }  // namespace
 
@@ -141,7 +141,7 @@ void TokenMasks::add(const Stacks& stacks, const Places& places, std::span<std::
   const std::lock_guard lock(mutex_);
   if (part_bytes_ > kMostPartBytes || locals_.size() > kMostLocals || stacks_.frame_count() > Stacks::kMostFrames / 2)
     forget();
-  stacks_.begin_work(kMostWork);
+  stacks_.begin_work(kMostMaskWork);
   std::set<std::tuple<StateId, StackId, ListId>> known;
   std::vector<std::tuple<StateId, StackId, ListId>> open;
   const auto visit = [&](StateId state, StackId stack, ListId list) {
@@ -193,10 +193,10 @@ void TokenMasks::make_ahead() {
   const std::vector<StateId> states = states_by_need();
   const std::lock_guard lock(mutex_);
   const std::size_t most = walked_ + kMostNodesAhead;
-  stacks_.begin_work(2 * kMostWork);
+  stacks_.begin_work(2 * kMostMaskWork);
   for (std::size_t i = 0; i < std::min(states.size(), kMostStatesAhead); ++i) {
     for (ListId tier = 0; tier < tiers_->tries().size(); ++tier) {
-      if (walked_ > most || part_bytes_ > kMostPartBytes / 2 || stacks_.work_left() < kMostWork) return;
+      if (walked_ > most || part_bytes_ > kMostPartBytes / 2 || stacks_.work_left() < kMostMaskWork) return;
       part(states[i], tier);
     }
   }

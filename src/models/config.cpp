@@ -261,7 +261,7 @@ ModelConfig parse_model_config(const Json& json, const Json& generation, const s
   }
   collect_end_tokens(config, out.end_tokens);
   if (!json.contains("eos_token_id") && generation.is_null() && out.end_tokens.empty())
-    out.end_tokens = architecture->sizes.end_tokens;
+    out.end_tokens = architecture->end_tokens;
   if (!generation.is_null()) collect_end_tokens(JsonObject(generation, where + " (generation)"), out.end_tokens);
   return out;
 }

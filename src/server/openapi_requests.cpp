@@ -414,7 +414,7 @@ OrderedJson embedding_body(const Service& service) {
                {"dimensions", integer(1, largest(service, &ModelStatus::dimensions))},
                {"prompt_name", one_of({""})},
                {"user", text()}},
-              "input");
+              {"input"});
 }
 
 OrderedJson rerank_body(const Service& service) {
@@ -425,7 +425,7 @@ OrderedJson rerank_body(const Service& service) {
                             {"top_n", integer(1, INT32_MAX)},
                             {"return_documents", flag()},
                             {"user", text()}},
-                           "documents");
+                           {"documents"});
   value["required"].push_back("query");
   value["properties"]["query"] = some_text();
   return value;

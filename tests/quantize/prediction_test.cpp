@@ -13,13 +13,6 @@
 namespace metal_marlin {
 namespace {
 
-std::string format_in(const QuantizeReport& report, const std::string& weight) {
-  for (const QuantizedTensor& tensor : report.tensors) {
-    if (tensor.name == weight) return tensor.format;
-  }
-  return "none";
-}
-
 std::shared_ptr<const Model> with_prediction(const std::filesystem::path& path) {
   LoadOptions options;
   options.threads = 1;

@@ -14,6 +14,7 @@
 #include "formats/hadamard.h"
 #include "io/checkpoint.h"
 #include "metal_marlin/model.h"
+#include "metal_marlin/quantize.h"
 #include "test_data.h"
 
 namespace metal_marlin {
@@ -35,6 +36,14 @@ inline void copy_with_tokenizer(const std::filesystem::path& source, const std::
                           {"decoder", byte_level},
                           {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", Json::array()}}}};
   std::ofstream(target / "tokenizer.json") << tokenizer.dump();
+}
+
+// What a weight is stored as; "none": it is not there.
+inline std::string format_in(const QuantizeReport& report, const std::string& weight) {
+  for (const QuantizedTensor& tensor : report.tensors) {
+    if (tensor.name == weight) return tensor.format;
+  }
+  return "none";
 }
 
 inline std::vector<float> last_logits(const std::filesystem::path& path, bool exact,

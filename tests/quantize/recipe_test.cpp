@@ -83,13 +83,6 @@ TEST(Recipe, FaultsAreNamed) {
                [&] { parse(R"({"rules": [{"format": "fp4", "match": "("}]})"); });
 }
 
-std::string format_in(const QuantizeReport& report, const std::string& weight) {
-  for (const QuantizedTensor& tensor : report.tensors) {
-    if (tensor.name == weight) return tensor.format;
-  }
-  return "none";
-}
-
 TEST(Recipe, ColdExpertsAreThoseThatATextSeldomUses) {
   const TemporaryFolder folder;
   const auto model = folder.path() / "model";

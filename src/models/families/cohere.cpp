@@ -1,7 +1,6 @@
 // Cohere's Command R7B and A: attention and feed-forward part read the same norm, of mean and deviation; only layers
 // with windows have rotations.
 #include <algorithm>
-#include <array>
 #include <nlohmann/json.hpp>
 
 #include "models/families/family.h"
@@ -28,21 +27,22 @@ void describe_cohere2(const JsonObject& config, ModelConfig& out) {
 }  // namespace
 
 Family cohere_family() {
-  static const std::array<Architecture, 1> kAll{
-      {{.name = "cohere2",
-        .sizes = {256000, 8192, 22528, 40, 64, std::nullopt, std::nullopt, 8192, 1e-5, {255001}, true},
-        .describe = describe_cohere2,
-        .keys = {"layer_norm_eps", "logit_scale", "sliding_window_pattern"},
-        .neutral = {{"layer_switch", "4"},
-                    {"order_of_interleaved_layers", "\"local_attn_first\""},
-                    {"position_embedding_type", "\"rope_gptj\""},
-                    {"rotary_pct", "1.0"},
-                    {"use_embedding_sharing", "true"},
-                    {"use_gated_activation", "true"},
-                    {"use_parallel_block", "true"},
-                    {"use_parallel_embedding", "false"}},
-        .by_layer_types = true,
-        .eps_key = "layer_norm_eps"}}};
+  static const std::vector<Architecture> kAll{
+      {.name = "cohere2",
+       .sizes = {256000, 8192, 22528, 40, 64, std::nullopt, std::nullopt, 8192, 1e-5, true},
+       .end_tokens = {255001},
+       .describe = describe_cohere2,
+       .keys = {"layer_norm_eps", "logit_scale", "sliding_window_pattern"},
+       .neutral = {{"layer_switch", "4"},
+                   {"order_of_interleaved_layers", "\"local_attn_first\""},
+                   {"position_embedding_type", "\"rope_gptj\""},
+                   {"rotary_pct", "1.0"},
+                   {"use_embedding_sharing", "true"},
+                   {"use_gated_activation", "true"},
+                   {"use_parallel_block", "true"},
+                   {"use_parallel_embedding", "false"}},
+       .by_layer_types = true,
+       .eps_key = "layer_norm_eps"}};
   return kAll;
 }
 

@@ -1,6 +1,5 @@
 // EXAONE 4 (arXiv 2507.11407): norms follow the parts; where some layers have windows, the others have no rotation.
 #include <algorithm>
-#include <array>
 #include <nlohmann/json.hpp>
 
 #include "models/families/family.h"
@@ -27,12 +26,12 @@ void describe_exaone4(const JsonObject& config, ModelConfig& out) {
 }  // namespace
 
 Family exaone_family() {
-  static const std::array<Architecture, 1> kAll{
-      {{.name = "exaone4",
-        .sizes = {102400, 4096, 16384, 32, 32, 32, std::nullopt, 2048, 1e-5, {2}},
-        .describe = describe_exaone4,
-        .keys = {"sliding_window_pattern"},
-        .by_layer_types = true}}};
+  static const std::vector<Architecture> kAll{{.name = "exaone4",
+                                               .sizes = {102400, 4096, 16384, 32, 32, 32, std::nullopt, 2048, 1e-5},
+                                               .end_tokens = {2},
+                                               .describe = describe_exaone4,
+                                               .keys = {"sliding_window_pattern"},
+                                               .by_layer_types = true}};
   return kAll;
 }
 

@@ -25,7 +25,6 @@ struct SizeDefaults {
   std::optional<std::int64_t> head_dim;  // nothing: hidden / heads
   std::int64_t positions;
   double norm_eps;
-  std::vector<std::int64_t> end_tokens;
   bool tied = false;
 };
 
@@ -45,6 +44,7 @@ struct FieldNames {
 struct Architecture {
   std::string_view name;  // model_type
   SizeDefaults sizes;
+  std::vector<std::int64_t> end_tokens = {};  // where they are left out
   // Fills in the traits; what all architectures have, and sizes, are there. Where it leaves `ropes` empty, one rotation
   // turns all layers. \throws Error naming the field.
   void (*describe)(const JsonObject& config, ModelConfig& out);

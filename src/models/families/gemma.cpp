@@ -1,6 +1,5 @@
 // Gemma 2 (arXiv 2408.00118) and the text of Gemma 3 (2503.19786): norms that multiply by one more than their weights,
 // before and after each part; gates of GELU.
-#include <array>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -40,29 +39,31 @@ void describe_gemma3(const JsonObject& config, ModelConfig& out) {
 
 Family gemma_family() {
   const std::string_view activation = "hidden_activation";
-  static const std::array<Architecture, 3> kAll{
-      {{.name = "gemma2",
-        .sizes = {256000, 2304, 9216, 26, 8, 4, 256, 8192, 1e-6, {1}, true},
-        .describe = describe_gemma2,
-        // The reference implementation has hidden_act and sliding_window_size under other names.
-        .keys = {"hidden_activation", "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping",
-                 "sliding_window_size"},
-        .by_layer_types = true,
-        .activation_key = activation},
-       {.name = "gemma3_text",
-        .sizes = {262208, 2304, 9216, 26, 8, 4, 256, 131072, 1e-6, {1}, true},
-        .describe = describe_gemma3,
-        .keys = {"hidden_activation", "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping",
-                 "sliding_window_pattern", "_sliding_window_pattern", "rope_local_base_freq"},
-        .by_layer_types = true,
-        .activation_key = activation},
-       {.name = "gemma3",
-        .sizes = {},
-        .describe = describe_gemma3,
-        .keys = {"text_config", "vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index",
-                 "image_token_index", "boi_token_id", "eoi_token_id", "image_token_id"},
-        .within = "text_config",
-        .inner = "gemma3_text"}}};
+  static const std::vector<Architecture> kAll{
+      {.name = "gemma2",
+       .sizes = {256000, 2304, 9216, 26, 8, 4, 256, 8192, 1e-6, true},
+       .end_tokens = {1},
+       .describe = describe_gemma2,
+       // The reference implementation has hidden_act and sliding_window_size under other names.
+       .keys = {"hidden_activation", "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping",
+                "sliding_window_size"},
+       .by_layer_types = true,
+       .activation_key = activation},
+      {.name = "gemma3_text",
+       .sizes = {262208, 2304, 9216, 26, 8, 4, 256, 131072, 1e-6, true},
+       .end_tokens = {1},
+       .describe = describe_gemma3,
+       .keys = {"hidden_activation", "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping",
+                "sliding_window_pattern", "_sliding_window_pattern", "rope_local_base_freq"},
+       .by_layer_types = true,
+       .activation_key = activation},
+      {.name = "gemma3",
+       .sizes = {},
+       .describe = describe_gemma3,
+       .keys = {"text_config", "vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index",
+                "image_token_index", "boi_token_id", "eoi_token_id", "image_token_id"},
+       .within = "text_config",
+       .inner = "gemma3_text"}};
   return kAll;
 }
 

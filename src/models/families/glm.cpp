@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <nlohmann/json.hpp>
 
 #include "models/families/experts.h"
@@ -13,7 +12,7 @@ namespace metal_marlin {
 namespace {
 
 constexpr FieldNames kRopeDimNames{"qk_rope_head_dim", "head_dim"};
-constexpr FieldNames kExpertNames{"n_routed_experts", "num_local_experts"};
+constexpr FieldNames kGlmExpertNames{"n_routed_experts", "num_local_experts"};
 
 // Where a field is left out it is what the reference implementation's configuration of the architecture has, here and
 // below.
@@ -32,7 +31,7 @@ LatentConfig parse_latent(const JsonObject& config) {
 
 MoeConfig parse_glm_moe(const JsonObject& config) {
   MoeConfig moe;
-  parse_experts(config, counting_name(config, kExpertNames), {.experts = 64, .top_k = 4, .intermediate = 1536}, moe);
+  parse_experts(config, counting_name(config, kGlmExpertNames), {.experts = 64, .top_k = 4, .intermediate = 1536}, moe);
   moe.shared = config.bounded_or("n_shared_experts", {0, kExpertBounds.high}, 1);
   moe.groups = config.bounded_or("n_group", {1, moe.experts}, 1);
   moe.top_groups = config.bounded_or("topk_group", {1, moe.groups}, 1);
@@ -91,16 +90,18 @@ void describe_glm4(const JsonObject& config, ModelConfig& out) {
 }  // namespace
 
 Family glm_family() {
-  static const std::array<Architecture, 2> kAll{
-      {{.name = "glm4_moe_lite",
-        .sizes = {154880, 2048, 10240, 47, 20, std::nullopt, std::nullopt, 202752, 1e-5, {1}},
-        .describe = describe_glm4_moe_lite,
-        .keys = {"qk_head_dim"},  // which follows from others
-        .other_names = {kRopeDimNames, kExpertNames},
-        .unread = {{"topk_method", R"("noaux_tc")"}, {"scoring_func", R"("sigmoid")"}}},
-       {.name = "glm4",
-        .sizes = {151552, 4096, 13696, 40, 32, 2, 128, 131072, 1.5625e-07, {151329, 151336, 151338}},
-        .describe = describe_glm4}}};
+  static const std::vector<Architecture> kAll{
+      {.name = "glm4_moe_lite",
+       .sizes = {154880, 2048, 10240, 47, 20, std::nullopt, std::nullopt, 202752, 1e-5},
+       .end_tokens = {1},
+       .describe = describe_glm4_moe_lite,
+       .keys = {"qk_head_dim"},  // which follows from others
+       .other_names = {kRopeDimNames, kGlmExpertNames},
+       .unread = {{"topk_method", R"("noaux_tc")"}, {"scoring_func", R"("sigmoid")"}}},
+      {.name = "glm4",
+       .sizes = {151552, 4096, 13696, 40, 32, 2, 128, 131072, 1.5625e-07},
+       .end_tokens = {151329, 151336, 151338},
+       .describe = describe_glm4}};
   return kAll;
 }
 

@@ -1,5 +1,4 @@
 // Granite 3: Llama with factors on the embedding, on scores, on what is added and on logits.
-#include <array>
 
 #include "models/families/family.h"
 
@@ -18,11 +17,12 @@ void describe_granite(const JsonObject& config, ModelConfig& out) {
 }  // namespace
 
 Family granite_family() {
-  static const std::array<Architecture, 1> kAll{
-      {{.name = "granite",
-        .sizes = {32000, 4096, 11008, 32, 32, std::nullopt, std::nullopt, 2048, 1e-6, {2}},
-        .describe = describe_granite,
-        .keys = {"embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling"}}}};
+  static const std::vector<Architecture> kAll{
+      {.name = "granite",
+       .sizes = {32000, 4096, 11008, 32, 32, std::nullopt, std::nullopt, 2048, 1e-6},
+       .end_tokens = {2},
+       .describe = describe_granite,
+       .keys = {"embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling"}}};
   return kAll;
 }
 

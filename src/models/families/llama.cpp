@@ -1,7 +1,6 @@
 // Llama (arXiv 2302.13971) and SmolLM3, some of whose layers have no rotation.
 #include <fmt/format.h>
 
-#include <array>
 #include <nlohmann/json.hpp>
 
 #include "models/families/family.h"
@@ -41,15 +40,17 @@ void describe_smollm3(const JsonObject& config, ModelConfig& out) {
 }  // namespace
 
 Family llama_family() {
-  static const std::array<Architecture, 2> kAll{
-      {{.name = "llama",
-        .sizes = {32000, 4096, 11008, 32, 32, std::nullopt, std::nullopt, 2048, 1e-6, {2}},
-        .describe = describe_llama},
-       {.name = "smollm3",
-        .sizes = {128256, 2048, 11008, 36, 16, 4, std::nullopt, 32768, 1e-6, {128001}, true},
-        .describe = describe_smollm3,
-        .keys = {"no_rope_layers", "no_rope_layer_interval"},
-        .by_layer_types = true}}};
+  static const std::vector<Architecture> kAll{
+      {.name = "llama",
+       .sizes = {32000, 4096, 11008, 32, 32, std::nullopt, std::nullopt, 2048, 1e-6},
+       .end_tokens = {2},
+       .describe = describe_llama},
+      {.name = "smollm3",
+       .sizes = {128256, 2048, 11008, 36, 16, 4, std::nullopt, 32768, 1e-6, true},
+       .end_tokens = {128001},
+       .describe = describe_smollm3,
+       .keys = {"no_rope_layers", "no_rope_layer_interval"},
+       .by_layer_types = true}};
   return kAll;
 }
 

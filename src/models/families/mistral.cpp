@@ -42,13 +42,14 @@ void describe_ministral3(const JsonObject& config, ModelConfig& out) {
 }  // namespace
 
 Family mistral_family() {
-  static const std::array<Architecture, 2> kAll{
-      {{.name = "mistral",
-        .sizes = {32000, 4096, 14336, 32, 32, 8, std::nullopt, 131072, 1e-6, {2}},
-        .describe = describe_mistral},
-       {.name = "ministral3",
-        .sizes = {131072, 4096, 14336, 34, 32, 8, 128, 262144, 1e-5, {2}},
-        .describe = describe_ministral3}}};
+  static const std::vector<Architecture> kAll{{.name = "mistral",
+                                               .sizes = {32000, 4096, 14336, 32, 32, 8, std::nullopt, 131072, 1e-6},
+                                               .end_tokens = {2},
+                                               .describe = describe_mistral},
+                                              {.name = "ministral3",
+                                               .sizes = {131072, 4096, 14336, 34, 32, 8, 128, 262144, 1e-5},
+                                               .end_tokens = {2},
+                                               .describe = describe_ministral3}};
   return kAll;
 }
 

@@ -1,5 +1,4 @@
 // OLMo 2 (arXiv 2501.00656) and OLMo 3: norms follow the parts, and queries and keys are normed as a whole.
-#include <array>
 
 #include "models/families/family.h"
 
@@ -24,14 +23,16 @@ void describe_olmo3(const JsonObject& config, ModelConfig& out) {
 }  // namespace
 
 Family olmo_family() {
-  static const std::array<Architecture, 2> kAll{
-      {{.name = "olmo2",
-        .sizes = {50304, 4096, 11008, 32, 32, std::nullopt, std::nullopt, 2048, 1e-5, {50279}},
-        .describe = describe_olmo2},
-       {.name = "olmo3",
-        .sizes = {50304, 4096, 11008, 32, 32, std::nullopt, std::nullopt, 2048, 1e-5, {50279}},
-        .describe = describe_olmo3,
-        .by_layer_types = true}}};
+  static const std::vector<Architecture> kAll{
+      {.name = "olmo2",
+       .sizes = {50304, 4096, 11008, 32, 32, std::nullopt, std::nullopt, 2048, 1e-5},
+       .end_tokens = {50279},
+       .describe = describe_olmo2},
+      {.name = "olmo3",
+       .sizes = {50304, 4096, 11008, 32, 32, std::nullopt, std::nullopt, 2048, 1e-5},
+       .end_tokens = {50279},
+       .describe = describe_olmo3,
+       .by_layer_types = true}};
   return kAll;
 }
 

@@ -1,5 +1,4 @@
 // Phi-3 (arXiv 2404.14219) and Phi-4.
-#include <array>
 #include <nlohmann/json.hpp>
 
 #include "models/families/family.h"
@@ -20,11 +19,12 @@ void describe_phi3(const JsonObject& config, ModelConfig& out) {
 }  // namespace
 
 Family phi_family() {
-  static const std::array<Architecture, 1> kAll{
-      {{.name = "phi3",
-        .sizes = {32064, 3072, 8192, 32, 32, std::nullopt, std::nullopt, 4096, 1e-5, {32000}},
-        .describe = describe_phi3,
-        .neutral = {{"attention_bias", "false"}, {"mlp_bias", "false"}, {"lm_head_bias", "false"}}}}};
+  static const std::vector<Architecture> kAll{
+      {.name = "phi3",
+       .sizes = {32064, 3072, 8192, 32, 32, std::nullopt, std::nullopt, 4096, 1e-5},
+       .end_tokens = {32000},
+       .describe = describe_phi3,
+       .neutral = {{"attention_bias", "false"}, {"mlp_bias", "false"}, {"lm_head_bias", "false"}}}};
   return kAll;
 }
 

@@ -1,6 +1,5 @@
 // Qwen2 (arXiv 2407.10671) and Qwen3 (2505.09388; norms of the heads of queries and keys), dense or with experts.
 #include <algorithm>
-#include <array>
 #include <nlohmann/json.hpp>
 
 #include "models/families/experts.h"
@@ -9,7 +8,7 @@
 namespace metal_marlin {
 namespace {
 
-constexpr FieldNames kExpertNames{"num_experts", "num_local_experts"};
+constexpr FieldNames kQwenExpertNames{"num_experts", "num_local_experts"};
 
 // Where use_sliding_window says so: in layers of the list's type or, without a list, that follow the first
 // max_window_layers. usual: of use_sliding_window, where it is left out.
@@ -38,7 +37,8 @@ void describe_qwen3(const JsonObject& config, ModelConfig& out) {
 
 MoeConfig parse_qwen_moe(const JsonObject& config) {
   MoeConfig moe;
-  parse_experts(config, counting_name(config, kExpertNames), {.experts = 128, .top_k = 8, .intermediate = 768}, moe);
+  parse_experts(config, counting_name(config, kQwenExpertNames), {.experts = 128, .top_k = 8, .intermediate = 768},
+                moe);
   moe.normalize = config.boolean_or("norm_topk_prob", false);
   return moe;
 }
@@ -69,20 +69,19 @@ void describe_qwen3_moe(const JsonObject& config, ModelConfig& out) {
 }  // namespace
 
 Family qwen_family() {
-  static const std::array<Architecture, 3> kAll{
-      {{.name = "qwen2",
-        .sizes = {151936, 4096, 22016, 32, 32, 32, std::nullopt, 32768, 1e-6, {}},
-        .describe = describe_qwen2,
-        .neutral = {{"qkv_bias", "true"}},
-        .by_layer_types = true},
-       {.name = "qwen3",
-        .sizes = {151936, 4096, 22016, 32, 32, 32, 128, 32768, 1e-6, {}},
-        .describe = describe_qwen3,
-        .by_layer_types = true},
-       {.name = "qwen3_moe",
-        .sizes = {151936, 2048, 6144, 24, 32, 4, std::nullopt, 32768, 1e-6, {}},
-        .describe = describe_qwen3_moe,
-        .other_names = {kExpertNames}}}};
+  static const std::vector<Architecture> kAll{{.name = "qwen2",
+                                               .sizes = {151936, 4096, 22016, 32, 32, 32, std::nullopt, 32768, 1e-6},
+                                               .describe = describe_qwen2,
+                                               .neutral = {{"qkv_bias", "true"}},
+                                               .by_layer_types = true},
+                                              {.name = "qwen3",
+                                               .sizes = {151936, 4096, 22016, 32, 32, 32, 128, 32768, 1e-6},
+                                               .describe = describe_qwen3,
+                                               .by_layer_types = true},
+                                              {.name = "qwen3_moe",
+                                               .sizes = {151936, 2048, 6144, 24, 32, 4, std::nullopt, 32768, 1e-6},
+                                               .describe = describe_qwen3_moe,
+                                               .other_names = {kQwenExpertNames}}};
   return kAll;
 }
 

@@ -1,5 +1,4 @@
 // Seed-OSS: Llama whose queries, keys and values have biases, and the output's apart.
-#include <array>
 
 #include "models/families/family.h"
 
@@ -15,10 +14,11 @@ void describe_seed_oss(const JsonObject& config, ModelConfig& out) {
 }  // namespace
 
 Family seed_family() {
-  static const std::array<Architecture, 1> kAll{{{.name = "seed_oss",
-                                                  .sizes = {155136, 4096, 27648, 64, 80, 8, 128, 524288, 1e-6, {2}},
-                                                  .describe = describe_seed_oss,
-                                                  .keys = {"attention_out_bias"}}}};
+  static const std::vector<Architecture> kAll{{.name = "seed_oss",
+                                               .sizes = {155136, 4096, 27648, 64, 80, 8, 128, 524288, 1e-6},
+                                               .end_tokens = {2},
+                                               .describe = describe_seed_oss,
+                                               .keys = {"attention_out_bias"}}};
   return kAll;
 }
 

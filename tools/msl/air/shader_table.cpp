@@ -15,10 +15,10 @@ namespace {
 
 constexpr const char* kTable = "msl_library";
 
-// Fields of a constant structure.
-class Fields {
+// TableFields of a constant structure.
+class TableFields {
  public:
-  Fields(const llvm::Constant* value, std::string where) : value_(value), where_(std::move(where)) {}
+  TableFields(const llvm::Constant* value, std::string where) : value_(value), where_(std::move(where)) {}
 
   [[nodiscard]] std::uint32_t number(unsigned i) const {
     const auto* const found = llvm::dyn_cast<llvm::ConstantInt>(&at(i));
@@ -34,8 +34,8 @@ class Fields {
     return bytes->getAsCString().str();
   }
   // The elements that it points to.
-  [[nodiscard]] std::vector<Fields> list(unsigned i, std::uint32_t count) const {
-    std::vector<Fields> out;
+  [[nodiscard]] std::vector<TableFields> list(unsigned i, std::uint32_t count) const {
+    std::vector<TableFields> out;
     const auto* const variable = pointee(i);
     for (std::uint32_t k = 0; k < count; ++k) {
       const llvm::Constant* const element = variable == nullptr || !variable->hasInitializer()
@@ -80,7 +80,7 @@ std::string pointee_type(const std::string& written) {
   return out;
 }
 
-TableArgument argument_of(const Fields& fields, const std::string& where) {
+TableArgument argument_of(const TableFields& fields, const std::string& where) {
   TableArgument argument;
   argument.name = fields.text(0);
   const std::string type = fields.text(1);
@@ -99,14 +99,14 @@ TableArgument argument_of(const Fields& fields, const std::string& where) {
   return argument;
 }
 
-TableKernel kernel_of(const Fields& fields, const std::string& where) {
+TableKernel kernel_of(const TableFields& fields, const std::string& where) {
   TableKernel kernel;
   kernel.name = fields.text(0);
   kernel.function = fields.function(1);
   if (kernel.function == nullptr || kernel.function->isDeclaration() || kernel.function->getName() != kernel.name)
     fields.fail(fmt::format("kernel {} has no function of its name", kernel.name));
   const std::string name = fmt::format("{}: kernel {}", where, kernel.name);
-  for (const Fields& argument : fields.list(2, fields.number(3)))
+  for (const TableFields& argument : fields.list(2, fields.number(3)))
     kernel.arguments.push_back(argument_of(argument, name));
   kernel.max_threads = fields.number(4);
   if (kernel.arguments.size() != kernel.function->arg_size())
@@ -121,12 +121,13 @@ ShaderTable take_table(llvm::Module& module, const std::string& where) {
   llvm::GlobalVariable* const variable = module.getNamedGlobal(kTable);
   if (variable == nullptr || !variable->hasInitializer())
     throw Error(ErrorCode::kCorruptFile, fmt::format("{}: no table of kernels ({})", where, kTable));
-  const Fields library(variable->getInitializer(), where);
+  const TableFields library(variable->getInitializer(), where);
   if (library.number(0) != kMslAbiVersion)
     library.fail(fmt::format("ABI version {}, expected {}", library.number(0), static_cast<int>(kMslAbiVersion)));
   ShaderTable table;
-  for (const Fields& kernel : library.list(2, library.number(3))) table.kernels.push_back(kernel_of(kernel, where));
-  for (const Fields& constant : library.list(5, library.number(4)))
+  for (const TableFields& kernel : library.list(2, library.number(3)))
+    table.kernels.push_back(kernel_of(kernel, where));
+  for (const TableFields& constant : library.list(5, library.number(4)))
     table.constants.push_back({constant.text(0), constant.text(1), constant.number(2)});
   variable->eraseFromParent();
   return table;
