@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Vectors of the tiny models, from the last hidden states of Hugging Face transformers.
 
-Needs: torch==2.11.0 transformers==5.17.0 safetensors==0.8.0
+Needs: torch==2.15.0 transformers==5.24.0 safetensors==0.8.0
 Usage: make_embedding_vectors.py FIXTURES [NAME...]
 Writes FIXTURES/NAME/embeddings.safetensors. Of the inputs, which are beginnings and pieces of golden.safetensors'
 input_ids by `begins` and `ends` [n] i64: `mean`, `last` and `cls` [n, hidden] f32, as sentence-transformers' Pooling has

@@ -227,7 +227,8 @@ class BrokenModel : public testing::Test {
  protected:
   void SetUp() override {
     std::filesystem::copy(fixture("llama-tiny"), path_);
-    std::filesystem::remove(path_ / "golden.safetensors");
+    for (const char* const other : {"golden.safetensors", "embeddings.safetensors"})
+      std::filesystem::remove(path_ / other);
   }
   void change_config(const std::function<void(Json&)>& change) {
     Json config = read_json_file(path_ / "config.json");
