@@ -159,6 +159,12 @@ OrderedJson named(const Properties& properties, const OrderedJson& required) {
   return value;
 }
 
+// Of which no other field says anything.
+OrderedJson closed(OrderedJson value) {
+  value["additionalProperties"] = type("null");
+  return value;
+}
+
 OrderedJson tool_name() {
   return {{"type", "string"}, {"pattern", "^[A-Za-z0-9_.-]{1,128}$"}};
 }
@@ -168,9 +174,9 @@ OrderedJson tool_name() {
 Properties with_tools(Properties own, bool flat) {
   const auto tool = [&](Properties fields) {
     const OrderedJson type = one_of({"function"});
-    if (!flat) return named({{"type", type}, {"function", named(fields, {"name"})}}, {"type", "function"});
+    if (!flat) return named({{"type", type}, {"function", closed(named(fields, {"name"}))}}, {"type", "function"});
     fields.emplace_back("type", type);
-    return named(fields, {"type", "name"});
+    return closed(named(fields, {"type", "name"}));
   };
   const Properties function = {{"name", tool_name()},
                                {"description", nullable(text())},
@@ -187,7 +193,7 @@ Properties with_tools(Properties own, bool flat) {
   own.emplace_back("tool_choice", choice);
   own.emplace_back("parallel_tool_calls", flag());
   if (flat) return own;
-  own.emplace_back("functions", list_of(named(function, {"name"}), 0, kMostTools));
+  own.emplace_back("functions", list_of(closed(named(function, {"name"})), 0, kMostTools));
   own.emplace_back("function_call", either({one_of({"none", "auto"}), named({{"name", tool_name()}}, {"name"})}));
   return own;
 }

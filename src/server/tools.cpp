@@ -226,7 +226,8 @@ OrderedJson shown_arguments(const OrderedJson* arguments, bool as_text, const st
     if (!is_nested_deeper(text, 64) && most_json_fields(text) <= kMostJsonFields)
       value = OrderedJson::parse(text, nullptr, false);
   }
-  if (!value.is_object()) throw ApiError(400, fmt::format("{}: expected a JSON object, as text", name), name);
+  if (!value.is_object())
+    throw ApiError(400, fmt::format("{}: expected a JSON object, as text", name), name, "invalid_tool_arguments");
   return as_text ? OrderedJson(json_text(value)) : value;
 }
 
