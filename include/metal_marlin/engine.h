@@ -37,8 +37,8 @@ struct EngineOptions {
   bool prefix_cache = true;
   /// Where caches lie in memory of a device: bytes of the processor's memory for what the cache held of samples that
   /// lost their place. It is copied back when they go on; samples for which there is no room are computed again. 0:
-  /// all are; none given: 4 GiB, or half of what is free where that is less.
-  std::optional<std::size_t> swap_bytes;
+  /// all are, which was faster where it was measured (benchmarks/swap.md).
+  std::size_t swap_bytes = 0;
   /// Guesses of the tokens that follow, for steps to check. Answers are the same with and without.
   SpeculationOptions speculation;
   /// Most requests that wait; more are refused (kBusy).

@@ -39,7 +39,7 @@ struct ServeFlags {
   EngineOptions engine;
   SpeculationFlags speculation;
   bool no_prefix_cache = false;
-  std::optional<double> swap_space;  // GiB
+  double swap_space = 0;  // GiB
   server::ServerOptions server;
   double read_timeout = 20;
   double write_timeout = 30;
@@ -228,7 +228,7 @@ void run_serve(ServeFlags& flags) {
   flags.limits.idle_unload = milliseconds(flags.idle_unload);
   flags.limits.load_wait = milliseconds(flags.load_wait);
   flags.engine.prefix_cache = !flags.no_prefix_cache;
-  if (flags.swap_space) flags.engine.swap_bytes = static_cast<std::size_t>(*flags.swap_space * (1 << 30));
+  flags.engine.swap_bytes = static_cast<std::size_t>(flags.swap_space * (1 << 30));
   flags.server.http.read_timeout = milliseconds(flags.read_timeout);
   flags.server.http.write_timeout = milliseconds(flags.write_timeout);
   if (const char* const keys = std::getenv("METAL_MARLIN_API_KEY")) flags.server.guard.api_keys = keys;
@@ -271,8 +271,9 @@ void add_limits(CLI::App& command, ServeFlags& flags) {
   command
       .add_option("--swap-space", flags.swap_space,
                   "GiB of this machine's memory, for each model on a GPU, that pages of requests go to which make room "
-                  "for others; 0: these are computed again; default: 4, or half of what is free")
-      ->check(CLI::Range(0.0, 65536.0));
+                  "for others; 0: these are computed again")
+      ->check(CLI::Range(0.0, 65536.0))
+      ->capture_default_str();
   command.add_option("--step-tokens", flags.engine.step_tokens, "most tokens in a step")->capture_default_str();
   command.add_option("--queue", flags.engine.queue, "most requests that wait; more get status 429")
       ->capture_default_str();

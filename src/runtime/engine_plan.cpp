@@ -16,7 +16,6 @@ constexpr double kCacheShare = 0.6;
 // A request is expected to need no more than so many tokens, where that decides how many run at a time.
 constexpr std::int64_t kUsualTokens = 4096;
 constexpr int kMostParallel = 64;
-constexpr std::size_t kUsualSwap = std::size_t{4} << 30;
 
 void require_option(bool ok, std::string_view option, std::int64_t found, const std::string& expected) {
   if (!ok) {
@@ -61,13 +60,12 @@ void require_fit(std::int64_t tokens, std::string_view what, std::int64_t fit, c
 }
 
 std::size_t swap_bytes(const EngineMemory& memory, const EngineOptions& options) {
-  const std::size_t asked = options.swap_bytes.value_or(0);
+  const std::size_t asked = options.swap_bytes;
   if (!memory.apart) {
     require_option(asked == 0, "swap_bytes", static_cast<std::int64_t>(asked),
                    "0, as this backend's caches lie in the memory that they would be swapped to");
     return 0;
   }
-  if (!options.swap_bytes) return std::min(kUsualSwap, memory.processor / 2);
   require_memory(asked, memory.processor, "the memory that sequences are swapped to");
   return asked;
 }

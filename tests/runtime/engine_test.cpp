@@ -107,7 +107,7 @@ void expect_each_as_alone(const std::shared_ptr<const Model>& model, bool has_te
   options.queue = count;
   // The first step waits for half of them, so that more are there than fit, however the threads are scheduled.
   std::atomic<int> submitted = 0;
-  options.swap_bytes = ways.swap_bytes;
+  options.swap_bytes = ways.swap_bytes.value_or(0);
   const auto hold = [&] {
     while (submitted < count / 2) std::this_thread::yield();
   };
