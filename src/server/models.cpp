@@ -215,7 +215,7 @@ void Models::watch_deadlines() {
     }
     if (waiters_.empty()) {
       changed_.wait(lock);
-    } else {  // all wait as long: who came first is first
+    } else {                                            // all wait as long: who came first is first
       const auto deadline = waiters_.front().deadline;  // whose place may be gone while this waits
       changed_.wait_until(lock, deadline);
     }

@@ -66,7 +66,7 @@ TEST(Embed, MatchesTransformersOnEveryModelAndBackend) {
       };
       expect("mean", embed_options(Pooling::kMean, false));
       if (backend == "msl-host" && !is_run_in_full(name)) continue;  // as golden logits there, in short
-      expect("mean", embed_options(Pooling::kMean, false, 0, 7));  // every input in pieces, several in one step
+      expect("mean", embed_options(Pooling::kMean, false, 0, 7));    // every input in pieces, several in one step
       expect("last", embed_options(Pooling::kLast, false, 0, 13));
       expect("cls", embed_options(Pooling::kCls, false, 0, 13));
       expect("mean_normalized", embed_options(Pooling::kMean, true));
