@@ -14,6 +14,7 @@
 #include "io/checkpoint.h"
 #include "metal_marlin/generate.h"
 #include "metal_marlin/inspect.h"
+#include "models/golden.h"
 #include "quantized_models.h"
 
 namespace metal_marlin {
@@ -153,6 +154,29 @@ TEST(Quantize, RulesChooseWhatIsQuantized) {
     EXPECT_EQ(tensor.stored_as, expected) << tensor.name;
   }
   EXPECT_FALSE(last_logits(folder.path() / "model", true).empty());
+}
+
+// By rounding, and by GPTQ on a text: of every fixture that stands for an architecture or a form of one.
+TEST(Quantize, EveryArchitecture) {
+  const TemporaryFolder folder;
+  std::ofstream text(folder.path() / "text.txt");
+  for (int i = 0; i < 600; ++i) text << static_cast<char>('!' + i * i % 94);
+  text.close();
+  for (const std::string& name : golden_models()) {
+    const std::filesystem::path source = folder.path() / name;
+    copy_with_tokenizer(fixture(name.c_str()), source);
+    const std::vector<float> expected = last_logits(source, true);
+    QuantizeOptions options;
+    options.spec = spec_of("int8");
+    quantize(source, folder.path() / (name + "-int8"), options);
+    EXPECT_LT(relative_error(last_logits(folder.path() / (name + "-int8"), true), expected), 0.05) << name;
+    options.spec = spec_of("int6", "16");
+    options.method = QuantizeMethod::kGptq;
+    options.calibration = folder.path() / "text.txt";
+    options.threads = 2;
+    quantize(source, folder.path() / (name + "-gptq"), options);
+    EXPECT_LT(relative_error(last_logits(folder.path() / (name + "-gptq"), true), expected), 0.3) << name;
+  }
 }
 
 TEST(Quantize, ShardsHoldTheSameModel) {

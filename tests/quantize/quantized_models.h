@@ -53,7 +53,7 @@ inline std::vector<float> last_logits(const std::filesystem::path& path, bool ex
   load.exact = exact;
   load.threads = 2;
   Session session(Model::load(path, load), {1, 64, 64, 1});
-  const std::vector<TokenId> ids{5, 17, 200, 3, 99, 42, 8, 150, 77, 31};
+  const std::vector<TokenId> ids{5, 17, 120, 3, 99, 42, 8, 150, 77, 31};
   std::vector<float> out;
   session.step(std::array{SequenceInput{session.open(), ids}}, [&](std::span<const LogitsRow> rows) {
     out.assign(rows.back().values.begin(), rows.back().values.end());
