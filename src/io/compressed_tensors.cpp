@@ -89,7 +89,7 @@ bool is_in_order(const JsonObject& weights) {
 // one that is not read, used or not.
 std::string stored_format(const JsonObject& json) {
   if (!json.has("format")) return "";
-  const std::string format = json.string("format");
+  std::string format = json.string("format");
   if (std::find(kCompressedFormats.begin(), kCompressedFormats.end(), format) == kCompressedFormats.end())
     throw Error(ErrorCode::kUnsupported, fmt::format("{}: format {} is not one that we read", json.where(), format));
   return format;

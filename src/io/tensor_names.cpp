@@ -37,7 +37,7 @@ std::string_view layer_of(std::string_view name) {
 }
 
 std::string full_name(const std::string& whole) {
-  const std::string name = name_in_language_model(whole);
+  std::string name = name_in_language_model(whole);
   if (begins_with_any(name, kInModel)) return std::string(kModel) + name;
   if (!name.starts_with(kModel)) return name;
   const std::string_view rest = std::string_view(name).substr(kModel.size());

@@ -200,7 +200,7 @@ void check_config_keys(const JsonObject& config, const Architecture& architectur
         holds(kGeneration, key) || holds(architecture.keys, key) || neutral(kNeutral, key, value) ||
         neutral(architecture.neutral, key, value) ||
         std::any_of(architecture.unread.begin(), architecture.unread.end(),
-                    [&](const NeutralField& field) { return field.key == key; })) {
+                    [&name = key](const NeutralField& field) { return field.key == name; })) {
       continue;
     }
     std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
