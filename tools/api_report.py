@@ -1,5 +1,8 @@
 """What the checks of the server's APIs share: how one is run and told of, what is compared, chat templates for a model that speaks."""
+import argparse
+import json
 import pathlib
+import tempfile
 import time
 import traceback
 
@@ -49,3 +52,22 @@ class Report:
 
     def failed(self):
         return [result for result in self.results if result["error"]]
+
+
+def main(doc, checks, make_api, run):
+    """A script of checks: its arguments, `run` of them, a folder to work in and the report, and what it found. Returns its exit code."""
+    parser = argparse.ArgumentParser(description=doc.split("\n", maxsplit=1)[0])
+    parser.add_argument("--binary", required=True)
+    parser.add_argument("--model", required=True, type=pathlib.Path)
+    parser.add_argument("--only", default="", help="checks whose names have this in them")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    args = parser.parse_args()
+    report = Report(checks, make_api, args.only, args.json)
+    with tempfile.TemporaryDirectory() as work:
+        run(args, pathlib.Path(work), report)
+    failed = report.failed()
+    if args.json:
+        print(json.dumps({"checks": report.results, "failed": len(failed)}, indent=2))
+    else:
+        print(f"{len(report.results) - len(failed)} of {len(report.results)} checks hold")
+    return 1 if failed else 0

@@ -7,19 +7,17 @@ The values are what is checked: that one request says what another does, and tha
 FOLDER is a model that speaks, with a tokenizer and without a generation_config.json, such as a quantized SmolLM2.
 Exit codes: 0 all hold, 1 some do not. Needs: openai==3.57.0
 """
-import argparse
 import json
 import os
-import pathlib
 import shutil
 import sys
-import tempfile
 
-from api_report import TEMPLATE, Report
+from api_report import TEMPLATE, main
 from openai_checks import CHECKS, MODEL, STORY, Api, neutral_draws
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../tests/server"))
 from served import TOOL_TEMPLATE, Server  # noqa: E402
+
 
 def thinking_model(model, work, end):
     """The model beside a generation_config.json of our own."""
@@ -57,23 +55,5 @@ def run(args, work, report):
                      "--max-body", "10000", "--context", "256", environment={"METAL_MARLIN_API_KEY": "secret-2"}), "secret-1")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--binary", required=True)
-    parser.add_argument("--model", required=True, type=pathlib.Path)
-    parser.add_argument("--only", default="", help="checks whose names have this in them")
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
-    args = parser.parse_args()
-    report = Report(CHECKS, Api, args.only, args.json)
-    with tempfile.TemporaryDirectory() as work:
-        run(args, pathlib.Path(work), report)
-    failed = report.failed()
-    if args.json:
-        print(json.dumps({"checks": report.results, "failed": len(failed)}, indent=2))
-    else:
-        print(f"{len(report.results) - len(failed)} of {len(report.results)} checks hold")
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, CHECKS, Api, run))
