@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "metal_marlin/error.h"
+#include "runtime/drafting.h"
 #include "runtime/model_impl.h"
 
 namespace metal_marlin {
@@ -25,15 +26,10 @@ SessionOptions draft_session_options(const Model& draft, int sequences, std::int
   return out;
 }
 
-struct DraftSequence : Proposer::Sequence {
-  DraftSequence(Session& of, SequenceId with) : session(of), id(with) {}
-  // Only an id that is not open is an error, and this one is.
-  ~DraftSequence() override { session.close(id); }  // NOLINT(bugprone-exception-escape)
+struct DraftSequence : DraftedSequence {
+  using DraftedSequence::DraftedSequence;
 
-  Session& session;
-  SequenceId id;
   std::vector<TokenId> held;  // what the session has of it: tokens, and then guesses
-  bool failed = false;        // it is beyond what the draft can hold
 };
 
 }  // namespace
@@ -148,19 +144,7 @@ void DraftProposer::propose(std::span<Request> requests) {
     drafting.sampler->allow({});  // the grammar's tokens are known for the first token alone
     all.push_back(std::move(drafting));
   }
-  for (;;) {
-    std::vector<Drafting*> in;
-    for (Drafting& each : all) {
-      if (each.sampler && static_cast<int>(each.request->guess.size()) < each.request->most) in.push_back(&each);
-    }
-    if (in.empty()) return;
-    try {
-      draw(in);
-    } catch (const Error&) {
-      for (Drafting* const each : in) each->sequence->failed = true;
-      return;
-    }
-  }
+  draw_in_turns(all, [this](std::vector<Drafting*>& in) { draw(in); });
 }
 
 std::span<const double> DraftProposer::expected() const {

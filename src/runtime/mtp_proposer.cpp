@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "metal_marlin/error.h"
+#include "runtime/drafting.h"
 #include "runtime/model_impl.h"
 
 namespace metal_marlin {
@@ -20,15 +21,10 @@ constexpr std::int64_t kGuessPlaces = 64;
 
 }  // namespace
 
-struct MtpProposer::Predicted : Proposer::Sequence {
-  Predicted(Session& of, SequenceId with) : session(of), id(with) {}
-  // Only an id that is not open is an error, and this one is.
-  ~Predicted() override { session.close(id); }  // NOLINT(bugprone-exception-escape)
+struct MtpProposer::Predicted : DraftedSequence {
+  using DraftedSequence::DraftedSequence;
 
-  Session& session;
-  SequenceId id;
   bool begun = false;
-  bool failed = false;         // its cache found no room
   std::int64_t held = 0;       // pairs in the cache, those of guesses apart
   std::int64_t next = 0;       // the first token whose hidden state did not go through the layer
   std::vector<float> waiting;  // hidden states from there on
@@ -168,19 +164,7 @@ void MtpProposer::propose(std::span<Request> requests) {
     drafting.sampler->allow({});  // the grammar's tokens are known for the first token alone
     all.push_back(std::move(drafting));
   }
-  for (;;) {
-    std::vector<Drafting*> in;
-    for (Drafting& each : all) {
-      if (each.sampler && static_cast<int>(each.request->guess.size()) < each.request->most) in.push_back(&each);
-    }
-    if (in.empty()) return;
-    try {
-      draw(in);
-    } catch (const Error&) {  // the cache is full: the answers go on without
-      for (Drafting* const each : in) each->sequence->failed = true;
-      return;
-    }
-  }
+  draw_in_turns(all, [this](std::vector<Drafting*>& in) { draw(in); });
 }
 
 std::span<const double> MtpProposer::expected() const {
