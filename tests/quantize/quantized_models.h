@@ -46,14 +46,13 @@ inline std::string format_in(const QuantizeReport& report, const std::string& we
   return "none";
 }
 
-inline std::vector<float> last_logits(const std::filesystem::path& path, bool exact,
-                                      const std::string& backend = "cpu") {
+inline std::vector<float> last_logits(const std::filesystem::path& path, bool exact, const std::string& backend = "cpu",
+                                      const std::vector<TokenId>& ids = {5, 17, 200, 3, 99, 42, 8, 150, 77, 31}) {
   LoadOptions load;
   load.backend = backend;
   load.exact = exact;
   load.threads = 2;
   Session session(Model::load(path, load), {1, 64, 64, 1});
-  const std::vector<TokenId> ids{5, 17, 120, 3, 99, 42, 8, 150, 77, 31};
   std::vector<float> out;
   session.step(std::array{SequenceInput{session.open(), ids}}, [&](std::span<const LogitsRow> rows) {
     out.assign(rows.back().values.begin(), rows.back().values.end());
