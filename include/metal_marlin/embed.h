@@ -66,6 +66,7 @@ struct EmbedOptions {
   EmbeddingForm form;
   std::string prompt;          ///< goes before each text
   bool include_prompt = true;  ///< as in EmbeddingConfig
+  std::string adapter;         ///< of those that the model was loaded with, by name; empty: none
   std::int64_t context = 0;    ///< most tokens of a text; 0: the model's
   int step_tokens = 512;       ///< most tokens in a step, of several texts together
   std::function<bool(std::int64_t done, std::int64_t total)> progress;  ///< tokens; false: stop
@@ -73,7 +74,7 @@ struct EmbedOptions {
 
 /// A vector each. Texts are computed together, and a vector does not depend on the others on the cpu backend.
 /// \throws Error (kInvalidArgument) for a text that is empty or longer than the context, with the figures, and for
-/// dimensions that the model does not have; (kCancelled).
+/// dimensions and adapters that the model does not have; (kCancelled).
 std::vector<std::vector<float>> embed(const std::shared_ptr<const Model>& model, std::span<const std::string> texts,
                                       const EmbedOptions& options = {});
 /// The same of token ids, as they are: `prompt` is not looked at.
@@ -86,6 +87,7 @@ struct EmbeddingRequest {
   EmbeddingForm form;
   /// So many tokens at the beginning of each are left out of the mean.
   std::size_t skipped = 0;
+  std::string adapter;  ///< as in EmbedOptions
 };
 
 struct EmbeddingResult {

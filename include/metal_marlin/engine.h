@@ -105,6 +105,7 @@ struct EngineRequest {
   /// Of the prompt's tokens too, as `logprobs` says (which is then not -1). The prompt is then computed whole: nothing
   /// of it is taken from the prefix cache.
   bool prompt_logprobs = false;
+  std::string adapter;   ///< Of those that the model was loaded with, by name; empty: none.
   int priority = 0;      ///< Smaller ones first; they also take the place of running larger ones.
   std::string fair_key;  ///< Keys of one priority take turns, by the tokens that were computed for them.
 };

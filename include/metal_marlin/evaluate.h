@@ -21,6 +21,7 @@ struct EvaluateOptions {
   /// Replaces the first token of every disjoint window, as llama.cpp does with
   /// models that begin each text with BOS.
   std::optional<TokenId> first_token;
+  std::string adapter;                     ///< of the model's, by name; empty: none
   std::shared_ptr<const Model> reference;  ///< null: perplexity only
   /// The reference's logits are kept in this file, with what they are of in FILE.json: read if it is
   /// there, so that no reference is needed, else written. 4 bytes a scored token and word. Empty: not kept.

@@ -25,6 +25,7 @@ struct GenerateOptions {
   std::shared_ptr<const Grammar> grammar;
   std::optional<GrammarThought> thought;  ///< What may come before the grammar's text.
   SpeculationOptions speculation;
+  std::string adapter;  ///< Of those that the model was loaded with, by name; empty: none.
 };
 
 enum class StopReason : std::uint8_t { kLength, kEndToken, kStopText, kCancelled };

@@ -16,6 +16,13 @@
 
 namespace metal_marlin {
 
+/// A LoRA adapter, as PEFT saves it: a folder. docs/lora.md tells what is taken.
+struct AdapterOptions {
+  std::string name;  ///< what it is called where sequences choose it
+  std::filesystem::path path;
+  double scale = 1;  ///< on the adapter's own
+};
+
 struct LoadOptions {
   /// Threads for loading and running; 0: one per usable core.
   int threads = 0;
@@ -36,6 +43,8 @@ struct LoadOptions {
   bool prediction = false;
   /// GGUF K-quants and IQ4_XS become f16 instead of int8 group 32.
   bool gguf_to_f16 = false;
+  /// What sequences may have beside the model's weights, each its own.
+  std::vector<AdapterOptions> adapters;
   /// Called with what the user should know.
   std::function<void(const std::string&)> notice;
   /// Called as weights are loaded; false: stop.
@@ -52,9 +61,10 @@ struct ModelInfo {
   std::int64_t max_positions = 0;
   std::size_t weight_bytes = 0;  ///< in memory
   std::vector<TokenId> end_tokens;
-  std::string backend;   ///< as in LoadOptions
-  std::string device;    ///< the instruction set of the cpu backend, or the GPU
-  std::string kv_cache;  ///< as in LoadOptions
+  std::vector<std::string> adapters;  ///< names, as in LoadOptions
+  std::string backend;                ///< as in LoadOptions
+  std::string device;                 ///< the instruction set of the cpu backend, or the GPU
+  std::string kv_cache;               ///< as in LoadOptions
   int threads = 0;
   /// What the model's generation_config.json says of drawing; where it says nothing, the temperature is 1 and no token
   /// is left out.
@@ -153,6 +163,7 @@ struct NotFinite {
 struct SavedSequence {
   std::int64_t length = 0;
   std::vector<TokenId> tokens;  ///< with a prefix cache
+  std::string adapter;          ///< that it was computed with
   std::unique_ptr<std::byte[]> bytes;
   std::size_t size = 0;  ///< of `bytes`
 };
@@ -180,8 +191,9 @@ class Session {
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
-  /// \throws Error (kInvalidArgument) when max_sequences are open.
-  SequenceId open();
+  /// \param adapter that all its tokens are computed with, by name; empty: none
+  /// \throws Error (kInvalidArgument) when max_sequences are open, (kNotFound) naming the adapters that there are.
+  SequenceId open(const std::string& adapter = {});
   /// Another sequence that holds the same tokens; both share the memory of what they have in common.
   /// \throws as open().
   SequenceId fork(SequenceId sequence);
@@ -190,9 +202,9 @@ class Session {
   [[nodiscard]] std::int64_t length(SequenceId sequence) const;
   /// Forgets all tokens from `length` on.
   void truncate(SequenceId sequence, std::int64_t length);
-  /// Gives a sequence that holds nothing the longest beginning of `tokens` that can be found in the cache: whole
-  /// pages, and not all of them, so that a step for the others gives logits. What comes after is computed as if the
-  /// beginning had been, but for the rounding of steps that are cut in another way.
+  /// Gives a sequence that holds nothing the longest beginning of `tokens` that can be found in the cache, computed
+  /// with the same adapter: whole pages, and not all of them, so that a step for the others gives logits. What comes
+  /// after is computed as if the beginning had been, but for the rounding of steps that are cut in another way.
   /// \returns tokens that it now holds. \throws Error (kInvalidArgument) without prefix_cache.
   std::int64_t reuse(SequenceId sequence, std::span<const TokenId> tokens);
 

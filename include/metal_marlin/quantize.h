@@ -12,6 +12,7 @@
 
 #include "metal_marlin/evaluate.h"
 #include "metal_marlin/format.h"
+#include "metal_marlin/model.h"
 
 namespace metal_marlin {
 
@@ -57,6 +58,9 @@ struct QuantizeOptions {
   std::filesystem::path curves;
   /// Of embeddings and the output head; nothing keeps them as they are.
   std::optional<FormatSpec> embedding = default_spec(Format::kInt8);
+  /// A LoRA adapter (docs/lora.md) that is added to the weights first; its name is of no use. What it changes and is
+  /// not quantized becomes f32.
+  std::optional<AdapterOptions> merge;
   /// Perl-compatible regular expressions, searched for in weight names. Where
   /// include is not empty, linear layers that match none of it stay as they
   /// are; whatever matches exclude stays as it is.

@@ -13,6 +13,7 @@
 #include "base/round_up.h"
 #include "io/checkpoint.h"
 #include "metal_marlin/sampler.h"
+#include "ops/adapter.h"
 #include "ops/fuse.h"
 #include "ops/plan.h"
 
@@ -44,7 +45,8 @@ struct SequenceSlice {
   int count = 0;
   std::int64_t past = 0;                // positions already cached
   std::span<const std::int32_t> pages;  // cache pages, in order, enough for past + count
-  std::int64_t length = 0;  // positions with all that is to come of this input; angles may depend on it (0: none)
+  std::int64_t length = 0;   // positions with all that is to come of this input; angles may depend on it (0: none)
+  int adapter = kNoAdapter;  // one of those that the model was prepared with
 };
 
 // Rows that something is shown, `stride` elements apart.
@@ -148,6 +150,7 @@ struct PrepareOptions {
   LoadProgress progress;
   // Of the same backend and activations: what it has of matrices is not loaded again, but shared.
   std::shared_ptr<const PreparedModel> shared = nullptr;
+  std::span<const Adapter> adapters = {};  // of the plan, that sequences may have
 };
 
 // What a backend can do, whatever it runs.

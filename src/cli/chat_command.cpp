@@ -98,6 +98,7 @@ void run_chat(TalkFlags& flags) {
   ChatSession session(model, flags.engine, chat, has_colours());
   session.settings.chat = flags.chat.options();
   session.settings.sampler = flags.sampler;
+  session.settings.adapter = flags.model.lora;
   if (flags.max_tokens > 0) session.settings.max_tokens = flags.max_tokens;
   session.set_system(flags.system);
   if (!terminal) return answer_lines(session);
@@ -125,6 +126,7 @@ void add_chat(CLI::App& app) {
       ->capture_default_str();
   flags->speculation.add(*command);
   flags->model.add_load(*command);
+  flags->model.add_lora(*command);
   command->footer("Commands:\n" + chat_help() +
                   "Where the input is no terminal each line of it is a message, and answers alone are printed.\n"
                   "Examples:\n"

@@ -93,6 +93,7 @@ ChatReply ChatSession::answer(const Messages& messages) {
   const std::int64_t most = settings.max_tokens ? std::min<std::int64_t>(room, *settings.max_tokens) : room;
   request.max_tokens = static_cast<int>(std::min<std::int64_t>(most, std::numeric_limits<int>::max()));
   request.sampler = settings.sampler;
+  request.adapter = settings.adapter;
   request.sampler.seed += answers_++;  // another for each
   const std::size_t prompt_tokens = request.prompt.size();
   std::vector<TokenId> tokens = request.prompt;

@@ -18,6 +18,7 @@ namespace metal_marlin::cli {
 struct ChatSettings {
   ChatOptions chat;
   SamplerOptions sampler;
+  std::string adapter;            // of the model's, by name; empty: none
   std::optional<int> max_tokens;  // of an answer; none: until the context ends
 };
 

@@ -35,8 +35,10 @@ void add_tune(CLI::App& app);
 struct ModelFlags {
   std::string path;
   LoadOptions load;
+  std::string lora;  // PATH or PATH:SCALE of an adapter, which is called so; empty: none
   void add(CLI::App& command);
   void add_load(CLI::App& command);  // those of how it is loaded alone
+  void add_lora(CLI::App& command);
   // Loads the model at `path`, or at `other`, with a progress bar.
   [[nodiscard]] std::shared_ptr<const Model> load_model(const std::string& other = {}) const;
 };
@@ -44,6 +46,9 @@ struct ModelFlags {
 // quantize(), with notices and a progress bar.
 QuantizeReport quantize_with_progress(const std::filesystem::path& source, const std::filesystem::path& destination,
                                       QuantizeOptions options);
+
+// PATH or PATH:SCALE of an adapter. \throws Error (kInvalidArgument).
+AdapterOptions parse_adapter(const std::string& text);
 
 // Prints a notice to the standard error.
 void print_notice(const std::string& text);

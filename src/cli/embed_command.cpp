@@ -85,7 +85,9 @@ void run_embed(EmbedFlags& flags) {
   options.context = flags.context;
   options.step_tokens = flags.step_tokens;
   const std::vector<std::string> lines = lines_of_file(flags.file);
-  const auto model = flags.model.load_model(source.path.string());
+  flags.model.path = source.path.string();
+  options.adapter = flags.model.lora;
+  const auto model = flags.model.load_model();
   if (!config.is_described && flags.pooling.empty()) {
     print_notice(fmt::format("{}: no file tells how its vectors are pooled: the mean of all tokens (--pooling)",
                              source.path.string()));
@@ -106,6 +108,7 @@ void add_embed(CLI::App& app) {
   command->add_option("model", flags->model.path, kModelHelp)->required();
   flags->source.add(*command);
   flags->model.add_load(*command);
+  flags->model.add_lora(*command);
   command->add_option("-f,--file", flags->file, "texts, one a line; -: standard input")->capture_default_str();
   auto* const json = command->add_flag("--json", flags->json, "print one JSON object; else a JSON list for each text");
   command->add_option("-o,--output", flags->output, "write an array to this .npy file: f32 [texts, dimensions]")

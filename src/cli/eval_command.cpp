@@ -71,6 +71,7 @@ void run_eval(EvalFlags& flags) {
   }
   const auto chat = flags.chat ? flags.chat_flags.load(flags.model.path) : nullptr;
   const auto model = flags.model.load_model();
+  flags.options.adapter = flags.model.lora;
   notice_context(model->info(), static_cast<std::size_t>(flags.options.context), 0);
   if (compare) flags.options.reference = flags.model.load_model(flags.reference);
   const std::vector<TokenId> tokens =
@@ -98,6 +99,7 @@ void add_eval(CLI::App& app) {
   auto* const command = app.add_subcommand("eval", "Measure perplexity, and divergence from a reference model");
   auto flags = std::make_shared<EvalFlags>();
   flags->model.add(*command);
+  flags->model.add_lora(*command);
   command->add_option("--text", flags->text_file, "text file; -: standard input")->required();
   command->add_option("--context", flags->options.context, "tokens in a window")
       ->check(CLI::Range(2, 1 << 24))

@@ -80,6 +80,7 @@ void run_generate(GenerateFlags& flags) {
   const auto chat = flags.chat ? flags.chat_flags.load(flags.model.path) : nullptr;
   flags.model.load.prediction = flags.speculation.want_prediction();
   const auto model = flags.model.load_model();
+  flags.options.adapter = flags.model.lora;
   flags.options.speculation = flags.speculation.of_model(
       flags.speculation.options([&](const std::string& draft) { return flags.model.load_model(draft); }), *model);
   if (flags.ids_file.empty()) prompt = prompt_tokens(flags, chat.get(), *model->tokenizer());
@@ -113,6 +114,7 @@ void add_generate(CLI::App& app) {
   auto* const command = app.add_subcommand("generate", "Continue a text");
   auto flags = std::make_shared<GenerateFlags>();
   flags->model.add(*command);
+  flags->model.add_lora(*command);
   command->add_option("-p,--prompt", flags->prompt, "text to continue");
   command->add_option("--prompt-file", flags->prompt_file, "file with the text; -: standard input");
   command->add_option("--prompt-ids", flags->ids_file, "file with token ids as a JSON list; works without a tokenizer");

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <charconv>
 #include <cstdlib>
 #include <exception>
 #include <nlohmann/json.hpp>
@@ -67,6 +68,24 @@ void ModelFlags::add_load(CLI::App& command) {
   command.add_flag("--gguf-f16", load.gguf_to_f16, "load GGUF K-quants and IQ4_XS as f16 instead of int8");
 }
 
+void ModelFlags::add_lora(CLI::App& command) {
+  command.add_option("--lora", lora, "folder of a LoRA adapter that PEFT saved; PATH:0.5 halves it");
+}
+
+AdapterOptions parse_adapter(const std::string& text) {
+  AdapterOptions out;
+  out.path = text;
+  const std::size_t colon = text.rfind(':');
+  if (colon == std::string::npos || std::filesystem::exists(text)) return out;
+  const std::string number = text.substr(colon + 1);
+  const char* const end = number.data() + number.size();
+  const auto [stop, error] = std::from_chars(number.data(), end, out.scale);
+  if (error != std::errc() || stop != end || number.empty())
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: no such folder, and {} is no scale", text, number));
+  out.path = text.substr(0, colon);
+  return out;
+}
+
 void notice_context(const ModelInfo& model, std::size_t prompt, std::size_t more) {
   const auto context = static_cast<std::size_t>(model.max_positions);
   if (prompt + more <= context) return;
@@ -82,6 +101,10 @@ CLI::Option* add_list(CLI::App& command, const std::string& name, std::vector<st
 std::shared_ptr<const Model> ModelFlags::load_model(const std::string& other) const {
   ProgressBar bar("load", "B");
   LoadOptions options = load;
+  if (other.empty() && !lora.empty()) {
+    options.adapters.push_back(parse_adapter(lora));
+    options.adapters.back().name = lora;
+  }
   if (!other.empty()) options.kv_cache.clear();  // what is compared with stays as it is
   options.progress = [&](std::size_t done, std::size_t total) {
     bar.update(static_cast<double>(done), static_cast<double>(total));

@@ -153,6 +153,9 @@ void add_method_options(CLI::App& command, QuantizeFlags& flags) {
   command
       .add_option("--memory", flags.options.memory, "memory that must do, such as 3GiB; refused at once if it cannot")
       ->transform(CLI::AsSizeValue(false));
+  command.add_option_function<std::string>(
+      "--merge-lora", [&flags](const std::string& text) { flags.options.merge = parse_adapter(text); },
+      "folder of a LoRA adapter that PEFT saved, which is added to the weights first; PATH:0.5 halves it");
   command.add_option("--calibration", flags.options.calibration,
                      "text for the method, and on which the use of experts is counted for a recipe; without it a "
                      "recipe's cold experts are all");

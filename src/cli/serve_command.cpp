@@ -34,6 +34,7 @@ struct ServeFlags {
   double idle_unload = 0;
   double load_wait = 60;
   server::ModelLimits limits;
+  std::vector<std::string> adapters;  // [MODEL:]NAME=PATH, or [MODEL:]NAME=PATH:SCALE
   std::string template_file;
   std::string template_name;
   EngineOptions engine;
@@ -93,7 +94,7 @@ void take_aliases(ServeFlags& flags) {
 }
 
 // What makes the model's vectors; none where its files ask for what is not there.
-std::unique_ptr<Embedder> make_embedder(const std::shared_ptr<const Model>& model, const std::string& path,
+std::shared_ptr<Embedder> make_embedder(const std::shared_ptr<const Model>& model, const std::string& path,
                                         server::ServedModel& served) {
   try {
     served.embedding = read_embedding_config(path);
@@ -105,16 +106,18 @@ std::unique_ptr<Embedder> make_embedder(const std::shared_ptr<const Model>& mode
   EmbedderOptions options;
   options.context = served.engine->plan().context;
   options.others_wait = [engine = served.engine.get()] { return engine->stats().running > 0; };
-  return std::make_unique<Embedder>(model, options);
+  return std::make_shared<Embedder>(model, options);
 }
 
 server::ServedModel load_served(const ServeFlags& flags, const std::string& name, const std::string& path,
-                                const std::function<bool()>& goes_on, const EngineOptions& share) {
+                                const std::vector<AdapterOptions>& adapters, const std::function<bool()>& goes_on,
+                                const EngineOptions& share) {
   server::ServedModel served;
   served.name = name;
   served.chat = load_template(flags, path);
   ProgressBar bar("load " + name, "B");
   LoadOptions load = flags.model.load;
+  load.adapters = adapters;
   load.prediction = flags.speculation.want_prediction();
   load.progress = [&](std::size_t done, std::size_t total) {
     bar.update(static_cast<double>(done), static_cast<double>(total));
@@ -127,7 +130,7 @@ server::ServedModel load_served(const ServeFlags& flags, const std::string& name
   options.memory_reserved = share.memory_reserved;
   options.memory_share = share.memory_share;
   options.speculation = flags.speculation.of_model(options.speculation, *model);
-  served.engine = std::make_unique<Engine>(model, options);
+  served.engine = std::make_shared<Engine>(model, options);
   served.embedder = make_embedder(model, path, served);
   return served;
 }
@@ -146,6 +149,34 @@ std::size_t weight_bytes(const std::filesystem::path& path) {
   return bytes;
 }
 
+// Adds an adapter of --lora to those of its model, which is named where there are several.
+void take_adapter(const std::string& text, const std::vector<std::string>& models,
+                  std::vector<std::vector<AdapterOptions>>& adapters) {
+  const std::string key = text.substr(0, text.find('='));
+  const std::size_t colon = key.rfind(':');
+  const auto model = std::find(models.begin(), models.end(), colon == key.npos ? "" : key.substr(0, colon));
+  if (model == models.end() && models.size() > 1) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("--lora {}: of several models it takes MODEL:NAME=PATH; there is {}", text,
+                            fmt::join(models, ", ")));
+  }
+  const std::string name = model == models.end() ? key : key.substr(colon + 1);
+  if (key.size() == text.size() || name.empty())
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("--lora {}: expected NAME=PATH", text));
+  const auto is_called_so = [&](const AdapterOptions& other) { return other.name == name; };
+  const auto has_one = [&](const auto& those) { return std::any_of(those.begin(), those.end(), is_called_so); };
+  if (std::find(models.begin(), models.end(), name) != models.end() ||
+      std::any_of(adapters.begin(), adapters.end(), has_one)) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("--lora {}: another model or adapter is called {} already", text, name));
+  }
+  AdapterOptions adapter = parse_adapter(text.substr(key.size() + 1));
+  adapter.name = name;
+  if (!std::filesystem::exists(adapter.path))
+    throw Error(ErrorCode::kNotFound, fmt::format("--lora {}: no such folder", text));
+  adapters[model == models.end() ? 0 : static_cast<std::size_t>(model - models.begin())].push_back(std::move(adapter));
+}
+
 std::vector<server::ModelEntry> model_entries(const ServeFlags& flags, const std::vector<ModelSource>& sources) {
   const std::vector<std::string> names = served_names(flags, sources);
   for (const std::string& name : flags.pinned) {
@@ -158,15 +189,21 @@ std::vector<server::ModelEntry> model_entries(const ServeFlags& flags, const std
     throw Error(ErrorCode::kInvalidArgument, fmt::format("--max-loaded is {}, but {} models are pinned",
                                                          flags.limits.max_loaded, flags.pinned.size()));
   }
+  std::vector<std::vector<AdapterOptions>> adapters(names.size());
+  for (const std::string& text : flags.adapters) take_adapter(text, names, adapters);
   std::vector<server::ModelEntry> entries;
   for (std::size_t i = 0; i < sources.size(); ++i) {
     server::ModelEntry entry;
     entry.name = names[i];
-    entry.load = [&flags, name = names[i], path = sources[i].path.string()](const std::function<bool()>& goes_on,
-                                                                            const EngineOptions& share) {
-      return load_served(flags, name, path, goes_on, share);
-    };
     entry.weight_bytes = weight_bytes(sources[i].path);
+    for (const AdapterOptions& adapter : adapters[i]) {
+      entry.adapters.push_back(adapter.name);
+      entry.weight_bytes += weight_bytes(adapter.path);
+    }
+    entry.load = [&flags, name = names[i], path = sources[i].path.string(), those = std::move(adapters[i])](
+                     const std::function<bool()>& goes_on, const EngineOptions& share) {
+      return load_served(flags, name, path, those, goes_on, share);
+    };
     entry.preload = sources.size() == 1;
     entry.pinned = std::find(flags.pinned.begin(), flags.pinned.end(), names[i]) != flags.pinned.end();
     entries.push_back(std::move(entry));
@@ -196,6 +233,10 @@ std::string model_lines(const server::Models& models) {
   std::string lines;
   const server::ModelLeases loaded = models.loaded();
   for (const server::ModelStatus& status : models.all()) {
+    if (!status.parent.empty()) {
+      lines += fmt::format("adapter {} of {}\n", printable_line(status.name), printable_line(status.parent));
+      continue;
+    }
     const auto found = std::find_if(loaded.begin(), loaded.end(),
                                     [&](const server::ModelLease& model) { return model->name == status.name; });
     lines += fmt::format("model {}: {}\n", printable_line(status.name),
@@ -217,6 +258,8 @@ void check(const ServeFlags& flags) {
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("--served-name: {} names for {} models", flags.names.size(), flags.paths.size()));
   }
+  if (!flags.adapters.empty() && flags.paths.size() != 1)
+    throw Error(ErrorCode::kInvalidArgument, "--lora: adapters are for one model, and several are served");
   if (flags.server.http.tls_certificate.empty() != flags.server.http.tls_key.empty()) {
     throw Error(ErrorCode::kInvalidArgument, "--tls-certificate and --tls-key go together");
   }
@@ -325,6 +368,9 @@ void add_serve(CLI::App& app) {
   add_list(*command, "--served-name", flags->names,
            "what requests call a model, in the order of models; default: ORG/NAME, or its folder's name");
   add_list(*command, "--alias", flags->aliases, "NAME=MODEL: one more model, and what requests call it; repeatable");
+  add_list(*command, "--lora", flags->adapters,
+           "NAME=PATH of a LoRA adapter that PEFT saved, which requests choose as their model; PATH:0.5 halves it; of "
+           "several models MODEL:NAME=PATH; repeatable");
   add_list(*command, "--pin", flags->pinned, "name of a model that is loaded at the start and stays; repeatable");
   command
       ->add_option("--idle-unload", flags->idle_unload,

@@ -19,13 +19,17 @@
 #include "base/shared_pool.h"
 #include "io/checkpoint.h"
 #include "io/file_write.h"
+#include "io/mapped_file.h"
 #include "io/output_folder.h"
+#include "io/peft_adapter.h"
 #include "io/sources.h"
 #include "io/text_file.h"
 #include "metal_marlin/error.h"
 #include "metal_marlin/tokenizer.h"
+#include "models/adapters.h"
 #include "models/architectures.h"
 #include "models/consumed.h"
+#include "models/merged_checkpoint.h"
 #include "quantize/allocation.h"
 #include "quantize/layers.h"
 #include "quantize/output.h"
@@ -69,6 +73,7 @@ class Quantizer {
       predictions_.push_back(build_prediction_plan(config_, i));
     if (!predictions_.empty()) require_same_copies(config_, *checkpoint_);
     refuse_rotated_source();
+    if (options.merge) merge_adapter_first(*options.merge);
     if (!options.calibration.empty()) {
       ids_ = calibration_tokens();
       if (recipe_.has_cold_rule()) count_experts();
@@ -133,6 +138,7 @@ class Quantizer {
     sources.add(source_);
     sources.add_weights(*checkpoint_);
     sources.add(options_.calibration);
+    if (options_.merge) sources.add(options_.merge->path);
     if (std::filesystem::exists(options_.recipe)) sources.add(options_.recipe);
     if (!options_.curves.empty()) sources.refuse(options_.curves);
     sources.add(options_.curves);
@@ -147,6 +153,15 @@ class Quantizer {
                   fmt::format("{}: tensor {} is stored rotated; quantize the model that it was made of",
                               checkpoint_->where(info.name), info.name));
     }
+  }
+
+  void merge_adapter_first(const AdapterOptions& options) {
+    const PeftAdapter adapter(options.path);
+    Adapter bound = bind_adapter(adapter, options.path.string(), options.scale, model_plan_, *checkpoint_, *pool_);
+    checkpoint_ = merge_adapter(std::move(checkpoint_), std::move(bound), model_plan_);
+    adapter_key_ = {options.scale};
+    for (const auto& file : {adapter.config(), adapter.file()})
+      adapter_key_.push_back(hash_of(MappedFile(file).bytes()));
   }
 
   [[nodiscard]] static bool needs_text(const Job& job) { return job.spec && job.method != QuantizeMethod::kRtn; }
@@ -237,7 +252,9 @@ class Quantizer {
   [[nodiscard]] std::filesystem::path counts_file() const { return destination_.string() + ".counts.json"; }
   [[nodiscard]] Json source_key() const {
     const auto written = std::filesystem::last_write_time(checkpoint_->where(checkpoint_->weights().front().name));
-    return {std::filesystem::absolute(source_).string(), written.time_since_epoch().count()};
+    Json key = {std::filesystem::absolute(source_).string(), written.time_since_epoch().count()};
+    if (!adapter_key_.is_null()) key.push_back(adapter_key_);
+    return key;
   }
 
   [[nodiscard]] bool is_linear(const PlannedWeight& weight) const {
@@ -424,6 +441,7 @@ class Quantizer {
   std::filesystem::path source_;
   std::filesystem::path destination_;
   std::unique_ptr<Checkpoint> checkpoint_;
+  Json adapter_key_;  // of what is merged; null: nothing
   ModelConfig config_;
   Plan model_plan_;
   std::vector<Plan> predictions_;

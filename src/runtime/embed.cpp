@@ -22,12 +22,12 @@ std::vector<std::vector<float>> embed_inputs(const std::shared_ptr<const Model>&
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("embed: step_tokens is {}, expected 1 or more", options.step_tokens));
   }
-  check_embedding(inputs, options.form, skipped, info, context);
+  check_embedding(inputs, options.form, skipped, options.adapter, info, context);
   std::vector<EmbeddingItem> items;
   std::int64_t longest = 1;
   std::int64_t total = 0;
   for (const std::vector<TokenId>& input : inputs) {
-    items.push_back({input, options.form, skipped});
+    items.push_back({input, options.form, skipped, options.adapter});
     longest = std::max(longest, static_cast<std::int64_t>(input.size()));
     total += static_cast<std::int64_t>(input.size());
   }

@@ -77,12 +77,12 @@ struct Embedder::Impl {
   }
 
   std::uint64_t submit(EmbeddingRequest asked, OnResult on_result) {
-    check_embedding(asked.inputs, asked.form, asked.skipped, model->info(), context);
+    check_embedding(asked.inputs, asked.form, asked.skipped, asked.adapter, model->info(), context);
     auto request = std::make_shared<OpenEmbedding>();
     request->asked = std::move(asked);
     request->on_result = std::move(on_result);
     for (const std::vector<TokenId>& input : request->asked.inputs)
-      request->items.push_back({input, request->asked.form, request->asked.skipped});
+      request->items.push_back({input, request->asked.form, request->asked.skipped, request->asked.adapter});
     const std::lock_guard lock(mutex);
     if (draining || stopping) throw Error(ErrorCode::kBusy, "the embedder ends, and takes no more requests");
     if (static_cast<int>(known.size()) >= options.queue) {

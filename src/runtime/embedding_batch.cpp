@@ -34,7 +34,9 @@ void normalize_vector(std::vector<float>& vector) {
 }  // namespace
 
 void check_embedding(std::span<const std::vector<TokenId>> inputs, const EmbeddingForm& form, std::size_t skipped,
-                     const ModelInfo& model, std::int64_t context) {
+                     const std::string& adapter, const ModelInfo& model, std::int64_t context) {
+  if (!adapter.empty() && std::find(model.adapters.begin(), model.adapters.end(), adapter) == model.adapters.end())
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("adapter is {}, which was not loaded", adapter));
   if (form.dimensions < 0 || form.dimensions > model.hidden) {
     throw Error(ErrorCode::kInvalidArgument, fmt::format("dimensions is {}, expected 1 to the {} that the model has",
                                                          form.dimensions, model.hidden));
@@ -69,7 +71,7 @@ bool EmbeddingBatch::admit(EmbeddingItem& item) {
   const CacheStats stats = session_.cache_stats();
   if (promised_pages_ + pages > stats.limit) return false;
   try {
-    item.sequence = session_.open();
+    item.sequence = session_.open(item.adapter);
   } catch (const Error&) {  // no place: that is the only reason that it has
     return false;
   }

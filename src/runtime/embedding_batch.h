@@ -9,9 +9,9 @@
 
 namespace metal_marlin {
 
-// \throws Error (kInvalidArgument) naming what is wrong with an input, or with the form of its vector.
+// \throws Error (kInvalidArgument) naming what is wrong with an input, with the form of its vector or the adapter.
 void check_embedding(std::span<const std::vector<TokenId>> inputs, const EmbeddingForm& form, std::size_t skipped,
-                     const ModelInfo& model, std::int64_t context);
+                     const std::string& adapter, const ModelInfo& model, std::int64_t context);
 
 // Tokens at the beginning of a text that are its prompt's, with what the tokenizer puts before it.
 std::size_t prompt_tokens(const Tokenizer& tokenizer, const std::string& prompt);
@@ -21,6 +21,7 @@ struct EmbeddingItem {
   std::span<const TokenId> tokens;
   EmbeddingForm form;
   std::size_t skipped = 0;
+  std::string adapter{};
   // What became of it.
   std::size_t done = 0;  // tokens
   std::vector<float> vector{};

@@ -65,6 +65,8 @@ void validate(const EngineRequest& r, const ModelInfo& model, std::int64_t conte
                 draws ? fmt::format("1 to {}", kMostSamples) : "1 where max_tokens is 0");
   require_field(r.logprobs >= (r.prompt_logprobs ? 0 : -1) && r.logprobs <= model.vocab, "logprobs", r.logprobs,
                 r.prompt_logprobs ? "0 to the vocabulary's size, with prompt_logprobs" : "-1 to the vocabulary's size");
+  if (!r.adapter.empty() && std::find(model.adapters.begin(), model.adapters.end(), r.adapter) == model.adapters.end())
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("request: adapter is {}, which was not loaded", r.adapter));
   validate(r.sampler);
   for (const std::string& stop : r.stop) require_field(!stop.empty(), "a stop text's length", 0, "1 or more");
   if (!r.stop.empty() && !has_tokenizer)

@@ -202,14 +202,14 @@ bool EngineScheduler::enter(Sample& sample) {
 }
 
 SequenceId EngineScheduler::begin_sequence(const Sample& sample) {
-  if (sample.wants_whole_prompt()) return session_.open();
+  if (sample.wants_whole_prompt()) return session_.open(sample.asked().adapter);
   for (const Resident& r : residents_) {
     if (&r.sample->request() != &sample.request() || length(r) < sample.prompt_size() - 1) continue;
     const SequenceId sequence = session_.fork(r.sequence);
     session_.truncate(sequence, sample.prompt_size() - 1);
     return sequence;
   }
-  const SequenceId sequence = session_.open();
+  const SequenceId sequence = session_.open(sample.asked().adapter);
   if (options_.prefix_cache) session_.reuse(sequence, sample.tokens());
   return sequence;
 }

@@ -186,7 +186,7 @@ class Evaluator {
   // Runs a window; the logits at i predict token i + 1.
   template <typename OnRows>
   void forward(Session& session, const Window& window, const OnRows& on_rows) {
-    const SequenceId sequence = session.open();
+    const SequenceId sequence = session.open(&session == &session_ ? options_.adapter : std::string());
     const auto begin = tokens_.begin() + window.begin;
     std::vector<TokenId> input(begin, begin + (window.end - window.begin - 1));
     if (options_.stride == 0 && options_.first_token) input.front() = *options_.first_token;

@@ -67,7 +67,7 @@ class Generation {
         sample_(generate_request(*model, prompt, options, tokenizer_), 0, model->info(), model->info().max_positions,
                 tokenizer_),
         session_(model, with_hidden(generate_session(prompt.size(), options))),
-        sequence_(session_.open()) {
+        sequence_(session_.open(options.adapter)) {
     if (!options.speculation.any()) return;
     const SessionOptions own = generate_session(prompt.size(), options);
     speculation_.emplace(options.speculation,

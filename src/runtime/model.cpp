@@ -1,13 +1,17 @@
 #include "metal_marlin/model.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "backends/registry.h"
 #include "base/shared_pool.h"
 #include "io/checkpoint.h"
+#include "io/peft_adapter.h"
 #include "metal_marlin/error.h"
+#include "models/adapters.h"
 #include "models/architectures.h"
 #include "models/consumed.h"
 #include "models/generation_config.h"
@@ -15,6 +19,7 @@
 #include "tokenizer/tokenizer_config.h"
 
 namespace metal_marlin {
+
 std::shared_ptr<const Tokenizer> tokenizer_of(const Checkpoint& checkpoint, const Tokenizer::Notice& notice) {
   const auto files = checkpoint.tokenizer_files();
   const auto text_of = [&](std::string_view wanted) -> std::string_view {
@@ -29,6 +34,36 @@ std::shared_ptr<const Tokenizer> tokenizer_of(const Checkpoint& checkpoint, cons
   return Tokenizer::from_json(json, where, config, notice);
 }
 
+int Model::Impl::adapter(const std::string& name) const {
+  if (name.empty()) return kNoAdapter;
+  const auto found = std::find(info.adapters.begin(), info.adapters.end(), name);
+  if (found != info.adapters.end()) return static_cast<int>(found - info.adapters.begin());
+  throw Error(
+      ErrorCode::kNotFound,
+      fmt::format("{}: adapter {} was not loaded; there {}", path, name,
+                  info.adapters.empty() ? "is none" : "is " + fmt::format("{}", fmt::join(info.adapters, ", "))));
+}
+
+namespace {
+
+std::vector<Adapter> load_adapters(const std::vector<AdapterOptions>& options, const Plan& plan,
+                                   const Checkpoint& checkpoint, ThreadPool& pool) {
+  std::vector<Adapter> out;
+  for (const AdapterOptions& each : options) {
+    if (each.name.empty())
+      throw Error(ErrorCode::kInvalidArgument, fmt::format("adapter {} has no name", each.path.string()));
+    if (std::any_of(out.begin(), out.end(), [&](const Adapter& other) { return other.name == each.name; }))
+      throw Error(ErrorCode::kInvalidArgument, fmt::format("two adapters are called {}", each.name));
+    if (!std::isfinite(each.scale))
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("adapter {}: scale is {}, expected a number", each.name, each.scale));
+    out.push_back(bind_adapter(PeftAdapter(each.path), each.name, each.scale, plan, checkpoint, pool));
+  }
+  return out;
+}
+
+}  // namespace
+
 Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Model::~Model() = default;
 const ModelInfo& Model::info() const {
@@ -42,7 +77,8 @@ std::shared_ptr<const Tokenizer> Model::tokenizer() const {
 
 // Of an impl that has a backend, a plan and a cache type. shared: whose matrices stand for its own, or null.
 void Model::Impl::prepare_on_backend(const Checkpoint& checkpoint, Activations activations,
-                                     const LoadProgress& progress, const std::shared_ptr<const PreparedModel>& shared) {
+                                     const LoadProgress& progress, const std::shared_ptr<const PreparedModel>& shared,
+                                     std::span<const Adapter> adapters) {
   const RunnerLimits least{.tokens = 1};  // a session asks for its own memory
   Plan own = plan;
   if (shared) {
@@ -52,10 +88,11 @@ void Model::Impl::prepare_on_backend(const Checkpoint& checkpoint, Activations a
     });
   }
   const MemoryEstimate memory = backend->estimate_memory(own, checkpoint, activations, least, cache);
-  backend->require_memory(memory.weights + memory.workspace + memory.cache_page, "loading the weights of " + path);
+  backend->require_memory(memory.weights + memory.workspace + memory.cache_page + adapter_bytes(adapters),
+                          "loading the weights of " + path);
   cache_page_bytes = memory.cache_page;
   most_cache_pages = memory.most_cache_pages;
-  prepared = backend->prepare(plan, checkpoint, {activations, progress, shared});
+  prepared = backend->prepare(plan, checkpoint, {activations, progress, shared, adapters});
 }
 
 // The first of the model's layers for the next tokens; null: it has none.
@@ -69,7 +106,7 @@ std::shared_ptr<const Model> Model::Impl::load_prediction(const Checkpoint& chec
   impl->plan = build_prediction_plan(config);
   impl->backend = backend;
   impl->cache = cache;
-  impl->prepare_on_backend(checkpoint, activations, progress, prepared);
+  impl->prepare_on_backend(checkpoint, activations, progress, prepared, {});  // guesses do without adapters
   impl->info.vocab = config.vocab;
   impl->info.hidden = config.hidden;
   impl->info.max_positions = config.max_positions;
@@ -93,7 +130,8 @@ std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, cons
   const std::shared_ptr<ThreadPool> pool = shared_pool(options.threads);
   impl->backend = make_backend(options.backend, {pool, options.instruction_set});
   const Activations activations = options.exact ? Activations::kF32 : Activations::kInt8;
-  impl->prepare_on_backend(*checkpoint, activations, options.progress, nullptr);
+  const std::vector<Adapter> adapters = load_adapters(options.adapters, impl->plan, *checkpoint, *pool);
+  impl->prepare_on_backend(*checkpoint, activations, options.progress, nullptr, adapters);
   if (options.prediction) impl->prediction = impl->load_prediction(*checkpoint, activations, options.progress);
   impl->tokenizer = tokenizer_of(*checkpoint, options.notice);
   impl->info = {impl->config.model_type,
@@ -105,11 +143,13 @@ std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, cons
                 impl->config.max_positions,
                 impl->prepared->weight_bytes() + (impl->prediction ? impl->prediction->info().weight_bytes : 0),
                 {impl->config.end_tokens.begin(), impl->config.end_tokens.end()},
+                {},
                 impl->backend->name(),
                 impl->backend->device(),
                 std::string(cache_type_name(impl->cache)),
                 pool->size(),
                 parse_generation_config(checkpoint->generation_config(), checkpoint->where())};
+  for (const Adapter& adapter : adapters) impl->info.adapters.push_back(adapter.name);
   return std::shared_ptr<const Model>(new Model(std::move(impl)));
 }
 

@@ -21,10 +21,13 @@ struct Model::Impl {
   std::shared_ptr<const Tokenizer> tokenizer;  // null: none
   std::string path;
 
+  // adapters: that sequences of the plan may have.
   void prepare_on_backend(const Checkpoint& checkpoint, Activations activations, const LoadProgress& progress,
-                          const std::shared_ptr<const PreparedModel>& shared);
+                          const std::shared_ptr<const PreparedModel>& shared, std::span<const Adapter> adapters);
   [[nodiscard]] std::shared_ptr<const Model> load_prediction(const Checkpoint& checkpoint, Activations activations,
                                                              const LoadProgress& progress) const;
+  // Of those that the model was loaded with; empty: kNoAdapter. \throws Error (kNotFound) naming them.
+  [[nodiscard]] int adapter(const std::string& name) const;
 };
 
 // A model's tokenizer; null: it has none.

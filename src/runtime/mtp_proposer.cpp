@@ -53,7 +53,8 @@ MtpProposer::MtpProposer(const Model& model, int sequences, std::int64_t cache_t
 MtpProposer::~MtpProposer() = default;
 
 // Pages are found again by their tokens, which lack the first of all: it has no hidden state before it. Texts that
-// differ in that token alone would find each other's; their guesses would be a little worse.
+// differ in that token alone would find each other's, and so would those of different adapters, which the layer knows
+// nothing of; their guesses would be a little worse.
 SessionOptions MtpProposer::session_options(int sequences, std::int64_t cache_tokens, int step_tokens) {
   SessionOptions out;
   out.max_sequences = sequences;

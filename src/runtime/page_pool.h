@@ -17,7 +17,8 @@ namespace metal_marlin {
 
 using PageId = std::int32_t;
 
-// A page's tokens together with all that come before them; equal where these are. 0: nothing yet.
+// A page's tokens together with all that come before them; equal where these are. Those below the pool's `beginnings`:
+// nothing yet, of a sequence of one kind, whose pages are never another kind's.
 using ContentId = std::uint64_t;
 
 class PagePool {
@@ -29,6 +30,8 @@ class PagePool {
     std::int64_t kept = 0;     // by nobody, for their content
     std::int64_t evicted = 0;  // so far: kept pages that were taken for other content
   };
+
+  explicit PagePool(ContentId beginnings = 1) : last_content_(beginnings - 1) {}
 
   // Adds so many pages, which are free.
   void grow(std::int64_t pages);
@@ -81,7 +84,7 @@ class PagePool {
   std::vector<PageId> free_;  // a stack
   std::list<PageId> kept_;    // let go first, first
   std::unordered_map<Key, Found, HashKey> contents_;
-  ContentId last_content_ = 0;
+  ContentId last_content_;
   std::int64_t evicted_ = 0;
 };
 

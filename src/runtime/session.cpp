@@ -22,6 +22,7 @@ struct Sequence {
   std::atomic<SequenceId> id{-1};         // of the one that is, or was last, here
   std::atomic<SequenceId> cancelled{-1};  // the last that was
   bool open = false;
+  int adapter = kNoAdapter;
   std::int64_t length = 0;
   std::vector<PageId> pages;
   // With a prefix cache: what it holds, and its full pages' contents.
@@ -29,6 +30,8 @@ struct Sequence {
   std::vector<ContentId> contents;
 
   [[nodiscard]] bool is_cancelled() const { return cancelled.load() == id.load(); }
+  // What its first page comes after: pages of one adapter are never those of another.
+  [[nodiscard]] ContentId beginning() const { return static_cast<ContentId>(adapter - kNoAdapter); }
 };
 
 // Tokens of a sequence in the pass that is being built.
@@ -109,6 +112,7 @@ struct Session::Impl {
         vocab(model->info().vocab),
         row_width(with.hidden_states ? model->info().hidden : vocab),
         takes_hidden(model->impl_->plan.prediction),
+        pool(model->info().adapters.size() + 1),
         sequences(static_cast<std::size_t>(with.max_sequences)) {
     if (options.on_hidden && model->impl_->plan.output(kHiddenOutput) < 0) {
       throw Error(ErrorCode::kInvalidArgument,
@@ -158,7 +162,7 @@ struct Session::Impl {
   }
 
   // Ids tell places apart by the remainder, and sequences in one place by the rest.
-  SequenceId open() {
+  SequenceId open(int adapter) {
     const auto free =
         std::find_if(sequences.begin(), sequences.end(), [](const Sequence& sequence) { return !sequence.open; });
     if (free == sequences.end()) {
@@ -168,6 +172,7 @@ struct Session::Impl {
     const SequenceId before = free->id;
     free->id = before < 0 ? free - sequences.begin() : before + static_cast<SequenceId>(sequences.size());
     free->open = true;
+    free->adapter = adapter;
     return free->id;
   }
 
@@ -187,7 +192,7 @@ struct Session::Impl {
   void publish(Sequence& sequence, std::int64_t length) {
     for (std::size_t i = sequence.contents.size(); static_cast<std::int64_t>(i + 1) * kCachePageTokens <= length; ++i) {
       const PagePool::Found found =
-          pool.publish(sequence.pages[i], i == 0 ? 0 : sequence.contents.back(),
+          pool.publish(sequence.pages[i], i == 0 ? sequence.beginning() : sequence.contents.back(),
                        std::span(sequence.tokens).subspan(i * kCachePageTokens, kCachePageTokens));
       sequence.pages[i] = found.page;
       sequence.contents.push_back(found.content);
@@ -292,8 +297,8 @@ struct Session::Impl {
     if (!rotates_with_pass(length)) return 0;
     const std::span<const TokenId> added = input.tokens.subspan(begin, end - begin);
     make_room(sequence, static_cast<std::int64_t>(added.size()));
-    slices.push_back(
-        {static_cast<int>(tokens.size()), static_cast<int>(added.size()), sequence.length, sequence.pages, length});
+    slices.push_back({static_cast<int>(tokens.size()), static_cast<int>(added.size()), sequence.length, sequence.pages,
+                      length, sequence.adapter});
     parts.push_back({index, &sequence, begin, added, length - static_cast<std::int64_t>(input.guessed)});
     for (std::size_t i = begin; i < end; ++i) {
       if (i >= from) {
@@ -467,13 +472,13 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
 
 Session::~Session() = default;
 
-SequenceId Session::open() {
-  return impl_->open();
+SequenceId Session::open(const std::string& adapter) {
+  return impl_->open(impl_->model->impl_->adapter(adapter));
 }
 
 SequenceId Session::fork(SequenceId id) {
   const Sequence& from = impl_->at(id);
-  const SequenceId copy = impl_->open();
+  const SequenceId copy = impl_->open(from.adapter);
   Sequence& to = impl_->at(copy);
   to.length = from.length;
   to.tokens = from.tokens;
@@ -510,7 +515,7 @@ std::int64_t Session::reuse(SequenceId id, std::span<const TokenId> tokens) {
                 fmt::format("reuse: sequence {} holds {} tokens, expected none", id, sequence.length));
   }
   impl_->truncate(sequence, 0);  // pages of a step that failed
-  ContentId content = 0;
+  ContentId content = sequence.beginning();
   for (std::size_t begin = 0; begin + kCachePageTokens < tokens.size(); begin += kCachePageTokens) {
     const std::span<const TokenId> page = tokens.subspan(begin, kCachePageTokens);
     const std::optional<PagePool::Found> found = impl_->pool.find(content, page);
@@ -535,6 +540,8 @@ SavedSequence Session::save(SequenceId id) const {
   SavedSequence out;
   out.length = sequence.length;
   out.tokens = sequence.tokens;
+  if (sequence.adapter != kNoAdapter)
+    out.adapter = impl_->model->info().adapters[static_cast<std::size_t>(sequence.adapter)];
   out.size = saved_bytes(id);
   const auto pages = static_cast<std::size_t>(pages_for(sequence.length));
   try {
@@ -558,6 +565,10 @@ void Session::restore(SequenceId id, const SavedSequence& saved) {
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("restore: sequence {} holds {} tokens, expected a beginning of the {} that were saved", id,
                             sequence.length, saved.length));
+  }
+  if (impl_->model->impl_->adapter(saved.adapter) != sequence.adapter) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("restore: sequence {} has another adapter than what was saved", id));
   }
   impl_->restore(sequence, saved);
 }

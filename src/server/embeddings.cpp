@@ -133,6 +133,7 @@ void start_embedding(Service& service, const Call& call, const ServedModel& mode
     call.log->set("error", error.what());
     call.exchange->respond(error.status, "application/json", call.error(error));
   };
+  request.adapter = model.adapter();
   const std::uint64_t id = embedder.submit(std::move(request), on_result);
   call.exchange->when_gone([&embedder, id, models = call.models] { embedder.cancel(id); });
 }

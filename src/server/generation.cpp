@@ -60,6 +60,7 @@ void Generation::start(std::vector<EngineRequest> requests, Sink sink, GoOn go_o
 }
 
 void Generation::submit(EngineRequest request, std::size_t first_choice) {
+  request.adapter = model_.adapter();
   ids_.push_back(
       model_.engine->submit(std::move(request), [self = shared_from_this(), first_choice](const EngineEvent& event) {
         self->take(first_choice + static_cast<std::size_t>(event.sample), event);

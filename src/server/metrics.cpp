@@ -179,6 +179,7 @@ void Metrics::unloaded(const std::string& model, const EngineStats& stats) {
 std::string Metrics::text(const Models& models, std::uint64_t lost_log_lines) {
   const std::scoped_lock lock(impl_->collecting);
   for (const ModelStatus& status : models.all()) {
+    if (!status.parent.empty()) continue;  // an adapter: its model's engine is told of once
     const prometheus::Labels labels = {{"model_name", status.name}};
     impl_->is_loaded.Add(labels).Set(status.state == std::string_view("loaded") ? 1 : 0);
     raise_to(impl_->loads.Add(labels), static_cast<double>(status.loads));

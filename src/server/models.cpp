@@ -1,6 +1,7 @@
 #include "server/models.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #if defined(__GLIBC__)
@@ -71,26 +72,27 @@ void Models::start(std::vector<ServedModel> models) {
   for (ServedModel& model : models) {
     auto entry = std::make_unique<Entry>();
     entry->given.name = entry->status.name = model.name;
+    entry->given.adapters = model.info().adapters;
     entry->given.pinned = entry->status.pinned = true;
     entry->status.created = model.created;
-    entry->status.context = model.engine->plan().context;
-    entry->status.vocabulary = model.vocabulary();
-    entry->status.dimensions = model.info().hidden;
-    entry->state = State::kLoaded;
-    entry->model = std::move(model);
+    put(*entry, std::move(model));
     entries_.push_back(std::move(entry));
   }
 }
 
 std::size_t Models::find(const std::string& name) const {
   if (name.empty() && entries_.size() == 1) return 0;
-  std::string known;
+  std::vector<std::string> known;
   for (std::size_t i = 0; i < entries_.size(); ++i) {
-    if (entries_[i]->given.name == name) return i;
-    known += (known.empty() ? "" : ", ") + entries_[i]->given.name;
+    const std::size_t first = known.size();
+    known.push_back(entries_[i]->given.name);
+    known.insert(known.end(), entries_[i]->given.adapters.begin(), entries_[i]->given.adapters.end());
+    if (std::find(known.begin() + static_cast<std::ptrdiff_t>(first), known.end(), name) != known.end()) return i;
   }
-  if (name.empty()) throw ApiError(400, fmt::format("model is missing, expected one of {}", known), "model");
-  throw ApiError(404, fmt::format("model {} is not served here; there is {}", name, known), "model", "model_not_found");
+  if (name.empty())
+    throw ApiError(400, fmt::format("model is missing, expected one of {}", fmt::join(known, ", ")), "model");
+  throw ApiError(404, fmt::format("model {} is not served here; there is {}", name, fmt::join(known, ", ")), "model",
+                 "model_not_found");
 }
 
 const ServedModel& Models::use(const std::string& name, ModelLeases& leases) {
@@ -99,7 +101,10 @@ const ServedModel& Models::use(const std::string& name, ModelLeases& leases) {
   Entry& entry = *entries_[at];
   if (entry.state != State::kLoaded) throw ModelNotLoaded{at};
   leases.push_back(lease(at, true));
-  return *entry.model;
+  const auto& adapters = entry.model->adapters;
+  const auto adapter =
+      std::find_if(adapters.begin(), adapters.end(), [&](const ServedModel& each) { return each.name == name; });
+  return adapter == adapters.end() ? *entry.model : *adapter;
 }
 
 // The mutex is held. A lease is let go of in any thread, an engine's among them: the model goes in our own alone.
@@ -115,22 +120,29 @@ ModelLease Models::lease(std::size_t at, bool is_use) const {
           }};
 }
 
-ModelStatus Models::status_of(const Entry& entry) const {
+ModelStatus Models::status_of(const Entry& entry, const std::string& name) {
   constexpr const char* names[] = {"unloaded", "loading", "loaded", "unloading", "failed"};
   ModelStatus out = entry.status;
   out.state = names[static_cast<int>(entry.state)];
+  if (name == entry.given.name) return out;
+  out.name = name;
+  out.parent = entry.given.name;
   return out;
 }
 
 ModelStatus Models::status(const std::string& name) const {
   const std::lock_guard lock(mutex_);
-  return status_of(*entries_[find(name)]);
+  const Entry& entry = *entries_[find(name)];
+  return status_of(entry, name.empty() ? entry.given.name : name);
 }
 
 std::vector<ModelStatus> Models::all() const {
   const std::lock_guard lock(mutex_);
   std::vector<ModelStatus> out;
-  for (const auto& entry : entries_) out.push_back(status_of(*entry));
+  for (const auto& entry : entries_) {
+    out.push_back(status_of(*entry, entry->given.name));
+    for (const std::string& adapter : entry->given.adapters) out.push_back(status_of(*entry, adapter));
+  }
   return out;
 }
 
@@ -320,14 +332,25 @@ void Models::load(Lock& lock, std::size_t at) {
   tell(lock, take_waiters([&](const Waiter& each) { return each.entry == at; }), failed);
 }
 
-void Models::note_loaded(Entry& entry, ServedModel model) {
+// What requests call by its adapters' names is the model under another name.
+void Models::put(Entry& entry, ServedModel model) {
+  std::vector<ServedModel> adapters(entry.given.adapters.size(), model);
+  for (std::size_t i = 0; i < adapters.size(); ++i) {
+    adapters[i].name = entry.given.adapters[i];
+    adapters[i].parent = model.name;
+  }
+  model.adapters = std::move(adapters);
   entry.model = std::move(model);
-  entry.model->created = entry.status.created;
   entry.state = State::kLoaded;
-  entry.status.failure.clear();
   entry.status.context = entry.model->engine->plan().context;
   entry.status.vocabulary = entry.model->vocabulary();
   entry.status.dimensions = entry.model->info().hidden;
+}
+
+void Models::note_loaded(Entry& entry, ServedModel model) {
+  model.created = entry.status.created;
+  put(entry, std::move(model));
+  entry.status.failure.clear();
   ++entry.status.loads;
   entry.last_used = ModelClock::now();
 }

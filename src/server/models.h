@@ -27,6 +27,7 @@ using ModelLeases = std::vector<ModelLease>;
 
 struct ModelEntry {
   std::string name;
+  std::vector<std::string> adapters;  // that the model is loaded with, by the names that requests call them
   // Called in a thread that loads one model at a time. `goes_on` turns false when nobody wants it any more. `share`: of
   // the memory that is free. \throws Error.
   std::function<ServedModel(const std::function<bool()>& goes_on, const EngineOptions& share)> load;
@@ -53,6 +54,7 @@ struct ModelStatus {
   std::int64_t loads = 0;                  // so far
   std::int64_t unloads = 0;
   bool pinned = false;
+  std::string parent;  // of an adapter: the model that it comes and goes with; empty: a model
 };
 
 // A request asks for a model that is not loaded: Models::wait_for() takes it from here.
@@ -74,7 +76,8 @@ class Models {
   // Models that are loaded already, and stay.
   void start(std::vector<ServedModel> models);
 
-  // By the name in a request; empty: the only one. `leases` keep it. \throws ApiError (400, 404), ModelNotLoaded.
+  // By the name in a request, of a model or of an adapter of one; empty: the only model. `leases` keep it. \throws
+  // ApiError (400, 404), ModelNotLoaded.
   const ServedModel& use(const std::string& name, ModelLeases& leases);
   // Whether it is one of them, loaded or not. \throws ApiError as use().
   [[nodiscard]] ModelStatus status(const std::string& name) const;
@@ -85,8 +88,9 @@ class Models {
   // Who waits has gone: `resume` is not called any more.
   void forget(std::uint64_t waiter);
 
+  // Behind each model its adapters.
   [[nodiscard]] std::vector<ModelStatus> all() const;
-  // Those that are loaded. To look at them is not to use them.
+  // Models that are loaded. To look at them is not to use them.
   [[nodiscard]] ModelLeases loaded() const;
   // Loads no more; those that wait are told so.
   void stop_loading();
@@ -110,9 +114,11 @@ class Models {
   };
   using Lock = std::unique_lock<std::mutex>;
 
-  [[nodiscard]] std::size_t find(const std::string& name) const;  // \throws ApiError
+  // The model that is called so, or that an adapter of the name is for. \throws ApiError.
+  [[nodiscard]] std::size_t find(const std::string& name) const;
   [[nodiscard]] ModelLease lease(std::size_t entry, bool is_use) const;
-  [[nodiscard]] ModelStatus status_of(const Entry& entry) const;
+  // Of the model, or of its adapter of this name.
+  [[nodiscard]] static ModelStatus status_of(const Entry& entry, const std::string& name);
   void run();
   void watch_deadlines();
   void tell(Lock& lock, std::vector<Waiter> waiters, const std::optional<ApiError>& error);
@@ -124,7 +130,8 @@ class Models {
   [[nodiscard]] std::optional<std::size_t> idle_one(std::chrono::steady_clock::time_point now) const;
   [[nodiscard]] bool has_room() const;
   void load(Lock& lock, std::size_t entry);
-  void note_loaded(Entry& entry, ServedModel model);
+  static void put(Entry& entry, ServedModel model);
+  static void note_loaded(Entry& entry, ServedModel model);
   ServedModel load_with_room(Lock& lock, std::size_t entry);
   void unload(Lock& lock, std::size_t entry);
   [[nodiscard]] EngineOptions share_for(std::size_t entry) const;

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "chat_template/reasoning.h"
 #include "metal_marlin/chat_template.h"
@@ -17,7 +18,7 @@ namespace metal_marlin::server {
 
 struct ServedModel {
   std::string name;
-  std::unique_ptr<Engine> engine;
+  std::shared_ptr<Engine> engine;  // an adapter has its model's
   std::shared_ptr<const Tokenizer> tokenizer;
   std::shared_ptr<const ChatTemplate> chat;  // nullptr: the model has none
   // What learn_template() finds out of it.
@@ -26,8 +27,14 @@ struct ServedModel {
   std::shared_ptr<const Tokenizer> marked{};  // shows what parts answers; nullptr: the tokenizer does
   std::time_t created = std::time(nullptr);
   EmbeddingConfig embedding{};           // what its files say of vectors
-  std::unique_ptr<Embedder> embedder{};  // nullptr: it gives no vectors
+  std::shared_ptr<Embedder> embedder{};  // nullptr: it gives no vectors
+  std::string parent{};                  // of an adapter: the model that it is for, by name; empty: a model
+  // What requests call by the names of its adapters. Last: they go before what they share.
+  std::vector<ServedModel> adapters{};
 
+  [[nodiscard]] bool is_adapter() const { return !parent.empty(); }
+  // What a request's engine and embedder call it.
+  [[nodiscard]] std::string adapter() const { return is_adapter() ? name : std::string(); }
   [[nodiscard]] const ModelInfo& info() const { return engine->model().info(); }
   [[nodiscard]] std::int64_t vocabulary() const { return info().vocab; }
 };

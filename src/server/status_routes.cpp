@@ -25,6 +25,7 @@ OrderedJson describe_model(const ModelStatus& model) {
                        {"lifecycle", "active"},
                        {"max_input_tokens", most},
                        {"max_tokens", most}};
+  if (!model.parent.empty()) value["parent"] = model.parent;
   if (!model.failure.empty()) value["failure"] = model.failure;
   return value;
 }

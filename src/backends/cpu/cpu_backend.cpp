@@ -44,7 +44,7 @@ class CpuModel final : public PreparedModel {
       for (const auto& matrix : heads.values) bytes += matrix->bytes();
     }
     for (const auto& [name, vector] : program_.vectors) bytes += vector.size() * sizeof(float);
-    return bytes;
+    return bytes + (program_.low_ranks ? program_.low_ranks->bytes() : 0);
   }
   // hidden: the one that ends with the hidden states, made when it is first asked for.
   [[nodiscard]] const Program& program(bool hidden) const {
@@ -75,6 +75,7 @@ class CpuRunner final : public Runner {
         page_bytes_(page_bytes(page_)),
         one_order_(limits.one_order),
         experts_(program_, limits, memory),
+        low_ranks_(program_.low_rank_sizes, limits, memory),
         latent_attention_(program_, limits, page_, pool_.size(), memory) {
     const WorkspaceLayout layout = lay_out(program_, limits);
     offsets_ = layout.offsets;
@@ -227,6 +228,7 @@ class CpuRunner final : public Runner {
 
   void plan_batch() {
     latent_attention_.plan(*batch_);
+    low_ranks_.plan(*batch_);
     tiles_.clear();
     for (std::size_t table = 0; table < frequencies_.size(); ++table) {
       const RopeTable& rope = program_.plan.ropes[table];
@@ -255,10 +257,11 @@ class CpuRunner final : public Runner {
   }
   [[nodiscard]] std::int64_t width(BufferId id) const { return program_.plan.width(id); }
   [[nodiscard]] std::int64_t tokens() const { return static_cast<std::int64_t>(batch_->tokens.size()); }
+  [[nodiscard]] bool is_selected(BufferId id) const {
+    return program_.plan.buffers[static_cast<std::size_t>(id)].selected;
+  }
   [[nodiscard]] std::int64_t rows(BufferId id) const {
-    return program_.plan.buffers[static_cast<std::size_t>(id)].selected
-               ? static_cast<std::int64_t>(batch_->selected.size())
-               : tokens();
+    return is_selected(id) ? static_cast<std::int64_t>(batch_->selected.size()) : tokens();
   }
 
   [[nodiscard]] std::span<const float> frequencies_of(std::size_t table, const SequenceSlice& sequence) const {
@@ -293,6 +296,8 @@ class CpuRunner final : public Runner {
       for (std::int64_t t = begin; t < end; ++t) {
         step.weight->decode_row(batch_->tokens[static_cast<std::size_t>(t)], buffer(step.out) + t * n);
       }
+      if (step.low_ranks != nullptr && low_ranks_.any())
+        low_ranks_.embed(context, *step.low_ranks, begin, end, buffer(step.out), n);
     });
   }
 
@@ -345,10 +350,16 @@ class CpuRunner final : public Runner {
       context.share(1, count, 4, [&](std::int64_t begin, std::int64_t end) { prepare_input(step, begin, end, in); });
       pool_.barrier();
     }
+    const std::int64_t padded = round_up(width(step.in), kBlock);
+    const bool adapted = !step.low_ranks.empty() && low_ranks_.any();
+    const auto kind = is_selected(step.in) ? LowRankProducts::Rows::kSelected : LowRankProducts::Rows::kTokens;
+    if (adapted) {
+      low_ranks_.down(context, 2, step.low_ranks, kind, in.f32, padded);
+      pool_.barrier();
+    }
     std::int64_t panels = 0;
     for (const LinearPart& part : step.parts) panels += part.matrix->panels();
     const std::int64_t grain = std::max<std::int64_t>(1, panels / (pool_.size() * 8));
-    const std::int64_t padded = round_up(width(step.in), kBlock);
     context.share(0, panels, grain, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) {
         std::int64_t panel = i;
@@ -367,9 +378,42 @@ class CpuRunner final : public Runner {
         tile.one_order = context.one_order;
         tile.scratch = context.linear_scratch;
         tile.activation = part->activation;
-        multiply(k_, part->input, in, 0, padded, tile);
+        if (!adapted) {
+          multiply(k_, part->input, in, 0, padded, tile);
+          continue;
+        }
+        const auto first = static_cast<std::size_t>(part - step.parts.data()) * 2;
+        multiply_adapted(part->input, in, padded, tile, context, first,
+                         std::span(step.low_ranks).subspan(first).first<2>(), kind);
       }
     });
+  }
+
+  // One panel's outputs with what adapters add; a gate has its part before it goes into the product.
+  void multiply_adapted(LinearInput input, const LinearInputs& in, std::int64_t padded, LinearTile tile,
+                        const StepContext& context, std::size_t index, std::span<const LowRankSet* const, 2> sets,
+                        LowRankProducts::Rows rows) {
+    if (tile.gate == nullptr) {
+      multiply(k_, input, in, 0, padded, tile);
+      low_ranks_.up(context, sets[0], index, rows, tile);
+      return;
+    }
+    LinearTile gate = tile;
+    gate.matrix = tile.gate;
+    gate.bias = tile.gate_bias;
+    gate.out = low_ranks_.gate();
+    gate.gate = tile.gate = nullptr;
+    gate.gate_bias = tile.gate_bias = nullptr;
+    multiply(k_, input, in, 0, padded, tile);
+    multiply(k_, input, in, 0, padded, gate);
+    low_ranks_.up(context, sets[0], index, rows, tile);
+    low_ranks_.up(context, sets[1], index + 1, rows, gate);
+    const std::int64_t first = tile.panel * kPanelRows;
+    const std::int64_t count = std::min<std::int64_t>(kPanelRows, tile.matrix->rows - first);
+    for (std::int64_t t = 0; t < tile.tokens; ++t) {
+      float* const out = tile.out + t * tile.out_stride + first;
+      k_.gated(tile.activation, gate.out + t * gate.out_stride + first, out, count, out);
+    }
   }
 
   void normalize_heads(float* x, std::int64_t heads, std::int64_t dim, const float* weight, float eps) {
@@ -544,6 +588,7 @@ class CpuRunner final : public Runner {
   std::size_t page_bytes_;
   bool one_order_;
   MixtureOfExperts experts_;
+  LowRankProducts low_ranks_;
   LatentAttention latent_attention_;
   std::vector<std::int64_t> offsets_;
   AlignedBuffer workspace_;
@@ -598,7 +643,7 @@ class CpuBackend final : public Backend {
     const auto* const shared = dynamic_cast<const CpuModel*>(options.shared.get());
     return std::make_shared<CpuModel>(
         compile(with_rotations(plan, checkpoint), checkpoint, *pool_, kernels_, options.activations, options.progress,
-                shared == nullptr ? nullptr : &shared->program(false)),
+                shared == nullptr ? nullptr : &shared->program(false), options.adapters),
         *pool_, kernels_, options.activations);
   }
 

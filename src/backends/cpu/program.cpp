@@ -30,7 +30,9 @@ class Compiler {
       program_.notes.push_back({describe_ops(step.ops), step.buffers()});
     }
     program_.lifetimes = lifetimes(program_.plan, fused);
+    if (program_.low_ranks) program_.low_rank_sizes.rank = program_.low_ranks->most_rank();
     for (const Step& step : program_.steps) {
+      if (const auto* const embedding = std::get_if<EmbeddingStep>(&step)) measure(*embedding);
       if (const auto* const linear = std::get_if<LinearStep>(&step)) measure(*linear);
       if (const auto* const moe = std::get_if<MoeStep>(&step)) measure(*moe);
       if (const auto* const latent = std::get_if<LatentAttentionStep>(&step)) measure(*latent);
@@ -118,7 +120,8 @@ class Compiler {
     return std::visit(
         Overloaded{
             [&](const EmbeddingOp& o) -> Step {
-              return EmbeddingStep{matrix(o.weight), o.out};
+              return EmbeddingStep{matrix(o.weight), o.out,
+                                   program_.low_ranks ? program_.low_ranks->embedding() : nullptr};
             },
             [&](const NormOp& o) -> Step { return NormStep{o.in, o.out, vector(o.weight), o.width, o.eps, o.kind}; },
             [&](const LinearOp& o) -> Step { return bind(FusedLinears{.linears = {&o}, .in = o.in}); },
@@ -155,6 +158,7 @@ class Compiler {
       step.parts.push_back({matrix(up.weight), matrix(gate.weight), vector(up.bias), vector(gate.bias),
                             fused.product->out, false, input_of(matrix(up.weight)),
                             gate_of(fused.product->activation)});
+      add_low_ranks(step, {low_rank(up.weight), low_rank(gate.weight)});
       return step;
     }
     for (const LinearOp* const op : fused.linears) {
@@ -162,7 +166,19 @@ class Compiler {
       step.parts.push_back(
           {matrix(op->weight), nullptr, vector(op->bias), nullptr, out, fused.sum != nullptr, input_of(*op)});
     }
+    std::vector<const LowRankSet*> sets;
+    for (const LinearOp* const op : fused.linears) sets.insert(sets.end(), {low_rank(op->weight), nullptr});
+    add_low_ranks(step, std::move(sets));
     return step;
+  }
+
+  // Null: no adapter changes the weight.
+  [[nodiscard]] const LowRankSet* low_rank(const std::string& weight) const {
+    return program_.low_ranks ? program_.low_ranks->of(weight) : nullptr;
+  }
+  static void add_low_ranks(LinearStep& step, std::vector<const LowRankSet*> sets) {
+    const auto is_set = [](const LowRankSet* set) { return set != nullptr; };
+    if (std::any_of(sets.begin(), sets.end(), is_set)) step.low_ranks = std::move(sets);
   }
 
   [[nodiscard]] MoeStep bind(const MoeOp& op, int layer) const {
@@ -182,13 +198,22 @@ class Compiler {
     return step;
   }
 
+  void measure(const EmbeddingStep& step) {
+    if (step.low_ranks == nullptr) return;
+    program_.low_rank_sizes.products = std::max<std::int64_t>(program_.low_rank_sizes.products, 1);
+  }
+
   void measure(const LinearStep& step) {
     for (const LinearPart& part : step.parts) {
       std::int64_t scratch = scratch_floats(part.matrix->view());
       if (part.gate != nullptr) scratch += scratch_floats(part.gate->view());
       program_.linear_scratch = std::max(program_.linear_scratch, scratch);
       program_.widest_input = std::max(program_.widest_input, part.matrix->view().blocks * kBlock);
+      if (!step.low_ranks.empty() && part.gate != nullptr)
+        program_.low_rank_sizes.gate = std::max(program_.low_rank_sizes.gate, program_.plan.width(part.out));
     }
+    program_.low_rank_sizes.products =
+        std::max(program_.low_rank_sizes.products, static_cast<std::int64_t>(step.low_ranks.size()));
   }
 
   void measure(const MoeStep& step) {
@@ -232,11 +257,13 @@ Gate gate_of(GateActivation activation) {
 }
 
 Program compile(Plan plan, const Checkpoint& checkpoint, ThreadPool& pool, const Kernels& kernels,
-                Activations activations, const LoadProgress& progress, const Program* shared) {
+                Activations activations, const LoadProgress& progress, const Program* shared,
+                std::span<const Adapter> adapters) {
   Program program;
   program.plan = std::move(plan);
   Compiler compiler(program, program, kernels, activations);
   compiler.load(checkpoint, &pool, progress, shared);
+  if (!adapters.empty()) program.low_ranks = std::make_shared<const LowRanks>(adapters, pool);
   compiler.bind_steps();
   return program;
 }
@@ -253,6 +280,7 @@ Program outline(Plan plan, const Checkpoint& checkpoint, const Kernels& kernels,
 Program over_weights(Plan plan, const Program& weights, const Kernels& kernels, Activations activations) {
   Program program;
   program.plan = std::move(plan);
+  program.low_ranks = weights.low_ranks;
   Compiler(program, weights, kernels, activations).bind_steps();
   return program;
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "backends/backend.h"
+#include "backends/cpu/low_rank.h"
 #include "backends/cpu/panel_matrix.h"
 #include "ops/fuse.h"
 
@@ -18,6 +19,7 @@ namespace metal_marlin::cpu {
 struct EmbeddingStep {
   const PanelMatrix* weight;
   BufferId out;
+  const LowRankRowsSet* low_ranks = nullptr;  // null: no adapter changes it
 };
 
 struct NormStep {
@@ -49,6 +51,8 @@ struct LinearStep {
   NormKind norm_kind = NormKind::kRms;
   int rotation = 0;  // block; 0: none
   std::vector<LinearPart> parts;
+  // Of each part its matrix' and its gate's, null where no adapter changes them; empty: none changes any.
+  std::vector<const LowRankSet*> low_ranks = {};
 };
 
 // Attention with the head norms and rotations before it.
@@ -148,6 +152,8 @@ struct Program {
   std::set<std::string> shared;  // of these: another program's
   std::map<std::string, HeadMatrices> expansions;
   std::map<std::string, std::vector<float>> vectors;
+  std::shared_ptr<const LowRanks> low_ranks;  // null: there are no adapters
+  LowRankSizes low_rank_sizes;
   // Widest input of a linear, rounded up to whole blocks, and scratch per thread.
   std::int64_t widest_input = 0;
   std::int64_t linear_scratch = 0;
@@ -166,13 +172,15 @@ Capabilities capabilities();
 Gate gate_of(GateActivation activation);
 
 // Loads the weights and fuses, for these kernels. \param shared a program whose matrices are not loaded again, or null
+// \param adapters of the plan, that sequences may have
 // \throws Error (kCancelled) when progress says so.
 Program compile(Plan plan, const Checkpoint& checkpoint, ThreadPool& pool, const Kernels& kernels,
-                Activations activations, const LoadProgress& progress, const Program* shared = nullptr);
+                Activations activations, const LoadProgress& progress, const Program* shared = nullptr,
+                std::span<const Adapter> adapters = {});
 // The same without the weights' elements: not to run, but to know what it takes.
 Program outline(Plan plan, const Checkpoint& checkpoint, const Kernels& kernels, Activations activations);
 
-// The steps of another plan over the weights of a program, which must outlive it.
+// The steps of another plan over the weights of a program, which must outlive it, and its adapters.
 Program over_weights(Plan plan, const Program& weights, const Kernels& kernels, Activations activations);
 
 // Buffers whose lifetimes do not meet share memory.

@@ -31,6 +31,7 @@ class MslBackend final : public Backend {
                                                              const PrepareOptions& options) const override {
     auto model = std::make_shared<MslModel>(with_rotations(plan, checkpoint), device_, options.activations);
     model->load(checkpoint, *pool_, options.progress, dynamic_cast<const MslModel*>(options.shared.get()));
+    model->load_adapters(options.adapters);
     return model;
   }
 

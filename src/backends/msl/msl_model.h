@@ -3,7 +3,9 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
+#include <span>
 #include <string>
 
 #include "backends/backend.h"
@@ -11,6 +13,7 @@
 #include "backends/msl/experts.h"
 #include "backends/msl/latent_attention.h"
 #include "backends/msl/linear.h"
+#include "backends/msl/low_rank.h"
 
 namespace metal_marlin::msl {
 
@@ -22,6 +25,7 @@ class MslModel final : public PreparedModel {
   // \throws Error naming a weight that is missing or of another shape.
   // shared: a model whose matrices are not loaded again, or null
   void load(const Checkpoint& checkpoint, ThreadPool& pool, const LoadProgress& progress, const MslModel* shared);
+  void load_adapters(std::span<const Adapter> adapters);
   // What load() will take.
   [[nodiscard]] std::size_t estimate_weights(const Checkpoint& checkpoint) const;
 
@@ -36,6 +40,16 @@ class MslModel final : public PreparedModel {
   [[nodiscard]] Buffer* vector(const std::string& name) const {
     return name.empty() ? nullptr : vectors_.at(name).get();
   }
+  // What adapters add to a product with this weight; null: nothing.
+  [[nodiscard]] const LowRankStack* low_rank(const std::string& weight) const {
+    const auto found = low_ranks_.find(weight);
+    return found == low_ranks_.end() ? nullptr : &found->second;
+  }
+  [[nodiscard]] const LowRankStack* embedding_low_rank() const {
+    return embedding_low_rank_ ? &*embedding_low_rank_ : nullptr;
+  }
+  // Of all of them; 0: there are no adapters.
+  [[nodiscard]] std::int64_t most_rank() const { return most_rank_; }
   [[nodiscard]] const LatentAttention& latent(int layer) const { return *latents_.at(layer); }
   [[nodiscard]] const Experts& experts(int layer) const { return *experts_.at(layer); }
 
@@ -52,6 +66,9 @@ class MslModel final : public PreparedModel {
   std::map<int, std::unique_ptr<LatentAttention>> latents_;
   std::map<int, std::unique_ptr<Experts>> experts_;
   std::map<std::string, std::unique_ptr<Buffer>> vectors_;
+  std::map<std::string, LowRankStack> low_ranks_;  // by weight
+  std::optional<LowRankStack> embedding_low_rank_;
+  std::int64_t most_rank_ = 0;
 };
 
 }  // namespace metal_marlin::msl

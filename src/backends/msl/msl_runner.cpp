@@ -46,6 +46,14 @@ class MslRunner final : public Runner {
     buffers_.positions = device_.allocate(tokens * sizeof(std::int32_t));
     buffers_.sequences = device_.allocate(tokens * sizeof(std::int32_t));
     buffers_.selected = device_.allocate(static_cast<std::size_t>(limits.selected) * sizeof(std::int32_t));
+    if (model_.most_rank() > 0) {
+      const auto rows_at_most = static_cast<std::size_t>(std::max(limits.tokens, limits.selected));
+      buffers_.token_adapters = device_.allocate(tokens * sizeof(std::int32_t));
+      buffers_.selected_adapters = device_.allocate(static_cast<std::size_t>(limits.selected) * sizeof(std::int32_t));
+      buffers_.low_rank_inner =
+          device_.allocate(rows_at_most * static_cast<std::size_t>(model_.most_rank()) * sizeof(float));
+      host_adapters_.resize(tokens);
+    }
     const auto starts = static_cast<std::size_t>(limits.sequences) + 2;
     buffers_.q_starts = device_.allocate(starts * sizeof(std::int32_t));
     buffers_.k_starts = device_.allocate(starts * sizeof(std::int32_t));
@@ -66,6 +74,8 @@ class MslRunner final : public Runner {
     const auto bucket = [](std::size_t n, int most) { return bucket_of(static_cast<std::int64_t>(n), most); };
     StepShape shape{bucket(batch.tokens.size(), limits_.tokens), bucket(batch.selected.size(), limits_.selected),
                     !batch.samplers.empty()};
+    shape.adapted = std::any_of(batch.sequences.begin(), batch.sequences.end(),
+                                [](const SequenceSlice& sequence) { return sequence.adapter != kNoAdapter; });
     if (const auto* const op = plan_.find<AttentionOp>())  // all have one shape
       shape.tiled = tiles_cost_less(device_, paged_params(model_, device_, buffers_, *op, shape.tokens), buffers_.cache,
                                     batch.sequences);
@@ -272,8 +282,22 @@ class MslRunner final : public Runner {
     upload(*buffers_.positions, host_positions_, shape.tokens);
     upload(*buffers_.sequences, host_sequences_, shape.tokens);
     upload(*buffers_.selected, host_selected_, shape.selected);
+    if (shape.adapted) upload_adapters(batch, shape);
     if (shape.tiled) upload_starts(batch, shape);
     if (const auto* const input = plan_.find<InputOp>()) upload_input(*input, batch, shape);
+  }
+
+  // Rows that fill the shape have none.
+  void upload_adapters(const Batch& batch, const StepShape& shape) {
+    std::fill(host_adapters_.begin(), host_adapters_.end(), kNoAdapter);
+    for (const SequenceSlice& sequence : batch.sequences)
+      std::fill_n(host_adapters_.begin() + sequence.first, sequence.count, sequence.adapter);
+    upload(*buffers_.token_adapters, host_adapters_, shape.tokens);
+    std::vector<std::int32_t>& of_selected = host_selected_;  // uploaded already
+    for (std::size_t i = 0; i < batch.selected.size(); ++i)
+      of_selected[i] = host_adapters_[static_cast<std::size_t>(batch.selected[i])];
+    std::fill(of_selected.begin() + static_cast<std::ptrdiff_t>(batch.selected.size()), of_selected.end(), kNoAdapter);
+    upload(*buffers_.selected_adapters, of_selected, shape.selected);
   }
 
   // Of all rows of the page tables: those of the batch, some without tokens, and the one of tokens that fill the shape.
@@ -374,6 +398,7 @@ class MslRunner final : public Runner {
   std::vector<std::int32_t> host_positions_;
   std::vector<std::int32_t> host_sequences_;
   std::vector<std::int32_t> host_selected_;
+  std::vector<std::int32_t> host_adapters_;  // of tokens; none where the model has no adapters
   std::vector<std::int32_t> host_q_starts_;
   std::vector<std::int32_t> host_k_starts_;
   std::vector<float> host_input_;

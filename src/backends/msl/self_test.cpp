@@ -14,6 +14,7 @@
 #include "backends/msl/experts.h"
 #include "backends/msl/hadamard.h"
 #include "backends/msl/latent_attention.h"
+#include "backends/msl/low_rank.h"
 #include "backends/msl/moe_dispatch.h"
 #include "backends/msl/moe_router.h"
 #include "backends/msl/packed_attention.h"
@@ -221,6 +222,32 @@ bool hadamard_matches(Device& device) {
   for (std::size_t i = 0; i < 24; ++i) sum += x[i];
   bool good = near(y[0], sum / std::sqrt(24.0));
   for (std::size_t i = 0; i < x.size(); ++i) good = good && near(back[i], x[i]);
+  return good;
+}
+
+// Of two rows the second has an adapter, of rank 3 behind one of rank 2.
+bool low_rank_matches(Device& device) {
+  constexpr std::int64_t kIn = 40, kOut = 7;
+  const LowRank other{2, 1, numbers(2 * kIn, 3), numbers(kOut * 2, 4)};
+  const LowRank own{3, 0.5F, numbers(3 * kIn, 5), numbers(kOut * 3, 6)};
+  const LowRankStack stack(device, std::array<const LowRank*, 2>{&other, &own}, kIn, kOut);
+  const std::vector<float> x = numbers(2 * kIn, 7);
+  const std::vector<float> before = numbers(2 * kOut, 8);
+  const auto in = device.allocate_with(x);
+  const auto adapters = device.allocate_with(std::vector<std::int32_t>{-1, 1});
+  const auto inner = device.allocate(2 * 3 * sizeof(float));
+  const std::vector<float> y = changed(device, before, [&](Commands& commands, Buffer& buffer) {
+    stack.encode(device, commands, {2, adapters.get(), in.get(), &buffer, inner.get()});
+  });
+  bool good = std::equal(y.begin(), y.begin() + kOut, before.begin());
+  for (std::size_t row = 0; row < kOut; ++row) {
+    double sum = before[kOut + row];
+    for (std::size_t r = 0; r < 3; ++r) {
+      for (std::size_t i = 0; i < kIn; ++i)
+        sum += 0.5 * own.b[row * 3 + r] * static_cast<double>(own.a[r * kIn + i]) * x[kIn + i];
+    }
+    good = good && near(y[kOut + row], sum);
+  }
   return good;
 }
 
@@ -616,6 +643,7 @@ std::vector<ShaderStatus> self_test(Device& device) {
       {"gemm_fp4_optimized", [&] { return products_match(device, Format::kFp4, 130, Activations::kInt8, pool); }},
       {"hadamard", [&] { return hadamard_matches(device); }},
       {"kernels_autotune", [&] { return tuned_matches(device, pool); }},
+      {"low_rank", [&] { return low_rank_matches(device); }},
       {"marlin_gemm", [&] { return products_match(device, Format::kS4, 40, Activations::kInt8, pool); }},
       {"mla_proj", [&] { return mla_matches(device, pool); }},
       {"moe_dispatch", [&] { return moe_dispatch_matches(device); }},

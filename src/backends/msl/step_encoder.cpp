@@ -35,6 +35,7 @@ class StepEncoder {
   [[nodiscard]] FuseCapabilities fusion() const {
     FuseCapabilities out = kFusion;
     out.gate_up = [this](const LinearOp& gate, const LinearOp& up, const GatedOp& product) {
+      if (low_rank(gate.weight) != nullptr || low_rank(up.weight) != nullptr) return false;
       return product.activation == GateActivation::kSilu && shape_.tokens >= kFusedTokens &&
              model_.activations() != Activations::kF32 && gate.bias.empty() && up.bias.empty() &&
              can_fuse_gate_up(model_.matrix(gate.weight), model_.matrix(up.weight));
@@ -124,6 +125,9 @@ class StepEncoder {
 
   void run(const EmbeddingOp& op) {
     model_.matrix(op.weight).encode_rows(commands_, shape_.tokens, *buffers_.tokens, buffer(op.out));
+    if (shape_.adapted && model_.embedding_low_rank() != nullptr)
+      model_.embedding_low_rank()->encode_rows(device_, commands_,
+                                               low_rank_call(op.out, *buffers_.tokens, buffer(op.out)));
   }
 
   void run(const NormOp& op) {
@@ -146,9 +150,21 @@ class StepEncoder {
     call.mode = mode;
     call.accumulate = accumulate;
     linear.encode(commands_, call, *buffers_.linear);
+    if (const LowRankStack* const more = low_rank(op.weight))
+      more->encode(device_, commands_, low_rank_call(op.in, buffer(op.in), buffer(out)));
     if (type == DType::kF32) return;
     ready_ = op.in;
     ready_type_ = type;
+  }
+
+  // What adapters of this step's rows add to a product; null: nothing.
+  [[nodiscard]] const LowRankStack* low_rank(const std::string& weight) const {
+    return shape_.adapted ? model_.low_rank(weight) : nullptr;
+  }
+  [[nodiscard]] LowRankStack::Call low_rank_call(BufferId like, Buffer& in, Buffer& out) const {
+    const bool selected = plan_.buffers[static_cast<std::size_t>(like)].selected;
+    return {rows(like), (selected ? buffers_.selected_adapters : buffers_.token_adapters).get(), &in, &out,
+            buffers_.low_rank_inner.get()};
   }
 
   // k: rotated in the same launch, or null.

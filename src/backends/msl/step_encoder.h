@@ -30,6 +30,10 @@ struct StepBuffers {
   Owned positions;
   Owned sequences;
   Owned selected;
+  // Of each row its adapter, and what their inner products are kept in; none where the model has no adapters.
+  Owned token_adapters;
+  Owned selected_adapters;
+  Owned low_rank_inner;
   // Of its sequences: a row of page numbers each, and where its queries and keys begin (PagedTiles).
   Owned tables;
   int table_rows = 0;

@@ -20,6 +20,7 @@ struct StepShape {
   std::int64_t tokens = 0;
   std::int64_t selected = 0;
   bool sampled = false;  // what follows the selected ones is drawn
+  bool adapted = false;  // some of its sequences have adapters
   bool tiled = false;    // attention goes by tiles of queries
   bool operator==(const StepShape&) const = default;
 };
