@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 FEED_FORWARD = ["gate_proj", "up_proj", "down_proj"]
+TOGETHER = ["qkv_proj", "gate_up_proj"]
 
 # name: model, type of the adapter's elements, LoraConfig
 ADAPTERS = {
@@ -33,6 +34,14 @@ ADAPTERS = {
     "qwen3-moe-attention": ("qwen3-moe", torch.float32, dict(r=4, lora_alpha=4, target_modules=ATTENTION)),
     # Low-rank queries and latents.
     "glm4-latent": ("glm4-moe-lite-tiny", torch.float32, dict(r=4, lora_alpha=8, target_modules=["q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "o_proj"])),
+    # A scaled embedding, and GELU between what is adapted.
+    "gemma3-embedding": ("gemma3", torch.float32, dict(r=4, lora_alpha=8, target_modules=["embed_tokens", "v_proj", "gate_proj", "down_proj"])),
+    # Projections that are stored as one matrix.
+    "phi3-together": ("phi3", torch.float32, dict(r=6, lora_alpha=9, target_modules=["qkv_proj", "gate_up_proj", "o_proj"])),
+    # Sums and logits that are scaled, a tied head.
+    "granite-head": ("granite", torch.float32, dict(r=3, lora_alpha=6, target_modules=["o_proj", "down_proj", "lm_head"])),
+    # Beside a layer for the next tokens, which has none.
+    "glm4-mtp-attention": ("glm4-mtp", torch.float32, dict(r=4, lora_alpha=8, target_modules=["q_b_proj", "o_proj", "lm_head"])),
 }
 
 models = pathlib.Path(sys.argv[1])
@@ -66,5 +75,6 @@ for index, (name, (base, dtype, config)) in enumerate(ADAPTERS.items()):
         merged = adapted.merge_and_unload().state_dict()
     changed = [key for key, value in weights.items() if (merged[key] != value).any()]
     print(name, len(changed), "weights changed")
-    golden = {"merged." + key: merged[key].contiguous().clone() for key in changed[:2]}
+    golden = {"merged." + key: merged[key].contiguous().clone() for key in changed if key.split(".")[-2] not in TOGETHER}
+    golden = dict(list(golden.items())[:2])
     save_file({"logits": logits, **golden}, folder / "golden.safetensors")

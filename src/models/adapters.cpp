@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
+#include <vector>
 
 #include "base/thread_pool.h"
 #include "formats/hadamard.h"
@@ -16,6 +17,10 @@ namespace metal_marlin {
 namespace {
 
 constexpr std::string_view kWeightEnd = ".weight";
+
+// Modules whose outputs are those of several layers, one after the other (io/split_checkpoint.h).
+const std::vector<std::pair<std::string, std::vector<std::string>>> kTogether{
+    {"qkv_proj", {"q_proj", "k_proj", "v_proj"}}, {"gate_up_proj", {"gate_proj", "up_proj"}}};
 
 // A layer's values are rotated by the weights before its output projection, which says so in our own folders.
 int folded_rotation(const Checkpoint& checkpoint, const std::string& weight) {
@@ -44,10 +49,19 @@ class Binder {
     Adapter out;
     out.name = name;
     for (const auto& [module, pair] : from_.linears()) {
-      const Linear& linear = linear_of(module);
-      LowRank bound = low_rank(module, pair, plan_.width(linear.op->in), plan_.width(linear.op->out));
-      rotate(bound, linear);
-      out.linears.emplace(linear.op->weight, std::move(bound));
+      const std::vector<const Linear*> linears = linears_of(module);
+      std::int64_t outputs = 0;
+      for (const Linear* const linear : linears) outputs += plan_.width(linear->op->out);
+      const LowRank whole = low_rank(module, pair, plan_.width(linears.front()->op->in), outputs);
+      auto rows = whole.b.begin();
+      for (const Linear* const linear : linears) {
+        const auto end = rows + plan_.width(linear->op->out) * whole.rank;
+        LowRank bound{whole.rank, whole.scale, whole.a, {rows, end}};
+        rows = end;
+        rotate(bound, *linear);
+        if (!out.linears.emplace(linear->op->weight, std::move(bound)).second)
+          throw Error(ErrorCode::kCorruptFile, where(module) + ": another module of the adapter is a part of it");
+      }
     }
     for (const auto& [module, pair] : from_.embeddings()) {
       if (full_name(module + std::string(kWeightEnd)) != kEmbeddingWeight) refuse(module);
@@ -77,10 +91,22 @@ class Binder {
     throw Error(ErrorCode::kNotFound, where(module) + ": the model has no such module");
   }
 
-  [[nodiscard]] const Linear& linear_of(const std::string& module) const {
+  // The layers that give a module's outputs, in their order.
+  [[nodiscard]] std::vector<const Linear*> linears_of(const std::string& module) const {
     const auto found = linears_.find(full_name(module + std::string(kWeightEnd)));
-    if (found == linears_.end()) refuse(module);
-    return found->second;
+    if (found != linears_.end()) return {&found->second};
+    for (const auto& [together, parts] : kTogether) {
+      if (!module.ends_with("." + together)) continue;
+      const std::string before = module.substr(0, module.size() - together.size());
+      std::vector<const Linear*> out;
+      for (const std::string& part : parts) {
+        const auto linear = linears_.find(full_name(before + part + std::string(kWeightEnd)));
+        if (linear == linears_.end()) refuse(module);
+        out.push_back(&linear->second);
+      }
+      return out;
+    }
+    refuse(module);
   }
 
   [[nodiscard]] LowRank low_rank(const std::string& module, const PeftModule& pair, std::int64_t in,

@@ -4,6 +4,7 @@
 #include <array>
 #include <future>
 
+#include "metal_marlin/embed.h"
 #include "models/golden.h"
 #include "runtime/engine_testing.h"
 
@@ -17,7 +18,7 @@ std::shared_ptr<const Model> with_adapters() {
   return Model::load(test_data("fixtures/llama-tiny"), options);
 }
 
-std::vector<TokenId> some_tokens(std::size_t count) {
+std::vector<TokenId> adapted_prompt(std::size_t count) {
   std::vector<TokenId> out;
   for (std::size_t i = 0; i < count; ++i) out.push_back(static_cast<TokenId>((i * 37 + 11) % 300));
   return out;
@@ -29,7 +30,7 @@ TEST(AdapterPages, AreFoundByTheSameAdapterAlone) {
   options.cache_tokens = 512;
   options.prefix_cache = true;
   Session session(with_adapters(), options);
-  const std::vector<TokenId> tokens = some_tokens(70);
+  const std::vector<TokenId> tokens = adapted_prompt(70);
   const auto fill = [&](const std::string& adapter) {
     const SequenceId sequence = session.open(adapter);
     session.step(std::array{SequenceInput{sequence, tokens, kNoLogits}}, {});
@@ -59,7 +60,7 @@ TEST(AdapterPages, ForksAndCopiesKeepTheirAdapter) {
   options.cache_tokens = 512;
   options.prefix_cache = true;
   Session session(with_adapters(), options);
-  const std::vector<TokenId> tokens = some_tokens(40);
+  const std::vector<TokenId> tokens = adapted_prompt(40);
   const SequenceId sequence = session.open("one");
   session.step(std::array{SequenceInput{sequence, tokens, kNoLogits}}, {});
   const SequenceId fork = session.fork(sequence);
@@ -84,7 +85,7 @@ TEST(AdapterPages, ForksAndCopiesKeepTheirAdapter) {
 
 std::vector<TokenId> answer(Engine& engine, const std::string& adapter, std::size_t prompt) {
   EngineRequest request;
-  request.prompt = some_tokens(prompt);
+  request.prompt = adapted_prompt(prompt);
   request.max_tokens = 12;
   request.ignore_end = true;
   request.sampler.temperature = 0;
@@ -120,10 +121,62 @@ TEST(AdapterRequests, OfOneStepAreAnsweredAsAlone) {
   }
   EXPECT_NE(answer(engine, "one", 30), answer(engine, "", 30));
   EngineRequest unknown;
-  unknown.prompt = some_tokens(3);
+  unknown.prompt = adapted_prompt(3);
   unknown.adapter = "other";
   expect_error(ErrorCode::kInvalidArgument, "adapter is other, which was not loaded",
                [&] { engine.submit(std::move(unknown), [](const EngineEvent&) {}); });
+}
+
+// Many requests in one step: each vector is that of its own adapter.
+TEST(AdapterEmbeddings, OfOneStepAreThoseOfEachAlone) {
+  const auto model = with_adapters();
+  const std::array<std::string, 6> adapters{"one", "", "half", "", "one", "half"};
+  std::array<std::vector<std::vector<float>>, 6> alone;
+  for (std::size_t i = 0; i < adapters.size(); ++i) {
+    EmbedOptions options;
+    options.adapter = adapters[i];
+    alone[i] = embed_tokens(model, std::vector(1, adapted_prompt(20 + i)), options);
+  }
+  EXPECT_NE(alone[0], embed_tokens(model, std::vector(1, adapted_prompt(20))));
+  Embedder embedder(model);
+  std::array<std::promise<EmbeddingResult>, 6> results;
+  for (std::size_t i = 0; i < adapters.size(); ++i) {
+    EmbeddingRequest request;
+    request.inputs = {adapted_prompt(20 + i)};
+    request.adapter = adapters[i];
+    embedder.submit(std::move(request), [&results, i](EmbeddingResult result) { results[i].set_value(result); });
+  }
+  for (std::size_t i = 0; i < adapters.size(); ++i) {
+    const EmbeddingResult result = results[i].get_future().get();
+    EXPECT_FALSE(result.error);
+    EXPECT_EQ(result.vectors, alone[i]) << i;
+  }
+  EmbeddingRequest unknown;
+  unknown.inputs = {adapted_prompt(3)};
+  unknown.adapter = "other";
+  expect_error(ErrorCode::kInvalidArgument, "adapter is other, which was not loaded",
+               [&] { embedder.submit(std::move(unknown), [](const EmbeddingResult&) {}); });
+}
+
+// The layer for the next tokens has no adapter: what it guesses wrong is not taken.
+TEST(AdapterRequests, AreAnsweredAlikeWithGuesses) {
+  LoadOptions load = exact();
+  load.threads = 1;
+  load.prediction = true;
+  load.adapters = {{"one", test_data("adapters/glm4-mtp-attention"), 1}};
+  const auto model = Model::load(test_data("fixtures/glm4-mtp"), load);
+  Engine plain(model, small(400, 1, 400));
+  EngineOptions options = small(400, 1, 400);
+  options.speculation.mtp = true;
+  options.speculation.tokens = 3;
+  options.speculation.adapt = false;
+  Engine guessing(model, options);
+  for (const char* const adapter : {"one", "", "one"}) {
+    const std::vector<TokenId> expected = answer(plain, adapter, 40);
+    EXPECT_EQ(answer(guessing, adapter, 40), expected) << adapter;
+  }
+  EXPECT_NE(answer(plain, "one", 40), answer(plain, "", 40));
+  EXPECT_GT(guessing.stats().speculation.draft_tokens, 10);
 }
 
 }  // namespace
