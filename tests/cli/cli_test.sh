@@ -117,6 +117,16 @@ expect 2 "cache of int5: expected one of f16, f32, fp8, int8, int4, fp4" eval "$
 expect 0 '"mean_kl"' compare "$work/characters" "$work/gptq" --text "$work/text.txt" --context 64 --json
 expect 2 "ends in .svg" compare "$work/characters" "$work/gptq" --text "$work/text.txt" --plot x.png
 
+# An adapter beside the weights, and in them.
+lora=$TEST_DATA/adapters/qwen3-tiny-regex
+tokens() { run generate "$@" --prompt-ids "$work/ids.json" -n 20 --exact --ignore-eos --json | grep -A30 '"tokens"' | sed '/\]/q'; }
+expect 0 "wrote" quantize "$model" -o "$work/merged" --format int8 --exclude '*' --embedding none --merge-lora "$lora"
+[ "$(tokens "$model" --lora "$lora")" = "$(tokens "$work/merged")" ] || fail "a merged adapter differs"
+[ "$(tokens "$model" --lora "$lora")" != "$(tokens "$model" --lora "$lora:0.5")" ] || fail "an adapter's scale changes nothing"
+[ "$(tokens "$model" --lora "$lora:0")" = "$(tokens "$model")" ] || fail "a scale of 0 changes something"
+expect 2 "no such folder, and x is no scale" generate "$model" --prompt-ids "$work/ids.json" --lora "$lora:x"
+expect 3 "adapter_config.json is missing" quantize "$model" -o "$work/x" --format fp4 --merge-lora "$model"
+expect 5 "both the embedding and the head" quantize "$model" -o "$work/x" --format fp4 --merge-lora "$TEST_DATA/adapters/qwen3-tiny-embedding"
 # A quantization killed at any moment leaves no folder that is taken for a model.
 for delay in 0.002 0.005 0.01 0.02 0.03 0.05 0.08; do
   "${command[@]}" quantize "$model" -o "$work/killed" --format int3 > /dev/null 2>&1 &

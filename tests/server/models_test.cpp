@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 #include <future>
 #include <thread>
@@ -20,6 +21,7 @@ class MadeModels {
     for (std::string& name : names) {
       ModelEntry entry;
       entry.name = name;
+      if (name == "two") entry.adapters = {"two-a", "two-b"};
       entry.load = [this, name](const std::function<bool()>& goes_on, const EngineOptions& share) {
         shares.push_back(share);
         return load(name, goes_on);
@@ -130,6 +132,43 @@ TEST(Models, TheLeastUsedMakesRoomOnceNobodyHasIt) {
   EXPECT_FALSE(third.get());
   EXPECT_EQ(made.unloaded, std::vector<std::string>{"two"});
   EXPECT_EQ(made.state("one"), "loaded");
+}
+
+TEST(Models, AdaptersAreTheirModelUnderAnotherName) {
+  MadeModels made({"one", "two"}, {.max_loaded = 1});
+  const auto names = [&] {
+    std::vector<std::array<std::string, 3>> out;
+    for (const ModelStatus& status : made.models.all()) out.push_back({status.name, status.parent, status.state});
+    return out;
+  };
+  using Names = std::vector<std::array<std::string, 3>>;
+  EXPECT_EQ(names(), (Names{{"one", "", "unloaded"},
+                            {"two", "", "unloaded"},
+                            {"two-a", "two", "unloaded"},
+                            {"two-b", "two", "unloaded"}}));
+  EXPECT_EQ(made.models.status("two-b").parent, "two");
+  const auto leases = std::make_shared<ModelLeases>();
+  EXPECT_FALSE(made.ask("two-b", leases).get());
+  EXPECT_EQ(leases->size(), 1U);
+  ModelLeases more;
+  const ServedModel& adapter = made.models.use("two-b", more);
+  const ServedModel& model = made.models.use("two", more);
+  EXPECT_EQ(adapter.name, "two-b");
+  EXPECT_EQ(adapter.parent, "two");
+  EXPECT_EQ(adapter.adapter(), "two-b");
+  EXPECT_EQ(model.adapter(), "");
+  EXPECT_EQ(adapter.engine, model.engine);
+  EXPECT_EQ(made.models.status("two-a").context, model.engine->plan().context);
+  EXPECT_EQ(made.models.loaded().size(), 1U);
+  leases->clear();
+  auto other = made.ask("one", std::make_shared<ModelLeases>());
+  EXPECT_EQ(other.wait_for(50ms), std::future_status::timeout);  // who asked for the adapter has the model
+  const std::weak_ptr<Engine> engine = model.engine;
+  more.clear();
+  EXPECT_FALSE(other.get());
+  EXPECT_TRUE(engine.expired());
+  EXPECT_EQ(made.unloaded, std::vector<std::string>{"two"});
+  EXPECT_EQ(made.state("two-a"), "unloaded");
 }
 
 TEST(Models, MemoryIsSharedAmongThoseThatMayBeLoaded) {
