@@ -39,7 +39,7 @@ OrderedJson model_answer() {
                  {"lifecycle", one_of({"active"})},
                  {"max_input_tokens", nullable(count())},
                  {"max_tokens", nullable(count())}},
-                {{"failure", text()}});
+                {{"failure", text()}, {"parent", text()}});
 }
 
 OrderedJson embedding_answer() {
