@@ -258,8 +258,6 @@ void check(const ServeFlags& flags) {
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("--served-name: {} names for {} models", flags.names.size(), flags.paths.size()));
   }
-  if (!flags.adapters.empty() && flags.paths.size() != 1)
-    throw Error(ErrorCode::kInvalidArgument, "--lora: adapters are for one model, and several are served");
   if (flags.server.http.tls_certificate.empty() != flags.server.http.tls_key.empty()) {
     throw Error(ErrorCode::kInvalidArgument, "--tls-certificate and --tls-key go together");
   }

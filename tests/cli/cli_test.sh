@@ -120,7 +120,7 @@ expect 2 "ends in .svg" compare "$work/characters" "$work/gptq" --text "$work/te
 # An adapter beside the weights, and in them.
 lora=$TEST_DATA/adapters/qwen3-tiny-regex
 tokens() { run generate "$@" --prompt-ids "$work/ids.json" -n 20 --exact --ignore-eos --json | grep -A30 '"tokens"' | sed '/\]/q'; }
-expect 0 "wrote" quantize "$model" -o "$work/merged" --format int8 --exclude '*' --embedding-format keep --merge-lora "$lora"
+expect 0 "wrote" quantize "$model" -o "$work/merged" --format int8 --exclude '.*' --embedding-format keep --merge-lora "$lora"
 [ "$(tokens "$model" --lora "$lora")" = "$(tokens "$work/merged")" ] || fail "a merged adapter differs"
 [ "$(tokens "$model" --lora "$lora")" != "$(tokens "$model" --lora "$lora:0.5")" ] || fail "an adapter's scale changes nothing"
 [ "$(tokens "$model" --lora "$lora:0")" = "$(tokens "$model")" ] || fail "a scale of 0 changes something"

@@ -20,7 +20,7 @@ std::shared_ptr<const Model> with_adapters() {
 
 std::vector<TokenId> adapted_prompt(std::size_t count) {
   std::vector<TokenId> out;
-  for (std::size_t i = 0; i < count; ++i) out.push_back(static_cast<TokenId>((i * 37 + 11) % 300));
+  for (std::size_t i = 0; i < count; ++i) out.push_back(static_cast<TokenId>((i * 37 + 11) % 250));
   return out;
 }
 
