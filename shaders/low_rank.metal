@@ -11,7 +11,7 @@
   follow_earlier_kernels();
   const int adapter = adapters[at.y];
   if (adapter < 0) return;
-  const LowRankEntry entry = entries[adapter];
+  device const LowRankEntry& entry = entries[adapter];
   if (at.x >= entry.rank) return;
   device const float* row = x + ulong(at.y) * p.in;
   device const float* weights = a + ulong(entry.first + at.x) * p.in;
@@ -29,7 +29,7 @@
   follow_earlier_kernels();
   const int adapter = adapters[at.y];
   if (adapter < 0) return;
-  const LowRankEntry entry = entries[adapter];
+  device const LowRankEntry& entry = entries[adapter];
   if (at.x >= entry.rank) return;
   const ulong row = ulong(entry.first) * p.in + ulong(tokens[at.y]) * entry.rank;
   inner[ulong(at.y) * p.most_rank + at.x] = a[row + at.x] * entry.scale;
@@ -43,7 +43,7 @@
   follow_earlier_kernels();
   const int adapter = adapters[at.y];
   if (adapter < 0) return;
-  const LowRankEntry entry = entries[adapter];
+  device const LowRankEntry& entry = entries[adapter];
   if (entry.rank == 0) return;
   device const float* row = inner + ulong(at.y) * p.most_rank;
   device const float* weights = b + ulong(entry.first) * p.out + at.x;
