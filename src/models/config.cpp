@@ -95,10 +95,12 @@ GateActivation parse_activation(const JsonObject& config, const Architecture& ar
 }
 
 // Rotations where the architecture says nothing of them, and what all must be.
-void finish_positions(const JsonObject& config, ModelConfig& out) {
-  if (out.ropes.empty())
-    out.ropes = {
-        parse_rope(config, layer_types_or_period(config, out.layers, 0), static_cast<double>(out.max_positions))};
+void finish_positions(const JsonObject& config, const Architecture& architecture, ModelConfig& out) {
+  if (out.ropes.empty()) {
+    const std::vector<std::string> types = architecture.by_layer_types ? layer_types_or_period(config, out.layers, 0)
+                                                                       : listed_layer_types(config, out.layers);
+    out.ropes = {parse_rope(config, types, static_cast<double>(out.max_positions))};
+  }
   const bool latent = out.latent.rank > 0;
   if (!latent && (out.head_dim < 2 || out.head_dim % 2 != 0)) config.wrong("head_dim", "an even number");
   for (const RopeConfig& rope : out.ropes) {
@@ -238,7 +240,7 @@ ModelConfig parse_architecture(const JsonObject& config, const Architecture& arc
     const std::string key(architecture.activation_key);
     require(config, key.c_str(), out.activation == GateActivation::kSilu, "silu or swish, as it has experts");
   }
-  finish_positions(config, out);
+  finish_positions(config, architecture, out);
   check_experts(config, out);
   return out;
 }
@@ -268,8 +270,11 @@ ModelConfig parse_model_config(const Json& json, const Json& generation, const s
 
 ModelConfig read_model_config(const Checkpoint& checkpoint, const std::function<void(const std::string&)>& notice) {
   ModelConfig config = parse_model_config(checkpoint.config(), checkpoint.generation_config(), checkpoint.where());
-  if (notice)
-    notice_unused(JsonObject(checkpoint.config(), checkpoint.where()), *find_architecture(config.model_type), notice);
+  if (notice) {
+    const JsonObject whole(checkpoint.config(), checkpoint.where());
+    const std::string within(find_architecture(whole.string("model_type"))->within);
+    notice_unused(within.empty() ? whole : whole.object(within.c_str()), *find_architecture(config.model_type), notice);
+  }
   if (!config.tied || checkpoint.find(kHeadWeight) == nullptr || checkpoint.find(kEmbeddingWeight) == nullptr)
     return config;
   // Other bytes may be the same numbers; then it makes no difference which are used.

@@ -14,7 +14,7 @@ namespace {
 using Keys = std::string_view;
 
 // What parse_model_config and the checkpoints read.
-constexpr std::array<Keys, 48> kUsed{"model_type",
+constexpr std::array<Keys, 47> kUsed{"model_type",
                                      "vocab_size",
                                      "hidden_size",
                                      "intermediate_size",
@@ -56,7 +56,6 @@ constexpr std::array<Keys, 48> kUsed{"model_type",
                                      "topk_group",
                                      "norm_topk_prob",
                                      "routed_scaling_factor",
-                                     "first_k_dense_replace",
                                      "mlp_layer_types",
                                      "decoder_sparse_step",
                                      "mlp_only_layers",

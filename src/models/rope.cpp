@@ -45,11 +45,14 @@ constexpr std::array<RopeName, 7> kNames{{{"default", RopeType::kDefault},
                                           {"proportional", RopeType::kProportional}}};
 
 // The parameters that all of the model's layers have: those of the field, or, where it holds some for each type of
-// layer, of the types that there are.
+// layer, of the types that there are. Without types, the reference implementation reads none of them.
 JsonObject parameters_of(const JsonObject& config, const char* key, const std::vector<std::string>& layer_types) {
   JsonObject json = config.object(key);
   const bool nested = std::any_of(json.json().begin(), json.json().end(), [](const Json& v) { return v.is_object(); });
   if (!nested) return json;
+  if (layer_types.empty())
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("{}: it has fields for types of layers, and there are no layer_types", json.where()));
   const std::string& first = layer_types.front();
   for (const std::string& type : layer_types) {
     if (json.object(type.c_str()).json() != json.object(first.c_str()).json())
@@ -117,7 +120,9 @@ RopeConfig parse_rope(const JsonObject& config, const std::vector<std::string>& 
   rope.max_positions = max_positions;
   rope.original_max_positions = rules.original_max_positions.value_or(max_positions);
   rope.theta = config.number_or("rope_theta", rules.theta);
-  rope.rotated_part = config.number_or("partial_rotary_factor", rules.part);
+  // Null is not left out.
+  const bool has_part = config.json().contains("partial_rotary_factor");
+  rope.rotated_part = config.number_or("partial_rotary_factor", has_part ? 1 : rules.part);
   const bool scaling = config.has("rope_scaling") && !config.at("rope_scaling").empty();
   const char* const key = scaling ? "rope_scaling" : "rope_parameters";
   if (config.has(key) && !config.at(key).empty()) {
@@ -166,12 +171,20 @@ RopeConfig parse_rope_of(const JsonObject& config, const std::string& layer_type
   }
   const bool full = layer_type == "full_attention";
   if (config.has(theta_key)) one["rope_theta"] = config.at(theta_key);
-  if (full && config.has("rope_scaling")) one["rope_scaling"] = config.at("rope_scaling");
   if (config.has("rope_parameters")) {
     const JsonObject all = config.object("rope_parameters");
     constexpr std::array<std::string_view, 2> kTypes{"full_attention", "sliding_attention"};
     all.only(kTypes);
-    if (all.has(layer_type.c_str())) one["rope_parameters"] = all.at(layer_type.c_str());
+    if (all.has(layer_type.c_str())) one["rope_parameters"] = all.object(layer_type.c_str()).json();
+  }
+  if (full && config.has("rope_scaling")) {
+    const JsonObject scaling = config.object("rope_scaling");
+    if (scaling.has("type") && !scaling.has("rope_type"))
+      throw Error(ErrorCode::kUnsupported,
+                  fmt::format("{}: field type is {}, expected rope_type: the reference implementation of this "
+                              "architecture does not read the older name",
+                              scaling.where(), scaling.at("type").dump()));
+    one["rope_parameters"].update(scaling.json());  // of two fields of a name, this one's
   }
   return parse_rope(JsonObject(one, config.where()), {layer_type}, max_positions, rules);
 }

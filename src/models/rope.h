@@ -58,7 +58,7 @@ struct RopeRules {
   std::span<const std::string_view> also = {};  // fields among the parameters that are read elsewhere, or by nobody
 };
 
-// config: config.json; layer_types: those that the model's layers are of. max_positions: the model's context.
+// config: config.json; layer_types: those that the model's layers are of, or none. max_positions: the model's context.
 // \throws Error naming the field.
 RopeConfig parse_rope(const JsonObject& config, const std::vector<std::string>& layer_types, double max_positions,
                       const RopeRules& rules = {});

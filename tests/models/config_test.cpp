@@ -47,6 +47,11 @@ TEST(Windows, OfOtherFamiliesAreTheReferences) {
   EXPECT_EQ(windows("mistral", "sliding_window", 4), (Windows{4, 4, 4, 4}));
   EXPECT_EQ(windows("mistral", "sliding_window", nullptr), (Windows{0, 0, 0, 0}));
   EXPECT_EQ(windows("mistral", "use_cache", true), Windows(4, 4096));
+  // With a list the reference implementation takes it for a model of windows by layer.
+  Json mistral = config_of("mistral");
+  mistral["layer_types"] = {"sliding_attention", "full_attention", "sliding_attention", "full_attention"};
+  EXPECT_EQ(with(mistral, "sliding_window", 4).windows, (Windows{4, 0, 4, 0}));
+  EXPECT_EQ(with(mistral, "layer_types", nullptr).windows, Windows(4, 4096));
   EXPECT_EQ(windows("ministral3", "use_cache", true), Windows(4, 0));
   EXPECT_EQ(windows("phi3", "sliding_window", 4), (Windows{4, 4, 4, 4}));
   EXPECT_EQ(windows("gemma2", "sliding_window", 4), (Windows{4, 0, 4, 0}));
@@ -60,6 +65,11 @@ TEST(Windows, OfOtherFamiliesAreTheReferences) {
   Json smol = config_of("smollm3");
   smol.update({{"use_sliding_window", true}, {"no_rope_layers", {1, 0, 1, 0}}});
   EXPECT_EQ(with(smol, "sliding_window", 4).windows, (Windows{0, 4, 0, 4}));
+  smol["use_sliding_window"] = false;
+  EXPECT_EQ(with(smol, "sliding_window", 4).windows, (Windows{0, 0, 0, 0}));
+  smol["layer_types"] = {"sliding_attention", "full_attention", "full_attention", "full_attention"};
+  EXPECT_EQ(with(smol, "sliding_window", 4).windows, (Windows{4, 0, 0, 0}));
+  expect_error(ErrorCode::kCorruptFile, "sliding_window", [&] { with(smol, "sliding_window", nullptr); });
 }
 
 TEST(Rotations, AreOfTheLayersThatHaveThem) {
@@ -82,6 +92,7 @@ TEST(Traits, OfCapsAndFactorsAreTheReferences) {
   expect_error(ErrorCode::kCorruptFile, "final_logit_softcapping",
                [] { with(config_of("gemma2"), "final_logit_softcapping", -1.0); });
   EXPECT_EQ(parse_model_config(config_of("gemma3_text"), nullptr, "c").logits_soft_cap, 0);
+  EXPECT_EQ(with(config_of("gemma3_text"), "attn_logit_softcapping", 20.0).attention_soft_cap, 0);  // not read there
   EXPECT_EQ(with(config_of("granite"), "logits_scaling", 8.0).logits_scale, 0.125);
   EXPECT_EQ(with(config_of("granite"), "residual_multiplier", 0.25).residual_scale, 0.25);
   const ModelConfig ministral = parse_model_config(config_of("ministral3"), nullptr, "c");
@@ -146,8 +157,18 @@ TEST(ConfigRouters, DoNotGoByFieldsOfOthers) {
   EXPECT_EQ(with(glm, "topk_method", "greedy").moe.scoring, RouterScoring::kSigmoid);
   EXPECT_TRUE(with(glm, "scoring_func", "softmax").moe.router_bias);
   std::vector<std::string> notices;
+  const auto notice = [&](const std::string& text) { notices.push_back(text); };
+  for (const auto& [architecture, key, value] : {std::tuple{"glm4_moe_lite", "first_k_dense_replace", 2},
+                                                 std::tuple{"gemma3_text", "attn_logit_softcapping", 20}}) {
+    Json config = config_of(architecture);
+    config[key] = value;
+    read_model_config(MadeCheckpoint({}, {}, config), notice);
+    ASSERT_EQ(notices.size(), 1U);
+    EXPECT_NE(notices[0].find(std::string("field ") + key), std::string::npos) << notices[0];
+    notices.clear();
+  }
   const auto model = open_checkpoint(test_data("field/fields-that-do-not-count-glm4/m"));
-  read_model_config(*model, [&](const std::string& notice) { notices.push_back(notice); });
+  read_model_config(*model, notice);
   ASSERT_EQ(notices.size(), 4U);
   EXPECT_NE(notices[0].find("field head_dim is 8, and counts in the place of qk_rope_head_dim, which is 4"),
             std::string::npos);

@@ -59,6 +59,7 @@ TEST(Rope, PartsOfHeadsTurnWhereTheArchitectureDoes) {
   const ModelConfig glm = with(config_of("glm4"), "head_dim", 12);
   EXPECT_EQ(glm.ropes.at(0).rotated_dim(12), 6);  // half, where nothing is said
   EXPECT_EQ(with(config_of("glm4"), "partial_rotary_factor", 0.25).ropes.at(0).rotated_dim(8), 2);
+  EXPECT_EQ(with(config_of("glm4"), "partial_rotary_factor", nullptr).ropes.at(0).rotated_dim(8), 8);
   expect_error(ErrorCode::kCorruptFile, "head_dim is 10, expected one of which an even number of elements is rotated",
                [] { with(config_of("glm4"), "head_dim", 10); });
   Json phi = config_of("phi3");
@@ -117,6 +118,14 @@ TEST(Rope, OfEachLayerType) {
   qwen["layer_types"] = {"full_attention", "sliding_attention", "full_attention", "full_attention"};
   expect_error(ErrorCode::kUnsupported, "rope_parameters: full_attention and sliding_attention differ",
                [&] { parse_model_config(qwen, nullptr, "c"); });
+  for (const char* const architecture : {"llama", "glm4", "mistral", "phi3"}) {
+    Json typeless = config_of(architecture);
+    typeless["rope_parameters"] = {{"full_attention", full}};
+    expect_error(ErrorCode::kUnsupported, "rope_parameters: it has fields for types of layers",
+                 [&] { parse_model_config(typeless, nullptr, "c"); });
+    typeless["layer_types"] = Json(4, "full_attention");
+    EXPECT_EQ(parse_model_config(typeless, nullptr, "c").ropes.at(0).theta, 500000) << architecture;
+  }
   Json gemma = config_of("gemma3_text");
   gemma.update({{"num_hidden_layers", 6}, {"sliding_window_pattern", 3}, {"rope_theta", 500000.0}});
   gemma["rope_scaling"] = {{"rope_type", "linear"}, {"factor", 8.0}};
@@ -125,6 +134,12 @@ TEST(Rope, OfEachLayerType) {
   EXPECT_EQ(std::pair(old.ropes[0].theta, old.ropes[1].theta), std::pair(500000.0, 10000.0));
   EXPECT_EQ(std::pair(old.ropes[0].factor, old.ropes[1].factor), std::pair(8.0, 1.0));
   EXPECT_EQ(old.rotations, (std::vector<int>{1, 1, 0, 1, 1, 0}));
+  gemma["rope_parameters"] = {{"full_attention", {{"rope_type", "default"}, {"rope_theta", 7000.0}}}};
+  const RopeConfig both = parse_model_config(gemma, nullptr, "c").ropes.at(0);
+  EXPECT_EQ(std::pair(both.theta, both.factor), std::pair(7000.0, 8.0));
+  gemma["rope_scaling"] = {{"type", "linear"}, {"factor", 8.0}};
+  expect_error(ErrorCode::kUnsupported, "rope_scaling: field type is \"linear\", expected rope_type",
+               [&] { parse_model_config(gemma, nullptr, "c"); });
   expect_error(ErrorCode::kUnsupported, "field mrope_section", [&] {
     frequencies({{"rope_type", "default"}, {"mrope_section", {1, 1, 2}}}, 1);
   });

@@ -27,7 +27,6 @@ void describe_gemma2(const JsonObject& config, ModelConfig& out) {
 void describe_gemma3(const JsonObject& config, ModelConfig& out) {
   describe_gemma(config, out);
   out.qk_norm = QkNorm::kHeads;
-  out.attention_soft_cap = cap_or(config, "attn_logit_softcapping", 0);
   out.logits_soft_cap = cap_or(config, "final_logit_softcapping", 0);
   const std::int64_t period = config.bounded_or("sliding_window_pattern", kDimensionBounds, 6);
   const std::vector<std::string> types = layer_types_or_period(config, out.layers, period);
@@ -53,8 +52,9 @@ Family gemma_family() {
        .sizes = {262208, 2304, 9216, 26, 8, 4, 256, 131072, 1e-6, true},
        .end_tokens = {1},
        .describe = describe_gemma3,
-       .keys = {"hidden_activation", "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping",
-                "sliding_window_pattern", "_sliding_window_pattern", "rope_local_base_freq"},
+       .keys = {"hidden_activation", "query_pre_attn_scalar", "final_logit_softcapping", "sliding_window_pattern",
+                "_sliding_window_pattern", "rope_local_base_freq"},
+       .unread = {{"attn_logit_softcapping", "null"}},
        .by_layer_types = true,
        .activation_key = activation},
       {.name = "gemma3",

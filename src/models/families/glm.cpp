@@ -48,12 +48,11 @@ MoeConfig parse_glm_moe(const JsonObject& config) {
   return moe;
 }
 
-// Which layers have experts: a list (transformers 5), or the leading dense layers.
+// Which layers have experts: those of a list or, without one, all but the first.
 std::vector<bool> parse_glm_sparse(const JsonObject& config, std::int64_t layers) {
-  std::vector<bool> sparse(static_cast<std::size_t>(layers));
+  std::vector<bool> sparse(static_cast<std::size_t>(layers), true);
   if (!config.has("mlp_layer_types")) {
-    const std::int64_t dense = config.bounded_or("first_k_dense_replace", {0, layers}, 1);
-    std::fill(sparse.begin() + dense, sparse.end(), true);
+    sparse.front() = false;
     return sparse;
   }
   const Json& types = config.at("mlp_layer_types");
@@ -70,7 +69,7 @@ void describe_glm4_moe_lite(const JsonObject& config, ModelConfig& out) {
   parse_attention_biases(config, false, out);
   out.latent = parse_latent(config);
   out.head_dim = out.latent.nope_dim + out.latent.rope_dim;
-  out.ropes = {parse_rope(config, layer_types_or_period(config, out.layers, 0), static_cast<double>(out.max_positions),
+  out.ropes = {parse_rope(config, listed_layer_types(config, out.layers), static_cast<double>(out.max_positions),
                           {.partial = PartialRotation::kFails})};
   out.moe = parse_glm_moe(config);
   out.sparse = parse_glm_sparse(config, out.layers);
@@ -83,7 +82,7 @@ void describe_glm4(const JsonObject& config, ModelConfig& out) {
   out.attention_norms = {"input_layernorm", "post_self_attn_layernorm"};
   out.feed_forward_norms = {"post_attention_layernorm", "post_mlp_layernorm"};
   out.interleaved = true;
-  out.ropes = {parse_rope(config, layer_types_or_period(config, out.layers, 0), static_cast<double>(out.max_positions),
+  out.ropes = {parse_rope(config, listed_layer_types(config, out.layers), static_cast<double>(out.max_positions),
                           {.part = 0.5, .partial = PartialRotation::kDone})};
 }
 
@@ -97,7 +96,7 @@ Family glm_family() {
        .describe = describe_glm4_moe_lite,
        .keys = {"qk_head_dim"},  // which follows from others
        .other_names = {kRopeDimNames, kGlmExpertNames},
-       .unread = {{"topk_method", R"("noaux_tc")"}, {"scoring_func", R"("sigmoid")"}}},
+       .unread = {{"topk_method", R"("noaux_tc")"}, {"scoring_func", R"("sigmoid")"}, {"first_k_dense_replace", "1"}}},
       {.name = "glm4",
        .sizes = {151552, 4096, 13696, 40, 32, 2, 128, 131072, 1.5625e-07},
        .end_tokens = {151329, 151336, 151338},

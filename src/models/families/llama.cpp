@@ -1,6 +1,7 @@
 // Llama (arXiv 2302.13971) and SmolLM3, some of whose layers have no rotation.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "models/families/family.h"
@@ -30,9 +31,13 @@ void describe_smollm3(const JsonObject& config, ModelConfig& out) {
       out.rotations[static_cast<std::size_t>(i)] = kNoRotation;
   }
   std::vector<std::string> types = listed_layer_types(config, out.layers);
-  const std::int64_t window = config.boolean_or("use_sliding_window", false) ? window_or(config, 0) : 0;
+  const std::int64_t window = window_or(config, 0);
+  // A list counts whatever use_sliding_window says.
+  if (window == 0 && std::find(types.begin(), types.end(), kSlidingLayer) != types.end())
+    config.wrong("sliding_window", "a window, as layer_types has sliding_attention");
+  const bool used = window > 0 && config.boolean_or("use_sliding_window", false);
   for (std::size_t i = types.size(); i < out.rotations.size(); ++i)
-    types.emplace_back(out.rotations[i] == kNoRotation ? kSlidingLayer : kFullLayer);
+    types.emplace_back(used && out.rotations[i] == kNoRotation ? kSlidingLayer : kFullLayer);
   out.windows = windows_of(types, window);
   out.ropes = {parse_rope(config, types, static_cast<double>(out.max_positions), {.theta = 2000000})};
 }

@@ -8,7 +8,15 @@ namespace metal_marlin {
 namespace {
 
 void describe_mistral(const JsonObject& config, ModelConfig& out) {
-  out.windows.assign(out.windows.size(), window_or(config, 4096));
+  const std::int64_t window = window_or(config, 4096);
+  const std::vector<std::string> types = listed_layer_types(config, out.layers);
+  // With a list it is what the reference implementation has apart, by the name of ministral.
+  if (types.empty()) {
+    out.windows.assign(out.windows.size(), window);
+  } else {
+    out.windows = windows_of(types, window);
+  }
+  out.ropes = {parse_rope(config, types, static_cast<double>(out.max_positions))};
 }
 
 constexpr std::array<std::string_view, 2> kPositions{"llama_4_scaling_beta", "max_position_embeddings"};
@@ -33,7 +41,7 @@ void describe_ministral3(const JsonObject& config, ModelConfig& out) {
     return describe_ministral3(JsonObject(whole, config.where()), out);
   }
   out.windows.assign(out.windows.size(), window_or(config, 0));
-  out.ropes = {parse_rope(config, {std::string(kFullLayer)}, static_cast<double>(out.max_positions),
+  out.ropes = {parse_rope(config, listed_layer_types(config, out.layers), static_cast<double>(out.max_positions),
                           {.theta = 1000000, .also = kPositions})};
   const JsonObject rope = config.object(config.has("rope_scaling") ? "rope_scaling" : "rope_parameters");
   out.query_scale = {rope.number("llama_4_scaling_beta"), out.ropes[0].original_max_positions};
@@ -45,7 +53,8 @@ Family mistral_family() {
   static const std::vector<Architecture> kAll{{.name = "mistral",
                                                .sizes = {32000, 4096, 14336, 32, 32, 8, std::nullopt, 131072, 1e-6},
                                                .end_tokens = {2},
-                                               .describe = describe_mistral},
+                                               .describe = describe_mistral,
+                                               .by_layer_types = true},
                                               {.name = "ministral3",
                                                .sizes = {131072, 4096, 14336, 34, 32, 8, 128, 262144, 1e-5},
                                                .end_tokens = {2},

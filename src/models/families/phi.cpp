@@ -10,7 +10,8 @@ void describe_phi3(const JsonObject& config, ModelConfig& out) {
   out.windows.assign(out.windows.size(), window_or(config, 0));
   RopeRules rules{.partial = PartialRotation::kDone, .original_max_positions = 4096};
   rules.longrope_names = true;
-  out.ropes = {parse_rope(config, {std::string(kFullLayer)}, static_cast<double>(out.max_positions), rules)};
+  out.ropes = {
+      parse_rope(config, listed_layer_types(config, out.layers), static_cast<double>(out.max_positions), rules)};
   const RopeType type = out.ropes[0].type;
   if (type != RopeType::kDefault && type != RopeType::kLongrope)
     config.wrong(config.has("rope_scaling") ? "rope_scaling" : "rope_parameters", "a rotation of type longrope");
