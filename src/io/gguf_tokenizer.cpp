@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <unordered_map>
 #include <unordered_set>
 
+#include "base/printable.h"
 #include "base/unicode.h"
 #include "io/gguf_pre_kinds.h"
 #include "metal_marlin/error.h"
@@ -86,6 +88,9 @@ constexpr std::array<InfillToken, 6> kInfill{
      {"fim_rep_token_id", "", true, {"<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"}},
      {"fim_sep_token_id", "", true, {"<|file_sep|>"}}}};
 
+// Parts of messages, which are shown whatever type a file gives them.
+constexpr std::array<std::string_view, 4> kMessageParts{"<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"};
+
 constexpr std::string_view kMark = "▁";  // SentencePiece's space
 
 Json split(std::string_view pattern) {
@@ -139,8 +144,8 @@ bool may_be_special(std::string_view text) {
   return text.size() >= 3 && (text[0] == '<' || text[0] == '[' || text[0] == '_' || text.starts_with(kMark));
 }
 
-// SentencePiece BPE merges the pair that makes the best-scored piece; as ranked
-// merges, that is all splits of the pieces in order of score.
+// SentencePiece BPE merges the pair that makes the best-scored piece; as ranked merges, that is nearly all splits of
+// the pieces in order of score.
 Json merges_from_scores(const std::vector<std::string_view>& tokens, const std::vector<float>& scores,
                         const std::vector<std::int64_t>& types) {
   std::unordered_map<std::string_view, std::size_t> ids;
@@ -199,7 +204,15 @@ void fill_sentencepiece(const Gguf& gguf, const Tokens& tokens, Json& out) {
   if (prefix) decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
   out["decoder"] = sequence("decoders", decoders);
   out["model"] = {{"type", "BPE"}, {"vocab", vocabulary(tokens)}, {"byte_fallback", true}, {"fuse_unk", true}};
-  out["model"]["merges"] = merges_from_scores(tokens.texts, scores_of(gguf, tokens), tokens.types);
+  std::vector<float> scores = scores_of(gguf, tokens);
+  scores.resize(tokens.texts.size());
+  for (std::size_t i = 0; i < scores.size(); ++i) {
+    if (!std::isfinite(scores[i]))
+      throw Error(ErrorCode::kCorruptFile,
+                  fmt::format("{}: key tokenizer.ggml.scores: that of token {} is {}", gguf.where, i, scores[i]));
+  }
+  out["model"]["merges"] = merges_from_scores(tokens.texts, scores, tokens.types);
+  out["model"]["metal_marlin_scores"] = scores;
   const auto unknown = std::find(tokens.types.begin(), tokens.types.end(), kUnknown);
   if (unknown != tokens.types.end()) {
     out["model"]["unk_token"] = tokens.texts[static_cast<std::size_t>(unknown - tokens.types.begin())];
@@ -227,6 +240,9 @@ void fill_bpe(const Gguf& gguf, const Tokens& tokens, const GgufPreKind& kind, J
     out["decoder"] = byte_level();
   }
   out["pre_tokenizer"] = sequence("pretokenizers", stages);
+  const bool may_lack_merges = std::find(kind.names.begin(), kind.names.end(), "kimi-k2") != kind.names.end();
+  if (!gguf.values.contains("tokenizer.ggml.merges") && !may_lack_merges)
+    throw Error(ErrorCode::kNotFound, fmt::format("{}: key tokenizer.ggml.merges is missing", gguf.where));
   Json merges = Json::array();
   std::unordered_set<std::string_view> seen;  // the first of equal merges is the one that counts
   for (const std::string_view merge : utf8_strings(gguf, "tokenizer.ggml.merges")) {
@@ -301,9 +317,46 @@ void fill_unigram(const Gguf& gguf, const Tokens& tokens, Json& out) {
   out["model"] = {{"type", "Unigram"}, {"vocab", std::move(pieces)}, {"unk_id", unknown < 0 ? Json() : Json(unknown)}};
 }
 
-Json added_token(std::size_t id, std::string_view content, bool special) {
-  return {{"id", id},        {"content", content},  {"single_word", false}, {"lstrip", false},
-          {"rstrip", false}, {"normalized", false}, {"special", special}};
+// Which tokens take the white space around them: files do not say it, llama.cpp goes by names.
+class Strips {
+ public:
+  explicit Strips(const Gguf& gguf) {
+    const std::string pre(gguf.string("tokenizer.ggml.pre").value_or(""));
+    const std::string architecture(gguf.string("general.architecture").value_or(""));
+    std::string name(gguf.string("general.name").value_or(""));
+    std::transform(name.begin(), name.end(), name.begin(),
+                   [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
+    const auto any = [](const std::string& text, std::initializer_list<const char*> parts) {
+      return std::any_of(parts.begin(), parts.end(),
+                         [&](const char* part) { return text.find(part) != std::string::npos; });
+    };
+    if (any(pre, {"jina-v2-de", "jina-v2-es", "jina-v2-code"}) ||
+        any(architecture, {"nomic-bert-moe", "jina-bert-v3"})) {
+      left_ = "<mask>";
+    } else if (any(name, {"phi-3", "phi3"})) {
+      right_ = true;
+    } else if (any(name, {"modern-bert"})) {
+      left_ = "[MASK]";
+    }
+  }
+  [[nodiscard]] bool left(std::string_view token) const { return !left_.empty() && token == left_; }
+  [[nodiscard]] bool right(std::string_view token) const {
+    return right_ && token != "<unk>" && token != "<s>" && token != "<|endoftext|>";
+  }
+
+ private:
+  std::string_view left_;
+  bool right_ = false;
+};
+
+Json added_token(std::size_t id, std::string_view content, bool special, const Strips& strips) {
+  return {{"id", id},
+          {"content", content},
+          {"single_word", false},
+          {"lstrip", strips.left(content)},
+          {"rstrip", strips.right(content)},
+          {"normalized", false},
+          {"special", special}};
 }
 
 }  // namespace
@@ -318,20 +371,31 @@ Tokens read_tokens(const Gguf& gguf) {
                                                      gguf.where, tokens.types.size(), tokens.texts.size()));
   }
   tokens.types.resize(tokens.texts.size());
+  std::unordered_map<std::string_view, std::size_t> ids;
+  for (std::size_t i = 0; i < tokens.texts.size(); ++i) {
+    const auto [other, is_new] = ids.emplace(tokens.texts[i], i);
+    if (!is_new && !tokens.texts[i].empty())
+      throw Error(ErrorCode::kCorruptFile, fmt::format("{}: key tokenizer.ggml.tokens: '{}' is token {} and {}",
+                                                       gguf.where, printable(tokens.texts[i]), other->second, i));
+  }
   return tokens;
 }
 
-// Tokens that look like ones that control are such, whatever type the file gives them.
+// Tokens that look like ones that control are such, whatever type the file gives them; those that go on within an
+// answer are not.
 void correct_types(const Gguf& gguf, const GgufSpecialTokens& special, Tokens& tokens) {
   for (std::size_t i = 0; i < tokens.texts.size(); ++i) {
     const std::string_view text = tokens.texts[i];
     if (!may_be_special(text)) continue;
     const bool infill = std::any_of(kInfill.begin(), kInfill.end(), [&](const InfillToken& token) {
-      return holds(token.texts, text) && !gguf.values.contains(fmt::format("tokenizer.ggml.{}", token.key));
+      return holds(token.texts, text) && !gguf.values.contains(fmt::format("tokenizer.ggml.{}", token.key)) &&
+             !gguf.values.contains(fmt::format("tokenizer.ggml.{}", token.older_key));
     });
-    const bool ends = holds(kEnds, text) && std::find(special.ends.begin(), special.ends.end(),
-                                                      static_cast<std::int64_t>(i)) != special.ends.end();
-    if (infill || ends) tokens.types[i] = kControl;
+    const bool ends =
+        std::find(special.ends.begin(), special.ends.end(), static_cast<std::int64_t>(i)) != special.ends.end();
+    if (infill || (ends && holds(kEnds, text))) tokens.types[i] = kControl;
+    if (holds(kMessageParts, text) || (text == "<|end|>" && !ends)) tokens.types[i] = kUserDefined;
+    if (text == "</s>" && !ends) tokens.types[i] = kNormal;
   }
 }
 
@@ -559,10 +623,11 @@ Json gguf_tokenizer_json(const Gguf& gguf) {
   Json out = {{"version", "1.0"},      {"truncation", nullptr},    {"padding", nullptr},
               {"normalizer", nullptr}, {"pre_tokenizer", nullptr}, {"added_tokens", Json::array()}};
   Ends ends = fill_stages(gguf, *model, tokens, out);
+  const Strips strips(gguf);
   for (std::size_t i = 0; i < tokens.texts.size(); ++i) {
     const std::int64_t type = tokens.types[i];
     if (type == kControl || type == kUserDefined || type == kUnknown) {
-      out["added_tokens"].push_back(added_token(i, tokens.texts[i], type != kUserDefined));
+      out["added_tokens"].push_back(added_token(i, tokens.texts[i], type != kUserDefined, strips));
     }
   }
   ends.begin = special.begin;

@@ -8,17 +8,10 @@
 
 #include "base/unicode.h"
 #include "metal_marlin/error.h"
+#include "tokenizer/word_marks.h"
 
 namespace metal_marlin {
 namespace {
-
-constexpr std::string_view kWordMark = "\xE2\x96\x81";  // U+2581, SentencePiece's space
-
-bool mark_inside(std::string_view token) {
-  std::size_t at = token.find(kWordMark, 1);
-  while (at != std::string_view::npos && token.substr(0, at).ends_with(kWordMark)) at = token.find(kWordMark, at + 1);
-  return at != std::string_view::npos;
-}
 
 // Below this many symbols a scan beats a heap.
 constexpr std::size_t kShort = 48;
@@ -221,14 +214,7 @@ void Bpe::encode(std::string_view piece, std::vector<TokenId>& out) const {
     }
   }
   if (!cut_before_words_ || piece.size() <= kShort) return encode_whole(piece, out);
-  std::size_t begin = 0;
-  for (std::size_t at = piece.find(kWordMark, 1); at != std::string_view::npos;
-       at = piece.find(kWordMark, at + kWordMark.size())) {
-    if (piece.substr(0, at).ends_with(kWordMark)) continue;  // inside a run of spaces
-    encode_whole(piece.substr(begin, at - begin), out);
-    begin = at;
-  }
-  encode_whole(piece.substr(begin), out);
+  split_at_marks(piece, [&](std::string_view word) { encode_whole(word, out); });
 }
 
 }  // namespace metal_marlin

@@ -8,6 +8,7 @@
 #include "metal_marlin/error.h"
 #include "tokenizer/bpe.h"
 #include "tokenizer/post_processor.h"
+#include "tokenizer/scored_merges.h"
 #include "tokenizer/stages.h"
 #include "tokenizer/unigram.h"
 #include "tokenizer/wordpiece.h"
@@ -51,8 +52,29 @@ std::vector<std::pair<std::string, std::string>> parse_merges(const JsonObject& 
   return merges;
 }
 
+// This program's own field, beside merges that are nearly the same, for others, which leave it alone.
+constexpr const char* kScores = "metal_marlin_scores";
+
+std::unique_ptr<const TokenModel> parse_scored_merges(const JsonObject& model, const BpeOptions& options) {
+  std::vector<float> scores;
+  if (!model.at(kScores).is_array()) model.wrong(kScores, "an array");
+  for (const Json& score : model.at(kScores)) {
+    if (!score.is_number()) model.wrong(kScores, "numbers");
+    scores.push_back(score.get<float>());
+  }
+  Vocabulary vocabulary = parse_vocabulary(model);
+  std::optional<TokenId> unknown;
+  if (options.unknown) {
+    const auto found = vocabulary.find(*options.unknown);
+    if (found == vocabulary.end()) model.wrong("unk_token", "a token of the vocabulary");
+    unknown = found->second;
+  }
+  return std::make_unique<ScoredMerges>(std::move(vocabulary), std::move(scores), unknown, model.where());
+}
+
 std::unique_ptr<const TokenModel> parse_bpe(const JsonObject& model) {
-  constexpr std::array<JsonField, 10> kFields{{{"type", FieldKind::kText, FieldNeed::kOptional},
+  constexpr std::array<JsonField, 11> kFields{{{"type", FieldKind::kText, FieldNeed::kOptional},
+                                               {kScores, FieldKind::kAny, FieldNeed::kOptional},
                                                {"vocab", FieldKind::kAny},
                                                {"merges", FieldKind::kAny},
                                                {"dropout", FieldKind::kAny, FieldNeed::kNullable},
@@ -73,6 +95,7 @@ std::unique_ptr<const TokenModel> parse_bpe(const JsonObject& model) {
   options.prefix = model.string_or("continuing_subword_prefix", "");
   options.suffix = model.string_or("end_of_word_suffix", "");
   if (model.has("unk_token")) options.unknown = model.string("unk_token");
+  if (model.has(kScores)) return parse_scored_merges(model, options);
   return std::make_unique<Bpe>(parse_vocabulary(model), parse_merges(model), options, model.where());
 }
 

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <limits>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "base/thread_pool.h"
@@ -14,6 +16,7 @@
 #include "io/gguf_byte_order.h"
 #include "io/gguf_model.h"
 #include "io/gguf_tokenizer.h"
+#include "metal_marlin/tokenizer.h"
 #include "test_data.h"
 
 namespace metal_marlin {
@@ -472,7 +475,9 @@ class GgufSpecials : public testing::Test {
     gguf_.where = "x.gguf";
     gguf_.values["tokenizer.ggml.model"] = model;
     gguf_.values["tokenizer.ggml.tokens"] = GgufArray{kGgufString, count, bytes_};
+    gguf_.values["tokenizer.ggml.merges"] = GgufArray{kGgufString, 0, {}};
   }
+  Json added() const { return gguf_tokenizer_json(gguf_).at("added_tokens"); }
   void set(const char* key, std::uint64_t id) { gguf_.values[fmt::format("tokenizer.ggml.{}", key)] = id; }
   std::vector<std::int64_t> ends() const { return gguf_special_tokens(gguf_).ends; }
 
@@ -539,6 +544,94 @@ TEST_F(GgufSpecials, ThatLookLikeControlAreControl) {
   EXPECT_EQ(added[0]["id"], 20);
   EXPECT_EQ(added[1]["id"], 21);
   EXPECT_TRUE(added[0]["special"].get<bool>());
+}
+
+// Parts of messages, and what ends but a message, are shown; a </s> beside another end is a text.
+TEST_F(GgufSpecials, ThatGoOnWithinAnAnswerAreShown) {
+  add_tokens("gpt2", {{20, "<|channel|>"}, {21, "<|return|>"}, {22, "<|call|>"}, {23, "<|end|>"}});
+  std::vector<std::int32_t> types(128, 1);
+  for (const std::size_t control : {20, 21, 22, 23}) types[control] = 3;
+  gguf_.values["tokenizer.ggml.token_type"] = GgufArray{5, 128, std::as_bytes(std::span(types))};
+  std::map<int, bool> special;
+  for (const Json& token : added()) special[token.at("id")] = token.at("special");
+  EXPECT_EQ(special, (std::map<int, bool>{{20, false}, {21, true}, {22, true}, {23, false}}));
+  add_tokens("gpt2", {{20, "<|end|>"}, {21, "</s>"}});
+  ASSERT_EQ(added().size(), 4U);
+  EXPECT_TRUE(added()[0]["special"].get<bool>());  // of a file without calls
+  set("bos_token_id", 1);  // which this kind always adds
+  add_tokens("gemma4", {{20, "</s>"}, {21, "<|tool_response>"}, {22, "<|channel|>"}, {23, "x"}});
+  for (const Json& token : added()) EXPECT_NE(token.at("id"), 20);
+}
+
+// llama.cpp goes by the model's name.
+TEST_F(GgufSpecials, TakeTheSpaceAroundThemByName) {
+  add_tokens("gpt2", {{20, "<|end|>"}, {21, "<|endoftext|>"}, {22, "<mask>"}});
+  std::vector<std::int32_t> types(128, 1);
+  types[22] = 4;
+  gguf_.values["tokenizer.ggml.token_type"] = GgufArray{5, 128, std::as_bytes(std::span(types))};
+  const auto strips = [&](const char* name) {
+    std::string out;
+    for (const Json& token : added()) {
+      out += token.at(name).get<bool>() ? '1' : '0';
+    }
+    return out;
+  };
+  EXPECT_EQ(std::pair(strips("lstrip"), strips("rstrip")), std::pair(std::string("000"), std::string("000")));
+  gguf_.values["general.name"] = std::string_view("Phi-3 Mini");
+  EXPECT_EQ(std::pair(strips("lstrip"), strips("rstrip")), std::pair(std::string("000"), std::string("101")));
+  gguf_.values["tokenizer.ggml.pre"] = std::string_view("jina-v2-es");
+  EXPECT_EQ(std::pair(strips("lstrip"), strips("rstrip")), std::pair(std::string("001"), std::string("000")));
+}
+
+TEST_F(GgufSpecials, BpeHasMerges) {
+  add_tokens("gpt2", {});
+  gguf_.values.erase("tokenizer.ggml.merges");
+  for (const char* const model : {"gpt2", "gemma4"}) {
+    gguf_.values["tokenizer.ggml.model"] = std::string_view(model);
+    expect_error(ErrorCode::kNotFound, "x.gguf: key tokenizer.ggml.merges is missing",
+                 [&] { gguf_tokenizer_json(gguf_); });
+  }
+  gguf_.values["tokenizer.ggml.model"] = std::string_view("gpt2");
+  gguf_.values["tokenizer.ggml.pre"] = std::string_view("kimi-k2");
+  EXPECT_NO_THROW(gguf_tokenizer_json(gguf_));
+}
+
+TEST_F(GgufSpecials, TokensAreThereOnce) {
+  add_tokens("llama", {{3, "t7"}});
+  expect_error(ErrorCode::kCorruptFile, "tokenizer.ggml.tokens: 't7' is token 3 and 7",
+               [&] { gguf_tokenizer_json(gguf_); });
+  add_tokens("llama", {{3, ""}, {4, ""}});
+  EXPECT_NO_THROW(gguf_tokenizer_json(gguf_));
+}
+
+// SentencePiece merges by scores, of equal ones the leftmost, whichever tokens they make.
+TEST_F(GgufSpecials, PiecesOfEqualScoresAreMergedFromTheLeft) {
+  add_tokens("llama", {{3, "a"}, {4, "b"}, {5, "c"}, {6, "bc"}, {7, "ab"}, {8, "▁"}, {9, "xy"}, {10, "ca"}});
+  std::vector<float> scores(128, -100);
+  scores[6] = scores[7] = scores[10] = -1;
+  gguf_.values["tokenizer.ggml.scores"] = GgufArray{6, 128, std::as_bytes(std::span(scores))};
+  gguf_.values["tokenizer.ggml.add_space_prefix"] = false;
+  gguf_.values["tokenizer.ggml.add_bos_token"] = false;
+  const auto ids = [&](const char* text) {
+    return Tokenizer::from_json(gguf_tokenizer_json(gguf_).dump(), "x")->encode(text);
+  };
+  using Tokens = std::vector<TokenId>;
+  EXPECT_EQ(ids("abc"), (Tokens{7, 5}));  // not a, bc, which has the lower id
+  EXPECT_EQ(ids("abcabc"), (Tokens{7, 10, 6}));
+  EXPECT_EQ(ids("xya"), (Tokens{9, 3}));  // of characters that are no tokens themselves
+  scores[6] = -0.5F;
+  EXPECT_EQ(ids("abc"), (Tokens{3, 6}));
+  std::string lengthy;
+  Tokens expected;
+  for (int i = 0; i < 40; ++i) {
+    lengthy += "abc";
+    expected.insert(expected.end(), {3, 6});
+  }
+  EXPECT_EQ(ids(lengthy.c_str()), expected);
+  expect_error(ErrorCode::kUnsupported, "the text has 'z', for whose bytes the vocabulary has no tokens",
+               [&] { ids("az"); });
+  scores[6] = std::numeric_limits<float>::quiet_NaN();
+  expect_error(ErrorCode::kCorruptFile, "tokenizer.ggml.scores: that of token 6 is nan", [&] { ids("a"); });
 }
 
 // Scores and types of more tokens than there are, none, and of integers.
