@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Drops, retypes and changes each key of a small GGUF file and of quantized folders' configurations, and looks at what
-the program makes of it: no crash, no internal error, an error that names the key, or a model that is another one. A key
+"""Drops, retypes and changes each key of a small GGUF file and of quantized folders' configurations, and of what
+bitsandbytes keeps in tensors, and looks at what the program makes of it: no crash, no internal error, an error that names the key, or a model that is another one. A key
 that changes nothing must be one of those below, with the reason.
 
 Needs: numpy==2.4.6 gguf==0.19.0
-Usage: check_model_keys.py PROGRAM [--seed N] [--changes N] [--only gguf|folders]
+Usage: check_model_keys.py PROGRAM [--seed N] [--changes N] [--only gguf|folders|bitsandbytes]
 """
 import argparse
 import concurrent.futures
@@ -15,6 +15,7 @@ import math
 import pathlib
 import random
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -58,6 +59,14 @@ HARMLESS = {
     "weight_block_size": "what the scales' shape gives", "scale_dtype": "the scales have a type", "zp_dtype": "zeros too",
     "requires_grad": "of training", "randomize": "false is what is left out", "precision": "of the rotation elsewhere",
     "targets": "twice the same",
+    # Of bitsandbytes: tensors have their types, tables and blocks beside them.
+    "load_in_4bit": "the tensors tell", "load_in_8bit": "the same", "_load_in_4bit": "the same", "_load_in_8bit": "the same",
+    "bnb_4bit_quant_type": "each tensor's state tells", "bnb_4bit_use_double_quant": "the same",
+    "bnb_4bit_blocksize": "the same", "bnb_4bit_compute_dtype": "how others compute",
+    "bnb_4bit_quant_storage": "the bytes are the same", "llm_int8_threshold": "which activations others do not round",
+    "llm_int8_enable_fp32_cpu_offload": "where others compute", "llm_int8_has_fp16_weight": "of training",
+    "llm_int8_skip_modules": "those are not packed, which the tensors tell",
+    "dtype": "of what comes out elsewhere", "nested_dtype": "the same",
 }
 
 
@@ -102,6 +111,76 @@ class Gguf:
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
+
+
+class Bitsandbytes:
+    """A folder of a small llama in one of the package's forms: "nf4", "nested" (its scales quantized too), "fp4" or
+    "int8"."""
+    LINEAR = {"self_attn.q_proj": (32, 32), "self_attn.k_proj": (16, 32), "self_attn.v_proj": (16, 32),
+              "self_attn.o_proj": (32, 32), "mlp.gate_proj": (64, 32), "mlp.up_proj": (64, 32), "mlp.down_proj": (32, 64)}
+    NF4 = [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+           -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+           0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0]
+    FP4 = [sign * level / 12 for sign in (1, -1) for level in (0, 0.0625, 8, 12, 4, 6, 2, 3)]
+
+    def __init__(self, form, rng):
+        self.form, self.rng = form, rng
+        quantization = {"quant_method": "bitsandbytes", "llm_int8_threshold": 6.0, "llm_int8_skip_modules": ["lm_head"],
+                        "llm_int8_enable_fp32_cpu_offload": False, "llm_int8_has_fp16_weight": False,
+                        "load_in_8bit": form == "int8", "load_in_4bit": form != "int8", "_load_in_8bit": form == "int8",
+                        "_load_in_4bit": form != "int8", "bnb_4bit_compute_dtype": "bfloat16",
+                        "bnb_4bit_quant_storage": "uint8", "bnb_4bit_quant_type": "fp4" if form == "fp4" else "nf4",
+                        "bnb_4bit_use_double_quant": form == "nested"}
+        self.config = {"model_type": "llama", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64,
+                       "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2,
+                       "max_position_embeddings": 64, "quantization_config": quantization}
+        self.state = {"quant_type": quantization["bnb_4bit_quant_type"], "blocksize": 32, "dtype": "bfloat16", "shape": [32, 32]}
+        if form == "nested":
+            self.state |= {"nested_blocksize": 16, "nested_dtype": "float32", "nested_offset": 0.75}
+        dense = {"model.embed_tokens.weight": (64, 32), "lm_head.weight": (64, 32), "model.norm.weight": (32,),
+                 "model.layers.0.input_layernorm.weight": (32,), "model.layers.0.post_attention_layernorm.weight": (32,)}
+        self.tensors = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in dense.items()}
+        for name, shape in self.LINEAR.items():
+            self.add(f"model.layers.0.{name}.weight", shape)
+
+    def add(self, name, shape):
+        rng, count = self.rng, shape[0] * shape[1]
+        if self.form == "int8":
+            self.tensors[name] = rng.integers(-127, 128, shape).astype(np.int8)
+            self.tensors[name.replace("weight", "SCB")] = rng.uniform(0.5, 2, shape[0]).astype(np.float32)
+            return
+        self.tensors[name] = rng.integers(0, 256, (count // 2, 1)).astype(np.uint8)
+        self.tensors[name + ".quant_map"] = np.array(self.FP4 if self.form == "fp4" else self.NF4, np.float32)
+        if self.form == "nested":
+            self.tensors[name + ".absmax"] = rng.integers(0, 256, count // 32).astype(np.uint8)
+            self.tensors[name + ".nested_quant_map"] = np.sort(rng.uniform(-1, 1, 256)).astype(np.float32)
+            self.tensors[name + ".nested_absmax"] = rng.uniform(0.1, 1, -(-count // 32 // 16)).astype(np.float32)
+        else:
+            self.tensors[name + ".absmax"] = rng.uniform(0.5, 2, count // 32).astype(np.float32)
+
+    def write(self, folder, config, state):
+        """state: of the query projection; of the others as it was."""
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(config))
+        tensors = dict(self.tensors)
+        for name, shape in self.LINEAR.items() if self.form != "int8" else ():
+            own = state if name.endswith("q_proj") else {**self.state, "shape": shape}
+            key = f"model.layers.0.{name}.weight.quant_state.bitsandbytes__{self.state['quant_type']}"
+            tensors[key] = np.frombuffer(json.dumps(own).encode(), np.uint8)
+        write_safetensors(folder / "model.safetensors", tensors)
+        return folder
+
+
+def write_safetensors(path, tensors):
+    types = {"float32": "F32", "uint8": "U8", "int8": "I8"}
+    header, data = {}, b""
+    for name, array in tensors.items():
+        blob = array.tobytes()
+        header[name] = {"dtype": types[array.dtype.name], "shape": list(array.shape),
+                        "data_offsets": [len(data), len(data) + len(blob)]}
+        data += blob
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
 
 
 def other_values(value, rng):
@@ -190,6 +269,36 @@ def places(config, path=()):
             yield from places(value, (*path, key))
 
 
+def changes_within(config, rng, count):
+    """(key, what, changed configuration): each of its keys dropped, and with other values."""
+    for place in places(config):
+        owner = config
+        for key in place[:-1]:
+            owner = owner[key]
+        value = owner[place[-1]]
+        for other in [None, *rng.sample(other_values(value, rng), count)]:
+            changed = copy.deepcopy(config)
+            target = changed
+            for key in place[:-1]:
+                target = target[key]
+            if other is None:
+                del target[place[-1]]
+            else:
+                target[place[-1]] = other
+            yield place[-1], "dropped" if other is None else repr(other)[:40], changed
+
+
+def bitsandbytes_changes(form, rng, count):
+    model = Bitsandbytes(form, np.random.default_rng(rng.randrange(1 << 30)))
+    cases = [(None, "as it is", model.config, model.state)]
+    for key, what, changed in changes_within(model.config["quantization_config"], rng, count):
+        cases.append((key, what, {**model.config, "quantization_config": changed}, model.state))
+    for key, what, changed in changes_within(model.state, rng, count) if form != "int8" else ():
+        cases.append((key, what, model.config, changed))
+    return [(key, what, lambda folder, config=config, state=state: model.write(folder / "m", config, state), True)
+            for key, what, config, state in cases]
+
+
 def folder_changes(source, rng, count):
     name = "config.json"
     config = json.loads((source / name).read_text())
@@ -197,21 +306,8 @@ def folder_changes(source, rng, count):
     if field not in config:
         return []
     cases = [(None, "as it is", config)]
-    for place in places(config[field]):
-        owner = config[field]
-        for key in place[:-1]:
-            owner = owner[key]
-        value = owner[place[-1]]
-        for other in [None, *rng.sample(other_values(value, rng), count)]:
-            changed = copy.deepcopy(config)
-            target = changed[field]
-            for key in place[:-1]:
-                target = target[key]
-            if other is None:
-                del target[place[-1]]
-            else:
-                target[place[-1]] = other
-            cases.append((place[-1], "dropped" if other is None else repr(other)[:40], changed))
+    for key, what, changed in changes_within(config[field], rng, count):
+        cases.append((key, what, {**config, field: changed}))
 
     def make(folder, changed):
         shutil.copytree(source, folder / "m")
@@ -225,11 +321,15 @@ def main():
     parser.add_argument("program", type=lambda text: pathlib.Path(text).resolve())
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--changes", type=int, default=4, help="of a key, besides dropping it")
-    parser.add_argument("--only", choices=["gguf", "folders"])
+    parser.add_argument("--only", choices=["gguf", "folders", "bitsandbytes"])
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
-    groups = [] if arguments.only == "folders" else [("GGUF", gguf_changes(rng, arguments.changes))]
-    if arguments.only != "gguf":
+    groups = []
+    if arguments.only in (None, "gguf"):
+        groups.append(("GGUF", gguf_changes(rng, arguments.changes)))
+    if arguments.only in (None, "bitsandbytes"):
+        groups += [("bitsandbytes " + form, bitsandbytes_changes(form, rng, arguments.changes)) for form in ("nf4", "nested", "fp4", "int8")]
+    if arguments.only in (None, "folders"):
         for source in sorted(path.parent for glob in ("compressed_tensors/*/config.json", "field/*/m/config.json") for path in DATA.glob(glob)):
             groups.append((str(source.relative_to(DATA)), folder_changes(source, rng, arguments.changes)))
     wrong = total = 0
@@ -244,6 +344,7 @@ def main():
             results = list(pool.map(try_case, cases))
         if results[0][0]:
             print(f"{name}: does not run as it is: {results[0][1].strip()[-150:]}")
+            wrong += 1
             continue
         for (key, what, _, _), found in zip(cases[1:], results[1:]):
             total += 1

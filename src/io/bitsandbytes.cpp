@@ -8,6 +8,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "base/printable.h"
 #include "base/round_up.h"
 #include "formats/codec.h"
 #include "io/stored_weights.h"
@@ -35,6 +36,12 @@ constexpr std::array<std::string_view, 16> kBitsandbytesKeys{"quant_method",
                                                              "quant_type",
                                                              "modules_to_not_convert"};
 
+constexpr std::array<float, 16> kFp4{0, 0.0625F / 12,  8.0F / 12,  1,  4.0F / 12,  0.5F,  2.0F / 12,  0.25F,
+                                     0, -0.0625F / 12, -8.0F / 12, -1, -4.0F / 12, -0.5F, -2.0F / 12, -0.25F};
+// A state's keys; types of what comes out are the program's.
+constexpr std::array<std::string_view, 7> kStateKeys{"quant_type",       "blocksize",    "dtype",        "shape",
+                                                     "nested_blocksize", "nested_dtype", "nested_offset"};
+
 float f32_at(std::span<const std::byte> bytes, std::size_t index) {
   float value = 0;
   std::memcpy(&value, bytes.data() + index * sizeof(value), sizeof(value));
@@ -50,6 +57,7 @@ class Bits4 {
     const Json parsed = parse_json({reinterpret_cast<const char*>(state.bytes.data()), state.bytes.size()},
                                    folder.where(state_name) + ": tensor " + state_name);
     const JsonObject json(parsed, folder.where(state_name) + ": tensor " + state_name);
+    json.only(kStateKeys);
     block_ = json.bounded("blocksize", 1, 1 << 20);
     nested_block_ = json.has("nested_blocksize") ? json.bounded("nested_blocksize", 1, 1 << 20) : 0;
     nested_offset_ = static_cast<float>(json.number_or("nested_offset", 0));
@@ -64,6 +72,7 @@ class Bits4 {
       bad_part(folder, weight_, *codes_, fmt::format("the 4-bit codes of {}", shape_text({rows_, cols_})));
     blocks_ = divide_up(*count, block_);
     map_ = &typed_part(folder, weight_ + ".quant_map", DType::kF32, {16});
+    check_type(json.string("quant_type"));
     parts_ = {weight_, state_name, weight_ + ".quant_map", weight_ + ".absmax"};
     find_scales();
   }
@@ -93,14 +102,27 @@ class Bits4 {
     parts_.push_back(weight_ + ".nested_absmax");
   }
 
-  // The package's table and ours differ in the last place.
-  [[nodiscard]] bool is_nf4() const {
-    const std::span<const float> levels = decode_table(Format::kNf4);
+  // The package decodes by the type's own table: a name or a table that says another is a contradiction.
+  void check_type(const std::string& type) {
+    if (type != "nf4" && type != "fp4")
+      throw Error(ErrorCode::kUnsupported, fmt::format("{}: tensor {}: field quant_type is '{}', expected nf4 or fp4",
+                                                       folder_.where(state_name_), state_name_, printable(type)));
+    is_nf4_ = type == "nf4";
+    const bool named = state_name_.ends_with("__" + type);
+    if (!named || !has_levels(is_nf4_ ? decode_table(Format::kNf4) : std::span<const float>(kFp4)))
+      throw Error(
+          ErrorCode::kCorruptFile,
+          fmt::format("{}: tensor {}: field quant_type is '{}', and {} is another type's", folder_.where(state_name_),
+                      state_name_, type, named ? weight_ + ".quant_map" : "its name"));
+  }
+  // The package's tables and ours differ in the last place.
+  [[nodiscard]] bool has_levels(std::span<const float> levels) const {
     for (std::size_t i = 0; i < levels.size(); ++i) {
-      if (std::fabs(f32_at(map_->bytes, i) - levels[i]) > 1e-6F) return false;
+      if (!(std::fabs(f32_at(map_->bytes, i) - levels[i]) <= 1e-6F)) return false;
     }
     return true;
   }
+  [[nodiscard]] bool is_nf4() const { return is_nf4_; }
   [[nodiscard]] float scale(std::int64_t block) const {
     const auto at = static_cast<std::size_t>(block);
     if (nested_block_ == 0) return f32_at(absmax_->bytes, at);
@@ -143,6 +165,7 @@ class Bits4 {
   std::int64_t block_ = 0;
   std::int64_t nested_block_ = 0;
   float nested_offset_ = 0;
+  bool is_nf4_ = true;
   std::int64_t rows_ = 0;
   std::int64_t cols_ = 0;
   std::int64_t blocks_ = 0;

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "backends/registry.h"
 #include "formats/small_floats.h"
@@ -134,6 +135,39 @@ TEST(StoredWeightsRun, UnsignedCodesOfEveryWidth) {
       EXPECT_LT(relative_error(last_logits(target, true, backend), expected), backend == "cpu" ? 1e-5 : 1e-3)
           << bits << backend;
   }
+}
+
+// How bitsandbytes' 4 bits are decoded is said in a tensor, by the tensor's name and by a table: they must agree.
+TEST(StoredWeightsErrors, StatesOfBitsandbytesThatContradict) {
+  const auto with = [](const std::string& old, const std::string& text) {
+    const TemporaryFolder folder;
+    const auto target = folder.path() / "m";
+    std::filesystem::copy(test_data("stored") / "bnb-nf4", target);
+    std::stringstream bytes;
+    bytes << std::ifstream(target / "model.safetensors").rdbuf();
+    std::string changed = bytes.str();
+    ASSERT_EQ(old.size(), text.size());
+    const std::size_t at = changed.find(old);
+    ASSERT_NE(at, std::string::npos);
+    std::ofstream(target / "model.safetensors") << changed.replace(at, old.size(), text);
+    ThreadPool pool(1);
+    static_cast<void>(open_checkpoint(target)->load("a.weight", pool));
+  };
+  const std::string type = R"("quant_type": "nf4")";
+  EXPECT_NO_THROW(with(type, type));
+  expect_error(ErrorCode::kCorruptFile, "field quant_type is 'fp4', and its name is another type's",
+               [&] { with(type, R"("quant_type": "fp4")"); });
+  expect_error(ErrorCode::kUnsupported, "field quant_type is 'nf5', expected nf4 or fp4",
+               [&] { with(type, R"("quant_type": "nf5")"); });
+  const float one = 1;
+  const float other = 0.5F;
+  const auto raw = [](const float& value) { return std::string(reinterpret_cast<const char*>(&value), 4); };
+  const float before = 0.7229568362236023F;  // the last levels of its table
+  expect_error(ErrorCode::kCorruptFile, "field quant_type is 'nf4', and a.weight.quant_map is another type's",
+               [&] { with(raw(before) + raw(one), raw(before) + raw(other)); });
+  expect_error(ErrorCode::kUnsupported, "field blocksiz_", [&] { with("\"blocksize\"", "\"blocksiz_\""); });
+  expect_error(ErrorCode::kCorruptFile, "field blocksize is 0",
+               [&] { with("\"blocksize\": 64", "\"blocksize\":  0"); });
 }
 
 TEST(StoredWeightsErrors, NameTheCause) {
