@@ -156,6 +156,7 @@ bool Regex::search(std::string_view text) const {
 }
 
 std::string Regex::replace_all(std::string_view text, std::string_view content) const {
+  if (text.empty()) return "";
   std::string out;
   std::size_t done = 0;
   for (const Match& match : matches(text)) {

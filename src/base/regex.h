@@ -25,6 +25,7 @@ class Regex {
   [[nodiscard]] std::vector<Match> matches(std::string_view text) const;
   // Whether the pattern matches anywhere.
   [[nodiscard]] bool search(std::string_view text) const;
+  // In an empty text nothing is replaced, as the tokenizers library has it.
   [[nodiscard]] std::string replace_all(std::string_view text, std::string_view content) const;
 
  private:

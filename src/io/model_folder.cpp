@@ -10,6 +10,7 @@
 
 #include "base/paths.h"
 #include "io/json.h"
+#include "io/mapped_file.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
@@ -163,6 +164,13 @@ fs::path first_part(const fs::path& path) {
 
 bool has_file(const fs::path& folder, const std::string& name) {
   return fs::exists(folder / name);
+}
+
+std::string text_in(const std::filesystem::path& folder, const std::string& name) {
+  const MappedFile file(file_in(folder, name));
+  if (file.bytes().empty() && name.ends_with(".json"))
+    throw Error(ErrorCode::kCorruptFile, (folder / name).string() + ": is empty");
+  return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
 }
 
 std::vector<std::string> numbered_parts(const std::string& name) {

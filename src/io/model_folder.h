@@ -15,6 +15,8 @@ void check_lies_in(const std::filesystem::path& folder, const std::filesystem::p
 // \throws Error (kCorruptFile) when the name, or what it links to, leaves it.
 std::filesystem::path file_in(const std::filesystem::path& folder, const std::string& name);
 bool has_file(const std::filesystem::path& folder, const std::string& name);
+// What it holds. \throws Error (kCorruptFile) as well for JSON that is empty.
+std::string text_in(const std::filesystem::path& folder, const std::string& name);
 
 // The safetensors files that hold a folder's weights: model.safetensors, the shards that an index names, or, where
 // the index is missing or stale, a whole set of numbered parts or the only file there is.

@@ -45,7 +45,6 @@ std::size_t leading_space(std::string_view text) {
 }  // namespace
 
 void AddedTokenMatcher::insert(const std::string& pattern, const AddedToken& token) {
-  if (pattern.empty()) return;
   const AddedToken* const stored = &tokens_.insert_or_assign(pattern, token).first->second;
   std::size_t node = 0;
   for (const char c : pattern) {

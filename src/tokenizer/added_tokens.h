@@ -26,7 +26,7 @@ struct AddedToken {
 // Leftmost-longest search for a set of tokens.
 class AddedTokenMatcher {
  public:
-  // pattern: what to look for.
+  // pattern: what to look for, not empty.
   void insert(const std::string& pattern, const AddedToken& token);
 
   using OnText = std::function<void(std::string_view, std::size_t head)>;

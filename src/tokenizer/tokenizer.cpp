@@ -42,6 +42,7 @@ struct Tokenizer::Impl {
   std::map<TokenId, AddedToken> added;
   std::map<std::string, TokenId> added_ids;
   std::set<std::string> specials;       // contents
+  std::set<TokenId> normalized_ids;     // of tokens that were added as normalized once, which decoding shows so
   AddedTokenMatcher raw_tokens;         // matched in the text as it is
   AddedTokenMatcher normalized_tokens;  // matched in normalized text
   Spellings spellings;                  // as the decoder sees them
@@ -55,7 +56,7 @@ struct Tokenizer::Impl {
   // Tokens of one list take the ids behind all that there are before it.
   void add(const std::vector<AddedToken>& list, const std::string& where);
   void configure(std::string_view config, const std::string& where, const Notice& notice);
-  void index();
+  void index(const std::string& where);
   void encode_text(std::string_view text, std::size_t head, bool parse_special, std::vector<TokenId>& out) const;
 };
 
@@ -71,19 +72,25 @@ void Tokenizer::Impl::add(const std::vector<AddedToken>& list, const std::string
                                                        printable(token.content), next - 1));
     token.id = known ? *known : static_cast<TokenId>(next++);
     if (token.special) specials.insert(token.content);
+    if (token.normalized) normalized_ids.insert(token.id);
     added_ids[token.content] = token.id;
     added[token.id] = std::move(token);
   }
 }
 
 // What encoding and decoding look up, once all tokens are known.
-void Tokenizer::Impl::index() {
+void Tokenizer::Impl::index(const std::string& where) {
   spellings.reserve(model->size() + added.size());
   model->spell(spellings);
   for (auto& [id, token] : added) {
     token.special = specials.contains(token.content);
-    std::string spelling = token.normalized ? normalizer.apply(token.content) : token.content;
-    (token.normalized ? normalized_tokens : raw_tokens).insert(spelling, token);
+    std::string spelling = normalized_ids.contains(id) ? normalizer.apply(token.content) : token.content;
+    // The library finds nothing everywhere.
+    if (token.normalized && spelling.empty())
+      throw Error(ErrorCode::kUnsupported, fmt::format("{}: of the added token '{}' nothing is left when it is "
+                                                       "normalized",
+                                                       where, printable_line(token.content)));
+    (token.normalized ? normalized_tokens : raw_tokens).insert(token.normalized ? spelling : token.content, token);
     spellings[id] = std::move(spelling);
   }
   for (const auto& [id, spelling] : spellings) size = std::max(size, std::int64_t{id} + 1);
@@ -212,19 +219,11 @@ std::shared_ptr<const Tokenizer> Tokenizer::from_json(std::string_view text, con
     impl->add(list, where);
   }
   if (!config.empty()) impl->configure(config, tokenizer_config_beside(where), notice);
-  impl->index();
+  impl->index(where);
   return std::shared_ptr<const Tokenizer>(new Tokenizer(std::move(impl), {}));
 }
 
 namespace {
-
-std::string_view text_of(const MappedFile& file) {
-  return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
-}
-
-std::string text_in(const std::filesystem::path& folder, const char* name) {
-  return std::filesystem::exists(folder / name) ? std::string(text_of(MappedFile(file_in(folder, name)))) : "";
-}
 
 // Forms of tokenizers that others read; tokenizer.json says what they leave to the program.
 [[noreturn]] void explain_no_tokenizer(const std::filesystem::path& folder) {
@@ -245,9 +244,9 @@ std::shared_ptr<const Tokenizer> Tokenizer::load(const std::filesystem::path& mo
   if (std::filesystem::is_directory(model)) {
     const auto path = model / "tokenizer.json";
     if (!std::filesystem::exists(path)) explain_no_tokenizer(model);
-    const std::string config =
-        join_tokenizer_config(text_in(model, "tokenizer_config.json"), text_in(model, "special_tokens_map.json"),
-                              text_in(model, "added_tokens.json"), path.string());
+    const auto text = [&](const char* name) { return has_file(model, name) ? text_in(model, name) : ""; };
+    const std::string config = join_tokenizer_config(text("tokenizer_config.json"), text("special_tokens_map.json"),
+                                                     text("added_tokens.json"), path.string());
     return from_json(text_in(model, "tokenizer.json"), path.string(), config, notice);
   }
   const MappedFile file(first_part(model));

@@ -79,8 +79,8 @@ const Unigram::Node* Unigram::child(const Node& node, unsigned char byte) const 
 // The tokens that begin here, and the character here as an unknown one if it is no token itself.
 void Unigram::reach_from(std::string_view piece, std::size_t start, std::vector<Best>& best) const {
   const double so_far = best[start].score;
-  const auto reach = [&](std::size_t end, double score, TokenId id) {
-    if (best[end].start == kUnreached || score > best[end].score) best[end] = {score, start, id};
+  const auto is_better = [&](std::size_t end, double score) {
+    return best[end].start == kUnreached || score > best[end].score;
   };
   std::size_t next = start;
   next_character(piece, next);
@@ -90,16 +90,17 @@ void Unigram::reach_from(std::string_view piece, std::size_t start, std::vector<
     node = child(*node, static_cast<unsigned char>(piece[at]));
     if (node == nullptr) break;
     if (node->id < 0) continue;
-    reach(at + 1, pieces_[static_cast<std::size_t>(node->id)].second + so_far, node->id);
+    const double score = pieces_[static_cast<std::size_t>(node->id)].second + so_far;
+    if (is_better(at + 1, score)) best[at + 1] = {score, start, node->id};
     single = single || at + 1 == next;
   }
-  if (single) return;
+  if (single || !is_better(next, unknown_score_ + so_far)) return;
   if (!unknown_) {
     throw Error(ErrorCode::kUnsupported, fmt::format("{}: the text has a character without a token, and the model no "
                                                      "unk_id",
                                                      where_));
   }
-  reach(next, unknown_score_ + so_far, *unknown_);
+  best[next] = {unknown_score_ + so_far, start, *unknown_};
 }
 
 void Unigram::append_unknown(std::string_view text, std::vector<TokenId>& out) const {

@@ -268,6 +268,81 @@ TEST(TokenizerJson, IdsMayLieFarApart) {
                [&] { Tokenizer::from_json(last.dump(), "t.json", R"({"eos_token": "<end>"})"); });
 }
 
+// A token that is there twice is found as the last of them says, and shown as normalized if any of them is.
+TEST(TokenizerJson, TokensThatAreAddedTwiceAreTheReferences) {
+  struct Added {
+    bool normalized;
+    bool special;
+    bool rstrip;
+  };
+  const auto tokenizer = [](std::initializer_list<Added> tokens) {
+    Json list = Json::array();
+    for (const Added& token : tokens) {
+      list.push_back({{"id", 0},
+                      {"content", "X"},
+                      {"single_word", false},
+                      {"lstrip", false},
+                      {"rstrip", token.rstrip},
+                      {"normalized", token.normalized},
+                      {"special", token.special}});
+    }
+    const Json model = {
+        {"type", "WordLevel"}, {"unk_token", "<unk>"}, {"vocab", {{"<unk>", 0}, {"a", 1}, {"b", 2}, {" ", 3}}}};
+    const Json json = {{"version", "1.0"},
+                       {"added_tokens", list},
+                       {"normalizer", {{"type", "Lowercase"}}},
+                       {"pre_tokenizer", {{"type", "CharDelimiterSplit"}, {"delimiter", "-"}}},
+                       {"model", model}};
+    return Tokenizer::from_json(json.dump(), "t.json");
+  };
+  using Ids = std::vector<TokenId>;
+  const auto raw = tokenizer({{true, true, false}, {false, false, true}});
+  EXPECT_EQ(raw->encode("X a"), (Ids{4, 1}));
+  EXPECT_EQ(raw->encode("x-a"), (Ids{0, 1}));
+  EXPECT_EQ(raw->decode(Ids{4, 1}), "x a");
+  const auto normalized = tokenizer({{false, false, true}, {true, false, false}});
+  EXPECT_EQ(normalized->encode("X-a"), (Ids{4, 1}));
+  EXPECT_EQ(normalized->encode("x "), (Ids{4, 3}));
+  EXPECT_EQ(normalized->decode(Ids{4, 1}), "x a");
+  EXPECT_EQ(tokenizer({{false, true, false}, {false, false, false}})->decode(Ids{4, 1}, true), "a");
+}
+
+TEST(TokenizerJson, TokensOfWhichNothingIsLeftAreRefused) {
+  Json json = read_json_file(test_data("tokenizers/gpt2.json"));
+  json["normalizer"] = {{"type", "Strip"}, {"strip_left", true}, {"strip_right", true}};
+  json["added_tokens"].push_back({{"id", 0},
+                                  {"content", "\n"},
+                                  {"single_word", false},
+                                  {"lstrip", false},
+                                  {"rstrip", false},
+                                  {"normalized", true},
+                                  {"special", false}});
+  expect_error(ErrorCode::kUnsupported, "t.json: of the added token '\\x0a' nothing is left",
+               [&] { Tokenizer::from_json(json.dump(), "t.json"); });
+  json["added_tokens"].back()["normalized"] = false;
+  EXPECT_NO_THROW(Tokenizer::from_json(json.dump(), "t.json"));
+}
+
+// Characters without tokens of their own are no error where longer tokens end behind them with better scores.
+TEST(TokenizerJson, AUnigramNeedsAnUnknownTokenWhereItIsUsed) {
+  Json vocab = Json::array();
+  for (const auto& [token, score] : {std::pair("a", -1.0), {"abc", -1.0}, {"ab", -2.0}, {"c", -3.0}})
+    vocab.push_back(Json::array({token, score}));
+  const Json model = {{"type", "Unigram"}, {"unk_id", nullptr}, {"vocab", vocab}};
+  const auto tokenizer = Tokenizer::from_json(Json{{"version", "1.0"}, {"model", model}}.dump(), "t.json");
+  EXPECT_EQ(tokenizer->encode("abca"), (std::vector<TokenId>{1, 0}));
+  EXPECT_EQ(tokenizer->encode("abab"), (std::vector<TokenId>{2, 2}));
+  expect_error(ErrorCode::kUnsupported, "no unk_id", [&] { static_cast<void>(tokenizer->encode("ba")); });
+}
+
+// As the library: a pattern that also matches nothing.
+TEST(TokenizerJson, NothingIsReplacedInAnEmptyToken) {
+  const Json stages = {{{"type", "Strip"}, {"content", "a"}, {"start", 1}, {"stop", 0}},
+                       {{"type", "Replace"}, {"pattern", {{"Regex", "x|"}}}, {"content", "-"}}};
+  const auto tokenizer = with("decoder", {{"type", "Sequence"}, {"decoders", stages}});
+  EXPECT_EQ(tokenizer->decode(tokenizer->encode("ab"), false), "-b-");
+}
+
 TEST(TokenizerJson, AStripThatIsLongerThanItsTokenTakesAllOfIt) {
   const auto tokenizer = with("decoder", {{"type", "Strip"}, {"content", "a"}, {"start", 1}, {"stop", 2}});
   EXPECT_EQ(tokenizer->decode(tokenizer->encode("aba"), false), "b");
