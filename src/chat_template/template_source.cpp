@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <span>
 
+#include "io/file_kind.h"
 #include "io/gguf_byte_order.h"
 #include "io/json.h"
 #include "io/mapped_file.h"
@@ -74,12 +76,18 @@ TemplateSource folder_templates(const std::filesystem::path& folder) {
   if (has_file(folder, "chat_template.jinja")) {
     replace("default");
     const auto file = path("chat_template.jinja");
-    out.templates.push_back({"default", read_text_file(file), file.string()});
+    out.templates.push_back({"default", read_template(file), file.string()});
   }
   return out;
 }
 
 }  // namespace
+
+std::string read_template(const std::filesystem::path& path) {
+  std::string text = read_text_file(path);
+  refuse_foreign(std::as_bytes(std::span(text)), path.string(), true);
+  return text;
+}
 
 bool TemplateSource::has(std::string_view name) const {
   return std::any_of(templates.begin(), templates.end(), [&](const auto& there) { return there.name == name; });

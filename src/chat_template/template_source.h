@@ -27,6 +27,9 @@ struct TemplateSource {
   [[nodiscard]] const NamedTemplate& find(std::string_view name) const;
 };
 
+// A file that holds one. \throws Error (kCorruptFile) for a hub's page or a pointer that was saved in its place.
+std::string read_template(const std::filesystem::path& path);
+
 // A folder's, or a GGUF file's.
 // \throws Error (kNotFound, kCorruptFile).
 TemplateSource read_template_source(const std::filesystem::path& model);

@@ -5,8 +5,8 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "chat_template/template_source.h"
 #include "cli/commands.h"
-#include "io/text_file.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::cli {
@@ -47,7 +47,7 @@ bool ChatFlags::given() const {
 
 std::shared_ptr<const ChatTemplate> ChatFlags::load(const std::string& model) const {
   if (template_file.empty()) return ChatTemplate::load(model, template_name);
-  return ChatTemplate::from_text(read_text_file(template_file), template_file);
+  return ChatTemplate::from_text(read_template(template_file), template_file);
 }
 
 ChatOptions ChatFlags::options() const {

@@ -199,9 +199,7 @@ std::vector<std::pair<std::string, Json>> HfFolder::module_rules() const {
 std::vector<std::pair<std::string, std::string>> HfFolder::tokenizer_files() const {
   std::vector<std::pair<std::string, std::string>> files;
   for (const char* const name : kTokenizerFiles) {
-    if (!has_file(path, name)) continue;
-    const MappedFile file(file_in(path, name));
-    files.emplace_back(name, std::string(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()));
+    if (has_file(path, name)) files.emplace_back(name, text_in(path, name));
   }
   return files;
 }

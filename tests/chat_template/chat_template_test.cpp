@@ -148,6 +148,8 @@ TEST(ChatTemplate, TakesTheTemplateOfAFolder) {
   EXPECT_EQ(ChatTemplate::load(folder)->render("[]"), "J</s>");
   write("chat_template.jinja", "F{{ bos_token }}\n");
   EXPECT_EQ(ChatTemplate::load(folder)->render("[]"), "F<s>");
+  write("chat_template.jinja", "<!DOCTYPE html>\n<html>");
+  expect_error(ErrorCode::kCorruptFile, "chat_template.jinja: is a web page", [&] { ChatTemplate::load(folder); });
   write("tokenizer_config.json", R"({"chat_template": 5})");
   EXPECT_THROW(ChatTemplate::load(folder), Error);
 }

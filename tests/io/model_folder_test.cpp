@@ -9,6 +9,7 @@
 #include "io/checkpoint.h"
 #include "io/file_kind.h"
 #include "metal_marlin/error.h"
+#include "metal_marlin/tokenizer.h"
 #include "test_data.h"
 
 namespace metal_marlin {
@@ -101,6 +102,15 @@ TEST(ModelFolder, NamesDoNotLeaveIt) {
                [&] { file_in(f, "link"); });
   fs::create_symlink("a", f / "inner");
   EXPECT_EQ(file_in(f, "inner"), f / "inner");
+}
+
+TEST(ModelFolder, JsonThatIsEmptyIsNamed) {
+  const TemporaryFolder folder;
+  for (const char* const name : {"tokenizer.json", "chat_template.jinja"}) write(folder.path() / name, "");
+  expect_error(ErrorCode::kCorruptFile, "tokenizer.json: is empty", [&] { text_in(folder.path(), "tokenizer.json"); });
+  EXPECT_EQ(text_in(folder.path(), "chat_template.jinja"), "");
+  expect_error(ErrorCode::kCorruptFile, "tokenizer.json: is empty",
+               [&] { static_cast<void>(Tokenizer::load(folder.path())); });
 }
 
 TEST(ModelFolder, LinksOfAHubsCacheAreFine) {
