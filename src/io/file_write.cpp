@@ -87,6 +87,8 @@ OutputFile::OutputFile(const std::filesystem::path& path) : path_(path), partial
   const auto there = std::filesystem::status(path, none).type();
   if (there != std::filesystem::file_type::not_found && there != std::filesystem::file_type::regular)
     throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: not a regular file, cannot be replaced", path.string()));
+  if (!path.has_filename())
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("'{}': expected the name of a file to write", path.string()));
   partial_ += ".partial";
   // What is left of another run may be a link: it must not be written through.
   std::filesystem::remove(partial_, none);

@@ -65,6 +65,7 @@ std::pair<std::filesystem::path, int> remove_abandoned(
 OutputFolder::OutputFolder(const std::filesystem::path& destination, bool overwrite,
                            const std::function<bool(const std::filesystem::path& abandoned)>& adopt)
     : destination_(with_name(destination)), overwrite_(overwrite) {
+  if (destination_.empty()) throw Error(ErrorCode::kInvalidArgument, "the output folder has no name");
   check_free(destination_, overwrite_);
   std::error_code error;
   std::filesystem::create_directories(parent_of(destination_), error);

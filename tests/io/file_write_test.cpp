@@ -32,6 +32,13 @@ TEST(FileWrite, IsNotLedAstrayByWhatIsLeft) {
   EXPECT_EQ(read_text_file(folder.path() / "file"), "file");
 }
 
+TEST(FileWrite, FilesHaveNames) {
+  const TemporaryFolder folder;
+  for (const std::string& path : {std::string(), (folder.path() / "new/").string()})
+    expect_error(ErrorCode::kInvalidArgument, "'" + path + "': expected the name of a file",
+                 [&] { OutputFile file(path); });
+}
+
 TEST(FileWrite, ReplacesFilesAlone) {
   const TemporaryFolder folder;
   expect_error(ErrorCode::kInvalidArgument, "not a regular file", [&] { const OutputFile file(folder.path()); });

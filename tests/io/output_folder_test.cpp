@@ -26,6 +26,10 @@ TEST(OutputFolder, AppearsWhenItIsComplete) {
   EXPECT_EQ(entries(work.path()), 1);
 }
 
+TEST(OutputFolder, HasAName) {
+  expect_error(ErrorCode::kInvalidArgument, "the output folder has no name", [] { OutputFolder("", false); });
+}
+
 TEST(OutputFolder, LeavesNothingWithoutACommit) {
   const TemporaryFolder work;
   { OutputFolder(work.path() / "out", false).write_file("a.txt", "text"); }
