@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Drops, retypes and changes each key of a small GGUF file and of quantized folders' configurations, and of what
-bitsandbytes keeps in tensors, and looks at what the program makes of it: no crash, no internal error, an error that names the key, or a model that is another one. A key
+"""Drops, retypes and changes each key of a small GGUF file, those of an architecture in a file of each, those of
+quantized folders' configurations, and what bitsandbytes keeps in tensors, and looks at what the program makes of it: no
+crash, no internal error, an error that names the key, or a model that is another one. A key
 that changes nothing must be one of those below, with the reason.
 
 Needs: numpy==2.4.6 gguf==0.19.0
-Usage: check_model_keys.py PROGRAM [--seed N] [--changes N] [--only gguf|folders|bitsandbytes]
+Usage: check_model_keys.py PROGRAM [--seed N] [--changes N] [--only gguf|architectures|folders|bitsandbytes]
 """
 import argparse
 import concurrent.futures
@@ -26,15 +27,15 @@ import numpy as np
 DATA = pathlib.Path(__file__).parent.parent / "tests/data"
 INTERNAL = 9  # the exit status of an error of the program's own
 
-# What may be there or not, or say something else, and the model is the same.
+# ARCH: of any architecture. What may be there or not, or say something else, and the model is the same.
 HARMLESS = {
     "general.name": "a name", "general.file_type": "how most tensors are stored, which each tensor says itself",
     "general.quantization_version": "of the blocks, which have been the same since there are these types",
-    "llama.context_length": "rotations without a scale do not go by it",
-    "llama.vocab_size": "the rows of token_embd.weight, which it must equal",
-    "llama.rope.dimension_count": "the size of heads, which it must equal",
-    "llama.attention.key_length": "the size of heads, which follows from others", "llama.attention.value_length": "the same",
-    "llama.rope.scaling.finetuned": "how the model was trained",
+    "ARCH.context_length": "rotations without a scale do not go by it",
+    "ARCH.vocab_size": "the rows of token_embd.weight, which it must equal",
+    "ARCH.rope.dimension_count": "the size of heads, which it must equal",
+    "ARCH.attention.key_length": "the size of heads, which follows from others", "ARCH.attention.value_length": "the same",
+    "ARCH.rope.scaling.finetuned": "how the model was trained",
     "tokenizer.ggml.bos_token_id": "not added here", "tokenizer.ggml.eos_token_id": "not added here, ends an answer",
     "tokenizer.ggml.padding_token_id": "nothing is padded", "tokenizer.ggml.eot_token_id": "ends an answer",
     "tokenizer.ggml.fim_pad_token_id": "ends an answer", "tokenizer.ggml.unknown_token_id": "BPE of bytes knows all",
@@ -42,7 +43,11 @@ HARMLESS = {
     "tokenizer.ggml.scores": "of SentencePiece", "tokenizer.ggml.token_type": "of tokens that a text does not have",
     "tokenizer.ggml.pre": "texts without what the kinds cut otherwise",
     "tokenizer.chat_template": "of conversations",
-    "llama.rope.scaling.type": "linear is what is left out",
+    "ARCH.rope.scaling.type": "linear is what is left out, and factors in tensors say it too",
+    "ARCH.rope.scaling.yarn_beta_fast": "32 is what is left out", "ARCH.rope.scaling.yarn_beta_slow": "1 is what is left out",
+    "ARCH.rope.scaling.original_context_length": "YaRN rounds what follows from it; more than the text has is all the same",
+    "ARCH.attention.temperature_scale": "counts beyond the original context",
+    "ARCH.rope.freq_base_swa": "that of the other layers is what is left out",
     "tokenizer.ggml.merges": "the first of equal ones counts",
     # Of configurations of quantized folders, without what they lie in.
     "quant_method": "of GPTQ's own file", "quantization_status": "how far another program is", "version": "of the writer",
@@ -73,17 +78,19 @@ HARMLESS = {
 class Gguf:
     """A file's keys as (kind, value), and its tensors."""
 
+    architecture = "llama"
+
     def __init__(self, rng):
         texts = [chr(c) if 33 <= c < 127 else f"<{c}>" for c in range(256)] + ["<s>", "</s>", "ab"]
         self.keys = {
             "general.name": ("string", "made"), "general.file_type": ("uint32", 1), "general.quantization_version": ("uint32", 2),
-            "llama.context_length": ("uint32", 64), "llama.embedding_length": ("uint32", 32), "llama.block_count": ("uint32", 1),
-            "llama.feed_forward_length": ("uint32", 64), "llama.vocab_size": ("uint32", 259),
+            "ARCH.context_length": ("uint32", 64), "llama.embedding_length": ("uint32", 32), "llama.block_count": ("uint32", 1),
+            "llama.feed_forward_length": ("uint32", 64), "ARCH.vocab_size": ("uint32", 259),
             "llama.attention.head_count": ("uint32", 4), "llama.attention.head_count_kv": ("uint32", 2),
-            "llama.attention.key_length": ("uint32", 8), "llama.attention.value_length": ("uint32", 8),
-            "llama.attention.layer_norm_rms_epsilon": ("float32", 1e-5), "llama.rope.dimension_count": ("uint32", 8),
-            "llama.rope.freq_base": ("float32", 500.0), "llama.rope.scaling.type": ("string", "linear"),
-            "llama.rope.scaling.factor": ("float32", 2.0), "llama.rope.scaling.finetuned": ("bool", True),
+            "ARCH.attention.key_length": ("uint32", 8), "ARCH.attention.value_length": ("uint32", 8),
+            "llama.attention.layer_norm_rms_epsilon": ("float32", 1e-5), "ARCH.rope.dimension_count": ("uint32", 8),
+            "llama.rope.freq_base": ("float32", 500.0), "ARCH.rope.scaling.type": ("string", "linear"),
+            "llama.rope.scaling.factor": ("float32", 2.0), "ARCH.rope.scaling.finetuned": ("bool", True),
             "tokenizer.ggml.model": ("string", "gpt2"), "tokenizer.ggml.pre": ("string", "gpt-2"),
             "tokenizer.ggml.tokens": ("array", texts), "tokenizer.ggml.token_type": ("array", [1] * 256 + [3, 3, 1]),
             "tokenizer.ggml.merges": ("array", ["a b"]), "tokenizer.ggml.bos_token_id": ("uint32", 256),
@@ -99,18 +106,41 @@ class Gguf:
         self.tensors = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
     def write(self, path, keys):
-        writer = gguf.GGUFWriter(path, "llama")
+        writer = gguf.GGUFWriter(path, self.architecture)
         for name, (kind, value) in keys.items():
             if kind == "array":
                 writer.add_array(name, value)
             else:
                 getattr(writer, "add_" + kind)(name, value)
         for name, tensor in self.tensors.items():
-            writer.add_tensor(name, tensor)
+            self.add_tensor(writer, name, tensor)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
+
+    @staticmethod
+    def add_tensor(writer, name, tensor):
+        writer.add_tensor(name, tensor)
+
+
+class ReadGguf(Gguf):
+    """The same of a file."""
+
+    def __init__(self, path):
+        reader = gguf.GGUFReader(path)
+        self.architecture = reader.fields["general.architecture"].contents()
+        self.keys = {}
+        for field in reader.fields.values():
+            if field.name.startswith("GGUF.") or field.name == "general.architecture":
+                continue
+            kind = field.types[0].name.lower()
+            self.keys[field.name] = (kind, field.contents())
+        self.tensors = {tensor.name: tensor for tensor in reader.tensors}
+
+    @staticmethod
+    def add_tensor(writer, name, tensor):
+        writer.add_tensor(name, tensor.data, raw_dtype=tensor.tensor_type)
 
 
 class Bitsandbytes:
@@ -214,7 +244,7 @@ def rng_kind(value):
 def run(program, model, folder, is_folder):
     """The exit status, the errors, and a hash of what the model gives."""
     ids = folder / "ids.json"
-    ids.write_text("[1, 5, 7, 20, 9, 11]")
+    ids.write_text(json.dumps([1 + 7 * i % 29 for i in range(48)]))  # more than a window
     text = folder / "text.txt"
     text.write_text("ab <s> 12 don't")
     out = folder / "out.safetensors"
@@ -244,15 +274,31 @@ def judge(key, found, usual):
     last = key.rsplit(".", 1)[-1]
     if status and last not in errors and not any(word in errors for word in ("tensor ", "field ", "quantization_config", "JSON")):
         return f"an error that does not name the key: {errors.strip()[-200:]}"
-    if status == 0 and digest == usual and key not in HARMLESS and last not in HARMLESS and last not in errors:
+    names = {key, last, "ARCH." + key.split(".", 1)[-1]}
+    if status == 0 and digest == usual and not names & HARMLESS.keys() and last not in errors:
         return "used silently, or not at all"
     return None
 
 
-def gguf_changes(rng, count):
-    model = Gguf(np.random.default_rng(rng.randrange(1 << 30)))
+# What files of some architectures have, and those of others may not have unread.
+ADDED = {"attention.sliding_window": ("uint32", 8), "attention.sliding_window_pattern": ("uint32", 3), "attention.scale": ("float32", 0.7),
+         "attention.temperature_scale": ("float32", 0.3), "logit_scale": ("float32", 0.3), "embedding_scale": ("float32", 3.0),
+         "residual_scale": ("float32", 0.4), "attn_logit_softcapping": ("float32", 1.5), "final_logit_softcapping": ("float32", 1.5),
+         "rope.freq_base_swa": ("float32", 77.0), "rope.dimension_count": ("uint32", 4), "rope.dimension_sections": ("array", [2, 1, 1, 0]),
+         "rope.scaling.yarn_log_multiplier": ("float32", 0.5), "nextn_predict_layers": ("uint32", 1), "expert_count": ("uint32", 4),
+         "attention.causal": ("bool", False), "attention.layer_norm_epsilon": ("float32", 0.5), "rope.scaling.finetuned": ("bool", False),
+         "attention.layer_norm_rms_epsilon": ("float32", 0.5), "pooling_type": ("uint32", 1), "attention.shared_kv_layers": ("uint32", 1)}
+
+
+def gguf_changes(rng, count, model, prefix=""):
+    """Of the keys with a prefix."""
     cases = [(None, "as it is", dict(model.keys))]
+    for key, (kind, value) in ADDED.items() if prefix else ():
+        if prefix + key not in model.keys:
+            cases.append((prefix + key, "added", {**model.keys, prefix + key: (kind, value)}))
     for key, (kind, value) in model.keys.items():
+        if not key.startswith(prefix):
+            continue
         cases.append((key, "dropped", {k: v for k, v in model.keys.items() if k != key}))
         others = [v for v in other_values(value, rng) if not (isinstance(v, list) and not v)]
         for other in rng.sample(others, min(count, len(others))):
@@ -321,12 +367,16 @@ def main():
     parser.add_argument("program", type=lambda text: pathlib.Path(text).resolve())
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--changes", type=int, default=4, help="of a key, besides dropping it")
-    parser.add_argument("--only", choices=["gguf", "folders", "bitsandbytes"])
+    parser.add_argument("--only", choices=["gguf", "architectures", "folders", "bitsandbytes"])
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
     groups = []
     if arguments.only in (None, "gguf"):
-        groups.append(("GGUF", gguf_changes(rng, arguments.changes)))
+        groups.append(("GGUF", gguf_changes(rng, arguments.changes, Gguf(np.random.default_rng(rng.randrange(1 << 30))))))
+    if arguments.only in (None, "architectures"):
+        for path in sorted(DATA.glob("gguf/*/model.gguf")):
+            model = ReadGguf(path)
+            groups.append((path.parent.name, gguf_changes(rng, arguments.changes, model, model.architecture + ".")))
     if arguments.only in (None, "bitsandbytes"):
         groups += [("bitsandbytes " + form, bitsandbytes_changes(form, rng, arguments.changes)) for form in ("nf4", "nested", "fp4", "int8")]
     if arguments.only in (None, "folders"):

@@ -21,8 +21,8 @@ import sys
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (AutoConfig, AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration, Glm4MoeLiteConfig,
-                          Glm4MoeLiteForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig,
-                          Qwen3MoeForCausalLM)
+                          Glm4MoeLiteForCausalLM, LlamaConfig, LlamaForCausalLM, Mistral3Config, Mistral3ForConditionalGeneration,
+                          Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
 from transformers.models.glm4_moe_lite.modeling_glm4_moe_lite import Glm4MoeLiteDecoderLayer, Glm4MoeLiteRMSNorm
 
 COMMON = dict(initializer_range=0.08, max_position_embeddings=4096, bos_token_id=1, eos_token_id=2, pad_token_id=0)
@@ -125,6 +125,11 @@ MODELS = {
     # Both parts read the same norm, of mean and deviation.
     "cohere2": auto("cohere2", num_hidden_layers=4, sliding_window=16, layer_types=[SLIDING, SLIDING, FULL, SLIDING],
                     logit_scale=0.4, rope_parameters=PLAIN),
+    # A Mistral inside of a model of images.
+    "mistral3-images": (Mistral3ForConditionalGeneration, Mistral3Config(
+        text_config=dict(SMALL, model_type="mistral", head_dim=20, sliding_window=None, rope_parameters=PLAIN), vision_config=dict(
+            model_type="pixtral", hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28,
+            patch_size=14), image_token_index=152, tie_word_embeddings=False, eos_token_id=2)),
 }
 
 
@@ -253,7 +258,7 @@ for index, (name, (kind, config)) in enumerate(MODELS.items()):
         old_keys(folder / "config.json")
     # Loaded anew: a conversion would round the rotary frequencies to bf16 too.
     model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
-    ids = torch.randint(3, min(config.get_text_config().vocab_size, 150), (1, 96)) if name == "gemma3-images" else torch.randint(
+    ids = torch.randint(3, min(config.get_text_config().vocab_size, 150), (1, 96)) if name.endswith("-images") else torch.randint(
         3, config.vocab_size, (1, 96))
     prediction = add_prediction(folder, model, config) if getattr(config, "num_nextn_predict_layers", 0) else None
     with torch.no_grad():

@@ -41,6 +41,7 @@ enum class GgufType : std::uint32_t {
   kMxfp4 = 39
 };
 
+inline constexpr std::uint32_t kGgufBool = 7;  // a metadata value's type
 // Metadata value types that have no fixed size.
 inline constexpr std::uint32_t kGgufString = 8;
 inline constexpr std::uint32_t kGgufArray = 9;

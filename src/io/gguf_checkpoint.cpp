@@ -76,7 +76,7 @@ std::vector<std::unique_ptr<Part>> open_parts(const std::filesystem::path& path)
 class GgufCheckpoint final : public Checkpoint {
  public:
   GgufCheckpoint(const std::filesystem::path& path, const CheckpointOptions& options)
-      : parts_(open_parts(path)), gguf_(parts_[0]->gguf), options_(options) {
+      : parts_(open_parts(path)), gguf_(parts_[0]->gguf), kind_(gguf_architecture(gguf_)), options_(options) {
     // Tensors of all parts count for what the model is; the others' metadata is but their number.
     for (const auto& part : parts_) {
       for (const auto& [name, tensor] : part->gguf.tensors) {
@@ -89,14 +89,16 @@ class GgufCheckpoint final : public Checkpoint {
     config_ = gguf_config_json(gguf_, options_.notice);
     std::size_t lossy = 0;
     for (const auto& [name, tensor] : gguf_.tensors) {
-      const auto hf_name = gguf_tensor_name(name);
+      const auto hf_name = gguf_tensor_name(kind_, name);
       if (!hf_name && is_gguf_side_tensor(name)) continue;
       if (!hf_name)
         throw Error(ErrorCode::kUnsupported,
                     fmt::format("{}: tensor {} is not one that the architecture has", files_[name], name));
       for (auto& [weight, part] : gguf_weights(gguf_, name, *hf_name, tensor)) {
         weights_.push_back(describe(weight, part, name));
-        sources_.emplace(weight, Source{std::move(part), files_[name]});
+        if (!sources_.emplace(weight, Source{std::move(part), files_[name]}).second)
+          throw Error(ErrorCode::kUnsupported,
+                      fmt::format("{}: tensor {} is what another of its layer is too", files_[name], name));
       }
       lossy += !gguf_dense_type(tensor.type) && !gguf_packed_spec(tensor.type) ? 1 : 0;
     }
@@ -116,7 +118,7 @@ class GgufCheckpoint final : public Checkpoint {
     const auto found = sources_.find(name);
     return found == sources_.end() ? gguf_.where : found->second.file;
   }
-  [[nodiscard]] std::string name_in_file(const std::string& name) const override { return gguf_name_of(name); }
+  [[nodiscard]] std::string name_in_file(const std::string& name) const override { return gguf_name_of(kind_, name); }
   [[nodiscard]] const std::vector<WeightInfo>& weights() const override { return weights_; }
   void release() const override {
     for (const auto& part : parts_) part->file.release();
@@ -153,10 +155,8 @@ class GgufCheckpoint final : public Checkpoint {
     const auto found = sources_.find(name);
     if (found == sources_.end()) return zeros(find(name)->shape);
     const GgufTensor& tensor = found->second.tensor;
-    RowMap map;
-    if (gguf_permutes(config_, name)) {
-      map = [dim = config_.at("head_dim").get<std::int64_t>()](std::int64_t row) { return gguf_rope_row(row, dim); };
-    }
+    if (gguf_is_one_more(kind_, name)) return load_less_one(tensor);
+    const RowMap map = gguf_row_map(kind_, config_, name);
     if (gguf_dense_type(tensor.type)) return load_dense(tensor, map);
     if (gguf_packed_spec(tensor.type)) return own(gguf_to_packed(tensor, map, pool));
     return load_decoded(tensor, map, pool);
@@ -181,7 +181,8 @@ class GgufCheckpoint final : public Checkpoint {
         }
       }
     };
-    add("attention_bias", {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"});
+    add("attention_bias", {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"});
+    if (kind_.output_bias) add("attention_bias", {"self_attn.o_proj"});
     add("mlp_bias", {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"});
   }
   static Weight zeros(const Shape& shape) {
@@ -194,7 +195,7 @@ class GgufCheckpoint final : public Checkpoint {
     WeightInfo info{name,         tensor.shape,        DType::kF16,
                     std::nullopt, tensor.bytes.size(), std::string(gguf_type_info(tensor.type).name)};
     if (const auto dense = gguf_dense_type(tensor.type)) {
-      info.dtype = *dense;
+      info.dtype = gguf_is_one_more(kind_, name) ? DType::kF32 : *dense;
     } else if (tensor.shape.size() != 2) {
       throw Error(ErrorCode::kUnsupported,
                   fmt::format("{}: tensor {}: shape {} of a quantized tensor, expected a matrix",
@@ -228,6 +229,15 @@ class GgufCheckpoint final : public Checkpoint {
     return {view, std::move(owner)};
   }
 
+  // A norm's weights, as the original has them.
+  static Weight load_less_one(const GgufTensor& tensor) {
+    const auto owner =
+        std::make_shared<std::vector<float>>(static_cast<std::size_t>(element_count(tensor.shape).value()));
+    convert_to_f32(*gguf_dense_type(tensor.type), tensor.bytes, 0, owner->size(), owner->data());
+    for (float& weight : *owner) weight -= 1;
+    return {DenseView{DType::kF32, tensor.shape, std::as_bytes(std::span(*owner))}, owner};
+  }
+
   // K-quants and IQ4_XS: to int8 group 32, or f16.
   [[nodiscard]] Weight load_decoded(const GgufTensor& tensor, const RowMap& map, ThreadPool& pool) const {
     const std::int64_t rows = tensor.shape.front();
@@ -254,6 +264,7 @@ class GgufCheckpoint final : public Checkpoint {
 
   std::vector<std::unique_ptr<Part>> parts_;
   Gguf& gguf_;  // of the first part, with all tensors
+  const GgufArchitecture& kind_;
   CheckpointOptions options_;
   Json config_;
   Json generation_;

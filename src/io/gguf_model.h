@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "io/gguf.h"
+#include "io/gguf_architectures.h"
+#include "io/gguf_blocks.h"
 #include "io/json.h"
 
 namespace metal_marlin {
@@ -19,16 +21,19 @@ Json gguf_config_json(const Gguf& gguf, const std::function<void(const std::stri
 // Whether a tensor tells of rotations, which the config holds already.
 bool is_gguf_side_tensor(const std::string& name);
 // The Hugging Face name of a tensor, with '*' for the experts that it holds; nothing for tensors without one.
-std::optional<std::string> gguf_tensor_name(const std::string& name);
+std::optional<std::string> gguf_tensor_name(const GgufArchitecture& kind, const std::string& name);
 // The tensor that such a weight is, or is a part of, where a file has it.
-std::string gguf_name_of(const std::string& hf_name);
+std::string gguf_name_of(const GgufArchitecture& kind, const std::string& hf_name);
 // The weights that a tensor is, by its Hugging Face name: itself, or one an expert. \throws Error naming the tensor.
 std::vector<std::pair<std::string, GgufTensor>> gguf_weights(const Gguf& gguf, const std::string& name,
                                                              const std::string& hf_name, const GgufTensor& tensor);
 
-// GGUF stores q and k of the llama architecture with the two halves of each
-// head interleaved. The row of the file that holds row `row` of the original.
+// Some architectures' queries and keys lie with the two halves of each head interleaved. The row of the file that holds
+// row `row` of the original.
 std::int64_t gguf_rope_row(std::int64_t row, std::int64_t head_dim);
-bool gguf_permutes(const Json& config, const std::string& hf_name);
+// The same of a weight; nothing where rows lie as they do in the original.
+RowMap gguf_row_map(const GgufArchitecture& kind, const Json& config, const std::string& hf_name);
+// Whether a weight lies with one added to it.
+bool gguf_is_one_more(const GgufArchitecture& kind, const std::string& hf_name);
 
 }  // namespace metal_marlin

@@ -253,10 +253,11 @@ ModelConfig parse_model_config(const Json& json, const Json& generation, const s
   ModelConfig out;
   if (!architecture->within.empty()) {
     check_config_keys(config, *architecture);
+    const bool tied = config.boolean_or("tie_word_embeddings", true);  // as all of them have it
     const JsonObject inner = config.object(std::string(architecture->within).c_str());
     architecture = &architecture_of(inner.string_or("model_type", std::string(architecture->inner)), inner.where());
     out = parse_architecture(inner, *architecture);
-    out.tied = config.boolean_or("tie_word_embeddings", out.tied);
+    out.tied = tied;
     if (!json.contains("eos_token_id")) collect_end_tokens(inner, out.end_tokens);
   } else {
     out = parse_architecture(config, *architecture);
@@ -268,9 +269,31 @@ ModelConfig parse_model_config(const Json& json, const Json& generation, const s
   return out;
 }
 
+namespace {
+
+// Of a model that the text lies within: what is left out.
+void notice_other_parts(const Checkpoint& checkpoint, const std::function<void(const std::string&)>& notice) {
+  const std::string name = JsonObject(checkpoint.config(), checkpoint.where()).string("model_type");
+  if (find_architecture(name)->within.empty()) return;
+  constexpr std::array<std::string_view, 4> kText{kLayers, "model.embed_tokens.", "model.norm.", "lm_head."};
+  std::string first;
+  std::int64_t others = 0;
+  for (const WeightInfo& info : checkpoint.weights()) {
+    if (std::any_of(kText.begin(), kText.end(), [&](std::string_view text) { return info.name.starts_with(text); }))
+      continue;
+    if (others++ == 0) first = info.name;
+  }
+  if (others > 0)
+    notice(fmt::format("{}: of {}, the text is run: {} tensors of its other parts, such as {}, are left out",
+                       checkpoint.where(), name, others, first));
+}
+
+}  // namespace
+
 ModelConfig read_model_config(const Checkpoint& checkpoint, const std::function<void(const std::string&)>& notice) {
   ModelConfig config = parse_model_config(checkpoint.config(), checkpoint.generation_config(), checkpoint.where());
   if (notice) {
+    notice_other_parts(checkpoint, notice);
     const JsonObject whole(checkpoint.config(), checkpoint.where());
     const std::string within(find_architecture(whole.string("model_type"))->within);
     notice_unused(within.empty() ? whole : whole.object(within.c_str()), *find_architecture(config.model_type), notice);

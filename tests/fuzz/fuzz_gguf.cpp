@@ -22,7 +22,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       const GgufTensor& tensor = entry.second;
       attempt([&] {
         const std::string& stored = entry.first;
-        if (const auto name = gguf_tensor_name(stored)) static_cast<void>(gguf_weights(gguf, stored, *name, tensor));
+        if (const auto name = gguf_tensor_name(gguf_architecture(gguf), stored))
+          static_cast<void>(gguf_weights(gguf, stored, *name, tensor));
       });
       if (tensor.bytes.empty() || tensor.shape.empty()) continue;
       const std::int64_t cols = tensor.shape.back();

@@ -223,25 +223,46 @@ TEST(Gguf, RotaryRowsArePermutedPerHead) {
   EXPECT_EQ(rows, (std::vector<std::int64_t>{0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11}));
 }
 
+const GgufArchitecture& architecture(std::string_view name) {
+  Gguf gguf;
+  gguf.values["general.architecture"] = name;
+  return gguf_architecture(gguf);
+}
+
 TEST(Gguf, TensorNamesBecomeHuggingFaceNames) {
-  EXPECT_EQ(gguf_tensor_name("blk.12.attn_q.weight"), "model.layers.12.self_attn.q_proj.weight");
-  EXPECT_EQ(gguf_tensor_name("blk.0.attn_q_norm.weight"), "model.layers.0.self_attn.q_norm.weight");
-  EXPECT_EQ(gguf_tensor_name("output.weight"), "lm_head.weight");
-  EXPECT_EQ(gguf_tensor_name("output_norm.weight"), "model.norm.weight");
-  EXPECT_EQ(gguf_tensor_name("blk.3.ffn_gate_inp.weight"), "model.layers.3.mlp.gate.weight");
-  EXPECT_EQ(gguf_tensor_name("blk.3.ffn_down_exps.weight"), "model.layers.3.mlp.experts.*.down_proj.weight");
-  EXPECT_EQ(gguf_tensor_name("rope_freqs.weight"), std::nullopt);
+  const GgufArchitecture& llama = architecture("llama");
+  EXPECT_EQ(gguf_tensor_name(llama, "blk.12.attn_q.weight"), "model.layers.12.self_attn.q_proj.weight");
+  EXPECT_EQ(gguf_tensor_name(llama, "blk.0.attn_q_norm.weight"), "model.layers.0.self_attn.q_norm.weight");
+  EXPECT_EQ(gguf_tensor_name(llama, "output.weight"), "lm_head.weight");
+  EXPECT_EQ(gguf_tensor_name(llama, "output_norm.weight"), "model.norm.weight");
+  EXPECT_EQ(gguf_tensor_name(llama, "blk.3.ffn_gate_inp.weight"), "model.layers.3.mlp.gate.weight");
+  EXPECT_EQ(gguf_tensor_name(llama, "blk.3.ffn_down_exps.weight"), "model.layers.3.mlp.experts.*.down_proj.weight");
+  EXPECT_EQ(gguf_tensor_name(llama, "rope_freqs.weight"), std::nullopt);
+  EXPECT_EQ(gguf_tensor_name(llama, "blk.0.post_attention_norm.weight"), std::nullopt);
+  // The same name, of other norms.
+  for (const auto& [name, norm] :
+       {std::pair("gemma2", "post_attention_layernorm"), std::pair("glm4", "post_self_attn_layernorm")})
+    EXPECT_EQ(gguf_tensor_name(architecture(name), "blk.0.post_attention_norm.weight"),
+              fmt::format("model.layers.0.{}.weight", norm));
+  EXPECT_EQ(gguf_tensor_name(architecture("gemma3"), "blk.2.ffn_norm.weight"),
+            "model.layers.2.pre_feedforward_layernorm.weight");
+  EXPECT_EQ(gguf_tensor_name(architecture("phi3"), "blk.2.ffn_up.weight"), "model.layers.2.mlp.gate_up_proj.weight");
 }
 
 // Errors about weights speak of what the file calls them, or would.
 TEST(Gguf, HuggingFaceNamesBecomeTensorNames) {
+  const GgufArchitecture& llama = architecture("llama");
   for (const char* const name :
        {"blk.12.attn_q.weight", "blk.0.attn_q_norm.weight", "blk.3.attn_q.bias", "output.weight", "output_norm.weight",
         "token_embd.weight", "blk.7.ffn_gate_inp.weight", "blk.7.ffn_gate.weight"})
-    EXPECT_EQ(gguf_name_of(gguf_tensor_name(name).value()), name);
-  EXPECT_EQ(gguf_name_of("model.layers.31.mlp.experts.12.down_proj.weight"), "blk.31.ffn_down_exps.weight");
+    EXPECT_EQ(gguf_name_of(llama, gguf_tensor_name(llama, name).value()), name);
+  EXPECT_EQ(gguf_name_of(llama, "model.layers.31.mlp.experts.12.down_proj.weight"), "blk.31.ffn_down_exps.weight");
   for (const char* const other : {"", "model.layers.3", "model.layers.3.visual.weight", "model.layers.3.mlp.experts."})
-    EXPECT_EQ(gguf_name_of(other), other);
+    EXPECT_EQ(gguf_name_of(llama, other), other);
+  EXPECT_EQ(gguf_name_of(architecture("gemma2"), "model.layers.0.post_attention_layernorm.weight"),
+            "blk.0.post_attention_norm.weight");
+  EXPECT_EQ(gguf_name_of(architecture("glm4"), "model.layers.0.post_attention_layernorm.weight"),
+            "blk.0.ffn_norm.weight");
 }
 
 TEST(Gguf, ValuesOfTheWrongTypeAreTold) {
@@ -333,6 +354,98 @@ TEST(Gguf, RopeScaling) {
   expect_error(ErrorCode::kUnsupported, "llama.rope.scaling.yarn_ext_factor", rope);
 }
 
+// Converters write what the configuration has, which stands for the temperature itself; llama.cpp takes the same from
+// the factor.
+TEST(Gguf, AttentionFactorIsYarnsTemperature) {
+  Gguf gguf = llama_metadata();
+  gguf.values["llama.rope.scaling.type"] = std::string_view("yarn");
+  gguf.values["llama.rope.scaling.factor"] = 8.0;
+  gguf.values["llama.rope.scaling.yarn_attn_factor"] = 1.2;
+  const auto rope = [&] { return gguf_config_json(gguf)["rope_parameters"]; };
+  EXPECT_EQ(rope()["attention_factor"], 1.2);
+  gguf.values["llama.rope.scaling.attn_factor"] = 0.5;
+  EXPECT_DOUBLE_EQ(rope()["attention_factor"].get<double>(), 0.6);
+  gguf.values["llama.rope.scaling.type"] = std::string_view("linear");
+  expect_error(ErrorCode::kUnsupported, "yarn_attn_factor: llama.rope.scaling.type is not yarn", rope);
+}
+
+Gguf metadata_of(std::string_view architecture) {
+  Gguf gguf;
+  gguf.where = "test.gguf";
+  for (const auto& [key, value] : llama_metadata().values)
+    gguf.values[key.starts_with("llama.") ? fmt::format("{}.{}", architecture, key.substr(6)) : key] = value;
+  gguf.values["general.architecture"] = architecture;
+  return gguf;
+}
+
+TEST(GgufArchitectures, WindowsAreOfLayersByFlagsOrByPeriod) {
+  Gguf gguf = metadata_of("cohere2");
+  gguf.values["cohere2.logit_scale"] = 0.5;
+  gguf.values["cohere2.block_count"] = std::uint64_t{5};
+  gguf.values["cohere2.attention.sliding_window"] = std::uint64_t{16};
+  gguf.values.erase("cohere2.attention.layer_norm_rms_epsilon");
+  const auto full = [&] {
+    std::string out;
+    const Json config = gguf_config_json(gguf);
+    for (const Json& type : config["layer_types"]) out += type == "full_attention" ? 'F' : 'S';
+    return out;
+  };
+  const char* const key = "cohere2.attention.sliding_window_pattern";
+  EXPECT_EQ(full(), "SSSFS");
+  for (const auto& [period, types] :
+       {std::pair(0U, "SSSSS"), std::pair(1U, "FFFFF"), std::pair(2U, "SFSFS"), std::pair(9U, "SSSSS")}) {
+    gguf.values[key] = std::uint64_t{period};
+    EXPECT_EQ(full(), types);
+  }
+  const std::array<std::byte, 5> flags{std::byte{0}, std::byte{1}, std::byte{1}, std::byte{0}, std::byte{1}};
+  gguf.values[key] = GgufArray{kGgufBool, 5, flags};
+  EXPECT_EQ(full(), "FSSFS");
+  gguf.values[key] = GgufArray{kGgufBool, 4, std::span(flags).first(4)};
+  expect_error(ErrorCode::kCorruptFile,
+               "cohere2.attention.sliding_window_pattern is an array of 4 bool, expected an entry for each of 5 layers",
+               full);
+}
+
+TEST(GgufArchitectures, KeysOfAnotherAreNamed) {
+  for (const auto& [name, key, value] : std::initializer_list<std::tuple<const char*, const char*, GgufValue>>{
+           {"qwen2", "attention.sliding_window", std::uint64_t{16}},
+           {"granite", "rope.scaling.finetuned", false},
+           {"granite", "logit_scale", 0.0},
+           {"olmo2", "attention.sliding_window_pattern", std::uint64_t{3}},
+           {"gemma3", "attn_logit_softcapping", 50.0},
+           {"glm4", "rope.dimension_count", std::uint64_t{7}},
+           {"seed_oss", "rope.dimension_count", std::uint64_t{8}},
+           {"smollm3", "nextn_predict_layers", std::uint64_t{1}},
+           {"mistral3", "expert_count", std::uint64_t{8}},
+           {"exaone4", "attention.scale", 0.3}}) {
+    Gguf gguf = metadata_of(name);
+    gguf.values[fmt::format("{}.{}", name, key)] = value;
+    try {
+      gguf_config_json(gguf);
+      ADD_FAILURE() << name << " " << key;
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find(fmt::format("key {}.{}", name, key)), std::string::npos) << error.what();
+    }
+  }
+}
+
+// Queries and keys lie by neighbours, also where they are stored with values as one.
+TEST(GgufArchitectures, RowsOfQueriesAndKeysOfSomeLieByNeighbours) {
+  const Json config = {{"head_dim", 4}, {"num_attention_heads", 2}, {"num_key_value_heads", 1}};
+  const auto rows = [&](const char* name, const char* module, std::int64_t count) {
+    const RowMap map = gguf_row_map(architecture(name), config, fmt::format("model.layers.0.self_attn.{}", module));
+    std::vector<std::int64_t> out;
+    for (std::int64_t row = 0; map && row < count; ++row) out.push_back(map(row));
+    return out;
+  };
+  EXPECT_EQ(rows("granite", "q_proj.weight", 8), (std::vector<std::int64_t>{0, 2, 1, 3, 4, 6, 5, 7}));
+  EXPECT_EQ(rows("smollm3", "k_proj.bias", 4), (std::vector<std::int64_t>{0, 2, 1, 3}));
+  EXPECT_EQ(rows("mistral3", "qkv_proj.weight", 16),
+            (std::vector<std::int64_t>{0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 13, 14, 15}));
+  EXPECT_EQ(rows("granite", "v_proj.weight", 4), (std::vector<std::int64_t>{}));
+  EXPECT_EQ(rows("cohere2", "q_proj.weight", 8), (std::vector<std::int64_t>{}));
+}
+
 TEST(Gguf, KeysThatAskForMoreAreNamed) {
   for (const auto& [key, value] :
        std::initializer_list<std::pair<const char*, GgufValue>>{{"llama.attention.sliding_window", std::uint64_t{64}},
@@ -352,11 +465,7 @@ TEST(Gguf, KeysThatAskForMoreAreNamed) {
 }
 
 Gguf experts_metadata() {
-  Gguf gguf;
-  gguf.where = "test.gguf";
-  for (const auto& [key, value] : llama_metadata().values)
-    gguf.values[key.starts_with("llama.") ? "qwen3moe." + key.substr(6) : key] = value;
-  gguf.values["general.architecture"] = std::string_view("qwen3moe");
+  Gguf gguf = metadata_of("qwen3moe");
   gguf.values["qwen3moe.expert_count"] = std::uint64_t{4};
   gguf.values["qwen3moe.expert_used_count"] = std::uint64_t{2};
   return gguf;
@@ -679,7 +788,8 @@ TEST(Gguf, MissingKeysAndUnknownArchitecturesAreNamed) {
   gguf.values.erase("llama.block_count");
   expect_error(ErrorCode::kNotFound, "llama.block_count", [&] { gguf_config_json(gguf); });
   gguf.values["general.architecture"] = std::string_view("mamba");
-  expect_error(ErrorCode::kUnsupported, "mamba is not one we implement; known: llama, qwen3, qwen3moe",
+  expect_error(ErrorCode::kUnsupported,
+               "mamba is not one we implement; known: llama, qwen2, qwen3, qwen3moe, phi3, gemma2, gemma3, ",
                [&] { gguf_config_json(gguf); });
 }
 

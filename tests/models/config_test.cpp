@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "io/checkpoint.h"
 #include "made_checkpoint.h"
 #include "models/configs.h"
 #include "models/families/family.h"
@@ -97,6 +98,19 @@ TEST(Traits, OfCapsAndFactorsAreTheReferences) {
   EXPECT_EQ(with(config_of("granite"), "residual_multiplier", 0.25).residual_scale, 0.25);
   const ModelConfig ministral = parse_model_config(config_of("ministral3"), nullptr, "c");
   EXPECT_EQ(std::pair(ministral.query_scale.beta, ministral.query_scale.span), std::pair(0.1, 16384.0));
+}
+
+// What of a model of images is left out is told; where nothing is said of a head, the embedding is that.
+TEST(ModelConfig, OtherPartsThanTheTextAreTold) {
+  const auto checkpoint = open_checkpoint(test_data("fixtures/mistral3-images"));
+  std::string notice;
+  EXPECT_FALSE(read_model_config(*checkpoint, [&](const std::string& text) { notice += text; }).tied);
+  EXPECT_NE(notice.find("mistral3-images: of mistral3, the text is run: 15 tensors of its other parts, such as "),
+            std::string::npos)
+      << notice;
+  Json config = checkpoint->config();
+  config.erase("tie_word_embeddings");
+  EXPECT_TRUE(parse_model_config(config, nullptr, "test").tied);
 }
 
 // The text of a model of images: its configuration lies within, what ends it beside it.

@@ -21,9 +21,9 @@ inline double tolerance(const std::string& backend) {
   return backend == "cpu" ? 3e-5 : 1e-4;
 }
 
-inline std::vector<std::string> golden_models() {
+inline std::vector<std::string> golden_models(const std::string& set = "fixtures") {
   std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(test_data("fixtures")))
+  for (const auto& entry : std::filesystem::directory_iterator(test_data(set)))
     names.push_back(entry.path().filename().string());
   std::sort(names.begin(), names.end());
   return names;
@@ -38,8 +38,8 @@ inline bool is_run_in_full(const std::string& model) {
 }
 
 struct Golden {
-  explicit Golden(const std::string& name)
-      : folder(test_data("fixtures/" + name)), file(folder / "golden.safetensors") {
+  explicit Golden(const std::string& name, const std::string& set = "fixtures")
+      : folder(test_data(set) / name), file(folder / "golden.safetensors") {
     for (const std::int64_t id : read_tensor<std::int64_t>(file, "input_ids")) ids.push_back(static_cast<TokenId>(id));
     for (const std::int64_t id : read_tensor<std::int64_t>(file, "greedy")) greedy.push_back(static_cast<TokenId>(id));
     logits = read_tensor<float>(file, "logits");

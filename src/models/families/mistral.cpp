@@ -1,4 +1,5 @@
-// Mistral (arXiv 2310.06825) and Ministral 3, whose queries grow with their positions.
+// Mistral (arXiv 2310.06825) and Ministral 3, whose queries grow with their positions; the text of models of images
+// that have either.
 #include <array>
 #include <nlohmann/json.hpp>
 
@@ -50,15 +51,22 @@ void describe_ministral3(const JsonObject& config, ModelConfig& out) {
 }  // namespace
 
 Family mistral_family() {
-  static const std::vector<Architecture> kAll{{.name = "mistral",
-                                               .sizes = {32000, 4096, 14336, 32, 32, 8, std::nullopt, 131072, 1e-6},
-                                               .end_tokens = {2},
-                                               .describe = describe_mistral,
-                                               .by_layer_types = true},
-                                              {.name = "ministral3",
-                                               .sizes = {131072, 4096, 14336, 34, 32, 8, 128, 262144, 1e-5},
-                                               .end_tokens = {2},
-                                               .describe = describe_ministral3}};
+  static const std::vector<Architecture> kAll{
+      {.name = "mistral",
+       .sizes = {32000, 4096, 14336, 32, 32, 8, std::nullopt, 131072, 1e-6},
+       .end_tokens = {2},
+       .describe = describe_mistral},
+      {.name = "ministral3",
+       .sizes = {131072, 4096, 14336, 34, 32, 8, 128, 262144, 1e-5},
+       .end_tokens = {2},
+       .describe = describe_ministral3},
+      {.name = "mistral3",
+       .sizes = {},
+       .describe = describe_mistral,
+       .keys = {"text_config", "vision_config", "image_token_index", "image_token_id", "projector_hidden_act",
+                "vision_feature_layer", "multimodal_projector_bias", "spatial_merge_size"},
+       .within = "text_config",
+       .inner = "mistral"}};
   return kAll;
 }
 

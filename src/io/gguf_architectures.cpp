@@ -1,0 +1,263 @@
+#include "io/gguf_architectures.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "io/gguf_rope.h"
+#include "metal_marlin/error.h"
+
+namespace metal_marlin {
+namespace {
+
+constexpr std::string_view kWindow = "attention.sliding_window";
+constexpr std::string_view kPattern = "attention.sliding_window_pattern";
+constexpr std::string_view kThetaOfWindows = "rope.freq_base_swa";
+
+std::int64_t number_of(const Json& config, const char* key) {
+  return config.at(key).get<std::int64_t>();
+}
+
+void become(Json& config, const char* model_type, const char* class_name) {
+  config["model_type"] = model_type;
+  config["architectures"] = Json::array({class_name});
+}
+
+// 0 and none: the same.
+std::int64_t window_of(const GgufKeys& keys, std::int64_t usual = 0) {
+  return keys.bounded_or(kWindow, {0, kMaxDimension}, usual);
+}
+
+// period: of layers without a window, where no key says it.
+void add_windows(const GgufKeys& keys, Json& config, std::int64_t window, std::int64_t period) {
+  config["sliding_window"] = window;
+  Json types = Json::array();
+  for (const bool windowed : keys.windowed(number_of(config, "num_hidden_layers"), period))
+    types.push_back(windowed ? "sliding_attention" : "full_attention");
+  config["layer_types"] = std::move(types);
+}
+
+void add_no_windows(const GgufKeys& keys, Json& config) {
+  for (const std::string_view key : {kPattern, kThetaOfWindows}) {
+    if (keys.has(key)) keys.unsupported(key, fmt::format("no such key without {}", keys.name(kWindow)));
+  }
+  config["sliding_window"] = nullptr;
+}
+
+// The file's scaling is of layers without a window.
+void add_ropes_by_type(const GgufKeys& keys, Json& config, double theta_of_windows) {
+  const double theta = keys.positive_or(kThetaOfWindows, theta_of_windows);
+  config["rope_parameters"] = {{"full_attention", config.at("rope_parameters")},
+                               {"sliding_attention", {{"rope_type", "default"}, {"rope_theta", theta}}}};
+}
+
+// As llama.cpp runs them: all layers have experts, whose weights add up to 1.
+void add_experts(const GgufKeys& keys, Json& config) {
+  const std::int64_t experts = keys.bounded("expert_count", kExpertBounds);
+  const std::int64_t used = keys.bounded("expert_used_count", {1, experts});
+  config["num_experts"] = experts;
+  config["num_experts_per_tok"] = used;
+  config["moe_intermediate_size"] =
+      keys.bounded_or("expert_feed_forward_length", kDimensionBounds, number_of(config, "intermediate_size") / used);
+  config["norm_topk_prob"] = true;
+}
+
+// The window counts, as in the reference implementation; llama.cpp has turned it off.
+void add_phi3(const GgufKeys& keys, Json& config) {
+  const std::int64_t window = window_of(keys);
+  config["sliding_window"] = window == 0 ? Json() : Json(window);
+}
+
+// Scores are scaled by the heads' size but in the largest model, which is told by its layers alone.
+void add_gemma(Json& config, std::int64_t layers_of_largest) {
+  config.erase("hidden_act");
+  config["hidden_activation"] = "gelu_pytorch_tanh";
+  config["query_pre_attn_scalar"] = number_of(config, "num_hidden_layers") == layers_of_largest
+                                        ? number_of(config, "hidden_size") / number_of(config, "num_attention_heads")
+                                        : number_of(config, "head_dim");
+}
+
+void add_gemma2(const GgufKeys& keys, Json& config) {
+  add_gemma(config, 46);
+  config["attn_logit_softcapping"] = keys.positive_or("attn_logit_softcapping", 50);
+  config["final_logit_softcapping"] = keys.positive_or("final_logit_softcapping", 30);
+  add_windows(keys, config, keys.bounded_or(kWindow, kDimensionBounds, 4096), 2);
+}
+
+void add_gemma3(const GgufKeys& keys, Json& config) {
+  add_gemma(config, 62);
+  const double cap = keys.positive_unless_zero("final_logit_softcapping", 0);
+  config["final_logit_softcapping"] = cap == 0 ? Json() : Json(cap);
+  const std::int64_t window = window_of(keys);
+  if (window == 0) {
+    add_no_windows(keys, config);
+    config["layer_types"] = Json(std::vector<std::string>(config["num_hidden_layers"], "full_attention"));
+  } else {
+    add_windows(keys, config, window, 6);
+  }
+  add_ropes_by_type(keys, config, 10000);
+}
+
+// OLMo 3 is an OLMo 2 with windows.
+void add_olmo2(const GgufKeys& keys, Json& config) {
+  const std::int64_t window = window_of(keys);
+  if (window == 0) {
+    add_no_windows(keys, config);
+    config.erase("sliding_window");
+    return;
+  }
+  become(config, "olmo3", "Olmo3ForCausalLM");
+  add_windows(keys, config, window, 4);
+  add_ropes_by_type(keys, config, keys.positive_or("rope.freq_base", 10000));
+}
+
+void add_smollm3(const GgufKeys&, Json& config) {
+  config["no_rope_layer_interval"] = 4;
+  config["use_sliding_window"] = false;
+}
+
+void add_granite(const GgufKeys& keys, Json& config) {
+  if (!keys.boolean("rope.scaling.finetuned").value_or(true))
+    keys.unsupported("rope.scaling.finetuned", "true, as layers without a rotation are not implemented");
+  const auto head_dim = static_cast<double>(number_of(config, "head_dim"));
+  config["logits_scaling"] = keys.positive_or("logit_scale", 0);
+  config["embedding_multiplier"] = keys.positive_unless_zero("embedding_scale", 1);
+  config["residual_multiplier"] = keys.positive_unless_zero("residual_scale", 1);
+  config["attention_multiplier"] = keys.positive_unless_zero("attention.scale", 1 / std::sqrt(head_dim));
+}
+
+// Models of this many layers have a window where no key says it.
+constexpr std::int64_t kExaoneWithWindows = 64;
+
+// Windows count in models of all sizes, as in the reference implementation.
+void add_exaone4(const GgufKeys& keys, Json& config) {
+  const std::int64_t layers = number_of(config, "num_hidden_layers");
+  const std::int64_t window = window_of(keys, layers == kExaoneWithWindows ? 4096 : 0);
+  window == 0 ? add_no_windows(keys, config) : add_windows(keys, config, window, 4);
+}
+
+void add_seed_oss(const GgufKeys&, Json& config) {
+  config["attention_out_bias"] = false;
+}
+
+void add_cohere2(const GgufKeys& keys, Json& config) {
+  config["layer_norm_eps"] = config.at("rms_norm_eps");
+  config.erase("rms_norm_eps");
+  config["logit_scale"] = keys.positive_or("logit_scale", 0);
+  add_windows(keys, config, keys.bounded(kWindow, kDimensionBounds), 4);
+}
+
+// Without a temperature it is a Mistral.
+void add_mistral3(const GgufKeys& keys, Json& config) {
+  const double beta = keys.positive_unless_zero("attention.temperature_scale", 0);
+  config["sliding_window"] = nullptr;
+  if (beta == 0) return;
+  become(config, "ministral3", "Ministral3ForCausalLM");
+  config["rope_parameters"]["llama_4_scaling_beta"] = beta;
+}
+
+const std::vector<GgufArchitecture>& all() {
+  const std::vector<GgufName> norms_after{{"post_attention_norm.", "post_attention_layernorm."},
+                                          {"post_ffw_norm.", "post_feedforward_layernorm."}};
+  const std::vector<GgufName> norms_around{{"ffn_norm.", "pre_feedforward_layernorm."},
+                                           {"post_attention_norm.", "post_attention_layernorm."},
+                                           {"post_ffw_norm.", "post_feedforward_layernorm."}};
+  static const std::vector<GgufArchitecture> kAll{
+      {.name = "llama", .model_type = "llama", .class_name = "LlamaForCausalLM", .pairs = true},
+      {.name = "qwen2", .model_type = "qwen2", .class_name = "Qwen2ForCausalLM", .output_bias = false},
+      {.name = "qwen3", .model_type = "qwen3", .class_name = "Qwen3ForCausalLM"},
+      {.name = "qwen3moe",
+       .model_type = "qwen3_moe",
+       .class_name = "Qwen3MoeForCausalLM",
+       .add = add_experts,
+       .keys = {"expert_count", "expert_used_count", "expert_feed_forward_length"}},
+      {.name = "phi3",
+       .model_type = "phi3",
+       .class_name = "Phi3ForCausalLM",
+       .add = add_phi3,
+       .keys = {kWindow},
+       .names = {{"ffn_up.", "mlp.gate_up_proj."}},
+       .partial = true},
+      {.name = "gemma2",
+       .model_type = "gemma2",
+       .class_name = "Gemma2ForCausalLM",
+       .add = add_gemma2,
+       .keys = {kWindow, kPattern, "attn_logit_softcapping", "final_logit_softcapping"},
+       .names = norms_around,
+       .one_more = true},
+      {.name = "gemma3",
+       .model_type = "gemma3_text",
+       .class_name = "Gemma3ForCausalLM",
+       .add = add_gemma3,
+       .keys = {kWindow, kPattern, kThetaOfWindows, "final_logit_softcapping"},
+       .names = norms_around,
+       .one_more = true},
+      {.name = "olmo2",
+       .model_type = "olmo2",
+       .class_name = "Olmo2ForCausalLM",
+       .add = add_olmo2,
+       .keys = {kWindow, kPattern, kThetaOfWindows},
+       .names = norms_after},
+      {.name = "smollm3",
+       .model_type = "smollm3",
+       .class_name = "SmolLM3ForCausalLM",
+       .add = add_smollm3,
+       .pairs = true},
+      {.name = "granite",
+       .model_type = "granite",
+       .class_name = "GraniteForCausalLM",
+       .add = add_granite,
+       .keys = {"logit_scale", "embedding_scale", "residual_scale", "attention.scale"},
+       .pairs = true},
+      {.name = "glm4",
+       .model_type = "glm4",
+       .class_name = "Glm4ForCausalLM",
+       .names = {{"ffn_up.", "mlp.gate_up_proj."},
+                 {"post_attention_norm.", "post_self_attn_layernorm."},
+                 {"post_ffw_norm.", "post_mlp_layernorm."}},
+       .partial = true,
+       .output_bias = false},
+      {.name = "exaone4",
+       .model_type = "exaone4",
+       .class_name = "Exaone4ForCausalLM",
+       .add = add_exaone4,
+       .keys = {kWindow, kPattern},
+       .names = norms_after},
+      {.name = "seed_oss",
+       .model_type = "seed_oss",
+       .class_name = "SeedOssForCausalLM",
+       .add = add_seed_oss,
+       .names = {{"post_attention_norm.", "post_attention_layernorm."}},
+       .output_bias = false},
+      {.name = "cohere2",
+       .model_type = "cohere2",
+       .class_name = "Cohere2ForCausalLM",
+       .add = add_cohere2,
+       .keys = {kWindow, kPattern, "logit_scale"},
+       .eps_key = "attention.layer_norm_epsilon"},
+      {.name = "mistral3",
+       .model_type = "mistral",
+       .class_name = "MistralForCausalLM",
+       .add = add_mistral3,
+       .keys = {"attention.temperature_scale", "rope.scaling.yarn_log_multiplier"},
+       .pairs = true}};
+  return kAll;
+}
+
+}  // namespace
+
+const GgufArchitecture& gguf_architecture(const Gguf& gguf) {
+  const auto name = gguf.string("general.architecture");
+  if (!name) throw Error(ErrorCode::kNotFound, fmt::format("{}: key general.architecture is missing", gguf.where));
+  std::string known;
+  for (const GgufArchitecture& architecture : all()) {
+    if (architecture.name == *name) return architecture;
+    known += fmt::format("{}{}", known.empty() ? "" : ", ", architecture.name);
+  }
+  throw Error(ErrorCode::kUnsupported,
+              fmt::format("{}: architecture {} is not one we implement; known: {}", gguf.where, *name, known));
+}
+
+}  // namespace metal_marlin
