@@ -42,21 +42,21 @@ double GgufKeys::positive_unless_zero(std::string_view key, double fallback) con
 }
 
 std::vector<bool> GgufKeys::windowed(std::int64_t layers, std::int64_t period) const {
-  constexpr std::string_view kPattern = "attention.sliding_window_pattern";
-  const auto found = gguf_.values.find(name(kPattern));
+  constexpr std::string_view kWindowPattern = "attention.sliding_window_pattern";
+  const auto found = gguf_.values.find(name(kWindowPattern));
   std::vector<bool> out;
   if (found != gguf_.values.end() && std::holds_alternative<GgufArray>(found->second)) {
     const GgufArray& array = std::get<GgufArray>(found->second);
     if (static_cast<std::int64_t>(array.count) != layers)
-      wrong(kPattern, fmt::format("an entry for each of {} layers", layers));
+      wrong(kWindowPattern, fmt::format("an entry for each of {} layers", layers));
     if (array.type == kGgufBool) {
       for (const std::byte flag : array.bytes) out.push_back(flag != std::byte{0});
     } else {
-      for (const std::int64_t flag : gguf_.integers(name(kPattern))) out.push_back(flag != 0);
+      for (const std::int64_t flag : gguf_.integers(name(kWindowPattern))) out.push_back(flag != 0);
     }
     return out;
   }
-  period = bounded_or(kPattern, {0, kLayerBounds.high}, period);
+  period = bounded_or(kWindowPattern, {0, kLayerBounds.high}, period);
   for (std::int64_t i = 0; i < layers; ++i) out.push_back(period == 0 || (i + 1) % period != 0);
   return out;
 }

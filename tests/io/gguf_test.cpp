@@ -667,7 +667,7 @@ TEST_F(GgufSpecials, ThatGoOnWithinAnAnswerAreShown) {
   add_tokens("gpt2", {{20, "<|end|>"}, {21, "</s>"}});
   ASSERT_EQ(added().size(), 4U);
   EXPECT_TRUE(added()[0]["special"].get<bool>());  // of a file without calls
-  set("bos_token_id", 1);  // which this kind always adds
+  set("bos_token_id", 1);                          // which this kind always adds
   add_tokens("gemma4", {{20, "</s>"}, {21, "<|tool_response>"}, {22, "<|channel|>"}, {23, "x"}});
   for (const Json& token : added()) EXPECT_NE(token.at("id"), 20);
 }
