@@ -184,7 +184,9 @@ PeftAdapter::PeftAdapter(const std::filesystem::path& folder) : config_(adapter_
     throw Error(ErrorCode::kUnsupported, fmt::format("{}: tensor {}: {}", where, name, why));
   };
   const Targets targets(config);
-  for (const auto& [name, view] : file_->tensors()) {
+  for (const auto& tensor : file_->tensors()) {
+    const std::string& name = tensor.first;
+    const DenseView& view = tensor.second;
     if (!is_float(view.dtype)) refuse(name, fmt::format("type {}, expected floats", dtype_name(view.dtype)));
     if (!name.starts_with(kPrefix)) refuse(name, fmt::format("expected a name that begins with {}", kPrefix));
     const std::string own = name.substr(kPrefix.size());
