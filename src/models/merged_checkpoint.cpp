@@ -39,7 +39,7 @@ class MergedCheckpoint final : public Checkpoint {
   }
 
   [[nodiscard]] Weight read(const std::string& name, ThreadPool& pool) const override {
-    const Weight own = below_->load(name, pool);
+    Weight own = below_->load(name, pool);
     if (!changes(name)) return own;
     const Shape& shape = find(name)->shape;
     const std::int64_t cols = shape[1];
