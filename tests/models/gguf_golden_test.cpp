@@ -33,14 +33,5 @@ TEST_P(GgufGolden, TheyAreWhatIsWrittenAsAFolder) {
             tolerance("cpu"));
 }
 
-TEST_P(GgufGolden, TheyAreQuantized) {
-  const TemporaryFolder folder;
-  QuantizeOptions options;
-  options.spec = default_spec(Format::kInt8);
-  quantize(file, folder.path() / "model", options);
-  const auto model = Model::load(folder.path() / "model", exact());
-  EXPECT_LT(relative_error(logits_in_chunks(model, golden.ids, golden.ids.size()), golden.logits), 0.06);
-}
-
 }  // namespace
 }  // namespace metal_marlin

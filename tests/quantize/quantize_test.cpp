@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <fstream>
@@ -247,6 +248,23 @@ TEST(Quantize, FaultsAreNamed) {
   options.spec.format = Format::kIq4Nl;
   expect_error(ErrorCode::kInvalidArgument, "can be read but not written",
                [&] { quantize(fixture("qwen3-tiny"), folder.path() / "x", options); });
+}
+
+class QuantizedGguf : public testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Models, QuantizedGguf, testing::ValuesIn(golden_models("gguf")), [](const auto& test) {
+  std::string name = test.param;
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+});
+
+TEST_P(QuantizedGguf, LogitsAreNear) {
+  const Golden golden(GetParam(), "gguf");
+  const TemporaryFolder folder;
+  QuantizeOptions options;
+  options.spec = default_spec(Format::kInt8);
+  quantize(golden.folder / "model.gguf", folder.path() / "model", options);
+  const auto model = Model::load(folder.path() / "model", exact());
+  EXPECT_LT(relative_error(logits_in_chunks(model, golden.ids, golden.ids.size()), golden.logits), 0.06);
 }
 
 // A copy of a fixture with one thing changed.
