@@ -39,6 +39,10 @@ add_test(NAME msl_toolchain COMMAND ${CMAKE_COMMAND} -E env METAL_MARLIN_CLANG=$
 # Our shaders as Apple's compiler would have them (docs/msl.md).
 add_test(NAME strict COMMAND ${METAL_MARLIN_RUN_MSLC} strict ${PROJECT_SOURCE_DIR}/shaders --own)
 set_tests_properties(strict PROPERTIES COST 60)
+if(NOT METAL_MARLIN_CUDA)  # where they are compiled to PTX there is no doubt
+  add_test(NAME ptx_syntax COMMAND ${METAL_MARLIN_RUN_MSLC} syntax ${PROJECT_SOURCE_DIR}/shaders)
+  set_tests_properties(ptx_syntax PROPERTIES COST 30)
+endif()
 add_test(NAME differential COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/tools/differential_test.py)
 
 # What Apple's compiler writes, lowered and run.

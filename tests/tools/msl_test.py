@@ -18,7 +18,7 @@ import reflect  # noqa: E402
 import rewrite  # noqa: E402
 import shim_names  # noqa: E402
 import uses  # noqa: E402
-from compile import CompileError, Shader, compile_object, compile_ptx, compile_shared, strict_errors  # noqa: E402
+from compile import CompileError, Shader, compile_object, compile_ptx, compile_shared, ptx_errors, strict_errors  # noqa: E402
 from source import CLANG, SourceError, flat_text, significant, tokenize  # noqa: E402
 
 
@@ -588,6 +588,13 @@ template <typename T> T pick(device const T* p, bool c, T x) { return c ? p[0] :
             compile_ptx(self.shader(self.GOOD), folder + "/a.ptx")
             with open(folder + "/a.ptx", encoding="utf-8") as f:
                 self.assertIn(".entry msl_entry_0", f.read())
+
+    def test_what_ptx_would_refuse_is_found_without_code(self):
+        self.assertEqual(ptx_errors(self.shader(self.GOOD)), [])
+        kernel = "template <int N> kernel void f(device float* x [[buffer(0)]]) { %s x[0] = N; }\n" \
+            'template [[host_name("f4")]] kernel void f<4>(device float*);\n'
+        for fault, said in (("static_assert(N < 4);", "static assertion failed"), ("x.nothing();", "member reference")):
+            self.assertIn(said, "".join(ptx_errors(self.shader(kernel % fault))))
 
 
 class MachO(unittest.TestCase):

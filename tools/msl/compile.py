@@ -123,14 +123,26 @@ def compile_shared(shader, output, symbols, symbol="msl_library", arch="x86_64",
             _tool([_tool([CLANG, "-print-prog-name=dsymutil"]), output, "-o", symbols])
 
 
+def _ptx_command(shader):
+    return _base(shader.version) + ["-std=c++17", "--target=nvptx64-nvidia-cuda", "-DMSL_TARGET_PTX", "-O3",
+                                    "-Xclang", "-target-cpu", "-Xclang", "sm_80", "-Xclang", "-target-feature",
+                                    "-Xclang", "+ptx80", "-ffp-contract=on"] + _sycl(TRIPLES["x86_64"])
+
+
+def ptx_errors(shader):
+    """What clangs_ptx would refuse, without making code, which takes most of its time."""
+    try:
+        _run(_ptx_command(shader) + ["-fsyntax-only"], shader.body(True) + reflect.ptx_entries(shader.kernels))
+    except CompileError as e:
+        return [str(e).strip()]
+    return []
+
+
 def clangs_ptx(shader, output, isolate):
     """As clang writes it, with comments and no bounds. Of sm_80's instructions, but for programmatic dependent launch:
     one text serves every GPU."""
     text = shader.body(isolate) + reflect.ptx_entries(shader.kernels)
-    command = _base(shader.version) + ["-std=c++17", "--target=nvptx64-nvidia-cuda", "-DMSL_TARGET_PTX", "-O3",
-                                       "-Xclang", "-target-cpu", "-Xclang", "sm_80", "-Xclang", "-target-feature",
-                                       "-Xclang", "+ptx80", "-ffp-contract=on",
-                                       "-S", "-o", output] + _sycl(TRIPLES["x86_64"])
+    command = _ptx_command(shader) + ["-S", "-o", output]
     _run(command, text)
     with open(output, encoding="utf-8") as f:
         text = f.read()

@@ -4,6 +4,7 @@
   mslc.py object in.metal -o out.o --symbol NAME [--arch x86_64|aarch64|arm64] [--instrument] [--isolate]
   mslc.py shared in.metal -o out.so [--arch x86_64|aarch64|arm64] [--instrument]
   mslc.py ptx    in.metal -o out.ptx
+  mslc.py syntax PATH...
   mslc.py strict PATH... [--own]
   mslc.py flat   in.metal -o out.metal
   mslc.py check  PATH... [--json] [--no-strict]
@@ -14,6 +15,7 @@ object, shared and ptx take a metallib too, of which --kernel NAME[,NAME...] are
 
 x86_64 and aarch64 are Linux's, arm64 is macOS's. flat: with its own headers in it, one file. --table: what the kernels
 are, without their code. --pack: compressed for embedding, each kernel's PTX or the whole text (src/base/packed_text.h).
+syntax: whether ptx would take the text, in a fraction of its time.
 Exit codes: 0 all is well, 1 a shader has errors, 2 wrong usage.
 """
 import argparse
@@ -26,7 +28,8 @@ import tempfile
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import metallib  # noqa: E402
 import pack  # noqa: E402
-from compile import CompileError, Shader, compile_air, compile_object, compile_ptx, compile_shared, strict_errors  # noqa: E402
+from compile import (CompileError, Shader, compile_air, compile_object, compile_ptx, compile_shared, ptx_errors,  # noqa: E402
+                     strict_errors)
 from source import SourceError, flat_text  # noqa: E402
 
 
@@ -61,7 +64,8 @@ def write_ptx(shader, name, args):
 
 def load(path, args, kernels=None):
     # For the host's processor loops stay loops: its memory is near, and objects are made sooner.
-    target = {"ptx": ["__METAL_MARLIN_PTX__=1"], "object": ["MM_UNROLL="], "shared": ["MM_UNROLL="]}.get(args.command, [])
+    ptx = ["__METAL_MARLIN_PTX__=1"]
+    target = {"ptx": ptx, "syntax": ptx, "object": ["MM_UNROLL="], "shared": ["MM_UNROLL="]}.get(args.command, [])
     return Shader(path, args.include, args.define + target, args.version, kernels)
 
 
@@ -99,10 +103,14 @@ def check_one(path, args):
     return row
 
 
-def strict(args):
-    """Of each shader, side by side, what Apple's compiler would refuse."""
+def check_texts(args):
+    """Of each shader, side by side, what Apple's compiler would refuse, or ours for PTX."""
+    def errors(path):
+        shader = load(path, args)
+        return ptx_errors(shader) if args.command == "syntax" else strict_errors(shader, args.own)
+
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(lambda path: strict_errors(load(path, args), args.own), metal_files(args.paths)))
+        found = list(pool.map(errors, metal_files(args.paths)))
     for errors in found:
         if errors:
             print("\n".join(errors), file=sys.stderr)
@@ -168,9 +176,9 @@ def check(args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("object", "shared", "ptx", "strict", "flat", "check", "list", "metallib"):
+    for name in ("object", "shared", "ptx", "syntax", "strict", "flat", "check", "list", "metallib"):
         p = commands.add_parser(name)
-        p.add_argument("paths", nargs="+" if name in ("strict", "check", "metallib") else 1)
+        p.add_argument("paths", nargs="+" if name in ("syntax", "strict", "check", "metallib") else 1)
         p.add_argument("-I", dest="include", action="append", default=[])
         p.add_argument("-D", dest="define", action="append", default=[])
         if name in ("object", "ptx", "flat"):
@@ -214,8 +222,8 @@ def main():
             write_atomically(args.output, lambda name: pack.write(name, [text]) if args.pack else write_text(name, text))
             write_depfile(args, sorted(seen))
             return 0
-        if args.command == "strict":
-            return strict(args)
+        if args.command in ("syntax", "strict"):
+            return check_texts(args)
         if args.command == "metallib":
             make_metallib(args)
             return 0
