@@ -6,19 +6,27 @@ list(FILTER recorded_metal INCLUDE REGEX "/metal_stub/|/msl/metal/(metal_device|
 list(REMOVE_ITEM shader_tests ${recorded_metal})
 metal_marlin_unite(metal_marlin_tests ${shader_tests})
 if(NOT APPLE)
+  function(metal_marlin_add_recorded name)
+    add_library(${name} OBJECT ${ARGN})
+    target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/tools/msl/include
+      ${PROJECT_SOURCE_DIR}/shaders ${CMAKE_CURRENT_SOURCE_DIR} ${CMAKE_CURRENT_SOURCE_DIR}/backends/msl/metal_stub
+      ${CMAKE_CURRENT_SOURCE_DIR}/backends/msl/sdk_stub)
+    target_compile_definitions(${name} PRIVATE $<TARGET_PROPERTY:metal_marlin_tests,COMPILE_DEFINITIONS>)
+    target_link_libraries(${name} PRIVATE metal_marlin metal_marlin_flags fmt::fmt nlohmann_json::nlohmann_json GTest::gtest)
+    metal_marlin_set_unhurried(${name})
+    target_sources(metal_marlin_tests PRIVATE $<TARGET_OBJECTS:${name}>)
+  endfunction()
   file(GLOB metal_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/backends/msl/metal/*.cpp)
   list(FILTER metal_sources EXCLUDE REGEX "/metal_cpp.cpp")
-  set_source_files_properties(${metal_sources} PROPERTIES SKIP_PRECOMPILE_HEADERS ON)  # clang-tidy reads them
-  list(APPEND recorded_metal ${metal_sources})
-  list(APPEND shader_tests ${recorded_metal})
-  set_source_files_properties(${recorded_metal} PROPERTIES INCLUDE_DIRECTORIES
-    "${CMAKE_CURRENT_SOURCE_DIR}/backends/msl/metal_stub;${CMAKE_CURRENT_SOURCE_DIR}/backends/msl/sdk_stub")
+  metal_marlin_add_recorded(metal_marlin_recorded_metal ${metal_sources})
+  if(NOT METAL_MARLIN_TEST_OBJECTS)
+    metal_marlin_add_recorded(metal_marlin_metal_stub ${recorded_metal})
+  endif()
   target_compile_definitions(metal_marlin_tests PRIVATE METAL_MARLIN_RECORDED_METAL=1)
 endif()
-if(METAL_MARLIN_TEST_OBJECTS)
-  set(shader_tests ${metal_sources})
+if(NOT METAL_MARLIN_TEST_OBJECTS)
+  target_sources(metal_marlin_tests PRIVATE ${shader_tests})
 endif()
-target_sources(metal_marlin_tests PRIVATE ${shader_tests})
 target_include_directories(metal_marlin_tests PRIVATE ${PROJECT_SOURCE_DIR}/tools/msl/include ${PROJECT_SOURCE_DIR}/shaders)
 set_target_properties(metal_marlin_tests PROPERTIES ENABLE_EXPORTS ON)  # kernels that METAL_MARLIN_METALLIB names call the executor
 

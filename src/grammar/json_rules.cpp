@@ -24,9 +24,9 @@ const Characters& escaped_characters() {
 
 // The one spelling of such a character.
 std::string escape_of(char32_t c) {
-  constexpr std::array<std::pair<char32_t, std::string_view>, 7> kShort{
+  constexpr std::array<std::pair<char32_t, std::string_view>, 7> kEscapes{
       {{'"', "\\\""}, {'\\', "\\\\"}, {'\b', "\\b"}, {'\f', "\\f"}, {'\n', "\\n"}, {'\r', "\\r"}, {'\t', "\\t"}}};
-  for (const auto& [of, text] : kShort) {
+  for (const auto& [of, text] : kEscapes) {
     if (of == c) return std::string(text);
   }
   return fmt::format("\\u{:04x}", static_cast<std::uint32_t>(c));

@@ -14,7 +14,7 @@ constexpr std::string_view kQkv = ".self_attn.qkv_proj.";
 constexpr std::string_view kGateUp = ".gate_up_proj.";
 constexpr std::string_view kOfExperts = ".experts.";
 
-struct Part {
+struct TensorPart {
   std::string name;
   std::string tensor;  // that it is a part of
   std::int64_t first = 0;
@@ -26,7 +26,7 @@ class PartNames {
   explicit PartNames(const Checkpoint& whole) : whole_(whole) {}
 
   // What a weight is made of; nothing where it is one.
-  [[nodiscard]] std::vector<Part> of(const WeightInfo& info) const {
+  [[nodiscard]] std::vector<TensorPart> of(const WeightInfo& info) const {
     if (info.shape.empty()) return {};
     const std::int64_t rows = info.shape.front();
     if (const std::size_t at = info.name.find(kQkv); at != std::string::npos) {
@@ -69,7 +69,8 @@ class PartNames {
 class SplitCheckpoint final : public Checkpoint {
  public:
   // weights: of parts and of what is stored as it is, in order of name.
-  SplitCheckpoint(std::unique_ptr<Checkpoint> whole, std::map<std::string, Part> parts, std::vector<WeightInfo> weights)
+  SplitCheckpoint(std::unique_ptr<Checkpoint> whole, std::map<std::string, TensorPart> parts,
+                  std::vector<WeightInfo> weights)
       : whole_(std::move(whole)), parts_(std::move(parts)), weights_(std::move(weights)) {}
 
   [[nodiscard]] const Json& config() const override { return whole_->config(); }
@@ -98,20 +99,20 @@ class SplitCheckpoint final : public Checkpoint {
   }
 
   std::unique_ptr<Checkpoint> whole_;
-  std::map<std::string, Part> parts_;  // by name
+  std::map<std::string, TensorPart> parts_;  // by name
   std::vector<WeightInfo> weights_;
 };
 
 }  // namespace
 
 std::unique_ptr<Checkpoint> split_projections(std::unique_ptr<Checkpoint> checkpoint) {
-  std::map<std::string, Part> parts;
+  std::map<std::string, TensorPart> parts;
   std::vector<WeightInfo> weights;
   const PartNames names(*checkpoint);
   for (const WeightInfo& info : checkpoint->weights()) {
-    const std::vector<Part> found = names.of(info);
+    const std::vector<TensorPart> found = names.of(info);
     if (found.empty()) weights.push_back(info);
-    for (const Part& part : found) {
+    for (const TensorPart& part : found) {
       WeightInfo of_part = info;
       of_part.name = part.name;
       of_part.shape.front() = part.rows;
