@@ -20,9 +20,10 @@ import sys
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import (AutoConfig, AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration, Glm4MoeLiteConfig,
-                          Glm4MoeLiteForCausalLM, LlamaConfig, LlamaForCausalLM, Mistral3Config, Mistral3ForConditionalGeneration,
-                          Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
+from transformers import (AutoConfig, AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration, Gemma4Config,
+                          Gemma4ForConditionalGeneration, Glm4MoeLiteConfig, Glm4MoeLiteForCausalLM, LlamaConfig, LlamaForCausalLM,
+                          Mistral3Config, Mistral3ForConditionalGeneration, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig,
+                          Qwen3MoeForCausalLM)
 from transformers.models.glm4_moe_lite.modeling_glm4_moe_lite import Glm4MoeLiteDecoderLayer, Glm4MoeLiteRMSNorm
 
 COMMON = dict(initializer_range=0.08, max_position_embeddings=4096, bos_token_id=1, eos_token_id=2, pad_token_id=0)
@@ -130,6 +131,22 @@ MODELS = {
         text_config=dict(SMALL, model_type="mistral", head_dim=20, sliding_window=None, rope_parameters=PLAIN), vision_config=dict(
             model_type="pixtral", hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28,
             patch_size=14), image_token_index=152, tie_word_embeddings=False, eos_token_id=2)),
+    # Heads of two sizes, inputs of each layer, keys and values that the last three layers read again, wider there.
+    "gemma4": (AutoModelForCausalLM, AutoConfig.for_model("gemma4_text", **dict(
+        SMALL, num_hidden_layers=6, head_dim=12, global_head_dim=20, sliding_window=16,
+        layer_types=[SLIDING, SLIDING, FULL, SLIDING, SLIDING, FULL], num_kv_shared_layers=3,
+        hidden_size_per_layer_input=10, vocab_size_per_layer_input=160, use_double_wide_mlp=True, final_logit_softcapping=3.0))),
+    # Keys that are values, of fewer heads, where layers have no window; no inputs of layers.
+    "gemma4-keys": (AutoModelForCausalLM, AutoConfig.for_model("gemma4_text", **dict(
+        SMALL, num_hidden_layers=4, head_dim=12, global_head_dim=20, num_global_key_value_heads=1, attention_k_eq_v=True,
+        sliding_window=16, layer_types=[SLIDING, FULL, SLIDING, FULL], hidden_size_per_layer_input=0))),
+    "gemma4-images": (Gemma4ForConditionalGeneration, Gemma4Config(
+        text_config=dict(SMALL, num_hidden_layers=3, head_dim=12, global_head_dim=20, sliding_window=16, num_kv_shared_layers=1,
+                         layer_types=[SLIDING, FULL, FULL], hidden_size_per_layer_input=16, vocab_size_per_layer_input=160),
+        vision_config=dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
+                           head_dim=8, global_head_dim=8, patch_size=4, position_embedding_size=16, pooling_kernel_size=1),
+        boi_token_id=1000, eoi_token_id=1001, image_token_id=1002, video_token_id=1003, boa_token_id=1004, eoa_token_index=1005,
+        audio_token_id=1006, eos_token_id=2)),  # none of which is ever said
 }
 
 
@@ -244,11 +261,15 @@ for index, (name, (kind, config)) in enumerate(MODELS.items()):
                 parameter.normal_(0, 0.2)
             elif parameter_name.endswith("mlp.gate.weight"):
                 parameter.normal_(0, 0.3)
-            elif "norm" in parameter_name:  # Gemma's weights are one less than what is multiplied by
-                parameter.normal_(0 if name.startswith("gemma") else 1, 0.2)
+            elif name.startswith("gemma4") and parameter_name.endswith(("q_norm.weight", "k_norm.weight")):
+                parameter.normal_(0.5, 0.1)  # scores are not scaled
+            elif "norm" in parameter_name:  # Gemma's weights are one less than what is multiplied by, up to Gemma 3
+                parameter.normal_(0 if name.startswith(("gemma2", "gemma3")) else 1, 0.2)
         for buffer_name, buffer in model.named_buffers():
             if buffer_name.endswith("e_score_correction_bias"):
                 buffer.uniform_(0.1, 0.4)
+            if buffer_name.endswith("layer_scalar"):
+                buffer.uniform_(0.7, 1.2)
         if getattr(config, "num_nextn_predict_layers", 0):
             model.model.embed_tokens.weight.mul_(24)
             model.lm_head.weight.mul_(3)

@@ -2,6 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
+#include <map>
+
 #include "io/tensor_names.h"
 
 namespace metal_marlin {
@@ -25,25 +29,29 @@ class DecoderPlan {
  public:
   explicit DecoderPlan(const ModelConfig& config) : config_(config) {
     plan_.layers = static_cast<int>(config.layers);
-    for (const RopeConfig& rope : config.ropes)
-      plan_.ropes.push_back(rope_table(rope, rope.rotated_dim(latent() ? config.latent.rope_dim : config.head_dim)));
+    for (std::size_t i = 0; i < config.ropes.size(); ++i)
+      plan_.ropes.push_back(rope_table(config.ropes[i], config.ropes[i].rotated_dim(rotated_heads_dim(config, i))));
     hidden_ = plan_.add_buffer("hidden", config.hidden);
     normed_ = plan_.add_buffer("normed", config.hidden);
     branch_ = plan_.add_buffer("branch", config.hidden);
     if (latent()) {
-      plan_.cache = {1, config.latent.rank + config.latent.rope_dim, config.latent.rank, true};
+      const CacheShape cache{1, config.latent.rank + config.latent.rope_dim, config.latent.rank, true};
+      plan_.caches.assign(static_cast<std::size_t>(config.layers), cache);
       q_ = plan_.add_buffer("q", config.heads * config.head_dim);
       if (config.latent.q_rank > 0) q_low_ = plan_.add_buffer("q_low", config.latent.q_rank);
-      latent_ = plan_.add_buffer("latent", plan_.cache.key_dim);
+      latent_ = plan_.add_buffer("latent", cache.key_dim);
       attended_ = plan_.add_buffer("attended", config.heads * config.latent.value_dim);
     } else {
-      plan_.cache = {config.kv_heads, config.head_dim, config.head_dim, false};
-      q_ = plan_.add_buffer("q", config.heads * config.head_dim);
-      k_ = plan_.add_buffer("k", config.kv_heads * config.head_dim);
-      v_ = plan_.add_buffer("v", config.kv_heads * config.head_dim);
-      attended_ = plan_.add_buffer("attended", config.heads * config.head_dim);
+      for (std::size_t i = 0; i < config.heads_of.size(); ++i) {
+        const HeadShape& shape = config.heads_of[i];
+        const bool own = config.sources[i] == static_cast<int>(i);
+        plan_.caches.push_back(own ? CacheShape{shape.kv_heads, shape.head_dim, shape.head_dim, false} : CacheShape{});
+        add_heads(shape);
+      }
     }
-    dense_ = add_feed_forward("", config.intermediate);
+    for (const std::int64_t width : config.intermediates) {
+      if (!dense_.contains(width)) dense_[width] = add_feed_forward("", width);
+    }
     if (config.moe.experts == 0) return;
     router_ = plan_.add_buffer("router", config.moe.experts);
     routed_ = plan_.add_buffer("routed", config.hidden);
@@ -53,6 +61,7 @@ class DecoderPlan {
   Plan build(bool shows_hidden) {
     add(EmbeddingOp{kEmbeddingWeight, hidden_, config_.vocab});
     scale(hidden_, config_.embedding_scale);
+    if (config_.layer_inputs.width > 0) layer_inputs();
     for (layer_ = 0; layer_ < plan_.layers; ++layer_) {
       const auto at = static_cast<std::size_t>(layer_);
       decoder_layer(layer_, config_.windows[at], config_.rotations[at], config_.sparse[at]);
@@ -79,6 +88,7 @@ class DecoderPlan {
   // it reads when it goes on from what it said itself.
   Plan build_prediction(std::int64_t index) {
     plan_.layers = 1;
+    plan_.caches.resize(1);
     plan_.prediction = true;
     layer_ = 0;
     prefix_ = prediction_prefix(config_, index);
@@ -103,16 +113,46 @@ class DecoderPlan {
   void decoder_layer(std::int64_t number, std::int64_t window, int rope, bool sparse) {
     prefix_ = fmt::format("{}{}.", kLayers, number);
     in_ = norm_before(config_.attention_norms);
-    latent() ? latent_attention() : attention(window, rope);
+    latent() ? latent_attention() : attention(number, window, rope);
     add_branch(config_.attention_norms, branch_);
     if (!config_.parallel) in_ = norm_before(config_.feed_forward_norms);
     if (sparse) {
       experts();
       add_branch(config_.feed_forward_norms, routed_);
     } else {
-      feed_forward("mlp.", dense_, ModelPart::kFeedForward);
+      const auto at = static_cast<std::size_t>(std::min(number, config_.layers - 1));  // a prediction's is the last's
+      feed_forward("mlp.", dense_.at(config_.intermediates[at]), ModelPart::kFeedForward);
       add_branch(config_.feed_forward_norms, branch_);
     }
+    if (config_.layer_inputs.width > 0) add_layer_input(number);
+    if (config_.layer_factors) add(ScaleOp{hidden_, 1, 0, prefix_ + "layer_scalar"});
+  }
+
+  // Of all layers, from the token's row of their table and from its embedding.
+  void layer_inputs() {
+    const std::int64_t width = config_.layer_inputs.width;
+    prefix_ = "model.";
+    inputs_ = plan_.add_buffer("inputs", config_.layers * width);
+    input_ = plan_.add_buffer("input", width);
+    input_gate_ = plan_.add_buffer("input_gate", width);
+    input_active_ = plan_.add_buffer("input_active", width);
+    const BufferId projected = plan_.add_buffer("projected", config_.layers * width);
+    add(EmbeddingOp{prefix_ + "embed_tokens_per_layer.weight", inputs_, config_.layer_inputs.vocab});
+    scale(inputs_, std::sqrt(static_cast<double>(width)));
+    linear("per_layer_model_projection", hidden_, projected, false, {});
+    scale(projected, 1 / std::sqrt(static_cast<double>(config_.hidden)));
+    norm("per_layer_projection_norm", projected, projected, width);
+    add(AddOp{inputs_, projected});
+    scale(inputs_, std::sqrt(0.5));
+  }
+
+  void add_layer_input(std::int64_t number) {
+    add(SliceOp{inputs_, input_, number * config_.layer_inputs.width});
+    linear("per_layer_input_gate", hidden_, input_gate_, false, {});
+    add(GatedOp{input_gate_, input_, input_active_, config_.activation});
+    linear("per_layer_projection", input_active_, branch_, false, {});
+    norm("post_per_layer_input_norm", branch_, branch_, config_.hidden);
+    add(AddOp{hidden_, branch_});
   }
 
   // The norm of selected rows, shown as hidden, and their logits.
@@ -131,6 +171,13 @@ class DecoderPlan {
     scale(logits, config_.logits_scale, config_.logits_soft_cap);
   }
 
+  struct Heads {
+    HeadShape shape;
+    BufferId q = -1;
+    BufferId k = -1;
+    BufferId v = -1;
+    BufferId attended = -1;
+  };
   struct FeedForward {
     BufferId gate = -1;
     BufferId up = -1;
@@ -139,6 +186,18 @@ class DecoderPlan {
 
   [[nodiscard]] bool latent() const { return config_.latent.rank > 0; }
   [[nodiscard]] float eps() const { return static_cast<float>(config_.norm_eps); }
+
+  // Layers whose heads have one shape have buffers in common.
+  void add_heads(const HeadShape& shape) {
+    if (std::any_of(heads_.begin(), heads_.end(), [&](const Heads& known) { return known.shape == shape; })) return;
+    const std::int64_t queries = config_.heads * shape.head_dim;
+    const std::int64_t keys = shape.kv_heads * shape.head_dim;
+    heads_.push_back({shape, plan_.add_buffer("q", queries), plan_.add_buffer("k", keys), plan_.add_buffer("v", keys),
+                      plan_.add_buffer("attended", queries)});
+  }
+  [[nodiscard]] const Heads& heads_of(const HeadShape& shape) const {
+    return *std::find_if(heads_.begin(), heads_.end(), [&](const Heads& known) { return known.shape == shape; });
+  }
 
   FeedForward add_feed_forward(const std::string& name, std::int64_t width) {
     const BufferId gate = plan_.add_buffer(name + "gate", width);
@@ -179,26 +238,35 @@ class DecoderPlan {
     add(AddOp{hidden_, branch});
   }
 
-  void attention(std::int64_t window, int rope) {
-    attention_linear("q_proj", in_, q_, config_.qkv_bias, Projection::kQuery);
-    attention_linear("k_proj", in_, k_, config_.qkv_bias, Projection::kKey);
-    attention_linear("v_proj", in_, v_, config_.qkv_bias, Projection::kValue);
+  void attention(std::int64_t number, std::int64_t window, int rope) {
+    const auto at = static_cast<std::size_t>(std::min(number, config_.layers - 1));  // a prediction's is the last's
+    const Heads& b = heads_of(config_.heads_of[at]);
+    const std::int64_t dim = b.shape.head_dim;
+    const bool own = config_.sources[at] == static_cast<int>(at);
+    attention_linear("q_proj", in_, b.q, config_.qkv_bias, Projection::kQuery);
+    if (own) keys_and_values(b, config_.keys_are_values[at]);
     if (config_.qk_norm != QkNorm::kNone) {
       const bool heads = config_.qk_norm == QkNorm::kHeads;
-      norm("self_attn.q_norm", q_, q_, heads ? config_.head_dim : plan_.width(q_));
-      norm("self_attn.k_norm", k_, k_, heads ? config_.head_dim : plan_.width(k_));
+      norm("self_attn.q_norm", b.q, b.q, heads ? dim : plan_.width(b.q));
+      if (own) norm("self_attn.k_norm", b.k, b.k, heads ? dim : plan_.width(b.k));
     }
     const QueryScale& query = config_.query_scale;
     // Before the rotation, which it does not depend on, for that to stay beside attention.
-    if (query.beta != 0) add(PositionScaleOp{q_, static_cast<float>(query.beta), static_cast<float>(query.span)});
+    if (query.beta != 0) add(PositionScaleOp{b.q, static_cast<float>(query.beta), static_cast<float>(query.span)});
     if (rope != kNoRotation) {
-      add(RopeOp{q_, config_.heads, config_.head_dim, rope, config_.interleaved});
-      add(RopeOp{k_, config_.kv_heads, config_.head_dim, rope, config_.interleaved});
+      add(RopeOp{b.q, config_.heads, dim, rope, config_.interleaved});
+      if (own) add(RopeOp{b.k, b.shape.kv_heads, dim, rope, config_.interleaved});
     }
-    add(AttentionOp{q_, k_, v_, attended_, config_.heads, config_.kv_heads, config_.head_dim,
-                    static_cast<float>(config_.attention_scale), window,
-                    static_cast<float>(config_.attention_soft_cap)});
-    attention_linear("o_proj", attended_, branch_, config_.output_bias, Projection::kOutput);
+    add(AttentionOp{b.q, b.k, b.v, b.attended, config_.heads, b.shape.kv_heads, dim,
+                    static_cast<float>(config_.attention_scale), window, static_cast<float>(config_.attention_soft_cap),
+                    own ? -1 : config_.sources[at]});
+    attention_linear("o_proj", b.attended, branch_, config_.output_bias, Projection::kOutput);
+  }
+
+  void keys_and_values(const Heads& b, bool keys_are_values) {
+    attention_linear("k_proj", in_, b.k, config_.qkv_bias, Projection::kKey);
+    if (!keys_are_values) attention_linear("v_proj", in_, b.v, config_.qkv_bias, Projection::kValue);
+    if (config_.value_norm) add(NormOp{keys_are_values ? b.k : b.v, b.v, "", b.shape.head_dim, eps(), NormKind::kRms});
   }
 
   void latent_attention() {
@@ -268,8 +336,11 @@ class DecoderPlan {
   std::string prefix_;  // of its weights
   BufferId hidden_, normed_, branch_;
   BufferId in_ = -1;  // what the part reads
-  BufferId q_ = -1, q_low_ = -1, k_ = -1, v_ = -1, latent_ = -1, attended_ = -1;
-  FeedForward dense_, shared_;
+  std::vector<Heads> heads_;
+  BufferId q_ = -1, q_low_ = -1, latent_ = -1, attended_ = -1;  // of latent attention
+  std::map<std::int64_t, FeedForward> dense_;                   // by width
+  FeedForward shared_;
+  BufferId inputs_ = -1, input_ = -1, input_gate_ = -1, input_active_ = -1;
   BufferId router_ = -1, routed_ = -1;
 };
 

@@ -7,6 +7,7 @@
 #include <array>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <optional>
 
 #include "base/parse_number.h"
@@ -72,6 +73,11 @@ void parse_common(const JsonObject& config, const Architecture& architecture, Mo
   out.windows.assign(layers, 0);
   out.rotations.assign(layers, 0);
   out.sparse.assign(layers, false);
+  out.heads_of.assign(layers, {out.head_dim, out.kv_heads});
+  out.sources.resize(layers);
+  std::iota(out.sources.begin(), out.sources.end(), 0);
+  out.keys_are_values.assign(layers, false);
+  out.intermediates.assign(layers, out.intermediate);
   out.attention_scale = 1.0 / std::sqrt(static_cast<double>(out.head_dim));
 }
 
@@ -103,8 +109,9 @@ void finish_positions(const JsonObject& config, const Architecture& architecture
   }
   const bool latent = out.latent.rank > 0;
   if (!latent && (out.head_dim < 2 || out.head_dim % 2 != 0)) config.wrong("head_dim", "an even number");
-  for (const RopeConfig& rope : out.ropes) {
-    const std::int64_t dim = rope.rotated_dim(latent ? out.latent.rope_dim : out.head_dim);
+  for (std::size_t i = 0; i < out.ropes.size(); ++i) {
+    const RopeConfig& rope = out.ropes[i];
+    const std::int64_t dim = rope.rotated_dim(rotated_heads_dim(out, i));
     if (dim < 2 || dim % 2 != 0)
       config.wrong("head_dim", fmt::format("one of which an even number of elements is rotated, not {}", dim));
     for (const std::vector<float>* const factors : {&rope.short_factors, &rope.long_factors}) {
@@ -166,6 +173,14 @@ bool same_bytes(const Weight& a, const Weight& b) {
 }
 
 }  // namespace
+
+std::int64_t rotated_heads_dim(const ModelConfig& config, std::size_t rope) {
+  if (config.latent.rank > 0) return config.latent.rope_dim;
+  for (std::size_t i = 0; i < config.rotations.size(); ++i) {
+    if (config.rotations[i] == static_cast<int>(rope)) return config.heads_of[i].head_dim;
+  }
+  return config.head_dim;
+}
 
 std::string prediction_prefix(const ModelConfig& config, std::int64_t index) {
   return fmt::format("{}{}.", kLayers, config.layers + index);
@@ -275,7 +290,8 @@ namespace {
 void notice_other_parts(const Checkpoint& checkpoint, const std::function<void(const std::string&)>& notice) {
   const std::string name = JsonObject(checkpoint.config(), checkpoint.where()).string("model_type");
   if (find_architecture(name)->within.empty()) return;
-  constexpr std::array<std::string_view, 4> kText{kLayers, "model.embed_tokens.", "model.norm.", "lm_head."};
+  constexpr std::array<std::string_view, 6> kText{kLayers,       "model.embed_tokens.", "model.embed_tokens_per_layer.",
+                                                  "model.norm.", "model.per_layer_",    "lm_head."};
   std::string first;
   std::int64_t others = 0;
   for (const WeightInfo& info : checkpoint.weights()) {

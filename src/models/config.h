@@ -57,6 +57,20 @@ struct QueryScale {
   double span = 1;
 };
 
+// The heads of a layer's attention.
+struct HeadShape {
+  std::int64_t head_dim = 0;
+  std::int64_t kv_heads = 0;
+  bool operator==(const HeadShape&) const = default;
+};
+
+// Inputs that each layer has of a token beside its hidden state: a row of a table of its own, and a projection of the
+// token's embedding.
+struct LayerInputs {
+  std::int64_t vocab = 0;
+  std::int64_t width = 0;  // of a layer's; 0: there are none
+};
+
 // What a layer does is said by traits, which src/models/families fills in by model_type; build_plan reads them alone.
 struct ModelConfig {
   std::string model_type;
@@ -81,6 +95,10 @@ struct ModelConfig {
   bool output_bias = false;
   bool mlp_bias = false;
   QkNorm qk_norm = QkNorm::kNone;
+  bool value_norm = false;            // heads of values are normed too, without weights
+  std::vector<HeadShape> heads_of;    // per layer
+  std::vector<int> sources;           // per layer: whose keys and values it reads; itself: its own
+  std::vector<bool> keys_are_values;  // per layer: values are what keys are before their norm and rotation
   std::vector<std::int64_t> windows;  // per layer; 0: full attention
   std::vector<RopeConfig> ropes;
   std::vector<int> rotations;     // per layer: which of them; kNoRotation: none
@@ -89,6 +107,9 @@ struct ModelConfig {
   double attention_soft_cap = 0;  // on scores; 0: none
   QueryScale query_scale;
 
+  std::vector<std::int64_t> intermediates;  // per layer, of dense ones
+  LayerInputs layer_inputs;
+  bool layer_factors = false;  // a layer's hidden state is multiplied by a weight at its end
   GateActivation activation = GateActivation::kSilu;
   double embedding_scale = 1;
   double residual_scale = 1;  // of what a part adds
@@ -103,6 +124,9 @@ struct ModelConfig {
 };
 
 inline constexpr int kNoRotation = -1;
+
+// Of the layers that a rotation turns, or the part of it that is turned in latent attention.
+std::int64_t rotated_heads_dim(const ModelConfig& config, std::size_t rope);
 
 // config: config.json; generation: generation_config.json, or null.
 // \throws Error naming the field, or the known architectures.

@@ -53,6 +53,7 @@ struct OpTraits<NormOp> : OpDefaults {
   static BufferIds reads(const NormOp& op) { return {op.in}; }
   static BufferIds writes(const NormOp& op) { return {op.out}; }
   static PlannedWeights weights(const NormOp& op, const Plan&) {
+    if (op.weight.empty()) return {};
     PlannedWeight weight = planned_vector(op.weight, op.width);
     weight.added = op.one_more ? 1 : 0;
     return {weight};
@@ -146,8 +147,13 @@ struct OpTraits<AddOp> : OpDefaults {
 template <>
 struct OpTraits<ScaleOp> : OpDefaults {
   static constexpr std::string_view kName = "scale";
+  static std::string subject(const ScaleOp& op) { return op.weight; }
   static BufferIds reads(const ScaleOp& op) { return {op.x}; }
   static BufferIds writes(const ScaleOp& op) { return {op.x}; }
+  static PlannedWeights weights(const ScaleOp& op, const Plan&) {
+    if (op.weight.empty()) return {};
+    return {planned_vector(op.weight, 1)};
+  }
 };
 
 template <>
@@ -176,6 +182,13 @@ struct OpTraits<JoinOp> : OpDefaults {
   static constexpr std::string_view kName = "join";
   static BufferIds reads(const JoinOp& op) { return {op.first, op.second}; }
   static BufferIds writes(const JoinOp& op) { return {op.out}; }
+};
+
+template <>
+struct OpTraits<SliceOp> : OpDefaults {
+  static constexpr std::string_view kName = "slice";
+  static BufferIds reads(const SliceOp& op) { return {op.in}; }
+  static BufferIds writes(const SliceOp& op) { return {op.out}; }
 };
 
 template <>

@@ -105,6 +105,15 @@ Plan with_rotations(const Plan& plan, const std::function<int(const std::string&
   return Rotator(plan, rotation_of).take();
 }
 
+std::int64_t widest_bare_norm(const Plan& plan) {
+  std::int64_t widest = 0;
+  for (const Op& op : plan.ops) {
+    const auto* const norm = op.as<NormOp>();
+    if (norm != nullptr && norm->weight.empty()) widest = std::max(widest, norm->width);
+  }
+  return widest;
+}
+
 Plan hidden_plan(const Plan& plan) {
   Plan out = plan;
   const auto writes = [&](const Op& op) {

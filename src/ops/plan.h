@@ -64,7 +64,7 @@ enum class NormKind : std::uint8_t {
 struct NormOp {
   BufferId in;
   BufferId out;
-  std::string weight;
+  std::string weight;  // empty: none, as if all of it were 1
   std::int64_t width;
   float eps;
   NormKind kind = NormKind::kRms;
@@ -99,7 +99,8 @@ struct PositionScaleOp {
 };
 
 // Appends k and v to the cache of its layer, then causal softmax attention of q
-// over all cached positions; grouped when kv_heads < heads (arXiv 2305.13245).
+// over all cached positions; grouped when kv_heads < heads (arXiv 2305.13245). With a
+// source, nothing is appended: k and v are that layer's, and so is the cache.
 struct AttentionOp {
   BufferId q;
   BufferId k;
@@ -111,6 +112,7 @@ struct AttentionOp {
   float scale;
   std::int64_t window;  // keys a query sees, itself included; 0: all
   float soft_cap = 0;   // scores become cap * tanh(score / cap); 0: none
+  int source = -1;      // the layer whose keys and values it reads; -1: its own
 };
 
 // Multi-head latent attention (arXiv 2405.04434). A token's keys and values of
@@ -182,6 +184,7 @@ struct ScaleOp {
   BufferId x;
   float factor;
   float soft_cap = 0;
+  std::string weight = {};  // of one element, which multiplies too; empty: none
 };
 
 // out = in, each block of a row rotated by a Hadamard matrix over its root (formats/hadamard.h).
@@ -209,6 +212,13 @@ struct JoinOp {
   BufferId out;
 };
 
+// out = the elements of each row that begin with `first`.
+struct SliceOp {
+  BufferId in;
+  BufferId out;
+  std::int64_t first;
+};
+
 // Shows the first `width` elements of a buffer's rows to the batch's observer, under a name.
 struct ObserveOp {
   BufferId in;
@@ -217,7 +227,7 @@ struct ObserveOp {
 };
 
 using OpBody = std::variant<EmbeddingOp, NormOp, LinearOp, RopeOp, PositionScaleOp, AttentionOp, LatentAttentionOp,
-                            MoeOp, GatedOp, AddOp, ScaleOp, HadamardOp, SelectOp, InputOp, JoinOp, ObserveOp>;
+                            MoeOp, GatedOp, AddOp, ScaleOp, HadamardOp, SelectOp, InputOp, JoinOp, SliceOp, ObserveOp>;
 
 // ops/op_traits.h says of each kind what it reads, writes and weighs.
 struct Op {
@@ -239,9 +249,9 @@ struct Op {
   int layer;  // that it is part of; -1: none
 };
 
-// What the cache holds of a token, in each layer.
+// What the cache holds of a token in a layer.
 struct CacheShape {
-  std::int64_t heads = 0;
+  std::int64_t heads = 0;  // 0: nothing, as it reads another layer's
   std::int64_t key_dim = 0;
   std::int64_t value_dim = 0;
   bool latent = false;  // no values: each is the first part of its key
@@ -269,8 +279,8 @@ struct Plan {
   std::vector<PlanOutput> outputs;  // the first is what a step returns; ObserveOps show what does not last as long
   BufferId hidden = -1;             // what the head reads: a model's last hidden states, normed; -1: it has none
   int layers = 0;
-  bool prediction = false;  // of a layer for the next tokens, beside the model's own plan
-  CacheShape cache;
+  bool prediction = false;         // of a layer for the next tokens, beside the model's own plan
+  std::vector<CacheShape> caches;  // of each layer
   std::vector<RopeTable> ropes;
 
   BufferId add_buffer(std::string name, std::int64_t width, bool selected = false) {
@@ -306,6 +316,9 @@ std::vector<BufferId> written_buffers(const Op& op);
 // The plan with the inputs of weights that are stored rotated rotated too; rotation_of: the block of a
 // weight's rotation, 0 for none. \throws Error (kUnsupported) naming a weight that cannot be.
 Plan with_rotations(const Plan& plan, const std::function<int(const std::string& weight)>& rotation_of);
+
+// The widest norm that has no weight; 0: there is none.
+std::int64_t widest_bare_norm(const Plan& plan);
 
 // The plan up to its last hidden states, which are its output: no head. \throws Error (kInternal) where it has none.
 Plan hidden_plan(const Plan& plan);

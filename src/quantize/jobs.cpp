@@ -116,6 +116,12 @@ class Planner {
   void fold(const Op& op) {
     const auto* const attention = op.as<AttentionOp>();
     if (attention == nullptr) return;
+    // Other layers' read them too.
+    const bool shared = std::any_of(plan_.ops.begin(), plan_.ops.end(), [&](const Op& other) {
+      const auto* const reads = other.as<AttentionOp>();
+      return reads != nullptr && reads->source == op.layer;
+    });
+    if (shared) return;
     const LinearOp* const values = attention_linear(op.layer, Projection::kValue);
     const LinearOp* const reader = attention_linear(op.layer, Projection::kOutput);
     if (values == nullptr || reader == nullptr) return;

@@ -23,15 +23,26 @@ constexpr int kStep = 512;  // tokens
 constexpr const char* kExpertInputs = "inputs of experts";
 constexpr const char* kRouterLogits = "router logits";
 
-// The ops of one layer, as of the only one.
+// The ops of one layer, as of the only one: keys and values of another come to it by their buffers, and are its own.
 std::vector<Op> ops_of_layer(const Plan& plan, int wanted) {
   std::vector<Op> out;
   for (const Op& op : plan.ops) {
     if (op.layer != wanted) continue;
     out.push_back(op);
     out.back().layer = 0;
+    if (auto* const attention = out.back().as<AttentionOp>()) attention->source = -1;
   }
   return out;
+}
+
+// What the cache of such a layer holds.
+std::vector<CacheShape> caches_of_layer(const Plan& plan, int wanted) {
+  int source = wanted;
+  for (const Op& op : plan.ops) {
+    const auto* const attention = op.as<AttentionOp>();
+    if (op.layer == wanted && attention != nullptr && attention->source >= 0) source = attention->source;
+  }
+  return {plan.caches[static_cast<std::size_t>(source)]};
 }
 
 // The checkpoint with some weights replaced, of which no more is in memory than was loaded last.
@@ -93,13 +104,14 @@ LayerCalibration::LayerCalibration(const Checkpoint& checkpoint, Plan plan, std:
   const auto* const embedding = plan_.ops.front().as<EmbeddingOp>();
   if (embedding == nullptr) throw Error(ErrorCode::kUnsupported, "calibration: the model begins with no embedding");
   const auto open = first > 0 ? RowFile::Open::kExisting : RowFile::Open::kNew;
-  rows_ = std::make_unique<RowFile>(path_of(first), tokens(), width(embedding->out), open);
+  rows_ = std::make_unique<RowFile>(path_of(first), tokens(), width_before(first), open);
   if (first > 0) return;
   Plan slice = plan_;
   slice.ops.erase(std::find_if(slice.ops.begin(), slice.ops.end(), [](const Op& op) { return op.layer >= 0; }),
                   slice.ops.end());  // what is made of the embedding stays
-  slice.outputs = {{kHiddenOutput, embedding->out}};
+  give_rows_before(0, slice);
   slice.layers = 0;
+  slice.caches.clear();
   run(slice, Overlay(checkpoint_, nullptr), std::array{Stream{nullptr, nullptr, rows_.get()}}, {});
 }
 
@@ -109,24 +121,71 @@ std::filesystem::path LayerCalibration::path_of(int layer) const {
   return scratch_ / fmt::format("activations-{}", layer);
 }
 
-Plan LayerCalibration::empty_slice() const {
+// Hidden states first.
+std::vector<BufferId> LayerCalibration::read_before(int layer) const {
+  std::vector<BufferId> out{std::get<EmbeddingOp>(plan_.ops.front().body).out};
+  std::set<BufferId> known(out.begin(), out.end());
+  bool after = layer >= plan_.layers;  // whose ops are those behind all layers, which read hidden states
+  for (const Op& op : plan_.ops) {
+    after = after || op.layer >= layer;
+    if (!after || layer >= plan_.layers) continue;
+    for (const BufferId id : read_buffers(op)) {
+      if (known.insert(id).second) out.push_back(id);
+    }
+    for (const BufferId id : written_buffers(op)) known.insert(id);
+  }
+  return out;
+}
+
+std::int64_t LayerCalibration::width_before(int layer) const {
+  std::int64_t sum = 0;
+  for (const BufferId id : read_before(layer)) sum += width(id);
+  return sum;
+}
+
+// Ends it with what the layer and those after it read, side by side.
+void LayerCalibration::give_rows_before(int layer, Plan& slice) const {
+  const std::vector<BufferId> parts = read_before(layer);
+  BufferId all = parts.front();
+  for (std::size_t i = 1; i < parts.size(); ++i) {
+    const BufferId joined = slice.add_buffer("joined", slice.width(all) + width(parts[i]));
+    slice.ops.emplace_back(JoinOp{all, parts[i], joined});
+    all = joined;
+  }
+  slice.outputs = {{kHiddenOutput, all}};
+}
+
+// It begins with them, and gives hidden states.
+Plan LayerCalibration::empty_slice(int layer) const {
   Plan out = plan_;
   out.layers = 1;
-  const BufferId hidden = std::get<EmbeddingOp>(plan_.ops.front().body).out;
-  out.outputs = {{kHiddenOutput, hidden}};
-  out.ops = {InputOp{hidden}};
+  out.caches = caches_of_layer(plan_, layer);
+  const std::vector<BufferId> parts = read_before(layer);
+  out.outputs = {{kHiddenOutput, parts.front()}};
+  if (parts.size() == 1) {
+    out.ops = {InputOp{parts.front()}};
+    return out;
+  }
+  const BufferId all = out.add_buffer("rows", width_before(layer));
+  out.ops = {InputOp{all}};
+  std::int64_t first = 0;
+  for (const BufferId part : parts) {
+    out.ops.emplace_back(SliceOp{all, part, first});
+    first += width(part);
+  }
   return out;
 }
 
 Plan LayerCalibration::whole_slice(int layer) const {
-  Plan out = empty_slice();
+  Plan out = empty_slice(layer);
   for (Op& op : ops_of_layer(plan_, layer)) out.ops.push_back(std::move(op));
+  give_rows_before(layer + 1, out);
   return out;
 }
 
 LayerCalibration::Observed LayerCalibration::observed_slice(
     const std::function<bool(const std::string&)>& wanted) const {
-  Observed out{empty_slice(), {}, std::nullopt};
+  Observed out{empty_slice(layer_), {}, std::nullopt};
   std::set<BufferId> missing;  // what the experts would have given, and what comes of it
   const auto observe = [&](BufferId in, std::vector<std::string> weights, std::int64_t observed_width) {
     if (std::none_of(weights.begin(), weights.end(), wanted)) return;
@@ -308,7 +367,7 @@ void LayerCalibration::observe_expert(const MoeOp& moe, std::int64_t expert, con
 }
 
 void LayerCalibration::advance(const ReplacedWeights& weights) {
-  auto next = std::make_unique<RowFile>(path_of(layer_ + 1), tokens(), rows_->width(), RowFile::Open::kNew);
+  auto next = std::make_unique<RowFile>(path_of(layer_ + 1), tokens(), width_before(layer_ + 1), RowFile::Open::kNew);
   pass(layer_, weights, std::array{Passage{rows_.get(), next.get()}});
   next->sync();
   rows_ = std::move(next);
@@ -327,6 +386,7 @@ std::vector<double> LayerCalibration::divergences(const RowFile& reference, std:
   // What follows the last layer, for all tokens.
   Plan plan = plan_;
   plan.layers = 0;
+  plan.caches.clear();
   const BufferId hidden = std::get<EmbeddingOp>(plan_.ops.front().body).out;
   plan.ops = {InputOp{hidden}};
   const auto after =

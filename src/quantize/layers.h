@@ -44,6 +44,9 @@ class LayerCalibration {
   [[nodiscard]] int layer() const { return layer_; }  // the next
   // The file of the rows that a layer reads: of the next one, and of the one before that.
   [[nodiscard]] std::filesystem::path path_of(int layer) const;
+  // What a layer and those after it read of what was before them: hidden states, and with layers that share keys and
+  // values, or have inputs of their own, those too.
+  [[nodiscard]] std::int64_t width_before(int layer) const;
   // As the next layer reads them, a row a token.
   [[nodiscard]] const RowFile& rows() const { return *rows_; }
   // Runs the next layer with the checkpoint's weights, and visits its linear layers. wanted: weights
@@ -80,7 +83,9 @@ class LayerCalibration {
   [[noreturn]] void fail_not_finite(const std::string& place) const;
   [[nodiscard]] Observed observed_slice(const std::function<bool(const std::string&)>& wanted) const;
   [[nodiscard]] Plan whole_slice(int layer) const;
-  [[nodiscard]] Plan empty_slice() const;
+  [[nodiscard]] Plan empty_slice(int layer) const;
+  [[nodiscard]] std::vector<BufferId> read_before(int layer) const;
+  void give_rows_before(int layer, Plan& slice) const;
   // The tokens that each expert gets.
   [[nodiscard]] std::vector<std::vector<std::int32_t>> route(const MoeOp& moe, const Rows& logits) const;
   void observe_expert(const MoeOp& moe, std::int64_t expert, const RowFile& in, const std::vector<std::int32_t>& tokens,
@@ -96,7 +101,7 @@ class LayerCalibration {
   const Backend& backend_;
   ThreadPool& pool_;
   int layer_ = 0;
-  std::unique_ptr<RowFile> rows_;  // of `hidden`, between two layers
+  std::unique_ptr<RowFile> rows_;  // between two layers
   std::vector<std::int64_t> expert_counts_;
 };
 

@@ -41,9 +41,10 @@ class Measurement {
       call_.progress(layer);
       measure_errors();
       calibration_.advance({});
-      const RowFile before(calibration_.path_of(layer), rows(), width(), RowFile::Open::kExisting);
+      const RowFile before(calibration_.path_of(layer), rows(), calibration_.width_before(layer),
+                           RowFile::Open::kExisting);
       measure_shares(layer, before);
-      probes.push_back(new_file(fmt::format("probe-{}", layer)));
+      probes.push_back(new_file(fmt::format("probe-{}", layer), layer));
       pass(layer, names_of(layer), before, *probes.back());
       packed_.clear();
     }
@@ -66,8 +67,9 @@ class Measurement {
   [[nodiscard]] std::int64_t rows() const { return static_cast<std::int64_t>(call_.ids.size()); }
   [[nodiscard]] std::int64_t width() const { return calibration_.rows().width(); }
   [[nodiscard]] std::filesystem::path path(const std::string& name) const { return call_.scratch / name; }
-  [[nodiscard]] std::unique_ptr<RowFile> new_file(const std::string& name) const {
-    return std::make_unique<RowFile>(path(name), rows(), width(), RowFile::Open::kNew);
+  // Of rows after a layer.
+  [[nodiscard]] std::unique_ptr<RowFile> new_file(const std::string& name, int layer) const {
+    return std::make_unique<RowFile>(path(name), rows(), calibration_.width_before(layer + 1), RowFile::Open::kNew);
   }
 
   // A gate and its up projection share a format, for they are multiplied together.
@@ -160,7 +162,7 @@ class Measurement {
     for (const Unit& unit : units_) {
       if (unit.layer == layer) moved[unit.probe] = 0;
     }
-    const std::unique_ptr<RowFile> probed = new_file("probed");
+    const std::unique_ptr<RowFile> probed = new_file("probed", layer);
     double total = 0;
     for (auto& [probe, distance] : moved) {
       pass(layer, names_of(layer, probe), before, *probed);
@@ -188,7 +190,7 @@ class Measurement {
       std::vector<std::unique_ptr<RowFile>> next;
       std::vector<LayerCalibration::Passage> passages;
       for (int i = 0; i < layer; ++i) {
-        next.push_back(new_file(fmt::format("probe-{}-{}", i, layer)));
+        next.push_back(new_file(fmt::format("probe-{}-{}", i, layer), layer));
         passages.push_back({probes[static_cast<std::size_t>(i)].get(), next.back().get()});
       }
       calibration_.pass(layer, {}, passages);

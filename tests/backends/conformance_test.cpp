@@ -93,6 +93,8 @@ Cases cases_of<NormOp>() {
     append(out, CasePlan(p).with("apart", NormOp{x, y, "norm", width, 1e-5F}));
     append(out, CasePlan(p).with("in place", NormOp{x, x, "norm", width, 1e-5F}));
     append(out, CasePlan(p).with("one more", NormOp{x, y, "norm", width, 1e-5F, NormKind::kRms, true}));
+    append(out, CasePlan(p).with("bare", NormOp{x, y, "", width, 1e-5F}));
+    append(out, CasePlan(p).with("bare in place", NormOp{x, x, "", width, 1e-5F}));
     append(out, CasePlan(p).with("layer", NormOp{x, y, "norm", width, 1e-5F, NormKind::kLayer}));
     append(out, CasePlan(p).with("layer in place", NormOp{x, x, "norm", width, 1e-5F, NormKind::kLayer}));
   }
@@ -157,7 +159,7 @@ Cases cases_of<AttentionOp>() {
        {std::array<int, 4>{1, 1, 5, 0}, {6, 2, 20, 0}, {3, 1, 72, 7}, {2, 2, 33, 1}}) {
     CasePlan p;
     p.plan.layers = 1;
-    p.plan.cache = {kv_heads, dim, dim, false};
+    p.plan.caches = {{kv_heads, dim, dim, false}};
     const BufferId q = p.in(std::int64_t{heads} * dim);
     const BufferId k = p.in(std::int64_t{kv_heads} * dim);
     const BufferId v = p.in(std::int64_t{kv_heads} * dim);
@@ -166,6 +168,15 @@ Cases cases_of<AttentionOp>() {
       append(out, CasePlan(p).with("dim " + std::to_string(dim),
                                    AttentionOp{q, k, v, y, heads, kv_heads, dim, 0.4F, window, soft_cap}));
     }
+    // Another layer has put them there; its own cache has no room.
+    p.plan.layers = 2;
+    p.plan.caches.emplace_back();
+    p.plan.ops.emplace_back(AttentionOp{q, k, v, y, heads, kv_heads, dim, 0.4F, window}, 1);
+    std::swap(p.plan.caches[0], p.plan.caches[1]);
+    const BufferId other = p.in(std::int64_t{heads} * dim);
+    const BufferId read = p.out(std::int64_t{heads} * dim);
+    append(out, p.with("of another layer, dim " + std::to_string(dim),
+                       AttentionOp{other, k, v, read, heads, kv_heads, dim, 0.3F, window, 0, 1}));
   }
   return out;
 }
@@ -178,7 +189,7 @@ Cases cases_of<LatentAttentionOp>() {
          {std::array<int, 5>{1, 3, 2, 5, 7}, {3, 10, 6, 14, 20}, {5, 33, 8, 40, 96}}) {
       CasePlan p;
       p.plan.layers = 1;
-      p.plan.cache = {1, rank + rope, rank, true};
+      p.plan.caches = {{1, rank + rope, rank, true}};
       add_ropes(p.plan, rope);
       const BufferId q = p.in(std::int64_t{heads} * (nope + rope));
       const BufferId latent = p.in(rank + rope);
@@ -240,7 +251,8 @@ Cases cases_of<ScaleOp>() {
   for (const float soft_cap : {0.0F, 0.7F}) {
     CasePlan p;
     const BufferId x = p.in(37);
-    append(out, p.with("soft cap " + std::to_string(soft_cap), ScaleOp{x, -1.3F, soft_cap}));
+    append(out, CasePlan(p).with("soft cap " + std::to_string(soft_cap), ScaleOp{x, -1.3F, soft_cap}));
+    append(out, p.with("weight, soft cap " + std::to_string(soft_cap), ScaleOp{x, 0.4F, soft_cap, "factor"}));
   }
   return out;
 }
@@ -281,6 +293,18 @@ Cases cases_of<JoinOp>() {
     const BufferId y = p.in(second);
     const BufferId to = p.out(first + second);
     append(out, p.with(std::to_string(first) + " and " + std::to_string(second), JoinOp{x, y, to}));
+  }
+  return out;
+}
+
+template <>
+Cases cases_of<SliceOp>() {
+  Cases out;
+  for (const auto& [width, first, count] : {std::array<int, 3>{96, 32, 32}, {130, 0, 1}, {130, 129, 1}, {60, 36, 24}}) {
+    CasePlan p;
+    const BufferId x = p.in(width);
+    const BufferId to = p.out(count);
+    append(out, p.with(std::to_string(count) + " from " + std::to_string(first), SliceOp{x, to, first}));
   }
   return out;
 }

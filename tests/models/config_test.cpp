@@ -100,6 +100,56 @@ TEST(Traits, OfCapsAndFactorsAreTheReferences) {
   EXPECT_EQ(std::pair(ministral.query_scale.beta, ministral.query_scale.span), std::pair(0.1, 16384.0));
 }
 
+TEST(Gemma4, LayersDiffer) {
+  Json config = open_checkpoint(test_data("fixtures/gemma4"))->config();
+  const auto parse = [&] { return parse_model_config(config, nullptr, "c"); };
+  const HeadShape sliding{12, 2};
+  const HeadShape full{20, 2};
+  EXPECT_EQ(parse().heads_of, (std::vector{sliding, sliding, full, sliding, sliding, full}));
+  EXPECT_EQ(parse().sources, (std::vector<int>{0, 1, 2, 1, 1, 2}));
+  EXPECT_EQ(parse().intermediates, (std::vector<std::int64_t>{72, 72, 72, 144, 144, 144}));
+  // As people's files have them.
+  Json other = config;
+  other.erase("per_layer_config");
+  other["global_head_dim"] = 20;
+  other["num_global_key_value_heads"] = 1;
+  EXPECT_EQ(parse_model_config(other, nullptr, "c").heads_of, parse().heads_of);  // keys are no values
+  other["attention_k_eq_v"] = true;
+  const ModelConfig same = parse_model_config(other, nullptr, "c");
+  EXPECT_EQ(same.heads_of[2], (HeadShape{20, 1}));
+  EXPECT_EQ(same.keys_are_values, (std::vector<bool>{false, false, true, false, false, true}));
+  // The last layer has no window, whatever the list says; without a list each sixth has none.
+  config["layer_types"][5] = "sliding_attention";
+  EXPECT_EQ(parse().windows, (std::vector<std::int64_t>{16, 16, 0, 16, 16, 0}));
+  config.erase("layer_types");
+  config["num_kv_shared_layers"] = 0;
+  EXPECT_EQ(parse().windows, (std::vector<std::int64_t>{16, 16, 16, 16, 16, 0}));
+  config.erase("rope_parameters");
+  EXPECT_EQ(parse().ropes[0].type, RopeType::kProportional);
+  EXPECT_EQ(parse().ropes[0].rotated_part, 0.25);
+}
+
+TEST(Gemma4, WhatIsNotImplementedIsNamed) {
+  for (const auto& [key, value] :
+       std::initializer_list<std::pair<const char*, Json>>{{"enable_moe_block", true},
+                                                           {"use_bidirectional_attention", "all"},
+                                                           {"num_kv_shared_layers", 4},  // none before is full
+                                                           {"num_kv_shared_layers", 6},
+                                                           {"vocab_size_per_layer_input", 100},
+                                                           {"num_attention_heads", 3},
+                                                           {"per_layer_config", {{"7", {{"head_dim", 20}}}}},
+                                                           {"per_layer_config", {{"2", {{"window", 20}}}}}}) {
+    Json config = open_checkpoint(test_data("fixtures/gemma4"))->config();
+    config[key] = value;
+    try {
+      parse_model_config(config, nullptr, "c");
+      ADD_FAILURE() << key;
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find(key), std::string::npos) << error.what();
+    }
+  }
+}
+
 // What of a model of images is left out is told; where nothing is said of a head, the embedding is that.
 TEST(ModelConfig, OtherPartsThanTheTextAreTold) {
   const auto checkpoint = open_checkpoint(test_data("fixtures/mistral3-images"));

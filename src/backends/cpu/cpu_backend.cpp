@@ -29,6 +29,30 @@ CachePage cache_page(const CacheShape& shape, CacheType type) {
   return {static_cast<int>(shape.key_dim), static_cast<int>(shape.value_dim), shape.latent, type};
 }
 
+// How a layer's keys and values lie: head by head, the pages of each in a row.
+struct LayerCache {
+  CachePage page;
+  std::size_t page_bytes;
+  std::size_t heads;
+  std::size_t before;  // bytes of a page in the layers before it
+};
+
+std::vector<LayerCache> layer_caches(const Plan& plan, CacheType type) {
+  std::vector<LayerCache> out;
+  std::size_t bytes = 0;
+  for (const CacheShape& shape : plan.caches) {
+    const CachePage page = cache_page(shape, type);
+    out.push_back({page, page_bytes(page), static_cast<std::size_t>(shape.heads), bytes});
+    bytes += out.back().page_bytes * out.back().heads;
+  }
+  return out;
+}
+
+// Of a page in all layers.
+std::size_t cache_bytes(const std::vector<LayerCache>& caches) {
+  return caches.empty() ? 0 : caches.back().before + caches.back().page_bytes * caches.back().heads;
+}
+
 class CpuModel final : public PreparedModel {
  public:
   CpuModel(Program program, ThreadPool& pool, const Kernels& kernels, Activations activations)
@@ -44,6 +68,7 @@ class CpuModel final : public PreparedModel {
       for (const auto& matrix : heads.values) bytes += matrix->bytes();
     }
     for (const auto& [name, vector] : program_.vectors) bytes += vector.size() * sizeof(float);
+    bytes += program_.ones.size() * sizeof(float);
     return bytes + (program_.low_ranks ? program_.low_ranks->bytes() : 0);
   }
   // hidden: the one that ends with the hidden states, made when it is first asked for.
@@ -71,12 +96,12 @@ class CpuRunner final : public Runner {
       : program_(model.program(limits.hidden)),
         k_(model.kernels()),
         pool_(model.pool()),
-        page_(cache_page(program_.plan.cache, cache)),
-        page_bytes_(page_bytes(page_)),
+        caches_(layer_caches(program_.plan, cache)),
         one_order_(limits.one_order),
         experts_(program_, limits, memory),
         low_ranks_(program_.low_rank_sizes, limits, memory),
-        latent_attention_(program_, limits, page_, pool_.size(), memory) {
+        latent_attention_(program_, limits, caches_.empty() ? CachePage{} : caches_.front().page, pool_.size(),
+                          memory) {
     const WorkspaceLayout layout = lay_out(program_, limits);
     offsets_ = layout.offsets;
     workspace_ = memory.take(static_cast<std::size_t>(layout.floats) * sizeof(float));
@@ -143,12 +168,14 @@ class CpuRunner final : public Runner {
 
   void grow_cache(int pages) override {
     const auto count = static_cast<std::size_t>(pages);
-    AlignedBuffer larger(page_bytes_ * count * cached_heads());
-    pool_.parallel_for(static_cast<std::int64_t>(cached_heads()), 1, [&](std::int64_t begin, std::int64_t end) {
-      for (auto run = static_cast<std::size_t>(begin); run < static_cast<std::size_t>(end); ++run) {
-        if (pages_ == 0) continue;
-        std::memcpy(larger.data() + run * count * page_bytes_, cache_.data() + run * pages_ * page_bytes_,
-                    pages_ * page_bytes_);
+    AlignedBuffer larger(cache_bytes(caches_) * count);
+    pool_.parallel_for(static_cast<std::int64_t>(caches_.size()), 1, [&](std::int64_t begin, std::int64_t end) {
+      for (auto layer = static_cast<std::size_t>(begin); layer < static_cast<std::size_t>(end); ++layer) {
+        const LayerCache& c = caches_[layer];
+        for (std::size_t head = 0; pages_ != 0 && head < c.heads; ++head) {
+          const std::size_t before = c.before + head * c.page_bytes;
+          std::memcpy(larger.data() + before * count, cache_.data() + before * pages_, pages_ * c.page_bytes);
+        }
       }
     });
     cache_ = std::move(larger);
@@ -156,29 +183,30 @@ class CpuRunner final : public Runner {
   }
 
   void copy_page(std::int32_t from, std::int32_t to) override {
-    for (std::size_t run = 0; run < cached_heads(); ++run)
-      std::memcpy(page_of(run, to), page_of(run, from), page_bytes_);
+    for_each_head([&](std::byte* pages, std::size_t bytes) {
+      std::memcpy(page_of(pages, bytes, to), page_of(pages, bytes, from), bytes);
+    });
   }
 
   void read_pages(std::span<const std::int32_t> pages, std::span<std::byte> bytes) override {
     std::byte* to = bytes.data();
-    for (std::size_t run = 0; run < cached_heads(); ++run) {
+    for_each_head([&](std::byte* cached, std::size_t size) {
       for (const std::int32_t page : pages) {
-        std::memcpy(to, page_of(run, page), page_bytes_);
-        to += page_bytes_;
+        std::memcpy(to, page_of(cached, size, page), size);
+        to += size;
       }
-    }
+    });
   }
 
   void write_pages(std::span<const std::int32_t> pages, std::size_t skip, std::span<const std::byte> bytes) override {
     const std::byte* from = bytes.data();
-    for (std::size_t run = 0; run < cached_heads(); ++run) {
-      from += skip * page_bytes_;
+    for_each_head([&](std::byte* cached, std::size_t size) {
+      from += skip * size;
       for (const std::int32_t page : pages) {
-        std::memcpy(page_of(run, page), from, page_bytes_);
-        from += page_bytes_;
+        std::memcpy(page_of(cached, size, page), from, size);
+        from += size;
       }
-    }
+    });
   }
 
   [[nodiscard]] std::vector<std::vector<std::int64_t>> expert_counts() const override { return experts_.totals(); }
@@ -208,12 +236,14 @@ class CpuRunner final : public Runner {
 
   void allocate_scratch(WorkspaceMemory& memory) {
     std::int64_t attention = 0;
+    tile_tokens_ = kAttentionRows;
     for (const Step& step : program_.steps) {
-      if (const auto* const s = std::get_if<AttentionStep>(&step)) {
-        const std::int64_t group = s->op.heads / s->op.kv_heads;
-        tile_tokens_ = static_cast<int>(std::max<std::int64_t>(1, kAttentionRows / group));
-        attention = std::max(attention, attention_scratch_floats(tile_tokens_ * group, page_));
-      }
+      if (const auto* const s = std::get_if<AttentionStep>(&step))
+        tile_tokens_ = std::min(tile_tokens_, std::max(1, static_cast<int>(kAttentionRows / group_of(s->op))));
+    }
+    for (const Step& step : program_.steps) {
+      if (const auto* const s = std::get_if<AttentionStep>(&step))
+        attention = std::max(attention, attention_scratch_floats(tile_tokens_ * group_of(s->op), cache_of(*s).page));
     }
     for (int i = 0; i < pool_.size(); ++i) {
       Scratch scratch;
@@ -245,12 +275,24 @@ class CpuRunner final : public Runner {
     }
   }
 
-  // Of all layers: each has its pages in a row.
-  [[nodiscard]] std::size_t cached_heads() const {
-    return static_cast<std::size_t>(program_.plan.cache.heads * program_.plan.layers);
+  [[nodiscard]] static std::int64_t group_of(const AttentionOp& op) { return op.heads / op.kv_heads; }
+  // The layer whose keys and values it reads.
+  [[nodiscard]] static int cached_layer(const AttentionStep& step) {
+    return step.op.source >= 0 ? step.op.source : step.layer;
   }
-  [[nodiscard]] std::byte* page_of(std::size_t run, std::int32_t page) const {
-    return cache_.data() + (run * pages_ + static_cast<std::size_t>(page)) * page_bytes_;
+  [[nodiscard]] const LayerCache& cache_of(const AttentionStep& step) const {
+    return caches_[static_cast<std::size_t>(cached_layer(step))];
+  }
+  // Of all layers, the pages of a head and bytes of each.
+  template <typename Visit>
+  void for_each_head(const Visit& visit) const {
+    for (const LayerCache& layer : caches_) {
+      for (std::size_t head = 0; head < layer.heads; ++head)
+        visit(cache_.data() + (layer.before + head * layer.page_bytes) * pages_, layer.page_bytes);
+    }
+  }
+  static std::byte* page_of(std::byte* pages, std::size_t bytes, std::int32_t page) {
+    return pages + static_cast<std::size_t>(page) * bytes;
   }
   [[nodiscard]] float* buffer(BufferId id) const {
     return workspace_.as<float>() + offsets_[static_cast<std::size_t>(id)];
@@ -422,8 +464,8 @@ class CpuRunner final : public Runner {
   }
 
   [[nodiscard]] std::byte* cache(int layer, std::int64_t head) const {
-    const auto index = static_cast<std::size_t>(layer * program_.plan.cache.heads + head);
-    return cache_.data() + index * pages_ * page_bytes_;
+    const LayerCache& c = caches_[static_cast<std::size_t>(layer)];
+    return cache_.data() + (c.before + static_cast<std::size_t>(head) * c.page_bytes) * pages_;
   }
 
   // x: the token's heads.
@@ -438,16 +480,18 @@ class CpuRunner final : public Runner {
   void place_token(const AttentionStep& step, std::int64_t t) {
     const AttentionOp& op = step.op;
     float* const q = buffer(op.q) + t * width(op.q);
+    normalize_heads(q, op.heads, op.head_dim, step.q_norm, step.eps);
+    if (step.q_rope != nullptr) rotate(*step.q_rope, q, t);
+    if (op.source >= 0) return;
     float* const k = buffer(op.k) + t * width(op.k);
     const float* const v = buffer(op.v) + t * width(op.v);
-    normalize_heads(q, op.heads, op.head_dim, step.q_norm, step.eps);
     normalize_heads(k, op.kv_heads, op.head_dim, step.k_norm, step.eps);
-    if (step.q_rope != nullptr) rotate(*step.q_rope, q, t);
     if (step.k_rope != nullptr) rotate(*step.k_rope, k, t);
     const TokenPlace& place = rows_[static_cast<std::size_t>(t)];
+    const LayerCache& layer = cache_of(step);
     for (std::int64_t h = 0; h < op.kv_heads; ++h) {
-      store_token(k_, page_, k + h * op.head_dim, v + h * op.head_dim, place.slot(),
-                  cache(step.layer, h) + place.page() * page_bytes_);
+      store_token(k_, layer.page, k + h * op.head_dim, v + h * op.head_dim, place.slot(),
+                  cache(step.layer, h) + place.page() * layer.page_bytes);
     }
   }
 
@@ -457,7 +501,7 @@ class CpuRunner final : public Runner {
       for (std::int64_t t = begin; t < end; ++t) place_token(step, t);
     });
     pool_.barrier();
-    const std::int64_t group = op.heads / op.kv_heads;
+    const std::int64_t group = group_of(op);
     const auto tasks = static_cast<std::int64_t>(tiles_.size()) * op.kv_heads;
     context.share(0, tasks, 1, [&](std::int64_t begin, std::int64_t) {
       // Later tiles see more keys: hand them out first.
@@ -472,15 +516,15 @@ class CpuRunner final : public Runner {
       tile.out_head = op.head_dim;
       tile.tokens = item.count;
       tile.group = static_cast<int>(group);
-      tile.page = page_;
+      tile.page = cache_of(step).page;
       tile.scale = op.scale;
       tile.first_position = item.sequence->past + item.first;
       tile.window = op.window;
       tile.soft_cap = op.soft_cap;
       tile.one_order = context.one_order;
       tile.pages = item.sequence->pages.data();
-      tile.cache = cache(step.layer, head);
-      tile.page_stride = page_bytes_;
+      tile.cache = cache(cached_layer(step), head);
+      tile.page_stride = cache_of(step).page_bytes;
       tile.scratch = scratch_[static_cast<std::size_t>(context.thread)].attention.as<float>();
       k_.attention(tile);
     });
@@ -517,7 +561,7 @@ class CpuRunner final : public Runner {
     });
   }
 
-  void run(const ScaleOp& step, const StepContext& context) {
+  void run(const ScaleStep& step, const StepContext& context) {
     const std::int64_t n = width(step.x);
     context.share(0, rows(step.x), 4, [&](std::int64_t begin, std::int64_t end) {
       k_.scale(buffer(step.x) + begin * n, (end - begin) * n, step.factor, step.soft_cap);
@@ -576,6 +620,14 @@ class CpuRunner final : public Runner {
     });
   }
 
+  void run(const SliceOp& step, const StepContext& context) {
+    context.share(0, rows(step.out), 16, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t r = begin; r < end; ++r)
+        std::copy_n(buffer(step.in) + r * width(step.in) + step.first, width(step.out),
+                    buffer(step.out) + r * width(step.out));
+    });
+  }
+
   void run(const ObserveOp& step, const StepContext& context) {
     if (context.thread == 0 && batch_->observer != nullptr)
       (*batch_->observer)(step.name, {buffer(step.in), rows(step.in), step.width, width(step.in)});
@@ -584,8 +636,7 @@ class CpuRunner final : public Runner {
   const Program& program_;
   const Kernels& k_;
   ThreadPool& pool_;
-  CachePage page_;
-  std::size_t page_bytes_;
+  std::vector<LayerCache> caches_;
   bool one_order_;
   MixtureOfExperts experts_;
   LowRankProducts low_ranks_;
@@ -634,9 +685,7 @@ class CpuBackend final : public Backend {
                                                const RunnerLimits& limits, CacheType cache) const override {
     const CpuModel model(outline(with_rotations(plan, checkpoint), checkpoint, kernels_, activations), *pool_, kernels_,
                          activations);
-    const std::size_t page = page_bytes(cache_page(plan.cache, cache));
-    return {model.weight_bytes(), model.workspace_bytes(limits, cache),
-            page * static_cast<std::size_t>(plan.cache.heads * plan.layers)};
+    return {model.weight_bytes(), model.workspace_bytes(limits, cache), cache_bytes(layer_caches(plan, cache))};
   }
   [[nodiscard]] std::shared_ptr<const PreparedModel> prepare(const Plan& plan, const Checkpoint& checkpoint,
                                                              const PrepareOptions& options) const override {

@@ -19,6 +19,7 @@ class Compiler {
     for (const Op& op : program_.plan.ops) {
       if (const auto* const latent = op.as<LatentAttentionOp>()) expansions_[latent->expand] = latent;
     }
+    program_.ones.assign(static_cast<std::size_t>(widest_bare_norm(program_.plan)), 1.0F);
     load_weights(program_.plan, checkpoint, progress,
                  [&](const PlannedWeight& planned) { load(planned, checkpoint, pool, shared); });
   }
@@ -89,6 +90,9 @@ class Compiler {
   [[nodiscard]] const float* vector(const std::string& name) const {
     return name.empty() ? nullptr : weights_.vectors.at(name).data();
   }
+  [[nodiscard]] const float* norm_weight(const NormOp& op) const {
+    return op.weight.empty() ? weights_.ones.data() : vector(op.weight);
+  }
   [[nodiscard]] const PanelMatrix* matrix(const std::string& name) const { return weights_.matrices.at(name).get(); }
   [[nodiscard]] LinearInput input_of(const PanelMatrix* m) const {
     if (activations_ == Activations::kF32) return LinearInput::kF32;
@@ -123,7 +127,10 @@ class Compiler {
               return EmbeddingStep{matrix(o.weight), o.out,
                                    program_.low_ranks ? program_.low_ranks->embedding() : nullptr};
             },
-            [&](const NormOp& o) -> Step { return NormStep{o.in, o.out, vector(o.weight), o.width, o.eps, o.kind}; },
+            [&](const NormOp& o) -> Step { return NormStep{o.in, o.out, norm_weight(o), o.width, o.eps, o.kind}; },
+            [&](const ScaleOp& o) -> Step {
+              return ScaleStep{o.x, o.factor * (o.weight.empty() ? 1 : *vector(o.weight)), o.soft_cap};
+            },
             [&](const LinearOp& o) -> Step { return bind(FusedLinears{.linears = {&o}, .in = o.in}); },
             [&](const AttentionOp& o) -> Step { return bind(FusedHeads{.attention = &o}, op.layer); },
             [&](const LatentAttentionOp& o) -> Step {
@@ -135,8 +142,8 @@ class Compiler {
 
   [[nodiscard]] AttentionStep bind(const FusedHeads& fused, int layer) const {
     AttentionStep step{*fused.attention, layer};
-    if (fused.q_norm != nullptr) step.q_norm = vector(fused.q_norm->weight);
-    if (fused.k_norm != nullptr) step.k_norm = vector(fused.k_norm->weight);
+    if (fused.q_norm != nullptr) step.q_norm = norm_weight(*fused.q_norm);
+    if (fused.k_norm != nullptr) step.k_norm = norm_weight(*fused.k_norm);
     if (const NormOp* const norm = fused.q_norm != nullptr ? fused.q_norm : fused.k_norm) step.eps = norm->eps;
     step.q_rope = fused.q_rope;
     step.k_rope = fused.k_rope;
@@ -148,7 +155,7 @@ class Compiler {
     step.in = fused.in;
     if (fused.rotation != nullptr) step.rotation = fused.rotation->block;
     if (fused.norm != nullptr) {
-      step.norm = vector(fused.norm->weight);
+      step.norm = norm_weight(*fused.norm);
       step.eps = fused.norm->eps;
       step.norm_kind = fused.norm->kind;
     }

@@ -31,6 +31,12 @@ struct NormStep {
   NormKind kind;
 };
 
+struct ScaleStep {
+  BufferId x;
+  float factor;
+  float soft_cap;
+};
+
 // One matrix of a LinearStep; with a gate the output is activation(gate x) * (matrix x).
 struct LinearPart {
   const PanelMatrix* matrix;
@@ -113,6 +119,10 @@ struct StepOf<NormOp> {
   using Type = NormStep;
 };
 template <>
+struct StepOf<ScaleOp> {
+  using Type = ScaleStep;
+};
+template <>
 struct StepOf<LinearOp> {
   using Type = LinearStep;
 };
@@ -154,6 +164,7 @@ struct Program {
   std::map<std::string, std::vector<float>> vectors;
   std::shared_ptr<const LowRanks> low_ranks;  // null: there are no adapters
   LowRankSizes low_rank_sizes;
+  std::vector<float> ones;  // of norms without a weight
   // Widest input of a linear, rounded up to whole blocks, and scratch per thread.
   std::int64_t widest_input = 0;
   std::int64_t linear_scratch = 0;

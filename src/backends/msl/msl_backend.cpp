@@ -25,7 +25,7 @@ class MslBackend final : public Backend {
                                                const RunnerLimits& limits, CacheType cache) const override {
     const MslModel model(with_rotations(plan, checkpoint), device_, activations);
     return {model.estimate_weights(checkpoint), model.workspace_bytes(limits, cache),
-            cache_page_bytes(plan.cache, plan.layers, cache), most_pages(plan.cache, cache)};
+            cache_page_bytes(plan.caches, cache), most_pages(plan.caches, cache)};
   }
   [[nodiscard]] std::shared_ptr<const PreparedModel> prepare(const Plan& plan, const Checkpoint& checkpoint,
                                                              const PrepareOptions& options) const override {
@@ -39,10 +39,13 @@ class MslBackend final : public Backend {
   static constexpr std::int64_t kUsualTokens = 4096;  // of a step, at most
 
   // Keys of a layer lie in one buffer, and values.
-  [[nodiscard]] std::int64_t most_pages(const CacheShape& shape, CacheType cache) const {
-    const std::int64_t widest = shape.latent ? shape.key_dim : std::max(shape.key_dim, shape.value_dim);
-    const std::size_t pages =
-        device_->traits().largest_buffer / std::max<std::size_t>(page_bytes(shape, cache, widest), 1);
+  [[nodiscard]] std::int64_t most_pages(const std::vector<CacheShape>& caches, CacheType cache) const {
+    std::size_t page = 1;
+    for (const CacheShape& shape : caches) {
+      const std::int64_t widest = shape.latent ? shape.key_dim : std::max(shape.key_dim, shape.value_dim);
+      page = std::max(page, page_bytes(shape, cache, widest));
+    }
+    const std::size_t pages = device_->traits().largest_buffer / page;
     // A runner has some beside those of its sequences.
     const std::int64_t spare = pages_for(most_padding(kUsualTokens));
     return std::max<std::int64_t>(static_cast<std::int64_t>(std::min<std::size_t>(pages, INT32_MAX)) - spare, 1);

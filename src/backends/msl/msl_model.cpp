@@ -26,6 +26,8 @@ void MslModel::load(const Checkpoint& checkpoint, ThreadPool& pool, const LoadPr
       };
     }
   }
+  if (const std::int64_t widest = widest_bare_norm(plan_); widest > 0)
+    ones_ = device_->allocate_with(std::vector<float>(static_cast<std::size_t>(widest), 1.0F));
   load_weights(plan_, checkpoint, progress, [&](const PlannedWeight& planned) {
     if (shared != nullptr && shared->matrices_.contains(planned.name)) {
       matrices_[planned.name] = shared->matrices_.at(planned.name);
@@ -48,7 +50,9 @@ void MslModel::load(const Checkpoint& checkpoint, const PlannedWeight& planned, 
                                       planned.shape[1], pool);
     matrix->tune(tuned_);
   } else {
-    vectors_[planned.name] = device_->allocate_with(load_vector(checkpoint, planned, pool));
+    const std::vector<float> values = load_vector(checkpoint, planned, pool);
+    if (values.size() == 1) scalars_[planned.name] = values.front();
+    vectors_[planned.name] = device_->allocate_with(values);
   }
 }
 
@@ -93,6 +97,7 @@ std::size_t MslModel::weight_bytes() const {
   for (const auto& [name, vector] : vectors_) bytes += vector->size();
   for (const auto& [weight, stack] : low_ranks_) bytes += stack.bytes();
   if (embedding_low_rank_) bytes += embedding_low_rank_->bytes();
+  if (ones_) bytes += ones_->size();
   for (const auto& [layer, latent] : latents_) bytes += latent->bytes();
   for (const auto& [layer, experts] : experts_) bytes += experts->bytes();
   return bytes;
@@ -105,12 +110,11 @@ std::unique_ptr<Runner> MslModel::make_runner(const RunnerLimits& limits, CacheT
 std::size_t MslModel::workspace_bytes(const RunnerLimits& limits, CacheType cache) const {
   MeasuringDevice measuring(*device_);
   const std::unique_ptr<Runner> measured = msl::make_runner(*this, measuring, limits, cache);
-  return measuring.bytes() -
-         static_cast<std::size_t>(limits.pages) * cache_page_bytes(plan_.cache, plan_.layers, cache);
+  return measuring.bytes() - static_cast<std::size_t>(limits.pages) * cache_page_bytes(plan_.caches, cache);
 }
 
 std::size_t MslModel::estimate_weights(const Checkpoint& checkpoint) const {
-  std::size_t bytes = 0;
+  auto bytes = static_cast<std::size_t>(widest_bare_norm(plan_)) * sizeof(float);
   std::map<std::string, const LatentAttentionOp*> latents;  // by weight
   for (const Op& op : plan_.ops) {
     if (const auto* const latent = op.as<LatentAttentionOp>()) latents[latent->expand] = latent;

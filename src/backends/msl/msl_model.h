@@ -50,6 +50,9 @@ class MslModel final : public PreparedModel {
   }
   // Of all of them; 0: there are no adapters.
   [[nodiscard]] std::int64_t most_rank() const { return most_rank_; }
+  [[nodiscard]] Buffer& norm_weight(const NormOp& op) const { return op.weight.empty() ? *ones_ : *vector(op.weight); }
+  // Of one element; 1 where the name is empty.
+  [[nodiscard]] float scalar(const std::string& name) const { return name.empty() ? 1 : scalars_.at(name); }
   [[nodiscard]] const LatentAttention& latent(int layer) const { return *latents_.at(layer); }
   [[nodiscard]] const Experts& experts(int layer) const { return *experts_.at(layer); }
 
@@ -69,6 +72,8 @@ class MslModel final : public PreparedModel {
   std::map<std::string, LowRankStack> low_ranks_;  // by weight
   std::optional<LowRankStack> embedding_low_rank_;
   std::int64_t most_rank_ = 0;
+  std::map<std::string, float> scalars_;  // of those, the ones that ops take as arguments
+  std::unique_ptr<Buffer> ones_;          // of norms without a weight
 };
 
 }  // namespace metal_marlin::msl

@@ -68,6 +68,7 @@ class MslRunner final : public Runner {
     draw_.emplace(device_, limits.selected, width(plan_.result()));
     grow_cache(limits.pages);
     make_observed();
+    make_slices();
   }
 
   void submit(const Batch& batch) override {
@@ -76,7 +77,7 @@ class MslRunner final : public Runner {
                     !batch.samplers.empty()};
     shape.adapted = std::any_of(batch.sequences.begin(), batch.sequences.end(),
                                 [](const SequenceSlice& sequence) { return sequence.adapter != kNoAdapter; });
-    if (const auto* const op = plan_.find<AttentionOp>())  // all have one shape
+    if (const auto* const op = tiled_attention())
       shape.tiled = tiles_cost_less(device_, paged_params(model_, device_, buffers_, *op, shape.tokens), buffers_.cache,
                                     batch.sequences);
     upload(batch, shape);
@@ -113,16 +114,20 @@ class MslRunner final : public Runner {
 
   void grow_cache(int pages) override {
     encoded_.clear();  // they name the buffers that go
-    const auto grow = [&](std::vector<std::unique_ptr<DeviceBuffer>>& layers, std::size_t page) {
-      layers.resize(static_cast<std::size_t>(plan_.layers));  // each a buffer: devices limit how large one is
-      for (auto& layer : layers) {
-        auto larger = device_.allocate(page * static_cast<std::size_t>(pages + spare_pages_));
-        if (layer) queue_->copy(*layer, 0, *larger, 0, page * static_cast<std::size_t>(pages_));
-        layer = std::move(larger);
-      }
+    const auto grow = [&](std::unique_ptr<DeviceBuffer>& layer, std::size_t page) {
+      if (page == 0) return;
+      auto larger = device_.allocate(page * static_cast<std::size_t>(pages + spare_pages_));
+      if (layer) queue_->copy(*layer, 0, *larger, 0, page * static_cast<std::size_t>(pages_));
+      layer = std::move(larger);
     };
-    grow(buffers_.keys, page_bytes(plan_.cache, buffers_.cache, plan_.cache.key_dim));
-    if (!plan_.cache.latent) grow(buffers_.values, page_bytes(plan_.cache, buffers_.cache, plan_.cache.value_dim));
+    // Each a buffer: devices limit how large one is.
+    buffers_.keys.resize(plan_.caches.size());
+    buffers_.values.resize(plan_.caches.size());
+    for (std::size_t i = 0; i < plan_.caches.size(); ++i) {
+      const CacheShape& shape = plan_.caches[i];
+      grow(buffers_.keys[i], page_bytes(shape, buffers_.cache, shape.key_dim));
+      if (!shape.latent) grow(buffers_.values[i], page_bytes(shape, buffers_.cache, shape.value_dim));
+    }
     pages_ = pages;
     buffers_.table_stride = std::max(pages, spare_pages_);
     buffers_.tables = device_.allocate(static_cast<std::size_t>(buffers_.table_rows) *
@@ -169,11 +174,13 @@ class MslRunner final : public Runner {
   // Of each layer, the buffer of its keys and then of its values, and bytes of a page in it.
   template <typename Visit>
   void for_each_cache(const Visit& visit) const {
-    const auto of = [&](const std::vector<std::unique_ptr<DeviceBuffer>>& layers, std::int64_t dim) {
-      for (const auto& layer : layers) visit(*layer, page_bytes(plan_.cache, buffers_.cache, dim));
+    const auto of = [&](const std::vector<std::unique_ptr<DeviceBuffer>>& layers, std::int64_t CacheShape::*dim) {
+      for (std::size_t i = 0; i < layers.size(); ++i) {
+        if (layers[i]) visit(*layers[i], page_bytes(plan_.caches[i], buffers_.cache, plan_.caches[i].*dim));
+      }
     };
-    of(buffers_.keys, plan_.cache.key_dim);
-    of(buffers_.values, plan_.cache.value_dim);
+    of(buffers_.keys, &CacheShape::key_dim);
+    of(buffers_.values, &CacheShape::value_dim);
   }
   // Neighbours among pages that lie side by side: one copy takes them.
   template <typename Visit>
@@ -190,6 +197,17 @@ class MslRunner final : public Runner {
     running_->wait();
     if (limits_.count_experts) count_experts();
     if (batch_->observer != nullptr) show_observed();
+  }
+
+  // The first that may go by tiles, which tells of all that may; null: there is none.
+  [[nodiscard]] const AttentionOp* tiled_attention() const {
+    for (const Op& op : plan_.ops) {
+      const auto* const attention = op.as<AttentionOp>();
+      if (attention != nullptr &&
+          has_tiles(device_, paged_params(model_, device_, buffers_, *attention, 1), buffers_.cache))
+        return attention;
+    }
+    return nullptr;
   }
 
   // A plan that ends early has no use for some: of logits, say.
@@ -213,13 +231,15 @@ class MslRunner final : public Runner {
         partial = std::max(partial, paged_partial_bytes(p, std::min<std::int64_t>(2 * tokens, limits_.tokens)));
       }
     };
-    // All ops of a kind have one shape.
+    // All of latent attention have one shape, and all experts.
     if (const auto* const latent = plan_.find<LatentAttentionOp>()) {
       buffers_.latent.emplace(device_, *latent, limits_.tokens);
       measure(latent_paged_params(*latent));
     }
-    if (const auto* const attention = plan_.find<AttentionOp>())
-      measure(paged_params(model_, device_, buffers_, *attention, 1));
+    for (const Op& op : plan_.ops) {
+      if (const auto* const attention = op.as<AttentionOp>())
+        measure(paged_params(model_, device_, buffers_, *attention, 1));
+    }
     buffers_.partial = device_.allocate(partial);
     if (const auto* const moe = plan_.find<MoeOp>()) {
       buffers_.experts.emplace(device_, limits_.tokens, moe->top_k, moe->experts, width(moe->in), moe->intermediate);
@@ -320,6 +340,21 @@ class MslRunner final : public Runner {
     upload(buffer(op.out), host_input_, shape.tokens * width(op.out));
   }
 
+  void make_slices() {
+    for (const Op& op : plan_.ops) {
+      const auto* const slice = op.as<SliceOp>();
+      if (slice == nullptr) continue;
+      const std::int64_t piece = std::gcd(std::gcd(width(slice->in), width(slice->out)), slice->first);
+      const bool selected = plan_.buffers[static_cast<std::size_t>(slice->in)].selected;
+      std::vector<std::int32_t> pieces;
+      for (std::int64_t row = 0; row < (selected ? limits_.selected : limits_.tokens); ++row) {
+        for (std::int64_t i = 0; i < width(slice->out) / piece; ++i)
+          pieces.push_back(static_cast<std::int32_t>((row * width(slice->in) + slice->first) / piece + i));
+      }
+      buffers_.sliced.push_back({slice, piece, device_.allocate_with(pieces)});
+    }
+  }
+
   // What is observed is copied while the step runs, and shown when it has.
   void make_observed() {
     for (const Op& op : plan_.ops) {
@@ -415,9 +450,11 @@ std::size_t page_bytes(const CacheShape& shape, CacheType type, std::int64_t dim
   return static_cast<std::size_t>(shape.heads) * kCachePageTokens * cache_row_bytes(type, dim);
 }
 
-std::size_t cache_page_bytes(const CacheShape& shape, int layers, CacheType type) {
-  const std::size_t values = shape.latent ? 0 : page_bytes(shape, type, shape.value_dim);
-  return static_cast<std::size_t>(layers) * (page_bytes(shape, type, shape.key_dim) + values);
+std::size_t cache_page_bytes(const std::vector<CacheShape>& caches, CacheType type) {
+  std::size_t bytes = 0;
+  for (const CacheShape& shape : caches)
+    bytes += page_bytes(shape, type, shape.key_dim) + (shape.latent ? 0 : page_bytes(shape, type, shape.value_dim));
+  return bytes;
 }
 
 std::unique_ptr<Runner> make_runner(const MslModel& model, Device& device, const RunnerLimits& limits,

@@ -50,6 +50,8 @@ struct PagedTiles {
   Buffer* q_starts = nullptr;  // i32 [sequences + 1]: of their tokens
   Buffer* k_starts = nullptr;  // i32 [sequences + 1]: of their keys, as if these followed one another too
 };
+// Whether there are kernels for it by tiles.
+bool has_tiles(const Device& device, const PagedParams& params, CacheType cache);
 // Whether a batch costs less by tiles than by tokens with params.splits, where there are kernels for it by tiles:
 // of f32 queries, without latents. Many tokens of one sequence do; of few, or with few heads, tiles leave a device
 // idle and themselves mostly empty.

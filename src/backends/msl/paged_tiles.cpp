@@ -43,6 +43,10 @@ double time_of(double total, double longest, const Device& device, std::uint32_t
 
 }  // namespace
 
+bool has_tiles(const Device& device, const PagedParams& params, CacheType cache) {
+  return tile_way(device, params, cache).has_value();
+}
+
 bool tiles_cost_less(const Device& device, const PagedParams& params, CacheType cache,
                      std::span<const SequenceSlice> batch) {
   const std::optional<TileWay> tile = tile_way(device, params, cache);

@@ -55,7 +55,7 @@ class StepEncoder {
   void run(const FusedStep& step, const FusedHeads& form) {
     std::optional<HeadNorms> norms;
     if (form.q_norm != nullptr)
-      norms = HeadNorms{model_.vector(form.q_norm->weight), model_.vector(form.k_norm->weight), form.q_norm->eps};
+      norms = HeadNorms{&model_.norm_weight(*form.q_norm), &model_.norm_weight(*form.k_norm), form.q_norm->eps};
     run_rope(*form.q_rope, form.k_rope, norms);
     written(step);
   }
@@ -106,7 +106,7 @@ class StepEncoder {
     const DType type = model_.matrix(reader.weight).prepared_type(model_.activations());
     if (const auto* const norm = op.as<NormOp>()) {
       encode_prepare_norm(device_, commands_, type, rows(out), norm->width, norm->eps, buffer(norm->in),
-                          *model_.vector(norm->weight), buffer(out), *buffers_.linear);
+                          model_.norm_weight(*norm), buffer(out), *buffers_.linear);
     } else {
       const auto& product = std::get<GatedOp>(op.body);
       encode_prepare_gated(device_, commands_, type, rows(out), width(out), activation_of(product.activation),
@@ -133,7 +133,7 @@ class StepEncoder {
   void run(const NormOp& op) {
     const auto encode = op.kind == NormKind::kLayer ? encode_layer_norm : encode_rms_norm;
     encode(device_, commands_, DType::kF32, rows(op.in) * width(op.in) / op.width, op.width, op.eps, buffer(op.in),
-           *model_.vector(op.weight), buffer(op.out));
+           model_.norm_weight(op), buffer(op.out));
   }
 
   void run_linear(const LinearOp& op, BufferId out, bool accumulate) {
@@ -191,10 +191,10 @@ class StepEncoder {
     }
   }
 
-  [[nodiscard]] PagedBuffers paged_buffers() const {
+  [[nodiscard]] PagedBuffers paged_buffers(int layer) const {
     PagedBuffers b;
-    b.keys = buffers_.keys[static_cast<std::size_t>(layer_)].get();
-    b.values = buffers_.values.empty() ? nullptr : buffers_.values[static_cast<std::size_t>(layer_)].get();
+    b.keys = buffers_.keys[static_cast<std::size_t>(layer)].get();
+    b.values = buffers_.values[static_cast<std::size_t>(layer)].get();
     b.tables = buffers_.tables.get();
     b.sequences = buffers_.sequences.get();
     b.positions = buffers_.positions.get();
@@ -204,9 +204,10 @@ class StepEncoder {
 
   void run(const AttentionOp& op) {
     const PagedParams p = paged_params(model_, device_, buffers_, op, shape_.tokens);
-    const PagedBuffers b = paged_buffers();
-    encode_store_kv(device_, commands_, p, DType::kF32, buffers_.cache, shape_.tokens, buffer(op.k), buffer(op.v), b);
-    if (shape_.tiled) {
+    const PagedBuffers b = paged_buffers(op.source >= 0 ? op.source : layer_);
+    if (op.source < 0)
+      encode_store_kv(device_, commands_, p, DType::kF32, buffers_.cache, shape_.tokens, buffer(op.k), buffer(op.v), b);
+    if (shape_.tiled && has_tiles(device_, p, buffers_.cache)) {
       encode_paged_tiles(device_, commands_, p, buffers_.cache, shape_.tokens, buffer(op.q), buffer(op.out), b,
                          {buffers_.table_rows, buffers_.q_starts.get(), buffers_.k_starts.get()});
     } else {
@@ -226,7 +227,7 @@ class StepEncoder {
     call.frequencies = &frequencies(op.rope);
     call.rope_scale = plan_.ropes[static_cast<std::size_t>(op.rope)].scale;
     call.cache = buffers_.cache;
-    call.paged = paged_buffers();
+    call.paged = paged_buffers(layer_);
     call.table_stride = static_cast<std::uint32_t>(buffers_.table_stride);
     call.splits =
         paged_splits(device_, latent_paged_params(op), DType::kF32, buffers_.cache, shape_.tokens, kMostSplits);
@@ -263,7 +264,8 @@ class StepEncoder {
   }
 
   void run(const ScaleOp& op) {
-    encode_scale(device_, commands_, DType::kF32, rows(op.x) * width(op.x), op.factor, op.soft_cap, buffer(op.x));
+    encode_scale(device_, commands_, DType::kF32, rows(op.x) * width(op.x), op.factor * model_.scalar(op.weight),
+                 op.soft_cap, buffer(op.x));
   }
 
   void run(const PositionScaleOp& op) {
@@ -288,6 +290,12 @@ class StepEncoder {
   void run(const JoinOp& op) {
     encode_join_rows(device_, commands_, DType::kF32, rows(op.out), width(op.first), width(op.second), buffer(op.first),
                      buffer(op.second), buffer(op.out));
+  }
+
+  void run(const SliceOp& op) {
+    const StepBuffers::Sliced& sliced = buffers_.sliced[sliced_++];
+    encode_select_rows(device_, commands_, DType::kF32, rows(op.out) * width(op.out) / sliced.piece, sliced.piece,
+                       buffer(op.in), *sliced.pieces, buffer(op.out));
   }
 
   void run(const ObserveOp& op) {
@@ -317,6 +325,7 @@ class StepEncoder {
   BufferId ready_ = -1;
   DType ready_type_ = DType::kF32;
   std::size_t observed_ = 0;  // ObserveOps so far
+  std::size_t sliced_ = 0;    // SliceOps so far
 };
 
 }  // namespace

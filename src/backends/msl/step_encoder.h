@@ -61,6 +61,13 @@ struct StepBuffers {
   };
   std::vector<Observed> observed;  // in the order of the plan
   Owned all_rows;                  // their indices
+  // A slice is a choice among pieces that all rows are made of.
+  struct Sliced {
+    const SliceOp* op;
+    std::int64_t piece;  // elements
+    Owned pieces;        // indices of those that are chosen
+  };
+  std::vector<Sliced> sliced;  // in the order of the plan
 };
 
 // Splits of a query's keys, at most.
