@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <exception>
 #include <random>
 
 #include "server/api_error.h"
@@ -51,6 +52,7 @@ Server::Server(const ServerOptions& options)
       service_(log_) {
   http_ = std::make_unique<HttpServer>(
       options.http, [this](const std::shared_ptr<Exchange>& exchange) { handle(exchange); },
+      [this](const HttpRequest& head) { admit(head); },
       [](int status, const std::string& path, const std::string& message) {
         return error_body(ApiError(status, message), path, {});
       },
@@ -127,15 +129,22 @@ void Server::wait_for_model(const Call& call, std::size_t entry, const std::func
   call.exchange->when_gone([this, waiter] { service_.models.forget(waiter); });
 }
 
+std::string Server::admit(const HttpRequest& request) {
+  guard_.check_host(request);
+  if (guard_.is_preflight(request)) return {};
+  const Route& route = find_route(request.method, request.path);
+  std::string owner = guard_.check_key(request, route.open);
+  check_content_type(request);
+  return owner;
+}
+
 void Server::answer(const Call& call) {
   const HttpRequest& request = call.request();
-  guard_.check_host(request);
-  if (guard_.is_preflight(request)) return call.exchange->respond(204, "text/plain", "");
-  const Route& route = find_route(request.method, request.path);
+  if (request.refusal) std::rethrow_exception(request.refusal);
   Call owned = call;
-  owned.fair_key = guard_.check_key(request, route.open);
-  check_content_type(request);
-  route.answer(service_, owned);
+  owned.fair_key = admit(request);
+  if (guard_.is_preflight(request)) return call.exchange->respond(204, "text/plain", "");
+  find_route(request.method, request.path).answer(service_, owned);
 }
 
 bool Server::drain(std::chrono::milliseconds most) {

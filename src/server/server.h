@@ -39,6 +39,8 @@ class Server {
 
  private:
   void handle(const std::shared_ptr<Exchange>& exchange);
+  // What can be told of a request without its body. \throws ApiError. \returns whose it is.
+  std::string admit(const HttpRequest& request);
   void answer(const Call& call);
   // Does it, or answers with why it could not. It is done once more where it waits for a model.
   void attempt(const Call& call, const std::function<void()>& what);

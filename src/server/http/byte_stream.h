@@ -18,8 +18,8 @@ class ByteStream {
   virtual void open(Opened opened) = 0;
   virtual void read_some(boost::asio::mutable_buffer into, Moved moved) = 0;
   virtual void write_some(boost::asio::const_buffer from, Moved moved) = 0;
-  // Says that no more will be written.
-  virtual void finish_writing() = 0;
+  // Says that no more will be written. `held` is let go of when the stream is not needed for that any more.
+  virtual void finish_writing(std::function<void()> held) = 0;
   virtual void close() = 0;
 };
 

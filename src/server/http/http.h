@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <string>
@@ -21,6 +22,8 @@ struct HttpRequest {
   HttpHeaders headers;  // names in small letters
   std::string body;
   std::string peer;  // the client's address
+  // Why its body is not wanted, by HttpCheck; then it is not here. None: it is whole.
+  std::exception_ptr refusal;
 
   // The value of the first header of this name (in small letters), or nullptr.
   [[nodiscard]] const std::string* header(std::string_view name) const;
@@ -66,6 +69,10 @@ class Exchange {
 
 using HttpHandler = std::function<void(const std::shared_ptr<Exchange>&)>;
 
+// Looks at a request of which there is all but the body, and throws where the answer needs none of it. It is called in
+// the thread of the connections.
+using HttpCheck = std::function<void(const HttpRequest& head)>;
+
 struct HttpOptions {
   std::string host = "127.0.0.1";
   std::uint16_t port = 8000;    // 0: one that is free
@@ -88,12 +95,14 @@ using HttpErrorBody = std::function<std::string(int status, const std::string& p
 // Told of an answer to what never came to the handler: what is known of the request, what is wrong, how it ended.
 using HttpRefused = std::function<void(const HttpRequest&, const std::string& message, const HttpOutcome&)>;
 
-// Listens, reads requests, calls the handler in a few threads of its own, and writes answers.
+// Listens, reads requests, calls the handler in a few threads of its own, and writes answers. A request whose body is
+// not wanted goes to the handler before that comes, and its connection ends with the answer.
 class HttpServer {
  public:
   // Takes the address, and refuses connections until start().
   // \throws Error (kIo) when the address cannot be listened on, (kInvalidArgument) for a certificate.
-  HttpServer(const HttpOptions& options, HttpHandler handler, HttpErrorBody error_body, HttpRefused refused);
+  HttpServer(const HttpOptions& options, HttpHandler handler, HttpCheck check, HttpErrorBody error_body,
+             HttpRefused refused);
   ~HttpServer();  // ends all connections
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;

@@ -134,11 +134,13 @@ void HttpServer::Impl::forget(Session& session) {
   changed.notify_all();
 }
 
-HttpServer::HttpServer(const HttpOptions& options, HttpHandler handler, HttpErrorBody error_body, HttpRefused refused)
+HttpServer::HttpServer(const HttpOptions& options, HttpHandler handler, HttpCheck check, HttpErrorBody error_body,
+                       HttpRefused refused)
     : impl_(std::make_unique<Impl>()) {
   Impl& impl = *impl_;
   impl.handler = std::move(handler);
   impl.shared->options = options;
+  impl.shared->check = std::move(check);
   impl.shared->error_body = std::move(error_body);
   impl.shared->refused = std::move(refused);
   impl.shared->context = &impl.context;

@@ -13,7 +13,7 @@ class PlainStream : public ByteStream {
   void write_some(boost::asio::const_buffer from, Moved moved) override {
     socket_.async_write_some(from, std::move(moved));
   }
-  void finish_writing() override {
+  void finish_writing(std::function<void()>) override {
     boost::system::error_code ignored;
     socket_.shutdown(socket_.shutdown_send, ignored);
   }

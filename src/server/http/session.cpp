@@ -20,7 +20,7 @@ namespace asio = boost::asio;
 
 // What a client may send ahead while its answer is on its way.
 constexpr std::size_t kMostAhead = 64 << 10;
-constexpr std::chrono::milliseconds kLinger{2000};
+constexpr std::chrono::milliseconds kLinger{2000};  // of silence
 
 class SessionExchange : public Exchange {
  public:
@@ -124,7 +124,7 @@ std::string lower(std::string_view text) {
   return out;
 }
 
-HttpRequest take_request(http::request<http::string_body>&& message, const std::string& peer) {
+HttpRequest request_of(const http::request<http::string_body>& message, const std::string& peer) {
   HttpRequest request;
   request.method = std::string(message.method_string());
   request.path = target_path(std::string_view(message.target().data(), message.target().size()));
@@ -132,7 +132,6 @@ HttpRequest take_request(http::request<http::string_body>&& message, const std::
     request.headers.emplace_back(lower({field.name_string().data(), field.name_string().size()}),
                                  std::string(field.value()));
   }
-  request.body = std::move(message.body());
   request.peer = peer;
   return request;
 }
@@ -203,7 +202,7 @@ void Session::set_deadline(asio::steady_timer& timer, std::chrono::milliseconds 
   timer.expires_after(after);
   timer.async_wait([self = shared_from_this(), &timer](const boost::system::error_code& error) {
     if (error || self->closed_ || timer.expiry() > std::chrono::steady_clock::now()) return;
-    self->drop();
+    self->hang_up();
   });
 }
 
@@ -212,7 +211,7 @@ void Session::expect_request(std::chrono::milliseconds most) {
   parser_->eager(true);
   parser_->header_limit(static_cast<std::uint32_t>(shared_->options.max_head));
   parser_->body_limit(shared_->options.max_body);
-  continued_ = false;
+  head_checked_ = false;
   set_deadline(*read_timer_, most);
 }
 
@@ -223,8 +222,12 @@ void Session::read() {
                      [self = shared_from_this()](const boost::system::error_code& error, std::size_t size) {
                        self->reading_ = false;
                        if (self->closed_) return;
+                       if (error == asio::error::eof) return self->hang_up();
                        if (error) return self->drop();
-                       if (self->lingering_) return self->read();  // what is left is of no interest
+                       if (self->lingering_) {  // what is left is of no interest
+                         self->set_deadline(*self->read_timer_, kLinger);
+                         return self->read();
+                       }
                        self->input_.append(self->buffer_.data(), size);
                        if (self->answer_) {
                          self->watch();
@@ -250,17 +253,33 @@ void Session::take_input() {
     if (taken == 0) break;
   }
   if (parser_->is_header_done() && !fail_unless_well_formed()) return;
-  if (parser_->is_done()) return handle_request();
+  if (parser_->is_done()) {
+    HttpRequest request = request_of(parser_->get(), peer_);
+    request.body = std::move(parser_->get().body());
+    return handle_request(std::move(request));
+  }
   // What the parser leaves are lines without an end: of the head, which it limits itself, of a chunk or behind the
   // last.
   if (input_.size() > shared_->options.max_head)
     return refuse(431, "a chunk's line, or what follows the last, is too long");
-  if (parser_->is_header_done() && !continued_ &&
-      lower(std::string(parser_->get()[http::field::expect])) == "100-continue") {
-    continued_ = true;
-    send("HTTP/1.1 100 Continue\r\n\r\n", false);
-  }
+  if (parser_->is_header_done() && !head_checked_ && !check_head()) return;
   read();
+}
+
+// Whether the body of the request is wanted; where not, the answer is on its way.
+bool Session::check_head() {
+  head_checked_ = true;
+  HttpRequest request = request_of(parser_->get(), peer_);
+  try {
+    shared_->check(request);
+  } catch (...) {
+    request.refusal = std::current_exception();
+    handle_request(std::move(request));
+    return false;
+  }
+  const auto& message = parser_->get();  // before HTTP/1.1 nobody knew what to expect
+  if (message.version() >= 11 && message.count(http::field::expect) > 0) send("HTTP/1.1 100 Continue\r\n\r\n", false);
+  return true;
 }
 
 // Refuses what two servers in a row could read differently.
@@ -274,6 +293,9 @@ bool Session::fail_unless_well_formed() {
   } else if (message.count(http::field::content_encoding) > 0 &&
              lower(std::string(message[http::field::content_encoding])) != "identity") {
     refuse(415, "Content-Encoding: a body is read as it is");
+  } else if (message.version() >= 11 && message.count(http::field::expect) > 0 &&
+             lower(std::string(message[http::field::expect])) != "100-continue") {
+    refuse(417, "Expect: expected 100-continue, or none");
   } else if (message.count(http::field::host) > 1 ||
              (message.version() >= 11 && message.count(http::field::host) == 0)) {
     refuse(400, "expected one Host header");
@@ -287,17 +309,17 @@ bool Session::fail_unless_well_formed() {
   return false;
 }
 
-void Session::handle_request() {
+void Session::handle_request(HttpRequest request) {
   read_timer_->cancel();
-  auto message = parser_->release();
+  const auto& message = parser_->get();
   chunked_ = message.version() >= 11;
   head_only_ = message.method() == http::verb::head;
-  keep_alive_ = message.keep_alive() && !closing_;
+  // What follows a head without its body is no request.
+  keep_alive_ = message.keep_alive() && !closing_ && !request.refusal;
   ended_ = false;
   began_ = std::chrono::steady_clock::now();
   answer_ = std::make_shared<Answer>();
-  shared_->dispatch(
-      std::make_shared<SessionExchange>(take_request(std::move(message), peer_), shared_, shared_from_this(), answer_));
+  shared_->dispatch(std::make_shared<SessionExchange>(std::move(request), shared_, shared_from_this(), answer_));
   watch();
 }
 
@@ -396,12 +418,22 @@ void Session::answer_sent() {
   }
 }
 
-// A connection that is closed with bytes unread is reset, and what was sent last is lost: they are read for a while.
+// A connection that is closed with bytes unread is reset, and what was sent last is lost: they are read until the
+// client is silent, or as long as it might have taken to send a request.
 void Session::linger() {
-  stream_->finish_writing();
+  stream_->finish_writing([self = shared_from_this()] {});
   lingering_ = true;
   set_deadline(*read_timer_, kLinger);
+  set_deadline(*write_timer_, closing_ ? kLinger : shared_->options.read_timeout);
   read();
+}
+
+// Says that nothing more will come, and ends it: for a client that ended it, or has nothing to say.
+void Session::hang_up() {
+  if (closed_) return;
+  const bool open = parser_.has_value();
+  if (open && !writing_ && !lingering_) stream_->finish_writing([self = shared_from_this()] {});
+  drop();
 }
 
 // The answer ends; whoever waits for its end learns how.
@@ -428,7 +460,8 @@ void Session::end(bool complete) {
 void Session::close_when_idle() {
   closing_ = true;
   keep_alive_ = false;
-  if (!answer_ && !(parser_ && parser_->got_some())) drop();
+  if (lingering_) return set_deadline(*write_timer_, kLinger);
+  if (!answer_ && !(parser_ && parser_->got_some())) hang_up();
 }
 
 void Session::drop() {

@@ -20,6 +20,7 @@ class Session;
 // What the sessions of a server share. It outlives the server where an answer does.
 struct SessionShared {
   HttpOptions options;
+  HttpCheck check;
   HttpErrorBody error_body;
   HttpRefused refused;
   std::function<void(const std::shared_ptr<Exchange>&)> dispatch;  // calls the handler in another thread
@@ -72,12 +73,14 @@ class Session : public std::enable_shared_from_this<Session> {
   void read();
   void take_input();
   bool fail_unless_well_formed();
-  void handle_request();
+  bool check_head();
+  void handle_request(HttpRequest request);
   void watch();
   void send(std::string bytes, bool piece);
   void write_next();
   void answer_sent();
   void linger();
+  void hang_up();
   void end(bool complete);
   void set_deadline(boost::asio::steady_timer& timer, std::chrono::milliseconds after);
 
@@ -90,7 +93,7 @@ class Session : public std::enable_shared_from_this<Session> {
   std::optional<Parser> parser_;
   std::array<char, 16384> buffer_;
   std::string input_;  // read, and not taken yet
-  bool continued_ = false;
+  bool head_checked_ = false;
   bool reading_ = false;
   bool lingering_ = false;
   bool closing_ = false;

@@ -24,7 +24,7 @@ class TlsStream : public ByteStream {
     stream_.async_write_some(from, std::move(moved));
   }
   // The bytes below TLS end; what was sent says itself where it ends.
-  void finish_writing() override {
+  void finish_writing(std::function<void()>) override {
     boost::system::error_code ignored;
     stream_.next_layer().shutdown(boost::asio::ip::tcp::socket::shutdown_send, ignored);
   }
