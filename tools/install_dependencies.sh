@@ -28,7 +28,7 @@ foreign=
 for part in "$@"; do
   case $part in
     shaders) packages+=(clang-19 lld-19 llvm-19-dev libzstd-dev zstd) ;;
-    tests) packages+=(libgtest-dev libbenchmark-dev nodejs) ;;
+    tests) packages+=(libgtest-dev libbenchmark-dev nodejs curl openssl) ;;
     page) packages+=(chromium chromium-driver python3-selenium nodejs) ;;
     fuzz) packages+=(clang libclang-rt-14-dev) ;;
     libcxx) packages+=(libc++-19-dev libc++abi-19-dev) ;;

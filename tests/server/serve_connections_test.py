@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""`metal-marlin serve` and the connections of its clients: bodies that nobody wants.
+"""`metal-marlin serve` and the connections of its clients: bodies that nobody wants, the ends of TLS.
 
 Usage: serve_connections_test.py METAL_MARLIN MODEL_FOLDER
 """
@@ -8,6 +8,8 @@ import json
 import pathlib
 import shutil
 import socket
+import ssl
+import subprocess
 import sys
 import tempfile
 import time
@@ -108,6 +110,107 @@ class Bodies(Case):
         with self.connect() as connection:
             connection.sendall(head(Expect="a miracle", **self.key))
             self.assertTrue(read_all(connection).startswith(b"HTTP/1.1 417 "))
+
+
+class Tls(unittest.TestCase):
+    """Each side says its last word, so that no end is taken for a cut, nor a cut for an end."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.certificate, key = WORK / "cert.pem", WORK / "key.pem"
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cls.certificate, "-days", "2",
+                        "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"], check=True, capture_output=True)
+        try:
+            cls.server = Server("--tls-certificate", cls.certificate, "--tls-key", key, environment={"METAL_MARLIN_API_KEY": "secret"})
+        except AssertionError as error:
+            if "built without OpenSSL" in str(error):
+                raise unittest.SkipTest("the program has no TLS") from error
+            raise
+        cls.context = ssl.create_default_context(cafile=cls.certificate)
+        cls.key = {"Authorization": "Bearer secret"}
+
+    @classmethod
+    def tearDownClass(cls):
+        code = cls.server.stop()
+        if code != 0:
+            raise AssertionError(f"it ended with {code}: {cls.server.errors}")
+
+    @contextlib.contextmanager
+    def connect(self, version=None):
+        context = ssl.create_default_context(cafile=self.certificate)
+        if version:
+            context.maximum_version = version
+        with socket.create_connection(("127.0.0.1", self.server.port), timeout=15) as plain:
+            # An end without the last word is an error here.
+            with context.wrap_socket(plain, server_hostname="localhost", suppress_ragged_eofs=False) as connection:
+                yield connection
+
+    def ask(self, connection, body=b'{"prompt":"A"}', **fields):
+        connection.sendall(head(length=len(body), **self.key, **fields) + body)
+
+    def test_last_word(self):
+        for version in [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]:
+            with self.subTest(version=version):
+                with self.connect(version) as connection:  # the server ends it
+                    self.ask(connection, Connection="close")
+                    self.assertIn(b'"tokens":[65]', read_all(connection))
+                    connection.unwrap()
+                with self.connect(version) as connection:  # the client ends it, and is answered
+                    self.ask(connection)
+                    self.assertIn(b'"tokens":[65]', connection.recv(65536))
+                    connection.unwrap()
+                with self.connect(version) as connection:  # it does not want the body that the client still sends
+                    connection.sendall(head(length=1000000) + b"a" * 1000000)
+                    self.assertIn(b"HTTP/1.1 401 ", read_all(connection))
+                with self.connect(version) as connection:  # what is no request
+                    connection.sendall(b"nonsense\r\n\r\n")
+                    self.assertIn(b"HTTP/1.1 400 ", read_all(connection))
+
+    def test_last_word_when_it_ends(self):
+        server = Server("--tls-certificate", self.certificate, "--tls-key", WORK / "key.pem")
+        with socket.create_connection(("127.0.0.1", server.port), timeout=15) as plain, \
+                self.context.wrap_socket(plain, server_hostname="localhost", suppress_ragged_eofs=False) as connection:
+            self.ask(connection)
+            self.assertIn(b'"tokens":[65]', connection.recv(65536))
+            begin = time.monotonic()
+            server.process.terminate()
+            self.assertEqual(read_all(connection), b"")
+            self.assertLess(time.monotonic() - begin, 2)
+            self.assertEqual(server.process.wait(10), 0)
+        server.close()
+
+    def test_clients_that_end_half(self):
+        """One that ends its side has gone; nothing stays of it, whichever way it goes."""
+        body = json.dumps({"prompt": "once", "max_tokens": 3900, "stream": True, "ignore_eos": True}).encode()
+        for gone, way in enumerate(["word", "word and end", "end", "reset", "nothing heard"], 1):
+            with self.subTest(way=way), self.connect() as connection:
+                self.ask(connection, body, path="/v1/completions")
+                self.assertIn(b"data: ", connection.recv(65536) + connection.recv(65536))
+                if way.startswith("word"):
+                    connection.setblocking(False)
+                    with contextlib.suppress(ssl.SSLError, OSError):
+                        connection.unwrap()
+                if way.endswith("end"):
+                    connection.shutdown(socket.SHUT_WR)
+                if way == "reset":
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                    connection.close()
+                if way == "nothing heard":
+                    connection.close()
+            self.server.wait_until(lambda: [line.get("client_gone") for line in self.server.logged() if line["path"] == "/v1/completions"] == [True] * gone)
+        with self.connect() as connection:
+            self.ask(connection)
+            self.assertIn(b'"tokens":[65]', connection.recv(65536))
+
+    def test_other_clients(self):
+        url = f"https://localhost:{self.server.port}/health"
+        found = subprocess.run(["curl", "-sS", "--cacert", self.certificate, "-H", "Connection: close", url], capture_output=True, text=True, timeout=30, check=False)
+        self.assertEqual((found.returncode, found.stdout, found.stderr), (0, '{"status":"ok"}', ""))
+        found = subprocess.run(["openssl", "s_client", "-connect", f"localhost:{self.server.port}", "-CAfile", self.certificate, "-verify_return_error", "-ign_eof"],
+                               input="GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", capture_output=True, text=True, timeout=30, check=False)
+        self.assertEqual(found.returncode, 0, found.stderr)
+        self.assertIn('{"status":"ok"}', found.stdout)
+        self.assertNotIn("unexpected eof", found.stderr)
 
 
 if __name__ == "__main__":

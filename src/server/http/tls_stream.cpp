@@ -17,16 +17,22 @@ class TlsStream : public ByteStream {
  public:
   TlsStream(boost::asio::ip::tcp::socket socket, ssl::context& context) : stream_(std::move(socket), context) {}
   void open(Opened opened) override { stream_.async_handshake(ssl::stream_base::server, std::move(opened)); }
+  // What comes after this side's last word is counted, not read: to OpenSSL it is an error.
   void read_some(boost::asio::mutable_buffer into, Moved moved) override {
-    stream_.async_read_some(into, std::move(moved));
+    if (finished_) return stream_.next_layer().async_read_some(into, std::move(moved));
+    stream_.async_read_some(into,
+                            [this, moved = std::move(moved)](const boost::system::error_code& error, std::size_t size) {
+                              const bool late = finished_ && error.category() == boost::asio::error::get_ssl_category();
+                              moved(late ? boost::system::error_code() : error, size);
+                            });
   }
   void write_some(boost::asio::const_buffer from, Moved moved) override {
     stream_.async_write_some(from, std::move(moved));
   }
-  // The bytes below TLS end; what was sent says itself where it ends.
-  void finish_writing(std::function<void()>) override {
-    boost::system::error_code ignored;
-    stream_.next_layer().shutdown(boost::asio::ip::tcp::socket::shutdown_send, ignored);
+  // TLS has a last word of its own, without which a client cannot tell an end from a cut.
+  void finish_writing(std::function<void()> held) override {
+    finished_ = true;
+    stream_.async_shutdown([held = std::move(held)](const boost::system::error_code&) {});
   }
   void close() override {
     boost::system::error_code ignored;
@@ -35,6 +41,7 @@ class TlsStream : public ByteStream {
 
  private:
   ssl::stream<boost::asio::ip::tcp::socket> stream_;
+  bool finished_ = false;
 };
 
 class OpensslContext : public TlsContext {
