@@ -141,8 +141,8 @@ CONVERSATIONS = {
 
 def prepared(conversation):
     """What a template sees, as apply_chat_template gives it."""
-    values = {"tools": None, "documents": None, "add_generation_prompt": True, "bos_token": "<s>", "eos_token": "</s>"}
-    return {**values, **conversation}
+    values = {"tools": None, "documents": None, "add_generation_prompt": True, "bos_token": "<s>", "eos_token": "</s>", **conversation}
+    return {key: value for key, value in values.items() if value is not None or not key.endswith("_token")}
 
 
 def expected(text, conversation):
@@ -162,8 +162,11 @@ def found(binary, path, conversation, work):
         file = work / f"{key}.json"
         file.write_text(json.dumps(values[key]), encoding="utf-8")
         command += [f"--{key}", str(file)]
+    command += [] if values["add_generation_prompt"] else ["--no-generation-prompt"]
     for key, value in values.items():
-        if key not in ["messages", "tools", "documents"]:
+        if key in ["bos_token", "eos_token"]:
+            command += [f"--{key.removesuffix('_token')}", value]
+        elif key not in ["messages", "tools", "documents", "add_generation_prompt"]:
             command += ["--set", f"{key}={json.dumps(value)}"]
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode == 0:

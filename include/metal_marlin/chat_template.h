@@ -2,6 +2,7 @@
 /// A conversation to the prompt that a model expects, by the Jinja template that it ships.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <filesystem>
 #include <memory>
@@ -13,6 +14,22 @@
 
 namespace metal_marlin {
 
+/// What a template sees under these names is the conversation's or the model's: whoever takes variables from others
+/// refuses these, which would replace it.
+inline constexpr std::array<std::string_view, 12> kReservedVariables = {"messages",
+                                                                        "tools",
+                                                                        "documents",
+                                                                        "add_generation_prompt",
+                                                                        "continue_final_message",
+                                                                        "bos_token",
+                                                                        "eos_token",
+                                                                        "unk_token",
+                                                                        "sep_token",
+                                                                        "pad_token",
+                                                                        "cls_token",
+                                                                        "mask_token"};
+[[nodiscard]] bool is_reserved_variable(std::string_view name);
+
 /// What a template sees besides the messages.
 struct ChatOptions {
   /// JSON list of tools; none: the template sees none.
@@ -23,7 +40,7 @@ struct ChatOptions {
   bool add_generation_prompt = true;
   /// End the prompt inside the last message, for the model to go on with it.
   bool continue_final_message = false;
-  /// More variables, as JSON; they come before all others.
+  /// More variables, as JSON; they come before all others, also before what has a reserved name.
   std::vector<std::pair<std::string, std::string>> variables;
   /// The texts bos_token and eos_token, instead of the model's.
   std::optional<std::string> bos;

@@ -1,5 +1,6 @@
 #include "metal_marlin/chat_template.h"
 
+#include <algorithm>
 #include <ctime>
 
 #include "base/unicode.h"
@@ -133,6 +134,10 @@ std::shared_ptr<const ChatTemplate> ChatTemplate::load(const std::filesystem::pa
   }
   impl->tokens = source.tokens;
   return std::shared_ptr<const ChatTemplate>(new ChatTemplate(std::move(impl)));
+}
+
+bool is_reserved_variable(std::string_view name) {
+  return std::ranges::find(kReservedVariables, name) != kReservedVariables.end();
 }
 
 std::string_view ChatTemplate::text() const {

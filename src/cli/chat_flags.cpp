@@ -61,11 +61,15 @@ std::pair<std::string, std::string> template_variable(const std::string& text, c
   const std::size_t sign = text.find('=');
   if (sign == text.npos || sign == 0)
     throw Error(ErrorCode::kInvalidArgument, fmt::format("{} {}: expected NAME=VALUE", flag, text));
+  const std::string name = text.substr(0, sign);
+  if (is_reserved_variable(name)) {
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("{} {}: {} is not a variable to be set", flag, text, name));
+  }
   std::string value = text.substr(sign + 1);
   if (!nlohmann::json::accept(value)) {
     value = nlohmann::json(value).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   }
-  return {text.substr(0, sign), value};
+  return {name, value};
 }
 
 std::string one_message(const std::string& system, const std::string& text) {

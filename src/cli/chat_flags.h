@@ -25,7 +25,8 @@ struct ChatFlags {
   [[nodiscard]] ChatOptions options() const;
 };
 
-// A template's variable: what follows NAME= is JSON, or else a text. \throws Error (kInvalidArgument) naming `flag`.
+// A template's variable: what follows NAME= is JSON, or else a text. \throws Error (kInvalidArgument) naming `flag`,
+// also where the name is reserved.
 std::pair<std::string, std::string> template_variable(const std::string& text, const char* flag);
 
 // A conversation of one message, after a system message where there is one: as JSON.

@@ -85,7 +85,7 @@ void add_template_variables(Fields& fields, ChatOptions& options) {
   if (kwargs == nullptr) return;
   if (!kwargs->is_object()) fields.wrong("chat_template_kwargs", "an object");
   for (const auto& [name, value] : kwargs->items()) {
-    if (std::find(kTemplateFields.begin(), kTemplateFields.end(), name) != kTemplateFields.end()) {
+    if (is_reserved_variable(name)) {
       throw ApiError(400, fmt::format("chat_template_kwargs.{} is not a variable to be set", name),
                      "chat_template_kwargs");
     }

@@ -9,10 +9,6 @@
 
 namespace metal_marlin::server {
 
-// What templates are given by other fields than chat_template_kwargs.
-constexpr std::array<std::string_view, 5> kTemplateFields = {"messages", "tools", "documents", "add_generation_prompt",
-                                                             "continue_final_message"};
-
 // Who a message may be of, in a chat, in Anthropic's API and in a response.
 constexpr std::array<std::string_view, 6> kRoles = {"system", "developer", "user", "assistant", "tool", "function"};
 constexpr std::array<std::string_view, 3> kMessageRoles = {"user", "assistant", "system"};

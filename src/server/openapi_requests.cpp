@@ -150,7 +150,7 @@ Properties with_grammars(Properties own) {
 }
 
 OrderedJson template_variables() {
-  return {{"type", "object"}, {"propertyNames", {{"not", {{"enum", kTemplateFields}}}}}};
+  return {{"type", "object"}, {"propertyNames", {{"not", {{"enum", kReservedVariables}}}}}};
 }
 
 OrderedJson named(const Properties& properties, const OrderedJson& required) {

@@ -78,6 +78,7 @@ class Pipe(Chat):
         self.run_chat("/set top_p 5\n", code=2, says="top-p is 5")
         self.run_chat("/set top_p x\n", code=2, says="top_p is 'x', expected a number")
         self.run_chat("/set max_tokens -1\n", code=2, says="max_tokens is '-1'")
+        self.run_chat('/set messages=[{"role":"user","content":"x"}]\n', code=2, says="messages is not a variable to be set")
         self.run_chat("/set nothing 1\n", code=2, says="expected one of temperature, top_k")
 
     def test_messages_are_saved_and_loaded(self):

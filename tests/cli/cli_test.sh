@@ -81,6 +81,9 @@ printf '%s' '{{ bos_token }}{% for m in messages %}{{ raise_exception("no critic
 expect 2 "chat.jinja, line 1: no critics" render "$work/chat.jinja" --messages <(echo '[{"role": "critic"}]')
 expect 2 "messages: not JSON at byte" render "$work/chat.jinja" --messages <(echo '[')
 expect 2 "--set x: expected NAME=VALUE" render "$work/chat.jinja" --messages "$work/chat.json" --set x
+for name in messages tools documents add_generation_prompt continue_final_message bos_token eos_token pad_token; do
+  expect 2 "--set $name=[]: $name is not a variable to be set" render "$work/chat.jinja" --messages "$work/chat.json" --set "$name=[]"
+done
 expect 2 "expected a time like" render "$work/chat.jinja" --messages "$work/chat.json" --now today
 expect 3 "no chat template; --chat-template takes one" render "$work/text" --messages "$work/chat.json"
 expect 2 "need --chat" generate "$work/text" -p dogs --system x
@@ -90,6 +93,7 @@ characters "$work/chat" && cp "$work/chat.jinja" "$work/chat/chat_template.jinja
 rendered=$(run render "$work/chat" --messages "$work/chat.json" --now 2026-03-04T05:06:07 | run tokenize "$work/chat" --json)
 expect 0 "\"prompt_tokens\": $(echo "$rendered" | tr , '\n' | wc -l)," \
   generate "$work/chat" --chat -p 'dogs are sleeping' --now 2026-03-04T05:06:07 -n 1 --json
+expect 2 "messages is not a variable to be set" generate "$work/chat" --chat -p 'dogs' --set 'messages=[]' -n 1
 for i in $(seq 60); do echo "dogs-are-sleeping-$i"; done > "$work/dogs.txt"
 expect 0 "perplexity" eval "$work/chat" --chat --text "$work/dogs.txt" --context 32
 

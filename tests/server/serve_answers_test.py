@@ -259,6 +259,7 @@ class Chat(Case):
                               ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages[0].content[0].type"),
                               ({"tools": [{"type": "function"}]}, "tools[0].function"), ({"functions": [{"name": "a b"}]}, "functions[0].name"),
                               ({"continue_final_message": True}, "continue_final_message"), ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
+                              ({"chat_template_kwargs": {"bos_token": "x"}}, "chat_template_kwargs"),
                               ({"max_completion_tokens": 0}, "max_completion_tokens"), ({"max_completion_tokens": 5000}, "max_completion_tokens"),
                               ({"messages": [{"role": "assistant", "tool_calls": 5}]}, "messages[0].tool_calls"), ({"prompt": "x"}, "prompt"), ({"thinking_budget": 4, "n": 2}, "thinking_budget")]:
             with self.subTest(fields=fields):
