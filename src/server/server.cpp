@@ -123,7 +123,8 @@ void Server::attempt(const Call& call, const std::function<void()>& what) {
 
 void Server::wait_for_model(const Call& call, std::size_t entry, const std::function<void()>& what) {
   const auto resume = [this, call, what](const std::optional<ApiError>& error) {
-    http_->post([this, call, what, error] { error ? fail(call, *error) : attempt(call, what); });
+    const auto task = [this, call, what, error] { error ? fail(call, *error) : attempt(call, what); };
+    call.has_turn ? http_->take_turn(task) : http_->post(call.request(), task);
   };
   const std::uint64_t waiter = service_.models.wait_for(entry, call.models, resume);
   call.exchange->when_gone([this, waiter] { service_.models.forget(waiter); });

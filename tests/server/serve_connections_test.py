@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""`metal-marlin serve` and the connections of its clients: bodies that nobody wants, the ends of TLS.
+"""`metal-marlin serve` and the connections of its clients: bodies that nobody wants or that take long, clients with
+many requests, the ends of TLS.
 
 Usage: serve_connections_test.py METAL_MARLIN MODEL_FOLDER
 """
@@ -12,6 +13,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 
@@ -110,6 +112,93 @@ class Bodies(Case):
         with self.connect() as connection:
             connection.sendall(head(Expect="a miracle", **self.key))
             self.assertTrue(read_all(connection).startswith(b"HTTP/1.1 417 "))
+
+
+class Askers:
+    """Clients of one request each, in the order in which they were answered."""
+
+    def __init__(self, server):
+        self.server = server
+        self.answered = []
+        self.threads = []
+
+    def ask(self, name, body, headers=None):
+        def run():
+            status = self.server.ask("POST", "/v1/completions", body, headers)[0]
+            self.answered.append((name, status))
+        self.threads.append(threading.Thread(target=run))
+        self.threads[-1].start()
+
+    def join(self):
+        for thread in self.threads:
+            thread.join()
+        return self.answered
+
+
+class Turns(unittest.TestCase):
+    """Nobody is kept waiting by what others ask."""
+
+    def test_large_texts(self):
+        server = Server()
+        askers = Askers(server)
+        for _ in range(10):
+            askers.ask("long", {"prompt": "a" * 2000000})
+        server.wait_until(lambda: askers.answered)
+        before = len(askers.answered)
+        askers.ask("short", {"prompt": "A", "max_tokens": 1})
+        answered = askers.join()
+        self.assertEqual(sorted(answered), [("long", 400)] * 10 + [("short", 200)])
+        self.assertLess(answered.index(("short", 200)) - before, 4)
+        self.assertEqual(server.stop(), 0)
+
+    def test_large_texts_of_clients_that_went(self):
+        """Of them only the one that is on its way is encoded to its end."""
+        server = Server()
+
+        def seconds(size):
+            begin = time.monotonic()
+            self.assertEqual(server.ask("POST", "/v1/completions", {"prompt": "a" * size})[0], 400)
+            return time.monotonic() - begin
+        one = seconds(4000000)
+        text = json.dumps({"prompt": "a" * 4000000}).encode()
+        gone = []
+        for _ in range(24):
+            gone.append(socket.create_connection(("127.0.0.1", server.port), timeout=15))
+            gone[-1].sendall(head("/v1/completions", length=len(text)) + text)
+        for connection in gone:
+            connection.close()
+        self.assertLess(seconds(100000), 12 * one)
+        self.assertEqual(server.stop(), 0)
+
+    def test_large_texts_that_wait_for_a_model(self):
+        other = make_model(MODEL, WORK / "other")
+        server = Server("--max-loaded", 1, models=["--alias", f"one={Server.folder}", "--alias", f"two={other}"])
+        stream, _ = server.open_stream(model="one")  # the other waits for this one's end
+        askers = Askers(server)
+        for _ in range(10):
+            askers.ask("long", {"model": "two", "prompt": "a" * 2000000})
+        time.sleep(1)  # nothing says who waits; where these come late, the short one is only answered sooner
+        askers.ask("short", {"model": "two", "prompt": "A", "max_tokens": 1})
+        time.sleep(0.3)
+        stream.close()
+        answered = askers.join()
+        self.assertEqual(sorted(answered), [("long", 400)] * 10 + [("short", 200)])
+        self.assertLess(answered.index(("short", 200)), 5)
+        self.assertEqual(server.stop(), 0)
+
+    def test_keys_take_turns(self):
+        """One that asks for much does not keep another waiting until it has all."""
+        server = Server("--parallel", 2, environment={"METAL_MARLIN_API_KEY": "greedy, modest"})
+        askers = Askers(server)
+        for i in range(40):
+            askers.ask("greedy", {"prompt": f"once {i}", "max_tokens": 100, "ignore_eos": True}, {"Authorization": "Bearer greedy"})
+        server.wait_until(lambda: len([line for line in server.logged() if line.get("generated_tokens")]) >= 2)
+        before = len(askers.answered)
+        askers.ask("modest", {"prompt": "once", "max_tokens": 100, "ignore_eos": True}, {"Authorization": "Bearer modest"})
+        answered = askers.join()
+        self.assertEqual(sorted(answered), [("greedy", 200)] * 40 + [("modest", 200)])
+        self.assertLess(answered.index(("modest", 200)) - before, 8)
+        self.assertEqual(server.stop(), 0)
 
 
 class Tls(unittest.TestCase):

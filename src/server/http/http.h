@@ -109,8 +109,8 @@ class HttpServer {
 
   // Listens and answers from here on. \throws Error (kIo) as above.
   void start();
-  // Calls `task` in a thread of handlers, as it does the handler.
-  void post(std::function<void()> task);
+  // Calls `task` for a request in a thread of handlers, as it does the handler: one with a large body has a turn.
+  void post(const HttpRequest& request, std::function<void()> task);
   // Calls `task` in a thread of handlers, one such task at a time: requests that take long leave the others to the
   // rest.
   void take_turn(std::function<void()> task);

@@ -145,13 +145,8 @@ HttpServer::HttpServer(const HttpOptions& options, HttpHandler handler, HttpChec
   impl.shared->refused = std::move(refused);
   impl.shared->context = &impl.context;
   impl.shared->closed = [&impl](Session& session) { impl.forget(session); };
-  impl.shared->dispatch = [&impl](const std::shared_ptr<Exchange>& exchange) {
-    const auto handle = [&impl, exchange] { impl.handler(exchange); };
-    if (exchange->request().body.size() < kLargeBody) {
-      boost::asio::post(impl.handlers, handle);
-    } else {
-      boost::asio::post(impl.turns, handle);
-    }
+  impl.shared->dispatch = [this](const std::shared_ptr<Exchange>& exchange) {
+    post(exchange->request(), [&impl = *impl_, exchange] { impl.handler(exchange); });
   };
   if (!options.tls_certificate.empty()) impl.tls = make_tls_context(options.tls_certificate, options.tls_key);
   impl.bind();
@@ -166,7 +161,8 @@ void HttpServer::start() {
   }
 }
 
-void HttpServer::post(std::function<void()> task) {
+void HttpServer::post(const HttpRequest& request, std::function<void()> task) {
+  if (request.body.size() >= kLargeBody) return take_turn(std::move(task));
   boost::asio::post(impl_->handlers, std::move(task));
 }
 
