@@ -189,7 +189,7 @@ class Engine {
   /// Its samples end with kCancelled after the step that runs; nothing happens where they ended already.
   void cancel(RequestId request);
   /// Takes no more requests, and returns when all have ended and been told so. After `deadline` it cancels those that
-  /// are left. \returns whether none had to be.
+  /// are left, and takes a step that goes on for more than 5 s as one that hangs. \returns whether none had to be.
   bool drain(std::chrono::milliseconds deadline);
   [[nodiscard]] EngineStats stats() const;
   [[nodiscard]] const EnginePlan& plan() const;

@@ -25,6 +25,8 @@ using namespace std::chrono_literals;
 
 // The model's tokenizer, and what shows some of its special tokens.
 constexpr std::size_t kMostVocabularies = 4;
+// That a step may take once all were cancelled: whoever ends the process does not wait for what hangs.
+constexpr std::chrono::milliseconds kLastStep{5000};
 
 EngineOptions with_parallel(EngineOptions options, const EnginePlan& plan) {
   options.parallel = plan.parallel;
@@ -65,6 +67,7 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
   bool stopping = false;
   bool stepping_ended = false;  // the step thread is over
   std::optional<Clock::time_point> step_began;
+  std::chrono::milliseconds patience = options.hang_after;  // with a step
   std::string failure;
 
   EventDelivery delivery{[this] { wake_to_cancel(); }};
@@ -185,10 +188,9 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
   void watch() {
     std::unique_lock lock(mutex);
     while (!stepping_ended && failure.empty()) {
-      over.wait_for(lock, std::clamp<std::chrono::milliseconds>(options.hang_after / 4, 1ms, 1s));
-      if (!step_began || Clock::now() - *step_began <= options.hang_after || !failure.empty()) continue;
-      delivery.push(
-          fail(fmt::format("a step of the engine hangs: it has taken more than {} ms", options.hang_after.count())));
+      over.wait_for(lock, std::clamp<std::chrono::milliseconds>(patience / 4, 1ms, 1s));
+      if (!step_began || Clock::now() - *step_began <= patience || !failure.empty()) continue;
+      delivery.push(fail(fmt::format("a step of the engine hangs: it has taken more than {} ms", patience.count())));
       changed.notify_all();
     }
   }
@@ -284,6 +286,7 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
     if (!in_time) {
       for (const auto& [id, each] : open) each.request->cancelled = true;
       is_cancelling = true;
+      patience = std::min<std::chrono::milliseconds>(patience, kLastStep);
       changed.notify_all();
       changed.wait(lock, all_ended);
     }

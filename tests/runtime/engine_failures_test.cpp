@@ -168,6 +168,24 @@ TEST(EngineFailures, AStepThatHangsIsNoticed) {
   while (model.use_count() > 1) std::this_thread::yield();
 }
 
+TEST(EngineFailures, ADrainDoesNotWaitForAStepThatHangs) {
+  EngineOptions options = small(128, 2, 512);
+  options.hang_after = 600s;
+  auto go = std::make_shared<std::promise<void>>();
+  const std::shared_future<void> gone = go->get_future().share();
+  const auto model = fixture_model("llama-tiny");
+  auto engine = EngineWithFaults::make(model, options, [gone] { gone.wait(); });
+  const Answers answers = submit(*engine, request_of(random_prompt(5), 10));
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_FALSE(engine->drain(20ms));
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 30s);
+  ASSERT_TRUE(answers.wait().front().error);
+  EXPECT_STREQ(answers.wait().front().error->what(), "a step of the engine hangs: it has taken more than 5000 ms");
+  engine.reset();  // does not wait for it
+  go->set_value();
+  while (model.use_count() > 1) std::this_thread::yield();
+}
+
 TEST(EngineFailures, AThreadThatDiesIsNoticed) {
   std::atomic<int> steps = 0;
   const auto engine = EngineWithFaults::make(fixture_model("llama-tiny"), small(128, 2, 512), {}, [&] {

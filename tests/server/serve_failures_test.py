@@ -6,6 +6,7 @@ Usage: serve_failures_test.py METAL_MARLIN MODEL_FOLDER
 LIMITS=1 in the environment: address spaces are limited here too (no sanitizer, no emulator).
 """
 import contextlib
+import ctypes
 import http.client
 import json
 import os
@@ -60,6 +61,46 @@ class Asker(threading.Thread):
         if self.stream and self.status == 200:
             return '"code":"shutting_down"' in self.text.split("\n\n")[-3] and self.text.endswith("data: [DONE]\n\n")
         return self.status == 503 and json.loads(self.text)["error"]["code"] == "shutting_down"
+
+
+WALL = 0x40000000  # waitpid's __WALL: threads too
+
+
+def hold_step(server, stream):
+    """Stops the threads that compute, as a device that does not answer would, until a stream is silent. Their ids, and
+    what the stream gave until then."""
+    if sys.platform != "linux":
+        raise unittest.SkipTest("threads are held by Linux's ptrace")
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.ptrace.argtypes = [ctypes.c_long] * 4
+    seize, interrupt = 0x4206, 0x4207
+
+    def times():
+        found = {}
+        for task in pathlib.Path(f"/proc/{server.process.pid}/task").iterdir():
+            fields = (task / "stat").read_text().rsplit(")", 1)[1].split()
+            found[int(task.name)] = int(fields[11]) + int(fields[12])
+        return found
+    held, text = [], b""
+    stream.settimeout(1)
+    while True:
+        before = times()
+        time.sleep(0.3)
+        after = times()
+        thread = max(before.keys() - held, key=lambda each: after[each] - before[each])
+        if libc.ptrace(seize, thread, 0, 0) != 0:
+            server.stop(signals=2)
+            raise unittest.SkipTest(f"no leave to hold a thread: {os.strerror(ctypes.get_errno())}")
+        if libc.ptrace(interrupt, thread, 0, 0) != 0 or os.waitpid(thread, WALL)[0] != thread:
+            raise AssertionError("the thread is not held")
+        held.append(thread)
+        try:  # a thread that helped may not be missed
+            end = time.monotonic() + 2
+            while time.monotonic() < end:
+                text += stream.recv(65536)
+        except TimeoutError:
+            stream.settimeout(60)
+            return held, text
 
 
 def many_askers(server, tokens, count=32):
@@ -127,6 +168,26 @@ class Ends(unittest.TestCase):
         for asker in askers:
             asker.join()
         self.assertFalse(any(asker.is_whole() for asker in askers))
+
+
+    def test_signal_while_a_step_hangs(self):
+        """Open requests end with an error soon after --drain, and so does the process."""
+        server = Server("--drain", 0.5)
+        stream, text = server.open_stream()
+        held, more = hold_step(server, stream)
+        text += more
+        begin = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        while piece := stream.recv(65536):
+            text += piece
+        stream.close()
+        for thread in held:  # they are ours to bury, and before that the process does not end
+            server.wait_until(lambda each=thread: os.waitpid(each, WALL | os.WNOHANG)[0] == each)
+        self.assertEqual(server.process.wait(10), 8)
+        self.assertLess(time.monotonic() - begin, 20)
+        self.assertIn(b"a step of the engine hangs", text)
+        self.assertTrue(text.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n"), text[-200:])
+        server.close()
 
 
 class Shortages(unittest.TestCase):
