@@ -15,7 +15,7 @@ LAYERS = [["base"], ["formats"], ["io"], ["tokenizer"], ["chat_template"], ["gra
 LEVEL = {folder: level for level, folders in enumerate(LAYERS) for folder in folders}
 # The folder of src/ that each header of include/metal_marlin is the interface of.
 PUBLIC = {"error": "base", "format": "formats", "tokenizer": "tokenizer", "chat_template": "chat_template", "grammar": "grammar", "sampler": "ops",
-          "model": "runtime", "generate": "runtime", "evaluate": "runtime", "inspect": "runtime", "engine": "runtime", "embed": "runtime", "speculation": "runtime", "quantize": "quantize"}
+          "model": "runtime", "generate": "runtime", "evaluate": "runtime", "inspect": "runtime", "engine": "runtime", "embed": "runtime", "speculation": "runtime", "sequence_file": "runtime", "quantize": "quantize"}
 # What shaders and C++ share, and the shaders' interface; both know nothing of src/.
 SHADERS = re.compile(r"common/|msl_abi\.h$")
 INCLUDE = re.compile(r'\s*#\s*include\s*"([^"]+)"')

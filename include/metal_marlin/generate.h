@@ -2,6 +2,7 @@
 /// Text generation: prompt in, tokens out as they come.
 #pragma once
 
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -26,6 +27,10 @@ struct GenerateOptions {
   std::optional<GrammarThought> thought;  ///< What may come before the grammar's text.
   SpeculationOptions speculation;
   std::string adapter;  ///< Of those that the model was loaded with, by name; empty: none.
+  /// A file of write_sequence(): what it has of the beginning of the prompt is not computed. Where it is not there, or
+  /// does not have all of the prompt, it is written when the prompt was computed. Empty: none.
+  std::filesystem::path prompt_cache;
+  bool prompt_cache_read_only = false;  ///< It must be there, and is not written.
 };
 
 enum class StopReason : std::uint8_t { kLength, kEndToken, kStopText, kCancelled };
@@ -37,6 +42,7 @@ struct GenerateResult {
   std::string text;             ///< Empty when the model has no tokenizer.
   StopReason reason = StopReason::kLength;
   std::size_t prompt_tokens = 0;
+  std::size_t cached_tokens = 0;  ///< of the prompt, that the file had
   double prompt_seconds = 0;
   double decode_seconds = 0;  ///< for tokens after the first
   SpeculationStats speculation;

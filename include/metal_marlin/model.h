@@ -71,6 +71,8 @@ struct ModelInfo {
   SamplerOptions sampling;
 };
 
+struct SavedSequence;
+
 /// A loaded model; immutable, shared by its sessions, which may run in several threads side by side. The
 /// processor's steps take turns: models of as many threads have one thread pool in common.
 class Model {
@@ -92,6 +94,8 @@ class Model {
   friend class Engine;
   friend class DraftProposer;
   friend class MtpProposer;
+  friend void write_sequence(const std::filesystem::path& path, const SavedSequence& saved, const Model& model);
+  friend SavedSequence read_sequence(const std::filesystem::path& path, const Model& model);
   struct Impl;
   explicit Model(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;

@@ -37,17 +37,19 @@ double rate(std::size_t count, double seconds) {
 
 void print_json(const GenerateResult& result, const ModelInfo& info) {
   const std::size_t steps = result.tokens.empty() ? 0 : result.tokens.size() - 1;
-  const nlohmann::ordered_json out = {{"tokens", result.tokens},
-                                      {"text", result.text},
-                                      {"stop_reason", stop_reason_name(result.reason)},
-                                      {"prompt_tokens", result.prompt_tokens},
-                                      {"prompt_tokens_per_second", rate(result.prompt_tokens, result.prompt_seconds)},
-                                      {"decode_tokens_per_second", rate(steps, result.decode_seconds)},
-                                      {"draft_tokens", result.speculation.draft_tokens},
-                                      {"accepted_tokens", result.speculation.accepted_tokens},
-                                      {"threads", info.threads},
-                                      {"backend", info.backend},
-                                      {"device", info.device}};
+  const nlohmann::ordered_json out = {
+      {"tokens", result.tokens},
+      {"text", result.text},
+      {"stop_reason", stop_reason_name(result.reason)},
+      {"prompt_tokens", result.prompt_tokens},
+      {"cached_tokens", result.cached_tokens},
+      {"prompt_tokens_per_second", rate(result.prompt_tokens - result.cached_tokens, result.prompt_seconds)},
+      {"decode_tokens_per_second", rate(steps, result.decode_seconds)},
+      {"draft_tokens", result.speculation.draft_tokens},
+      {"accepted_tokens", result.speculation.accepted_tokens},
+      {"threads", info.threads},
+      {"backend", info.backend},
+      {"device", info.device}};
   fmt::print("{}\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 
@@ -102,8 +104,9 @@ void run_generate(GenerateFlags& flags) {
   const std::size_t steps = result.tokens.empty() ? 0 : result.tokens.size() - 1;
   const std::string guesses = guesses_text(result.speculation);
   print_error(
-      "prompt {} tokens, {:.1f} tokens/s; generated {} tokens, {:.1f} tokens/s; {}{}{}, {} threads; ended by {}\n",
-      result.prompt_tokens, rate(result.prompt_tokens, result.prompt_seconds), result.tokens.size(),
+      "prompt {} tokens{}, {:.1f} tokens/s; generated {} tokens, {:.1f} tokens/s; {}{}{}, {} threads; ended by {}\n",
+      result.prompt_tokens, result.cached_tokens > 0 ? fmt::format(" ({} cached)", result.cached_tokens) : "",
+      rate(result.prompt_tokens - result.cached_tokens, result.prompt_seconds), result.tokens.size(),
       rate(steps, result.decode_seconds), guesses, guesses.empty() ? "" : "; ", model->info().device,
       model->info().threads, stop_reason_name(result.reason));
 }
@@ -129,6 +132,11 @@ void add_generate(CLI::App& app) {
   command->add_flag("--ignore-eos", flags->options.ignore_end, "go on past end tokens");
   flags->grammar.add(*command);
   flags->speculation.add(*command);
+  auto* const cache = command->add_option("--prompt-cache", flags->options.prompt_cache,
+                                          "file of the prompt's keys and values: read if it is there, so that only "
+                                          "what is new is computed, and written after the prompt");
+  command->add_flag("--prompt-cache-ro", flags->options.prompt_cache_read_only, "the file is there, and is not written")
+      ->needs(cache);
   command->add_flag("--json", flags->json, "print one JSON object with tokens, text and speeds");
   command->footer(
       "Example:\n  metal-marlin generate Qwen3-4B-fp4 -p 'Once upon a time' -n 64 --temperature 0.7 --top-p 0.9 --seed "

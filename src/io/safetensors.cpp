@@ -77,9 +77,7 @@ void check_overlaps(const std::map<std::string, DenseView>& tensors, const std::
   }
 }
 
-}  // namespace
-
-std::map<std::string, DenseView> parse_safetensors(std::span<const std::byte> bytes, const std::string& where) {
+std::string_view header_text(std::span<const std::byte> bytes, const std::string& where) {
   if (bytes.size() < 8) corrupt(where, fmt::format("{} bytes, too short for a safetensors header", bytes.size()));
   std::uint64_t header_size = 0;
   std::memcpy(&header_size, bytes.data(), sizeof(header_size));
@@ -87,10 +85,16 @@ std::map<std::string, DenseView> parse_safetensors(std::span<const std::byte> by
     if (header_size > kMaxHeader) refuse_foreign(bytes, where);  // otherwise it is one that was cut
     corrupt(where, fmt::format("header of {} bytes in a file of {}", header_size, bytes.size()));
   }
-  const std::string_view text(reinterpret_cast<const char*>(bytes.data()) + 8, header_size);
+  return {reinterpret_cast<const char*>(bytes.data()) + 8, header_size};
+}
+
+}  // namespace
+
+std::map<std::string, DenseView> parse_safetensors(std::span<const std::byte> bytes, const std::string& where) {
+  const std::string_view text = header_text(bytes, where);
   const Json json = parse_json(text, where + ": header");
   const JsonObject header(json, where + ": header");
-  const std::span<const std::byte> data = bytes.subspan(8 + header_size);
+  const std::span<const std::byte> data = bytes.subspan(8 + text.size());
   std::map<std::string, DenseView> tensors;
   for (const auto& [name, entry] : json.items()) {
     if (name == "__metadata__") continue;
@@ -98,6 +102,19 @@ std::map<std::string, DenseView> parse_safetensors(std::span<const std::byte> by
   }
   check_overlaps(tensors, where);
   return tensors;
+}
+
+std::map<std::string, std::string> parse_safetensors_metadata(std::span<const std::byte> bytes,
+                                                              const std::string& where) {
+  const Json json = parse_json(header_text(bytes, where), where + ": header");
+  const JsonObject header(json, where + ": header");
+  std::map<std::string, std::string> out;
+  if (!json.contains("__metadata__")) return out;
+  const Json& metadata = header.at("__metadata__");
+  if (!metadata.is_object()) header.wrong("__metadata__", "an object");
+  const JsonObject fields(metadata, where + ": header: __metadata__");
+  for (const auto& [name, value] : metadata.items()) out.emplace(name, fields.string(name.c_str()));
+  return out;
 }
 
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& path)
@@ -140,10 +157,10 @@ std::size_t TensorPlan::bytes() const {
 }
 
 SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, const std::vector<TensorPlan>& plan,
-                                     bool resume)
+                                     const SafetensorsOptions& options)
     : path_(path) {
   OrderedJson header;
-  header["__metadata__"] = {{"format", "pt"}};
+  header["__metadata__"] = options.metadata;
   for (const TensorPlan& tensor : plan) {
     const std::size_t size = tensor.bytes();
     header[tensor.name] = {{"dtype", dtype_name(tensor.dtype)},
@@ -157,18 +174,18 @@ SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, const st
   const std::uint64_t size = text.size();
   text.insert(0, reinterpret_cast<const char*>(&size), sizeof(size));
   for (auto& [name, offset] : offsets_) offset += text.size();
-  if (resume) {
+  if (options.resume) {
     const MappedFile before(path);
     const std::string_view found(reinterpret_cast<const char*>(before.bytes().data()), before.bytes().size());
     if (!found.starts_with(text) || found.size() != text.size() + remaining_)
       throw Error(ErrorCode::kCorruptFile,
                   fmt::format("{}: not a file of the tensors that were planned", path.string()));
   }
-  descriptor_ = open(path.c_str(), O_WRONLY | O_CREAT | (resume ? 0 : O_TRUNC) | O_CLOEXEC, 0644);
+  descriptor_ = open(path.c_str(), O_WRONLY | O_CREAT | (options.resume ? 0 : O_TRUNC) | O_CLOEXEC, options.mode);
   if (descriptor_ < 0) {
     fail_file(path, "create");
   }
-  if (resume) {
+  if (options.resume) {
     at_ = text.size();
     return;
   }

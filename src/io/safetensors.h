@@ -18,6 +18,10 @@ namespace metal_marlin {
 // unknown type, offsets out of range or overlapping, size unequal to shape.
 std::map<std::string, DenseView> parse_safetensors(std::span<const std::byte> bytes, const std::string& where);
 
+// What the header says beside them, text by name; empty where it says nothing. \throws as parse_safetensors.
+std::map<std::string, std::string> parse_safetensors_metadata(std::span<const std::byte> bytes,
+                                                              const std::string& where);
+
 // One mapped file.
 class SafetensorsFile {
  public:
@@ -59,13 +63,20 @@ struct TensorPlan {
   [[nodiscard]] std::size_t bytes() const;
 };
 
+struct SafetensorsOptions {
+  std::map<std::string, std::string> metadata = {{"format", "pt"}};
+  unsigned mode = 0644;  // of a file that is made
+  // A file of this plan is there, some of whose tensors were written before.
+  bool resume = false;
+};
+
 // Streams tensors into one file, in the planned order or another; holds none of them.
 // The file is complete, and on disk, only after finish().
 class SafetensorsWriter {
  public:
-  // resume: a file of this plan is there, some of whose tensors were written before.
-  // \throws Error (kCorruptFile) if its plan was another.
-  SafetensorsWriter(const std::filesystem::path& path, const std::vector<TensorPlan>& plan, bool resume = false);
+  // \throws Error (kCorruptFile) if the plan of a file to go on with was another.
+  SafetensorsWriter(const std::filesystem::path& path, const std::vector<TensorPlan>& plan,
+                    const SafetensorsOptions& options = {});
   ~SafetensorsWriter();
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;

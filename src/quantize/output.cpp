@@ -35,7 +35,9 @@ QuantizedOutput::QuantizedOutput(const std::filesystem::path& destination, bool 
       total += job.bytes;
     }
     for (const TensorPlan& entry : entries) index["weight_map"][entry.name] = plan.shard_name(shard);
-    shards_.push_back(std::make_unique<SafetensorsWriter>(path() / plan.shard_name(shard), entries, resumed));
+    SafetensorsOptions options;
+    options.resume = resumed;
+    shards_.push_back(std::make_unique<SafetensorsWriter>(path() / plan.shard_name(shard), entries, options));
   }
   if (resumed) {
     for (const auto& [name, report] : done_) writer(plan.find(name)).skip(plan.find(name).bytes);

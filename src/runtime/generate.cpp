@@ -1,14 +1,18 @@
 #include "metal_marlin/generate.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <chrono>
 #include <optional>
 #include <vector>
 
+#include "backends/cache_type.h"
 #include "base/seconds_since.h"
 #include "grammar/guide.h"
 #include "metal_marlin/error.h"
+#include "metal_marlin/sequence_file.h"
 #include "runtime/engine_sample.h"
 #include "runtime/speculation.h"
 
@@ -45,9 +49,25 @@ std::shared_ptr<Request> generate_request(const Model& model, std::span<const To
   return out;
 }
 
-SessionOptions generate_session(std::size_t prompt, const GenerateOptions& options) {
+// What the file has; nothing where it is not there and may be written.
+std::optional<SavedSequence> read_prompt_cache(const Model& model, const GenerateOptions& options) {
+  if (options.prompt_cache.empty()) return std::nullopt;
+  if (!options.prompt_cache_read_only && !std::filesystem::exists(options.prompt_cache)) return std::nullopt;
+  SavedSequence saved = read_sequence(options.prompt_cache, model);
+  if (saved.adapter == options.adapter) return saved;
+  const auto named = [](const std::string& adapter) { return adapter.empty() ? "none" : adapter; };
+  throw Error(ErrorCode::kInvalidArgument,
+              fmt::format("{}: a sequence of another adapter: it is {}, expected {}", options.prompt_cache.string(),
+                          named(saved.adapter), named(options.adapter)));
+}
+
+SessionOptions generate_session(std::size_t prompt, const GenerateOptions& options, std::int64_t saved = 0) {
   SessionOptions out;
-  out.cache_tokens = static_cast<std::int64_t>(prompt) + std::max(options.max_tokens, 0);
+  out.cache_tokens = std::max(static_cast<std::int64_t>(prompt) + std::max(options.max_tokens, 0), saved);
+  if (!options.prompt_cache.empty()) {
+    out.prefix_cache = true;               // it knows the tokens
+    out.cache_tokens += kCachePageTokens;  // a page that was read is copied before it is continued in another way
+  }
   out.batch_tokens = static_cast<int>(std::min(prompt, kPromptChunk));
   out.batch_logits = 1;
   if (!options.speculation.any()) return out;
@@ -66,7 +86,9 @@ class Generation {
         tokenizer_(tokenizer_for(*model, options)),
         sample_(generate_request(*model, prompt, options, tokenizer_), 0, model->info(), model->info().max_positions,
                 tokenizer_),
-        session_(model, with_hidden(generate_session(prompt.size(), options))),
+        model_(model),
+        saved_(read_prompt_cache(*model, options)),
+        session_(model, with_hidden(generate_session(prompt.size(), options, saved_ ? saved_->length : 0))),
         sequence_(session_.open(options.adapter)) {
     if (!options.speculation.any()) return;
     const SessionOptions own = generate_session(prompt.size(), options);
@@ -78,12 +100,15 @@ class Generation {
   GenerateResult run(std::span<const TokenId> prompt) {
     result_.prompt_tokens = prompt.size();
     auto start = std::chrono::steady_clock::now();
-    for (std::size_t begin = 0; begin < prompt.size() && !sample_.has_ended(); begin += kPromptChunk) {
+    result_.cached_tokens = go_on_from_file(prompt);
+    for (std::size_t begin = result_.cached_tokens; begin < prompt.size() && !sample_.has_ended();
+         begin += kPromptChunk) {
       const auto chunk = prompt.subspan(begin, std::min(kPromptChunk, prompt.size() - begin));
       step(chunk, begin + chunk.size() == prompt.size() && sample_.draws());
       if (begin + chunk.size() < prompt.size()) emit("");  // a chance to cancel
     }
     result_.prompt_seconds = seconds_since(start);
+    write_file(prompt);
     start = std::chrono::steady_clock::now();
     if (!sample_.draws()) sample_.end(StopReason::kLength);
     tell();
@@ -103,6 +128,25 @@ class Generation {
         hidden_.insert(hidden_.end(), rows.values.begin(), rows.values.end());
       };
     return out;
+  }
+
+  // Tokens of the prompt that need not be computed: not the last, whose logits are wanted.
+  std::size_t go_on_from_file(std::span<const TokenId> prompt) {
+    if (!saved_) return 0;
+    const auto differ = std::mismatch(prompt.begin(), prompt.end(), saved_->tokens.begin(), saved_->tokens.end());
+    const auto same = static_cast<std::size_t>(differ.first - prompt.begin());
+    file_is_whole_ = same == prompt.size();
+    session_.restore(sequence_, *saved_);
+    saved_.reset();
+    const std::size_t kept = std::min(same, prompt.size() - 1);
+    session_.truncate(sequence_, static_cast<std::int64_t>(kept));
+    return kept;
+  }
+
+  void write_file(std::span<const TokenId> prompt) {
+    if (options_.prompt_cache.empty() || options_.prompt_cache_read_only || file_is_whole_) return;
+    if (session_.length(sequence_) != static_cast<std::int64_t>(prompt.size())) return;  // it was cancelled
+    write_sequence(options_.prompt_cache, session_.save(sequence_), *model_);
   }
 
   // The first `count` of the step's hidden states are those of the sequence's tokens.
@@ -186,6 +230,9 @@ class Generation {
   const OnText& on_text_;
   std::shared_ptr<const Tokenizer> tokenizer_;  // nothing where the model has none
   Sample sample_;
+  std::shared_ptr<const Model> model_;
+  std::optional<SavedSequence> saved_;  // what the file has, until the session has it
+  bool file_is_whole_ = false;          // it has all of the prompt
   Session session_;
   SequenceId sequence_;
   std::optional<Speculation> speculation_;
@@ -210,6 +257,8 @@ const char* stop_reason_name(StopReason reason) {
 GenerateResult generate(const std::shared_ptr<const Model>& model, std::span<const TokenId> prompt,
                         const GenerateOptions& options, const OnText& on_text) {
   if (prompt.empty()) throw Error(ErrorCode::kInvalidArgument, "the prompt has no tokens");
+  if (options.prompt_cache_read_only && options.prompt_cache.empty())
+    throw Error(ErrorCode::kInvalidArgument, "prompt_cache_read_only: no prompt_cache is given");
   if (options.speculation.any()) validate(options.speculation, *model);
   return Generation(model, prompt, options, on_text).run(prompt);
 }

@@ -9,6 +9,7 @@
 #include "backends/registry.h"
 #include "base/shared_pool.h"
 #include "io/checkpoint.h"
+#include "io/fingerprint.h"
 #include "io/peft_adapter.h"
 #include "metal_marlin/error.h"
 #include "models/adapters.h"
@@ -114,6 +115,26 @@ std::shared_ptr<const Model> Model::Impl::load_prediction(const Checkpoint& chec
   return std::shared_ptr<const Model>(new Model(std::move(impl)));
 }
 
+ModelIdentity Model::Impl::identify(const Checkpoint& checkpoint, Activations activations,
+                                    std::span<const Adapter> adapters) const {
+  std::vector<std::string> weights;
+  for (const PlannedWeight& weight : planned_weights(plan)) weights.push_back(weight.name);
+  ModelIdentity out;
+  out.vocab = config.vocab;
+  out.page_bytes = cache_page_bytes;
+  // All that run shaders lay pages out alike.
+  const std::string layout = info.backend.starts_with("msl") ? "msl" : info.backend;
+  out.fields = {
+      {"architecture", info.architecture},
+      {"shape", fmt::format("{} layers, hidden size {}, vocabulary {}", config.layers, config.hidden, config.vocab)},
+      {"weights", fmt::format("{:016x}", fingerprint_of(checkpoint, weights))},
+      {"activations", activations == Activations::kF32 ? "exact" : "rounded"},
+      {"kv_cache", info.kv_cache},
+      {"page_layout", fmt::format("{}, {} tokens in {} bytes", layout, kCachePageTokens, cache_page_bytes)}};
+  for (const Adapter& adapter : adapters) out.adapters.emplace_back(adapter.name, adapter_identity(adapter));
+  return out;
+}
+
 std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, const LoadOptions& options) {
   CheckpointOptions checkpoint_options;
   checkpoint_options.gguf_to_f16 = options.gguf_to_f16;
@@ -150,6 +171,7 @@ std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, cons
                 pool->size(),
                 parse_generation_config(checkpoint->generation_config(), checkpoint->where())};
   for (const Adapter& adapter : adapters) impl->info.adapters.push_back(adapter.name);
+  impl->identity = impl->identify(*checkpoint, activations, adapters);
   return std::shared_ptr<const Model>(new Model(std::move(impl)));
 }
 

@@ -121,6 +121,37 @@ expect 2 "cache of int5: expected one of f16, f32, fp8, int8, int4, fp4" eval "$
 expect 0 '"mean_kl"' compare "$work/characters" "$work/gptq" --text "$work/text.txt" --context 64 --json
 expect 2 "ends in .svg" compare "$work/characters" "$work/gptq" --text "$work/text.txt" --plot x.png
 
+# A prompt's keys and values in a file: what is new is computed, and the answer is the same.
+kept=$work/kept.cache
+seq -s, 1 40 | sed 's/.*/[&]/' > "$work/forty.json"
+seq -s, 1 60 | sed 's/.*/[&]/' > "$work/sixty.json"
+(seq 1 30; seq 100 129) | paste -sd, | sed 's/.*/[&]/' > "$work/other.json"
+kept_run() { ids=$1; shift; run generate "$work/fp4" --prompt-ids "$work/$ids.json" -n 8 --exact --ignore-eos --json "$@"; }
+drawn() { grep -A30 '"tokens"' | sed '/\]/q'; }
+cached() { kept_run "$@" > "$work/kept.json"; grep -o '"cached_tokens": [0-9]*' "$work/kept.json"; }
+expect 3 "kept.cache" generate "$work/fp4" --prompt-ids "$work/forty.json" --prompt-cache "$kept" --prompt-cache-ro
+expect 2 "--prompt-cache-ro requires --prompt-cache" generate "$work/fp4" --prompt-ids "$work/forty.json" --prompt-cache-ro
+[ "$(cached forty --prompt-cache "$kept")" = '"cached_tokens": 0' ] || fail "a file that was not there had tokens"
+[ "$(find "$kept" -perm 600)" = "$kept" ] || fail "others may read a prompt's file"
+for ids in forty sixty sixty other; do
+  case $ids in forty) have=39 ;; other) have=30 ;; *) have=$([ -e "$work/grown" ] && echo 59 || echo 40); touch "$work/grown" ;; esac
+  [ "$(cached "$ids" --prompt-cache "$kept")" = "\"cached_tokens\": $have" ] || fail "$ids: $(cat "$work/kept.json")"
+  [ "$(drawn < "$work/kept.json")" = "$(kept_run "$ids" | drawn)" ] || fail "a prompt's file changed the answer to $ids"
+done
+# The last one was written; now nothing is, and what the file cannot be used for is said.
+cp "$kept" "$work/before.cache"
+[ "$(cached sixty --prompt-cache "$kept" --prompt-cache-ro)" = '"cached_tokens": 30' ] || fail "$(cat "$work/kept.json")"
+cmp "$kept" "$work/before.cache" || fail "--prompt-cache-ro wrote"
+grep -q '"cached_tokens": 59' <(kept_run other --prompt-cache "$kept" --speculate ngram) || fail "guesses forgot the file"
+other_than=(--prompt-ids "$work/sixty.json" --prompt-cache "$kept")
+expect 2 "activations is exact, expected rounded" generate "$work/fp4" "${other_than[@]}"
+expect 2 "kv_cache is f32, expected int8" generate "$work/fp4" "${other_than[@]}" --exact --kv-cache int8
+expect 2 "a sequence of another model: weights is" generate "$model" "${other_than[@]}" --exact
+head -c 3000 "$work/before.cache" > "$kept"
+expect 4 "kept.cache: tensor" generate "$work/fp4" "${other_than[@]}" --exact
+expect 6 "not a regular file" generate "$work/fp4" --prompt-ids "$work/sixty.json" --prompt-cache /dev/null --prompt-cache-ro
+rm "$kept"
+
 # An adapter beside the weights, and in them.
 lora=$TEST_DATA/adapters/qwen3-tiny-regex
 tokens() { run generate "$@" --prompt-ids "$work/ids.json" -n 20 --exact --ignore-eos --json | grep -A30 '"tokens"' | sed '/\]/q'; }
@@ -128,6 +159,11 @@ expect 0 "wrote" quantize "$model" -o "$work/merged" --format int8 --exclude '.*
 [ "$(tokens "$model" --lora "$lora")" = "$(tokens "$work/merged")" ] || fail "a merged adapter differs"
 [ "$(tokens "$model" --lora "$lora")" != "$(tokens "$model" --lora "$lora:0.5")" ] || fail "an adapter's scale changes nothing"
 [ "$(tokens "$model" --lora "$lora:0")" = "$(tokens "$model")" ] || fail "a scale of 0 changes something"
+cached forty --lora "$lora" --prompt-cache "$kept" > /dev/null
+[ "$(cached sixty --lora "$lora:1" --prompt-cache "$kept" --prompt-cache-ro)" = '"cached_tokens": 40' ] || fail "an adapter's file is not found"
+expect 2 "which was not loaded" generate "$work/fp4" --prompt-ids "$work/sixty.json" --exact --lora "$lora:0.5" --prompt-cache "$kept"
+run generate "$work/fp4" --prompt-ids "$work/forty.json" -n 1 --prompt-cache "$work/plain.cache" > /dev/null
+expect 2 "a sequence of another adapter: it is none, expected" generate "$work/fp4" --prompt-ids "$work/forty.json" --lora "$lora" --prompt-cache "$work/plain.cache"
 expect 2 "no such folder, and x is no scale" generate "$model" --prompt-ids "$work/ids.json" --lora "$lora:x"
 expect 3 "adapter_config.json is missing" quantize "$model" -o "$work/x" --format fp4 --merge-lora "$model"
 expect 5 "both the embedding and the head" quantize "$model" -o "$work/x" --format fp4 --merge-lora "$TEST_DATA/adapters/qwen3-tiny-embedding"

@@ -41,6 +41,26 @@ TEST(Safetensors, WriterRefusesToFinishEarlyOrToOverflow) {
   expect_error(ErrorCode::kInternal, "16 planned bytes were not written", [&] { writer.finish(); });
 }
 
+TEST(Safetensors, MetadataIsReadBack) {
+  const TemporaryFolder folder;
+  const std::map<std::string, std::string> metadata{{"kind", "a \"kind\""}, {"empty", ""}};
+  SafetensorsOptions options;
+  options.metadata = metadata;
+  SafetensorsWriter(folder.path() / "x", {{"none", DType::kF32, {0}}}, options).finish();
+  const MappedFile file(folder.path() / "x");
+  EXPECT_EQ(parse_safetensors_metadata(file.bytes(), "x"), metadata);
+  EXPECT_EQ(parse_safetensors(file.bytes(), "x").size(), 1U);
+  const auto corpus = test_data("../fuzz/corpus");
+  const auto parse = [&](const char* name) {
+    return parse_safetensors_metadata(MappedFile(corpus / name).bytes(), name);
+  };
+  EXPECT_EQ(parse("safetensors/good").count("kind"), 0U);
+  expect_error(ErrorCode::kCorruptFile, "header of 1152921504606846976 bytes",
+               [&] { parse("safetensors/huge_header"); });
+  expect_error(ErrorCode::kCorruptFile, "__metadata__: field format", [&] { parse("sequence/metadata_number"); });
+  expect_error(ErrorCode::kCorruptFile, "field __metadata__ is", [&] { parse("sequence/metadata_list"); });
+}
+
 TEST(Safetensors, BadFilesAreRefusedByName) {
   const auto folder = test_data("../fuzz/corpus/safetensors");
   const auto parse = [&](const char* name) {
