@@ -42,6 +42,8 @@ ADAPTERS = {
     "granite-head": ("granite", torch.float32, dict(r=3, lora_alpha=6, target_modules=["o_proj", "down_proj", "lm_head"])),
     # Beside a layer for the next tokens, which has none.
     "glm4-mtp-attention": ("glm4-mtp", torch.float32, dict(r=4, lora_alpha=8, target_modules=["q_b_proj", "o_proj", "lm_head"])),
+    # Two embeddings, of which one is each layer's.
+    "gemma4-embeddings": ("gemma4", torch.float32, dict(r=3, lora_alpha=6, target_modules=["embed_tokens_per_layer", "per_layer_input_gate", "q_proj", "down_proj"])),
 }
 
 models = pathlib.Path(sys.argv[1])

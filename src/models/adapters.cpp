@@ -39,7 +39,7 @@ class Binder {
       if (const auto* const linear = op.as<LinearOp>()) {
         linears_[linear->role.part == ModelPart::kHead ? kHeadWeight : linear->weight] = {linear, op.layer};
       } else if (const auto* const embedding = op.as<EmbeddingOp>()) {
-        embedding_ = embedding;
+        embeddings_[embedding->weight] = embedding;
       }
     }
     for (const PlannedWeight& weight : planned_weights(plan)) weights_.insert(weight.name);
@@ -64,8 +64,9 @@ class Binder {
       }
     }
     for (const auto& [module, pair] : from_.embeddings()) {
-      if (full_name(module + std::string(kWeightEnd)) != kEmbeddingWeight) refuse(module);
-      out.embedding = embedding(module, pair);
+      const auto op = embeddings_.find(full_name(module + std::string(kWeightEnd)));
+      if (op == embeddings_.end()) refuse(module);
+      out.embeddings.emplace(op->first, embedding(module, pair, *op->second));
     }
     for (const auto& [weight, view] : from_.base_weights()) require_same(weight, *view);
     return out;
@@ -86,7 +87,7 @@ class Binder {
       throw Error(ErrorCode::kUnsupported,
                   where(module) +
                       ": adapters of experts, of norms and of latent attention's expansion are not done, "
-                      "only those of linear layers and of the embedding");
+                      "only those of linear layers and of embeddings");
     }
     throw Error(ErrorCode::kNotFound, where(module) + ": the model has no such module");
   }
@@ -122,10 +123,10 @@ class Binder {
             adapter_elements(*pair.b, where(module) + ", lora_B")};
   }
 
-  [[nodiscard]] LowRank embedding(const std::string& module, const PeftModule& pair) const {
-    LowRank out = low_rank(module, pair, embedding_->vocab, plan_.width(embedding_->out));
+  [[nodiscard]] LowRank embedding(const std::string& module, const PeftModule& pair, const EmbeddingOp& op) const {
+    LowRank out = low_rank(module, pair, op.vocab, plan_.width(op.out));
     const auto rank = static_cast<std::size_t>(out.rank);
-    const auto vocab = static_cast<std::size_t>(embedding_->vocab);
+    const auto vocab = static_cast<std::size_t>(op.vocab);
     std::vector<float> rows(out.a.size());
     for (std::size_t r = 0; r < rank; ++r) {
       for (std::size_t token = 0; token < vocab; ++token) rows[token * rank + r] = out.a[r * vocab + token];
@@ -186,7 +187,7 @@ class Binder {
   const Checkpoint& checkpoint_;
   ThreadPool& pool_;
   std::map<std::string, Linear> linears_;  // by what PEFT calls their weights
-  const EmbeddingOp* embedding_ = nullptr;
+  std::map<std::string, const EmbeddingOp*> embeddings_;
   std::set<std::string> weights_;
 };
 

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <set>
+
 #include "base/thread_pool.h"
 #include "metal_marlin/error.h"
 
@@ -10,11 +12,8 @@ namespace {
 
 class MergedCheckpoint final : public Checkpoint {
  public:
-  MergedCheckpoint(std::unique_ptr<Checkpoint> below, Adapter adapter, std::string embedding)
-      : below_(std::move(below)),
-        adapter_(std::move(adapter)),
-        embedding_(std::move(embedding)),
-        infos_(below_->weights()) {
+  MergedCheckpoint(std::unique_ptr<Checkpoint> below, Adapter adapter)
+      : below_(std::move(below)), adapter_(std::move(adapter)), infos_(below_->weights()) {
     for (WeightInfo& info : infos_) {
       if (!changes(info.name)) continue;
       info.dtype = DType::kF32;
@@ -35,7 +34,7 @@ class MergedCheckpoint final : public Checkpoint {
 
  private:
   [[nodiscard]] bool changes(const std::string& name) const {
-    return adapter_.linears.contains(name) || (adapter_.embedding && name == embedding_);
+    return adapter_.linears.contains(name) || adapter_.embeddings.contains(name);
   }
 
   [[nodiscard]] Weight read(const std::string& name, ThreadPool& pool) const override {
@@ -44,8 +43,9 @@ class MergedCheckpoint final : public Checkpoint {
     const Shape& shape = find(name)->shape;
     const std::int64_t cols = shape[1];
     auto values = std::make_shared<std::vector<float>>(static_cast<std::size_t>(shape[0] * cols));
-    const bool embeds = adapter_.embedding && name == embedding_;
-    const LowRank& pair = embeds ? *adapter_.embedding : adapter_.linears.at(name);
+    const auto embedding = adapter_.embeddings.find(name);
+    const bool embeds = embedding != adapter_.embeddings.end();
+    const LowRank& pair = embeds ? embedding->second : adapter_.linears.at(name);
     pool.parallel_for(shape[0], 16, [&](std::int64_t begin, std::int64_t end) {
       std::vector<double> sum(static_cast<std::size_t>(cols));
       for (std::int64_t row = begin; row < end; ++row) {
@@ -81,26 +81,27 @@ class MergedCheckpoint final : public Checkpoint {
 
   std::unique_ptr<Checkpoint> below_;
   Adapter adapter_;
-  std::string embedding_;
   std::vector<WeightInfo> infos_;
 };
 
 }  // namespace
 
 std::unique_ptr<Checkpoint> merge_adapter(std::unique_ptr<Checkpoint> below, Adapter adapter, const Plan& plan) {
-  const auto* const embedding = plan.find<EmbeddingOp>();
+  std::set<std::string> embeddings;
+  for (const Op& op : plan.ops) {
+    if (const auto* const embedding = op.as<EmbeddingOp>()) embeddings.insert(embedding->weight);
+  }
   for (const Op& op : plan.ops) {
     const auto* const linear = op.as<LinearOp>();
-    if (linear == nullptr || embedding == nullptr || linear->weight != embedding->weight) continue;
-    if (adapter.embedding || adapter.linears.contains(linear->weight)) {
+    if (linear == nullptr || !embeddings.contains(linear->weight)) continue;
+    if (adapter.embeddings.contains(linear->weight) || adapter.linears.contains(linear->weight)) {
       throw Error(ErrorCode::kUnsupported,
                   fmt::format("{}: {} is both the embedding and the head; adapter {} is for one of them, and merged it "
                               "would change both",
                               below->where(), linear->weight, adapter.name));
     }
   }
-  return std::make_unique<MergedCheckpoint>(std::move(below), std::move(adapter),
-                                            embedding == nullptr ? "" : embedding->weight);
+  return std::make_unique<MergedCheckpoint>(std::move(below), std::move(adapter));
 }
 
 }  // namespace metal_marlin

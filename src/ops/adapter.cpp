@@ -20,7 +20,7 @@ std::size_t adapter_bytes(std::span<const Adapter> adapters) {
   std::size_t bytes = 0;
   for (const Adapter& adapter : adapters) {
     for (const auto& [weight, pair] : adapter.linears) bytes += bytes_of(pair);
-    if (adapter.embedding) bytes += bytes_of(*adapter.embedding);
+    for (const auto& [weight, pair] : adapter.embeddings) bytes += bytes_of(pair);
   }
   return bytes;
 }

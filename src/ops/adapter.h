@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
-#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -24,8 +23,8 @@ struct LowRank {
 
 struct Adapter {
   std::string name;
-  std::map<std::string, LowRank> linears;  // by the weights of LinearOps
-  std::optional<LowRank> embedding;
+  std::map<std::string, LowRank> linears;     // by the weights of LinearOps
+  std::map<std::string, LowRank> embeddings;  // and of EmbeddingOps
 };
 
 // What they take in memory, at most: backends fill ranks and rows up to whole blocks.

@@ -102,7 +102,7 @@ std::string adapter_identity(const Adapter& adapter) {
       hash = hash_of_words(bytes, hash);
   };
   for (const auto& [name, part] : adapter.linears) add(name, part);
-  if (adapter.embedding) add("embedding", *adapter.embedding);
+  for (const auto& [name, part] : adapter.embeddings) add(name, part);
   return fmt::format("{:016x}", hash);
 }
 

@@ -174,7 +174,8 @@ TEST(AdapterEmbeddings, AreTheHiddenStatesOfTheAdapter) {
 }
 
 TEST(AdapterSteps, AllocateNothing) {
-  for (const char* const name : {"qwen3-tiny-embedding", "gemma3-embedding", "qwen3-moe-attention", "glm4-latent"}) {
+  for (const char* const name :
+       {"qwen3-tiny-embedding", "gemma3-embedding", "gemma4-embeddings", "qwen3-moe-attention", "glm4-latent"}) {
     const GoldenAdapter golden(name);
     const auto pool = shared_pool(2);
     const auto checkpoint = open_checkpoint(golden.model.folder);
@@ -219,7 +220,7 @@ TEST(MergedAdapter, WeightsAreThoseOfPeft) {
       const auto* const linear = op.as<LinearOp>();
       return linear != nullptr && linear->weight == embedding;
     });
-    if (tied && (adapter.embedding || adapter.linears.contains(embedding))) {
+    if (tied && (adapter.embeddings.contains(embedding) || adapter.linears.contains(embedding))) {
       expect_error(ErrorCode::kUnsupported, "both the embedding and the head",
                    [&] { merge_adapter(std::move(checkpoint), std::move(adapter), plan); });
       continue;

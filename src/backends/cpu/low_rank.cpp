@@ -35,10 +35,12 @@ LowRanks::LowRanks(std::span<const Adapter> adapters, ThreadPool& pool) {
       set[i] = make_low_rank(pair, pool);
       most_rank_ = std::max(most_rank_, pair.rank);
     }
-    if (!adapters[i].embedding) continue;
-    embedding_.resize(adapters.size());
-    embedding_[i] = make_low_rank_rows(*adapters[i].embedding, pool);
-    most_rank_ = std::max(most_rank_, adapters[i].embedding->rank);
+    for (const auto& [weight, pair] : adapters[i].embeddings) {
+      LowRankRowsSet& set = embeddings_[weight];
+      set.resize(adapters.size());
+      set[i] = make_low_rank_rows(pair, pool);
+      most_rank_ = std::max(most_rank_, pair.rank);
+    }
   }
 }
 
@@ -47,13 +49,20 @@ std::size_t LowRanks::bytes() const {
   for (const auto& [weight, set] : linears_) {
     for (const auto& pair : set) bytes += pair ? pair->a.bytes() + pair->b.bytes() : 0;
   }
-  for (const auto& pair : embedding_) bytes += pair ? pair->a.size() * sizeof(float) + pair->b.bytes() : 0;
+  for (const auto& [weight, set] : embeddings_) {
+    for (const auto& pair : set) bytes += pair ? pair->a.size() * sizeof(float) + pair->b.bytes() : 0;
+  }
   return bytes;
 }
 
 const LowRankSet* LowRanks::of(const std::string& weight) const {
   const auto found = linears_.find(weight);
   return found == linears_.end() ? nullptr : &found->second;
+}
+
+const LowRankRowsSet* LowRanks::of_embedding(const std::string& weight) const {
+  const auto found = embeddings_.find(weight);
+  return found == embeddings_.end() ? nullptr : &found->second;
 }
 
 LowRankProducts::LowRankProducts(const LowRankSizes& sizes, const RunnerLimits& limits, WorkspaceMemory& memory)

@@ -22,7 +22,7 @@ struct LowRankPanels {
 // Of one weight, by adapter; null: it leaves the weight as it is.
 using LowRankSet = std::vector<std::unique_ptr<LowRankPanels>>;
 
-// Of the embedding.
+// Of an embedding.
 struct LowRankRows {
   std::int64_t rank;
   float scale;
@@ -38,13 +38,13 @@ class LowRanks {
 
   [[nodiscard]] std::int64_t most_rank() const { return most_rank_; }
   [[nodiscard]] std::size_t bytes() const;
-  // Null: no adapter changes it.
+  // Of a product's weight, and of an embedding's. Null: no adapter changes it.
   [[nodiscard]] const LowRankSet* of(const std::string& weight) const;
-  [[nodiscard]] const LowRankRowsSet* embedding() const { return embedding_.empty() ? nullptr : &embedding_; }
+  [[nodiscard]] const LowRankRowsSet* of_embedding(const std::string& weight) const;
 
  private:
   std::map<std::string, LowRankSet> linears_;  // by weight
-  LowRankRowsSet embedding_;
+  std::map<std::string, LowRankRowsSet> embeddings_;
   std::int64_t most_rank_ = 0;
 };
 

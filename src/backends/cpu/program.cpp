@@ -125,7 +125,7 @@ class Compiler {
         Overloaded{
             [&](const EmbeddingOp& o) -> Step {
               return EmbeddingStep{matrix(o.weight), o.out,
-                                   program_.low_ranks ? program_.low_ranks->embedding() : nullptr};
+                                   program_.low_ranks ? program_.low_ranks->of_embedding(o.weight) : nullptr};
             },
             [&](const NormOp& o) -> Step { return NormStep{o.in, o.out, norm_weight(o), o.width, o.eps, o.kind}; },
             [&](const ScaleOp& o) -> Step {

@@ -66,10 +66,11 @@ void MslModel::load_experts(const MoeOp& op, int layer, const Checkpoint& checkp
 }
 
 void MslModel::load_adapters(std::span<const Adapter> adapters) {
-  const auto pairs_of = [&](const auto& of) {
+  const auto pairs_of = [&](std::map<std::string, LowRank> Adapter::*kind, const std::string& weight) {
     std::vector<const LowRank*> pairs;
     for (const Adapter& adapter : adapters) {
-      pairs.push_back(of(adapter));
+      const auto found = (adapter.*kind).find(weight);
+      pairs.push_back(found == (adapter.*kind).end() ? nullptr : &found->second);
       if (pairs.back() != nullptr) most_rank_ = std::max(most_rank_, pairs.back()->rank);
     }
     const bool any = std::any_of(pairs.begin(), pairs.end(), [](const LowRank* pair) { return pair != nullptr; });
@@ -77,16 +78,14 @@ void MslModel::load_adapters(std::span<const Adapter> adapters) {
   };
   for (const Op& op : plan_.ops) {
     if (const auto* const linear = op.as<LinearOp>()) {
-      const auto pairs = pairs_of([&](const Adapter& adapter) -> const LowRank* {
-        const auto found = adapter.linears.find(linear->weight);
-        return found == adapter.linears.end() ? nullptr : &found->second;
-      });
+      const auto pairs = pairs_of(&Adapter::linears, linear->weight);
       if (!pairs.empty())
         low_ranks_.try_emplace(linear->weight, *device_, pairs, plan_.width(linear->in), plan_.width(linear->out));
     } else if (const auto* const embedding = op.as<EmbeddingOp>()) {
-      const auto pairs =
-          pairs_of([](const Adapter& adapter) { return adapter.embedding ? &*adapter.embedding : nullptr; });
-      if (!pairs.empty()) embedding_low_rank_.emplace(*device_, pairs, embedding->vocab, plan_.width(embedding->out));
+      const auto pairs = pairs_of(&Adapter::embeddings, embedding->weight);
+      if (!pairs.empty())
+        embedding_low_ranks_.try_emplace(embedding->weight, *device_, pairs, embedding->vocab,
+                                         plan_.width(embedding->out));
     }
   }
 }
@@ -96,7 +95,7 @@ std::size_t MslModel::weight_bytes() const {
   for (const auto& [name, matrix] : matrices_) bytes += shared_.contains(name) ? 0 : matrix->bytes();
   for (const auto& [name, vector] : vectors_) bytes += vector->size();
   for (const auto& [weight, stack] : low_ranks_) bytes += stack.bytes();
-  if (embedding_low_rank_) bytes += embedding_low_rank_->bytes();
+  for (const auto& [weight, stack] : embedding_low_ranks_) bytes += stack.bytes();
   if (ones_) bytes += ones_->size();
   for (const auto& [layer, latent] : latents_) bytes += latent->bytes();
   for (const auto& [layer, experts] : experts_) bytes += experts->bytes();

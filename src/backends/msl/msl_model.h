@@ -3,7 +3,6 @@
 
 #include <map>
 #include <memory>
-#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -40,13 +39,10 @@ class MslModel final : public PreparedModel {
   [[nodiscard]] Buffer* vector(const std::string& name) const {
     return name.empty() ? nullptr : vectors_.at(name).get();
   }
-  // What adapters add to a product with this weight; null: nothing.
-  [[nodiscard]] const LowRankStack* low_rank(const std::string& weight) const {
-    const auto found = low_ranks_.find(weight);
-    return found == low_ranks_.end() ? nullptr : &found->second;
-  }
-  [[nodiscard]] const LowRankStack* embedding_low_rank() const {
-    return embedding_low_rank_ ? &*embedding_low_rank_ : nullptr;
+  // What adapters add to a product with this weight, or to rows that are looked up in it; null: nothing.
+  [[nodiscard]] const LowRankStack* low_rank(const std::string& weight) const { return added(low_ranks_, weight); }
+  [[nodiscard]] const LowRankStack* embedding_low_rank(const std::string& weight) const {
+    return added(embedding_low_ranks_, weight);
   }
   // Of all of them; 0: there are no adapters.
   [[nodiscard]] std::int64_t most_rank() const { return most_rank_; }
@@ -57,6 +53,10 @@ class MslModel final : public PreparedModel {
   [[nodiscard]] const Experts& experts(int layer) const { return *experts_.at(layer); }
 
  private:
+  static const LowRankStack* added(const std::map<std::string, LowRankStack>& stacks, const std::string& weight) {
+    const auto found = stacks.find(weight);
+    return found == stacks.end() ? nullptr : &found->second;
+  }
   void load(const Checkpoint& checkpoint, const PlannedWeight& planned, ThreadPool& pool);
   void load_experts(const MoeOp& op, int layer, const Checkpoint& checkpoint, ThreadPool& pool);
 
@@ -70,7 +70,7 @@ class MslModel final : public PreparedModel {
   std::map<int, std::unique_ptr<Experts>> experts_;
   std::map<std::string, std::unique_ptr<Buffer>> vectors_;
   std::map<std::string, LowRankStack> low_ranks_;  // by weight
-  std::optional<LowRankStack> embedding_low_rank_;
+  std::map<std::string, LowRankStack> embedding_low_ranks_;
   std::int64_t most_rank_ = 0;
   std::map<std::string, float> scalars_;  // of those, the ones that ops take as arguments
   std::unique_ptr<Buffer> ones_;          // of norms without a weight

@@ -125,9 +125,9 @@ class StepEncoder {
 
   void run(const EmbeddingOp& op) {
     model_.matrix(op.weight).encode_rows(commands_, shape_.tokens, *buffers_.tokens, buffer(op.out));
-    if (shape_.adapted && model_.embedding_low_rank() != nullptr)
-      model_.embedding_low_rank()->encode_rows(device_, commands_,
-                                               low_rank_call(op.out, *buffers_.tokens, buffer(op.out)));
+    const LowRankStack* const added = model_.embedding_low_rank(op.weight);
+    if (shape_.adapted && added != nullptr)
+      added->encode_rows(device_, commands_, low_rank_call(op.out, *buffers_.tokens, buffer(op.out)));
   }
 
   void run(const NormOp& op) {
