@@ -172,7 +172,7 @@ class Fuser {
     }
     const auto* const sum = peek<AddOp>(length);
     const LinearOp& only = *fused.linears.front();
-    if (sum != nullptr && fused.linears.size() == 1 && sum->y == only.out && sum->x != fused.in &&
+    if (sum != nullptr && sum->gate < 0 && fused.linears.size() == 1 && sum->y == only.out && sum->x != fused.in &&
         ends_in(length + 1, only.out)) {
       fused.sum = sum;
       step.inner.push_back(only.out);

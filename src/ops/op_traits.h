@@ -140,7 +140,9 @@ struct OpTraits<GatedOp> : OpDefaults {
 template <>
 struct OpTraits<AddOp> : OpDefaults {
   static constexpr std::string_view kName = "add";
-  static BufferIds reads(const AddOp& op) { return {op.x, op.y}; }
+  static BufferIds reads(const AddOp& op) {
+    return op.gate < 0 ? BufferIds{op.x, op.y} : BufferIds{op.x, op.y, op.gate};
+  }
   static BufferIds writes(const AddOp& op) { return {op.x}; }
 };
 

@@ -173,10 +173,11 @@ struct GatedOp {
   GateActivation activation = GateActivation::kSilu;
 };
 
-// x += y
+// x += y; with a gate, which has one element a row, x += sigmoid(gate) * y
 struct AddOp {
   BufferId x;
   BufferId y;
+  BufferId gate = -1;  // -1: none
 };
 
 // x *= factor, then, with a cap, x = cap * tanh(x / cap)

@@ -242,7 +242,10 @@ Cases cases_of<AddOp>() {
   CasePlan p;
   const BufferId x = p.in(37);
   const BufferId y = p.in(37);
-  return p.with("add", AddOp{x, y});
+  Cases out = CasePlan(p).with("add", AddOp{x, y});
+  const BufferId gate = p.in(1);
+  append(out, p.with("gated", AddOp{x, y, gate}));
+  return out;
 }
 
 template <>

@@ -147,6 +147,8 @@ TEST(Fuse, ASumTakesTheProductBeforeIt) {
     // The sum is the product's own input, or another buffer is added.
     EXPECT_EQ(sizes(plan_of({linear, AddOp{0, 1}}), some), (Sizes{1, 1}));
     EXPECT_EQ(sizes(plan_of({linear, AddOp{2, 3}}), some), (Sizes{1, 1}));
+    // The product is added through a gate.
+    EXPECT_EQ(sizes(plan_of({linear, AddOp{2, 1, 3}}), some), (Sizes{1, 1}));
   }
 }
 

@@ -43,6 +43,7 @@ TEST(Plan, OpsAreDescribedByWhatTheyAreOf) {
 TEST(Plan, OpsThatChangeABufferReadAndWriteIt) {
   EXPECT_EQ(read_buffers(Op(AddOp{0, 1}, 0)), (std::vector<BufferId>{0, 1}));
   EXPECT_EQ(written_buffers(Op(AddOp{0, 1}, 0)), std::vector<BufferId>{0});
+  EXPECT_EQ(read_buffers(Op(AddOp{0, 1, 2}, 0)), (std::vector<BufferId>{0, 1, 2}));
   EXPECT_EQ(read_buffers(Op(GatedOp{1, 2, 3}, 0)), (std::vector<BufferId>{1, 2}));
   EXPECT_EQ(written_buffers(Op(GatedOp{1, 2, 3}, 0)), std::vector<BufferId>{3});
 }

@@ -557,7 +557,9 @@ class CpuRunner final : public Runner {
   void run(const AddOp& step, const StepContext& context) {
     const std::int64_t n = width(step.x);
     context.share(0, rows(step.x), 4, [&](std::int64_t begin, std::int64_t end) {
-      k_.add(buffer(step.x) + begin * n, buffer(step.y) + begin * n, (end - begin) * n);
+      if (step.gate < 0) return k_.add(buffer(step.x) + begin * n, buffer(step.y) + begin * n, (end - begin) * n, 1);
+      for (std::int64_t r = begin; r < end; ++r)
+        k_.add(buffer(step.x) + r * n, buffer(step.y) + r * n, n, 1 / (1 + std::exp(-buffer(step.gate)[r])));
     });
   }
 

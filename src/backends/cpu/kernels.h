@@ -219,7 +219,8 @@ struct Kernels {
   void (*gated)(Gate activation, const float* gate, const float* up, std::int64_t n, float* out);
   // x *= factor, then, unless it is 0, the soft cap.
   void (*scale)(float* x, std::int64_t n, float factor, float soft_cap);
-  void (*add)(float* x, const float* y, std::int64_t n);
+  // x += factor * y
+  void (*add)(float* x, const float* y, std::int64_t n, float factor);
   void (*linear_transposed)(const TransposedTile&);
   // x: [heads][head_dim], of each the first 2 * pairs elements; cosines, sines: [pairs]
   void (*rope)(float* x, std::int64_t heads, std::int64_t head_dim, std::int64_t pairs, const float* cosines,

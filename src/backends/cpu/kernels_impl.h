@@ -583,10 +583,10 @@ void scale_row(float* x, std::int64_t n, float factor, float soft_cap) {
   }
 }
 
-void add(float* x, const float* y, std::int64_t n) {
+void add(float* x, const float* y, std::int64_t n, float factor) {
   for (std::int64_t i = 0; i < n; i += 16) {
     const int left = static_cast<int>(lesser(16, n - i));
-    f_store_part(x + i, f_add(f_load_part(x + i, left), f_load_part(y + i, left)), left);
+    f_store_part(x + i, f_fma(f_set(factor), f_load_part(y + i, left), f_load_part(x + i, left)), left);
   }
 }
 

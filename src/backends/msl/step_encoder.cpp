@@ -274,6 +274,9 @@ class StepEncoder {
   }
 
   void run(const AddOp& op) {
+    if (op.gate >= 0)
+      return encode_shared_add(device_, commands_, rows(op.x), width(op.x), buffer(op.y), &buffer(op.gate),
+                               buffer(op.x));
     encode_residual(device_, commands_, DType::kF32, rows(op.x) * width(op.x), buffer(op.x), buffer(op.y));
   }
 

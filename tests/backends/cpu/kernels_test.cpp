@@ -287,8 +287,12 @@ TEST_P(EveryKernelSet, VectorOpsMatchTheReference) {
     k.scale(out.data(), n, 0.5F, 0);
     for (std::size_t i = 0; i < size; ++i) EXPECT_EQ(out[i], 0.5F * x[i]);
     std::copy(x.begin(), x.end(), out.begin());
-    k.add(out.data(), y.data(), n);
+    k.add(out.data(), y.data(), n, 1);
     for (std::size_t i = 0; i < size; ++i) EXPECT_EQ(out[i], x[i] + y[i]);
+    std::copy(x.begin(), x.end(), out.begin());
+    k.add(out.data(), y.data(), n, 0.3F);
+    for (std::size_t i = 0; i < size; ++i)
+      EXPECT_NEAR(out[i], x[i] + 0.3F * y[i], 1e-7 * (std::fabs(x[i]) + std::fabs(y[i])));
     EXPECT_EQ(out[size], 42);  // nothing past the end
   }
 }
