@@ -55,7 +55,8 @@ class DecoderPlan {
     if (config.moe.experts == 0) return;
     router_ = plan_.add_buffer("router", config.moe.experts);
     routed_ = plan_.add_buffer("routed", config.hidden);
-    if (config.moe.shared > 0) shared_ = add_feed_forward("shared_", config.moe.shared * config.moe.intermediate);
+    if (config.moe.shared_intermediate > 0) shared_ = add_feed_forward("shared_", config.moe.shared_intermediate);
+    if (config.moe.shared_gate) shared_gate_ = plan_.add_buffer("shared_gate_logit", 1);
   }
 
   Plan build(bool shows_hidden) {
@@ -310,7 +311,9 @@ class DecoderPlan {
   // Reads `in`, leaves its sum in `routed`.
   void experts() {
     const MoeConfig& c = config_.moe;
-    add(LinearOp{in_, router_, prefix_ + "mlp.gate.weight", "", true, {ModelPart::kFeedForward, Projection::kRouter}});
+    const Role router{ModelPart::kFeedForward, Projection::kRouter};
+    add(LinearOp{in_, router_, prefix_ + "mlp.gate.weight", "", true, router});
+    if (c.shared_gate) add(LinearOp{in_, shared_gate_, prefix_ + "mlp.shared_expert_gate.weight", "", true, router});
     MoeOp op{in_,
              router_,
              routed_,
@@ -325,9 +328,9 @@ class DecoderPlan {
              c.normalize,
              static_cast<float>(c.scale)};
     add(std::move(op));
-    if (c.shared == 0) return;
-    feed_forward("mlp.shared_experts.", shared_, ModelPart::kSharedExpert);
-    add(AddOp{routed_, branch_});
+    if (c.shared_intermediate == 0) return;
+    feed_forward(fmt::format("mlp.{}.", c.shared_module), shared_, ModelPart::kSharedExpert);
+    add(AddOp{routed_, branch_, shared_gate_});
   }
 
   const ModelConfig& config_;
@@ -340,6 +343,7 @@ class DecoderPlan {
   BufferId q_ = -1, q_low_ = -1, latent_ = -1, attended_ = -1;  // of latent attention
   std::map<std::int64_t, FeedForward> dense_;                   // by width
   FeedForward shared_;
+  BufferId shared_gate_ = -1;
   BufferId inputs_ = -1, input_ = -1, input_gate_ = -1, input_active_ = -1;
   BufferId router_ = -1, routed_ = -1;
 };

@@ -36,7 +36,7 @@ void check_experts(const JsonObject& config, const ModelConfig& model) {
   constexpr std::int64_t kMostExperts = std::int64_t{1} << 18;  // of all layers
   if (model.moe.experts * model.layers > kMostExperts)
     config.wrong("num_hidden_layers", fmt::format("no more than {} experts in all layers", kMostExperts));
-  if (model.moe.shared * model.moe.intermediate > kMaxDimension)
+  if (model.moe.shared_intermediate > kMaxDimension)
     config.wrong("n_shared_experts", fmt::format("no more than {} neurons of all", kMaxDimension));
 }
 

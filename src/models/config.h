@@ -29,7 +29,9 @@ struct MoeConfig {
   std::int64_t experts = 0;  // 0: every layer is dense
   std::int64_t top_k = 0;
   std::int64_t intermediate = 0;
-  std::int64_t shared = 0;  // experts that see every token, held as one
+  std::int64_t shared_intermediate = 0;  // of the experts that see every token, held as one; 0: there are none
+  std::string shared_module = "shared_experts";
+  bool shared_gate = false;  // what they give is multiplied by the sigmoid of a projection of what they read
   std::int64_t groups = 1;
   std::int64_t top_groups = 1;
   RouterScoring scoring = RouterScoring::kSoftmax;

@@ -32,7 +32,8 @@ LatentConfig parse_latent(const JsonObject& config) {
 MoeConfig parse_glm_moe(const JsonObject& config) {
   MoeConfig moe;
   parse_experts(config, counting_name(config, kGlmExpertNames), {.experts = 64, .top_k = 4, .intermediate = 1536}, moe);
-  moe.shared = config.bounded_or("n_shared_experts", {0, kExpertBounds.high}, 1);
+  moe.shared_intermediate =
+      config.bounded_or("n_shared_experts", {0, kExpertBounds.high}, 1) * moe.intermediate;  // bounded by check_experts
   moe.groups = config.bounded_or("n_group", {1, moe.experts}, 1);
   moe.top_groups = config.bounded_or("topk_group", {1, moe.groups}, 1);
   if (moe.experts % moe.groups != 0)
