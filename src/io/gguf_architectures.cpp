@@ -53,15 +53,27 @@ void add_ropes_by_type(const GgufKeys& keys, Json& config, double theta_of_windo
                                {"sliding_attention", {{"rope_type", "default"}, {"rope_theta", theta}}}};
 }
 
-// As llama.cpp runs them: all layers have experts, whose weights add up to 1.
-void add_experts(const GgufKeys& keys, Json& config) {
-  const std::int64_t experts = keys.bounded("expert_count", kExpertBounds);
-  const std::int64_t used = keys.bounded("expert_used_count", {1, experts});
-  config["num_experts"] = experts;
-  config["num_experts_per_tok"] = used;
+constexpr std::string_view kExpertCount = "expert_count";
+constexpr std::string_view kExpertsUsed = "expert_used_count";
+constexpr std::string_view kExpertWidth = "expert_feed_forward_length";
+
+// As llama.cpp runs them, here and below: all layers have experts.
+void add_expert_counts(const GgufKeys& keys, Json& config) {
+  config["num_experts"] = keys.bounded(kExpertCount, kExpertBounds);
+  config["num_experts_per_tok"] = keys.bounded(kExpertsUsed, {1, number_of(config, "num_experts")});
+}
+
+// normalize: whether the weights of a token's experts add up to 1, which no key says.
+void add_experts(const GgufKeys& keys, Json& config, bool normalize) {
+  add_expert_counts(keys, config);
   config["moe_intermediate_size"] =
-      keys.bounded_or("expert_feed_forward_length", kDimensionBounds, number_of(config, "intermediate_size") / used);
-  config["norm_topk_prob"] = true;
+      keys.bounded_or(kExpertWidth, kDimensionBounds,
+                      number_of(config, "intermediate_size") / number_of(config, "num_experts_per_tok"));
+  config["norm_topk_prob"] = normalize;
+}
+
+void add_qwen3moe(const GgufKeys& keys, Json& config) {
+  add_experts(keys, config, true);
 }
 
 // The window counts, as in the reference implementation; llama.cpp has turned it off.
@@ -171,8 +183,8 @@ const std::vector<GgufArchitecture>& all() {
       {.name = "qwen3moe",
        .model_type = "qwen3_moe",
        .class_name = "Qwen3MoeForCausalLM",
-       .add = add_experts,
-       .keys = {"expert_count", "expert_used_count", "expert_feed_forward_length"}},
+       .add = add_qwen3moe,
+       .keys = {kExpertCount, kExpertsUsed, kExpertWidth}},
       {.name = "phi3",
        .model_type = "phi3",
        .class_name = "Phi3ForCausalLM",

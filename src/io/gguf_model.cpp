@@ -275,7 +275,7 @@ std::string gguf_name_of(const GgufArchitecture& kind, const std::string& hf_nam
     const std::string_view after = star == std::string_view::npos ? std::string_view() : hf.substr(star + 1);
     const std::size_t end = star == std::string_view::npos ? hf.size() : rest.find('.', star);
     length = end + after.size();
-    return end < rest.size() && rest.starts_with(hf.substr(0, star)) && rest.compare(end, after.size(), after) == 0;
+    return end <= rest.size() && rest.starts_with(hf.substr(0, star)) && rest.compare(end, after.size(), after) == 0;
   });
   if (known == nullptr) return hf_name;
   return fmt::format("{}{}{}{}", kLayerPrefix, layer.substr(kLayers.size()), known->gguf, rest.substr(length));
@@ -284,8 +284,12 @@ std::string gguf_name_of(const GgufArchitecture& kind, const std::string& hf_nam
 std::vector<std::pair<std::string, GgufTensor>> gguf_weights(const Gguf& gguf, const std::string& name,
                                                              const std::string& hf_name, const GgufTensor& tensor) {
   const std::size_t star = hf_name.find('*');
+  // Of a single row, which the converter writes as a vector.
+  if (tensor.shape.size() == 1 && hf_name.ends_with(".shared_expert_gate.weight"))
+    return {{hf_name, GgufTensor{tensor.type, {1, tensor.shape[0]}, tensor.bytes}}};
   if (star == std::string::npos) return {{hf_name, tensor}};
-  const std::int64_t experts = gguf.integer("qwen3moe.expert_count").value_or(0);
+  const std::string count = fmt::format("{}.expert_count", gguf.string("general.architecture").value_or(""));
+  const std::int64_t experts = gguf.integer(count).value_or(0);
   if (tensor.shape.size() != 3 || tensor.shape[0] != experts || tensor.bytes.empty())
     throw Error(ErrorCode::kCorruptFile, fmt::format("{}: tensor {}: shape {}, expected matrices of {} experts",
                                                      gguf.where, name, shape_text(tensor.shape), experts));
