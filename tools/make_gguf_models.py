@@ -78,6 +78,9 @@ MODELS = {
         text_config=dict(SMALL, model_type="mistral", head_dim=20, sliding_window=None, rope_parameters=PLAIN), vision_config=dict(
             model_type="pixtral", hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28,
             patch_size=14), image_token_index=260)),
+    # An expert for every token behind a gate, which is a vector in the file.
+    "qwen2-moe": auto("qwen2_moe", moe_intermediate_size=28, shared_expert_intermediate_size=40, num_experts=5, num_experts_per_tok=2,
+                      use_sliding_window=False, rope_parameters=PLAIN),
 }
 
 # Why llama.cpp gives something else.
@@ -111,6 +114,8 @@ def random_model(name, index, folder):
         for parameter_name, parameter in model.named_parameters():
             if parameter_name.endswith("bias"):
                 parameter.normal_(0, 0.2)
+            elif parameter_name.endswith("mlp.gate.weight"):
+                parameter.normal_(0, 0.3)
             elif "norm" in parameter_name:  # Gemma's weights are one less than what is multiplied by
                 parameter.normal_(0 if name.startswith("gemma") else 1, 0.2)
     model.to(torch.bfloat16).save_pretrained(folder)

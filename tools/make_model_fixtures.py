@@ -147,6 +147,9 @@ MODELS = {
                            head_dim=8, global_head_dim=8, patch_size=4, position_embedding_size=16, pooling_kernel_size=1),
         boi_token_id=1000, eoi_token_id=1001, image_token_id=1002, video_token_id=1003, boa_token_id=1004, eoa_token_index=1005,
         audio_token_id=1006, eos_token_id=2)),  # none of which is ever said
+    # An expert for every token behind a gate, biases of q, k and v, a dense layer, a window in every other layer.
+    "qwen2-moe": auto("qwen2_moe", num_hidden_layers=3, moe_intermediate_size=28, shared_expert_intermediate_size=40, num_experts=7,
+                      num_experts_per_tok=3, mlp_only_layers=[1], use_sliding_window=True, sliding_window=20, rope_parameters=PLAIN),
 }
 
 

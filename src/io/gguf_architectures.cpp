@@ -56,6 +56,7 @@ void add_ropes_by_type(const GgufKeys& keys, Json& config, double theta_of_windo
 constexpr std::string_view kExpertCount = "expert_count";
 constexpr std::string_view kExpertsUsed = "expert_used_count";
 constexpr std::string_view kExpertWidth = "expert_feed_forward_length";
+constexpr std::string_view kSharedExpertWidth = "expert_shared_feed_forward_length";
 
 // As llama.cpp runs them, here and below: all layers have experts.
 void add_expert_counts(const GgufKeys& keys, Json& config) {
@@ -70,6 +71,13 @@ void add_experts(const GgufKeys& keys, Json& config, bool normalize) {
       keys.bounded_or(kExpertWidth, kDimensionBounds,
                       number_of(config, "intermediate_size") / number_of(config, "num_experts_per_tok"));
   config["norm_topk_prob"] = normalize;
+}
+
+void add_qwen2moe(const GgufKeys& keys, Json& config) {
+  add_experts(keys, config, false);
+  const std::int64_t shared = keys.bounded_or(kSharedExpertWidth, {0, kMaxDimension}, 0);
+  config["shared_expert_intermediate_size"] = shared == 0 ? number_of(config, "intermediate_size") : shared;
+  config["qkv_bias"] = config.at("attention_bias");
 }
 
 void add_qwen3moe(const GgufKeys& keys, Json& config) {
@@ -180,6 +188,16 @@ const std::vector<GgufArchitecture>& all() {
       {.name = "llama", .model_type = "llama", .class_name = "LlamaForCausalLM", .pairs = true},
       {.name = "qwen2", .model_type = "qwen2", .class_name = "Qwen2ForCausalLM", .output_bias = false},
       {.name = "qwen3", .model_type = "qwen3", .class_name = "Qwen3ForCausalLM"},
+      {.name = "qwen2moe",
+       .model_type = "qwen2_moe",
+       .class_name = "Qwen2MoeForCausalLM",
+       .add = add_qwen2moe,
+       .keys = {kExpertCount, kExpertsUsed, kExpertWidth, kSharedExpertWidth},
+       .names = {{"ffn_gate_inp_shexp.", "mlp.shared_expert_gate."},
+                 {"ffn_gate_shexp.", "mlp.shared_expert.gate_proj."},
+                 {"ffn_up_shexp.", "mlp.shared_expert.up_proj."},
+                 {"ffn_down_shexp.", "mlp.shared_expert.down_proj."}},
+       .output_bias = false},
       {.name = "qwen3moe",
        .model_type = "qwen3_moe",
        .class_name = "Qwen3MoeForCausalLM",

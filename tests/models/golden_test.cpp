@@ -266,7 +266,7 @@ TEST(ModelConfig, UnsupportedFeaturesAreNamed) {
                [&] { with("hidden_size", "32"); });
   expect_error(ErrorCode::kCorruptFile, "num_hidden_layers", [&] { with("num_hidden_layers", std::int64_t{1} << 40); });
   expect_error(ErrorCode::kUnsupported,
-               "architecture mamba is not one we implement; known: llama, smollm3, qwen2, qwen3, qwen3_moe",
+               "architecture mamba is not one we implement; known: llama, smollm3, qwen2, qwen3, qwen2_moe",
                [&] { with("model_type", "mamba"); });
 }
 
