@@ -81,6 +81,8 @@ MODELS = {
     # An expert for every token behind a gate, which is a vector in the file.
     "qwen2-moe": auto("qwen2_moe", moe_intermediate_size=28, shared_expert_intermediate_size=40, num_experts=5, num_experts_per_tok=2,
                       use_sliding_window=False, rope_parameters=PLAIN),
+    # A Llama with experts there.
+    "mixtral": auto("mixtral", intermediate_size=32, num_local_experts=5, num_experts_per_tok=2, rope_parameters=PLAIN),
 }
 
 # Why llama.cpp gives something else.

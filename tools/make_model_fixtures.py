@@ -150,6 +150,8 @@ MODELS = {
     # An expert for every token behind a gate, biases of q, k and v, a dense layer, a window in every other layer.
     "qwen2-moe": auto("qwen2_moe", num_hidden_layers=3, moe_intermediate_size=28, shared_expert_intermediate_size=40, num_experts=7,
                       num_experts_per_tok=3, mlp_only_layers=[1], use_sliding_window=True, sliding_window=20, rope_parameters=PLAIN),
+    # Names of its own, a window in all layers.
+    "mixtral": auto("mixtral", intermediate_size=40, num_local_experts=5, num_experts_per_tok=2, sliding_window=20, rope_parameters=PLAIN),
 }
 
 

@@ -84,6 +84,17 @@ void add_qwen3moe(const GgufKeys& keys, Json& config) {
   add_experts(keys, config, true);
 }
 
+// A Llama with experts is a Mixtral.
+void add_llama(const GgufKeys& keys, Json& config) {
+  if (keys.bounded_or(kExpertCount, {0, kExpertBounds.high}, 0) == 0) {
+    if (keys.find(kExpertsUsed).value_or(0) != 0)
+      keys.unsupported(kExpertsUsed, fmt::format("0 without {}", keys.name(kExpertCount)));
+    return;
+  }
+  become(config, "mixtral", "MixtralForCausalLM");
+  add_expert_counts(keys, config);
+}
+
 // The window counts, as in the reference implementation; llama.cpp has turned it off.
 void add_phi3(const GgufKeys& keys, Json& config) {
   const std::int64_t window = window_of(keys);
@@ -185,7 +196,12 @@ const std::vector<GgufArchitecture>& all() {
                                            {"post_attention_norm.", "post_attention_layernorm."},
                                            {"post_ffw_norm.", "post_feedforward_layernorm."}};
   static const std::vector<GgufArchitecture> kAll{
-      {.name = "llama", .model_type = "llama", .class_name = "LlamaForCausalLM", .pairs = true},
+      {.name = "llama",
+       .model_type = "llama",
+       .class_name = "LlamaForCausalLM",
+       .add = add_llama,
+       .keys = {kExpertCount, kExpertsUsed},
+       .pairs = true},
       {.name = "qwen2", .model_type = "qwen2", .class_name = "Qwen2ForCausalLM", .output_bias = false},
       {.name = "qwen3", .model_type = "qwen3", .class_name = "Qwen3ForCausalLM"},
       {.name = "qwen2moe",

@@ -29,6 +29,36 @@ bool begins_with_any(std::string_view name, std::span<const std::string_view> be
                      [&](std::string_view beginning) { return name.starts_with(beginning); });
 }
 
+// With the "model." of what is around it, once.
+std::string name_in_model(const std::string& name) {
+  if (begins_with_any(name, kInModel)) return std::string(kModel) + name;
+  if (!name.starts_with(kModel)) return name;
+  const std::string_view rest = std::string_view(name).substr(kModel.size());
+  const bool doubled = rest.starts_with(kModel) && begins_with_any(rest.substr(kModel.size()), kInModel);
+  return doubled || rest.starts_with("lm_head.") ? std::string(rest) : name;
+}
+
+// Of Mixtral and those after it, within a layer: what others call "mlp", the projections of its experts, and the bias
+// of the router's choice, which others have with the router's weight.
+std::string name_in_experts(const std::string& name) {
+  constexpr std::string_view kBlock = "block_sparse_moe.";
+  constexpr std::string_view kMlp = "mlp.";
+  constexpr std::string_view kBias = "e_score_correction_bias";
+  constexpr std::array<std::pair<std::string_view, std::string_view>, 3> kProjections{
+      {{".w1.", ".gate_proj."}, {".w2.", ".down_proj."}, {".w3.", ".up_proj."}}};
+  const std::string layer(layer_of(name));
+  std::string rest = name.substr(layer.size());
+  if (layer.empty() || !(rest.starts_with(kBlock) || rest.starts_with(kMlp))) return name;
+  const bool old = rest.starts_with(kBlock);
+  rest = rest.substr((old ? kBlock : kMlp).size());
+  if (rest == kBias) rest.insert(0, "gate.");
+  for (const auto& [from, to] : kProjections) {
+    const std::size_t at = old && rest.starts_with("experts.") ? rest.find(from) : std::string::npos;
+    if (at != std::string::npos) rest.replace(at, from.size(), to);
+  }
+  return layer + std::string(kMlp) + rest;
+}
+
 }  // namespace
 
 std::string_view layer_of(std::string_view name) {
@@ -36,13 +66,8 @@ std::string_view layer_of(std::string_view name) {
   return name.substr(0, name.find('.', kLayers.size()) + 1);
 }
 
-std::string full_name(const std::string& whole) {
-  std::string name = name_in_language_model(whole);
-  if (begins_with_any(name, kInModel)) return std::string(kModel) + name;
-  if (!name.starts_with(kModel)) return name;
-  const std::string_view rest = std::string_view(name).substr(kModel.size());
-  const bool doubled = rest.starts_with(kModel) && begins_with_any(rest.substr(kModel.size()), kInModel);
-  return doubled || rest.starts_with("lm_head.") ? std::string(rest) : name;
+std::string full_name(const std::string& name) {
+  return name_in_experts(name_in_model(name_in_language_model(name)));
 }
 
 std::vector<std::pair<std::string, DenseView>> expert_weights(const std::string& name, const DenseView& view,

@@ -18,7 +18,7 @@ inline constexpr std::string_view kLayers = "model.layers.";
 std::string_view layer_of(std::string_view name);
 
 // The name of a weight that was saved without the "model." of what is around it, or with one more, or within a model
-// that has other parts too.
+// that has other parts too; of one that Mixtral's files call otherwise than most, what most call it.
 std::string full_name(const std::string& name);
 
 // The weights that a tensor of such a name is: itself, or, where it holds a projection of all experts ([experts, rows,

@@ -449,7 +449,7 @@ TEST(GgufArchitectures, RowsOfQueriesAndKeysOfSomeLieByNeighbours) {
 TEST(Gguf, KeysThatAskForMoreAreNamed) {
   for (const auto& [key, value] :
        std::initializer_list<std::pair<const char*, GgufValue>>{{"llama.attention.sliding_window", std::uint64_t{64}},
-                                                                {"llama.expert_count", std::uint64_t{8}},
+                                                                {"llama.expert_used_count", std::uint64_t{2}},
                                                                 {"llama.logit_scale", 0.5},
                                                                 {"llama.something_new", true},
                                                                 {"adapter.type", std::string_view("lora")},

@@ -22,7 +22,18 @@ TEST(TensorNames, HaveTheModelAroundThemOnce) {
            {"model.language_model.layers.3.mlp.up_proj.weight", "model.layers.3.mlp.up_proj.weight"},
            {"language_model.model.norm.weight", "model.norm.weight"},
            {"language_model.lm_head.weight", "lm_head.weight"},
-           {"norms", "norms"}}) {
+           {"norms", "norms"},
+           {"model.layers.3.block_sparse_moe.gate.weight", "model.layers.3.mlp.gate.weight"},
+           {"model.layers.3.block_sparse_moe.experts.7.w1.weight", "model.layers.3.mlp.experts.7.gate_proj.weight"},
+           {"layers.3.block_sparse_moe.experts.7.w2.qweight", "model.layers.3.mlp.experts.7.down_proj.qweight"},
+           {"model.layers.3.block_sparse_moe.experts.7.w3.weight", "model.layers.3.mlp.experts.7.up_proj.weight"},
+           {"model.layers.3.block_sparse_moe.experts.gate_up_proj", "model.layers.3.mlp.experts.gate_up_proj"},
+           {"model.layers.3.block_sparse_moe.e_score_correction_bias",
+            "model.layers.3.mlp.gate.e_score_correction_bias"},
+           {"model.layers.3.mlp.e_score_correction_bias", "model.layers.3.mlp.gate.e_score_correction_bias"},
+           {"model.layers.3.mlp.gate.e_score_correction_bias", "model.layers.3.mlp.gate.e_score_correction_bias"},
+           {"model.layers.3.mlp.w1.weight", "model.layers.3.mlp.w1.weight"},
+           {"block_sparse_moe.gate.weight", "block_sparse_moe.gate.weight"}}) {
     EXPECT_EQ(full_name(name), full);
   }
 }

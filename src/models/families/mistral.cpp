@@ -1,8 +1,9 @@
-// Mistral (arXiv 2310.06825) and Ministral 3, whose queries grow with their positions; the text of models of images
-// that have either.
+// Mistral (arXiv 2310.06825), Mixtral (2401.04088), which has experts, and Ministral 3, whose queries grow with their
+// positions; the text of models of images that have the first or the last.
 #include <array>
 #include <nlohmann/json.hpp>
 
+#include "models/families/experts.h"
 #include "models/families/family.h"
 
 namespace metal_marlin {
@@ -18,6 +19,19 @@ void describe_mistral(const JsonObject& config, ModelConfig& out) {
     out.windows = windows_of(types, window);
   }
   out.ropes = {parse_rope(config, types, static_cast<double>(out.max_positions))};
+}
+
+constexpr FieldNames kMixtralExpertNames{"num_local_experts", "num_experts"};
+
+// Its window is of all layers, and its experts are as wide as dense layers would be.
+void describe_mixtral(const JsonObject& config, ModelConfig& out) {
+  out.windows.assign(out.windows.size(), window_or(config, 0));
+  out.ropes = {parse_rope(config, listed_layer_types(config, out.layers), static_cast<double>(out.max_positions),
+                          {.theta = 1000000})};
+  parse_expert_counts(config, counting_name(config, kMixtralExpertNames), {.experts = 8, .top_k = 2}, out.moe);
+  out.moe.intermediate = out.intermediate;
+  out.moe.normalize = true;
+  out.sparse.assign(out.sparse.size(), true);
 }
 
 constexpr std::array<std::string_view, 2> kPositions{"llama_4_scaling_beta", "max_position_embeddings"};
@@ -56,6 +70,12 @@ Family mistral_family() {
        .sizes = {32000, 4096, 14336, 32, 32, 8, std::nullopt, 131072, 1e-6},
        .end_tokens = {2},
        .describe = describe_mistral},
+      {.name = "mixtral",
+       .sizes = {32000, 4096, 14336, 32, 32, 8, std::nullopt, 131072, 1e-5},
+       .end_tokens = {2},
+       .describe = describe_mixtral,
+       .other_names = {kMixtralExpertNames},
+       .unread = {{"norm_topk_prob", "true"}}},
       {.name = "ministral3",
        .sizes = {131072, 4096, 14336, 34, 32, 8, 128, 262144, 1e-5},
        .end_tokens = {2},
