@@ -83,6 +83,8 @@ MODELS = {
                       use_sliding_window=False, rope_parameters=PLAIN),
     # A Llama with experts there.
     "mixtral": auto("mixtral", intermediate_size=32, num_local_experts=5, num_experts_per_tok=2, rope_parameters=PLAIN),
+    # As many heads of keys as of queries, as llama.cpp has it.
+    "olmoe": auto("olmoe", intermediate_size=32, num_key_value_heads=4, num_experts=5, num_experts_per_tok=2, rope_parameters=PLAIN),
 }
 
 # Why llama.cpp gives something else.

@@ -152,6 +152,8 @@ MODELS = {
                       num_experts_per_tok=3, mlp_only_layers=[1], use_sliding_window=True, sliding_window=20, rope_parameters=PLAIN),
     # Names of its own, a window in all layers.
     "mixtral": auto("mixtral", intermediate_size=40, num_local_experts=5, num_experts_per_tok=2, sliding_window=20, rope_parameters=PLAIN),
+    # Norms over whole projections, before the parts.
+    "olmoe": auto("olmoe", intermediate_size=40, num_experts=6, num_experts_per_tok=3, rope_parameters=PLAIN),
 }
 
 

@@ -84,6 +84,11 @@ void add_qwen3moe(const GgufKeys& keys, Json& config) {
   add_experts(keys, config, true);
 }
 
+void add_olmoe(const GgufKeys& keys, Json& config) {
+  add_expert_counts(keys, config);
+  config["norm_topk_prob"] = false;
+}
+
 // A Llama with experts is a Mixtral.
 void add_llama(const GgufKeys& keys, Json& config) {
   if (keys.bounded_or(kExpertCount, {0, kExpertBounds.high}, 0) == 0) {
@@ -246,6 +251,11 @@ const std::vector<GgufArchitecture>& all() {
        .add = add_olmo2,
        .keys = {kWindow, kPattern, kThetaOfWindows},
        .names = norms_after},
+      {.name = "olmoe",
+       .model_type = "olmoe",
+       .class_name = "OlmoeForCausalLM",
+       .add = add_olmoe,
+       .keys = {kExpertCount, kExpertsUsed}},
       {.name = "smollm3",
        .model_type = "smollm3",
        .class_name = "SmolLM3ForCausalLM",
