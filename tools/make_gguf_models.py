@@ -85,6 +85,9 @@ MODELS = {
     "mixtral": auto("mixtral", intermediate_size=32, num_local_experts=5, num_experts_per_tok=2, rope_parameters=PLAIN),
     # As many heads of keys as of queries, as llama.cpp has it.
     "olmoe": auto("olmoe", intermediate_size=32, num_key_value_heads=4, num_experts=5, num_experts_per_tok=2, rope_parameters=PLAIN),
+    # A part of each head is rotated, by a key; the bias of the router's choice.
+    "minimax-m2": auto("minimax_m2", intermediate_size=32, head_dim=20, num_local_experts=5, num_experts_per_tok=2,
+                       rope_parameters=dict(PLAIN, partial_rotary_factor=0.5)),
 }
 
 # Why llama.cpp gives something else.
@@ -106,6 +109,9 @@ def add_keys(path, name):
     config = json.loads(path.read_text())
     if name == "cohere2":
         config["rotary_pct"] = 1.0
+    if name == "minimax-m2":
+        config["scoring_func"] = "sigmoid"
+        config["rotary_dim"] = round(config["head_dim"] * config["rope_parameters"].pop("partial_rotary_factor"))
     path.write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -122,6 +128,9 @@ def random_model(name, index, folder):
                 parameter.normal_(0, 0.3)
             elif "norm" in parameter_name:  # Gemma's weights are one less than what is multiplied by
                 parameter.normal_(0 if name.startswith("gemma") else 1, 0.2)
+        for buffer_name, buffer in model.named_buffers():
+            if buffer_name.endswith("e_score_correction_bias"):
+                buffer.uniform_(0.1, 0.4)
     model.to(torch.bfloat16).save_pretrained(folder)
     write_tokenizer(folder)
     add_keys(folder / "config.json", name)

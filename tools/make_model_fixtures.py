@@ -154,6 +154,9 @@ MODELS = {
     "mixtral": auto("mixtral", intermediate_size=40, num_local_experts=5, num_experts_per_tok=2, sliding_window=20, rope_parameters=PLAIN),
     # Norms over whole projections, before the parts.
     "olmoe": auto("olmoe", intermediate_size=40, num_experts=6, num_experts_per_tok=3, rope_parameters=PLAIN),
+    # A rotation of a part of each head, as its files say it, a bias of the router's choice, names of its own.
+    "minimax-m2": auto("minimax_m2", intermediate_size=40, head_dim=20, num_local_experts=6, num_experts_per_tok=3,
+                       rope_parameters=dict(PLAIN, partial_rotary_factor=0.5)),
 }
 
 
@@ -164,6 +167,14 @@ def old_keys(path):
     config["rope_scaling"] = rope
     config["torch_dtype"] = config.pop("dtype")
     config.pop("head_dim", None)
+    path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def minimax_keys(path):
+    config = json.loads(path.read_text())
+    rope = config.pop("rope_parameters")
+    config["rope_theta"] = rope["rope_theta"]
+    config["rotary_dim"] = round(config["head_dim"] * rope["partial_rotary_factor"])
     path.write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -284,6 +295,8 @@ for index, (name, (kind, config)) in enumerate(MODELS.items()):
     model.save_pretrained(folder, max_shard_size="60KB" if name == "llama-old-sharded" else "1GB")
     if name == "llama-old-sharded":
         old_keys(folder / "config.json")
+    if name == "minimax-m2":
+        minimax_keys(folder / "config.json")
     # Loaded anew: a conversion would round the rotary frequencies to bf16 too.
     model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     ids = torch.randint(3, min(config.get_text_config().vocab_size, 150), (1, 96)) if name.endswith("-images") else torch.randint(

@@ -13,7 +13,7 @@ import pathlib
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (AutoModelForCausalLM, Glm4MoeLiteConfig, Glm4MoeLiteForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen3Config,
-                          Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
+                          MiniMaxM2Config, MiniMaxM2ForCausalLM, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
 SMALL = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, head_dim=16,
              max_position_embeddings=256, initializer_range=0.15, bos_token_id=1, eos_token_id=2, pad_token_id=0)
@@ -37,6 +37,10 @@ def glm4(**fields):
     return Glm4MoeLiteForCausalLM(Glm4MoeLiteConfig(
         **small, num_key_value_heads=4, moe_intermediate_size=24, n_routed_experts=6, q_lora_rank=24, kv_lora_rank=20, qk_nope_head_dim=12,
         qk_rope_head_dim=8, v_head_dim=16, mlp_layer_types=["dense", "sparse"], **fields))
+
+
+def minimax(**fields):
+    return MiniMaxM2ForCausalLM(MiniMaxM2Config(**SMALL, num_key_value_heads=2, **fields))
 
 
 def another_head(weights):
@@ -77,6 +81,7 @@ MODELS = {
         "topk_method": "greedy", "scoring_func": "softmax", "qk_head_dim": 99, "qk_rope_head_dim": 4, "head_dim": 8,
         "n_routed_experts": 4, "num_local_experts": 6}),
     "no-shared-experts-glm4": (lambda: glm4(num_experts_per_tok=2, n_shared_experts=0), False, None, {}),
+    "experts-together-minimax": (lambda: minimax(num_local_experts=4, num_experts_per_tok=2), True, None, {}),
 }
 
 

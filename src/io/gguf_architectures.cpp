@@ -57,6 +57,7 @@ constexpr std::string_view kExpertCount = "expert_count";
 constexpr std::string_view kExpertsUsed = "expert_used_count";
 constexpr std::string_view kExpertWidth = "expert_feed_forward_length";
 constexpr std::string_view kSharedExpertWidth = "expert_shared_feed_forward_length";
+constexpr std::string_view kExpertScoring = "expert_gating_func";
 
 // As llama.cpp runs them, here and below: all layers have experts.
 void add_expert_counts(const GgufKeys& keys, Json& config) {
@@ -98,6 +99,16 @@ void add_llama(const GgufKeys& keys, Json& config) {
   }
   become(config, "mixtral", "MixtralForCausalLM");
   add_expert_counts(keys, config);
+}
+
+void add_minimax_m2(const GgufKeys& keys, Json& config) {
+  constexpr std::int64_t kSigmoid = 2;
+  add_expert_counts(keys, config);
+  if (keys.find(kExpertScoring).value_or(kSigmoid) != kSigmoid)
+    keys.unsupported(kExpertScoring, fmt::format("{}, sigmoids", kSigmoid));
+  const std::int64_t width = number_of(config, "intermediate_size");
+  if (keys.find(kExpertWidth).value_or(width) != width)
+    keys.unsupported(kExpertWidth, fmt::format("{}, as {} is", width, keys.name("feed_forward_length")));
 }
 
 // The window counts, as in the reference implementation; llama.cpp has turned it off.
@@ -256,6 +267,13 @@ const std::vector<GgufArchitecture>& all() {
        .class_name = "OlmoeForCausalLM",
        .add = add_olmoe,
        .keys = {kExpertCount, kExpertsUsed}},
+      {.name = "minimax-m2",
+       .model_type = "minimax_m2",
+       .class_name = "MiniMaxM2ForCausalLM",
+       .add = add_minimax_m2,
+       .keys = {kExpertCount, kExpertsUsed, kExpertWidth, kExpertScoring},
+       .names = {{"exp_probs_b.bias", "mlp.gate.e_score_correction_bias"}},
+       .partial = true},
       {.name = "smollm3",
        .model_type = "smollm3",
        .class_name = "SmolLM3ForCausalLM",

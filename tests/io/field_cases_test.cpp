@@ -48,20 +48,19 @@ class FieldCase : public testing::TestWithParam<Case> {
 };
 INSTANTIATE_TEST_SUITE_P(
     Cases, FieldCase,
-    testing::Values(Case{"gguf-qkv-bias", "m.gguf", 1e-4}, Case{"gguf-yarn-betas", "m.gguf", 1e-4},
-                    Case{"gguf-split", "m-00001-of-00002.gguf", 1e-4},
-                    Case{"gguf-split", "m-00002-of-00002.gguf", 1e-4}, Case{"shards-without-index", "m", 1e-4},
-                    Case{"unused-c64", "m", 1e-4}, Case{"unused-f4", "m", 1e-4}, Case{"rope-by-layer-type", "m", 1e-4},
-                    Case{"qwen3-window-default", "m", 1e-4}, Case{"rope-dynamic", "m", 1e-4},
-                    Case{"fp8-block", "m", 2e-3}, Case{"int8-compressed-tensors", "m", 2e-3},
-                    Case{"transform-config", "m", 2e-3}, Case{"gptq-v2-zeros", "m", 2e-3},
-                    Case{"gptq-dynamic-bits", "m", 2e-3}, Case{"awq-version-upper", "m", 2e-3},
-                    Case{"mlx-affine", "m", 2e-3}, Case{"experts-together-qwen3", "m", 1e-4},
-                    Case{"experts-together-glm4", "m", 1e-4}, Case{"experts-per-token-left-out", "m", 1e-4},
-                    Case{"experts-per-token-left-out-glm4", "m", 1e-4}, Case{"names-without-model", "m", 1e-4},
-                    Case{"names-with-model-twice", "m", 1e-4}, Case{"tied-another-head", "m", 1e-4},
-                    Case{"tied-same-head", "m", 1e-4}, Case{"tied-only-head", "m", 1e-4},
-                    Case{"fields-that-do-not-count-glm4", "m", 1e-4}, Case{"no-shared-experts-glm4", "m", 1e-4}),
+    testing::Values(
+        Case{"gguf-qkv-bias", "m.gguf", 1e-4}, Case{"gguf-yarn-betas", "m.gguf", 1e-4},
+        Case{"gguf-split", "m-00001-of-00002.gguf", 1e-4}, Case{"gguf-split", "m-00002-of-00002.gguf", 1e-4},
+        Case{"shards-without-index", "m", 1e-4}, Case{"unused-c64", "m", 1e-4}, Case{"unused-f4", "m", 1e-4},
+        Case{"rope-by-layer-type", "m", 1e-4}, Case{"qwen3-window-default", "m", 1e-4}, Case{"rope-dynamic", "m", 1e-4},
+        Case{"fp8-block", "m", 2e-3}, Case{"int8-compressed-tensors", "m", 2e-3}, Case{"transform-config", "m", 2e-3},
+        Case{"gptq-v2-zeros", "m", 2e-3}, Case{"gptq-dynamic-bits", "m", 2e-3}, Case{"awq-version-upper", "m", 2e-3},
+        Case{"mlx-affine", "m", 2e-3}, Case{"experts-together-qwen3", "m", 1e-4},
+        Case{"experts-together-glm4", "m", 1e-4}, Case{"experts-together-minimax", "m", 1e-4},
+        Case{"experts-per-token-left-out", "m", 1e-4}, Case{"experts-per-token-left-out-glm4", "m", 1e-4},
+        Case{"names-without-model", "m", 1e-4}, Case{"names-with-model-twice", "m", 1e-4},
+        Case{"tied-another-head", "m", 1e-4}, Case{"tied-same-head", "m", 1e-4}, Case{"tied-only-head", "m", 1e-4},
+        Case{"fields-that-do-not-count-glm4", "m", 1e-4}, Case{"no-shared-experts-glm4", "m", 1e-4}),
     [](const auto& test) {
       std::string name = std::string(test.param.name) + "_" + test.param.model;
       for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) != 0 ? c : '_';

@@ -111,5 +111,6 @@ Family granite_family();
 Family exaone_family();
 Family seed_family();
 Family cohere_family();
+Family minimax_family();
 
 }  // namespace metal_marlin
