@@ -529,6 +529,61 @@ TEST(GgufExperts, KeysBecomeTheConfiguration) {
   }
 }
 
+// What no key says, and what each has its own keys for.
+TEST(GgufExperts, OfOtherArchitectures) {
+  const auto config_of = [](const char* name, std::initializer_list<std::pair<const char*, GgufValue>> more = {}) {
+    Gguf gguf = metadata_of(name);
+    gguf.values[fmt::format("{}.expert_count", name)] = std::uint64_t{4};
+    gguf.values[fmt::format("{}.expert_used_count", name)] = std::uint64_t{2};
+    for (const auto& [key, value] : more) gguf.values[fmt::format("{}.{}", name, key)] = value;
+    return gguf_config_json(gguf);
+  };
+  Json qwen = config_of("qwen2moe");
+  EXPECT_EQ(qwen["model_type"], "qwen2_moe");
+  EXPECT_EQ(qwen["norm_topk_prob"], false);
+  EXPECT_EQ(qwen["qkv_bias"], false);
+  EXPECT_EQ(qwen["moe_intermediate_size"], 64);
+  EXPECT_EQ(qwen["shared_expert_intermediate_size"], 128);
+  qwen = config_of("qwen2moe", {{"expert_shared_feed_forward_length", std::uint64_t{32}}});
+  EXPECT_EQ(qwen["shared_expert_intermediate_size"], 32);
+  const Json mixtral = config_of("llama");
+  EXPECT_EQ(mixtral["model_type"], "mixtral");
+  EXPECT_EQ(mixtral["num_experts"], 4);
+  EXPECT_EQ(config_of("olmoe")["norm_topk_prob"], false);
+  const Json minimax = config_of("minimax-m2", {{"expert_gating_func", std::uint64_t{2}},
+                                                {"expert_feed_forward_length", std::uint64_t{128}},
+                                                {"rope.dimension_count", std::uint64_t{4}}});
+  EXPECT_EQ(minimax["model_type"], "minimax_m2");
+  EXPECT_EQ(minimax["num_experts_per_tok"], 2);
+  expect_error(ErrorCode::kUnsupported, "key minimax-m2.expert_gating_func is 1, expected 2", [&] {
+    config_of("minimax-m2", {{"expert_gating_func", std::uint64_t{1}}});
+  });
+  expect_error(ErrorCode::kUnsupported, "key minimax-m2.expert_feed_forward_length is 64, expected 128", [&] {
+    config_of("minimax-m2", {{"expert_feed_forward_length", std::uint64_t{64}}});
+  });
+  expect_error(ErrorCode::kUnsupported, "key olmoe.expert_feed_forward_length", [&] {
+    config_of("olmoe", {{"expert_feed_forward_length", std::uint64_t{64}}});
+  });
+  for (const auto& [name, gguf, hf] :
+       {std::tuple("qwen2moe", "ffn_gate_shexp.weight", "mlp.shared_expert.gate_proj.weight"),
+        std::tuple("qwen2moe", "ffn_gate_inp_shexp.weight", "mlp.shared_expert_gate.weight"),
+        std::tuple("minimax-m2", "exp_probs_b.bias", "mlp.gate.e_score_correction_bias")}) {
+    const std::string own = fmt::format("blk.3.{}", gguf);
+    const std::string theirs = fmt::format("model.layers.3.{}", hf);
+    EXPECT_EQ(gguf_tensor_name(architecture(name), own), theirs);
+    EXPECT_EQ(gguf_name_of(architecture(name), theirs), own);
+  }
+}
+
+// The converter writes a matrix of one row as a vector.
+TEST(GgufExperts, TheGateOfASharedExpertIsAMatrix) {
+  const std::vector<std::byte> bytes(32 * 4);
+  const auto weights = gguf_weights(experts_metadata(), "blk.0.ffn_gate_inp_shexp.weight",
+                                    "model.layers.0.mlp.shared_expert_gate.weight", {GgufType::kF32, {32}, bytes});
+  ASSERT_EQ(weights.size(), 1U);
+  EXPECT_EQ(weights[0].second.shape, (Shape{1, 32}));
+}
+
 TEST(GgufExperts, ATensorHoldsAMatrixForEach) {
   const Gguf gguf = experts_metadata();
   const std::vector<std::byte> bytes(4 * 2 * 34);

@@ -60,6 +60,15 @@ TEST(Windows, OfOtherFamiliesAreTheReferences) {
   EXPECT_EQ(windows("olmo3", "sliding_window", 4), (Windows{4, 4, 4, 0}));
   EXPECT_EQ(windows("exaone4", "sliding_window", nullptr), (Windows{0, 0, 0, 0}));
   EXPECT_EQ(windows("qwen2", "sliding_window", 4), (Windows{0, 0, 0, 0}));
+  Json sparse = config_of("qwen2_moe");
+  EXPECT_EQ(with(sparse, "sliding_window", 4).windows, (Windows{0, 0, 0, 0}));
+  sparse["use_sliding_window"] = true;
+  EXPECT_EQ(with(sparse, "sliding_window", 4).windows, (Windows{4, 0, 4, 0}));
+  EXPECT_EQ(with(sparse, "max_window_layers", 2).windows, (Windows{4096, 0, 0, 0}));
+  EXPECT_EQ(windows("mixtral", "sliding_window", 4), (Windows{4, 4, 4, 4}));
+  EXPECT_EQ(windows("mixtral", "use_cache", true), Windows(4, 0));
+  EXPECT_EQ(windows("olmoe", "sliding_window", 4), (Windows{0, 0, 0, 0}));
+  EXPECT_EQ(windows("minimax_m2", "sliding_window", 4), (Windows{0, 0, 0, 0}));
   Json qwen = config_of("qwen2");
   qwen.update({{"use_sliding_window", true}, {"max_window_layers", 3}});
   EXPECT_EQ(with(qwen, "sliding_window", 4).windows, (Windows{0, 0, 0, 4}));
@@ -213,6 +222,64 @@ TEST(ConfigNames, TheOtherNameCounts) {
   Json moe = config_of("qwen3_moe");
   moe.update({{"num_experts", 4}, {"num_experts_per_tok", 2}, {"moe_intermediate_size", 8}});
   EXPECT_EQ(with(moe, "num_local_experts", 8).moe.experts, 8);
+  for (const auto& [architecture, field, other] : {std::tuple("mixtral", "num_local_experts", "num_experts"),
+                                                   std::tuple("minimax_m2", "num_local_experts", "num_experts"),
+                                                   std::tuple("olmoe", "num_experts", "num_local_experts")}) {
+    Json config = config_of(architecture);
+    config.update({{field, 4}, {"num_experts_per_tok", 2}});
+    EXPECT_EQ(with(config, "use_cache", true).moe.experts, 4) << architecture;
+    EXPECT_EQ(with(config, other, 8).moe.experts, 8) << architecture;
+  }
+}
+
+TEST(ConfigExperts, AreAsWideAsTheArchitectureSays) {
+  Json qwen = config_of("qwen2_moe");
+  const MoeConfig usual = parse_model_config(qwen, nullptr, "c").moe;
+  EXPECT_EQ(std::tuple(usual.experts, usual.top_k, usual.intermediate, usual.shared_intermediate),
+            std::tuple(60, 4, 1408, 5632));
+  EXPECT_TRUE(usual.shared_gate);
+  EXPECT_FALSE(usual.normalize);
+  EXPECT_TRUE(with(qwen, "norm_topk_prob", true).moe.normalize);
+  const MoeConfig alone = with(qwen, "shared_expert_intermediate_size", 0).moe;
+  EXPECT_EQ(std::tuple(alone.shared_intermediate, alone.shared_gate), std::tuple(0, false));
+  EXPECT_EQ(with(config_of("qwen2_moe"), "qkv_bias", false).qkv_bias, false);
+  EXPECT_EQ(with(config_of("qwen2_moe"), "use_cache", true).qkv_bias, true);
+  for (const auto& [architecture, experts, top_k, normalize] :
+       {std::tuple("mixtral", 8, 2, true), std::tuple("olmoe", 64, 8, false), std::tuple("minimax_m2", 256, 8, true)}) {
+    const ModelConfig config = with(config_of(architecture), "moe_intermediate_size", 8);  // which is not theirs
+    EXPECT_EQ(std::tuple(config.moe.experts, config.moe.top_k, config.moe.intermediate, config.moe.normalize),
+              std::tuple(experts, top_k, 64, normalize))
+        << architecture;
+    EXPECT_EQ(config.sparse, std::vector<bool>(4, true)) << architecture;
+  }
+}
+
+TEST(ConfigExperts, WhatMiniMaxsFilesSay) {
+  Json config = config_of("minimax_m2");
+  config.update({{"rotary_dim", 4},
+                 {"attn_type_list", {1, 1, 1, 1}},
+                 {"use_qk_norm", true},
+                 {"qk_norm_type", "per_layer"},
+                 {"use_routing_bias", true},
+                 {"scoring_func", "sigmoid"},
+                 {"shared_intermediate_size", 0},
+                 {"layernorm_mlp_beta", 1.0},
+                 {"num_mtp_modules", 3}});
+  EXPECT_EQ(parse_model_config(config, nullptr, "c").ropes[0].rotated_dim(8), 4);
+  EXPECT_EQ(with(config, "partial_rotary_factor", 0.25).ropes[0].rotated_dim(8), 2);
+  EXPECT_EQ(with(config_of("minimax_m2"), "use_cache", true).ropes[0].rotated_dim(8), 8);
+  expect_error(ErrorCode::kCorruptFile, "rotary_dim", [&] { with(config, "rotary_dim", 10); });
+  for (const auto& [key, value] :
+       std::initializer_list<std::pair<const char*, Json>>{{"attn_type_list", {1, 0, 1, 1}},
+                                                           {"attn_type_list", 1},
+                                                           {"qk_norm_type", "per_head"},
+                                                           {"use_routing_bias", false},
+                                                           {"scoring_func", "softmax"},
+                                                           {"shared_intermediate_size", 8},
+                                                           {"layernorm_mlp_beta", 3.5},
+                                                           {"layernorm_full_attention_alpha", 3.5}})
+    expect_error(ErrorCode::kUnsupported, std::string("field ") + key, [&] { with(config, key, value); });
+  expect_error(ErrorCode::kUnsupported, "field clip_qkv is 8.0", [&] { with(config_of("olmoe"), "clip_qkv", 8.0); });
 }
 
 // Routers of this architecture are what they are; the fields of its relatives are a notice.
@@ -222,8 +289,9 @@ TEST(ConfigRouters, DoNotGoByFieldsOfOthers) {
   EXPECT_TRUE(with(glm, "scoring_func", "softmax").moe.router_bias);
   std::vector<std::string> notices;
   const auto notice = [&](const std::string& text) { notices.push_back(text); };
-  for (const auto& [architecture, key, value] : {std::tuple{"glm4_moe_lite", "first_k_dense_replace", 2},
-                                                 std::tuple{"gemma3_text", "attn_logit_softcapping", 20}}) {
+  for (const auto& [architecture, key, value] :
+       {std::tuple{"glm4_moe_lite", "first_k_dense_replace", 2}, std::tuple{"mixtral", "norm_topk_prob", 0},
+        std::tuple{"olmoe", "sliding_window", 20}, std::tuple{"gemma3_text", "attn_logit_softcapping", 20}}) {
     Json config = config_of(architecture);
     config[key] = value;
     read_model_config(MadeCheckpoint({}, {}, config), notice);
@@ -289,6 +357,10 @@ TEST(ConfigDefaults, OfSizesAndEndsAreTheReferences) {
   EXPECT_EQ(sizes("qwen3"), (Sizes{151936, 4096, 22016, 32, 32, 32, 32768}));
   EXPECT_EQ(sizes("qwen3_moe"), (Sizes{151936, 2048, 6144, 24, 32, 4, 32768}));
   EXPECT_EQ(sizes("glm4_moe_lite"), (Sizes{154880, 2048, 10240, 47, 20, 20, 202752}));
+  EXPECT_EQ(sizes("qwen2_moe"), (Sizes{151936, 2048, 5632, 24, 16, 16, 32768}));
+  EXPECT_EQ(sizes("mixtral"), (Sizes{32000, 4096, 14336, 32, 32, 8, 131072}));
+  EXPECT_EQ(sizes("olmoe"), (Sizes{50304, 2048, 2048, 16, 16, 16, 4096}));
+  EXPECT_EQ(sizes("minimax_m2"), (Sizes{200064, 3072, 1536, 62, 48, 8, 196608}));
   expect_error(ErrorCode::kCorruptFile, "field vocab_size is null",
                [] { with(config_of("llama"), "vocab_size", nullptr); });
   const auto ends = [](const char* architecture, const Json& generation) {
