@@ -260,7 +260,7 @@ class DecoderPlan {
     }
     add(AttentionOp{b.q, b.k, b.v, b.attended, config_.heads, b.shape.kv_heads, dim,
                     static_cast<float>(config_.attention_scale), window, static_cast<float>(config_.attention_soft_cap),
-                    own ? -1 : config_.sources[at]});
+                    own ? -1 : config_.sources[at], config_.sinks ? prefix_ + "self_attn.sinks" : ""});
     attention_linear("o_proj", b.attended, branch_, config_.output_bias, Projection::kOutput);
   }
 

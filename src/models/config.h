@@ -112,6 +112,7 @@ struct ModelConfig {
   std::vector<std::int64_t> intermediates;  // per layer, of dense ones
   LayerInputs layer_inputs;
   bool layer_factors = false;  // a layer's hidden state is multiplied by a weight at its end
+  bool sinks = false;             // each head has a score beside those of keys
   GateActivation activation = GateActivation::kSilu;
   double embedding_scale = 1;
   double residual_scale = 1;  // of what a part adds

@@ -93,6 +93,10 @@ struct OpTraits<AttentionOp> : OpDefaults {
   static constexpr std::string_view kName = "attention";
   static BufferIds reads(const AttentionOp& op) { return {op.q, op.k, op.v}; }
   static BufferIds writes(const AttentionOp& op) { return {op.out}; }
+  static PlannedWeights weights(const AttentionOp& op, const Plan&) {
+    if (op.sinks.empty()) return {};
+    return {planned_vector(op.sinks, op.heads)};
+  }
 };
 
 template <>

@@ -113,6 +113,8 @@ struct AttentionOp {
   std::int64_t window;  // keys a query sees, itself included; 0: all
   float soft_cap = 0;   // scores become cap * tanh(score / cap); 0: none
   int source = -1;      // the layer whose keys and values it reads; -1: its own
+  // A score of each head that counts among its softmaxes' scores, but has no value (arXiv 2309.17453); empty: none.
+  std::string sinks = {};
 };
 
 // Multi-head latent attention (arXiv 2405.04434). A token's keys and values of

@@ -167,6 +167,9 @@ Cases cases_of<AttentionOp>() {
     for (const float soft_cap : {0.0F, 1.5F}) {
       append(out, CasePlan(p).with("dim " + std::to_string(dim),
                                    AttentionOp{q, k, v, y, heads, kv_heads, dim, 0.4F, window, soft_cap}));
+      append(out,
+             CasePlan(p).with("sinks, dim " + std::to_string(dim),
+                              AttentionOp{q, k, v, y, heads, kv_heads, dim, 0.4F, window, soft_cap, -1, "sinks"}));
     }
     // Another layer has put them there; its own cache has no room.
     p.plan.layers = 2;

@@ -252,8 +252,9 @@ void attend(const AttentionTile& tile) {
     const float* const q = tile.q + (row / tile.group) * tile.q_stride + (row % tile.group) * key_dim;
     for (int d = 0; d < key_dim; ++d) s.q[row * key_dim + d] = q[d] * tile.scale;
     for (int d = 0; d < s.out_row; ++d) s.out[row * s.out_row + d] = 0;
-    s.top[row] = kMinusInfinity;
-    s.sum[row] = 0;
+    // A sink is what each of its head's softmaxes begins with.
+    s.top[row] = tile.sinks == nullptr ? kMinusInfinity : tile.sinks[row % tile.group];
+    s.sum[row] = tile.sinks == nullptr ? 0.0F : 1.0F;
   }
   const std::int64_t end = tile.first_position + tile.tokens;
   const std::int64_t oldest = tile.window > 0 ? greater(0, tile.first_position + 1 - tile.window) : 0;

@@ -521,6 +521,7 @@ class CpuRunner final : public Runner {
       tile.first_position = item.sequence->past + item.first;
       tile.window = op.window;
       tile.soft_cap = op.soft_cap;
+      tile.sinks = step.sinks == nullptr ? nullptr : step.sinks + head * group;
       tile.one_order = context.one_order;
       tile.pages = item.sequence->pages.data();
       tile.cache = cache(cached_layer(step), head);

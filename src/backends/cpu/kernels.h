@@ -195,6 +195,7 @@ struct AttentionTile {
   std::size_t page_stride;
   float* scratch;          // attention_scratch_floats(...)
   bool one_order = false;  // as a LinearTile's
+  const float* sinks;   // [group]: scores that have no value; null: none
 };
 [[maybe_unused]] static inline std::int64_t attention_scratch_floats(std::int64_t rows, const CachePage& page) {
   // A block's keys and values out of their codes.

@@ -147,6 +147,7 @@ class Compiler {
     if (const NormOp* const norm = fused.q_norm != nullptr ? fused.q_norm : fused.k_norm) step.eps = norm->eps;
     step.q_rope = fused.q_rope;
     step.k_rope = fused.k_rope;
+    step.sinks = vector(fused.attention->sinks);
     return step;
   }
 

@@ -70,6 +70,7 @@ struct AttentionStep {
   float eps = 0;
   const RopeOp* q_rope = nullptr;  // null: none
   const RopeOp* k_rope = nullptr;
+  const float* sinks = nullptr;  // null: none
 };
 
 // A latent attention's expansion, by head.

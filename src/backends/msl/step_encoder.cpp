@@ -204,7 +204,8 @@ class StepEncoder {
 
   void run(const AttentionOp& op) {
     const PagedParams p = paged_params(model_, device_, buffers_, op, shape_.tokens);
-    const PagedBuffers b = paged_buffers(op.source >= 0 ? op.source : layer_);
+    PagedBuffers b = paged_buffers(op.source >= 0 ? op.source : layer_);
+    b.sinks = model_.vector(op.sinks);
     if (op.source < 0)
       encode_store_kv(device_, commands_, p, DType::kF32, buffers_.cache, shape_.tokens, buffer(op.k), buffer(op.v), b);
     if (shape_.tiled && has_tiles(device_, p, buffers_.cache)) {

@@ -439,6 +439,7 @@ void round_as_cached(CacheType type, float* row, std::size_t width) {
     for (int level = -most; level <= most; ++level) levels.push_back(level);
   }
   const double limit = *std::max_element(levels.begin(), levels.end());
+  bool sinks = false;
   for (std::size_t begin = 0; begin < width; begin += 32) {
     const std::size_t end = std::min(begin + 32, width);
     float top = 0;
@@ -519,7 +520,11 @@ void check_attention(const Kernels& k, const AttentionCase& c, CacheType type) {
       weights.push_back(score * tile.scale);
       top = std::max(top, weights.back());
     }
-    double sum = 0;
+  const auto sinks = normal_data(static_cast<std::size_t>(c.group), 23);
+  if (c.sinks) tile.sinks = sinks.data();
+    const double sink = sinks[static_cast<std::size_t>(row % c.group)];
+    if (c.sinks) top = std::max(top, sink);
+    double sum = c.sinks ? std::exp(sink - top) : 0;
     for (double& w : weights) sum += w = std::exp(w - top);
     for (std::size_t d = 0; d < value_dim; ++d) {
       double expected = 0;
