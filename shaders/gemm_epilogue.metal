@@ -1,6 +1,6 @@
 // What stands between products: activation and bias alone, gated pairs, residuals,
 // norms, rows picked out, activations prepared for products. Data in f32, f16 or bf16, sums in f32.
-#include "common/epilogue.h"
+#include "common/gated.h"
 #include "common/launch.h"
 #include "common/prepare.h"
 
@@ -14,13 +14,13 @@ template <typename T>
   *place = T(activate(activation, has_bias != 0 ? float(*place) + bias[at.x] : float(*place)));
 }
 
-// out = act(gate) * up (arXiv 2002.05202). Grid: elements.
+// out = act(gate) * up (arXiv 2002.05202), or as GateParams say. Grid: elements.
 template <typename T>
 [[kernel]] void gated(device const T* gate [[buffer(0)]], device const T* up [[buffer(1)]], device T* out [[buffer(2)]],
-                      constant ulong& elements [[buffer(3)]], constant uint& activation [[buffer(4)]],
+                      constant ulong& elements [[buffer(3)]], constant GateParams& p [[buffer(4)]],
                       uint at [[thread_position_in_grid]], uint threads [[threads_per_grid]]) {
   follow_earlier_kernels();
-  for (ulong i = at; i < elements; i += threads) out[i] = T(activate(activation, float(gate[i])) * float(up[i]));
+  for (ulong i = at; i < elements; i += threads) out[i] = T(gated_product(p, float(gate[i]), float(up[i])));
 }
 
 // x += y. Grid: threads that take elements in turn.
@@ -148,7 +148,7 @@ template <typename Out>
 [[kernel, max_total_threads_per_threadgroup(512)]] void prepare_gated(
     device const float* gate [[buffer(0)]], device Out* prepared [[buffer(1)]], device float* x_scales [[buffer(2)]],
     constant uint& cols [[buffer(3)]], constant uint& stride [[buffer(4)]], constant uint& tokens [[buffer(5)]],
-    device const float* up [[buffer(6)]], device float* out [[buffer(7)]], constant uint& activation [[buffer(8)]],
+    device const float* up [[buffer(6)]], device float* out [[buffer(7)]], constant GateParams& p [[buffer(8)]],
     uint token [[threadgroup_position_in_grid]], uint index [[thread_index_in_threadgroup]],
     uint threads [[threads_per_threadgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
@@ -158,7 +158,7 @@ template <typename Out>
   const ulong row = ulong(token) * cols;
   float top = 0.0f;
   for (uint i = index; i < width; i += threads) {
-    out[row + i] = activate(activation, gate[row + i]) * up[row + i];
+    out[row + i] = gated_product(p, gate[row + i], up[row + i]);
     top = max(top, fabs(out[row + i]));
   }
   put_prepared(out + row, top, prepared + ulong(token) * stride, x_scales + token, width, stride,
@@ -190,7 +190,7 @@ template <typename T>
                                                                      constant uint&, constant uint&,               \
                                                                      constant uint&, uint2);                       \
   template [[host_name("gated_" #T)]] [[kernel]] void gated<T>(device const T*, device const T*, device T*,        \
-                                                               constant ulong&, constant uint&, uint, uint);       \
+                                                               constant ulong&, constant GateParams&, uint, uint); \
   template [[host_name("residual_" #T)]] [[kernel]] void residual<T>(device T*, device const T*, constant ulong&,  \
                                                                      uint, uint);                                  \
   template [[host_name("rms_norm_" #T)]] [[kernel, max_total_threads_per_threadgroup(256)]] void rms_norm<T>(      \
@@ -220,7 +220,7 @@ MM_EPILOGUE(bfloat)
                     uint);                                                                                         \
   template [[host_name("prepare_gated_" #Out)]] [[kernel, max_total_threads_per_threadgroup(512)]] void            \
   prepare_gated<Out>(device const float*, device Out*, device float*, constant uint&, constant uint&,              \
-                     constant uint&, device const float*, device float*, constant uint&, uint, uint, uint, uint,   \
-                     uint);
+                     constant uint&, device const float*, device float*, constant GateParams&, uint, uint, uint,   \
+                     uint, uint);
 MM_PREPARE(half)
 MM_PREPARE(bfloat)

@@ -1,9 +1,7 @@
 // Tokens grouped by expert and put together again. An assignment is choice `a % chosen` of
 // token `a / chosen`; within an expert assignments keep their order, so that the result never
 // depends on scheduling. Ids outside the experts are nobody's: they count for nothing.
-#include <metal_stdlib>
-
-using namespace metal;
+#include "common/gated.h"
 
 constant constexpr uint kScanThreads = 128;
 
@@ -87,18 +85,34 @@ template <typename T>
   out[ulong(at.y) * width + at.x] = x[ulong(uint(order[at.y]) / chosen) * width + at.x];
 }
 
-// y[t] = sum over choices c, in order, of weights[t][c] * rows[places[t][c]] (+ y[t]).
-// Grid: (width, tokens).
+// gate = the gated product of both, with their biases, [experts][width], of the rows' experts. Grid: (width, rows).
+[[kernel]] void moe_gated(device float* gate [[buffer(0)]], device const float* up [[buffer(1)]],
+                          device const float* gate_biases [[buffer(2)]], device const float* up_biases [[buffer(3)]],
+                          device const int* ids [[buffer(4)]], device const int* order [[buffer(5)]],
+                          device const int* rows [[buffer(6)]], constant uint& width [[buffer(7)]],
+                          constant GateParams& p [[buffer(8)]], uint2 at [[thread_position_in_grid]]) {
+  if (at.y >= uint(*rows)) return;
+  const ulong place = ulong(at.y) * width + at.x, bias = ulong(ids[order[at.y]]) * width + at.x;
+  gate[place] = gated_product(p, gate[place] + gate_biases[bias], up[place] + up_biases[bias]);
+}
+
+// y[t] = sum over choices c, in order, of weights[t][c] * rows[places[t][c]] (+ y[t]); rows have the biases, [experts][width],
+// of their experts added, where there are any. Grid: (width, tokens).
 template <typename T>
 [[kernel]] void moe_combine(device const T* rows [[buffer(0)]], device const int* places [[buffer(1)]],
                             device const float* weights [[buffer(2)]], device T* y [[buffer(3)]],
                             constant uint& width [[buffer(4)]], constant uint& chosen [[buffer(5)]],
-                            constant uint& accumulate [[buffer(6)]], uint2 at [[thread_position_in_grid]]) {
+                            constant uint& accumulate [[buffer(6)]], device const float* biases [[buffer(7)]],
+                            device const int* ids [[buffer(8)]], constant uint& has_biases [[buffer(9)]],
+                            uint2 at [[thread_position_in_grid]]) {
   const ulong to = ulong(at.y) * width + at.x;
   float sum = accumulate != 0 ? float(y[to]) : 0.0f;
   for (uint c = 0; c < chosen; ++c) {
-    const int place = places[ulong(at.y) * chosen + c];
-    if (place >= 0) sum = fma(weights[ulong(at.y) * chosen + c], float(rows[ulong(place) * width + at.x]), sum);
+    const ulong choice = ulong(at.y) * chosen + c;
+    const int place = places[choice];
+    if (place < 0) continue;
+    const float row = float(rows[ulong(place) * width + at.x]);
+    sum = fma(weights[choice], has_biases != 0 ? row + biases[ulong(ids[choice]) * width + at.x] : row, sum);
   }
   y[to] = T(sum);
 }
@@ -109,7 +123,7 @@ template <typename T>
                                                                          device const int*, uint2);                  \
   template [[host_name("moe_combine_" #T)]] [[kernel]] void moe_combine<T>(                                          \
       device const T*, device const int*, device const float*, device T*, constant uint&, constant uint&,            \
-      constant uint&, uint2);
+      constant uint&, device const float*, device const int*, constant uint&, uint2);
 MM_MOE_ROWS(float)
 MM_MOE_ROWS(half)
 MM_MOE_ROWS(bfloat)

@@ -2,6 +2,7 @@
 // token's experts take two launches. In f32 throughout, therefore the exact mode's kernels too.
 #include "common/experts_params.h"
 #include "common/block_product.h"
+#include "common/gated.h"
 
 // A block's sums with one input, by all simdgroups; after it `all` may be read.
 template <typename Blocks>
@@ -16,10 +17,11 @@ METAL_FUNC void multiply_block(threadgroup float2* all, Blocks blocks, ulong blo
 
 constant constexpr uint kDecodeSimdgroups = 4;
 
-// out[assignment][row] = silu(gate x) * (up x). Grid: (blocks, assignments).
+// out[assignment][row] = the gated product of gate x and up x, with their biases, [experts][rows]. Grid: (blocks,
+// assignments).
 template <typename Blocks>
 METAL_FUNC void gate_up(Blocks gate, Blocks up, device const float* gate_factors, device const float* up_factors,
-                        device const float* x, device const int* ids, device const int* slots, device float* out,
+                        device const float* gate_biases, device const float* up_biases, device const float* x, device const int* ids, device const int* slots, device float* out,
                         constant DecodeParams& p, threadgroup float2* all, uint2 group, uint simdgroup, uint simdgroups,
                         uint lane) {
   const int id = ids[group.y];
@@ -31,15 +33,19 @@ METAL_FUNC void gate_up(Blocks gate, Blocks up, device const float* gate_factors
   multiply_block(all + 32 * kDecodeSimdgroups, up, block, in, p, simdgroup, simdgroups, lane);
   const uint row = group.x * kTileRows + lane;
   if (simdgroup != 0 || lane >= 16 || row >= p.rows) return;
-  const float g = block_row_sum(all, simdgroups, lane) * gate_factors[slot];
-  const float u = block_row_sum(all + 32 * kDecodeSimdgroups, simdgroups, lane) * up_factors[slot];
-  out[ulong(group.y) * p.rows + row] = activate(kSilu, g) * u;
+  float g = block_row_sum(all, simdgroups, lane) * gate_factors[slot];
+  float u = block_row_sum(all + 32 * kDecodeSimdgroups, simdgroups, lane) * up_factors[slot];
+  if (p.biases != 0) {
+    g += gate_biases[ulong(id) * p.rows + row];
+    u += up_biases[ulong(id) * p.rows + row];
+  }
+  out[ulong(group.y) * p.rows + row] = gated_product(p.gate, g, u);
 }
 
-// y[token][row] = sum over its experts of these matrices, in order, of weight * (down act) (+ y).
+// y[token][row] = sum over its experts of these matrices, in order, of weight * (down act + bias) (+ y).
 // Grid: (blocks, tokens).
 template <typename Blocks>
-METAL_FUNC void down(Blocks blocks, device const float* factors, device const float* act, device const int* ids,
+METAL_FUNC void down(Blocks blocks, device const float* factors, device const float* biases, device const float* act, device const int* ids,
                      device const int* slots, device const float* weights, device float* y, constant DecodeParams& p,
                      threadgroup float2* all, uint2 group, uint simdgroup, uint simdgroups, uint lane) {
   const uint row = group.x * kTileRows + lane;
@@ -53,7 +59,10 @@ METAL_FUNC void down(Blocks blocks, device const float* factors, device const fl
     if (slot < 0) continue;
     multiply_block(all, blocks, ulong(slot) * p.expert_blocks + group.x, act + ulong(assignment) * p.cols, p, simdgroup,
                    simdgroups, lane);
-    if (writes) sum = fma(weights[assignment], block_row_sum(all, simdgroups, lane) * factors[slot], sum);
+    if (writes) {
+      const float product = block_row_sum(all, simdgroups, lane) * factors[slot];
+      sum = fma(weights[assignment], p.biases != 0 ? product + biases[ulong(id) * p.rows + row] : product, sum);
+    }
     threadgroup_barrier(mem_flags::mem_threadgroup);
   }
   if (writes) *to = sum;
@@ -67,12 +76,13 @@ template <typename Codec>
     device const float* gate_factors [[buffer(6)]], device const float* up_factors [[buffer(7)]],
     device const float* x [[buffer(8)]], device const int* ids [[buffer(9)]], device const int* slots [[buffer(10)]],
     device float* out [[buffer(11)]], constant TiledMatrix& m [[buffer(12)]], constant DecodeParams& p [[buffer(13)]],
+    device const float* gate_biases [[buffer(14)]], device const float* up_biases [[buffer(15)]],
     uint2 group [[threadgroup_position_in_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint simdgroups [[simdgroups_per_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
   threadgroup float2 all[2 * 32 * kDecodeSimdgroups];
   const QuantizedBlocks<Codec> gate = {gate_codes, gate_scales, gate_minima, m};
   const QuantizedBlocks<Codec> up = {up_codes, up_scales, up_minima, m};
-  gate_up(gate, up, gate_factors, up_factors, x, ids, slots, out, p, all, group, simdgroup, simdgroups, lane);
+  gate_up(gate, up, gate_factors, up_factors, gate_biases, up_biases, x, ids, slots, out, p, all, group, simdgroup, simdgroups, lane);
 }
 
 template <typename Codec>
@@ -81,12 +91,12 @@ template <typename Codec>
     device const float* minima [[buffer(2)]], device const float* factors [[buffer(3)]],
     device const float* act [[buffer(4)]], device const int* ids [[buffer(5)]], device const int* slots [[buffer(6)]],
     device const float* weights [[buffer(7)]], device float* y [[buffer(8)]], constant TiledMatrix& m [[buffer(9)]],
-    constant DecodeParams& p [[buffer(10)]], uint2 group [[threadgroup_position_in_grid]],
+    constant DecodeParams& p [[buffer(10)]], device const float* biases [[buffer(11)]], uint2 group [[threadgroup_position_in_grid]],
     uint simdgroup [[simdgroup_index_in_threadgroup]], uint simdgroups [[simdgroups_per_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
   threadgroup float2 all[32 * kDecodeSimdgroups];
   const QuantizedBlocks<Codec> blocks = {codes, scales, minima, m};
-  down(blocks, factors, act, ids, slots, weights, y, p, all, group, simdgroup, simdgroups, lane);
+  down(blocks, factors, biases, act, ids, slots, weights, y, p, all, group, simdgroup, simdgroups, lane);
 }
 
 // Unquantized experts.
@@ -105,21 +115,23 @@ template <typename Blocks>
     device const uchar* gate_values [[buffer(0)]], device const uchar* up_values [[buffer(1)]],
     device const float* factors [[buffer(2)]], device const float* x [[buffer(3)]], device const int* ids [[buffer(4)]],
     device const int* slots [[buffer(5)]], device float* out [[buffer(6)]], constant DecodeParams& p [[buffer(7)]],
+    device const float* gate_biases [[buffer(8)]], device const float* up_biases [[buffer(9)]],
     uint2 group [[threadgroup_position_in_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint simdgroups [[simdgroups_per_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
   threadgroup float2 all[2 * 32 * kDecodeSimdgroups];
-  gate_up(DenseOf<Blocks>::make(gate_values, p.units), DenseOf<Blocks>::make(up_values, p.units), factors, factors, x,
-          ids, slots, out, p, all, group, simdgroup, simdgroups, lane);
+  gate_up(DenseOf<Blocks>::make(gate_values, p.units), DenseOf<Blocks>::make(up_values, p.units), factors, factors,
+          gate_biases, up_biases, x, ids, slots, out, p, all, group, simdgroup, simdgroups, lane);
 }
 template <typename Blocks>
 [[kernel, max_total_threads_per_threadgroup(128)]] void moe_decode_dense_down(
     device const uchar* values [[buffer(0)]], device const float* factors [[buffer(1)]],
     device const float* act [[buffer(2)]], device const int* ids [[buffer(3)]], device const int* slots [[buffer(4)]],
     device const float* weights [[buffer(5)]], device float* y [[buffer(6)]], constant DecodeParams& p [[buffer(7)]],
+    device const float* biases [[buffer(8)]],
     uint2 group [[threadgroup_position_in_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint simdgroups [[simdgroups_per_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
   threadgroup float2 all[32 * kDecodeSimdgroups];
-  down(DenseOf<Blocks>::make(values, p.units), factors, act, ids, slots, weights, y, p, all, group, simdgroup,
+  down(DenseOf<Blocks>::make(values, p.units), factors, biases, act, ids, slots, weights, y, p, all, group, simdgroup,
        simdgroups, lane);
 }
 
@@ -128,21 +140,24 @@ template <typename Blocks>
   void moe_decode_gate_up<Codec>(device const uchar*, device const uchar*, device const float*, device const uchar*,  \
                                  device const uchar*, device const float*, device const float*, device const float*,  \
                                  device const float*, device const int*, device const int*, device float*,            \
-                                 constant TiledMatrix&, constant DecodeParams&, uint2, uint, uint, uint);              \
+                                 constant TiledMatrix&, constant DecodeParams&, device const float*,                  \
+                                 device const float*, uint2, uint, uint, uint);                                       \
   template [[host_name("moe_decode_down_" #name)]] [[kernel, max_total_threads_per_threadgroup(128)]]                 \
   void moe_decode_down<Codec>(device const uchar*, device const uchar*, device const float*, device const float*,     \
                               device const float*, device const int*, device const int*, device const float*,         \
-                              device float*, constant TiledMatrix&, constant DecodeParams&, uint2, uint, uint, uint);
+                              device float*, constant TiledMatrix&, constant DecodeParams&, device const float*,      \
+                              uint2, uint, uint, uint);
 MM_FOR_EACH_CODEC(MM_DECODE)
 #define MM_DECODE_DENSE(name, Blocks)                                                                                 \
   template [[host_name("moe_decode_gate_up_" #name)]] [[kernel, max_total_threads_per_threadgroup(128)]]              \
   void moe_decode_dense_gate_up<Blocks>(device const uchar*, device const uchar*, device const float*,                \
                                         device const float*, device const int*, device const int*, device float*,     \
-                                        constant DecodeParams&, uint2, uint, uint, uint);                             \
+                                        constant DecodeParams&, device const float*, device const float*, uint2,      \
+                                        uint, uint, uint);                                                            \
   template [[host_name("moe_decode_down_" #name)]] [[kernel, max_total_threads_per_threadgroup(128)]]                 \
   void moe_decode_dense_down<Blocks>(device const uchar*, device const float*, device const float*,                   \
                                      device const int*, device const int*, device const float*, device float*,        \
-                                     constant DecodeParams&, uint2, uint, uint, uint);
+                                     constant DecodeParams&, device const float*, uint2, uint, uint, uint);
 MM_DECODE_DENSE(half, DenseBlocks<half>)
 MM_DECODE_DENSE(bfloat, DenseBlocks<bfloat>)
 MM_DECODE_DENSE(float, FloatBlocks)

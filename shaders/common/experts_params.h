@@ -1,5 +1,6 @@
 // Arguments of the kernels of a mixture of experts.
 #pragma once
+#include "gate_params.h"
 
 struct RouterParams {
   unsigned experts;      // at most 1024
@@ -29,4 +30,6 @@ struct DecodeParams {
   unsigned expert_blocks;  // of 16 rows
   unsigned chosen;         // experts a token
   unsigned accumulate;     // down: add to y
+  unsigned biases;         // whether there are any
+  GateParams gate;
 };

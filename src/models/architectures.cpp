@@ -311,14 +311,15 @@ class DecoderPlan {
   // Reads `in`, leaves its sum in `routed`.
   void experts() {
     const MoeConfig& c = config_.moe;
-    const Role router{ModelPart::kFeedForward, Projection::kRouter};
-    add(LinearOp{in_, router_, prefix_ + "mlp.gate.weight", "", true, router});
-    if (c.shared_gate) add(LinearOp{in_, shared_gate_, prefix_ + "mlp.shared_expert_gate.weight", "", true, router});
+    const Role role{ModelPart::kFeedForward, Projection::kRouter};
+    const std::string router = prefix_ + c.router;
+    add(LinearOp{in_, router_, router + ".weight", c.router_offset ? router + ".bias" : "", true, role});
+    if (c.shared_gate) add(LinearOp{in_, shared_gate_, prefix_ + "mlp.shared_expert_gate.weight", "", true, role});
     MoeOp op{in_,
              router_,
              routed_,
              prefix_ + "mlp.experts.",
-             c.router_bias ? prefix_ + "mlp.gate.e_score_correction_bias" : "",
+             c.router_bias ? router + ".e_score_correction_bias" : "",
              c.experts,
              c.top_k,
              c.intermediate,
@@ -327,6 +328,9 @@ class DecoderPlan {
              c.scoring,
              c.normalize,
              static_cast<float>(c.scale)};
+    op.activation = c.activation;
+    op.clamp = c.clamp;
+    op.biases = c.biases;
     add(std::move(op));
     if (c.shared_intermediate == 0) return;
     feed_forward(fmt::format("mlp.{}.", c.shared_module), shared_, ModelPart::kSharedExpert);

@@ -38,6 +38,11 @@ struct MoeConfig {
   bool router_bias = false;  // the router has a bias for its choice alone
   bool normalize = false;
   double scale = 1;
+  std::string router = "mlp.gate";  // the module
+  bool router_offset = false;       // it has an ordinary bias, of its logits
+  bool biases = false;              // of the experts' projections
+  GateActivation activation = GateActivation::kSilu;
+  GateClamp clamp = {};
 };
 
 // The norms around a part of a layer, by their modules' names; empty: none.
@@ -107,12 +112,12 @@ struct ModelConfig {
   bool interleaved = false;       // rotations are of pairs (2i, 2i + 1)
   double attention_scale = 0;     // of scores
   double attention_soft_cap = 0;  // on scores; 0: none
+  bool sinks = false;             // each head has a score beside those of keys
   QueryScale query_scale;
 
   std::vector<std::int64_t> intermediates;  // per layer, of dense ones
   LayerInputs layer_inputs;
   bool layer_factors = false;  // a layer's hidden state is multiplied by a weight at its end
-  bool sinks = false;             // each head has a score beside those of keys
   GateActivation activation = GateActivation::kSilu;
   double embedding_scale = 1;
   double residual_scale = 1;  // of what a part adds

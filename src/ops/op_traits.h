@@ -122,6 +122,10 @@ struct OpTraits<MoeOp> : OpDefaults {
     if (!op.router_bias.empty()) out.push_back(planned_vector(op.router_bias, op.experts));
     const auto add = [&](std::int64_t expert, const char* name, std::int64_t rows, std::int64_t cols,
                          Projection projection) {
+      if (op.biases) {
+        out.push_back(planned_vector(expert_bias(op, expert, name), rows));
+        out.back().expert = expert;
+      }
       out.push_back(planned_matrix(expert_weight(op, expert, name), rows, cols, {ModelPart::kExpert, projection}));
       out.back().expert = expert;
     };

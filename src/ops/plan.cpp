@@ -30,6 +30,10 @@ std::string expert_weight(const MoeOp& op, std::int64_t expert, const char* proj
   return op.prefix + std::to_string(expert) + "." + projection + "_proj.weight";
 }
 
+std::string expert_bias(const MoeOp& op, std::int64_t expert, const char* projection) {
+  return op.biases ? op.prefix + std::to_string(expert) + "." + projection + "_proj.bias" : "";
+}
+
 namespace {
 
 // Puts a rotation before each op that reads rotated weights, one for those that read the same.

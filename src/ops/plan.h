@@ -139,9 +139,18 @@ struct LatentAttentionOp {
   bool interleaved;  // rotates pairs (2i, 2i+1), not (i, i + rope_dim/2)
 };
 
+enum class GateActivation : std::uint8_t { kSilu, kGeluTanh, kGelu, kClamped };
+
+// Of kClamped, whose product of a gate and what it opens is (u + 1) * g * sigmoid(alpha * g): g is the gate, no more
+// than the limit, and u the other, within the limit on both sides.
+struct GateClamp {
+  float alpha = 1.702F;
+  float limit = 7;
+};
+
 enum class RouterScoring : std::uint8_t { kSoftmax, kSigmoid };
 
-// The sum over the chosen experts of weight * down(silu(gate(in)) * up(in)).
+// The sum over the chosen experts of weight * down(activation(gate(in)) * up(in)).
 // Experts are chosen by score plus the router's bias, within the `top_groups` groups
 // whose two best sum highest (arXiv 2412.19437); ties go to the lower index.
 // Their weights are the scores, without the bias.
@@ -160,12 +169,15 @@ struct MoeOp {
   bool normalize;         // weights add up to 1
   float scale;            // on the weights
   int down_rotation = 0;  // block of the Hadamard rotation of what `down` reads; 0: none
+  GateActivation activation = GateActivation::kSilu;
+  GateClamp clamp = {};
+  bool biases = false;  // of all projections of the experts
 };
 
 // The name of an expert's weight; projection: gate, up or down.
 std::string expert_weight(const MoeOp& op, std::int64_t expert, const char* projection);
-
-enum class GateActivation : std::uint8_t { kSilu, kGeluTanh, kGelu };
+// The same of its bias; empty: it has none.
+std::string expert_bias(const MoeOp& op, std::int64_t expert, const char* projection);
 
 // out = activation(gate) * up (arXiv 2002.05202)
 struct GatedOp {
@@ -173,6 +185,7 @@ struct GatedOp {
   BufferId up;
   BufferId out;
   GateActivation activation = GateActivation::kSilu;
+  GateClamp clamp = {};
 };
 
 // x += y; with a gate, which has one element a row, x += sigmoid(gate) * y

@@ -352,9 +352,9 @@ void LayerCalibration::observe_expert(const MoeOp& moe, std::int64_t expert, con
   plan.outputs = {{"active", active}};
   plan.ops = {InputOp{x},
               ObserveOp{x, gate, width(moe.in)},
-              LinearOp{x, gated, gate, ""},
-              LinearOp{x, raised, up, ""},
-              GatedOp{gated, raised, active},
+              LinearOp{x, gated, gate, expert_bias(moe, expert, "gate")},
+              LinearOp{x, raised, up, expert_bias(moe, expert, "up")},
+              GatedOp{gated, raised, active, moe.activation, moe.clamp},
               ObserveOp{active, down, moe.intermediate}};
   Sums sums;
   const Consumer consume = [&](const std::string& name, const Rows& rows, std::int64_t columns) {

@@ -167,9 +167,8 @@ Cases cases_of<AttentionOp>() {
     for (const float soft_cap : {0.0F, 1.5F}) {
       append(out, CasePlan(p).with("dim " + std::to_string(dim),
                                    AttentionOp{q, k, v, y, heads, kv_heads, dim, 0.4F, window, soft_cap}));
-      append(out,
-             CasePlan(p).with("sinks, dim " + std::to_string(dim),
-                              AttentionOp{q, k, v, y, heads, kv_heads, dim, 0.4F, window, soft_cap, -1, "sinks"}));
+      append(out, CasePlan(p).with("sinks, dim " + std::to_string(dim),
+                                   AttentionOp{q, k, v, y, heads, kv_heads, dim, 0.4F, window, soft_cap, -1, "sinks"}));
     }
     // Another layer has put them there; its own cache has no room.
     p.plan.layers = 2;
@@ -219,9 +218,16 @@ Cases cases_of<MoeOp>() {
       const BufferId x = p.in(hidden);
       const BufferId logits = p.in(experts);
       const BufferId y = p.out(hidden);
+      CasePlan q = p;
       append(out, p.with(std::to_string(experts) + " experts",
                          MoeOp{x, logits, y, "experts.", bias, experts, top_k, intermediate, groups, 1, scoring,
                                scoring == RouterScoring::kSigmoid, 1.7F}));
+      // Clamped where most numbers are.
+      MoeOp clamped{x, logits, y, "experts.", bias, experts, top_k, intermediate, groups, 1, scoring, true, 1};
+      clamped.activation = GateActivation::kClamped;
+      clamped.clamp = {1.3F, 4};
+      clamped.biases = true;
+      append(out, q.with(std::to_string(experts) + " experts, clamped, with biases", clamped));
     }
   }
   return out;
@@ -230,12 +236,14 @@ Cases cases_of<MoeOp>() {
 template <>
 Cases cases_of<GatedOp>() {
   Cases out;
-  for (const GateActivation activation : {GateActivation::kSilu, GateActivation::kGeluTanh, GateActivation::kGelu}) {
+  for (const GateActivation activation :
+       {GateActivation::kSilu, GateActivation::kGeluTanh, GateActivation::kGelu, GateActivation::kClamped}) {
     CasePlan p;
     const BufferId gate = p.in(37);
     const BufferId up = p.in(37);
     const BufferId y = p.out(37);
-    append(out, p.with("activation " + std::to_string(static_cast<int>(activation)), GatedOp{gate, up, y, activation}));
+    append(out, p.with("activation " + std::to_string(static_cast<int>(activation)),
+                       GatedOp{gate, up, y, activation, {1.3F, 0.7F}}));
   }
   return out;
 }

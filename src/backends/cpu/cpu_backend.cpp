@@ -419,7 +419,7 @@ class CpuRunner final : public Runner {
         tile.accumulate = part->accumulate;
         tile.one_order = context.one_order;
         tile.scratch = context.linear_scratch;
-        tile.activation = part->activation;
+        tile.form = part->form;
         if (!adapted) {
           multiply(k_, part->input, in, 0, padded, tile);
           continue;
@@ -454,7 +454,7 @@ class CpuRunner final : public Runner {
     const std::int64_t count = std::min<std::int64_t>(kPanelRows, tile.matrix->rows - first);
     for (std::int64_t t = 0; t < tile.tokens; ++t) {
       float* const out = tile.out + t * tile.out_stride + first;
-      k_.gated(tile.activation, gate.out + t * gate.out_stride + first, out, count, out);
+      k_.gated(tile.form, gate.out + t * gate.out_stride + first, out, count, out);
     }
   }
 
@@ -550,8 +550,8 @@ class CpuRunner final : public Runner {
   void run(const GatedOp& step, const StepContext& context) {
     const std::int64_t n = width(step.out);
     context.share(0, rows(step.out), 4, [&](std::int64_t begin, std::int64_t end) {
-      k_.gated(gate_of(step.activation), buffer(step.gate) + begin * n, buffer(step.up) + begin * n, (end - begin) * n,
-               buffer(step.out) + begin * n);
+      k_.gated(gate_of(step.activation, step.clamp), buffer(step.gate) + begin * n, buffer(step.up) + begin * n,
+               (end - begin) * n, buffer(step.out) + begin * n);
     });
   }
 

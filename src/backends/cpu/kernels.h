@@ -97,11 +97,16 @@ struct Q8Block {
 // What a linear multiplies its weights by.
 enum class LinearInput : std::uint8_t { kF32, kQ8, kBf16 };
 
-// As GateActivation.
-enum class Gate : std::uint8_t { kSilu, kGeluTanh, kGelu };
+// As GateActivation, and the GateClamp of kClamped.
+enum class Gate : std::uint8_t { kSilu, kGeluTanh, kGelu, kClamped };
+struct GateForm {
+  Gate gate = Gate::kSilu;
+  float alpha = 0;
+  float limit = 0;
+};
 
 // One panel of 16 outputs for some tokens. With `gate`, the result is
-// activation(gate * x) * (matrix * x).
+// activation(gate * x) * (matrix * x), or what the activation makes of both.
 struct LinearTile {
   const PanelView* matrix;
   const PanelView* gate;  // null: plain
@@ -119,7 +124,7 @@ struct LinearTile {
   float* scratch;   // scratch_floats(matrix) floats, twice with a gate
   // A token's sums are made in the same order whatever the tokens beside it: slower for one alone.
   bool one_order = false;
-  Gate activation = Gate::kSilu;  // of a gate
+  GateForm form = {};  // of a gate
 };
 [[maybe_unused]] static inline std::int64_t scratch_floats(const PanelView& matrix) {
   return matrix.groups * kPanelRows * 2;
@@ -190,12 +195,12 @@ struct AttentionTile {
   std::int64_t first_position;
   std::int64_t window;  // 0: none
   float soft_cap;       // on scores; 0: none
+  const float* sinks;   // [group]: scores that have no value; null: none
   const std::int32_t* pages;
   const std::byte* cache;  // of this layer and head
   std::size_t page_stride;
   float* scratch;          // attention_scratch_floats(...)
   bool one_order = false;  // as a LinearTile's
-  const float* sinks;   // [group]: scores that have no value; null: none
 };
 [[maybe_unused]] static inline std::int64_t attention_scratch_floats(std::int64_t rows, const CachePage& page) {
   // A block's keys and values out of their codes.
@@ -217,7 +222,7 @@ struct Kernels {
   void (*round_bf16)(const float* x, std::int64_t n, std::uint16_t* out);
   void (*rms_norm)(const float* x, const float* weight, std::int64_t n, float eps, float* out);
   void (*layer_norm)(const float* x, const float* weight, std::int64_t n, float eps, float* out);
-  void (*gated)(Gate activation, const float* gate, const float* up, std::int64_t n, float* out);
+  void (*gated)(const GateForm& form, const float* gate, const float* up, std::int64_t n, float* out);
   // x *= factor, then, unless it is 0, the soft cap.
   void (*scale)(float* x, std::int64_t n, float factor, float soft_cap);
   // x += factor * y

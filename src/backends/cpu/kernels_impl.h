@@ -111,9 +111,19 @@ inline F32 f_activate(Gate activation, F32 x) {
       const F32 cubic = f_fma(f_mul(f_mul(x, x), x), f_set(0.044715F), x);
       return f_div(x, f_add(f_set(1.0F), f_exp(f_mul(cubic, f_set(-1.5957691216F)))));
     }
-    case Gate::kGelu: break;
+    case Gate::kGelu:
+    case Gate::kClamped: break;  // which has no part of the gate's own
   }
   return f_mul(f_mul(f_set(0.5F), x), f_add(f_set(1.0F), f_erf(f_mul(x, f_set(0.70710678F)))));
+}
+
+// A limit comes first: of it and what is no number, minimum and maximum are the second.
+inline F32 f_gated(const GateForm& form, F32 gate, F32 up) {
+  if (form.gate != Gate::kClamped) return f_mul(up, f_activate(form.gate, gate));
+  const F32 g = f_min(f_set(form.limit), gate);
+  const F32 u = f_max(f_set(-form.limit), f_min(f_set(form.limit), up));
+  const F32 opened = f_div(g, f_add(f_set(1.0F), f_exp(f_mul(g, f_set(-form.alpha)))));
+  return f_mul(f_add(u, f_set(1.0F)), opened);
 }
 
 // ---- weights ---------------------------------------------------------------
@@ -466,8 +476,7 @@ inline void linear_tokens(const LinearTile& tile, std::int64_t first, int valid)
   const F32 bias = load_bias(tile.bias, tile.panel, valid);
   for (int t = 0; t < kTokens; ++t) {
     F32 y = f_add(acc[t], bias);
-    if (tile.gate != nullptr)
-      y = f_mul(y, f_activate(tile.activation, f_add(gate[t], load_bias(tile.gate_bias, tile.panel, valid))));
+    if (tile.gate != nullptr) y = f_gated(tile.form, f_add(gate[t], load_bias(tile.gate_bias, tile.panel, valid)), y);
     float* const out = tile.out + (first + t) * tile.out_stride + tile.panel * kPanelRows;
     if (tile.accumulate) y = f_add(y, f_load_part(out, valid));
     f_store_part(out, y, valid);
@@ -567,10 +576,10 @@ void layer_norm(const float* x, const float* weight, std::int64_t n, float eps, 
   }
 }
 
-void gated(Gate activation, const float* gate, const float* up, std::int64_t n, float* out) {
+void gated(const GateForm& form, const float* gate, const float* up, std::int64_t n, float* out) {
   for (std::int64_t i = 0; i < n; i += 16) {
     const int left = static_cast<int>(lesser(16, n - i));
-    f_store_part(out + i, f_mul(f_activate(activation, f_load_part(gate + i, left)), f_load_part(up + i, left)), left);
+    f_store_part(out + i, f_gated(form, f_load_part(gate + i, left), f_load_part(up + i, left)), left);
   }
 }
 

@@ -79,6 +79,9 @@ void MixtureOfExperts::gate_and_up(const MoeStep& step, const StepContext& conte
   LinearTile tile{};
   tile.matrix = &expert.up->view();
   tile.gate = &expert.gate->view();
+  tile.bias = expert.up_bias;
+  tile.gate_bias = expert.gate_bias;
+  tile.form = gate_of(step.op.activation, step.op.clamp);
   tile.panel = panel;
   tile.tokens = run.count;
   tile.out = active_.f32 + run.first * stride;
@@ -143,6 +146,7 @@ void MixtureOfExperts::run(const MoeStep& step, const StepContext& context, cons
     const Expert& expert = step.experts[static_cast<std::size_t>(run.expert)];
     LinearTile tile{};
     tile.matrix = &expert.down->view();
+    tile.bias = expert.down_bias;
     tile.panel = i % out_panels;
     tile.tokens = run.count;
     tile.out = results_.as<float>() + run.first * out_width;

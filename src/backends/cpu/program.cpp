@@ -165,7 +165,7 @@ class Compiler {
       const LinearOp& up = *fused.linears[1];
       step.parts.push_back({matrix(up.weight), matrix(gate.weight), vector(up.bias), vector(gate.bias),
                             fused.product->out, false, input_of(matrix(up.weight)),
-                            gate_of(fused.product->activation)});
+                            gate_of(fused.product->activation, fused.product->clamp)});
       add_low_ranks(step, {low_rank(up.weight), low_rank(gate.weight)});
       return step;
     }
@@ -192,8 +192,14 @@ class Compiler {
   [[nodiscard]] MoeStep bind(const MoeOp& op, int layer) const {
     MoeStep step{op, layer, vector(op.router_bias)};
     for (std::int64_t i = 0; i < op.experts; ++i) {
-      Expert expert{matrix(expert_weight(op, i, "gate")), matrix(expert_weight(op, i, "up")),
-                    matrix(expert_weight(op, i, "down")), LinearInput::kF32, LinearInput::kF32};
+      Expert expert{matrix(expert_weight(op, i, "gate")),
+                    matrix(expert_weight(op, i, "up")),
+                    matrix(expert_weight(op, i, "down")),
+                    vector(expert_bias(op, i, "gate")),
+                    vector(expert_bias(op, i, "up")),
+                    vector(expert_bias(op, i, "down")),
+                    LinearInput::kF32,
+                    LinearInput::kF32};
       // Gate and up are multiplied together: both by what every format can be multiplied by, if they differ.
       if (input_of(expert.gate) == input_of(expert.up)) expert.input = input_of(expert.up);
       expert.active_input = input_of(expert.down);
@@ -255,13 +261,14 @@ Capabilities capabilities() {
   return out;
 }
 
-Gate gate_of(GateActivation activation) {
+GateForm gate_of(GateActivation activation, const GateClamp& clamp) {
   switch (activation) {
-    case GateActivation::kSilu: return Gate::kSilu;
-    case GateActivation::kGeluTanh: return Gate::kGeluTanh;
-    case GateActivation::kGelu: break;
+    case GateActivation::kSilu: return {Gate::kSilu};
+    case GateActivation::kGeluTanh: return {Gate::kGeluTanh};
+    case GateActivation::kGelu: return {Gate::kGelu};
+    case GateActivation::kClamped: break;
   }
-  return Gate::kGelu;
+  return {Gate::kClamped, clamp.alpha, clamp.limit};
 }
 
 Program compile(Plan plan, const Checkpoint& checkpoint, ThreadPool& pool, const Kernels& kernels,

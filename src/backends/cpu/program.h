@@ -46,7 +46,7 @@ struct LinearPart {
   BufferId out = -1;
   bool accumulate = false;
   LinearInput input = LinearInput::kF32;
-  Gate activation = Gate::kSilu;
+  GateForm form = {};
 };
 
 // Linears that read the same input, with the norm and the rotation before them.
@@ -90,6 +90,9 @@ struct Expert {
   const PanelMatrix* gate;
   const PanelMatrix* up;
   const PanelMatrix* down;
+  const float* gate_bias;  // null: none, here and below
+  const float* up_bias;
+  const float* down_bias;
   LinearInput input;         // of gate and up
   LinearInput active_input;  // of down
 };
@@ -181,7 +184,7 @@ struct WorkspaceLayout {
 // What the steps of every program can do.
 Capabilities capabilities();
 
-Gate gate_of(GateActivation activation);
+GateForm gate_of(GateActivation activation, const GateClamp& clamp);
 
 // Loads the weights and fuses, for these kernels. \param shared a program whose matrices are not loaded again, or null
 // \param adapters of the plan, that sequences may have

@@ -27,7 +27,7 @@ void encode_epilogue(Device& device, Commands& commands, DType type, std::int64_
                                 .bytes(4, static_cast<std::uint32_t>(activation)));
 }
 
-void encode_gated(Device& device, Commands& commands, DType type, std::int64_t elements, Activation activation,
+void encode_gated(Device& device, Commands& commands, DType type, std::int64_t elements, const GateParams& form,
                   Buffer& gate, Buffer& up, Buffer& out) {
   if (elements == 0) return;
   commands.dispatch_threads(pipeline_of(device, "gated", type), {busy_threads(elements), 1, 1}, {128, 1, 1},
@@ -36,7 +36,7 @@ void encode_gated(Device& device, Commands& commands, DType type, std::int64_t e
                                 .buffer(1, up)
                                 .buffer(2, out)
                                 .bytes(3, static_cast<std::uint64_t>(elements))
-                                .bytes(4, static_cast<std::uint32_t>(activation)));
+                                .bytes(4, form));
 }
 
 void encode_residual(Device& device, Commands& commands, DType type, std::int64_t elements, Buffer& x, Buffer& y) {

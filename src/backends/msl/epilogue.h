@@ -9,8 +9,8 @@ namespace metal_marlin::msl {
 // y[rows][cols] = act(y + bias), in place; bias f32 [cols] or null.
 void encode_epilogue(Device& device, Commands& commands, DType type, std::int64_t rows, std::int64_t cols, Buffer& y,
                      Buffer* bias, Activation activation);
-// out = act(gate) * up (arXiv 2002.05202); out may be either.
-void encode_gated(Device& device, Commands& commands, DType type, std::int64_t elements, Activation activation,
+// out = act(gate) * up (arXiv 2002.05202), or as the form says; out may be either.
+void encode_gated(Device& device, Commands& commands, DType type, std::int64_t elements, const GateParams& form,
                   Buffer& gate, Buffer& up, Buffer& out);
 // x += y
 void encode_residual(Device& device, Commands& commands, DType type, std::int64_t elements, Buffer& x, Buffer& y);

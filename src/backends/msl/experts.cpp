@@ -8,7 +8,6 @@
 #include "backends/msl/epilogue.h"
 #include "backends/msl/hadamard.h"
 #include "backends/msl/matrix_unit.h"
-#include "common/experts_params.h"
 #include "metal_marlin/error.h"
 
 namespace metal_marlin::msl {
@@ -49,15 +48,6 @@ std::unique_ptr<Buffer> slots_of(Device& device, std::int64_t experts, const std
   return device.allocate_with(slots);
 }
 
-DecodeParams decode_params(const MatrixStack& stack, const ExpertsCall& call, bool accumulate) {
-  return {static_cast<std::uint32_t>(stack.rows()),
-          static_cast<std::uint32_t>(stack.cols()),
-          stack.units(),
-          stack.item_blocks(),
-          static_cast<std::uint32_t>(call.chosen),
-          accumulate ? 1U : 0U};
-}
-
 }  // namespace
 
 ExpertsWorkspace::ExpertsWorkspace(Device& device, std::int64_t max_tokens, std::int64_t chosen, std::int64_t experts,
@@ -74,7 +64,7 @@ ExpertsWorkspace::ExpertsWorkspace(Device& device, std::int64_t max_tokens, std:
 }
 
 Experts::Experts(Device& device, const std::string& name, std::int64_t experts, std::int64_t hidden,
-                 std::int64_t intermediate, const Load& load, ThreadPool& pool)
+                 std::int64_t intermediate, const Load& load, ThreadPool& pool, const LoadBias& load_bias)
     : device_(device), experts_(experts), hidden_(hidden), intermediate_(intermediate) {
   std::vector<Weight> gate;
   std::vector<Weight> up;
@@ -98,10 +88,33 @@ Experts::Experts(Device& device, const std::string& name, std::int64_t experts, 
     down_.push_back({MatrixStack(device, name, pick(down, members), hidden, intermediate, pool),
                      slots_of(device, experts, members)});
   }
+  if (!load_bias) return;
+  const auto biases = [&](const char* projection) {
+    std::vector<float> all;
+    for (std::int64_t i = 0; i < experts; ++i) {
+      const std::vector<float> one = load_bias(i, projection);
+      all.insert(all.end(), one.begin(), one.end());
+    }
+    return device.allocate_with(all);
+  };
+  gate_biases_ = biases("gate");
+  up_biases_ = biases("up");
+  down_biases_ = biases("down");
+}
+
+DecodeParams Experts::decode_params(const MatrixStack& stack, const ExpertsCall& call, bool accumulate) const {
+  return {static_cast<std::uint32_t>(stack.rows()),
+          static_cast<std::uint32_t>(stack.cols()),
+          stack.units(),
+          stack.item_blocks(),
+          static_cast<std::uint32_t>(call.chosen),
+          accumulate ? 1U : 0U,
+          gate_biases_ ? 1U : 0U,
+          call.gate};
 }
 
 std::size_t Experts::bytes() const {
-  std::size_t total = 0;
+  std::size_t total = gate_biases_ ? gate_biases_->size() + up_biases_->size() + down_biases_->size() : 0;
   for (const GateUpClass& c : gate_up_) total += c.gate.bytes() + c.up.bytes();
   for (const DownClass& c : down_) total += c.down.bytes();
   return total;
@@ -128,15 +141,19 @@ void Experts::encode_few(Commands& commands, const ExpertsCall& call, const Expe
   for (const GateUpClass& c : gate_up_) {
     Arguments arguments;
     const DecodeParams p = decode_params(c.gate, call, false);
+    Buffer& gate_biases = gate_biases_ ? *gate_biases_ : c.gate.factors();  // which is not read
+    Buffer& up_biases = up_biases_ ? *up_biases_ : c.up.factors();
     if (const TiledMatrix* const gate = c.gate.quantized()) {
       const TiledMatrix& up = *c.up.quantized();
       arguments.buffer(0, *gate->codes).buffer(1, *gate->scales).buffer(2, *gate->minima);
       arguments.buffer(3, *up.codes).buffer(4, *up.scales).buffer(5, *up.minima);
       arguments.buffer(6, c.gate.factors()).buffer(7, c.up.factors()).buffer(8, *call.x).buffer(9, *call.ids);
       arguments.buffer(10, *c.slots).buffer(11, workspace.gate()).bytes(12, gate->params).bytes(13, p);
+      arguments.buffer(14, gate_biases).buffer(15, up_biases);
     } else {
       arguments.buffer(0, *c.gate.dense()->values).buffer(1, *c.up.dense()->values).buffer(2, c.gate.factors());
       arguments.buffer(3, *call.x).buffer(4, *call.ids).buffer(5, *c.slots).buffer(6, workspace.gate()).bytes(7, p);
+      arguments.buffer(8, gate_biases).buffer(9, up_biases);
     }
     commands.dispatch(device_.pipeline("moe_dispatch_optimized", "moe_decode_gate_up_" + c.gate.kind()),
                       {c.gate.item_blocks(), assignments, 1}, {32 * std::min(c.gate.units(), kDecodeSimdgroups), 1, 1},
@@ -147,13 +164,19 @@ void Experts::encode_few(Commands& commands, const ExpertsCall& call, const Expe
   for (const DownClass& c : down_) {
     Arguments arguments;
     const DecodeParams p = decode_params(c.down, call, accumulate);
+    Buffer& biases = down_biases_ ? *down_biases_ : c.down.factors();
     if (const TiledMatrix* const m = c.down.quantized()) {
       arguments.buffer(0, *m->codes).buffer(1, *m->scales).buffer(2, *m->minima).buffer(3, c.down.factors());
       arguments.buffer(4, workspace.gate()).buffer(5, *call.ids).buffer(6, *c.slots).buffer(7, *call.weights);
-      arguments.buffer(8, *call.y).bytes(9, m->params).bytes(10, p);
+      arguments.buffer(8, *call.y).bytes(9, m->params).bytes(10, p).buffer(11, biases);
     } else {
       arguments.buffer(0, *c.down.dense()->values).buffer(1, c.down.factors()).buffer(2, workspace.gate());
-      arguments.buffer(3, *call.ids).buffer(4, *c.slots).buffer(5, *call.weights).buffer(6, *call.y).bytes(7, p);
+      arguments.buffer(3, *call.ids)
+          .buffer(4, *c.slots)
+          .buffer(5, *call.weights)
+          .buffer(6, *call.y)
+          .bytes(7, p)
+          .buffer(8, biases);
     }
     commands.dispatch(device_.pipeline("moe_dispatch_optimized", "moe_decode_down_" + c.down.kind()),
                       {c.down.item_blocks(), tokens, 1}, {32 * std::min(c.down.units(), kDecodeSimdgroups), 1, 1},
@@ -217,8 +240,13 @@ void Experts::encode_grouped(Commands& commands, const ExpertsCall& call, const 
       multiply(commands, c.up, *c.slots, call, true, workspace.up(), workspace);
     }
   }
-  encode_gated(device_, commands, DType::kF32, assignments * intermediate_, Activation::kSilu, workspace.gate(),
-               workspace.up(), workspace.gate());
+  if (gate_biases_) {
+    encode_moe_gated(device_, commands, experts_, assignments, intermediate_, call.gate, *call.ids, groups,
+                     workspace.gate(), workspace.up(), *gate_biases_, *up_biases_);
+  } else {
+    encode_gated(device_, commands, DType::kF32, assignments * intermediate_, call.gate, workspace.gate(),
+                 workspace.up(), workspace.gate());
+  }
   rotate_active(commands, call, workspace);
   for (const DType type : kPreparedTypes) {
     const auto wants = [type](const MatrixStack& stack) { return stack.prepared_type(Activations::kInt8) == type; };
@@ -230,7 +258,7 @@ void Experts::encode_grouped(Commands& commands, const ExpertsCall& call, const 
     }
   }
   encode_moe_combine(device_, commands, DType::kF32, call.tokens, call.chosen, hidden_, workspace.result(), groups,
-                     *call.weights, false, *call.y);
+                     *call.weights, false, *call.y, {down_biases_.get(), call.ids});
 }
 
 }  // namespace metal_marlin::msl

@@ -7,6 +7,7 @@
 
 #include "backends/msl/matrix_stack.h"
 #include "backends/msl/moe_dispatch.h"
+#include "common/experts_params.h"
 
 namespace metal_marlin::msl {
 
@@ -36,6 +37,7 @@ struct ExpertsCall {
   std::int64_t chosen = 0;
   Activations mode = Activations::kInt8;  // kF32: exact
   std::uint32_t down_rotation = 0;        // as MoeOp's
+  GateParams gate = gate_params(GateActivation::kSilu);
 };
 
 class Experts {
@@ -43,10 +45,13 @@ class Experts {
   // load(expert, projection) gives an expert's gate, up or down. \throws Error (kUnsupported)
   // naming `name` and the expert when its gate and up differ in format.
   using Load = std::function<Weight(std::int64_t expert, const char* projection)>;
+  // The same of its bias.
+  using LoadBias = std::function<std::vector<float>(std::int64_t expert, const char* projection)>;
+  // load_bias: null: there are none.
   Experts(Device& device, const std::string& name, std::int64_t experts, std::int64_t hidden, std::int64_t intermediate,
-          const Load& load, ThreadPool& pool);
+          const Load& load, ThreadPool& pool, const LoadBias& load_bias = {});
 
-  // y = sum over the choices of weight * down(silu(gate x) * (up x)).
+  // y = sum over the choices of weight * down(the gated product of gate x and up x), projections with their biases.
   void encode(Commands& commands, const ExpertsCall& call, const ExpertsWorkspace& workspace) const;
   // Up to so many assignments go one by one.
   static constexpr std::int64_t kFewAssignments = 32;
@@ -63,6 +68,7 @@ class Experts {
     MatrixStack down;
     std::unique_ptr<Buffer> slots;
   };
+  [[nodiscard]] DecodeParams decode_params(const MatrixStack& stack, const ExpertsCall& call, bool accumulate) const;
   void encode_few(Commands& commands, const ExpertsCall& call, const ExpertsWorkspace& workspace) const;
   void rotate_active(Commands& commands, const ExpertsCall& call, const ExpertsWorkspace& workspace) const;
   void encode_grouped(Commands& commands, const ExpertsCall& call, const ExpertsWorkspace& workspace) const;
@@ -75,6 +81,8 @@ class Experts {
   std::int64_t intermediate_;
   std::vector<GateUpClass> gate_up_;
   std::vector<DownClass> down_;
+  // f32 [experts][rows]; null: there are none.
+  std::unique_ptr<Buffer> gate_biases_, up_biases_, down_biases_;
 };
 
 }  // namespace metal_marlin::msl

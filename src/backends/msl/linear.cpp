@@ -246,11 +246,22 @@ void encode_prepare_norm(Device& device, Commands& commands, DType type, std::in
   dispatch_prepare(device, commands, "prepare_norm", type, rows, cols, x, arguments, workspace);
 }
 
+GateParams gate_params(GateActivation activation, const GateClamp& clamp) {
+  const auto params = [](Activation a) { return GateParams{static_cast<std::uint32_t>(a), 0, 0, 0}; };
+  switch (activation) {
+    case GateActivation::kSilu: return params(Activation::kSilu);
+    case GateActivation::kGeluTanh: return params(Activation::kGeluTanh);
+    case GateActivation::kGelu: return params(Activation::kGelu);
+    case GateActivation::kClamped: break;
+  }
+  return {static_cast<std::uint32_t>(Activation::kNone), 1, clamp.alpha, clamp.limit};
+}
+
 void encode_prepare_gated(Device& device, Commands& commands, DType type, std::int64_t rows, std::int64_t cols,
-                          Activation activation, Buffer& gate, Buffer& up, Buffer& out,
+                          const GateParams& form, Buffer& gate, Buffer& up, Buffer& out,
                           const LinearWorkspace& workspace) {
   Arguments arguments;
-  arguments.buffer(6, up).buffer(7, out).bytes(8, static_cast<std::uint32_t>(activation));
+  arguments.buffer(6, up).buffer(7, out).bytes(8, form);
   dispatch_prepare(device, commands, "prepare_gated", type, rows, cols, gate, arguments, workspace);
 }
 

@@ -11,12 +11,15 @@
 #include "backends/backend.h"
 #include "backends/msl/sparse_tiled_matrix.h"
 #include "backends/msl/tuned_tiles.h"
+#include "common/gate_params.h"
 #include "common/linear_params.h"
 
 namespace metal_marlin::msl {
 
 // As ActivationKind in shaders/common/epilogue.h; kGeluTanh is GELU's approximation by tanh.
 enum class Activation : std::uint32_t { kNone, kSilu, kGeluTanh, kGelu, kRelu };
+// What a plan says of gates, for kernels.
+GateParams gate_params(GateActivation activation, const GateClamp& clamp = {});
 
 // What kernels that multiply tiles share: threads of a GEMM's threadgroup, and the part of their names
 // that tells the layout of scales (Scaling in shaders/common/unit_layout.h).
@@ -48,7 +51,7 @@ void encode_prepare(Device& device, Commands& commands, DType type, std::int64_t
 void encode_prepare_norm(Device& device, Commands& commands, DType type, std::int64_t rows, std::int64_t cols,
                          float eps, Buffer& x, Buffer& weight, Buffer& out, const LinearWorkspace& workspace);
 void encode_prepare_gated(Device& device, Commands& commands, DType type, std::int64_t rows, std::int64_t cols,
-                          Activation activation, Buffer& gate, Buffer& up, Buffer& out,
+                          const GateParams& form, Buffer& gate, Buffer& up, Buffer& out,
                           const LinearWorkspace& workspace);
 // Of a product with activations that were prepared so.
 LinearParams linear_params(DType type, DType y_type, std::int64_t tokens, std::int64_t cols, std::int64_t y_stride);

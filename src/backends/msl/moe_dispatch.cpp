@@ -43,10 +43,30 @@ void encode_moe_gather(Device& device, Commands& commands, DType type, std::int6
                                 .buffer(5, *groups.offsets, static_cast<std::size_t>(experts) * sizeof(std::int32_t)));
 }
 
+void encode_moe_gated(Device& device, Commands& commands, std::int64_t experts, std::int64_t rows, std::int64_t width,
+                      const GateParams& form, Buffer& ids, const MoeGroups& groups, Buffer& gate, Buffer& up,
+                      Buffer& gate_biases, Buffer& up_biases) {
+  if (rows == 0) return;
+  const auto cols = static_cast<std::uint32_t>(width);
+  commands.dispatch_threads(device.pipeline("moe_dispatch", "moe_gated"), {cols, static_cast<std::uint32_t>(rows), 1},
+                            {128, 1, 1},
+                            Arguments()
+                                .buffer(0, gate)
+                                .buffer(1, up)
+                                .buffer(2, gate_biases)
+                                .buffer(3, up_biases)
+                                .buffer(4, ids)
+                                .buffer(5, *groups.order)
+                                .buffer(6, *groups.offsets, static_cast<std::size_t>(experts) * sizeof(std::int32_t))
+                                .bytes(7, cols)
+                                .bytes(8, form));
+}
+
 void encode_moe_combine(Device& device, Commands& commands, DType type, std::int64_t tokens, std::int64_t chosen,
                         std::int64_t width, Buffer& rows, const MoeGroups& groups, Buffer& weights, bool accumulate,
-                        Buffer& y) {
+                        Buffer& y, const MoeBiases& biases) {
   if (tokens == 0) return;
+  const bool biased = biases.biases != nullptr;
   const auto cols = static_cast<std::uint32_t>(width);
   commands.dispatch_threads(device.pipeline("moe_dispatch", fmt::format("moe_combine_{}", shader_type(type))),
                             {cols, static_cast<std::uint32_t>(tokens), 1}, {128, 1, 1},
@@ -57,7 +77,10 @@ void encode_moe_combine(Device& device, Commands& commands, DType type, std::int
                                 .buffer(3, y)
                                 .bytes(4, cols)
                                 .bytes(5, static_cast<std::uint32_t>(chosen))
-                                .bytes(6, std::uint32_t{accumulate}));
+                                .bytes(6, std::uint32_t{accumulate})
+                                .buffer(7, biased ? *biases.biases : weights)
+                                .buffer(8, biased ? *biases.ids : *groups.places)
+                                .bytes(9, std::uint32_t{biased}));
 }
 
 }  // namespace metal_marlin::msl

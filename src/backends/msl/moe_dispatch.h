@@ -2,6 +2,7 @@
 #pragma once
 
 #include "backends/msl/device.h"
+#include "common/gate_params.h"
 
 namespace metal_marlin::msl {
 
@@ -21,9 +22,19 @@ void encode_moe_groups(Device& device, Commands& commands, std::int64_t experts,
 void encode_moe_gather(Device& device, Commands& commands, DType type, std::int64_t experts, std::int64_t tokens,
                        std::int64_t chosen, std::int64_t width, Buffer& x, const MoeGroups& groups, Buffer& out);
 
-// y[token] = sum over its choices, in order, of weight * row (+ y); weights f32 [tokens][chosen].
+// gate = the gated product of grouped rows, after the biases of each row's expert are added: f32 [experts][width].
+void encode_moe_gated(Device& device, Commands& commands, std::int64_t experts, std::int64_t rows, std::int64_t width,
+                      const GateParams& form, Buffer& ids, const MoeGroups& groups, Buffer& gate, Buffer& up,
+                      Buffer& gate_biases, Buffer& up_biases);
+
+// Biases of the experts that grouped rows are results of: f32 [experts][width].
+struct MoeBiases {
+  Buffer* biases = nullptr;  // null: none
+  Buffer* ids = nullptr;     // as encode_moe_groups'
+};
+// y[token] = sum over its choices, in order, of weight * (row + bias) (+ y); weights f32 [tokens][chosen].
 void encode_moe_combine(Device& device, Commands& commands, DType type, std::int64_t tokens, std::int64_t chosen,
                         std::int64_t width, Buffer& rows, const MoeGroups& groups, Buffer& weights, bool accumulate,
-                        Buffer& y);
+                        Buffer& y, const MoeBiases& biases = {});
 
 }  // namespace metal_marlin::msl

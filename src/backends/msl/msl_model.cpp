@@ -19,7 +19,10 @@ void MslModel::load(const Checkpoint& checkpoint, ThreadPool& pool, const LoadPr
       };
     } else if (const auto* const moe = op.as<MoeOp>()) {
       for (std::int64_t i = 0; i < moe->experts; ++i) {
-        for (const char* const projection : {"gate", "up", "down"}) parts[expert_weight(*moe, i, projection)] = {};
+        for (const char* const projection : {"gate", "up", "down"}) {
+          parts[expert_weight(*moe, i, projection)] = {};
+          if (moe->biases) parts[expert_bias(*moe, i, projection)] = {};
+        }
       }
       parts[expert_weight(*moe, moe->experts - 1, "down")] = [&, moe, layer = op.layer] {
         load_experts(*moe, layer, checkpoint, pool);
@@ -57,12 +60,19 @@ void MslModel::load(const Checkpoint& checkpoint, const PlannedWeight& planned, 
 }
 
 void MslModel::load_experts(const MoeOp& op, int layer, const Checkpoint& checkpoint, ThreadPool& pool) {
+  Experts::LoadBias load_bias;
+  if (op.biases) {
+    load_bias = [&](std::int64_t expert, const char* projection) {
+      const std::int64_t rows = std::string_view(projection) == "down" ? plan_.width(op.out) : op.intermediate;
+      return load_vector(checkpoint, {expert_bias(op, expert, projection), {rows}}, pool);
+    };
+  }
   experts_[layer] = std::make_unique<Experts>(
       *device_, op.prefix, op.experts, plan_.width(op.in), op.intermediate,
       [&](std::int64_t expert, const char* projection) {
         return checkpoint.load(expert_weight(op, expert, projection), pool);
       },
-      pool);
+      pool, load_bias);
 }
 
 void MslModel::load_adapters(std::span<const Adapter> adapters) {

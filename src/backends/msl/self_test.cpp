@@ -163,7 +163,7 @@ bool epilogue_matches(Device& device) {
   const auto w = device.allocate_with(weight);
   const std::vector<float> y = changed(device, x, [&](Commands& commands, Buffer& buffer) {
     encode_rms_norm(device, commands, DType::kF32, 1, 96, 1e-6F, buffer, *w, buffer);
-    encode_gated(device, commands, DType::kF32, 96, Activation::kSilu, buffer, *w, buffer);
+    encode_gated(device, commands, DType::kF32, 96, gate_params(GateActivation::kSilu), buffer, *w, buffer);
     encode_residual(device, commands, DType::kF32, 96, buffer, *w);
   });
   double squares = 0;

@@ -90,14 +90,6 @@ class StepEncoder {
     const auto* const norm = op.as<NormOp>();
     return norm != nullptr && norm->kind == NormKind::kLayer;
   }
-  static Activation activation_of(GateActivation activation) {
-    switch (activation) {
-      case GateActivation::kSilu: return Activation::kSilu;
-      case GateActivation::kGeluTanh: return Activation::kGeluTanh;
-      case GateActivation::kGelu: break;
-    }
-    return Activation::kGelu;
-  }
 
   // A norm or a gated product whose result is prepared for `reader` too.
   void run_prepared(const Op& op, const LinearOp& reader) {
@@ -109,8 +101,9 @@ class StepEncoder {
                           model_.norm_weight(*norm), buffer(out), *buffers_.linear);
     } else {
       const auto& product = std::get<GatedOp>(op.body);
-      encode_prepare_gated(device_, commands_, type, rows(out), width(out), activation_of(product.activation),
-                           buffer(product.gate), buffer(product.up), buffer(out), *buffers_.linear);
+      encode_prepare_gated(device_, commands_, type, rows(out), width(out),
+                           gate_params(product.activation, product.clamp), buffer(product.gate), buffer(product.up),
+                           buffer(out), *buffers_.linear);
     }
     ready_ = out;
     ready_type_ = type;
@@ -256,11 +249,12 @@ class StepEncoder {
     call.chosen = op.top_k;
     call.mode = model_.activations();
     call.down_rotation = static_cast<std::uint32_t>(op.down_rotation);
+    call.gate = gate_params(op.activation, op.clamp);
     model_.experts(layer_).encode(commands_, call, *buffers_.experts);
   }
 
   void run(const GatedOp& op) {
-    encode_gated(device_, commands_, DType::kF32, rows(op.out) * width(op.out), activation_of(op.activation),
+    encode_gated(device_, commands_, DType::kF32, rows(op.out) * width(op.out), gate_params(op.activation, op.clamp),
                  buffer(op.gate), buffer(op.up), buffer(op.out));
   }
 

@@ -269,7 +269,7 @@ TEST_P(EveryKernelSet, VectorOpsMatchTheReference) {
     const double factor = 1 / std::sqrt(squares / static_cast<double>(n) + 1e-5);
     for (std::size_t i = 0; i < size; ++i)
       EXPECT_NEAR(out[i], x[i] * factor * y[i], 2e-6 * (std::fabs(x[i] * y[i]) + 1e-3));
-    k.gated(Gate::kSilu, x.data(), y.data(), n, out.data());
+    k.gated({Gate::kSilu}, x.data(), y.data(), n, out.data());
     for (std::size_t i = 0; i < size; ++i) {
       const double expected = x[i] / (1 + std::exp(-static_cast<double>(x[i]))) * y[i];
       EXPECT_NEAR(out[i], expected, 1e-6 * (std::fabs(expected) + 1e-6));
@@ -301,7 +301,7 @@ TEST_P(EveryKernelSet, SiluHoldsAtTheEnds) {
   const std::vector<float> gate{-1e4F, -100, -88, -87, -20, -0.0F, 0, 1e-30F, 20, 88, 1e4F};
   const std::vector<float> up(gate.size(), 1);
   std::vector<float> out(gate.size());
-  k.gated(Gate::kSilu, gate.data(), up.data(), static_cast<std::int64_t>(gate.size()), out.data());
+  k.gated({Gate::kSilu}, gate.data(), up.data(), static_cast<std::int64_t>(gate.size()), out.data());
   for (std::size_t i = 0; i < gate.size(); ++i) {
     const double expected = gate[i] / (1 + std::exp(-static_cast<double>(gate[i])));
     EXPECT_NEAR(out[i], expected,
@@ -317,14 +317,32 @@ TEST_P(EveryKernelSet, GelusMatchTheReference) {
   const std::vector<float> up(gate.size(), 1);
   std::vector<float> by_erf(gate.size());
   std::vector<float> by_tanh(gate.size());
-  k.gated(Gate::kGelu, gate.data(), up.data(), n, by_erf.data());
-  k.gated(Gate::kGeluTanh, gate.data(), up.data(), n, by_tanh.data());
+  k.gated({Gate::kGelu}, gate.data(), up.data(), n, by_erf.data());
+  k.gated({Gate::kGeluTanh}, gate.data(), up.data(), n, by_tanh.data());
   for (std::size_t i = 0; i < gate.size(); ++i) {
     const double x = gate[i];
     EXPECT_NEAR(by_erf[i], 0.5 * x * (1 + std::erf(x / std::sqrt(2.0))), 3e-7 * std::fabs(x)) << x;
     const double u = std::sqrt(2 / 3.14159265358979) * (x + 0.044715 * x * x * x);
     EXPECT_NEAR(by_tanh[i], 0.5 * x * (1 + std::tanh(u)), 3e-7 * std::fabs(x)) << x;
   }
+}
+
+TEST_P(EveryKernelSet, ClampedGatesMatchTheReferenceAndKeepWhatIsNotANumber) {
+  std::vector<float> gate{-1e30F, -1e4F, -88, -7, -0.0F, 0, 1e-30F, 7, 7.01F, 1e30F};
+  for (float x = -12; x < 12; x += 0.0137F) gate.push_back(x);
+  std::vector<float> up = normal_data(gate.size(), 12, 4);
+  gate.insert(gate.end(), {std::nanf(""), 1});
+  up.insert(up.end(), {1, std::nanf("")});
+  std::vector<float> out(gate.size());
+  k.gated({Gate::kClamped, 1.702F, 7}, gate.data(), up.data(), static_cast<std::int64_t>(gate.size()), out.data());
+  for (std::size_t i = 0; i + 2 < gate.size(); ++i) {
+    const double g = std::min<double>(gate[i], 7);
+    const double u = std::clamp<double>(up[i], -7, 7);
+    const double expected = (u + 1) * g / (1 + std::exp(-static_cast<double>(1.702F) * g));
+    EXPECT_NEAR(out[i], expected, 2e-6 * std::fabs(expected) + std::fabs(g * u) * 1e-30) << gate[i] << " and " << up[i];
+  }
+  EXPECT_TRUE(std::isnan(out[gate.size() - 2]));
+  EXPECT_TRUE(std::isnan(out.back()));
 }
 
 TEST_P(EveryKernelSet, SoftCapsMatchTheReferenceAndKeepWhatIsNotANumber) {
@@ -421,6 +439,7 @@ struct AttentionCase {
   int window;
   int value_dim;
   bool latent = false;
+  bool sinks = false;
 };
 
 // A row as a cache of this type gives it back: the nearest of a code's levels times the group's scale.
@@ -439,7 +458,6 @@ void round_as_cached(CacheType type, float* row, std::size_t width) {
     for (int level = -most; level <= most; ++level) levels.push_back(level);
   }
   const double limit = *std::max_element(levels.begin(), levels.end());
-  bool sinks = false;
   for (std::size_t begin = 0; begin < width; begin += 32) {
     const std::size_t end = std::min(begin + 32, width);
     float top = 0;
@@ -502,6 +520,8 @@ void check_attention(const Kernels& k, const AttentionCase& c, CacheType type) {
   tile.scale = 1 / std::sqrt(static_cast<float>(c.head_dim));
   tile.first_position = c.past;
   tile.window = c.window;
+  const auto sinks = normal_data(static_cast<std::size_t>(c.group), 23);
+  if (c.sinks) tile.sinks = sinks.data();
   tile.pages = table.data();
   tile.cache = cache.data();
   tile.page_stride = bytes;
@@ -520,8 +540,6 @@ void check_attention(const Kernels& k, const AttentionCase& c, CacheType type) {
       weights.push_back(score * tile.scale);
       top = std::max(top, weights.back());
     }
-  const auto sinks = normal_data(static_cast<std::size_t>(c.group), 23);
-  if (c.sinks) tile.sinks = sinks.data();
     const double sink = sinks[static_cast<std::size_t>(row % c.group)];
     if (c.sinks) top = std::max(top, sink);
     double sum = c.sinks ? std::exp(sink - top) : 0;
@@ -549,7 +567,9 @@ TEST_P(EveryKernelSet, AttentionMatchesTheReference) {
           AttentionCase{128, 8, 200, 4, 0, 128}, AttentionCase{64, 2, 90, 20, 16, 64},
           AttentionCase{64, 1, 0, 30, 5, 64}, AttentionCase{6, 1, 17, 3, 1, 6}, AttentionCase{48, 1, 30, 5, 0, 20},
           AttentionCase{16, 2, 30, 5, 0, 72}, AttentionCase{80, 4, 70, 3, 0, 64, true},
-          AttentionCase{576, 5, 33, 1, 0, 512, true}, AttentionCase{27, 1, 0, 17, 0, 21, true}}) {
+          AttentionCase{576, 5, 33, 1, 0, 512, true}, AttentionCase{27, 1, 0, 17, 0, 21, true},
+          AttentionCase{64, 8, 150, 3, 0, 64, false, true}, AttentionCase{32, 2, 9, 40, 16, 32, false, true},
+          AttentionCase{8, 1, 0, 3, 1, 8, false, true}}) {
       check_attention(k, c, type);
     }
   }

@@ -105,7 +105,7 @@ TEST_P(Epilogue, GatedPairsAndResiduals) {
       const auto out = device->allocate(gate.bytes.size());
       const auto x = device->allocate_with(up.bytes);
       run([&](Commands& c) {
-        encode_gated(*device, c, type, static_cast<std::int64_t>(n), Activation::kSilu, *g, *u, *out);
+        encode_gated(*device, c, type, static_cast<std::int64_t>(n), gate_params(GateActivation::kSilu), *g, *u, *out);
         encode_residual(*device, c, type, static_cast<std::int64_t>(n), *x, *out);
       });
       const TypedData found(type, *out);
@@ -129,7 +129,7 @@ TEST_P(Epilogue, ThreadsTakeElementsInTurn) {
   const auto y_buffer = device->allocate_with(y);
   const auto out = device->allocate(n * sizeof(float));
   run([&](Commands& c) {
-    encode_gated(*device, c, DType::kF32, static_cast<std::int64_t>(n), Activation::kNone, *x_buffer, *y_buffer, *out);
+    encode_gated(*device, c, DType::kF32, static_cast<std::int64_t>(n), GateParams{}, *x_buffer, *y_buffer, *out);
     encode_residual(*device, c, DType::kF32, static_cast<std::int64_t>(n), *x_buffer, *y_buffer);
   });
   const TypedData products(DType::kF32, *out);
@@ -228,8 +228,8 @@ TEST_P(Epilogue, MakesRowsReady) {
       run([&](Commands& c) {
         encode_prepare(*device, c, type, kRows, cols, cols, *x_buffer, plain.workspace);
         encode_prepare_norm(*device, c, type, kRows, cols, kEps, *x_buffer, *weight_buffer, *out, norm.workspace);
-        encode_prepare_gated(*device, c, type, kRows, cols, Activation::kSilu, *up_buffer, *x_buffer, *out_2,
-                             gated.workspace);
+        encode_prepare_gated(*device, c, type, kRows, cols, gate_params(GateActivation::kSilu), *up_buffer, *x_buffer,
+                             *out_2, gated.workspace);
       });
       plain.expect({x.begin(), x.end()}, kRows, cols);
       std::vector<double> normed(count);

@@ -26,14 +26,21 @@ constexpr Sizes kSizes = {6, 2, 270, 70};
 
 using Make = std::function<TestMatrix(std::size_t expert, std::size_t rows, std::size_t cols, unsigned seed)>;
 
+// How a gate opens what is beside it: by silu, or clamped where many are, with biases.
+enum class Form { kSilu, kClampedWithBiases };
+constexpr GateClamp kClamp{1.3F, 9};
+
 class Mixture {
  public:
-  explicit Mixture(const Make& make, const Sizes& s = kSizes) : sizes(s) {
+  explicit Mixture(const Make& make, const Sizes& s = kSizes, Form f = Form::kSilu) : sizes(s), form(f) {
     for (std::size_t i = 0; i < s.experts; ++i) {
       const auto seed = static_cast<unsigned>(10 * i);
       matrices_["gate"].push_back(make(i, s.intermediate, s.hidden, seed + 1));
       matrices_["up"].push_back(make(i, s.intermediate, s.hidden, seed + 2));
       matrices_["down"].push_back(make(i, s.hidden, s.intermediate, seed + 3));
+      biases_["gate"].push_back(normal_data(s.intermediate, seed + 4, 3));
+      biases_["up"].push_back(normal_data(s.intermediate, seed + 5, 3));
+      biases_["down"].push_back(normal_data(s.hidden, seed + 6, 3));
     }
   }
   [[nodiscard]] Experts on(Device& device) const {
@@ -43,7 +50,14 @@ class Mixture {
             static_cast<std::int64_t>(sizes.hidden),
             static_cast<std::int64_t>(sizes.intermediate),
             [&](std::int64_t expert, const char* projection) { return load(expert, projection); },
-            test_pool()};
+            test_pool(),
+            form == Form::kSilu
+                ? Experts::LoadBias()
+                : [&](std::int64_t expert,
+                      const char* projection) { return biases_.at(projection)[static_cast<std::size_t>(expert)]; }};
+  }
+  [[nodiscard]] GateParams gate() const {
+    return form == Form::kSilu ? gate_params(GateActivation::kSilu) : gate_params(GateActivation::kClamped, kClamp);
   }
   [[nodiscard]] Weight load(std::int64_t expert, const char* projection) const {
     return matrices_.at(projection)[static_cast<std::size_t>(expert)].weight;
@@ -72,13 +86,21 @@ class Mixture {
           g_size += std::fabs(a);
           u_size += std::fabs(b);
         }
-        const double silu = g / (1 + std::exp(-g));
-        act[i] = silu * u_sum;
-        // The slope of silu is at most 1.1.
-        act_bound[i] = 1.1 * g_size * unit * std::fabs(u_sum) + std::fabs(silu) * u_size * unit +
+        if (form != Form::kSilu) {
+          g = std::min<double>(g + biases_.at("gate")[e][i], kClamp.limit);
+          u_sum = 1 + std::clamp<double>(u_sum + biases_.at("up")[e][i], -kClamp.limit, kClamp.limit);
+        }
+        const double opened = g / (1 + std::exp(-(form == Form::kSilu ? 1.0 : static_cast<double>(kClamp.alpha)) * g));
+        act[i] = opened * u_sum;
+        // The slope of what opens is at most 1.1.
+        act_bound[i] = 1.1 * g_size * unit * std::fabs(u_sum) + std::fabs(opened) * u_size * unit +
                        1.1 * g_size * unit * u_size * unit + std::fabs(act[i]) * 0x1p-21;
       }
       for (std::size_t n = 0; n < sizes.hidden; ++n) {
+        if (form != Form::kSilu) {
+          y[n] += weights[j] * biases_.at("down")[e][n];
+          bound[n] += std::fabs(weights[j] * biases_.at("down")[e][n]) * 0x1p-21;
+        }
         for (std::size_t i = 0; i < sizes.intermediate; ++i) {
           const double w = down[n * sizes.intermediate + i];
           y[n] += weights[j] * w * act[i];
@@ -89,9 +111,11 @@ class Mixture {
   }
 
   Sizes sizes;
+  Form form;
 
  private:
   std::map<std::string, std::vector<TestMatrix>> matrices_;
+  std::map<std::string, std::vector<std::vector<float>>> biases_;
 };
 
 void check(Device& device, const Mixture& mixture, std::size_t tokens, Activations mode, double u,
@@ -124,6 +148,7 @@ void check(Device& device, const Mixture& mixture, std::size_t tokens, Activatio
   call.tokens = static_cast<std::int64_t>(tokens);
   call.chosen = static_cast<std::int64_t>(chosen);
   call.mode = mode;
+  call.gate = mixture.gate();
   const auto commands = device.commands();
   experts.encode(*commands, call, workspace);
   commands->commit();
@@ -141,8 +166,8 @@ void check(Device& device, const Mixture& mixture, std::size_t tokens, Activatio
 }
 
 void check_all(Device& device, bool small, const Make& make, double u, const std::string& what,
-               const Sizes& sizes = kSizes) {
-  const Mixture mixture(make, sizes);
+               const Sizes& sizes = kSizes, Form form = Form::kSilu) {
+  const Mixture mixture(make, sizes, form);
   check(device, mixture, 3, Activations::kInt8, u, what + ", few");
   check(device, mixture, 20, Activations::kInt8, u, what + ", many");
   if (!small) check(device, mixture, 70, Activations::kInt8, u, what + ", more");
@@ -183,6 +208,18 @@ TEST_P(MoeExperts, HotAndColdExpertsDiffer) {
         return packed_matrix(default_spec(expert % 2 == 0 ? Format::kInt2 : Format::kFp4), r, c, seed);
       },
       0x1p-8, "mixed");
+}
+
+TEST_P(MoeExperts, BiasesAndClampedGates) {
+  check_all(
+      *device, few_shapes(),
+      [&](std::size_t expert, std::size_t rows, std::size_t cols, unsigned seed) {
+        const auto r = static_cast<std::int64_t>(rows);
+        const auto c = static_cast<std::int64_t>(cols);
+        if (expert == 5) return dense_matrix(DType::kBf16, r, c, seed);
+        return packed_matrix(default_spec(Format::kMxfp4), r, c, seed);
+      },
+      0x1p-8, "clamped", kSizes, Form::kClampedWithBiases);
 }
 
 // One expert, all of them chosen, widths within a tile and of whole units.
