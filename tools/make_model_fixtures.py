@@ -26,6 +26,8 @@ from transformers import (AutoConfig, AutoModelForCausalLM, Gemma3Config, Gemma3
                           Qwen3MoeForCausalLM)
 from transformers.models.glm4_moe_lite.modeling_glm4_moe_lite import Glm4MoeLiteDecoderLayer, Glm4MoeLiteRMSNorm
 
+from mxfp4_experts import to_mxfp4
+
 COMMON = dict(initializer_range=0.08, max_position_embeddings=4096, bos_token_id=1, eos_token_id=2, pad_token_id=0)
 
 SMALL = dict(initializer_range=0.08, max_position_embeddings=4096, bos_token_id=1, eos_token_id=2, pad_token_id=0, vocab_size=160,
@@ -36,6 +38,10 @@ GEMMA3 = dict(SMALL, num_hidden_layers=4, head_dim=20, query_pre_attn_scalar=28,
               layer_types=[SLIDING, SLIDING, FULL, SLIDING], rope_parameters={
                   SLIDING: {"rope_type": "default", "rope_theta": 1000.0},
                   FULL: {"rope_type": "linear", "rope_theta": 100000.0, "factor": 8.0}})
+
+GPT_OSS = dict(hidden_size=64, intermediate_size=32, head_dim=20, num_local_experts=6, num_experts_per_tok=3, sliding_window=16,
+               swiglu_limit=0.6, rope_parameters={"rope_type": "yarn", "rope_theta": 5000.0, "factor": 8.0, "truncate": False,
+                                                  "original_max_position_embeddings": 32, "beta_fast": 8.0, "beta_slow": 1.0})
 
 
 def auto(kind, **fields):
@@ -157,6 +163,10 @@ MODELS = {
     # A rotation of a part of each head, as its files say it, a bias of the router's choice, names of its own.
     "minimax-m2": auto("minimax_m2", intermediate_size=40, head_dim=20, num_local_experts=6, num_experts_per_tok=3,
                        rope_parameters=dict(PLAIN, partial_rotary_factor=0.5)),
+    # Sinks, a window in the lower layer, biases everywhere, gates that are clamped often.
+    "gpt-oss": auto("gpt_oss", **GPT_OSS),
+    # The same kind as it is published: experts in MXFP4.
+    "gpt-oss-mxfp4": auto("gpt_oss", **GPT_OSS),
 }
 
 
@@ -277,8 +287,10 @@ for index, (name, (kind, config)) in enumerate(MODELS.items()):
         for parameter_name, parameter in model.named_parameters():
             if parameter_name.endswith("bias"):
                 parameter.normal_(0, 0.2)
-            elif parameter_name.endswith("mlp.gate.weight"):
+            elif parameter_name.endswith(("mlp.gate.weight", "mlp.router.weight")):
                 parameter.normal_(0, 0.3)
+            elif parameter_name.endswith("sinks"):
+                parameter.normal_(1, 1)
             elif name.startswith("gemma4") and parameter_name.endswith(("q_norm.weight", "k_norm.weight")):
                 parameter.normal_(0.5, 0.1)  # scores are not scaled
             elif "norm" in parameter_name:  # Gemma's weights are one less than what is multiplied by, up to Gemma 3
@@ -297,6 +309,8 @@ for index, (name, (kind, config)) in enumerate(MODELS.items()):
         old_keys(folder / "config.json")
     if name == "minimax-m2":
         minimax_keys(folder / "config.json")
+    if name.endswith("-mxfp4"):
+        to_mxfp4(folder)
     # Loaded anew: a conversion would round the rotary frequencies to bf16 too.
     model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     ids = torch.randint(3, min(config.get_text_config().vocab_size, 150), (1, 96)) if name.endswith("-images") else torch.randint(

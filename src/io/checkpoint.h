@@ -70,7 +70,8 @@ class Checkpoint {
   virtual void release() const {}
   // Text of the tokenizer files to carry over, by file name.
   [[nodiscard]] virtual std::vector<std::pair<std::string, std::string>> tokenizer_files() const = 0;
-  // "dense", "metal-marlin", "compressed-tensors", "GPTQ", "AWQ", "FP8", "bitsandbytes", "MLX", "ONNX" or "GGUF".
+  // "dense", "metal-marlin", "compressed-tensors", "GPTQ", "AWQ", "FP8", "bitsandbytes", "MXFP4", "MLX", "ONNX" or
+  // "GGUF".
   [[nodiscard]] virtual std::string kind() const = 0;
 
   [[nodiscard]] const WeightInfo* find(const std::string& name) const;

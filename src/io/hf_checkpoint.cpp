@@ -29,7 +29,8 @@ class HfCheckpoint final : public Checkpoint {
     std::map<std::string, int> decoded;
     for (StoredWeight& stored : stored_weights()) {
       parts.insert(stored.parts.begin(), stored.parts.end());
-      if (!stored.info.packed) ++decoded[stored.info.stored_as];
+      const bool as_stored = stored.info.packed || stored.info.stored_as == dtype_name(stored.info.dtype);
+      if (!as_stored) ++decoded[stored.info.stored_as];
       std::string name = full_name(stored.info.name);
       const std::string tensor = stored.parts.front();
       if (!stored_.emplace(name, std::move(stored)).second) fail_twice(name, tensor);
@@ -128,8 +129,16 @@ class HfCheckpoint final : public Checkpoint {
     rename(dense_);
   }
 
-  // By what the configuration says.
   std::vector<StoredWeight> stored_weights() {
+    std::vector<StoredWeight> out = quantized_weights();
+    const JsonObject config(folder_.config, (folder_.path / "config.json").string());
+    if (config.string_or("model_type", "") != "gpt_oss") return out;
+    for (StoredWeight& weight : gpt_oss_experts(tensors_)) out.push_back(std::move(weight));
+    return out;
+  }
+
+  // By what the configuration says.
+  std::vector<StoredWeight> quantized_weights() {
     const JsonObject config(folder_.config, (folder_.path / "config.json").string());
     const char* const own = config.has("quantization") ? "quantization" : "quantization_config";
     if (!config.has(own) && folder_.quantize_config.is_null()) return {};
@@ -148,11 +157,12 @@ class HfCheckpoint final : public Checkpoint {
     if (method == "awq") return kind_ = "AWQ", awq_weights(tensors_, json);
     if (method == "fp8") return kind_ = "FP8", fp8_weights(tensors_, json);
     if (method == "bitsandbytes") return kind_ = method, bitsandbytes_weights(tensors_, json);
+    if (method == "mxfp4") return kind_ = "MXFP4", mxfp4_weights(tensors_, json);
     if (method == "mlx") return kind_ = "MLX", mlx_weights(tensors_, json);
     throw Error(
         ErrorCode::kUnsupported,
         fmt::format("{}: field quant_method is '{}', expected metal-marlin, compressed-tensors, gptq, awq, fp8, "
-                    "bitsandbytes or mlx",
+                    "bitsandbytes, mxfp4 or mlx",
                     json.where(), method));
   }
 

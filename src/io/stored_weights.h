@@ -26,6 +26,11 @@ std::vector<StoredWeight> fp8_weights(const SafetensorsFolder& folder, const Jso
 // bitsandbytes: NF4, FP4 and LLM.int8().
 std::vector<StoredWeight> bitsandbytes_weights(const SafetensorsFolder& folder, const JsonObject& quantization);
 
+// MXFP4, as gpt-oss has its experts: X_blocks and X_scales.
+std::vector<StoredWeight> mxfp4_weights(const SafetensorsFolder& folder, const JsonObject& quantization);
+// gpt-oss' experts that are not quantized, and the biases of all: not as other models' are, in spite of the same names.
+std::vector<StoredWeight> gpt_oss_experts(const SafetensorsFolder& folder);
+
 // A packed matrix and the bytes that had to be rearranged for it.
 struct LoadedPack {
   PackedView view;

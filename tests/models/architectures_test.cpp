@@ -18,7 +18,7 @@ class Architectures : public testing::TestWithParam<const char*> {};
 INSTANTIATE_TEST_SUITE_P(Fixtures, Architectures,
                          testing::Values("llama-tiny", "qwen3-tiny", "qwen3-moe", "glm4-moe-lite-tiny", "qwen2", "phi3",
                                          "gemma2", "gemma3", "olmo2", "olmo3", "smollm3", "granite", "glm4", "exaone4",
-                                         "seed-oss", "cohere2"),
+                                         "seed-oss", "cohere2", "gpt-oss", "gpt-oss-mxfp4"),
                          [](const auto& fixture) {
                            std::string name = fixture.param;
                            std::replace(name.begin(), name.end(), '-', '_');

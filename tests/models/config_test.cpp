@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "io/checkpoint.h"
 #include "made_checkpoint.h"
 #include "models/configs.h"
@@ -307,6 +309,59 @@ TEST(ConfigRouters, DoNotGoByFieldsOfOthers) {
   EXPECT_NE(notices[1].find("field num_local_experts is 6"), std::string::npos);
   EXPECT_NE(notices[2].find("field topk_method is \"greedy\""), std::string::npos);
   EXPECT_NE(notices[3].find("field scoring_func is \"softmax\""), std::string::npos);
+}
+
+TEST(GptOss, IsWhatItsFieldsSay) {
+  using Windows = std::vector<std::int64_t>;
+  const Json config = config_of("gpt_oss");
+  const ModelConfig usual = with(config, "use_cache", true);
+  EXPECT_EQ(usual.windows, (Windows{128, 0, 128, 0}));
+  EXPECT_EQ(with(config, "sliding_window", nullptr).windows, (Windows{0, 0, 0, 0}));
+  EXPECT_EQ(with(config, "layer_types", Json(4, "full_attention")).windows, (Windows{0, 0, 0, 0}));
+  EXPECT_TRUE(usual.sinks && usual.qkv_bias && usual.output_bias && usual.moe.biases && usual.moe.router_offset);
+  EXPECT_FALSE(with(config, "attention_bias", false).qkv_bias);
+  EXPECT_EQ(usual.moe.experts, 128);
+  EXPECT_EQ(usual.moe.top_k, 4);
+  EXPECT_EQ(usual.moe.intermediate, 64);  // intermediate_size
+  EXPECT_EQ(with(config, "num_experts", 8).moe.experts, 8);
+  EXPECT_EQ(usual.moe.clamp.limit, 7);
+  EXPECT_EQ(with(config, "swiglu_limit", 3.5).moe.clamp.limit, 3.5F);
+  EXPECT_EQ(with(config, "swiglu_alpha", 1).moe.clamp.alpha, 1);
+  expect_error(ErrorCode::kCorruptFile, "swiglu_limit", [&] { with(config, "swiglu_limit", 0); });
+  // What the reference implementation does not read must say the same.
+  EXPECT_EQ(with(config, "experts_per_token", 4).moe.top_k, 4);
+  expect_error(ErrorCode::kUnsupported, "experts_per_token is 2, expected 4",
+               [&] { with(config, "experts_per_token", 2); });
+  EXPECT_EQ(with(config, "initial_context_length", 4096).model_type, "gpt_oss");
+  expect_error(ErrorCode::kUnsupported, "initial_context_length is 8192, expected 4096",
+               [&] { with(config, "initial_context_length", 8192); });
+  expect_error(ErrorCode::kUnsupported, "hidden_act", [&] { with(config, "hidden_act", "gelu"); });
+}
+
+// Without a field there is a rotation of its own; its bounds are not rounded.
+TEST(GptOss, RotationIsTheReferences) {
+  const Json config = config_of("gpt_oss");
+  const RopeConfig usual = with(config, "use_cache", true).ropes.front();
+  const Json said = {{"rope_type", "yarn"},
+                     {"rope_theta", 150000},
+                     {"factor", 32},
+                     {"beta_fast", 32},
+                     {"beta_slow", 1},
+                     {"truncate", false},
+                     {"original_max_position_embeddings", 4096}};
+  const RopeConfig same = with(config, "rope_parameters", said).ropes.front();
+  std::vector<float> frequencies(32);
+  std::vector<float> of_said(32);
+  rope_frequencies(usual, 1, frequencies);
+  rope_frequencies(same, 1, of_said);
+  EXPECT_EQ(frequencies, of_said);
+  EXPECT_NEAR(rope_attention_scale(usual), 1.3465736, 1e-6);
+  EXPECT_EQ(with(config, "rope_theta", 10000).ropes.front().theta, 10000);
+  EXPECT_EQ(with(config, "rope_parameters", Json{{"rope_type", "default"}}).ropes.front().theta, 150000);
+  // Between 8.09 and 17.40, where the angles change; from 8 to 18 they would be others.
+  const double base = std::pow(150000.0, -24.0 / 64);
+  const double ramp = (12 - 8.0926) / (17.3980 - 8.0926);
+  EXPECT_NEAR(frequencies[12] / (base / 32 * ramp + base * (1 - ramp)), 1, 1e-4);
 }
 
 TEST(ConfigBiases, OfMlpsAreLlamasAlone) {

@@ -112,5 +112,6 @@ Family exaone_family();
 Family seed_family();
 Family cohere_family();
 Family minimax_family();
+Family gpt_oss_family();
 
 }  // namespace metal_marlin
