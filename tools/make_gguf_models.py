@@ -24,6 +24,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, Mistral3Config, Mistral3ForConditionalGeneration, PreTrainedTokenizerFast
 
+from mxfp4_experts import to_mxfp4
+
 TEXTS, VOCAB, PROMPT, SAID = 257, 261, 16, 16  # of which the first are no special tokens
 NEAR = 2e-3  # between logits: llama.cpp looks GELU up in a table of f16
 SMALL = dict(initializer_range=0.08, max_position_embeddings=4096, bos_token_id=258, eos_token_id=259, pad_token_id=257,
@@ -88,10 +90,14 @@ MODELS = {
     # A part of each head is rotated, by a key; the bias of the router's choice.
     "minimax-m2": auto("minimax_m2", intermediate_size=32, head_dim=20, num_local_experts=5, num_experts_per_tok=2,
                        rope_parameters=dict(PLAIN, partial_rotary_factor=0.5)),
+    # Experts in MXFP4, whose tensors the converter writes as they are.
+    "gpt-oss": auto("gpt_oss", hidden_size=64, intermediate_size=32, head_dim=20, num_local_experts=6, num_experts_per_tok=3,
+                    sliding_window=16, rope_parameters=dict(YARN, truncate=False)),
 }
 
 # Why llama.cpp gives something else.
-NOT_RUN = {"exaone4-window": "windows count in models of 64 layers alone there"}
+NOT_RUN = {"exaone4-window": "windows count in models of 64 layers alone there",
+           "gpt-oss": "the bounds of YaRN are rounded there, and its experts are not written in f32"}
 
 
 def write_tokenizer(folder):
@@ -126,12 +132,16 @@ def random_model(name, index, folder):
                 parameter.normal_(0, 0.2)
             elif parameter_name.endswith("mlp.gate.weight"):
                 parameter.normal_(0, 0.3)
+            elif parameter_name.endswith("sinks"):
+                parameter.normal_(1, 1)
             elif "norm" in parameter_name:  # Gemma's weights are one less than what is multiplied by
                 parameter.normal_(0 if name.startswith("gemma") else 1, 0.2)
         for buffer_name, buffer in model.named_buffers():
             if buffer_name.endswith("e_score_correction_bias"):
                 buffer.uniform_(0.1, 0.4)
     model.to(torch.bfloat16).save_pretrained(folder)
+    if name == "gpt-oss":
+        to_mxfp4(folder)
     write_tokenizer(folder)
     add_keys(folder / "config.json", name)
     # Loaded anew: a conversion would round the rotary frequencies to bf16 too.

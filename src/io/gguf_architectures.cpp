@@ -196,6 +196,21 @@ void add_cohere2(const GgufKeys& keys, Json& config) {
   add_windows(keys, config, keys.bounded(kWindow, kDimensionBounds), 4);
 }
 
+// YaRN's bounds are not rounded, as in the reference implementation; llama.cpp rounds them.
+void add_gpt_oss(const GgufKeys& keys, Json& config) {
+  config["num_local_experts"] = keys.bounded("expert_count", kExpertBounds);
+  config["num_experts_per_tok"] = keys.bounded("expert_used_count", {1, number_of(config, "num_local_experts")});
+  config["intermediate_size"] =
+      keys.bounded_or("expert_feed_forward_length", kDimensionBounds, number_of(config, "intermediate_size"));
+  const std::int64_t window = window_of(keys, 128);
+  window == 0 ? add_no_windows(keys, config) : add_windows(keys, config, window, 2);
+  Json& rope = config["rope_parameters"];
+  if (rope.at("rope_type") == "yarn") rope["truncate"] = false;
+  const double theta = rope.at("rope_theta").get<double>();
+  if (keys.positive_or(kThetaOfWindows, theta) != theta)
+    keys.unsupported(kThetaOfWindows, fmt::format("{}, as of the other layers", theta));
+}
+
 // Without a temperature it is a Mistral.
 void add_mistral3(const GgufKeys& keys, Json& config) {
   const double beta = keys.positive_unless_zero("attention.temperature_scale", 0);
@@ -311,6 +326,14 @@ const std::vector<GgufArchitecture>& all() {
        .add = add_cohere2,
        .keys = {kWindow, kPattern, "logit_scale"},
        .eps_key = "attention.layer_norm_epsilon"},
+      {.name = "gpt-oss",
+       .model_type = "gpt_oss",
+       .class_name = "GptOssForCausalLM",
+       .add = add_gpt_oss,
+       .keys = {kWindow, kPattern, kThetaOfWindows, "expert_count", "expert_used_count", "expert_feed_forward_length"},
+       .names = {{"attn_sinks.weight", "self_attn.sinks"},
+                 {"post_attention_norm.", "post_attention_layernorm."},
+                 {"ffn_gate_inp.", "mlp.router."}}},
       {.name = "mistral3",
        .model_type = "mistral",
        .class_name = "MistralForCausalLM",

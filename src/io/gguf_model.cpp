@@ -290,15 +290,18 @@ std::vector<std::pair<std::string, GgufTensor>> gguf_weights(const Gguf& gguf, c
   if (star == std::string::npos) return {{hf_name, tensor}};
   const std::string count = fmt::format("{}.expert_count", gguf.string("general.architecture").value_or(""));
   const std::int64_t experts = gguf.integer(count).value_or(0);
-  if (tensor.shape.size() != 3 || tensor.shape[0] != experts || tensor.bytes.empty())
-    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: tensor {}: shape {}, expected matrices of {} experts",
-                                                     gguf.where, name, shape_text(tensor.shape), experts));
+  const bool bias = hf_name.ends_with(".bias");
+  const std::size_t rank = bias ? 2 : 3;
+  if (tensor.shape.size() != rank || tensor.shape[0] != experts || tensor.bytes.empty())
+    throw Error(ErrorCode::kCorruptFile,
+                fmt::format("{}: tensor {}: shape {}, expected {} of {} experts", gguf.where, name,
+                            shape_text(tensor.shape), bias ? "biases" : "matrices", experts));
   const std::size_t bytes = tensor.bytes.size() / static_cast<std::size_t>(experts);
   std::vector<std::pair<std::string, GgufTensor>> out;
   for (std::size_t i = 0; i < static_cast<std::size_t>(experts); ++i)
-    out.emplace_back(
-        fmt::format("{}{}{}", hf_name.substr(0, star), i, hf_name.substr(star + 1)),
-        GgufTensor{tensor.type, {tensor.shape[1], tensor.shape[2]}, tensor.bytes.subspan(i * bytes, bytes)});
+    out.emplace_back(fmt::format("{}{}{}", hf_name.substr(0, star), i, hf_name.substr(star + 1)),
+                     GgufTensor{tensor.type, Shape(tensor.shape.begin() + 1, tensor.shape.end()),
+                                tensor.bytes.subspan(i * bytes, bytes)});
   return out;
 }
 
