@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+import zlib
 
 import torch
 from safetensors.torch import save_file
@@ -55,6 +56,15 @@ MODELS = {
                    sliding_window=16, layer_types=[SLIDING] * 5 + [FULL, SLIDING], rope_parameters={
                        SLIDING: {"rope_type": "default", "rope_theta": 1000.0},
                        FULL: {"rope_type": "linear", "rope_theta": 100000.0, "factor": 8.0}}),
+    # Keys and values that the last layers read again, inputs of each layer, heads of two sizes.
+    "gemma4": auto("gemma4_text", num_hidden_layers=6, head_dim=12, global_head_dim=20, sliding_window=16,
+                   layer_types=[SLIDING, SLIDING, FULL, SLIDING, SLIDING, FULL], num_kv_shared_layers=3,
+                   hidden_size_per_layer_input=10, vocab_size_per_layer_input=VOCAB, use_double_wide_mlp=True,
+                   final_logit_softcapping=3.0),
+    # Keys that are values.
+    "gemma4-keys": auto("gemma4_text", num_hidden_layers=4, head_dim=12, global_head_dim=20, num_global_key_value_heads=1,
+                        attention_k_eq_v=True, sliding_window=16, layer_types=[SLIDING, FULL, SLIDING, FULL],
+                        hidden_size_per_layer_input=0),
     "olmo2": auto("olmo2", rope_parameters=PLAIN),
     # Of the same kind in llama.cpp; YaRN in full layers alone.
     "olmo3": auto("olmo3", num_hidden_layers=4, sliding_window=16, layer_types=[SLIDING, FULL, SLIDING, SLIDING],
@@ -121,9 +131,9 @@ def add_keys(path, name):
     path.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def random_model(name, index, folder):
+def random_model(name, folder):
     kind, config = MODELS[name]
-    torch.manual_seed(300 + index)
+    torch.manual_seed(zlib.crc32(name.encode()))
     config._attn_implementation = "eager"
     model = (kind.from_config(config) if kind is AutoModelForCausalLM else kind(config)).eval()
     with torch.no_grad():
@@ -134,11 +144,15 @@ def random_model(name, index, folder):
                 parameter.normal_(0, 0.3)
             elif parameter_name.endswith("sinks"):
                 parameter.normal_(1, 1)
-            elif "norm" in parameter_name:  # Gemma's weights are one less than what is multiplied by
-                parameter.normal_(0 if name.startswith("gemma") else 1, 0.2)
+            elif name.startswith("gemma4") and parameter_name.endswith(("q_norm.weight", "k_norm.weight")):
+                parameter.normal_(0.5, 0.1)  # scores are not scaled
+            elif "norm" in parameter_name:  # Gemma's weights are one less than what is multiplied by, up to Gemma 3
+                parameter.normal_(0 if name.startswith(("gemma2", "gemma3")) else 1, 0.2)
         for buffer_name, buffer in model.named_buffers():
             if buffer_name.endswith("e_score_correction_bias"):
                 buffer.uniform_(0.1, 0.4)
+            elif buffer_name.endswith("layer_scalar"):
+                buffer.uniform_(0.7, 1.2)
     model.to(torch.bfloat16).save_pretrained(folder)
     if name == "gpt-oss":
         to_mxfp4(folder)
@@ -229,12 +243,12 @@ def main():
     arguments = parser.parse_args()
     data = pathlib.Path(__file__).parent.parent / "tests/data/gguf"
     wrong = 0
-    for index, name in enumerate(MODELS):
+    for name in MODELS:
         if arguments.names and name not in arguments.names:
             continue
         with tempfile.TemporaryDirectory() as temporary:
             folder = pathlib.Path(temporary) / "m"
-            model = random_model(name, index, folder)
+            model = random_model(name, folder)
             ids = torch.randint(3, TEXTS, (1, 64))
             with torch.no_grad():
                 said, leads = greedy(model, ids[:, :PROMPT], SAID)

@@ -185,6 +185,83 @@ void add_exaone4(const GgufKeys& keys, Json& config) {
   window == 0 ? add_no_windows(keys, config) : add_windows(keys, config, window, 4);
 }
 
+// A divisor of this size and more leaves a pair as it is.
+constexpr float kNoTurn = 1e29F;
+
+// Rotations of full layers are of a part of each head, whose other pairs have divisors beyond measure.
+Json gemma4_full_rope(const GgufKeys& keys, std::int64_t head_dim) {
+  constexpr const char* kFrequencies = "rope_freqs.weight";
+  const std::vector<float> factors = gguf_rope_factors(keys.gguf(), kFrequencies, head_dim / 2);
+  const auto turned = std::find_if(factors.begin(), factors.end(), [](float factor) { return factor != 1; });
+  if (factors.empty() || std::any_of(turned, factors.end(), [](float factor) { return factor < kNoTurn; }))
+    throw Error(ErrorCode::kUnsupported, fmt::format("{}: tensor {}: expected ones, and then numbers from 1e29 on",
+                                                     keys.gguf().where, kFrequencies));
+  return {{"rope_type", "proportional"},
+          {"rope_theta", keys.positive_or("rope.freq_base", 10000)},
+          {"partial_rotary_factor", gguf_rotated_part(2 * (turned - factors.begin()), head_dim)}};
+}
+
+// Whether layers without a window have keys for values too: then none has a projection of values.
+bool keys_are_values(const GgufKeys& keys, const std::vector<bool>& windowed, std::int64_t own) {
+  std::int64_t with = 0;
+  std::int64_t without = 0;
+  for (std::int64_t i = 0; i < own; ++i) {
+    if (windowed[static_cast<std::size_t>(i)]) continue;
+    ++(keys.gguf().tensors.contains(fmt::format("blk.{}.attn_v.weight", i)) ? with : without);
+  }
+  if (with > 0 && without > 0)
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("{}: {} layers without a window have attn_v.weight, and {} have not, expected all or none",
+                            keys.gguf().where, with, without));
+  return without > 0;
+}
+
+void add_gemma4_heads(const GgufKeys& keys, Json& config, const std::vector<bool>& windowed) {
+  const auto layers = static_cast<std::int64_t>(windowed.size());
+  const std::int64_t full = keys.bounded("attention.key_length", kHeadDimBounds);
+  for (const char* const key : {"attention.value_length", "rope.dimension_count"}) {
+    if (keys.find(key).value_or(full) != full)
+      keys.unsupported(key, fmt::format("{}, as {}", full, keys.name("attention.key_length")));
+  }
+  const std::vector<std::int64_t> key_heads = keys.of_layers("attention.head_count_kv", kHeadBounds, layers);
+  config["num_key_value_heads"] = key_heads.front();
+  for (std::size_t i = 0; i < windowed.size(); ++i) {
+    config["per_layer_config"][std::to_string(i)] = {{"head_dim", windowed[i] ? number_of(config, "head_dim") : full},
+                                                     {"num_key_value_heads", key_heads[i]}};
+  }
+  const std::int64_t shared = keys.bounded_or("attention.shared_kv_layers", {0, layers - 1}, 0);
+  config["num_kv_shared_layers"] = shared;
+  config["attention_k_eq_v"] = keys_are_values(keys, windowed, layers - shared);
+  // Of those that share, twice as many neurons.
+  const std::vector<std::int64_t> widths = keys.of_layers("feed_forward_length", kDimensionBounds, layers);
+  const bool wide = widths.front() != widths.back();
+  config["use_double_wide_mlp"] = wide;
+  for (std::int64_t i = 0; i < layers; ++i) {
+    const std::int64_t expected = widths.front() * (wide && i >= layers - shared ? 2 : 1);
+    if (widths[static_cast<std::size_t>(i)] != expected)
+      keys.unsupported("feed_forward_length", fmt::format("{} in layer {}", expected, i));
+  }
+}
+
+void add_gemma4(const GgufKeys& keys, Json& config) {
+  config.erase("hidden_act");
+  config["hidden_activation"] = "gelu_pytorch_tanh";
+  for (const auto& [key, value] : keys.gguf().values) {
+    if (key.starts_with(keys.name("rope.scal")) && key != keys.name("rope.scaling.finetuned"))
+      keys.unsupported(key.substr(keys.name("").size()), "no such key");
+  }
+  add_windows(keys, config, keys.bounded(kWindow, kDimensionBounds), 6);
+  add_gemma4_heads(keys, config, keys.windowed(number_of(config, "num_hidden_layers"), 6));
+  config["hidden_size_per_layer_input"] = keys.bounded_or("embedding_length_per_layer_input", {0, kMaxDimension}, 0);
+  const auto table = keys.gguf().tensors.find("per_layer_token_embd.weight");
+  if (table != keys.gguf().tensors.end() && !table->second.shape.empty())
+    config["vocab_size_per_layer_input"] = table->second.shape.front();
+  const double cap = keys.positive_unless_zero("final_logit_softcapping", 0);
+  config["final_logit_softcapping"] = cap == 0 ? Json() : Json(cap);
+  config["rope_parameters"] = gemma4_full_rope(keys, keys.bounded("attention.key_length", kHeadDimBounds));
+  add_ropes_by_type(keys, config, 10000);
+}
+
 void add_seed_oss(const GgufKeys&, Json& config) {
   config["attention_out_bias"] = false;
 }
@@ -271,6 +348,24 @@ const std::vector<GgufArchitecture>& all() {
        .keys = {kWindow, kPattern, kThetaOfWindows, "final_logit_softcapping"},
        .names = norms_around,
        .one_more = true},
+      {.name = "gemma4",
+       .model_type = "gemma4_text",
+       .class_name = "Gemma4ForCausalLM",
+       .add = add_gemma4,
+       .keys = {kWindow, kPattern, kThetaOfWindows, "final_logit_softcapping", "attention.key_length_swa",
+                "attention.value_length_swa", "rope.dimension_count_swa", "attention.shared_kv_layers",
+                "embedding_length_per_layer_input"},
+       .names = {{"ffn_norm.", "pre_feedforward_layernorm."},
+                 {"post_attention_norm.", "post_attention_layernorm."},
+                 {"post_ffw_norm.", "post_feedforward_layernorm."},
+                 {"inp_gate.", "per_layer_input_gate."},
+                 {"proj.", "per_layer_projection."},
+                 {"post_norm.", "post_per_layer_input_norm."},
+                 {"layer_output_scale.weight", "layer_scalar"}},
+       .top_names = {{"per_layer_token_embd.", "model.embed_tokens_per_layer."},
+                     {"per_layer_model_proj.", "model.per_layer_model_projection."},
+                     {"per_layer_proj_norm.", "model.per_layer_projection_norm."}},
+       .head_suffix = "_swa"},
       {.name = "olmo2",
        .model_type = "olmo2",
        .class_name = "Olmo2ForCausalLM",

@@ -23,9 +23,13 @@ struct GgufArchitecture {
   void (*add)(const GgufKeys& keys, Json& config) = nullptr;
   std::vector<std::string_view> keys = {};  // that are read, beside those of all
   std::vector<GgufName> names = {};         // of a layer's tensors, which count before those of all
+  std::vector<GgufName> top_names = {};     // of tensors outside of layers, beside those of all
   std::string_view eps_key = "attention.layer_norm_rms_epsilon";
-  bool pairs = false;       // rows of queries and keys lie by neighbours, not by halves
-  bool one_more = false;    // norms lie with one added to their weights
+  bool pairs = false;     // rows of queries and keys lie by neighbours, not by halves
+  bool one_more = false;  // norms lie with one added to their weights
+  // After the keys that say how wide heads are: with one, layers without a window have other heads, by the keys without
+  // it, and `add` says all of rotations.
+  std::string_view head_suffix = "";
   bool partial = false;     // a part of each head may be rotated alone
   bool output_bias = true;  // the output has a bias where queries, keys and values have
 };

@@ -94,6 +94,7 @@ class GgufCheckpoint final : public Checkpoint {
       if (!hf_name)
         throw Error(ErrorCode::kUnsupported,
                     fmt::format("{}: tensor {} is not one that the architecture has", files_[name], name));
+      if (gguf_is_unread(config_, *hf_name)) continue;
       for (auto& [weight, part] : gguf_weights(gguf_, name, *hf_name, tensor)) {
         weights_.push_back(describe(weight, part, name));
         if (!sources_.emplace(weight, Source{std::move(part), files_[name]}).second)

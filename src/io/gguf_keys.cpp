@@ -25,6 +25,24 @@ std::int64_t GgufKeys::bounded_or(std::string_view key, Bounds bounds, std::int6
   return has(key) ? bounded(key, bounds) : fallback;
 }
 
+std::vector<std::int64_t> GgufKeys::of_layers(std::string_view key, Bounds bounds, std::int64_t layers) const {
+  const auto found = gguf_.values.find(name(key));
+  if (found == gguf_.values.end() || !std::holds_alternative<GgufArray>(found->second))
+    return std::vector<std::int64_t>(static_cast<std::size_t>(layers), bounded(key, bounds));
+  std::vector<std::int64_t> values = gguf_.integers(name(key));
+  const auto wanted = [&](std::int64_t value) { return value >= bounds.low && value <= bounds.high; };
+  if (static_cast<std::int64_t>(values.size()) != layers || !std::all_of(values.begin(), values.end(), wanted))
+    wrong(key, fmt::format("an integer from {} to {} for each of {} layers", bounds.low, bounds.high, layers));
+  return values;
+}
+
+std::int64_t GgufKeys::of_all_layers(std::string_view key, Bounds bounds, std::int64_t layers) const {
+  const std::vector<std::int64_t> values = of_layers(key, bounds, layers);
+  const auto same = [&](std::int64_t value) { return value == values.front(); };
+  if (!std::all_of(values.begin(), values.end(), same)) unsupported(key, "the same for all layers");
+  return values.front();
+}
+
 std::optional<double> GgufKeys::number(std::string_view key) const {
   const auto value = gguf_.number(name(key));
   if (value && !std::isfinite(*value)) wrong(key, "a finite number");

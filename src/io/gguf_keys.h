@@ -28,6 +28,10 @@ class GgufKeys {
   // A count, which loops and buffers are made by. \throws Error (kNotFound) where it is missing.
   [[nodiscard]] std::int64_t bounded(std::string_view key, Bounds bounds) const;
   [[nodiscard]] std::int64_t bounded_or(std::string_view key, Bounds bounds, std::int64_t fallback) const;
+  // Of each layer: a number for all of them, or an array.
+  [[nodiscard]] std::vector<std::int64_t> of_layers(std::string_view key, Bounds bounds, std::int64_t layers) const;
+  // The same, which is one for all. \throws Error (kUnsupported) where it differs.
+  [[nodiscard]] std::int64_t of_all_layers(std::string_view key, Bounds bounds, std::int64_t layers) const;
   [[nodiscard]] std::optional<double> number(std::string_view key) const;  // a finite one
   // One that is more than 0.
   [[nodiscard]] double positive_or(std::string_view key, double fallback) const;

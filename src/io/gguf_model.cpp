@@ -163,19 +163,20 @@ void check_blocks(const GgufKeys& keys, std::int64_t blocks) {
 std::int64_t check_head_size(const GgufKeys& keys, const GgufArchitecture& kind, std::int64_t heads,
                              std::int64_t head_dim) {
   const Gguf& gguf = keys.gguf();
-  const std::string source =
-      keys.find("attention.key_length")
-          ? keys.name("attention.key_length")
-          : fmt::format("{} over {}", keys.name("embedding_length"), keys.name("attention.head_count"));
+  const std::string suffix(kind.head_suffix);
+  const std::string key_length = "attention.key_length" + suffix;
+  const std::string source = keys.find(key_length) ? keys.name(key_length)
+                                                   : fmt::format("{} over {}", keys.name("embedding_length"),
+                                                                 keys.name("attention.head_count"));
   const auto queries = gguf.tensors.find("blk.0.attn_q.weight");
-  if (queries != gguf.tensors.end() && queries->second.shape.size() == 2 &&
+  if (suffix.empty() && queries != gguf.tensors.end() && queries->second.shape.size() == 2 &&
       queries->second.shape[0] != heads * head_dim)
     throw Error(ErrorCode::kCorruptFile,
                 fmt::format("{}: key {} makes {} heads of {}, but tensor {} is {}", gguf.where, source, heads, head_dim,
                             queries->first, shape_text(queries->second.shape)));
-  if (keys.find("attention.value_length").value_or(head_dim) != head_dim)
-    keys.unsupported("attention.value_length", fmt::format("{}, the size of heads by {}", head_dim, source));
-  const char* const key = "rope.dimension_count";
+  if (keys.find("attention.value_length" + suffix).value_or(head_dim) != head_dim)
+    keys.unsupported("attention.value_length" + suffix, fmt::format("{}, the size of heads by {}", head_dim, source));
+  const std::string key = "rope.dimension_count" + suffix;
   const std::int64_t rotated = keys.find(key).value_or(head_dim);
   if (kind.partial) {
     if (rotated < 2 || rotated > head_dim || rotated % 2 != 0)
@@ -197,6 +198,12 @@ std::int64_t vocabulary(const GgufKeys& keys) {
   return vocab;
 }
 
+std::vector<GgufName> top_names(const GgufArchitecture& kind) {
+  std::vector<GgufName> names(kTopNames.begin(), kTopNames.end());
+  names.insert(names.end(), kind.top_names.begin(), kind.top_names.end());
+  return names;
+}
+
 // Of the names of layers' tensors, those of the architecture count before those of all.
 const GgufName* find_name(const GgufArchitecture& kind, const std::function<bool(const GgufName&)>& is) {
   const auto own = std::find_if(kind.names.begin(), kind.names.end(), is);
@@ -215,16 +222,20 @@ Json gguf_config_json(const Gguf& gguf, const std::function<void(const std::stri
   check_blocks(keys, blocks);
   const std::int64_t heads = keys.bounded("attention.head_count", kHeadBounds);
   const std::int64_t hidden = keys.bounded("embedding_length", kDimensionBounds);
-  const std::int64_t head_dim = keys.bounded_or("attention.key_length", kHeadDimBounds, hidden / heads);
+  const std::int64_t head_dim =
+      keys.bounded_or(fmt::format("attention.key_length{}", kind.head_suffix), kHeadDimBounds, hidden / heads);
   const std::int64_t rotated = check_head_size(keys, kind, heads, head_dim);
+  const std::int64_t key_heads = !kind.head_suffix.empty() || !keys.has("attention.head_count_kv")
+                                     ? heads
+                                     : keys.of_all_layers("attention.head_count_kv", kHeadBounds, blocks);
   Json config = {{"architectures", Json::array({kind.class_name})},
                  {"model_type", kind.model_type},
                  {"vocab_size", vocabulary(keys)},
                  {"hidden_size", hidden},
-                 {"intermediate_size", keys.bounded("feed_forward_length", kDimensionBounds)},
+                 {"intermediate_size", keys.of_layers("feed_forward_length", kDimensionBounds, blocks).front()},
                  {"num_hidden_layers", blocks},
                  {"num_attention_heads", heads},
-                 {"num_key_value_heads", keys.bounded_or("attention.head_count_kv", kHeadBounds, heads)},
+                 {"num_key_value_heads", key_heads},
                  {"head_dim", head_dim},
                  {"max_position_embeddings", keys.bounded_or("context_length", kPositionBounds, kGgufContext)},
                  {"rms_norm_eps", keys.positive_or(kind.eps_key, 1e-6)},
@@ -233,8 +244,11 @@ Json gguf_config_json(const Gguf& gguf, const std::function<void(const std::stri
                  {"attention_bias", has_any(gguf, {".attn_q.bias", ".attn_k.bias", ".attn_v.bias", ".attn_qkv.bias",
                                                    ".attn_output.bias"})},
                  {"mlp_bias", has_any(gguf, {".ffn_gate.bias", ".ffn_up.bias", ".ffn_down.bias"})},
-                 {"rope_parameters", gguf_rope_parameters(keys, rotated, head_dim)},
                  {"dtype", "float16"}};
+  if (kind.head_suffix.empty()) {
+    static_cast<void>(keys.of_all_layers("feed_forward_length", kDimensionBounds, blocks));
+    config["rope_parameters"] = gguf_rope_parameters(keys, rotated, head_dim);
+  }
   if (kind.add != nullptr) kind.add(keys, config);
   const GgufSpecialTokens tokens = gguf_special_tokens(gguf, notice);
   const Json ends = tokens.ends;
@@ -249,7 +263,7 @@ bool is_gguf_side_tensor(const std::string& name) {
 }
 
 std::optional<std::string> gguf_tensor_name(const GgufArchitecture& kind, const std::string& name) {
-  for (const auto& [gguf, hf] : kTopNames) {
+  for (const auto& [gguf, hf] : top_names(kind)) {
     if (name.starts_with(gguf)) return std::string(hf) + name.substr(gguf.size());
   }
   if (!name.starts_with(kLayerPrefix)) return std::nullopt;
@@ -263,7 +277,7 @@ std::optional<std::string> gguf_tensor_name(const GgufArchitecture& kind, const 
 }
 
 std::string gguf_name_of(const GgufArchitecture& kind, const std::string& hf_name) {
-  for (const auto& [gguf, hf] : kTopNames) {
+  for (const auto& [gguf, hf] : top_names(kind)) {
     if (hf_name.starts_with(hf)) return std::string(gguf) + hf_name.substr(hf.size());
   }
   const std::string_view layer = layer_of(hf_name);
@@ -320,6 +334,20 @@ RowMap gguf_row_map(const GgufArchitecture& kind, const Json& config, const std:
   // Values follow queries and keys where they are stored as one.
   const std::int64_t rotated = (number("num_attention_heads") + number("num_key_value_heads")) * head_dim;
   return [=](std::int64_t row) { return row < rotated ? gguf_rope_row(row, head_dim) : row; };
+}
+
+bool gguf_is_unread(const Json& config, const std::string& hf_name) {
+  const std::int64_t shared = config.value("num_kv_shared_layers", std::int64_t{0});
+  if (shared == 0) return false;
+  const std::string_view layer = layer_of(hf_name);
+  const std::string_view rest = std::string_view(hf_name).substr(layer.size());
+  constexpr std::array<std::string_view, 3> kOfKeys{"self_attn.k_proj.", "self_attn.v_proj.", "self_attn.k_norm."};
+  if (layer.empty() ||
+      std::none_of(kOfKeys.begin(), kOfKeys.end(), [&](std::string_view module) { return rest.starts_with(module); }))
+    return false;
+  const auto number =
+      parse_number<std::int64_t>(std::string(layer.substr(kLayers.size(), layer.size() - kLayers.size() - 1)));
+  return number && *number >= config.at("num_hidden_layers").get<std::int64_t>() - shared;
 }
 
 bool gguf_is_one_more(const GgufArchitecture& kind, const std::string& hf_name) {

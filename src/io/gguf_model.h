@@ -33,6 +33,8 @@ std::vector<std::pair<std::string, GgufTensor>> gguf_weights(const Gguf& gguf, c
 std::int64_t gguf_rope_row(std::int64_t row, std::int64_t head_dim);
 // The same of a weight; nothing where rows lie as they do in the original.
 RowMap gguf_row_map(const GgufArchitecture& kind, const Json& config, const std::string& hf_name);
+// Whether a weight makes keys and values of a layer that reads another's.
+bool gguf_is_unread(const Json& config, const std::string& hf_name);
 // Whether a weight lies with one added to it.
 bool gguf_is_one_more(const GgufArchitecture& kind, const std::string& hf_name);
 

@@ -11,10 +11,8 @@
 #include "metal_marlin/error.h"
 
 namespace metal_marlin {
-namespace {
 
-// Divisors of each pair's frequency; nothing where there is no such tensor.
-std::vector<float> factors_of(const Gguf& gguf, std::string_view name, std::int64_t pairs) {
+std::vector<float> gguf_rope_factors(const Gguf& gguf, std::string_view name, std::int64_t pairs) {
   const auto found = gguf.tensors.find(name);
   if (found == gguf.tensors.end()) return {};
   const GgufTensor& tensor = found->second;
@@ -31,6 +29,14 @@ std::vector<float> factors_of(const Gguf& gguf, std::string_view name, std::int6
   }
   return factors;
 }
+
+double gguf_rotated_part(std::int64_t rotated, std::int64_t head_dim) {
+  double part = static_cast<double>(rotated) / static_cast<double>(head_dim);
+  if (static_cast<double>(head_dim) * part < static_cast<double>(rotated)) part = std::nextafter(part, 2.0);
+  return part;
+}
+
+namespace {
 
 Json longrope(double theta, const std::vector<float>& shorter, const std::vector<float>& longer, double attention,
               std::int64_t original) {
@@ -110,12 +116,12 @@ Json whole_rope(const GgufKeys& keys, std::int64_t pairs) {
     if (type != "yarn" && keys.number(key).value_or(neutral) != neutral)
       refuse(key, fmt::format("{} is not yarn", keys.name("rope.scaling.type")));
   }
-  const std::vector<float> shorter = factors_of(gguf, "rope_factors_short.weight", pairs);
-  const std::vector<float> longer = factors_of(gguf, "rope_factors_long.weight", pairs);
+  const std::vector<float> shorter = gguf_rope_factors(gguf, "rope_factors_short.weight", pairs);
+  const std::vector<float> longer = gguf_rope_factors(gguf, "rope_factors_long.weight", pairs);
   if (shorter.empty() != longer.empty()) refuse("rope.scaling.type", "factors for short or long sequences alone");
   if (!shorter.empty()) return longrope(theta, shorter, longer, temperature, original);
   if (type == "longrope") refuse("rope.scaling.type", "longrope without rope_factors_long and rope_factors_short");
-  const std::vector<float> factors = factors_of(gguf, "rope_freqs.weight", pairs);
+  const std::vector<float> factors = gguf_rope_factors(gguf, "rope_freqs.weight", pairs);
   const bool scaled = type != "none" && factor != 1 && factor != 0;
   if (!factors.empty() && scaled) refuse("rope.scaling.factor", "scaling beside rope_freqs.weight");
   if (!factors.empty()) return rope_of_factors(factors, theta);
@@ -125,18 +131,11 @@ Json whole_rope(const GgufKeys& keys, std::int64_t pairs) {
   return {{"rope_type", "linear"}, {"rope_theta", theta}, {"factor", factor}};
 }
 
-// A part of a head of which so many elements are, rounded down as the reference implementation does.
-double part_of(std::int64_t rotated, std::int64_t head_dim) {
-  double part = static_cast<double>(rotated) / static_cast<double>(head_dim);
-  if (static_cast<double>(head_dim) * part < static_cast<double>(rotated)) part = std::nextafter(part, 2.0);
-  return part;
-}
-
 }  // namespace
 
 Json gguf_rope_parameters(const GgufKeys& keys, std::int64_t rotated, std::int64_t head_dim) {
   Json rope = whole_rope(keys, rotated / 2);
-  if (rotated != head_dim) rope["partial_rotary_factor"] = part_of(rotated, head_dim);
+  if (rotated != head_dim) rope["partial_rotary_factor"] = gguf_rotated_part(rotated, head_dim);
   return rope;
 }
 
