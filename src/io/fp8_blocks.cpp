@@ -56,7 +56,9 @@ StoredWeight fp8_block_weight(const SafetensorsFolder& folder, const std::string
 
 std::vector<StoredWeight> fp8_weights(const SafetensorsFolder& folder, const JsonObject& quantization) {
   quantization.only(kFp8BlockKeys);
-  if (quantization.string_or("fmt", "e4m3") != "e4m3") quantization.wrong("fmt", "e4m3");
+  // By the type's name, or by PyTorch's, as MiniMax's files have it.
+  if (const std::string name = quantization.string_or("fmt", "e4m3"); name != "e4m3" && name != "float8_e4m3fn")
+    quantization.wrong("fmt", "e4m3 or float8_e4m3fn");
   Shape block{128, 128};
   if (quantization.has("weight_block_size")) {
     block = block_shape(quantization, "weight_block_size");

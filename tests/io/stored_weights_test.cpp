@@ -217,6 +217,9 @@ TEST(StoredWeightsErrors, NameTheCause) {
   };
   left_out("fp8-blocks", q, "modules_to_not_convert", names);
   left_out("fp8-blocks", q, "ignored_layers", names);
+  for (const char* const type : {"e4m3", "float8_e4m3fn"}) EXPECT_NO_THROW(with("fp8-blocks", set(q, "fmt", type)));
+  expect_error(Code::kCorruptFile, "field fmt is \"e5m2\", expected e4m3 or float8_e4m3fn",
+               [&] { with("fp8-blocks", set(q, "fmt", "e5m2")); });
   left_out("bnb-int8", q, "llm_int8_skip_modules", names);
   left_out("bnb-nf4", q, "llm_int8_skip_modules", {"[ab]"});
   left_out("ct-int8", q, "ignore", names);
