@@ -37,6 +37,7 @@ METAL_FUNC Best best_of_lane(const thread float* values, uint gone, uint experts
 [[kernel, max_total_threads_per_threadgroup(32)]] void moe_router(
     device const float* logits [[buffer(0)]], device const float* bias [[buffer(1)]], device int* ids [[buffer(2)]],
     device float* weights [[buffer(3)]], constant RouterParams& p [[buffer(4)]],
+    device const float* expert_scales [[buffer(5)]],
     uint token [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]]) {
   float scores[kMaxPerLane], choice[kMaxPerLane];
   device const float* row = logits + ulong(token) * p.experts;
@@ -102,5 +103,5 @@ METAL_FUNC Best best_of_lane(const thread float* values, uint gone, uint experts
   if (p.normalize != 0) weight /= simd_sum(weight) + 1e-20f;
   if (lane >= p.chosen) return;
   ids[ulong(token) * p.chosen + lane] = id;
-  weights[ulong(token) * p.chosen + lane] = weight * p.scale;
+  weights[ulong(token) * p.chosen + lane] = weight * p.scale * (p.scaled != 0 ? expert_scales[id] : 1.0f);
 }

@@ -167,6 +167,10 @@ MODELS = {
     "gpt-oss": auto("gpt_oss", **GPT_OSS),
     # The same kind as it is published: experts in MXFP4.
     "gpt-oss-mxfp4": auto("gpt_oss", **GPT_OSS),
+    # Experts of GELU beside the dense part, a factor on each; what layers have behind them.
+    "gemma4-experts": (AutoModelForCausalLM, AutoConfig.for_model("gemma4_text", **dict(
+        SMALL, head_dim=12, global_head_dim=20, sliding_window=16, layer_types=[SLIDING, FULL], enable_moe_block=True, num_experts=7,
+        top_k_experts=3, moe_intermediate_size=36, hidden_size_per_layer_input=10, vocab_size_per_layer_input=160))),
 }
 
 
@@ -291,6 +295,10 @@ for index, (name, (kind, config)) in enumerate(MODELS.items()):
                 parameter.normal_(0, 0.3)
             elif parameter_name.endswith("sinks"):
                 parameter.normal_(1, 1)
+            elif parameter_name.endswith("router.scale"):
+                parameter.normal_(6, 1)  # choices that differ by more than roundings
+            elif parameter_name.endswith("per_expert_scale"):
+                parameter.uniform_(0.5, 1.5)
             elif name.startswith("gemma4") and parameter_name.endswith(("q_norm.weight", "k_norm.weight")):
                 parameter.normal_(0.5, 0.1)  # scores are not scaled
             elif "norm" in parameter_name:  # Gemma's weights are one less than what is multiplied by, up to Gemma 3

@@ -12,6 +12,7 @@ struct RouterParams {
   unsigned bias;         // whether there is one
   unsigned normalize;    // weights sum up to 1 before they are scaled
   float scale;           // on the weights
+  unsigned scaled;       // whether experts have factors on them of their own
 };
 
 // Experts over sorted assignments.

@@ -243,6 +243,16 @@ void add_gemma4_heads(const GgufKeys& keys, Json& config, const std::vector<bool
   }
 }
 
+// Where there are any, all layers have them beside their dense parts.
+void add_gemma4_experts(const GgufKeys& keys, Json& config) {
+  const std::int64_t experts = keys.bounded_or("expert_count", {0, kExpertBounds.high}, 0);
+  config["enable_moe_block"] = experts > 0;
+  if (experts == 0) return;
+  config["num_experts"] = experts;
+  config["top_k_experts"] = keys.bounded("expert_used_count", {1, experts});
+  config["moe_intermediate_size"] = keys.bounded("expert_feed_forward_length", kDimensionBounds);
+}
+
 void add_gemma4(const GgufKeys& keys, Json& config) {
   config.erase("hidden_act");
   config["hidden_activation"] = "gelu_pytorch_tanh";
@@ -252,6 +262,7 @@ void add_gemma4(const GgufKeys& keys, Json& config) {
   }
   add_windows(keys, config, keys.bounded(kWindow, kDimensionBounds), 6);
   add_gemma4_heads(keys, config, keys.windowed(number_of(config, "num_hidden_layers"), 6));
+  add_gemma4_experts(keys, config);
   config["hidden_size_per_layer_input"] = keys.bounded_or("embedding_length_per_layer_input", {0, kMaxDimension}, 0);
   const auto table = keys.gguf().tensors.find("per_layer_token_embd.weight");
   if (table != keys.gguf().tensors.end() && !table->second.shape.empty())
@@ -354,14 +365,24 @@ const std::vector<GgufArchitecture>& all() {
        .add = add_gemma4,
        .keys = {kWindow, kPattern, kThetaOfWindows, "final_logit_softcapping", "attention.key_length_swa",
                 "attention.value_length_swa", "rope.dimension_count_swa", "attention.shared_kv_layers",
-                "embedding_length_per_layer_input"},
+                "embedding_length_per_layer_input", "expert_count", "expert_used_count", "expert_feed_forward_length"},
        .names = {{"ffn_norm.", "pre_feedforward_layernorm."},
                  {"post_attention_norm.", "post_attention_layernorm."},
                  {"post_ffw_norm.", "post_feedforward_layernorm."},
                  {"inp_gate.", "per_layer_input_gate."},
                  {"proj.", "per_layer_projection."},
                  {"post_norm.", "post_per_layer_input_norm."},
-                 {"layer_output_scale.weight", "layer_scalar"}},
+                 {"layer_output_scale.weight", "layer_scalar"},
+                 {"ffn_gate_inp.weight", "router.proj.weight"},
+                 {"ffn_gate_inp.scale", "router.scale"},
+                 {"ffn_down_exps.scale", "router.per_expert_scale"},
+                 {"ffn_gate_up_exps.", "experts.*.gate_up_proj."},
+                 {"ffn_gate_exps.", "experts.*.gate_proj."},
+                 {"ffn_up_exps.", "experts.*.up_proj."},
+                 {"ffn_down_exps.", "experts.*.down_proj."},
+                 {"pre_ffw_norm_2.", "pre_feedforward_layernorm_2."},
+                 {"post_ffw_norm_1.", "post_feedforward_layernorm_1."},
+                 {"post_ffw_norm_2.", "post_feedforward_layernorm_2."}},
        .top_names = {{"per_layer_token_embd.", "model.embed_tokens_per_layer."},
                      {"per_layer_model_proj.", "model.per_layer_model_projection."},
                      {"per_layer_proj_norm.", "model.per_layer_projection_norm."}},

@@ -44,8 +44,7 @@ class PartNames {
               {named("k_proj"), info.name, queries, keys},
               {named("v_proj"), info.name, queries + keys, keys}};
     }
-    if (const std::size_t at = info.name.find(kGateUp);
-        at != std::string::npos && info.name.find(kOfExperts) == std::string::npos) {
+    if (const std::size_t at = info.name.find(kGateUp); at != std::string::npos && !is_of_all_experts(info.name, at)) {
       if (rows == 0 || rows % 2 != 0) fail(info, "as many of gate_proj as of up_proj");
       return {{replaced(info.name, at, kGateUp, ".gate_proj."), info.name, 0, rows / 2},
               {replaced(info.name, at, kGateUp, ".up_proj."), info.name, rows / 2, rows / 2}};
@@ -54,6 +53,10 @@ class PartNames {
   }
 
  private:
+  // A tensor of all experts has no expert's number before the projection.
+  static bool is_of_all_experts(const std::string& name, std::size_t projection) {
+    return name.substr(0, projection + 1).ends_with(kOfExperts);
+  }
   static std::string replaced(std::string name, std::size_t at, std::string_view what, const std::string& by) {
     return name.replace(at, what.size(), by);
   }

@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::string_view kModel = "model.";
 constexpr std::array<std::string_view, 3> kInModel{"embed_tokens.", "layers.", "norm."};
-constexpr std::string_view kExperts = ".mlp.experts.";
+constexpr std::string_view kExperts = ".experts.";
 
 // Of a model that lies within another, of images, say: "model.language_model." stands for its "model.", as
 // "language_model." does before its whole names.

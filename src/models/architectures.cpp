@@ -117,14 +117,17 @@ class DecoderPlan {
     latent() ? latent_attention() : attention(number, window, rope);
     add_branch(config_.attention_norms, branch_);
     if (!config_.parallel) in_ = norm_before(config_.feed_forward_norms);
-    if (sparse) {
-      experts();
-      add_branch(config_.feed_forward_norms, routed_);
-    } else {
+    const bool both = sparse && config_.moe.beside;
+    if (!sparse || both) {
       const auto at = static_cast<std::size_t>(std::min(number, config_.layers - 1));  // a prediction's is the last's
       feed_forward("mlp.", dense_.at(config_.intermediates[at]), ModelPart::kFeedForward);
-      add_branch(config_.feed_forward_norms, branch_);
     }
+    if (both) {
+      experts_beside_dense();
+    } else if (sparse) {
+      experts();
+    }
+    add_branch(config_.feed_forward_norms, sparse && !both ? routed_ : branch_);
     if (config_.layer_inputs.width > 0) add_layer_input(number);
     if (config_.layer_factors) add(ScaleOp{hidden_, 1, 0, prefix_ + "layer_scalar"});
   }
@@ -308,18 +311,46 @@ class DecoderPlan {
     linear(module + "down_proj", buffers.active, branch_, config_.mlp_bias, {part, Projection::kDown});
   }
 
+  // Adds what experts give to what the dense part has left in `branch`.
+  void experts_beside_dense() {
+    const MoeConfig& c = config_.moe;
+    if (!c.dense_norm_after.empty()) norm(c.dense_norm_after, branch_, branch_, config_.hidden);
+    if (!c.router_norm.empty()) {
+      add(NormOp{hidden_, normed_, prefix_ + c.router_norm, config_.hidden, eps(), config_.norm});
+      scale(normed_, 1 / std::sqrt(static_cast<double>(config_.hidden)));
+      in_ = normed_;
+    }
+    router();
+    in_ = norm_before(c.norms);
+    routed();
+    if (!c.norms.after.empty()) norm(c.norms.after, routed_, routed_, config_.hidden);
+    add(AddOp{branch_, routed_});
+  }
+
   // Reads `in`, leaves its sum in `routed`.
   void experts() {
+    router();
+    routed();
+    if (config_.moe.shared_intermediate == 0) return;
+    feed_forward(fmt::format("mlp.{}.", config_.moe.shared_module), shared_, ModelPart::kSharedExpert);
+    add(AddOp{routed_, branch_, shared_gate_});
+  }
+
+  void router() {
     const MoeConfig& c = config_.moe;
     const Role role{ModelPart::kFeedForward, Projection::kRouter};
-    const std::string router = prefix_ + c.router;
-    add(LinearOp{in_, router_, router + ".weight", c.router_offset ? router + ".bias" : "", true, role});
+    const std::string module = prefix_ + c.router;
+    add(LinearOp{in_, router_, module + ".weight", c.router_offset ? module + ".bias" : "", true, role});
     if (c.shared_gate) add(LinearOp{in_, shared_gate_, prefix_ + "mlp.shared_expert_gate.weight", "", true, role});
+  }
+
+  void routed() {
+    const MoeConfig& c = config_.moe;
     MoeOp op{in_,
              router_,
              routed_,
-             prefix_ + "mlp.experts.",
-             c.router_bias ? router + ".e_score_correction_bias" : "",
+             prefix_ + c.module + ".",
+             c.router_bias ? prefix_ + c.router + ".e_score_correction_bias" : "",
              c.experts,
              c.top_k,
              c.intermediate,
@@ -331,10 +362,8 @@ class DecoderPlan {
     op.activation = c.activation;
     op.clamp = c.clamp;
     op.biases = c.biases;
+    if (!c.expert_scales.empty()) op.expert_scales = prefix_ + c.expert_scales;
     add(std::move(op));
-    if (c.shared_intermediate == 0) return;
-    feed_forward(fmt::format("mlp.{}.", c.shared_module), shared_, ModelPart::kSharedExpert);
-    add(AddOp{routed_, branch_, shared_gate_});
   }
 
   const ModelConfig& config_;

@@ -251,7 +251,7 @@ ModelConfig parse_architecture(const JsonObject& config, const Architecture& arc
   parse_common(config, architecture, out);
   out.activation = parse_activation(config, architecture);
   architecture.describe(config, out);
-  if (out.moe.experts > 0) {
+  if (out.moe.experts > 0 && out.moe.activation != out.activation) {
     const std::string key(architecture.activation_key);
     require(config, key.c_str(), out.activation == GateActivation::kSilu, "silu or swish, as it has experts");
   }

@@ -24,6 +24,12 @@ struct LatentConfig {
   bool interleaved = true;
 };
 
+// The norms around a part of a layer, by their modules' names; empty: none.
+struct PartNorms {
+  std::string before;  // of what the part reads
+  std::string after;   // of what it gives, before that is added to what comes in
+};
+
 // Mixture of experts.
 struct MoeConfig {
   std::int64_t experts = 0;  // 0: every layer is dense
@@ -43,12 +49,16 @@ struct MoeConfig {
   bool biases = false;              // of the experts' projections
   GateActivation activation = GateActivation::kSilu;
   GateClamp clamp = {};
-};
-
-// The norms around a part of a layer, by their modules' names; empty: none.
-struct PartNorms {
-  std::string before;  // of what the part reads
-  std::string after;   // of what it gives, before that is added to what comes in
+  std::string module = "mlp.experts";
+  // The weights of a norm of what comes of attention, which the router reads over the root of its width; empty: the
+  // router reads what experts read.
+  std::string router_norm = {};
+  std::string expert_scales = {};  // weights: a factor on what each expert gives; empty: none
+  // A dense part runs beside the experts, and what both give is added up. The part's norms are around both; these are
+  // of each alone.
+  bool beside = false;
+  std::string dense_norm_after = {};
+  PartNorms norms = {};
 };
 
 // Norms of queries and keys.

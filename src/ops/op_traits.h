@@ -120,6 +120,7 @@ struct OpTraits<MoeOp> : OpDefaults {
   static PlannedWeights weights(const MoeOp& op, const Plan& plan) {
     PlannedWeights out;
     if (!op.router_bias.empty()) out.push_back(planned_vector(op.router_bias, op.experts));
+    if (!op.expert_scales.empty()) out.push_back(planned_vector(op.expert_scales, op.experts));
     const auto add = [&](std::int64_t expert, const char* name, std::int64_t rows, std::int64_t cols,
                          Projection projection) {
       if (op.biases) {

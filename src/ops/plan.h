@@ -171,7 +171,8 @@ struct MoeOp {
   int down_rotation = 0;  // block of the Hadamard rotation of what `down` reads; 0: none
   GateActivation activation = GateActivation::kSilu;
   GateClamp clamp = {};
-  bool biases = false;  // of all projections of the experts
+  bool biases = false;             // of all projections of the experts
+  std::string expert_scales = {};  // [experts], on what each expert gives; empty: none
 };
 
 // The name of an expert's weight; projection: gate, up or down.

@@ -81,6 +81,23 @@ class Overlay final : public Checkpoint {
   std::vector<WeightInfo> infos_;  // if some are
 };
 
+bool reads_any(const Op& op, const std::set<BufferId>& buffers) {
+  const std::vector<BufferId> read = read_buffers(op);
+  return std::any_of(read.begin(), read.end(), [&](BufferId id) { return buffers.contains(id); });
+}
+
+// Whether a layer's experts give what one of its linears reads that is wanted.
+bool is_wanted_behind_experts(const std::vector<Op>& ops, const std::function<bool(const std::string&)>& wanted) {
+  std::set<BufferId> given;
+  for (const Op& op : ops) {
+    if (op.as<MoeOp>() == nullptr && !reads_any(op, given)) continue;
+    const auto* const linear = op.as<LinearOp>();
+    if (linear != nullptr && wanted(linear->weight)) return true;
+    for (const BufferId id : written_buffers(op)) given.insert(id);
+  }
+  return false;
+}
+
 }  // namespace
 
 // A layer up to what its linear layers read.
@@ -193,10 +210,10 @@ LayerCalibration::Observed LayerCalibration::observed_slice(
     out.groups.push_back(std::move(weights));
   };
   const std::vector<Op> ops = ops_of_layer(plan_, layer_);
+  const bool run_experts = is_wanted_behind_experts(ops, wanted);
   for (std::size_t i = 0; i < ops.size(); ++i) {
     const Op& op = ops[i];
-    const std::vector<BufferId> read = read_buffers(op);
-    if (std::any_of(read.begin(), read.end(), [&](BufferId id) { return missing.contains(id); })) {
+    if (reads_any(op, missing)) {
       for (const BufferId id : written_buffers(op)) missing.insert(id);
       continue;
     }
@@ -204,7 +221,7 @@ LayerCalibration::Observed LayerCalibration::observed_slice(
       out.moe = *moe;
       out.plan.ops.emplace_back(ObserveOp{moe->in, kExpertInputs, width(moe->in)});
       out.plan.ops.emplace_back(ObserveOp{moe->logits, kRouterLogits, moe->experts});
-      missing.insert(moe->out);
+      run_experts ? out.plan.ops.push_back(op) : static_cast<void>(missing.insert(moe->out));
       continue;
     }
     const auto* const linear = op.as<LinearOp>();
@@ -295,11 +312,14 @@ void LayerCalibration::observe(const std::function<bool(const std::string& weigh
         std::make_unique<RowFile>(scratch_ / "expert-inputs", tokens(), width(observed.moe->in), RowFile::Open::kNew);
   }
   Sums sums;
+  std::set<std::string> asked;
+  for (const std::vector<std::string>& weights : observed.groups) asked.insert(weights.front());
   const Consumer consume = [&](const std::string& name, const Rows& rows, std::int64_t columns) {
     const std::int64_t count = static_cast<std::int64_t>(rows.size()) / columns;
     if (name == kRouterLogits) {
       logits.insert(logits.end(), rows.begin(), rows.end());
     } else if (name != kExpertInputs) {
+      if (!asked.contains(name)) return;  // of an expert that runs
       sums.try_emplace(name, columns).first->second.add(rows.data(), count, pool_);
     } else if (any_expert) {
       expert_inputs->write(seen, count, rows.data());

@@ -227,7 +227,12 @@ Cases cases_of<MoeOp>() {
       clamped.activation = GateActivation::kClamped;
       clamped.clamp = {1.3F, 4};
       clamped.biases = true;
+      CasePlan r = q;
       append(out, q.with(std::to_string(experts) + " experts, clamped, with biases", clamped));
+      MoeOp scaled{x, logits, y, "experts.", bias, experts, top_k, intermediate, groups, 1, scoring, true, 1};
+      scaled.activation = GateActivation::kGeluTanh;
+      scaled.expert_scales = "factors";
+      append(out, r.with(std::to_string(experts) + " experts of GELU, with factors", scaled));
     }
   }
   return out;

@@ -247,6 +247,17 @@ TEST(Gguf, TensorNamesBecomeHuggingFaceNames) {
   EXPECT_EQ(gguf_tensor_name(architecture("gemma3"), "blk.2.ffn_norm.weight"),
             "model.layers.2.pre_feedforward_layernorm.weight");
   EXPECT_EQ(gguf_tensor_name(architecture("phi3"), "blk.2.ffn_up.weight"), "model.layers.2.mlp.gate_up_proj.weight");
+  const GgufArchitecture& gemma4 = architecture("gemma4");
+  for (const auto& [name, full] : std::initializer_list<std::pair<const char*, const char*>>{
+           {"per_layer_token_embd.weight", "model.embed_tokens_per_layer.weight"},
+           {"blk.1.layer_output_scale.weight", "model.layers.1.layer_scalar"},
+           {"blk.1.ffn_gate_inp.scale", "model.layers.1.router.scale"},
+           {"blk.1.ffn_down_exps.scale", "model.layers.1.router.per_expert_scale"},
+           {"blk.1.post_ffw_norm_2.weight", "model.layers.1.post_feedforward_layernorm_2.weight"},
+           {"blk.1.post_ffw_norm.weight", "model.layers.1.post_feedforward_layernorm.weight"}}) {
+    EXPECT_EQ(gguf_tensor_name(gemma4, name), full);
+    EXPECT_EQ(gguf_name_of(gemma4, full), name);
+  }
 }
 
 // Errors about weights speak of what the file calls them, or would.
@@ -427,6 +438,76 @@ TEST(GgufArchitectures, KeysOfAnotherAreNamed) {
       EXPECT_NE(std::string(error.what()).find(fmt::format("key {}.{}", name, key)), std::string::npos) << error.what();
     }
   }
+}
+
+// A file of Gemma 4 of two layers, the second without a window.
+class Gemma4Keys : public testing::Test {
+ protected:
+  Gemma4Keys() {
+    const auto number = [&](const char* key, std::uint64_t value) {
+      gguf.values[std::string("gemma4.") + key] = value;
+    };
+    number("attention.sliding_window", 16);
+    number("attention.sliding_window_pattern", 2);
+    number("attention.key_length", 20);
+    number("attention.key_length_swa", 12);
+    gguf.values["gemma4.rope.freq_base_swa"] = 1000.0;
+    gguf.values["gemma4.attention.head_count_kv"] = GgufArray{kI32, 2, std::as_bytes(std::span(key_heads))};
+    gguf.tensors["rope_freqs.weight"] = {GgufType::kF32, {10}, std::as_bytes(std::span(factors))};
+    gguf.tensors["blk.0.attn_v.weight"] = gguf.tensors["blk.1.attn_v.weight"] = {GgufType::kF32, {64, 64}, {}};
+  }
+  void refused(ErrorCode code, const std::string& text) const {
+    expect_error(code, text, [&] { gguf_config_json(gguf); });
+  }
+
+  static constexpr std::uint32_t kI32 = 5;  // of GGUF's types
+  std::array<std::int32_t, 2> key_heads{2, 1};
+  std::array<float, 10> factors{1, 1, 1, 1e30F, 1e30F, 1e30F, 1e30F, 1e30F, 1e30F, 1e30F};
+  Gguf gguf = metadata_of("gemma4");
+};
+
+TEST_F(Gemma4Keys, AreOfLayers) {
+  const Json config = gguf_config_json(gguf);
+  EXPECT_EQ(
+      config["per_layer_config"],
+      Json::parse(
+          R"({"0": {"head_dim": 12, "num_key_value_heads": 2}, "1": {"head_dim": 20, "num_key_value_heads": 1}})"));
+  EXPECT_EQ(config["rope_parameters"]["full_attention"]["rope_type"], "proportional");
+  EXPECT_EQ(config["rope_parameters"]["full_attention"]["partial_rotary_factor"], 0.3);
+  EXPECT_EQ(config["rope_parameters"]["sliding_attention"]["rope_theta"], 1000.0);
+  EXPECT_EQ(config["attention_k_eq_v"], false);
+  EXPECT_EQ(config["enable_moe_block"], false);
+  gguf.tensors.erase("blk.1.attn_v.weight");
+  EXPECT_EQ(gguf_config_json(gguf)["attention_k_eq_v"], true);
+  gguf.values["gemma4.expert_count"] = std::uint64_t{4};
+  gguf.values["gemma4.expert_used_count"] = std::uint64_t{2};
+  gguf.values["gemma4.expert_feed_forward_length"] = std::uint64_t{32};
+  EXPECT_EQ(gguf_config_json(gguf)["top_k_experts"], 2);
+}
+
+TEST_F(Gemma4Keys, ThatDoNotFitAreNamed) {
+  factors[4] = 2;
+  refused(ErrorCode::kUnsupported, "tensor rope_freqs.weight: expected ones, and then numbers from 1e29 on");
+  factors[4] = 1e30F;
+  const std::array<std::int32_t, 2> widths{72, 100};
+  gguf.values["gemma4.feed_forward_length"] = GgufArray{kI32, 2, std::as_bytes(std::span(widths))};
+  refused(ErrorCode::kUnsupported,
+          "key gemma4.feed_forward_length");  // wider, but not twice, nor where keys are shared
+  gguf.values["gemma4.feed_forward_length"] = std::uint64_t{72};
+  gguf.values["gemma4.expert_count"] = std::uint64_t{4};
+  gguf.values["gemma4.expert_used_count"] = std::uint64_t{5};
+  refused(ErrorCode::kCorruptFile, "key gemma4.expert_used_count is 5");
+  gguf.values.erase("gemma4.expert_count");
+  gguf.values.erase("gemma4.expert_used_count");
+  gguf.values["gemma4.rope.scaling.factor"] = 8.0;
+  refused(ErrorCode::kUnsupported, "key gemma4.rope.scaling.factor");
+  gguf.values.erase("gemma4.rope.scaling.factor");
+  gguf.values["gemma4.attention.head_count_kv"] = GgufArray{kI32, 1, std::as_bytes(std::span(key_heads).first(1))};
+  refused(ErrorCode::kCorruptFile, "key gemma4.attention.head_count_kv");
+  // Of another architecture all layers are the same.
+  Gguf other = metadata_of("llama");
+  other.values["llama.attention.head_count_kv"] = GgufArray{kI32, 2, std::as_bytes(std::span(key_heads))};
+  expect_error(ErrorCode::kUnsupported, "key llama.attention.head_count_kv", [&] { gguf_config_json(other); });
 }
 
 // Queries and keys lie by neighbours, also where they are stored with values as one.

@@ -140,10 +140,31 @@ TEST(Gemma4, LayersDiffer) {
   EXPECT_EQ(parse().ropes[0].rotated_part, 0.25);
 }
 
+TEST(Gemma4, ExpertsAreBesideTheDensePart) {
+  const Json config = open_checkpoint(test_data("fixtures/gemma4-experts"))->config();
+  const ModelConfig model = parse_model_config(config, nullptr, "c");
+  EXPECT_EQ(std::tuple(model.moe.experts, model.moe.top_k, model.moe.intermediate), std::tuple(7, 3, 36));
+  EXPECT_EQ(model.sparse, (std::vector<bool>{true, true}));
+  EXPECT_EQ(model.moe.activation, GateActivation::kGeluTanh);
+  EXPECT_TRUE(model.moe.beside);
+  for (const auto& [key, value] : std::initializer_list<std::pair<const char*, Json>>{
+           {"num_experts", nullptr}, {"top_k_experts", 8}, {"top_k_experts", 0}, {"moe_intermediate_size", nullptr}}) {
+    Json other = config;
+    other[key] = value;
+    try {
+      parse_model_config(other, nullptr, "c");
+      ADD_FAILURE() << key;
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find(key), std::string::npos) << error.what();
+    }
+    other["enable_moe_block"] = false;
+    EXPECT_EQ(parse_model_config(other, nullptr, "c").moe.experts, 0);
+  }
+}
+
 TEST(Gemma4, WhatIsNotImplementedIsNamed) {
   for (const auto& [key, value] :
-       std::initializer_list<std::pair<const char*, Json>>{{"enable_moe_block", true},
-                                                           {"use_bidirectional_attention", "all"},
+       std::initializer_list<std::pair<const char*, Json>>{{"use_bidirectional_attention", "all"},
                                                            {"num_kv_shared_layers", 4},  // none before is full
                                                            {"num_kv_shared_layers", 6},
                                                            {"vocab_size_per_layer_input", 100},

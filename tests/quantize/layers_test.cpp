@@ -48,7 +48,7 @@ std::vector<float> vector_of(const Checkpoint& checkpoint, const std::string& na
 class Layers : public testing::TestWithParam<const char*> {};
 INSTANTIATE_TEST_SUITE_P(Models, Layers,
                          testing::Values("qwen3-tiny", "llama-bias-linear", "qwen3-window", "glm4-moe-lite-tiny",
-                                         "qwen3-moe", "gemma4"),
+                                         "qwen3-moe", "gemma4", "gemma4-experts"),
                          [](const auto& test) {
                            std::string name = test.param;
                            std::replace(name.begin(), name.end(), '-', '_');

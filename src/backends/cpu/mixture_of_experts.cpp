@@ -97,8 +97,12 @@ void MixtureOfExperts::run(const MoeStep& step, const StepContext& context, cons
   const std::int64_t tokens = context.tokens();
   context.share(0, tokens, 4, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {
-      route_token(op, logits + t * op.experts, step.router_bias, scores_.data() + t * route_scratch_floats(op),
-                  experts_.data() + t * op.top_k, weights_.data() + t * op.top_k);
+      std::int32_t* const experts = experts_.data() + t * op.top_k;
+      float* const weights = weights_.data() + t * op.top_k;
+      route_token(op, logits + t * op.experts, step.router_bias, scores_.data() + t * route_scratch_floats(op), experts,
+                  weights);
+      for (std::int64_t j = 0; step.expert_scales != nullptr && j < op.top_k; ++j)
+        weights[j] *= step.expert_scales[experts[j]];
     }
   });
   context.barrier();

@@ -190,7 +190,7 @@ class Compiler {
   }
 
   [[nodiscard]] MoeStep bind(const MoeOp& op, int layer) const {
-    MoeStep step{op, layer, vector(op.router_bias)};
+    MoeStep step{op, layer, vector(op.router_bias), vector(op.expert_scales)};
     for (std::int64_t i = 0; i < op.experts; ++i) {
       Expert expert{matrix(expert_weight(op, i, "gate")),
                     matrix(expert_weight(op, i, "up")),

@@ -100,7 +100,8 @@ struct Expert {
 struct MoeStep {
   MoeOp op;
   int layer;
-  const float* router_bias;  // null: none
+  const float* router_bias;    // null: none
+  const float* expert_scales;  // null: all 1
   std::vector<Expert> experts = {};
   // The forms, besides f32, that some expert wants its inputs in.
   bool in_q8 = false;

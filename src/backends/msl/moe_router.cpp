@@ -29,7 +29,7 @@ void check_router(const RouterOptions& o) {
 }  // namespace
 
 void encode_moe_router(Device& device, Commands& commands, const RouterOptions& options, std::int64_t tokens,
-                       Buffer& logits, Buffer* bias, Buffer& ids, Buffer& weights) {
+                       Buffer& logits, const RouterVectors& vectors, Buffer& ids, Buffer& weights) {
   check_router(options);
   if (tokens == 0) return;
   const RouterParams p{options.experts,
@@ -38,16 +38,18 @@ void encode_moe_router(Device& device, Commands& commands, const RouterOptions& 
                        options.group_limit,
                        options.group_best,
                        options.sigmoid ? 1U : 0U,
-                       bias != nullptr ? 1U : 0U,
+                       vectors.bias != nullptr ? 1U : 0U,
                        options.normalize ? 1U : 0U,
-                       options.scale};
+                       options.scale,
+                       vectors.expert_scales != nullptr ? 1U : 0U};
   commands.dispatch(device.pipeline("moe_router", "moe_router"), {static_cast<std::uint32_t>(tokens), 1, 1}, {32, 1, 1},
                     Arguments()
                         .buffer(0, logits)
-                        .buffer(1, bias != nullptr ? *bias : logits)
+                        .buffer(1, vectors.bias != nullptr ? *vectors.bias : logits)
                         .buffer(2, ids)
                         .buffer(3, weights)
-                        .bytes(4, p));
+                        .bytes(4, p)
+                        .buffer(5, vectors.expert_scales != nullptr ? *vectors.expert_scales : logits));
 }
 
 }  // namespace metal_marlin::msl

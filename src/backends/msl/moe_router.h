@@ -16,10 +16,16 @@ struct RouterOptions {
   float scale = 1;
 };
 
-// logits f32 [tokens][experts]; bias f32 [experts], added for the choice alone, or null;
+// f32 [experts]; null: there are none.
+struct RouterVectors {
+  Buffer* bias = nullptr;           // added for the choice alone
+  Buffer* expert_scales = nullptr;  // on the weights, of each expert
+};
+
+// logits f32 [tokens][experts];
 // ids i32 and weights f32 [tokens][chosen], the best first. Ties go to the lower index, NaN
 // counts as less than any number. \throws Error (kInvalidArgument) naming the option.
 void encode_moe_router(Device& device, Commands& commands, const RouterOptions& options, std::int64_t tokens,
-                       Buffer& logits, Buffer* bias, Buffer& ids, Buffer& weights);
+                       Buffer& logits, const RouterVectors& vectors, Buffer& ids, Buffer& weights);
 
 }  // namespace metal_marlin::msl

@@ -270,7 +270,7 @@ bool moe_router_matches(Device& device) {
   options.experts = 4;
   options.chosen = 2;
   const std::vector<float> weights = changed(device, {0, 0}, [&](Commands& commands, Buffer& buffer) {
-    encode_moe_router(device, commands, options, 1, *logits, nullptr, *ids, buffer);
+    encode_moe_router(device, commands, options, 1, *logits, {}, *ids, buffer);
   });
   std::vector<std::int32_t> chosen(2);
   ids->download(std::as_writable_bytes(std::span(chosen)));

@@ -238,7 +238,8 @@ class StepEncoder {
     router.sigmoid = op.scoring == RouterScoring::kSigmoid;
     router.normalize = op.normalize;
     router.scale = op.scale;
-    encode_moe_router(device_, commands_, router, shape_.tokens, buffer(op.logits), model_.vector(op.router_bias),
+    encode_moe_router(device_, commands_, router, shape_.tokens, buffer(op.logits),
+                      {model_.vector(op.router_bias), model_.vector(op.expert_scales)},
                       *buffers_.expert_ids.at(layer_).ids, *buffers_.expert_weights);
     ExpertsCall call;
     call.x = &buffer(op.in);

@@ -92,10 +92,27 @@ Json with_usual_rotations(const JsonObject& config) {
   return whole;
 }
 
+// Experts beside the dense part of each layer.
+void parse_gemma4_experts(const JsonObject& config, ModelConfig& out) {
+  MoeConfig& moe = out.moe;
+  moe.experts = config.bounded("num_experts", kExpertBounds);
+  moe.top_k = config.bounded("top_k_experts", {1, moe.experts});
+  moe.intermediate = config.bounded("moe_intermediate_size", kDimensionBounds);
+  moe.normalize = true;
+  moe.activation = out.activation;
+  moe.module = "experts";
+  moe.router = "router.proj";
+  moe.router_norm = "router.scale";
+  moe.expert_scales = "router.per_expert_scale";
+  moe.beside = true;
+  moe.dense_norm_after = "post_feedforward_layernorm_1";
+  moe.norms = {"pre_feedforward_layernorm_2", "post_feedforward_layernorm_2"};
+  out.sparse.assign(out.sparse.size(), true);
+}
+
 void describe_gemma4(const JsonObject& config, ModelConfig& out) {
   if (!config.has("rope_parameters"))
     return describe_gemma4(JsonObject(with_usual_rotations(config), config.where()), out);
-  require(config, "enable_moe_block", !config.boolean_or("enable_moe_block", false), "false");
   parse_attention_biases(config, false, out);
   name_norms(out);
   out.embedding_scale = std::sqrt(static_cast<double>(out.hidden));
@@ -114,6 +131,7 @@ void describe_gemma4(const JsonObject& config, ModelConfig& out) {
                                                       shape.head_dim, shape.kv_heads));
   }
   share_keys(config, types, out);
+  if (config.boolean_or("enable_moe_block", false)) parse_gemma4_experts(config, out);
   if (config.boolean_or("attention_k_eq_v", false)) {
     std::transform(types.begin(), types.end(), out.keys_are_values.begin(),
                    [](const std::string& type) { return type == kFullLayer; });

@@ -27,7 +27,8 @@ std::vector<std::size_t> by_value(const std::vector<double>& values) {
   return order;
 }
 
-Choice expected_choice(const RouterOptions& o, std::vector<double> logits, const std::vector<float>* bias) {
+Choice expected_choice(const RouterOptions& o, std::vector<double> logits, const std::vector<float>* bias,
+                       const std::vector<float>* expert_scales) {
   for (double& v : logits) v = std::isnan(v) ? -INFINITY : v;
   const double top = *std::max_element(logits.begin(), logits.end());
   std::vector<double> scores;
@@ -60,19 +61,26 @@ Choice expected_choice(const RouterOptions& o, std::vector<double> logits, const
     out.weights.push_back(scores[order[n]]);
     sum += scores[order[n]];
   }
-  for (double& w : out.weights) w = (o.normalize ? w / (sum + 1e-20) : w) * o.scale;
+  for (std::size_t n = 0; n < o.chosen; ++n) {
+    double& w = out.weights[n];
+    w = (o.normalize ? w / (sum + 1e-20) : w) * o.scale;
+    if (expert_scales != nullptr) w *= (*expert_scales)[order[n]];
+  }
   return out;
 }
 
-void check(Device& device, const RouterOptions& o, const std::vector<float>& logits, const std::vector<float>* bias) {
+void check(Device& device, const RouterOptions& o, const std::vector<float>& logits, const std::vector<float>* bias,
+           const std::vector<float>* expert_scales = nullptr) {
   const std::size_t tokens = logits.size() / o.experts;
   const auto l = device.allocate_with(logits);
   const auto b = device.allocate_with(bias != nullptr ? *bias : std::vector<float>(1));
+  const auto s = device.allocate_with(expert_scales != nullptr ? *expert_scales : std::vector<float>(1));
   const auto ids = device.allocate(tokens * o.chosen * sizeof(std::int32_t));
   const auto weights = device.allocate(tokens * o.chosen * sizeof(float));
   const auto commands = device.commands();
-  encode_moe_router(device, *commands, o, static_cast<std::int64_t>(tokens), *l, bias != nullptr ? b.get() : nullptr,
-                    *ids, *weights);
+  encode_moe_router(device, *commands, o, static_cast<std::int64_t>(tokens), *l,
+                    {bias != nullptr ? b.get() : nullptr, expert_scales != nullptr ? s.get() : nullptr}, *ids,
+                    *weights);
   commands->commit();
   commands->wait();
   std::vector<std::int32_t> found_ids(tokens * o.chosen);
@@ -81,7 +89,7 @@ void check(Device& device, const RouterOptions& o, const std::vector<float>& log
   weights->download(std::as_writable_bytes(std::span(found_weights)));
   for (std::size_t t = 0; t < tokens; ++t) {
     const auto row = logits.begin() + static_cast<std::ptrdiff_t>(t * o.experts);
-    const Choice expected = expected_choice(o, {row, row + o.experts}, bias);
+    const Choice expected = expected_choice(o, {row, row + o.experts}, bias, expert_scales);
     for (std::size_t n = 0; n < o.chosen; ++n) {
       ASSERT_EQ(found_ids[t * o.chosen + n], expected.ids[n])
           << "experts " << o.experts << " groups " << o.groups << " token " << t << " choice " << n;
@@ -127,6 +135,19 @@ TEST_P(MoeRouter, SigmoidWithBiasAndGroups) {
   }
 }
 
+TEST_P(MoeRouter, FactorsOfExperts) {
+  for (const bool sigmoid : {false, true}) {
+    RouterOptions o;
+    o.experts = 60;
+    o.chosen = 4;
+    o.sigmoid = sigmoid;
+    o.scale = 1.3F;
+    auto bias = gridded(60, 3);
+    const auto scales = normal_data(60, 6);
+    check(*device, o, normal_data(std::size_t{9} * 60, 7), sigmoid ? &bias : nullptr, &scales);
+  }
+}
+
 TEST_P(MoeRouter, NanAndInfinity) {
   RouterOptions o;
   o.experts = 40;
@@ -145,7 +166,7 @@ TEST_P(MoeRouter, RefusesWhatItCannotDo) {
   const auto buffer = device->allocate(4096 * 4);
   const auto commands = device->commands();
   const auto encode = [&](const RouterOptions& o) {
-    encode_moe_router(*device, *commands, o, 1, *buffer, nullptr, *buffer, *buffer);
+    encode_moe_router(*device, *commands, o, 1, *buffer, {}, *buffer, *buffer);
   };
   EXPECT_THROW(encode({1025, 1}), Error);
   EXPECT_THROW(encode({64, 33}), Error);
