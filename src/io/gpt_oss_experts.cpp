@@ -17,7 +17,7 @@
 namespace metal_marlin {
 namespace {
 
-constexpr std::string_view kGateUp = ".experts.gate_up_proj";
+constexpr std::string_view kGateUpOfAll = ".experts.gate_up_proj";
 constexpr std::string_view kDown = ".experts.down_proj";
 constexpr std::string_view kBlocks = "_blocks";
 constexpr std::string_view kScales = "_scales";
@@ -34,12 +34,12 @@ struct ExpertRows {
   std::int64_t step;
 };
 std::vector<ExpertRows> projections_in(std::string_view tensor) {
-  if (tensor.find(kGateUp) != std::string_view::npos) return {{"gate_proj", 0, 2}, {"up_proj", 1, 2}};
+  if (tensor.find(kGateUpOfAll) != std::string_view::npos) return {{"gate_proj", 0, 2}, {"up_proj", 1, 2}};
   return {{"down_proj", 0, 1}};
 }
 
 bool is_of_experts(std::string_view tensor, std::string_view ending) {
-  return tensor.ends_with(std::string(kGateUp) + std::string(ending)) ||
+  return tensor.ends_with(std::string(kGateUpOfAll) + std::string(ending)) ||
          tensor.ends_with(std::string(kDown) + std::string(ending));
 }
 

@@ -9,7 +9,7 @@
 namespace metal_marlin {
 namespace {
 
-constexpr FieldNames kExpertNames{"num_local_experts", "num_experts"};
+constexpr FieldNames kMinimaxExpertNames{"num_local_experts", "num_experts"};
 
 // Its files have the elements of a head that are rotated where others have their part of it, which counts before that.
 RopeConfig parse_minimax_rope(const JsonObject& config, const ModelConfig& out) {
@@ -33,7 +33,7 @@ void describe_minimax_m2(const JsonObject& config, ModelConfig& out) {
   require_attention(config);
   out.qk_norm = QkNorm::kProjections;
   out.ropes = {parse_minimax_rope(config, out)};
-  parse_expert_counts(config, counting_name(config, kExpertNames), {.experts = 256, .top_k = 8}, out.moe);
+  parse_expert_counts(config, counting_name(config, kMinimaxExpertNames), {.experts = 256, .top_k = 8}, out.moe);
   out.moe.intermediate = out.intermediate;
   out.moe.scoring = RouterScoring::kSigmoid;
   out.moe.router_bias = true;
@@ -60,7 +60,7 @@ Family minimax_family() {
                    {"layernorm_full_attention_beta", "1.0"},
                    {"layernorm_linear_attention_beta", "1.0"},
                    {"layernorm_mlp_beta", "1.0"}},
-       .other_names = {kExpertNames},
+       .other_names = {kMinimaxExpertNames},
        .unread = {{"sliding_window", "null"}, {"norm_topk_prob", "true"}}}};
   return kAll;
 }
