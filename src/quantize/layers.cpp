@@ -221,7 +221,11 @@ LayerCalibration::Observed LayerCalibration::observed_slice(
       out.moe = *moe;
       out.plan.ops.emplace_back(ObserveOp{moe->in, kExpertInputs, width(moe->in)});
       out.plan.ops.emplace_back(ObserveOp{moe->logits, kRouterLogits, moe->experts});
-      run_experts ? out.plan.ops.push_back(op) : static_cast<void>(missing.insert(moe->out));
+      if (run_experts) {
+        out.plan.ops.push_back(op);
+      } else {
+        missing.insert(moe->out);
+      }
       continue;
     }
     const auto* const linear = op.as<LinearOp>();

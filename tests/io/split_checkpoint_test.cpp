@@ -90,6 +90,13 @@ TEST(SplitCheckpoint, SplitsBiasesToo) {
   EXPECT_EQ(values, (std::vector<float>{11, 12, 13}));
 }
 
+TEST(SplitCheckpoint, SplitsWhatAnExpertHas) {
+  const std::string expert = "model.layers.0.experts.3.";
+  const auto checkpoint = split({dense(expert + "gate_up_proj.weight", {4, kCols})});
+  EXPECT_EQ(first_of(*checkpoint, expert + "gate_proj.weight", 1, kCols), 1);
+  EXPECT_EQ(first_of(*checkpoint, expert + "up_proj.weight", 1, kCols), 3);
+}
+
 TEST(SplitCheckpoint, LeavesAllElseAlone) {
   const auto checkpoint = split({dense("model.layers.0.mlp.experts.gate_up_proj.weight", {4, kCols}),
                                  dense(kAttention + "qkv_proj.weight", {14, kCols})});  // of what size its queries are
