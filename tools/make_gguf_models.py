@@ -65,6 +65,9 @@ MODELS = {
     "gemma4-keys": auto("gemma4_text", num_hidden_layers=4, head_dim=12, global_head_dim=20, num_global_key_value_heads=1,
                         attention_k_eq_v=True, sliding_window=16, layer_types=[SLIDING, FULL, SLIDING, FULL],
                         hidden_size_per_layer_input=0),
+    # Experts beside the dense part.
+    "gemma4-experts": auto("gemma4_text", head_dim=12, global_head_dim=20, sliding_window=16, layer_types=[SLIDING, FULL],
+                           enable_moe_block=True, num_experts=6, top_k_experts=2, moe_intermediate_size=32, hidden_size_per_layer_input=0),
     "olmo2": auto("olmo2", rope_parameters=PLAIN),
     # Of the same kind in llama.cpp; YaRN in full layers alone.
     "olmo3": auto("olmo3", num_hidden_layers=4, sliding_window=16, layer_types=[SLIDING, FULL, SLIDING, SLIDING],
@@ -144,6 +147,10 @@ def random_model(name, folder):
                 parameter.normal_(0, 0.3)
             elif parameter_name.endswith("sinks"):
                 parameter.normal_(1, 1)
+            elif parameter_name.endswith("router.scale"):
+                parameter.normal_(6, 1)  # choices that differ by more than roundings
+            elif parameter_name.endswith("per_expert_scale"):
+                parameter.uniform_(0.5, 1.5)
             elif name.startswith("gemma4") and parameter_name.endswith(("q_norm.weight", "k_norm.weight")):
                 parameter.normal_(0.5, 0.1)  # scores are not scaled
             elif "norm" in parameter_name:  # Gemma's weights are one less than what is multiplied by, up to Gemma 3
