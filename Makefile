@@ -32,7 +32,7 @@ check-long:
 
 # Parsers of outside data; tests/fuzz has one target each. FUZZ_SECONDS: for each; PARSERS: some of them.
 FUZZ_SECONDS = 60
-PARSERS = safetensors gguf json config tokenizer chat_template grammar tool_calls npy onnx metallib request
+PARSERS = safetensors sequence gguf json config tokenizer chat_template grammar tool_calls npy onnx metallib request
 
 fuzz:
 	tools/install_dependencies.sh shaders fuzz

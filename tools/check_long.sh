@@ -9,7 +9,7 @@ text=$data/text/wikitext-2-test.txt
 # Ten minutes each of what reads the most forms, one of the others.
 fuzz() {
   fuzz_some 600 "config tokenizer request chat_template grammar tool_calls"
-  fuzz_some 60 "safetensors gguf json npy onnx metallib"
+  fuzz_some 60 "safetensors sequence gguf json npy onnx metallib"
 }
 fuzz_some() { make fuzz FUZZ_SECONDS="$1" PARSERS="$2" 2>&1 | grep -E '^(parser|Done|SUMMARY)|ERROR|error:|Error '; }
 

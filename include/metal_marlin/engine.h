@@ -105,7 +105,9 @@ struct EngineRequest {
   /// Of the prompt's tokens too, as `logprobs` says (which is then not -1). The prompt is then computed whole: nothing
   /// of it is taken from the prefix cache.
   bool prompt_logprobs = false;
-  std::string adapter;   ///< Of those that the model was loaded with, by name; empty: none.
+  std::string adapter;  ///< Of those that the model was loaded with, by name; empty: none.
+  /// Engine::slots(): the one that its first sample takes, and waits for while another has it; -1: any that is free.
+  int slot = -1;
   int priority = 0;      ///< Smaller ones first; they also take the place of running larger ones.
   std::string fair_key;  ///< Keys of one priority take turns, by the tokens that were computed for them.
 };
@@ -168,6 +170,21 @@ struct EngineStats {
   CacheStats cache;
 };
 
+/// A place of a running sample, of which there are EnginePlan::parallel, and what it held last: a conversation that can
+/// be saved as long as the prefix cache has it.
+struct EngineSlot {
+  int id = 0;
+  bool is_running = false;
+  RequestId request = 0;                        ///< that it runs, or ran last; 0: none
+  std::string adapter;                          ///< of its sample or conversation
+  std::string fair_key;                         ///< likewise
+  std::int64_t prompt_tokens = 0;               ///< of that request
+  std::int64_t cached_tokens = 0;               ///< of these, that the prefix cache had
+  std::int64_t generated_tokens = 0;            ///< of that sample, so far
+  std::int64_t tokens = 0;                      ///< that the cache holds of its sample, or held of its conversation
+  std::chrono::steady_clock::time_point since;  ///< runs: of submit(); else of the last change; the epoch: unused
+};
+
 /// Runs requests until it is destroyed. All functions may be called from any thread.
 class Engine {
  public:
@@ -192,6 +209,22 @@ class Engine {
   /// are left, and takes a step that goes on for more than 5 s as one that hangs. \returns whether none had to be.
   bool drain(std::chrono::milliseconds deadline);
   [[nodiscard]] EngineStats stats() const;
+  /// After the last step.
+  [[nodiscard]] std::vector<EngineSlot> slots() const;
+  /// Between two steps, what the prefix cache still has of a slot's conversation: whole pages of its beginning.
+  /// \param fair_key whose conversation it must be; empty: anybody's
+  /// \throws Error (kInvalidArgument) for a slot that there is not, and without prefix_cache; (kNotFound) where there
+  /// is none of that key, or nothing is left of it; (kBusy) while the slot runs a sample; (kOutOfMemory); (kCancelled)
+  /// when the engine ends; what failure() says.
+  [[nodiscard]] SavedSequence save(int slot, const std::string& fair_key = {});
+  /// Makes a slot's conversation what was saved, for requests that begin alike, and whose it is. Those that run keep
+  /// their room. \returns tokens that the prefix cache has of it, whole pages.
+  /// \throws as save(), and (kBusy) where its pages have no room beside those that run, (kInvalidArgument) where they
+  /// never have.
+  std::int64_t restore(int slot, std::shared_ptr<const SavedSequence> saved, const std::string& fair_key = {});
+  /// Forgets a slot's conversation, and what the prefix cache has of it alone. \returns tokens that it held.
+  /// \throws as save(), but for one that holds none.
+  std::int64_t erase(int slot, const std::string& fair_key = {});
   [[nodiscard]] const EnginePlan& plan() const;
   [[nodiscard]] const Model& model() const;
   /// False for good when its thread died or hangs; every request that was open has got an error then.

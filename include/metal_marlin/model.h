@@ -211,6 +211,11 @@ class Session {
   /// after is computed as if the beginning had been, but for the rounding of steps that are cut in another way.
   /// \returns tokens that it now holds. \throws Error (kInvalidArgument) without prefix_cache.
   std::int64_t reuse(SequenceId sequence, std::span<const TokenId> tokens);
+  /// As reuse(), for what no step follows: all whole pages, and CacheStats counts nothing.
+  std::int64_t find(SequenceId sequence, std::span<const TokenId> tokens);
+  /// As close(), and full pages that only this sequence holds are found no more, but for those of the first `kept`
+  /// tokens.
+  void forget(SequenceId sequence, std::int64_t kept);
 
   /// Copies what the cache holds of a sequence, which stays as it is. \throws Error (kOutOfMemory).
   [[nodiscard]] SavedSequence save(SequenceId sequence) const;

@@ -258,6 +258,10 @@ void check(const ServeFlags& flags) {
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("--served-name: {} names for {} models", flags.names.size(), flags.paths.size()));
   }
+  if (!flags.server.slot_folder.empty() && flags.no_prefix_cache) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "--slot-save-path: it is the prefix cache that is saved, and --no-prefix-cache leaves none");
+  }
   if (flags.server.http.tls_certificate.empty() != flags.server.http.tls_key.empty()) {
     throw Error(ErrorCode::kInvalidArgument, "--tls-certificate and --tls-key go together");
   }
@@ -351,6 +355,8 @@ void add_access(CLI::App& command, ServeFlags& flags) {
   command.add_option("--tls-key", options.http.tls_key, "PEM file with its key");
   command.add_option("--log-file", options.log_file, "file for a line of JSON a request; default: the standard error");
   command.add_flag("--log-prompts", options.log_prompts, "log prompts too");
+  command.add_option("--slot-save-path", options.slot_folder,
+                     "folder that POST /slots/ID?action=save writes conversations to, and restore reads them from");
   command.add_flag("--keep-billing-line", options.keep_billing_line,
                    "leave x-anthropic-billing-header lines in system prompts of /v1/messages, which keep prompts from "
                    "being found in the cache");

@@ -43,6 +43,12 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
     std::vector<bool> ended;
     int left;
   };
+  // What is done between two steps for somebody who waits for it.
+  struct Task {
+    std::function<void()> action;
+    std::exception_ptr error = {};
+    bool is_done = false;
+  };
 
   std::shared_ptr<const Model> model;
   EnginePlan plan;
@@ -58,10 +64,12 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
   std::condition_variable changed;
   std::condition_variable over;                     // the step thread is, for the watchdog
   std::vector<std::shared_ptr<Request>> submitted;  // not yet the scheduler's
+  std::vector<std::shared_ptr<Task>> tasks;
   std::map<RequestId, Open> open;
   RequestId last_id = 0;
   std::int64_t refused = 0;
   EngineStats stats;
+  std::vector<EngineSlot> slots;
   bool is_cancelling = false;  // a request's flag was set
   bool draining = false;
   bool stopping = false;
@@ -81,7 +89,8 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
         hooks(std::move(faults)),
         has_tokenizer(model->impl_->tokenizer != nullptr),
         scheduler(model, options, plan, hooks.before_step),
-        stats(scheduler.stats()) {}
+        stats(scheduler.stats()),
+        slots(scheduler.slots()) {}
 
   void start() {
     step_thread = std::thread([self = shared_from_this()] { self->run_steps(); });
@@ -150,28 +159,52 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
   // Whether there is more to do.
   bool step() {
     std::vector<std::shared_ptr<Request>> added;
+    std::vector<std::shared_ptr<Task>> begun;
     {
       std::unique_lock lock(mutex);
-      changed.wait(lock, [&] { return !submitted.empty() || !scheduler.is_idle() || stopping || is_cancelling; });
+      changed.wait(lock, [&] {
+        return !submitted.empty() || !tasks.empty() || !scheduler.is_idle() || stopping || is_cancelling;
+      });
       if (!failure.empty() || (stopping && submitted.empty() && scheduler.is_idle())) return false;
       added = std::exchange(submitted, {});
+      begun = std::exchange(tasks, {});
       is_cancelling = false;
       step_began = Clock::now();
     }
     if (hooks.between_steps) hooks.between_steps();
+    if (!begun.empty()) run_tasks(begun);
     for (const std::shared_ptr<Request>& request : added) scheduler.add(request);
     std::vector<OwnedEvent> events = scheduler.run();
     const EngineStats now = scheduler.stats();
+    std::vector<EngineSlot> slots_now = scheduler.slots();
     {
       const std::lock_guard lock(mutex);
       step_began.reset();
       if (!failure.empty()) return false;  // they have got an error
       stats = now;
+      slots.swap(slots_now);
       note_ends(events);
       delivery.push(std::move(events));
     }
     changed.notify_all();
     return true;
+  }
+
+  // Who waits for one is told before the step that follows.
+  void run_tasks(const std::vector<std::shared_ptr<Task>>& begun) {
+    for (const std::shared_ptr<Task>& task : begun) {
+      try {
+        task->action();
+      } catch (...) {
+        task->error = std::current_exception();
+      }
+    }
+    {
+      const std::lock_guard lock(mutex);
+      slots = scheduler.slots();
+      for (const std::shared_ptr<Task>& task : begun) task->is_done = true;
+    }
+    changed.notify_all();
   }
 
   void note_ends(const std::vector<OwnedEvent>& events) {
@@ -247,6 +280,10 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
   RequestId submit(EngineRequest asked, OnEngineEvent on_event) {
     if (!on_event) throw Error(ErrorCode::kInvalidArgument, "request: there is nobody to tell of events");
     validate(asked, model->info(), plan.context, has_tokenizer);
+    if (asked.slot < -1 || asked.slot >= plan.parallel) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("request: slot is {}, expected -1 to {}", asked.slot, plan.parallel - 1));
+    }
     auto request = std::make_shared<Request>();
     request->asked = std::move(asked);
     request->on_event = std::move(on_event);
@@ -267,6 +304,19 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
     submitted.push_back(request);
     changed.notify_all();
     return request->id;
+  }
+
+  // What the action refers to must be its own: nobody waits for a step that hangs.
+  void between_steps(std::function<void()> action) {
+    const auto task = std::make_shared<Task>(Task{std::move(action)});
+    std::unique_lock lock(mutex);
+    if (!failure.empty()) throw Error(ErrorCode::kInternal, failure);
+    tasks.push_back(task);
+    changed.notify_all();
+    changed.wait(lock, [&] { return task->is_done || stepping_ended || !failure.empty(); });
+    if (!task->is_done)
+      throw failure.empty() ? Error(ErrorCode::kCancelled, "the engine ends") : Error(ErrorCode::kInternal, failure);
+    if (task->error) std::rethrow_exception(task->error);
   }
 
   void cancel(RequestId id) {
@@ -350,6 +400,31 @@ EngineStats Engine::stats() const {
   out.waiting += static_cast<int>(impl_->submitted.size());
   out.refused = impl_->refused;
   return out;
+}
+
+std::vector<EngineSlot> Engine::slots() const {
+  const std::lock_guard lock(impl_->mutex);
+  return impl_->slots;
+}
+
+SavedSequence Engine::save(int slot, const std::string& fair_key) {
+  const auto saved = std::make_shared<SavedSequence>();
+  impl_->between_steps([impl = impl_.get(), slot, fair_key, saved] { *saved = impl->scheduler.save(slot, fair_key); });
+  return std::move(*saved);
+}
+
+std::int64_t Engine::restore(int slot, std::shared_ptr<const SavedSequence> saved, const std::string& fair_key) {
+  const auto kept = std::make_shared<std::int64_t>();
+  impl_->between_steps([impl = impl_.get(), slot, fair_key, saved = std::move(saved), kept] {
+    *kept = impl->scheduler.restore(slot, *saved, fair_key);
+  });
+  return *kept;
+}
+
+std::int64_t Engine::erase(int slot, const std::string& fair_key) {
+  const auto held = std::make_shared<std::int64_t>();
+  impl_->between_steps([impl = impl_.get(), slot, fair_key, held] { *held = impl->scheduler.erase(slot, fair_key); });
+  return *held;
 }
 
 const EnginePlan& Engine::plan() const {

@@ -59,6 +59,7 @@ EngineScheduler::EngineScheduler(std::shared_ptr<const Model> model, const Engin
       before_step_(std::move(before_step)),
       tokenizer_(tokenizer_or_none(*model_)),
       session_(model_, session_options(options, plan)),
+      slots_(plan.parallel),
       chunks_(options.prompt_delay),
       page_limit_(session_.cache_stats().limit),
       page_ceiling_(page_limit_) {
@@ -119,7 +120,7 @@ void EngineScheduler::tell(std::vector<OwnedEvent>& events) {
     const auto resident =
         std::find_if(residents_.begin(), residents_.end(), [&](const Resident& r) { return r.sample == sample.get(); });
     if (resident != residents_.end()) {
-      session_.close(resident->sequence);
+      leave(*resident);
       residents_.erase(resident);
     }
     queue_.remove(sample.get());
@@ -158,7 +159,8 @@ void EngineScheduler::admit() {
     blocked_ = nullptr;
   }
   while (!was_refused_) {
-    Sample* const next = queue_.next([&](const Sample& sample) { return !waits_for_sibling(sample); });
+    Sample* const next =
+        queue_.next([&](const Sample& sample) { return !waits_for_sibling(sample) && !slots_.must_wait(sample); });
     if (next == nullptr || (next == blocked_ && pages_left() <= blocked_pages_)) return;
     const bool has_slot = static_cast<int>(residents_.size()) < plan_.parallel;
     if (has_slot && enter(*next)) continue;
@@ -197,7 +199,8 @@ bool EngineScheduler::enter(Sample& sample) {
   queue_.remove(&sample);
   const auto place = std::find_if(residents_.begin(), residents_.end(),
                                   [&](const Resident& r) { return rank_of(sample) < rank_of(*r.sample); });
-  residents_.insert(place, Resident{&sample, sequence, 0, speculation_ ? speculation_->begin() : nullptr});
+  residents_.insert(
+      place, Resident{&sample, sequence, slots_.take(sample), 0, speculation_ ? speculation_->begin() : nullptr});
   return true;
 }
 
@@ -234,10 +237,15 @@ void EngineScheduler::preempt_last() {
   const Resident last = std::move(residents_.back());
   residents_.pop_back();
   swap_out(last);
-  session_.close(last.sequence);
+  leave(last);
   ++last.sample->usage.preemptions;
   ++stats_.preemptions;
   queue_.push(last.sample);
+}
+
+void EngineScheduler::leave(const Resident& r) {
+  slots_.give_back(r.slot, *r.sample, length(r));
+  session_.close(r.sequence);
 }
 
 void EngineScheduler::swap_out(const Resident& r) {
@@ -273,6 +281,79 @@ void EngineScheduler::forget_swapped(const Sample& sample) {
   if (found == swapped_.end()) return;
   swapped_bytes_ -= found->second.size;
   swapped_.erase(found);
+}
+
+// ---- conversations ----------------------------------------------------------
+
+std::vector<EngineSlot> EngineScheduler::slots() const {
+  std::vector<EngineSlot> out = slots_.all();
+  for (const Resident& r : residents_) out[static_cast<std::size_t>(r.slot)].tokens = length(r);
+  return out;
+}
+
+// Idle slots are as many as sequences that can be opened.
+SavedSequence EngineScheduler::save(int slot, const std::string& fair_key) {
+  const EngineSlots::Conversation& last = slots_.conversation(slot, fair_key);
+  const SequenceId sequence = session_.open(last.adapter);
+  try {
+    if (session_.find(sequence, last.tokens) == 0) {
+      throw Error(ErrorCode::kNotFound,
+                  fmt::format("slot {} holds {} tokens, of which the cache has no whole page of {}", slot,
+                              last.tokens.size(), kCachePageTokens));
+    }
+    SavedSequence out = session_.save(sequence);
+    session_.close(sequence);
+    return out;
+  } catch (...) {
+    session_.close(sequence);
+    throw;
+  }
+}
+
+std::int64_t EngineScheduler::restore(int slot, const SavedSequence& saved, const std::string& fair_key) {
+  slots_.require_idle(slot);
+  const SequenceId sequence = session_.open(saved.adapter);
+  try {
+    put_back(sequence, saved);
+  } catch (...) {
+    session_.close(sequence);
+    throw;
+  }
+  session_.close(sequence);
+  const std::int64_t whole = saved.length / kCachePageTokens * kCachePageTokens;
+  slots_.put(slot, {{saved.tokens.begin(), saved.tokens.begin() + whole}, saved.adapter, fair_key});
+  return whole;
+}
+
+// It takes no page that is promised to those that run.
+void EngineScheduler::put_back(SequenceId sequence, const SavedSequence& saved) {
+  const std::int64_t left = pages_left() - static_cast<std::int64_t>(residents_.size());
+  const std::int64_t kept = session_.available_pages();
+  const std::int64_t found = session_.find(sequence, saved.tokens);
+  if (found == saved.length) return;
+  const std::int64_t needed = session_.pages_needed(sequence, saved.length - found) + kept - session_.available_pages();
+  const std::int64_t all = pages_for(saved.length);
+  if (all > page_limit_) {
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("a conversation of {} tokens: the cache holds {}",
+                                                         saved.length, page_limit_ * kCachePageTokens));
+  }
+  if (needed > left) {
+    throw Error(ErrorCode::kBusy, fmt::format("a conversation of {} pages: beside what runs the cache has room for {}",
+                                              all, std::max<std::int64_t>(0, left) + all - needed));
+  }
+  session_.restore(sequence, saved);
+}
+
+std::int64_t EngineScheduler::erase(int slot, const std::string& fair_key) {
+  const EngineSlots::Conversation& last = slots_.conversation(slot, fair_key);
+  const auto held = static_cast<std::int64_t>(last.tokens.size());
+  if (options_.prefix_cache && held > 0) {
+    const SequenceId sequence = session_.open(last.adapter);
+    session_.find(sequence, last.tokens);
+    session_.forget(sequence, slots_.shared(slot) / kCachePageTokens * kCachePageTokens);
+  }
+  slots_.put(slot, {});
+  return held;
 }
 
 // ---- what is in a step ------------------------------------------------------

@@ -12,6 +12,7 @@
 
 #include "metal_marlin/engine.h"
 #include "runtime/engine_sample.h"
+#include "runtime/engine_slots.h"
 #include "runtime/fair_queue.h"
 #include "runtime/prompt_chunks.h"
 #include "runtime/speculation.h"
@@ -36,12 +37,18 @@ class EngineScheduler {
   void cancel_all();
   // So far, and the cache as it is.
   [[nodiscard]] EngineStats stats() const;
+  // As those of Engine.
+  [[nodiscard]] std::vector<EngineSlot> slots() const;
+  [[nodiscard]] SavedSequence save(int slot, const std::string& fair_key);
+  std::int64_t restore(int slot, const SavedSequence& saved, const std::string& fair_key);
+  std::int64_t erase(int slot, const std::string& fair_key);
 
  private:
   // A sample in the cache.
   struct Resident {
     Sample* sample;
     SequenceId sequence;
+    int slot;
     std::int64_t granted = 0;                           // tokens in the step that is made up, but for a guess
     std::unique_ptr<Speculation::Sequence> guess = {};  // null: there is no speculation
 
@@ -63,6 +70,8 @@ class EngineScheduler {
   void swap_out(const Resident& r);
   void swap_in(const Sample& sample, SequenceId sequence);
   void forget_swapped(const Sample& sample);
+  void leave(const Resident& r);
+  void put_back(SequenceId sequence, const SavedSequence& saved);
   SequenceId begin_sequence(const Sample& sample);
   [[nodiscard]] bool outranks_last(const Sample& sample) const;
   [[nodiscard]] bool could_enter_without_lower(const Sample& sample) const;
@@ -93,6 +102,7 @@ class EngineScheduler {
   std::optional<Speculation> speculation_;
   std::vector<std::unique_ptr<Sample>> samples_;  // all that have not ended
   FairQueue queue_;
+  EngineSlots slots_;
   std::vector<Resident> residents_;                           // by rank
   std::vector<std::vector<float>> hidden_;                    // of the step's residents, where guesses go by them
   std::unordered_map<const Sample*, SavedSequence> swapped_;  // of samples that wait

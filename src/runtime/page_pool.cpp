@@ -57,6 +57,15 @@ void PagePool::release(PageId page) {
   }
 }
 
+void PagePool::release_and_forget(PageId page) {
+  Page& released = at(page);
+  if (released.holders == 1 && released.key != nullptr) {
+    contents_.erase(contents_.find(*released.key));
+    released.key = nullptr;
+  }
+  release(page);
+}
+
 bool PagePool::is_writable(PageId page) const {
   const Page& asked = pages_[static_cast<std::size_t>(page)];
   return asked.holders == 1 && asked.key == nullptr;

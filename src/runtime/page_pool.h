@@ -47,6 +47,8 @@ class PagePool {
   // One holder fewer. Holders let go of pages in the reverse of their order, so that content goes before what it
   // follows.
   void release(PageId page);
+  // As release(), and a page that nobody else holds is found no more.
+  void release_and_forget(PageId page);
   // Whether its only holder may write: others hold it too, or its content can be found.
   [[nodiscard]] bool is_writable(PageId page) const;
 

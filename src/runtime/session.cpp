@@ -507,16 +507,23 @@ void Session::truncate(SequenceId id, std::int64_t length) {
 }
 
 std::int64_t Session::reuse(SequenceId id, std::span<const TokenId> tokens) {
+  const std::int64_t found = find(id, tokens.first(tokens.empty() ? 0 : tokens.size() - 1));
+  impl_->stats.asked_tokens += static_cast<std::int64_t>(tokens.size());
+  impl_->stats.reused_tokens += found;
+  return found;
+}
+
+std::int64_t Session::find(SequenceId id, std::span<const TokenId> tokens) {
   Sequence& sequence = impl_->at(id);
   if (!impl_->options.prefix_cache)
-    throw Error(ErrorCode::kInvalidArgument, "reuse: the session has no prefix cache (SessionOptions)");
+    throw Error(ErrorCode::kInvalidArgument, "the session has no prefix cache (SessionOptions)");
   if (sequence.length != 0) {
     throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("reuse: sequence {} holds {} tokens, expected none", id, sequence.length));
+                fmt::format("sequence {} holds {} tokens, expected none", id, sequence.length));
   }
   impl_->truncate(sequence, 0);  // pages of a step that failed
   ContentId content = sequence.beginning();
-  for (std::size_t begin = 0; begin + kCachePageTokens < tokens.size(); begin += kCachePageTokens) {
+  for (std::size_t begin = 0; begin + kCachePageTokens <= tokens.size(); begin += kCachePageTokens) {
     const std::span<const TokenId> page = tokens.subspan(begin, kCachePageTokens);
     const std::optional<PagePool::Found> found = impl_->pool.find(content, page);
     if (!found) break;
@@ -526,9 +533,16 @@ std::int64_t Session::reuse(SequenceId id, std::span<const TokenId> tokens) {
     sequence.tokens.insert(sequence.tokens.end(), page.begin(), page.end());
   }
   sequence.length = static_cast<std::int64_t>(sequence.tokens.size());
-  impl_->stats.asked_tokens += static_cast<std::int64_t>(tokens.size());
-  impl_->stats.reused_tokens += sequence.length;
   return sequence.length;
+}
+
+void Session::forget(SequenceId id, std::int64_t kept) {
+  Sequence& sequence = impl_->at(id);
+  while (static_cast<std::int64_t>(sequence.pages.size()) * kCachePageTokens > kept) {
+    impl_->pool.release_and_forget(sequence.pages.back());
+    sequence.pages.pop_back();
+  }
+  close(id);
 }
 
 std::size_t Session::saved_bytes(SequenceId id) const {

@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 #include <sys/stat.h>
+#if METAL_MARLIN_TLS
+#include <openssl/evp.h>
+#endif
 
 #include <algorithm>
 
@@ -11,6 +14,10 @@
 
 namespace metal_marlin::server {
 namespace {
+
+#if METAL_MARLIN_TLS
+constexpr std::size_t kKeyNameBytes = 16;  // of the hash: no two keys have the same
+#endif
 
 std::string_view trimmed(std::string_view text) {
   const std::size_t first = text.find_first_not_of(" \t\r");
@@ -98,6 +105,29 @@ int ApiKeys::find(std::string_view key) {
   return found;
 }
 
+#if METAL_MARLIN_TLS
+bool has_lasting_key_names() {
+  return true;
+}
+
+std::string name_of_key(std::string_view key, int) {
+  std::array<unsigned char, EVP_MAX_MD_SIZE> hash{};
+  if (EVP_Digest(key.data(), key.size(), hash.data(), nullptr, EVP_sha256(), nullptr) != 1)
+    throw Error(ErrorCode::kInternal, "libcrypto cannot make a SHA-256");
+  std::string name = "key-";
+  for (std::size_t i = 0; i < kKeyNameBytes; ++i) name += fmt::format("{:02x}", hash[i]);
+  return name;
+}
+#else
+bool has_lasting_key_names() {
+  return false;
+}
+
+std::string name_of_key(std::string_view, int place) {
+  return fmt::format("key-{}", place);
+}
+#endif
+
 std::string host_name(std::string_view host) {
   const std::size_t bracket = host.starts_with('[') ? std::min(host.find(']'), host.size()) : 0;
   const std::size_t end = host.find(':', bracket);
@@ -135,12 +165,12 @@ std::string Guard::check_key(const HttpRequest& request, bool open) {
   const bool bearer = shown.size() > scheme.size() && std::equal(scheme.begin(), scheme.end(), shown.begin(),
                                                                  [](char a, char b) { return a == (b | 0x20); });
   const int shown_as_bearer = bearer ? keys_.find(trimmed(shown.substr(scheme.size()))) : -1;
-  const int place = std::max(shown_plainly, shown_as_bearer);
-  if (place < 0) {
+  if (shown_plainly < 0 && shown_as_bearer < 0) {
     throw ApiError(401, "the API key is missing or wrong, expected Authorization: Bearer KEY or x-api-key: KEY", {},
                    "invalid_api_key");
   }
-  return fmt::format("key {}", place);
+  if (shown_as_bearer >= 0) return name_of_key(trimmed(shown.substr(scheme.size())), shown_as_bearer);
+  return name_of_key(trimmed(*plain), shown_plainly);
 }
 
 HttpHeaders Guard::cors_headers(const HttpRequest& request) const {

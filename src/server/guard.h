@@ -44,6 +44,12 @@ std::string host_name(std::string_view host);
 // of another site that had its name resolved to 127.0.0.1 sends that name.
 bool is_loopback_host(std::string_view host);
 
+// Whether name_of_key() tells keys apart for good: what is kept for each of them needs that.
+bool has_lasting_key_names();
+// What a key is called where it must not be shown: by a hash, which it has in every run. Without OpenSSL by its place
+// among the keys.
+std::string name_of_key(std::string_view key, int place);
+
 struct GuardOptions {
   std::string api_keys;
   std::filesystem::path api_key_file;
@@ -59,7 +65,9 @@ class Guard {
 
   // \throws ApiError (403).
   void check_host(const HttpRequest& request) const;
-  // Whose request it is: the place of the key, of Authorization or x-api-key, or the address where none are needed.
+  // Whether requests are those of keys.
+  [[nodiscard]] bool needs_keys() const { return keys_.needed(); }
+  // Whose request it is: of the key of Authorization or x-api-key, or the address where none are needed.
   // \throws ApiError (401).
   std::string check_key(const HttpRequest& request, bool open);
   // Headers for a page of an allowed origin.

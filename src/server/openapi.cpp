@@ -8,6 +8,7 @@
 #include "server/json_text.h"
 #include "server/openapi_schemas.h"
 #include "server/routes.h"
+#include "server/sampling_fields.h"
 
 namespace metal_marlin::server {
 namespace {
@@ -19,12 +20,17 @@ Statuses statuses_of(const Route& route, bool takes_body, bool computes) {
   Statuses all = {{"400", "The request is not one that can be answered; param names the field."},
                   {"403", "The Host header names another machine."}};
   if (!route.open) all.emplace_back("401", "The API key is missing or wrong.");
-  if (takes_body || std::string_view(route.path).ends_with('/')) {
-    all.emplace_back("404", "The model is not served here.");
-  }
+  const bool acts = route.answer == answer_slot;
+  if (takes_body || std::string_view(route.path).ends_with('/') || route.answer == answer_slots)
+    all.emplace_back("404", acts ? "There is no such slot, file or model." : "The model is not served here.");
   if (takes_body) {
     all.emplace_back("413", "The body is larger than --max-body.");
     all.emplace_back("415", "The body is not application/json.");
+  }
+  if (acts) {
+    all.emplace_back("409", "The slot runs a request, has nothing to save, or the cache has no room now.");
+    all.emplace_back("501", "The server was started without --slot-save-path.");
+    all.emplace_back("507", "The file cannot be written.");
   }
   if (computes) all.emplace_back("429", "The queue is full; Retry-After says when to come again.");
   if (takes_body || route.open)
@@ -61,6 +67,25 @@ OrderedJson operation(const Route& route, const Service& service) {
   return value;
 }
 
+// What stands in the path, and behind it.
+OrderedJson parameters_of(const Route& route) {
+  OrderedJson all = OrderedJson::array();
+  const auto add = [&](const char* name, const char* in, const OrderedJson& schema) {
+    const bool required = std::string_view(name) != "model";
+    all.push_back({{"name", name}, {"in", in}, {"required", required}, {"schema", schema}});
+  };
+  const OrderedJson text = {{"type", "string"}, {"minLength", 1}};
+  if (route.answer == answer_slot) {
+    add("name", "path", {{"type", "integer"}, {"minimum", 0}, {"maximum", kMaxSlot}});
+    add("action", "query", {{"enum", {"save", "restore", "erase"}}});
+  } else if (std::string_view(route.path).ends_with('/')) {
+    add("name", "path", text);
+  } else if (route.answer == answer_slots) {
+    add("model", "query", text);
+  }
+  return all;
+}
+
 OrderedJson document(const Service& service) {
   OrderedJson paths;
   for (const Route& route : all_routes()) {
@@ -68,8 +93,7 @@ OrderedJson document(const Service& service) {
     const std::string path = route.path;
     const bool prefix = path.ends_with('/');
     OrderedJson value = operation(route, service);
-    const OrderedJson name = {{"type", "string"}, {"minLength", 1}};
-    if (prefix) value["parameters"] = {{{"name", "name"}, {"in", "path"}, {"required", true}, {"schema", name}}};
+    value["parameters"] = parameters_of(route);
     const std::string method = route.method == std::string_view("POST") ? "post" : "get";
     paths[prefix ? path + "{name}" : path][method] = std::move(value);
   }

@@ -52,6 +52,35 @@ OrderedJson embedding_answer() {
                  {"usage", object({{"prompt_tokens", count()}, {"total_tokens", count()}})}});
 }
 
+OrderedJson slot_answer() {
+  return object({{"id", count()},
+                 {"model", text()},
+                 {"adapter", nullable(text())},
+                 {"n_ctx", count()},
+                 {"is_processing", flag()},
+                 {"state", one_of({"idle", "prompt", "generating"})},
+                 {"is_own", flag()},
+                 {"id_task", integer(-1, INT64_MAX)},
+                 {"prompt_tokens", count()},
+                 {"cached_tokens", count()},
+                 {"generated_tokens", count()},
+                 {"n_past", count()},
+                 {"seconds", nullable({{"type", "number"}, {"minimum", 0}})}});
+}
+
+OrderedJson slot_action_answer() {
+  const OrderedJson milliseconds = {{"type", "number"}, {"minimum", 0}};
+  const auto moved = [&](const char* tokens, const char* bytes, const char* time) {
+    return object({{"id_slot", count()},
+                   {"filename", text()},
+                   {tokens, count()},
+                   {bytes, count()},
+                   {"timings", object({{time, milliseconds}})}});
+  };
+  return either({moved("n_saved", "n_written", "save_ms"), moved("n_restored", "n_read", "restore_ms"),
+                 object({{"id_slot", count()}, {"n_erased", count()}})});
+}
+
 OrderedJson rerank_answer() {
   const OrderedJson result =
       object({{"index", count()}, {"relevance_score", type("number")}}, {{"document", object({{"text", text()}})}});
@@ -289,6 +318,8 @@ OrderedJson answer_schema(const std::string& path) {
         {{"count", schema::count()}, {"max_model_len", schema::count()}, {"tokens", schema::list_of(schema::count())}},
         {{"token_strs", schema::list_of(schema::text())}});
   }
+  if (path == "/slots") return schema::list_of(schema::slot_answer());
+  if (path == "/slots/") return schema::slot_action_answer();
   if (path == "/version") return schema::object({{"version", schema::text()}});
   if (path == "/health" || path == "/ready") return schema::object({{"status", schema::one_of({"ok"})}});
   if (path == "/openapi.json") return schema::type("object");

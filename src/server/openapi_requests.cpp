@@ -99,6 +99,7 @@ Properties with_openai_sampling(const Service& service, Properties own) {
                                                 {"continuous_usage_stats", nullable(flag())}},
                                                {}));
   own.emplace_back("stop", stop_texts());
+  own.emplace_back("id_slot", integer(-1, kMaxSlot));
   own.emplace_back("include_stop_str_in_output", flag());
   return with_sampling(service, std::move(own));
 }
@@ -453,6 +454,8 @@ OrderedJson request_schema(const std::string& path, const Service& service) {
   if (path == "/tokenize") return schema::tokenize_body(service);
   if (path == "/apply-template")
     return schema::body(schema::with_messages({{"model", schema::model_name(service)}}), {"messages"});
+  if (path == "/slots/")
+    return schema::body({{"model", schema::model_name(service)}, {"filename", slot_file_name()}}, {});
   if (path != "/detokenize") return {};
   return schema::body({{"model", schema::model_name(service)},
                        {"tokens", schema::list_of(schema::token(service))},

@@ -7,6 +7,9 @@
 
 namespace metal_marlin::server {
 
+// What POST /slots/ID takes for `filename`.
+OrderedJson slot_file_name();
+
 // The body of a route; null: it takes none.
 OrderedJson request_schema(const std::string& path, const Service& service);
 

@@ -9,7 +9,7 @@
 namespace metal_marlin::server {
 namespace {
 
-constexpr std::array<Route, 20> kRoutes = {{{"POST", "/v1/completions", false, answer_completions},
+constexpr std::array<Route, 22> kRoutes = {{{"POST", "/v1/completions", false, answer_completions},
                                             {"POST", "/v1/chat/completions", false, answer_chat_completions},
                                             {"POST", "/v1/responses", false, answer_responses},
                                             {"POST", "/v1/embeddings", false, answer_embeddings},
@@ -26,6 +26,8 @@ constexpr std::array<Route, 20> kRoutes = {{{"POST", "/v1/completions", false, a
                                             {"GET", "/ready", true, answer_ready},
                                             {"GET", "/version", false, answer_version},
                                             {"GET", "/metrics", false, answer_metrics},
+                                            {"GET", "/slots", false, answer_slots},
+                                            {"POST", "/slots/", false, answer_slot},
                                             {"GET", "/openapi.json", false, answer_openapi},
                                             {"GET", "/", true, answer_page},  // it asks for the key itself
                                             {"GET", "/page/", true, answer_page}}};

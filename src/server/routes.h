@@ -47,6 +47,9 @@ void answer_ready(Service& service, const Call& call);
 void answer_version(Service& service, const Call& call);
 void answer_metrics(Service& service, const Call& call);
 void answer_page(Service& service, const Call& call);
+// slots.cpp
+void answer_slots(Service& service, const Call& call);
+void answer_slot(Service& service, const Call& call);
 // openapi.cpp
 void answer_openapi(Service& service, const Call& call);
 

@@ -154,6 +154,7 @@ TextOptions read_options(Fields& fields, const ModelInfo& model, const char* sto
 TextOptions read_text_options(Fields& fields, const ModelInfo& model) {
   TextOptions out = read_options(fields, model, "stop");
   out.engine.samples = static_cast<int>(fields.integer("n", 1, kMaxChoices).value_or(1));
+  out.engine.slot = static_cast<int>(fields.integer("id_slot", -1, kMaxSlot).value_or(-1));
   out.engine.show_stop = fields.boolean("include_stop_str_in_output", false);
   if (auto options = fields.object("stream_options")) {
     if (!out.stream) throw conflict("stream_options is only for stream: true", "stream_options");
@@ -217,6 +218,11 @@ void check_request(const EngineRequest& request, const ServedModel& model, const
                    fmt::format("{} is {}, but {} has {} tokens, which leave {} of the context of {}", limit, most,
                                prompt, size, left, context),
                    limit, "context_length_exceeded");
+  }
+  const int parallel = model.engine->plan().parallel;
+  if (request.slot >= parallel) {
+    throw ApiError(400, fmt::format("id_slot is {}, expected -1 to {}", request.slot, parallel - 1), "id_slot",
+                   "no_such_slot");
   }
   if (request.min_tokens > most) {
     throw conflict(fmt::format("min_tokens is {}, but there can be {} at most", request.min_tokens, most),

@@ -35,6 +35,7 @@ void check_request(const EngineRequest& request, const ServedModel& model, const
 
 // A request has so many answers at most: prompts times n.
 constexpr std::int64_t kMaxChoices = 128;
+constexpr std::int64_t kMaxSlot = 1023;  // of --parallel
 constexpr std::int64_t kMaxLogprobs = 20;
 constexpr std::size_t kMaxStops = 16;
 

@@ -12,6 +12,17 @@
 namespace metal_marlin::server {
 namespace {
 
+void check_slot_folder(const std::filesystem::path& folder, bool needs_keys) {
+  if (folder.empty()) return;
+  if (!std::filesystem::is_directory(folder))
+    throw Error(ErrorCode::kNotFound, fmt::format("--slot-save-path {}: no such folder", folder.string()));
+  if (needs_keys && !has_lasting_key_names()) {
+    throw Error(ErrorCode::kUnsupported,
+                "--slot-save-path: API keys have files of their own, which this build cannot tell apart: it was made "
+                "without OpenSSL");
+  }
+}
+
 // What a client calls its request, where it is fit for a log, or a name of ours.
 std::string request_id(const HttpRequest& request) {
   const std::string* const given = request.header("x-request-id");
@@ -68,6 +79,8 @@ Server::Server(const ServerOptions& options)
     http_->take_turn([this, again, route] { attempt(again, [this, again, route] { route(service_, again); }); });
   };
   service_.keep_billing_line = options.keep_billing_line;
+  service_.slot_folder = options.slot_folder;
+  check_slot_folder(options.slot_folder, guard_.needs_keys());
   if (http_->on_loopback()) guard_.only_local_hosts();
 }
 
@@ -144,6 +157,7 @@ void Server::answer(const Call& call) {
   if (request.refusal) std::rethrow_exception(request.refusal);
   Call owned = call;
   owned.fair_key = admit(request);
+  if (guard_.needs_keys()) owned.owner = owned.fair_key;
   if (guard_.is_preflight(request)) return call.exchange->respond(204, "text/plain", "");
   find_route(request.method, request.path).answer(service_, owned);
 }

@@ -15,7 +15,8 @@ struct ServerOptions {
   GuardOptions guard;
   std::string log_file;  // empty: the standard error
   bool log_prompts = false;
-  bool keep_billing_line = false;  // of the system prompts of Anthropic's API
+  bool keep_billing_line = false;     // of the system prompts of Anthropic's API
+  std::filesystem::path slot_folder;  // that conversations are saved in; empty: none are
 };
 
 class Server {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
@@ -23,6 +24,7 @@ struct Call {
   std::shared_ptr<LogEntry> log;
   std::string id;         // of the request, in the log and in X-Request-Id
   std::string fair_key;   // whose it is: requests of several take turns
+  std::string owner{};    // the key whose it is, by name; empty: there are no keys, and all have the same
   bool has_turn = false;  // no other request that has one is answered at this time
   // The models that it uses, which stay loaded as long as somebody has a copy of this.
   std::shared_ptr<ModelLeases> models = std::make_shared<ModelLeases>();
@@ -48,7 +50,8 @@ struct Service {
   // Answers a call once more, with its turn: for what takes so long that several at a time would hold up all others.
   std::function<void(const Call& call, AnswerRoute answer)> take_turn;
   std::atomic<bool> draining = false;
-  bool keep_billing_line = false;  // of system prompts
+  bool keep_billing_line = false;     // of system prompts
+  std::filesystem::path slot_folder;  // that conversations are saved in; empty: none are
   // Last: their engines tell the others until they end.
   Models models{[this](const std::string& name, const EngineStats& stats) { metrics.unloaded(name, stats); }};
 };

@@ -43,6 +43,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   });
   const std::string path = target_path(text);
   if (path.size() > size) __builtin_trap();
+  std::size_t query = 0;
+  for (const auto& [name, value] : target_query(text)) query += name.size() + value.size();
+  if (path.size() + query > size) __builtin_trap();
   // However a text is cut up, the same comes of it.
   metal_marlin::ReasoningSplitter one(metal_marlin::ReasoningTags{"<think>", "</think>"}, size % 2 == 0);
   metal_marlin::ReasoningSplitter many = one;

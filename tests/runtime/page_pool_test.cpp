@@ -106,5 +106,21 @@ TEST(PagePool, EvictsWhatWasLetGoFirst) {
   EXPECT_NE(pool.publish(pages[2], second->content, page_of(100)).content, content);
 }
 
+TEST(PagePool, ForgetsWhatOneHolderLetsGo) {
+  PagePool pool;
+  pool.grow(2);
+  const PageId page = pool.take();
+  pool.publish(page, 0, page_of(1));
+  pool.share(page);
+  pool.release_and_forget(page);
+  ASSERT_TRUE(pool.find(0, page_of(1)).has_value());
+  pool.release(page);
+  pool.release_and_forget(page);
+  EXPECT_FALSE(pool.find(0, page_of(1)).has_value());
+  EXPECT_EQ(pool.free(), 2);
+  pool.release_and_forget(pool.take());  // which nobody could find
+  EXPECT_EQ(pool.free(), 2);
+}
+
 }  // namespace
 }  // namespace metal_marlin

@@ -44,6 +44,29 @@ TEST(Guard, HostsThatAreMeantAreTakenHoweverTheyAreWritten) {
     EXPECT_THROW(guard.check_host(asked_by(host)), ApiError) << host;
 }
 
+// What is kept for a key is still its own when others come and go, or the server is started anew.
+TEST(Guard, KeysHaveLastingNames) {
+  if (!has_lasting_key_names()) GTEST_SKIP() << "this build has no OpenSSL";
+  EXPECT_EQ(name_of_key("abc", 7), "key-ba7816bf8f01cfea414140de5dae2223");  // FIPS 180-2's example
+  const auto name_by = [](const char* keys, HttpHeaders headers) {
+    Guard guard({keys, {}, {}, {}}, [](const std::string&) {});
+    HttpRequest request;
+    request.headers = std::move(headers);
+    EXPECT_TRUE(guard.needs_keys());
+    return guard.check_key(request, false);
+  };
+  const std::string name = name_by("abc", {{"authorization", "Bearer  abc "}});
+  EXPECT_EQ(name, "key-ba7816bf8f01cfea414140de5dae2223");
+  EXPECT_EQ(name_by("other,abc", {{"x-api-key", "abc"}}), name);
+  EXPECT_EQ(name_by("other,abc", {{"x-api-key", "wrong"}, {"authorization", "bearer abc"}}), name);
+  EXPECT_NE(name_by("other,abc", {{"x-api-key", "other"}}), name);
+  HttpRequest request;
+  request.peer = "::1";
+  Guard open({{}, {}, {}, {}}, [](const std::string&) {});
+  EXPECT_FALSE(open.needs_keys());
+  EXPECT_EQ(open.check_key(request, false), "::1");
+}
+
 TEST(ApiKeys, AreFoundWhole) {
   ApiKeys keys(" one, two ,,", {}, [](const std::string&) {});
   EXPECT_TRUE(keys.needed());

@@ -29,7 +29,7 @@ WORK = pathlib.Path(tempfile.mkdtemp())
 class Rest(Case):
     def test_openapi(self):
         document = json.loads(self.server.get("/openapi.json")[1])
-        self.assertEqual(len(document["paths"]), 18)
+        self.assertEqual(len(document["paths"]), 20)
         for path, methods in document["paths"].items():
             for method, operation in methods.items():
                 self.assertNotIn(self.server.ask(method.upper(), path.replace("{name}", "model"), "{}" if method == "post" else None)[0], [404, 405])

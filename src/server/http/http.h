@@ -19,6 +19,7 @@ using HttpHeaders = std::vector<std::pair<std::string, std::string>>;
 struct HttpRequest {
   std::string method;
   std::string path;     // without what follows "?"
+  HttpHeaders query;    // what does, names and values
   HttpHeaders headers;  // names in small letters
   std::string body;
   std::string peer;  // the client's address

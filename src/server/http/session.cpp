@@ -127,7 +127,9 @@ std::string lower(std::string_view text) {
 HttpRequest request_of(const http::request<http::string_body>& message, const std::string& peer) {
   HttpRequest request;
   request.method = std::string(message.method_string());
-  request.path = target_path(std::string_view(message.target().data(), message.target().size()));
+  const std::string_view target(message.target().data(), message.target().size());
+  request.path = target_path(target);
+  request.query = target_query(target);
   for (const auto& field : message) {
     request.headers.emplace_back(lower({field.name_string().data(), field.name_string().size()}),
                                  std::string(field.value()));
