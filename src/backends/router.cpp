@@ -35,7 +35,7 @@ void limit_groups(const MoeOp& op, float* corrected, float* scratch) {
         second = corrected[i];
       }
     }
-    sums[g] = first + second;
+    sums[g] = op.group_best == 1 ? first : first + second;
   }
   for (std::int64_t i = 0; i < op.top_groups; ++i) {
     const std::int64_t g = best(sums, 0, op.groups);

@@ -359,6 +359,7 @@ class DecoderPlan {
              c.scoring,
              c.normalize,
              static_cast<float>(c.scale)};
+    op.group_best = c.group_best;
     op.activation = c.activation;
     op.clamp = c.clamp;
     op.biases = c.biases;

@@ -40,6 +40,7 @@ struct MoeConfig {
   bool shared_gate = false;  // what they give is multiplied by the sigmoid of a projection of what they read
   std::int64_t groups = 1;
   std::int64_t top_groups = 1;
+  int group_best = 2;  // experts of a group, 1 or 2, whose scores are its own
   RouterScoring scoring = RouterScoring::kSoftmax;
   bool router_bias = false;  // the router has a bias for its choice alone
   bool normalize = false;

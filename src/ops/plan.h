@@ -152,8 +152,8 @@ enum class RouterScoring : std::uint8_t { kSoftmax, kSigmoid };
 
 // The sum over the chosen experts of weight * down(activation(gate(in)) * up(in)).
 // Experts are chosen by score plus the router's bias, within the `top_groups` groups
-// whose two best sum highest (arXiv 2412.19437); ties go to the lower index.
-// Their weights are the scores, without the bias.
+// whose best, or two best, sum highest (arXiv 2405.04434, 2412.19437); ties go to the
+// lower index. Their weights are the scores, without the bias.
 struct MoeOp {
   BufferId in;
   BufferId logits;  // the router's, [experts]
@@ -169,6 +169,7 @@ struct MoeOp {
   bool normalize;         // weights add up to 1
   float scale;            // on the weights
   int down_rotation = 0;  // block of the Hadamard rotation of what `down` reads; 0: none
+  int group_best = 2;     // experts of a group, 1 or 2, whose scores are its own
   GateActivation activation = GateActivation::kSilu;
   GateClamp clamp = {};
   bool biases = false;             // of all projections of the experts

@@ -209,8 +209,9 @@ Cases cases_of<LatentAttentionOp>() {
 template <>
 Cases cases_of<MoeOp>() {
   Cases out;
-  for (const auto& [scoring, groups, bias] :
-       {std::tuple{RouterScoring::kSoftmax, 1, ""}, std::tuple{RouterScoring::kSigmoid, 2, "router bias"}}) {
+  for (const auto& [scoring, groups, best, bias] :
+       {std::tuple{RouterScoring::kSoftmax, 1, 2, ""}, std::tuple{RouterScoring::kSoftmax, 2, 1, ""},
+        std::tuple{RouterScoring::kSigmoid, 2, 2, "router bias"}}) {
     for (const auto& [experts, top_k, hidden, intermediate] :
          {std::array<int, 4>{4, 1, 37, 5}, {6, 2, 40, 33}, {8, 4, 96, 64}}) {
       CasePlan p;
@@ -221,7 +222,7 @@ Cases cases_of<MoeOp>() {
       CasePlan q = p;
       append(out, p.with(std::to_string(experts) + " experts",
                          MoeOp{x, logits, y, "experts.", bias, experts, top_k, intermediate, groups, 1, scoring,
-                               scoring == RouterScoring::kSigmoid, 1.7F}));
+                               scoring == RouterScoring::kSigmoid, 1.7F, 0, best}));
       // Clamped where most numbers are.
       MoeOp clamped{x, logits, y, "experts.", bias, experts, top_k, intermediate, groups, 1, scoring, true, 1};
       clamped.activation = GateActivation::kClamped;

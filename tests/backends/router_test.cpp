@@ -40,7 +40,7 @@ Choice reference(const MoeOp& op, const std::vector<float>& logits, const std::v
       const auto begin = corrected.begin() + static_cast<std::ptrdiff_t>(g * size);
       std::vector<double> group(begin, begin + static_cast<std::ptrdiff_t>(size));
       std::sort(group.rbegin(), group.rend());
-      best.push_back(group[0] + group[1]);
+      best.push_back(op.group_best == 1 ? group[0] : group[0] + group[1]);
     }
     const auto order = order_by(best);
     for (std::size_t i = static_cast<std::size_t>(op.top_groups); i < order.size(); ++i)
@@ -64,9 +64,10 @@ TEST(Router, RouterChoosesByDefinition) {
   for (const RouterScoring scoring : {RouterScoring::kSoftmax, RouterScoring::kSigmoid}) {
     for (const auto& [experts, top_k, groups, top_groups] :
          {std::tuple{1, 1, 1, 1}, std::tuple{7, 7, 1, 1}, std::tuple{64, 4, 1, 1}, std::tuple{256, 8, 8, 4},
-          std::tuple{12, 3, 4, 2}, std::tuple{1024, 32, 1, 1}}) {
+          std::tuple{12, 3, 4, 2}, std::tuple{12, 3, 12, 4}, std::tuple{1024, 32, 1, 1}}) {
       for (const bool normalize : {false, true}) {
         MoeOp op{0, 0, 0, "", "", experts, top_k, 0, groups, top_groups, scoring, normalize, 1.8F};
+        op.group_best = normalize && experts > groups ? 2 : 1;
         std::vector<float> logits(static_cast<std::size_t>(experts));
         std::vector<float> bias(logits.size());
         for (float& x : logits) x = normal(random);

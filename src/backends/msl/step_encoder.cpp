@@ -235,6 +235,7 @@ class StepEncoder {
     router.chosen = static_cast<std::uint32_t>(op.top_k);
     router.groups = static_cast<std::uint32_t>(op.groups);
     router.group_limit = static_cast<std::uint32_t>(op.top_groups);
+    router.group_best = static_cast<std::uint32_t>(op.group_best);
     router.sigmoid = op.scoring == RouterScoring::kSigmoid;
     router.normalize = op.normalize;
     router.scale = op.scale;
