@@ -49,6 +49,9 @@ HARMLESS = {
     "ARCH.attention.temperature_scale": "counts beyond the original context",
     "ARCH.rope.freq_base_swa": "that of the other layers is what is left out",
     "tokenizer.ggml.merges": "the first of equal ones counts",
+    "deepseek2.attention.head_count_kv": "latents are of one head, or of all, as files are new or old",
+    "deepseek2.expert_gating_func": "what is left out follows from whether there are biases",
+    "glm4moe.expert_gating_func": "sigmoids are what is left out",
     # Of configurations of quantized folders, without what they lie in.
     "quant_method": "of GPTQ's own file", "quantization_status": "how far another program is", "version": "of the writer",
     "kv_cache_scheme": "how others keep the cache", "input_activations": "how others round activations",

@@ -34,6 +34,8 @@ SMALL = dict(initializer_range=0.08, max_position_embeddings=4096, bos_token_id=
 PLAIN = {"rope_type": "default", "rope_theta": 5000.0}
 SLIDING, FULL = "sliding_attention", "full_attention"
 YARN = {"rope_type": "yarn", "rope_theta": 5000.0, "factor": 8.0, "original_max_position_embeddings": 32, "beta_fast": 32.0, "beta_slow": 1.0}
+LATENT = dict(num_key_value_heads=4, kv_lora_rank=20, qk_nope_head_dim=12, qk_rope_head_dim=8, v_head_dim=10, moe_intermediate_size=20,
+              n_routed_experts=8, num_experts_per_tok=3)
 
 
 def auto(kind, **fields):
@@ -106,10 +108,21 @@ MODELS = {
     # Experts in MXFP4, whose tensors the converter writes as they are.
     "gpt-oss": auto("gpt_oss", hidden_size=64, intermediate_size=32, head_dim=20, num_local_experts=6, num_experts_per_tok=3,
                     sliding_window=16, rope_parameters=dict(YARN, truncate=False)),
+    # Norms of heads, experts in groups, chosen with a bias.
+    "glm4moe": auto("glm4_moe", head_dim=24, attention_bias=True, use_qk_norm=True, n_routed_experts=8, num_experts_per_tok=3,
+                    moe_intermediate_size=20, n_group=2, topk_group=1, routed_scaling_factor=1.5, num_mtp_layers=0,
+                    rope_parameters=dict(PLAIN, partial_rotary_factor=0.5)),
+    # What expands latents is in two tensors, one of them turned.
+    "deepseek2": auto("deepseek_v3", q_lora_rank=24, first_k_dense_replace=1, num_mtp_layers=0, n_group=4, topk_group=2,
+                      rope_parameters=dict(YARN, mscale=1.0, mscale_all_dim=1.0), **LATENT),
+    # The same without low-rank queries, of a softmax whose weights do not add up to 1.
+    "deepseek2-lite": auto("deepseek_v2", q_lora_rank=None, first_k_dense_replace=1, n_shared_experts=2, topk_method="greedy", routed_scaling_factor=1.5,
+                           rope_parameters=dict(YARN, mscale=0.707, mscale_all_dim=0.707), **LATENT),
 }
 
 # Why llama.cpp gives something else.
 NOT_RUN = {"exaone4-window": "windows count in models of 64 layers alone there",
+           "deepseek2-lite": "queries of full rank are in models of 26, 27 and 48 layers alone there",
            "gpt-oss": "the bounds of YaRN are rounded there, and its experts are not written in f32"}
 
 
@@ -131,6 +144,8 @@ def add_keys(path, name):
     if name == "minimax-m2":
         config["scoring_func"] = "sigmoid"
         config["rotary_dim"] = round(config["head_dim"] * config["rope_parameters"].pop("partial_rotary_factor"))
+    if name.startswith("deepseek2"):
+        config["scoring_func"] = "softmax" if name.endswith("lite") else "sigmoid"
     path.write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -157,7 +172,7 @@ def random_model(name, folder):
                 parameter.normal_(0 if name.startswith(("gemma2", "gemma3")) else 1, 0.2)
         for buffer_name, buffer in model.named_buffers():
             if buffer_name.endswith("e_score_correction_bias"):
-                buffer.uniform_(0.1, 0.4)
+                buffer.uniform_(-0.4 if name.startswith(("glm4moe", "deepseek2")) else 0.1, 0.4)
             elif buffer_name.endswith("layer_scalar"):
                 buffer.uniform_(0.7, 1.2)
     model.to(torch.bfloat16).save_pretrained(folder)

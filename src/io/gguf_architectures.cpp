@@ -111,6 +111,93 @@ void add_minimax_m2(const GgufKeys& keys, Json& config) {
     keys.unsupported(kExpertWidth, fmt::format("{}, as {} is", width, keys.name("feed_forward_length")));
 }
 
+constexpr std::string_view kPredictionLayers = "nextn_predict_layers";
+constexpr std::string_view kScoring = "expert_gating_func";
+enum Scoring : std::int64_t { kNoScoring, kSoftmaxScoring, kSigmoidScoring };
+
+// Of DeepSeek's mixtures, and those like them. As llama.cpp has them, what is left out is not done.
+void add_routed_experts(const GgufKeys& keys, Json& config) {
+  const std::int64_t experts = keys.bounded("expert_count", kExpertBounds);
+  config["n_routed_experts"] = experts;
+  config["num_experts_per_tok"] = keys.bounded("expert_used_count", {1, experts});
+  config["moe_intermediate_size"] = keys.bounded("expert_feed_forward_length", kDimensionBounds);
+  config["n_shared_experts"] = keys.bounded_or("expert_shared_count", {0, kExpertBounds.high}, 0);
+  config["n_group"] = std::max<std::int64_t>(keys.bounded_or("expert_group_count", {0, experts}, 1), 1);
+  config["topk_group"] = std::max<std::int64_t>(keys.bounded_or("expert_group_used_count", {0, experts}, 1), 1);
+  config["routed_scaling_factor"] = keys.positive_unless_zero("expert_weights_scale", 1);
+  config["norm_topk_prob"] = keys.boolean("expert_weights_norm").value_or(false);
+  config["first_k_dense_replace"] = keys.bounded_or("leading_dense_block_count", {0, kLayerBounds.high}, 0);
+  // A file counts them among its blocks.
+  const std::int64_t blocks = number_of(config, "num_hidden_layers");
+  const std::int64_t predicting = keys.bounded_or(kPredictionLayers, {0, blocks - 1}, 0);
+  config["num_hidden_layers"] = blocks - predicting;
+  config["num_nextn_predict_layers"] = predicting;
+}
+
+void add_glm4moe(const GgufKeys& keys, Json& config) {
+  add_routed_experts(keys, config);
+  if (keys.find(kScoring).value_or(kSigmoidScoring) != kSigmoidScoring)
+    keys.unsupported(kScoring, fmt::format("{}, sigmoids", std::int64_t{kSigmoidScoring}));
+  config["use_qk_norm"] = keys.gguf().tensors.contains("blk.0.attn_q_norm.weight");
+}
+
+// The widths of heads; newer files have those of latents by the keys that were the heads' own.
+void add_latents(const GgufKeys& keys, Json& config) {
+  const std::int64_t rotated = number_of(config, "head_dim");
+  const std::int64_t rank = keys.bounded("attention.kv_lora_rank", kDimensionBounds);
+  const bool split = keys.has("attention.key_length_mla");
+  const char* const key_length = split ? "attention.key_length_mla" : "attention.key_length";
+  const std::int64_t key = keys.bounded(key_length, {1, 2 * kHeadDimBounds.high});
+  if (key <= rotated) keys.wrong(key_length, fmt::format("more than {}, the elements that are rotated", rotated));
+  config["qk_nope_head_dim"] = key - rotated;
+  config["qk_rope_head_dim"] = rotated;
+  config["v_head_dim"] =
+      keys.bounded(split ? "attention.value_length_mla" : "attention.value_length", {1, kHeadDimBounds.high});
+  config["kv_lora_rank"] = rank;
+  const std::int64_t q_rank = keys.bounded_or("attention.q_lora_rank", {0, kMaxDimension}, 0);
+  config["q_lora_rank"] = q_rank == 0 ? Json() : Json(q_rank);
+  const std::int64_t heads = number_of(config, "num_attention_heads");
+  if (const std::int64_t found = keys.find("attention.head_count_kv").value_or(1); found != 1 && found != heads)
+    keys.wrong("attention.head_count_kv", fmt::format("1 or {}, as attention is latent", heads));
+  config["num_key_value_heads"] = heads;
+  config.erase("head_dim");
+  if (!split) return;
+  if (keys.find("attention.key_length").value_or(rank + rotated) != rank + rotated)
+    keys.wrong("attention.key_length", fmt::format("{}, of a latent and what is rotated", rank + rotated));
+  if (keys.find("attention.value_length").value_or(rank) != rank)
+    keys.wrong("attention.value_length", fmt::format("{}, of a latent", rank));
+}
+
+// The key has a tenth of the weight here, and the other weight is the same: cosines and sines are not scaled.
+void add_temperature(const GgufKeys& keys, Json& config) {
+  constexpr std::string_view kTenth = "rope.scaling.yarn_log_multiplier";
+  const auto tenth = keys.number(kTenth);
+  if (!tenth || *tenth == 0) return;
+  Json& rope = config["rope_parameters"];
+  if (!rope.contains("mscale_all_dim"))
+    keys.unsupported(
+        kTenth, fmt::format("no {} or rope.scaling.attn_factor beside it", keys.name("rope.scaling.yarn_attn_factor")));
+  rope["mscale"] = rope["mscale_all_dim"] = static_cast<float>(*tenth) / 0.1F;
+}
+
+// What it is follows from how experts are scored, which old files do not say: those with biases are DeepSeek V3's kind.
+void add_deepseek2(const GgufKeys& keys, Json& config) {
+  add_latents(keys, config);
+  add_routed_experts(keys, config);
+  add_temperature(keys, config);
+  const auto& tensors = keys.gguf().tensors;
+  const bool biased = std::any_of(tensors.begin(), tensors.end(),
+                                  [](const auto& tensor) { return tensor.first.ends_with(".exp_probs_b.bias"); });
+  std::int64_t scoring = keys.find(kScoring).value_or(kNoScoring);
+  if (scoring == kNoScoring) scoring = biased ? kSigmoidScoring : kSoftmaxScoring;
+  if (scoring == kSigmoidScoring) return;
+  if (scoring != kSoftmaxScoring) keys.unsupported(kScoring, "1, a softmax, or 2, sigmoids");
+  if (config.at("norm_topk_prob").get<bool>())
+    keys.unsupported("expert_weights_norm", "false, as scores are a softmax'");
+  become(config, "deepseek_v2", "DeepseekV2ForCausalLM");
+  config["topk_method"] = number_of(config, "n_group") > 1 ? "group_limited_greedy" : "greedy";
+}
+
 // The window counts, as in the reference implementation; llama.cpp has turned it off.
 void add_phi3(const GgufKeys& keys, Json& config) {
   const std::int64_t window = window_of(keys);
@@ -314,6 +401,25 @@ const std::vector<GgufArchitecture>& all() {
   const std::vector<GgufName> norms_around{{"ffn_norm.", "pre_feedforward_layernorm."},
                                            {"post_attention_norm.", "post_attention_layernorm."},
                                            {"post_ffw_norm.", "post_feedforward_layernorm."}};
+  // Of DeepSeek's mixtures, and of the layers after the last.
+  const std::vector<std::string_view> routed_keys{
+      "expert_count",       "expert_used_count",         "expert_feed_forward_length", "expert_shared_count",
+      "expert_group_count", "expert_group_used_count",   "expert_weights_scale",       "expert_weights_norm",
+      "expert_gating_func", "leading_dense_block_count", "nextn_predict_layers"};
+  const std::vector<GgufName> routed_names{{"exp_probs_b.bias", "mlp.gate.e_score_correction_bias"},
+                                           {"ffn_gate_shexp.", "mlp.shared_experts.gate_proj."},
+                                           {"ffn_up_shexp.", "mlp.shared_experts.up_proj."},
+                                           {"ffn_down_shexp.", "mlp.shared_experts.down_proj."},
+                                           {"nextn.eh_proj.", "eh_proj."},
+                                           {"nextn.embed_tokens.", "embed_tokens."},
+                                           {"nextn.enorm.", "enorm."},
+                                           {"nextn.hnorm.", "hnorm."},
+                                           {"nextn.shared_head_head.", "shared_head.head."},
+                                           {"nextn.shared_head_norm.", "shared_head.norm."}};
+  const auto joined = [](auto list, const auto& others) {
+    list.insert(list.end(), others.begin(), others.end());
+    return list;
+  };
   static const std::vector<GgufArchitecture> kAll{
       {.name = "llama",
        .model_type = "llama",
@@ -424,6 +530,31 @@ const std::vector<GgufArchitecture>& all() {
                  {"post_ffw_norm.", "post_mlp_layernorm."}},
        .partial = true,
        .output_bias = false},
+      {.name = "glm4moe",
+       .model_type = "glm4_moe",
+       .class_name = "Glm4MoeForCausalLM",
+       .add = add_glm4moe,
+       .keys = routed_keys,
+       .names = joined(routed_names, std::vector<GgufName>{{"post_attention_norm.", "post_attention_layernorm."}}),
+       .partial = true,
+       .output_bias = false},
+      {.name = "deepseek2",
+       .model_type = "deepseek_v3",
+       .class_name = "DeepseekV3ForCausalLM",
+       .add = add_deepseek2,
+       .keys =
+           joined(routed_keys, std::vector<std::string_view>{"attention.kv_lora_rank", "attention.q_lora_rank",
+                                                             "attention.key_length_mla", "attention.value_length_mla",
+                                                             "rope.scaling.yarn_log_multiplier"}),
+       .names = joined(routed_names, std::vector<GgufName>{{"attn_q_a_norm.", "self_attn.q_a_layernorm."},
+                                                           {"attn_q_a.", "self_attn.q_a_proj."},
+                                                           {"attn_q_b.", "self_attn.q_b_proj."},
+                                                           {"attn_kv_a_norm.", "self_attn.kv_a_layernorm."},
+                                                           {"attn_kv_a_mqa.", "self_attn.kv_a_proj_with_mqa."},
+                                                           {"attn_kv_b.", "self_attn.kv_b_proj."},
+                                                           {"attn_k_b.", "self_attn.k_b_proj."},
+                                                           {"attn_v_b.", "self_attn.v_b_proj."}}),
+       .latent = true},
       {.name = "exaone4",
        .model_type = "exaone4",
        .class_name = "Exaone4ForCausalLM",

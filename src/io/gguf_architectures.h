@@ -31,6 +31,7 @@ struct GgufArchitecture {
   // it, and `add` says all of rotations.
   std::string_view head_suffix = "";
   bool partial = false;     // a part of each head may be rotated alone
+  bool latent = false;      // attention is latent
   bool output_bias = true;  // the output has a bias where queries, keys and values have
 };
 

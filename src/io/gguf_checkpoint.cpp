@@ -10,6 +10,7 @@
 #include "io/gguf.h"
 #include "io/gguf_blocks.h"
 #include "io/gguf_byte_order.h"
+#include "io/gguf_latent.h"
 #include "io/gguf_model.h"
 #include "io/gguf_tokenizer.h"
 #include "io/mapped_file.h"
@@ -95,6 +96,7 @@ class GgufCheckpoint final : public Checkpoint {
         throw Error(ErrorCode::kUnsupported,
                     fmt::format("{}: tensor {} is not one that the architecture has", files_[name], name));
       if (gguf_is_unread(config_, *hf_name)) continue;
+      if (is_of_expansion(*hf_name, tensor, files_[name])) continue;
       for (auto& [weight, part] : gguf_weights(gguf_, name, *hf_name, tensor)) {
         weights_.push_back(describe(weight, part, name));
         if (!sources_.emplace(weight, Source{std::move(part), files_[name]}).second)
@@ -102,6 +104,12 @@ class GgufCheckpoint final : public Checkpoint {
                       fmt::format("{}: tensor {} is what another of its layer is too", files_[name], name));
       }
       lossy += !gguf_dense_type(tensor.type) && !gguf_packed_spec(tensor.type) ? 1 : 0;
+    }
+    for (const auto& [name, expansion] : expansions_) {
+      if (sources_.contains(name))
+        throw Error(ErrorCode::kUnsupported,
+                    fmt::format("{}: attn_kv_b beside attn_k_b and attn_v_b of {}", expansion.file, name));
+      weights_.push_back(expansion.describe(name));
     }
     add_zero_biases();
     std::sort(weights_.begin(), weights_.end(),
@@ -153,6 +161,8 @@ class GgufCheckpoint final : public Checkpoint {
 
  private:
   [[nodiscard]] Weight read(const std::string& name, ThreadPool& pool) const override {
+    if (const auto expansion = expansions_.find(name); expansion != expansions_.end())
+      return expansion->second.load(pool);
     const auto found = sources_.find(name);
     if (found == sources_.end()) return zeros(find(name)->shape);
     const GgufTensor& tensor = found->second.tensor;
@@ -167,6 +177,16 @@ class GgufCheckpoint final : public Checkpoint {
     GgufTensor tensor;  // whose bytes are the file's
     std::string file;
   };
+
+  // Keeps a tensor that is one of the two that expand a layer's latents.
+  bool is_of_expansion(const std::string& hf_name, const GgufTensor& tensor, const std::string& file) {
+    const bool keys = hf_name.ends_with(kGgufKeysOfLatents);
+    if (!keys && !hf_name.ends_with(kGgufValuesOfLatents)) return false;
+    GgufExpansion& expansion = expansions_[fmt::format("{}self_attn.kv_b_proj.weight", layer_of(hf_name))];
+    (keys ? expansion.keys : expansion.values) = tensor;
+    expansion.file = file;
+    return true;
+  }
 
   // Files have some of a set of biases; the configuration can only say that the model has them all.
   void add_zero_biases() {
@@ -271,7 +291,8 @@ class GgufCheckpoint final : public Checkpoint {
   Json generation_;
   std::vector<WeightInfo> weights_;
   std::map<std::string, Source> sources_;
-  std::map<std::string, std::string> files_;  // of the tensors, by their names there
+  std::map<std::string, GgufExpansion> expansions_;  // by the weights that they are
+  std::map<std::string, std::string> files_;         // of the tensors, by their names there
 };
 
 }  // namespace

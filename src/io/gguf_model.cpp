@@ -158,6 +158,13 @@ void check_blocks(const GgufKeys& keys, std::int64_t blocks) {
                                                      keys.name("block_count"), blocks, needed, last));
 }
 
+// Of latent attention, the elements of a head that are rotated; what else heads are made of is the architecture's.
+std::int64_t rotated_of_latents(const GgufKeys& keys) {
+  const std::int64_t rotated = keys.bounded("rope.dimension_count", kHeadDimBounds);
+  if (rotated % 2 != 0) keys.wrong("rope.dimension_count", "an even number");
+  return rotated;
+}
+
 // The key that is wrong of those that say how wide heads are is the one that queries do not have. Gives the elements of
 // a head that are rotated.
 std::int64_t check_head_size(const GgufKeys& keys, const GgufArchitecture& kind, std::int64_t heads,
@@ -222,9 +229,10 @@ Json gguf_config_json(const Gguf& gguf, const std::function<void(const std::stri
   check_blocks(keys, blocks);
   const std::int64_t heads = keys.bounded("attention.head_count", kHeadBounds);
   const std::int64_t hidden = keys.bounded("embedding_length", kDimensionBounds);
-  const std::int64_t head_dim =
-      keys.bounded_or(fmt::format("attention.key_length{}", kind.head_suffix), kHeadDimBounds, hidden / heads);
-  const std::int64_t rotated = check_head_size(keys, kind, heads, head_dim);
+  const std::int64_t head_dim = kind.latent ? rotated_of_latents(keys)
+                                            : keys.bounded_or(fmt::format("attention.key_length{}", kind.head_suffix),
+                                                              kHeadDimBounds, hidden / heads);
+  const std::int64_t rotated = kind.latent ? head_dim : check_head_size(keys, kind, heads, head_dim);
   const std::int64_t key_heads = !kind.head_suffix.empty() || !keys.has("attention.head_count_kv")
                                      ? heads
                                      : keys.of_all_layers("attention.head_count_kv", kHeadBounds, blocks);
