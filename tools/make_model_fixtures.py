@@ -24,7 +24,6 @@ from transformers import (AutoConfig, AutoModelForCausalLM, Gemma3Config, Gemma3
                           Gemma4ForConditionalGeneration, Glm4MoeLiteConfig, Glm4MoeLiteForCausalLM, LlamaConfig, LlamaForCausalLM,
                           Mistral3Config, Mistral3ForConditionalGeneration, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig,
                           Qwen3MoeForCausalLM)
-from transformers.models.glm4_moe_lite.modeling_glm4_moe_lite import Glm4MoeLiteDecoderLayer, Glm4MoeLiteRMSNorm
 
 from mxfp4_experts import to_mxfp4
 
@@ -171,6 +170,22 @@ MODELS = {
     "gemma4-experts": (AutoModelForCausalLM, AutoConfig.for_model("gemma4_text", **dict(
         SMALL, head_dim=12, global_head_dim=20, sliding_window=16, layer_types=[SLIDING, FULL], enable_moe_block=True, num_experts=7,
         top_k_experts=3, moe_intermediate_size=36, hidden_size_per_layer_input=10, vocab_size_per_layer_input=160))),
+    # Norms of heads and biases beside experts in groups, a rotation of a half of each head, a layer for the next tokens.
+    "glm4-moe": auto("glm4_moe", vocab_size=256, hidden_size=64, head_dim=24, attention_bias=True, use_qk_norm=True, moe_intermediate_size=20,
+                     n_routed_experts=8, num_experts_per_tok=3, n_shared_experts=1, n_group=2, topk_group=1, routed_scaling_factor=1.5,
+                     first_k_dense_replace=1, num_mtp_layers=1, rms_norm_eps=1e-5, rope_parameters=dict(PLAIN, partial_rotary_factor=0.5)),
+    # Low-rank queries, groups by their two best, whose scores are below zero here, YaRN's temperature twice.
+    "deepseek-v3": auto("deepseek_v3", num_key_value_heads=4, q_lora_rank=24, kv_lora_rank=20, qk_nope_head_dim=12, qk_rope_head_dim=8,
+                        v_head_dim=10, moe_intermediate_size=20, n_routed_experts=12, num_experts_per_tok=3, n_shared_experts=1,
+                        n_group=4, topk_group=2, first_k_dense_replace=1, num_mtp_layers=0, rope_parameters={
+                            "rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "original_max_position_embeddings": 32,
+                            "beta_fast": 8.0, "beta_slow": 1.0, "mscale": 0.7, "mscale_all_dim": 1.0}),
+    # Groups by their best alone, of a softmax whose weights are scaled, not normalised; queries of full rank.
+    "deepseek-v2": auto("deepseek_v2", num_key_value_heads=4, q_lora_rank=None, kv_lora_rank=20, qk_nope_head_dim=12, qk_rope_head_dim=8,
+                        v_head_dim=10, moe_intermediate_size=20, n_routed_experts=12, num_experts_per_tok=3, n_shared_experts=2,
+                        n_group=4, topk_group=2, topk_method="group_limited_greedy", routed_scaling_factor=4.0, first_k_dense_replace=1,
+                        rope_parameters={"rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "original_max_position_embeddings": 32,
+                                         "beta_fast": 8.0, "beta_slow": 1.0, "mscale": 0.707, "mscale_all_dim": 0.707}),
 }
 
 
@@ -201,13 +216,15 @@ def greedy(model, ids, count):
 class Prediction(torch.nn.Module):
     """A layer for the next tokens, by the names of its weights in a checkpoint."""
 
-    def __init__(self, config):
+    def __init__(self, model, config):
         super().__init__()
-        more = type(config)(**{**config.to_dict(), "num_hidden_layers": config.num_hidden_layers + 1,
-                               "mlp_layer_types": config.mlp_layer_types + ["sparse"]})
+        more = {**config.to_dict(), "num_hidden_layers": config.num_hidden_layers + 1}
+        if "mlp_layer_types" in more:
+            more["mlp_layer_types"] = config.mlp_layer_types + ["sparse"]
+        more = type(config)(**more)
         more._attn_implementation = more._experts_implementation = "eager"
-        self.layer = Glm4MoeLiteDecoderLayer(more, config.num_hidden_layers)
-        self.enorm, self.hnorm, self.norm = (Glm4MoeLiteRMSNorm(config.hidden_size, config.rms_norm_eps) for _ in range(3))
+        self.layer = type(model.model.layers[0])(more, config.num_hidden_layers)
+        self.enorm, self.hnorm, self.norm = (type(model.model.norm)(config.hidden_size, config.rms_norm_eps) for _ in range(3))
         self.eh_proj = torch.nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
 
     def name_of(self, key, number):
@@ -229,7 +246,7 @@ class Prediction(torch.nn.Module):
 
 def add_prediction(folder, model, config):
     torch.manual_seed(99)
-    prediction = Prediction(config)
+    prediction = Prediction(model, config)
     with torch.no_grad():
         for name, parameter in prediction.named_parameters():
             parameter.normal_(1, 0.1) if "norm" in name else parameter.normal_(0, 0.02)
@@ -305,10 +322,10 @@ for index, (name, (kind, config)) in enumerate(MODELS.items()):
                 parameter.normal_(0 if name.startswith(("gemma2", "gemma3")) else 1, 0.2)
         for buffer_name, buffer in model.named_buffers():
             if buffer_name.endswith("e_score_correction_bias"):
-                buffer.uniform_(0.1, 0.4)
+                buffer.uniform_(0.1, 0.4) if name != "deepseek-v3" else buffer.uniform_(-1.3, -1)
             if buffer_name.endswith("layer_scalar"):
                 buffer.uniform_(0.7, 1.2)
-        if getattr(config, "num_nextn_predict_layers", 0):
+        if getattr(config, "num_nextn_predict_layers", 0):  # num_mtp_layers, which is an attribute by this name, too
             model.model.embed_tokens.weight.mul_(24)
             model.lm_head.weight.mul_(3)
     model = model.to(torch.bfloat16)

@@ -385,6 +385,80 @@ TEST(GptOss, RotationIsTheReferences) {
   EXPECT_NEAR(frequencies[12] / (base / 32 * ramp + base * (1 - ramp)), 1, 1e-4);
 }
 
+// DeepSeek's mixtures, by what their configurations say of groups.
+TEST(ConfigRouters, ChooseWithinGroups) {
+  const MoeConfig v3 = parse_model_config(config_of("deepseek_v3"), nullptr, "c").moe;
+  EXPECT_EQ(std::tuple(v3.experts, v3.top_k, v3.intermediate, v3.shared_intermediate, v3.groups, v3.top_groups,
+                       v3.group_best),
+            std::tuple(256, 8, 2048, 2048, 8, 4, 2));
+  EXPECT_TRUE(v3.normalize && v3.router_bias && v3.scoring == RouterScoring::kSigmoid && v3.scale == 2.5);
+  EXPECT_EQ(parse_model_config(config_of("kimi_k2"), nullptr, "c").sparse,
+            (std::vector<bool>{false, false, false, true}));
+  Json v2 = config_of("deepseek_v2");
+  v2.update({{"n_group", 8}, {"topk_group", 3}, {"norm_topk_prob", true}});
+  const MoeConfig greedy = parse_model_config(v2, nullptr, "c").moe;  // norm_topk_prob is not read
+  EXPECT_TRUE(!greedy.normalize && !greedy.router_bias && greedy.groups == 1 &&
+              greedy.shared_intermediate == 2 * greedy.intermediate);
+  v2["topk_method"] = "group_limited_greedy";
+  const MoeConfig grouped = parse_model_config(v2, nullptr, "c").moe;
+  EXPECT_EQ(std::tuple(grouped.groups, grouped.top_groups, grouped.group_best), std::tuple(8, 3, 1));
+  expect_error(ErrorCode::kUnsupported, "field topk_method is \"noaux_tc\", expected greedy or group_limited_greedy",
+               [&] { with(v2, "topk_method", "noaux_tc"); });
+  for (const char* const key : {"n_group", "topk_group", "num_experts_per_tok"}) {
+    Json without = v2;
+    without.erase(key);
+    expect_error(ErrorCode::kNotFound, key, [&] { parse_model_config(without, nullptr, "c"); });
+  }
+  expect_error(ErrorCode::kCorruptFile, "field n_group is 7, expected a divisor of n_routed_experts 64",
+               [&] { with(v2, "n_group", 7); });
+  expect_error(ErrorCode::kCorruptFile,
+               "num_experts_per_tok is 25, expected no more experts than topk_group groups have",
+               [&] { with(v2, "num_experts_per_tok", 25); });
+  expect_error(ErrorCode::kNotFound, "topk_group is nothing, expected no more than 2 groups, as it is 4",
+               [] { with(config_of("deepseek_v3"), "n_group", 2); });
+}
+
+TEST(ConfigLatents, OfDeepSeek) {
+  Json v3 = config_of("deepseek_v3");
+  const LatentConfig latent = parse_model_config(v3, nullptr, "c").latent;
+  EXPECT_EQ(std::tuple(latent.q_rank, latent.rank, latent.nope_dim, latent.value_dim), std::tuple(1536, 512, 128, 128));
+  EXPECT_TRUE(latent.interleaved);
+  EXPECT_FALSE(with(v3, "rope_interleave", nullptr).latent.interleaved);
+  EXPECT_TRUE(with(config_of("deepseek_v2"), "rope_interleave", false).latent.interleaved);  // which is not read
+  expect_error(ErrorCode::kUnsupported, "field head_dim is 16, expected 8, as qk_rope_head_dim is",
+               [&] { with(v3, "head_dim", 16); });
+  // YaRN's temperature is in scores once more, squared.
+  v3["rope_scaling"] = {{"type", "yarn"},
+                        {"factor", 40},
+                        {"mscale", 1.0},
+                        {"mscale_all_dim", 1.0},
+                        {"original_max_position_embeddings", 4096}};
+  const ModelConfig scaled = parse_model_config(v3, nullptr, "c");
+  const double temperature = 0.1 * std::log(40.0) + 1;
+  EXPECT_NEAR(latent_softmax_scale(scaled), temperature * temperature / std::sqrt(136.0), 1e-7);
+  EXPECT_EQ(rope_attention_scale(scaled.ropes.at(0)), 1);
+}
+
+TEST(ConfigPrediction, LayersHaveTwoNames) {
+  for (const char* const architecture : {"glm4_moe", "deepseek_v3"}) {
+    Json config = config_of(architecture);
+    EXPECT_EQ(parse_model_config(config, nullptr, "c").mtp_layers, 1);
+    config["num_mtp_layers"] = 2;
+    EXPECT_EQ(parse_model_config(config, nullptr, "c").mtp_layers, 2);
+    EXPECT_EQ(with(config, "num_nextn_predict_layers", 0).mtp_layers, 0);
+  }
+}
+
+TEST(ConfigNorms, OfHeadsWhereGlmSaysSo) {
+  const Json glm = config_of("glm4_moe");
+  EXPECT_EQ(parse_model_config(glm, nullptr, "c").qk_norm, QkNorm::kNone);
+  EXPECT_EQ(with(glm, "use_qk_norm", true).qk_norm, QkNorm::kHeads);
+  const ModelConfig biased = with(glm, "attention_bias", true);
+  EXPECT_TRUE(biased.qkv_bias && !biased.output_bias);
+  EXPECT_EQ(biased.ropes.at(0).rotated_part, 0.5);
+  EXPECT_EQ(with(glm, "first_k_dense_replace", 3).sparse, (std::vector<bool>{false, false, false, true}));
+}
+
 TEST(ConfigBiases, OfMlpsAreLlamasAlone) {
   EXPECT_TRUE(with(config_of("llama"), "mlp_bias", true).mlp_bias);
   EXPECT_FALSE(with(config_of("qwen3"), "mlp_bias", true).mlp_bias);
@@ -415,7 +489,7 @@ TEST(ConfigDefaults, AreTheReferences) {
   for (const Architecture* const known : architectures()) {
     if (!known->within.empty()) continue;
     const std::string architecture(known->name);
-    const Json config = config_of(architecture.c_str());
+    const Json config = config_of(architecture);
     EXPECT_EQ(parse_model_config(config, nullptr, "c").tied, known->sizes.tied) << architecture;
     EXPECT_TRUE(with(config, "tie_word_embeddings", true).tied) << architecture;
     expect_error(ErrorCode::kCorruptFile, "tie_word_embeddings is null, expected true or false",

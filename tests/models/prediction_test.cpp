@@ -7,8 +7,16 @@
 namespace metal_marlin {
 namespace {
 
-TEST(Prediction, LogitsMatchTheReferenceOnEveryBackend) {
-  const Golden golden("glm4-mtp");
+// Layers of latent and of ordinary attention.
+class PredictionGolden : public testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Fixtures, PredictionGolden, testing::Values("glm4-mtp", "glm4-moe"), [](const auto& test) {
+  std::string name = test.param;
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+});
+
+TEST_P(PredictionGolden, LogitsMatchTheReferenceOnEveryBackend) {
+  const Golden golden(GetParam());
   const std::vector<float> expected = read_tensor<float>(golden.file, "prediction");
   const std::vector<float> next = read_tensor<float>(golden.file, "prediction_next");
   for (const std::string& backend : available_backends()) {

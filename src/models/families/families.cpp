@@ -12,8 +12,8 @@ namespace metal_marlin {
 std::vector<const Architecture*> architectures() {
   std::vector<const Architecture*> all;
   for (const auto family :
-       {llama_family, qwen_family, glm_family, mistral_family, phi_family, gemma_family, olmo_family, granite_family,
-        exaone_family, seed_family, cohere_family, minimax_family, gpt_oss_family}) {
+       {llama_family, qwen_family, deepseek_family, glm_family, mistral_family, phi_family, gemma_family, olmo_family,
+        granite_family, exaone_family, seed_family, cohere_family, minimax_family, gpt_oss_family}) {
     for (const Architecture& architecture : family()) all.push_back(&architecture);
   }
   return all;

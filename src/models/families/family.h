@@ -102,6 +102,7 @@ double cap_or(const JsonObject& config, const char* key, double usual);
 
 Family llama_family();
 Family qwen_family();
+Family deepseek_family();
 Family glm_family();
 Family mistral_family();
 Family phi_family();

@@ -1,53 +1,17 @@
-// GLM-4.7-Flash: latent attention (arXiv 2405.04434) and experts chosen by sigmoids and a bias (2412.19437); and the
-// dense GLM-4, with norms before and after each part.
+// GLM-4.5 to 4.7, with experts chosen by sigmoids and a bias (arXiv 2412.19437); GLM-4.7-Flash, which has latent
+// attention (2405.04434) too; and the dense GLM-4, with norms before and after each part.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "models/families/experts.h"
+#include "models/families/deepseek.h"
 #include "models/families/family.h"
 
 namespace metal_marlin {
 namespace {
 
 constexpr FieldNames kRopeDimNames{"qk_rope_head_dim", "head_dim"};
-constexpr FieldNames kGlmExpertNames{"n_routed_experts", "num_local_experts"};
-
-// Where a field is left out it is what the reference implementation's configuration of the architecture has, here and
-// below.
-LatentConfig parse_latent(const JsonObject& config) {
-  LatentConfig latent;
-  const bool whole = config.json().contains("q_lora_rank") && !config.has("q_lora_rank");
-  latent.q_rank = whole ? 0 : config.bounded_or("q_lora_rank", kDimensionBounds, 768);
-  latent.rank = config.bounded_or("kv_lora_rank", kDimensionBounds, 512);
-  latent.nope_dim = config.bounded_or("qk_nope_head_dim", {1, kHeadDimBounds.high}, 192);
-  latent.rope_dim = config.bounded_or(counting_name(config, kRopeDimNames), kHeadDimBounds, 64);
-  latent.value_dim = config.bounded_or("v_head_dim", {1, kHeadDimBounds.high}, 256);
-  latent.interleaved = config.boolean_or("rope_interleave", true);
-  if (latent.rope_dim % 2 != 0) config.wrong("qk_rope_head_dim", "an even number");
-  return latent;
-}
-
-MoeConfig parse_glm_moe(const JsonObject& config) {
-  MoeConfig moe;
-  parse_experts(config, counting_name(config, kGlmExpertNames), {.experts = 64, .top_k = 4, .intermediate = 1536}, moe);
-  moe.shared_intermediate =
-      config.bounded_or("n_shared_experts", {0, kExpertBounds.high}, 1) * moe.intermediate;  // bounded by check_experts
-  moe.groups = config.bounded_or("n_group", {1, moe.experts}, 1);
-  moe.top_groups = config.bounded_or("topk_group", {1, moe.groups}, 1);
-  if (moe.experts % moe.groups != 0)
-    config.wrong("n_group", fmt::format("a divisor of n_routed_experts {}", moe.experts));
-  if (moe.groups > 1 && moe.experts / moe.groups < 2) config.wrong("n_group", "groups of at least 2 experts");
-  if (moe.top_k > moe.experts / moe.groups * moe.top_groups) {
-    config.wrong("num_experts_per_tok", "no more experts than topk_group groups have");
-  }
-  moe.scoring = RouterScoring::kSigmoid;
-  moe.router_bias = true;
-  moe.normalize = config.boolean_or("norm_topk_prob", true);
-  moe.scale = config.number_or("routed_scaling_factor", 1.8);
-  return moe;
-}
 
 // Which layers have experts: those of a list or, without one, all but the first.
 std::vector<bool> parse_glm_sparse(const JsonObject& config, std::int64_t layers) {
@@ -68,14 +32,27 @@ std::vector<bool> parse_glm_sparse(const JsonObject& config, std::int64_t layers
 
 void describe_glm4_moe_lite(const JsonObject& config, ModelConfig& out) {
   parse_attention_biases(config, false, out);
-  out.latent = parse_latent(config);
+  out.latent = parse_latent(config, counting_name(config, kRopeDimNames),
+                            {.q_rank = 768, .rank = 512, .nope_dim = 192, .rope_dim = 64, .value_dim = 256});
   out.head_dim = out.latent.nope_dim + out.latent.rope_dim;
   out.ropes = {parse_rope(config, listed_layer_types(config, out.layers), static_cast<double>(out.max_positions),
                           {.partial = PartialRotation::kFails})};
-  out.moe = parse_glm_moe(config);
+  out.moe =
+      parse_sigmoid_experts(config, {.experts = 64, .top_k = 4, .intermediate = 1536, .normalize = true, .scale = 1.8});
   out.sparse = parse_glm_sparse(config, out.layers);
   if (config.has("num_nextn_predict_layers"))
     out.mtp_layers = config.bounded("num_nextn_predict_layers", 0, kLayerBounds.high);
+}
+
+// The output has no bias, whatever attention_bias says.
+void describe_glm4_moe(const JsonObject& config, ModelConfig& out) {
+  out.qkv_bias = config.boolean_or("attention_bias", false);
+  if (config.boolean_or("use_qk_norm", false)) out.qk_norm = QkNorm::kHeads;
+  out.ropes = {parse_rope(config, listed_layer_types(config, out.layers), static_cast<double>(out.max_positions),
+                          {.part = 0.5, .partial = PartialRotation::kDone})};
+  out.moe = parse_sigmoid_experts(config, {.experts = 128, .top_k = 8, .intermediate = 1408, .normalize = true});
+  parse_dense_beginning(config, 1, out);
+  parse_prediction_layers(config, out);
 }
 
 void describe_glm4(const JsonObject& config, ModelConfig& out) {
@@ -96,8 +73,17 @@ Family glm_family() {
        .end_tokens = {1},
        .describe = describe_glm4_moe_lite,
        .keys = {"qk_head_dim"},  // which follows from others
-       .other_names = {kRopeDimNames, kGlmExpertNames},
-       .unread = {{"topk_method", R"("noaux_tc")"}, {"scoring_func", R"("sigmoid")"}, {"first_k_dense_replace", "1"}}},
+       .other_names = {kRopeDimNames, kRoutedExpertNames},
+       .unread = {{"topk_method", R"("noaux_tc")"},
+                  {"scoring_func", R"("sigmoid")"},
+                  {"first_k_dense_replace", "1"},
+                  {"moe_layer_freq", "1"}}},
+      {.name = "glm4_moe",
+       .sizes = {151552, 4096, 10944, 46, 96, 8, std::nullopt, 131072, 1e-5},
+       .describe = describe_glm4_moe,
+       .keys = {"use_qk_norm", "first_k_dense_replace", "num_mtp_layers"},
+       .other_names = {kRoutedExpertNames, kPredictionLayerNames},
+       .unread = {{"topk_method", R"("noaux_tc")"}, {"scoring_func", R"("sigmoid")"}, {"moe_layer_freq", "1"}}},
       {.name = "glm4",
        .sizes = {151552, 4096, 13696, 40, 32, 2, 128, 131072, 1.5625e-07},
        .end_tokens = {151329, 151336, 151338},
