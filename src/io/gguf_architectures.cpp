@@ -373,10 +373,8 @@ void add_cohere2(const GgufKeys& keys, Json& config) {
 
 // YaRN's bounds are not rounded, as in the reference implementation; llama.cpp rounds them.
 void add_gpt_oss(const GgufKeys& keys, Json& config) {
-  config["num_local_experts"] = keys.bounded("expert_count", kExpertBounds);
-  config["num_experts_per_tok"] = keys.bounded("expert_used_count", {1, number_of(config, "num_local_experts")});
-  config["intermediate_size"] =
-      keys.bounded_or("expert_feed_forward_length", kDimensionBounds, number_of(config, "intermediate_size"));
+  add_expert_counts(keys, config);
+  config["intermediate_size"] = keys.bounded_or(kExpertWidth, kDimensionBounds, number_of(config, "intermediate_size"));
   const std::int64_t window = window_of(keys, 128);
   window == 0 ? add_no_windows(keys, config) : add_windows(keys, config, window, 2);
   Json& rope = config["rope_parameters"];
@@ -577,7 +575,7 @@ const std::vector<GgufArchitecture>& all() {
        .model_type = "gpt_oss",
        .class_name = "GptOssForCausalLM",
        .add = add_gpt_oss,
-       .keys = {kWindow, kPattern, kThetaOfWindows, "expert_count", "expert_used_count", "expert_feed_forward_length"},
+       .keys = {kWindow, kPattern, kThetaOfWindows, kExpertCount, kExpertsUsed, kExpertWidth},
        .names = {{"attn_sinks.weight", "self_attn.sinks"},
                  {"post_attention_norm.", "post_attention_layernorm."},
                  {"ffn_gate_inp.", "mlp.router."}}},
