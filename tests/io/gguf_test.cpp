@@ -924,8 +924,7 @@ TEST(Gguf, MissingKeysAndUnknownArchitecturesAreNamed) {
   gguf.values.erase("llama.block_count");
   expect_error(ErrorCode::kNotFound, "llama.block_count", [&] { gguf_config_json(gguf); });
   gguf.values["general.architecture"] = std::string_view("mamba");
-  expect_error(ErrorCode::kUnsupported,
-               "mamba is not one we implement; known: llama, qwen2, qwen3, ",
+  expect_error(ErrorCode::kUnsupported, "mamba is not one we implement; known: llama, qwen2, qwen3, ",
                [&] { gguf_config_json(gguf); });
 }
 
