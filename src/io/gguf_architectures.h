@@ -29,7 +29,7 @@ struct GgufArchitecture {
   bool one_more = false;  // norms lie with one added to their weights
   // After the keys that say how wide heads are: with one, layers without a window have other heads, by the keys without
   // it, and `add` says all of rotations.
-  std::string_view head_suffix = "";
+  std::string_view head_suffix = {};
   bool partial = false;     // a part of each head may be rotated alone
   bool latent = false;      // attention is latent
   bool output_bias = true;  // the output has a bias where queries, keys and values have
