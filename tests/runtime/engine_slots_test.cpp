@@ -234,17 +234,20 @@ TEST(EngineSlots, KeepWhatAnAdapterComputed) {
 
 // Those who wait for an engine that fails, or ends, are told.
 TEST(EngineSlots, AHangingEngineKeepsNobodyWaiting) {
-  Pause pause(2);
+  const auto pause = std::make_shared<Pause>(2);
   EngineOptions options = small(128, 2, 512);
   options.hang_after = 200ms;
-  const auto engine = EngineWithFaults::make(fixture_model("llama-tiny"), options, pause.hook());
+  const auto model = fixture_model("llama-tiny");
+  auto engine = EngineWithFaults::make(model, options, [pause, hook = pause->hook()] { hook(); });
   const Answers answers = submit(*engine, slot_request(random_prompt(20), 0, 40));
-  pause.wait_until_there();
+  pause->wait_until_there();
   EXPECT_EQ(engine->slots().at(0).id, 0);
   expect_error(ErrorCode::kInternal, "hangs", [&] { (void)engine->save(1); });
   expect_error(ErrorCode::kInternal, "hangs", [&] { engine->erase(1); });
-  pause.end();
   EXPECT_TRUE(answers.wait().front().error.has_value());
+  engine.reset();  // does not wait for its thread, which has the pause as well
+  pause->end();
+  while (model.use_count() > 1) std::this_thread::yield();
 }
 
 // Under load: what is saved while others run is what it would be alone, and memory is given back.
