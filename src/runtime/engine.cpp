@@ -316,7 +316,8 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
     changed.wait(lock, [&] { return task->is_done || stepping_ended || !failure.empty(); });
     if (!task->is_done)
       throw failure.empty() ? Error(ErrorCode::kCancelled, "the engine ends") : Error(ErrorCode::kInternal, failure);
-    if (task->error) std::rethrow_exception(task->error);
+    // Taken, so that what is thrown ends where it is caught, whenever the engine's thread lets go of the task.
+    if (const std::exception_ptr error = std::exchange(task->error, nullptr)) std::rethrow_exception(error);
   }
 
   void cancel(RequestId id) {

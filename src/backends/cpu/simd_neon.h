@@ -74,10 +74,10 @@ inline F32 f_fma(F32 x, F32 y, F32 z) {
   return f_each([&](int i) { return vfmaq_f32(z.v[i], x.v[i], y.v[i]); });
 }
 inline F32 f_max(F32 x, F32 y) {
-  return f_each([&](int i) { return vmaxnmq_f32(x.v[i], y.v[i]); });
+  return f_each([&](int i) { return vmaxq_f32(x.v[i], y.v[i]); });
 }
 inline F32 f_min(F32 x, F32 y) {
-  return f_each([&](int i) { return vminnmq_f32(x.v[i], y.v[i]); });
+  return f_each([&](int i) { return vminq_f32(x.v[i], y.v[i]); });
 }
 inline F32 f_abs(F32 x) {
   return f_each([&](int i) { return vabsq_f32(x.v[i]); });
