@@ -26,6 +26,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, Mistral3Config, Mistral3ForConditionalGeneration, PreTrainedTokenizerFast
 
 from mxfp4_experts import to_mxfp4
+from random_weights import randomize
 
 TEXTS, VOCAB, PROMPT, SAID = 257, 261, 16, 16  # of which the first are no special tokens
 NEAR = 2e-3  # between logits: llama.cpp looks GELU up in a table of f16
@@ -159,26 +160,7 @@ def random_model(name, folder):
     config._attn_implementation = "eager"
     model = (kind.from_config(config) if kind is AutoModelForCausalLM else kind(config)).eval()
     with torch.no_grad():
-        for parameter_name, parameter in model.named_parameters():
-            if parameter_name.endswith("bias"):
-                parameter.normal_(0, 0.2)
-            elif parameter_name.endswith("mlp.gate.weight"):
-                parameter.normal_(0, 0.3)
-            elif parameter_name.endswith("sinks"):
-                parameter.normal_(1, 1)
-            elif parameter_name.endswith("router.scale"):
-                parameter.normal_(6, 1)  # choices that differ by more than roundings
-            elif parameter_name.endswith("per_expert_scale"):
-                parameter.uniform_(0.5, 1.5)
-            elif name.startswith("gemma4") and parameter_name.endswith(("q_norm.weight", "k_norm.weight")):
-                parameter.normal_(0.5, 0.1)  # scores are not scaled
-            elif "norm" in parameter_name:  # Gemma's weights are one less than what is multiplied by, up to Gemma 3
-                parameter.normal_(0 if name.startswith(("gemma2", "gemma3")) else 1, 0.2)
-        for buffer_name, buffer in model.named_buffers():
-            if buffer_name.endswith("e_score_correction_bias"):
-                buffer.uniform_(-0.4 if name.startswith(("glm4moe", "deepseek2")) else 0.1, 0.4)
-            elif buffer_name.endswith("layer_scalar"):
-                buffer.uniform_(0.7, 1.2)
+        randomize(model, name, "mlp.gate.weight", (-0.4 if name.startswith(("glm4moe", "deepseek2")) else 0.1, 0.4))
     model.to(torch.bfloat16).save_pretrained(folder)
     if name == "gpt-oss":
         to_mxfp4(folder)

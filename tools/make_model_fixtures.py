@@ -27,6 +27,7 @@ from transformers import (AutoConfig, AutoModelForCausalLM, Gemma3Config, Gemma3
                           Qwen3MoeForCausalLM)
 
 from mxfp4_experts import to_mxfp4
+from random_weights import randomize
 
 COMMON = dict(initializer_range=0.08, max_position_embeddings=4096, bos_token_id=1, eos_token_id=2, pad_token_id=0)
 
@@ -309,26 +310,7 @@ for name, (kind, config) in MODELS.items():
     config._attn_implementation = "eager"
     model = (kind.from_config(config) if kind is AutoModelForCausalLM else kind(config)).eval()
     with torch.no_grad():
-        for parameter_name, parameter in model.named_parameters():
-            if parameter_name.endswith("bias"):
-                parameter.normal_(0, 0.2)
-            elif parameter_name.endswith(("mlp.gate.weight", "mlp.router.weight")):
-                parameter.normal_(0, 0.3)
-            elif parameter_name.endswith("sinks"):
-                parameter.normal_(1, 1)
-            elif parameter_name.endswith("router.scale"):
-                parameter.normal_(6, 1)  # choices that differ by more than roundings
-            elif parameter_name.endswith("per_expert_scale"):
-                parameter.uniform_(0.5, 1.5)
-            elif name.startswith("gemma4") and parameter_name.endswith(("q_norm.weight", "k_norm.weight")):
-                parameter.normal_(0.5, 0.1)  # scores are not scaled
-            elif "norm" in parameter_name:  # Gemma's weights are one less than what is multiplied by, up to Gemma 3
-                parameter.normal_(0 if name.startswith(("gemma2", "gemma3")) else 1, 0.2)
-        for buffer_name, buffer in model.named_buffers():
-            if buffer_name.endswith("e_score_correction_bias"):
-                buffer.uniform_(0.1, 0.4) if name != "deepseek-v3" else buffer.uniform_(-1.3, -1)
-            if buffer_name.endswith("layer_scalar"):
-                buffer.uniform_(0.7, 1.2)
+        randomize(model, name, ("mlp.gate.weight", "mlp.router.weight"), (-1.3, -1) if name == "deepseek-v3" else (0.1, 0.4))
         if getattr(config, "num_nextn_predict_layers", 0):  # num_mtp_layers, which is an attribute by this name, too
             model.model.embed_tokens.weight.mul_(24)
             model.lm_head.weight.mul_(3)
