@@ -104,9 +104,19 @@ def hold_step(server, stream):
 
 
 def many_askers(server, tokens, count=32):
-    """Half of them streams; more than run at a time, so that some wait in the queue."""
+    """Half of them streams; more than run at a time, so that some wait in the queue. All have arrived, none has to be there yet
+    or still: on a slow machine the first may have ended before the last one came."""
     askers = [Asker(server, tokens, stream=i % 2 == 0) for i in range(count)]
-    server.wait_until(lambda: server.metric("num_requests_running") == 4 and server.metric("num_requests_waiting") == count - 4)
+
+    def arrived():
+        waiting, running, ended = (each or 0 for each in server.metrics(
+            ["num_requests_waiting", "num_requests_running", "request_success_total"]))
+        if waiting + running + ended < count:
+            return False
+        assert waiting > 0, "none of them waits any more: they ask for too few tokens"
+        return True
+
+    server.wait_until(arrived)
     return askers
 
 
@@ -138,7 +148,7 @@ class Ends(unittest.TestCase):
 
     def test_drain_under_load(self):
         server = Server("--parallel", 4, "--drain", 100)
-        askers = many_askers(server, 60)
+        askers = many_askers(server, 600)
         server.process.send_signal(signal.SIGTERM)
         for asker in askers:
             asker.join()

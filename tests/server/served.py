@@ -131,9 +131,14 @@ class Server:
 
     def metric(self, name, labels=""):
         """The sum over all labels that hold `labels`; None where there is none."""
-        found = [float(line.rsplit(" ", 1)[1]) for line in self.get("/metrics")[1].splitlines()
-                 if line.startswith((f"metal_marlin:{name}{{", f"metal_marlin:{name} ")) and labels in line]
-        return sum(found) if found else None
+        return self.metrics([name], labels)[0]
+
+    def metrics(self, names, labels=""):
+        """As metric, for each of `names`, all of one moment."""
+        lines = [line for line in self.get("/metrics")[1].splitlines() if labels in line]
+        found = [[float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"metal_marlin:{name}{{", f"metal_marlin:{name} "))]
+                 for name in names]
+        return [sum(each) if each else None for each in found]
 
     def logged(self):
         return [json.loads(line) for line in self.log.read_text().splitlines()]
