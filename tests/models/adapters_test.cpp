@@ -94,8 +94,8 @@ TEST_P(Adapters, WithoutOneTheModelIsAsItWas) {
   LoadOptions options;
   options.backend = backend;
   const auto plain = Model::load(golden.model.folder, options);
-  EXPECT_EQ(adapted_logits(golden.load(options), "", golden.model.ids, 96),
-            adapted_logits(plain, "", golden.model.ids, 96));
+  const auto ids = std::span(golden.model.ids).first(20);
+  EXPECT_EQ(adapted_logits(golden.load(options), "", ids, 20), adapted_logits(plain, "", ids, 20));
 }
 
 // Sequences with the adapter, with the same at half its scale and without one: to the last bit on the CPU what each

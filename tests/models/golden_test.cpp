@@ -157,9 +157,11 @@ TEST_P(GoldenModel, FastModeIsClose) {
   const auto vocab = static_cast<std::size_t>(model->info().vocab);
   float largest = 0;
   for (const float logit : golden.logits) largest = std::max(largest, std::fabs(logit));
-  const std::vector<float> found = logits_in_chunks(model, golden.ids, 96);
+  // Some tiles and the rest of one, where steps take long.
+  const std::size_t count = backend == "cpu" ? golden.ids.size() : 44;
+  const std::vector<float> found = logits_in_chunks(model, std::span(golden.ids).first(count), 96);
   std::size_t off = 0;
-  for (std::size_t t = 0; t < golden.ids.size(); ++t) {
+  for (std::size_t t = 0; t < count; ++t) {
     const auto row = [&](const std::vector<float>& logits) {
       const auto begin = logits.begin() + static_cast<std::ptrdiff_t>(t * vocab);
       return std::vector<float>(begin, begin + static_cast<std::ptrdiff_t>(vocab));
@@ -168,7 +170,7 @@ TEST_P(GoldenModel, FastModeIsClose) {
   }
   const Json config = read_json_file(golden.folder / "config.json");
   const bool experts = config.contains("num_experts_per_tok") || config.value("enable_moe_block", false);
-  EXPECT_LE(off, experts ? golden.ids.size() / 10 : 0);
+  EXPECT_LE(off, experts ? count / 10 : 0);
 }
 
 TEST_P(GoldenModel, ThreadsDoNotChangeTheResult) {
